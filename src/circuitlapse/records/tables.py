@@ -1,0 +1,83 @@
+"""The result tables: names, columns and meaning. Everything that is read by others is here.
+
+Effects are in logits: the mean over prompts of (metric on the clean prompt − metric when the node
+carries its corrupted value), so that a positive effect means that the model needs the node.
+``*_low`` and ``*_high`` bound 95 % intervals over prompts. ``head`` and ``layer`` count from 0;
+``head`` is -1 for an MLP. A share or a ratio is null where its denominator is not clear of zero.
+"""
+
+import polars as pl
+
+_INT, _REAL, _TEXT = pl.Int64, pl.Float64, pl.String
+_SEEDS = {"base_seed": _INT, "finetune_seed": _INT}
+
+
+def _interval(name: str) -> dict[str, type[pl.DataType]]:
+    return {name: _REAL, f"{name}_low": _REAL, f"{name}_high": _REAL}
+
+
+_BEHAVIOUR = {
+    **_SEEDS, "step": _INT, "task": _TEXT, "split": _TEXT, "n": _INT,
+    **_interval("accuracy"), **_interval("accuracy_among"), **_interval("logit_diff"),
+}  # fmt: skip
+
+SCHEMAS: dict[str, dict[str, type[pl.DataType]]] = {
+    # How well each checkpoint does each task. split: test (held-out name pairs in known templates)
+    # or test_templates (held-out name pairs in held-out templates). accuracy is over the whole
+    # vocabulary, accuracy_among over the names listed in the prompt.
+    "behaviour": _BEHAVIOUR,
+    # The same for the placebo fine-tunes, at their last step; placebo names the kind.
+    "placebo": {"placebo": _TEXT, **_BEHAVIOUR},
+    # Exact patching effect and attribution total of every head and MLP.
+    # corruption: a family (subject, names) or one of its variants (s1_to_io, s2_to_io).
+    "nodes": {
+        **_SEEDS, "step": _INT, "task": _TEXT, "corruption": _TEXT, "node": _TEXT, "kind": _TEXT,
+        "layer": _INT, "head": _INT, **_interval("effect"), "attribution": _REAL,
+    },
+    # The strongest edges by absolute attribution score.
+    "edges": {
+        **_SEEDS, "step": _INT, "task": _TEXT, "corruption": _TEXT, "writer": _TEXT,
+        "reader": _TEXT, "score": _REAL,
+    },
+    # m(circuit) for growing circuits; clean and corrupt are the whole model's and the empty
+    # circuit's metric. faithfulness is null, and refused says why, without a sound denominator.
+    "faithfulness": {
+        **_SEEDS, "step": _INT, "task": _TEXT, "corruption": _TEXT, "fraction": _REAL,
+        "n_edges": _INT, "metric": _REAL, "clean": _REAL, "corrupt": _REAL,
+        "faithfulness": _REAL, "refused": _TEXT,
+    },
+    # Invariance controls: mean metric change under a corruption that should change nothing.
+    "controls": {
+        **_SEEDS, "step": _INT, "task": _TEXT, "control": _TEXT, "n": _INT, **_interval("effect"),
+    },
+    # Similarity of two importance vectors. left and right are model:task, such as base:old;
+    # unit is nodes or edges; measure is pearson, spearman or weighted_jaccard. ceiling is what two
+    # disjoint halves of the prompts reach on the same model and task (the lower of both sides);
+    # null_* is the distribution when head labels are permuted within each layer.
+    "overlap": {
+        **_SEEDS, "step": _INT, "corruption": _TEXT, "unit": _TEXT, "left": _TEXT, "right": _TEXT,
+        "measure": _TEXT, **_interval("value"), "ceiling": _REAL,
+        "null_mean": _REAL, "null_low": _REAL, "null_high": _REAL, "p_value": _REAL,
+    },
+    # What became of each head between the base and the last step, with the effects that say so.
+    "fates": {
+        **_SEEDS, "step": _INT, "corruption": _TEXT, "node": _TEXT, "layer": _INT, "head": _INT,
+        "fate": _TEXT, **_interval("base_old"), **_interval("base_new"),
+        **_interval("tuned_old"), **_interval("tuned_new"), **_interval("placebo_old"),
+    },
+    # Weight grafts. quantity: first_in, last_in or shapley; gain in logits, share of the whole
+    # gain. groups: old_heads, recruited_heads, other_heads, mlps, shared.
+    "grafts": {
+        **_SEEDS, "step": _INT, "group": _TEXT, "quantity": _TEXT, "n_parameters": _INT,
+        **_interval("gain"), **_interval("share"),
+    },
+}  # fmt: skip
+
+
+def table(name: str, rows: list[dict]) -> pl.DataFrame:
+    """Build the table ``name`` from rows, refusing missing or unknown columns."""
+    schema = SCHEMAS[name]
+    for row in rows:
+        if row.keys() != schema.keys():
+            raise KeyError(f"{name}: columns differ: {sorted(row.keys() ^ schema.keys())}")
+    return pl.DataFrame(rows, schema=schema)
