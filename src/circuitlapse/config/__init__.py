@@ -1,1 +1,25 @@
-"""TODO."""
+"""What an experiment is: one validated file, from which everything else follows."""
+
+from circuitlapse.config.experiment import (
+    Base,
+    Compare,
+    Compute,
+    Experiment,
+    Finetune,
+    Measure,
+    Tasks,
+)
+from circuitlapse.config.toml import demo_experiment, read_experiment, to_toml
+
+__all__ = [
+    "Base",
+    "Compare",
+    "Compute",
+    "Experiment",
+    "Finetune",
+    "Measure",
+    "Tasks",
+    "demo_experiment",
+    "read_experiment",
+    "to_toml",
+]

@@ -1,1 +1,29 @@
-"""TODO."""
+"""What a run leaves behind: verified artifacts, tidy tables and small documents. No torch here."""
+
+from circuitlapse.records.documents import (
+    Estimate,
+    Evidence,
+    Group,
+    Label,
+    Precondition,
+    Provenance,
+    Verdict,
+)
+from circuitlapse.records.store import Record, Store, content_hash, key_of
+from circuitlapse.records.tables import SCHEMAS, table
+
+__all__ = [
+    "SCHEMAS",
+    "Estimate",
+    "Evidence",
+    "Group",
+    "Label",
+    "Precondition",
+    "Provenance",
+    "Record",
+    "Store",
+    "Verdict",
+    "content_hash",
+    "key_of",
+    "table",
+]

@@ -1,0 +1,97 @@
+"""Experiments as TOML: reading with errors that name the key, and writing with every comment."""
+
+import difflib
+import json
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ValidationError
+
+from circuitlapse.config.experiment import Base, Experiment
+from circuitlapse.errors import CircuitlapseError
+
+
+def demo_experiment(
+    organism: Literal["default", "natural"] = "default", seed: int = 0
+) -> Experiment:
+    """Return the experiment that ``circuitlapse demo`` runs."""
+    return Experiment(base=Base(organism=organism, path=None, seed=seed))
+
+
+def read_experiment(path: Path | str) -> Experiment:
+    """Read and validate an experiment.
+
+    Raises:
+        CircuitlapseError: If the file cannot be read, is not TOML, or has a key or a value that an
+            experiment does not have; every fault is named with its place.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise CircuitlapseError(
+            f"there is no experiment file {path}",
+            fix="`circuitlapse demo --print-config > experiment.toml` writes one to start from",
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise CircuitlapseError(f"{path} cannot be read as text", got=str(error)) from None
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise CircuitlapseError(
+            f"{path} is not valid TOML", got=str(error), fix="See https://toml.io for the syntax"
+        ) from None
+    try:
+        return Experiment.model_validate(data)
+    except ValidationError as error:
+        faults = "\n".join(f"  {_explain(fault)}" for fault in error.errors())
+        raise CircuitlapseError(
+            f"{path} is not a valid experiment:\n{faults}\n",
+            fix="`circuitlapse demo --print-config` prints every key with its meaning",
+        ) from None
+
+
+def _explain(fault: Any) -> str:
+    """One line for one pydantic fault: where, what, what was got, and the nearest right key."""
+    *parents, last = fault["loc"] or ("",)
+    where = ".".join(str(part) for part in (*parents, last))
+    if fault["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(last), _keys_at(parents), n=1)
+        hint = (
+            f"; did you mean `{near[0]}`?" if near else f"; known: {', '.join(_keys_at(parents))}"
+        )
+        return f"`{where}` is not a key{hint}"
+    if fault["type"] == "missing":
+        return f"`{where}` is missing"
+    message = fault["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    got = "" if isinstance(fault["input"], dict) else f" (got {fault['input']!r})"
+    return f"`{where}`: {message}{got}" if where else message
+
+
+def _keys_at(parents: list[Any]) -> list[str]:
+    """Names of the fields of the section that ``parents`` leads to."""
+    section: type[BaseModel] = Experiment
+    for parent in parents:
+        field = section.model_fields.get(str(parent))
+        if field is None or not isinstance(field.annotation, type):
+            return []
+        section = field.annotation
+    return list(section.model_fields)
+
+
+def to_toml(experiment: Experiment) -> str:
+    """Write an experiment out with its defaults, each key under its description."""
+    lines: list[str] = []
+    for name in Experiment.model_fields:
+        section: BaseModel = getattr(experiment, name)
+        lines += [f"# {(type(section).__doc__ or '').splitlines()[0]}", f"[{name}]"]
+        for key, field in type(section).model_fields.items():
+            value = getattr(section, key)
+            lines.append(f"# {field.description}")
+            # JSON's strings, numbers, booleans and lists are TOML's too; TOML has no null.
+            written = json.dumps(list(value) if isinstance(value, tuple) else value)
+            lines.append(f"# {key} =" if value is None else f"{key} = {written}")
+        lines.append("")
+    return "\n".join(lines)

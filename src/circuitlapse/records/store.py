@@ -1,0 +1,138 @@
+"""One directory per run, in which nothing is ever half-written or silently changed.
+
+An artifact is a file or a directory. It is written under a temporary name and renamed, and beside
+it, under ``.records/``, lies a small record: the key of what it was made from, the hash of its
+bytes, and how long it took. An artifact without a record is as good as absent, so a run killed at
+any moment leaves nothing that looks finished.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from circuitlapse.errors import CircuitlapseError
+
+_RECORDS = ".records"
+_CHUNK = 1 << 20
+
+
+def content_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes, or of a directory's file names and bytes."""
+    digest = hashlib.sha256()
+    if path.is_dir():
+        for file in sorted(p for p in path.rglob("*") if p.is_file()):
+            digest.update(f"{file.relative_to(path).as_posix()}\0{content_hash(file)}\n".encode())
+        return digest.hexdigest()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def key_of(*parts: object) -> str:
+    """Hash of JSON-like parts; equal keys mean: made from the same things."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of an artifact.
+
+    Attributes:
+        made_from: Key of the job that made it: its settings and its inputs.
+        sha256: Hash of its bytes.
+        seconds: How long it took to make.
+    """
+
+    made_from: str
+    sha256: str
+    seconds: float
+
+
+class Store:
+    """The artifacts of one run directory."""
+
+    def __init__(self, root: Path | str) -> None:
+        """Name the directory; nothing is created yet."""
+        self.root = Path(root)
+
+    def _record_path(self, name: str) -> Path:
+        return self.root / _RECORDS / f"{name}.json"
+
+    def record(self, name: str) -> Record | None:
+        """Return an artifact's record, or None where it has none that can be read."""
+        try:
+            return Record(**json.loads(self._record_path(name).read_text()))
+        except (FileNotFoundError, json.JSONDecodeError, TypeError):
+            return None
+
+    def state(self, name: str, made_from: str) -> str:
+        """Say whether an artifact is ``ready``, ``absent``, ``outdated`` or ``damaged``.
+
+        ``damaged`` means that its bytes are no longer those that were written.
+        """
+        record, path = self.record(name), self.root / name
+        if record is None or not path.exists():
+            return "absent"
+        if record.made_from != made_from:
+            return "outdated"
+        return "ready" if content_hash(path) == record.sha256 else "damaged"
+
+    @contextmanager
+    def write(self, name: str, made_from: str) -> Iterator[Path]:
+        """Give a temporary path to write to; on leaving without an error it becomes ``name``.
+
+        The path does not exist yet: write a file there, or make a directory.
+        """
+        started = time.monotonic()
+        final = self.root / name
+        final.parent.mkdir(parents=True, exist_ok=True)
+        # The suffix stays, since some writers choose their format by it.
+        draft = final.with_name(f".{final.stem}.{os.getpid()}.draft{final.suffix}")
+        _remove(draft)
+        try:
+            yield draft
+            record = Record(made_from, content_hash(draft), round(time.monotonic() - started, 3))
+            self._record_path(name).unlink(missing_ok=True)
+            _remove(final)
+            draft.rename(final)
+        finally:
+            _remove(draft)
+        target = self._record_path(name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = target.with_name(f"{target.name}.{os.getpid()}.draft")
+        scratch.write_text(json.dumps(asdict(record)))
+        scratch.rename(target)
+
+    def read(self, name: str) -> Path:
+        """Return an artifact's path after checking that its bytes are those that were written.
+
+        Raises:
+            CircuitlapseError: If it is missing or was changed.
+        """
+        path, record = self.root / name, self.record(name)
+        if record is None or not path.exists():
+            raise CircuitlapseError(
+                f"{path} is missing",
+                fix=f"Finish the run: `circuitlapse run {self.root / 'experiment.toml'} "
+                f"--out {self.root}`",
+            )
+        if content_hash(path) != record.sha256:
+            raise CircuitlapseError(
+                f"{path} is not what was written: its hash differs from the recorded one",
+                fix="Start the run again to rebuild it, or restore the file",
+            )
+        return path
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
