@@ -1,0 +1,75 @@
+"""Which name pairs and templates belong to which split.
+
+Names are held out as unordered pairs, not one by one: a model must have met every name, but must
+not have met a test prompt's names together. A prompt of three names holds three pairs.
+
+============================  ==========================================  =====================
+split                         name pairs in a prompt                      templates
+============================  ==========================================  =====================
+``train``                     train pairs only                            train
+``validation``                a validation pair, no test pair             train
+``test``                      a test pair                                 train
+``validation_templates``      a validation pair, no test pair             its own, both halves
+``test_templates``            a test pair                                 its own, both halves
+============================  ==========================================  =====================
+"""
+
+import random
+from collections.abc import Sequence
+from itertools import combinations
+
+from circuitlapse.errors import CircuitlapseError
+from circuitlapse.tasks.words import NAMES
+
+SPLITS: tuple[str, ...] = (
+    "train", "validation", "test", "validation_templates", "test_templates",
+)  # fmt: skip
+
+# Shares of the unordered pairs held out; the rest is for training.
+_VALIDATION, _TEST = 0.10, 0.15
+
+
+def _assign() -> dict[frozenset[str], str]:
+    pairs = list(combinations(NAMES, 2))
+    random.Random("circuitlapse name pairs").shuffle(pairs)
+    n_test, n_validation = round(_TEST * len(pairs)), round(_VALIDATION * len(pairs))
+    labels = ["test"] * n_test + ["validation"] * n_validation
+    labels += ["train"] * (len(pairs) - len(labels))
+    return {frozenset(pair): label for pair, label in zip(pairs, labels, strict=True)}
+
+
+#: Split of every unordered pair of names: "train", "validation" or "test".
+PAIR_SPLIT: dict[frozenset[str], str] = _assign()
+
+
+def check_split(split: str) -> None:
+    """Refuse a split that does not exist."""
+    if split not in SPLITS:
+        raise CircuitlapseError(
+            "there is no such split", got=split, fix=f"Use one of {', '.join(SPLITS)}"
+        )
+
+
+def names_split(names: Sequence[str]) -> str:
+    """Return which split's names these are: "train", "validation" or "test"."""
+    found = {PAIR_SPLIT[frozenset(pair)] for pair in combinations(names, 2)}
+    return next(split for split in ("test", "validation", "train") if split in found)
+
+
+def draw_names(
+    rng: random.Random, count: int, split: str, unlike: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """Draw different names whose pairs belong to a split.
+
+    Args:
+        rng: Source of randomness.
+        count: How many names, at least two.
+        split: Any of ``SPLITS``.
+        unlike: Names that must not be drawn.
+    """
+    wanted = split.removesuffix("_templates")
+    pool = [name for name in NAMES if name not in unlike]
+    while True:
+        names = rng.sample(pool, count)
+        if names_split(names) == wanted:
+            return tuple(names)
