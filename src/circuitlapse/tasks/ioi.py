@@ -50,6 +50,7 @@ def draw_ioi(rng: random.Random, split: str, case: tuple[int, ...]) -> Item:
         return tuple(others[name] for name in group)
 
     clean = prompt(names, subjects)
+    versions: dict[str, tuple[tuple[str, ...], tuple[str, ...], str]]
     if len(subjects) == 1:
         versions = {"s_to_io": (names, (io,), subjects[0])}
     else:
@@ -57,10 +58,9 @@ def draw_ioi(rng: random.Random, split: str, case: tuple[int, ...]) -> Item:
         versions = {
             "s1_to_io": (names, (io, second), first),
             "s2_to_io": (names, (first, io), second),
+            "subject_order": (names, (second, first), io),
         }
     versions["names"] = (renamed(names), renamed(subjects), others[io])
-    if len(subjects) == 2:
-        versions["subject_order"] = (names, subjects[::-1], io)
     versions["list_order"] = (rng.choice(orders), subjects, io)
     return Item(
         prompt=clean,

@@ -74,13 +74,12 @@ def tokenize(
         for label, span in item.spans.items():
             where[label].append(_token_at(item, label, span, encoded["offset_mapping"][i]))
     lengths = torch.tensor([len(ids) for ids in clean])
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     width = int(lengths.max())
     table = torch.tensor(rows)
     positions = {label: torch.tensor(index) for label, index in where.items()}
     return PromptPairs(
-        clean=_padded(clean, width, pad or 0),
-        corrupt=_padded(corrupt, width, pad or 0),
+        clean=_padded(clean, width),
+        corrupt=_padded(corrupt, width),
         lengths=lengths,
         answers=table[:, 0],
         distractors=table[:, 1:],
@@ -92,8 +91,9 @@ def _candidates(item: Item) -> tuple[str, ...]:
     return (item.answer, *item.distractors)
 
 
-def _padded(rows: list[list[int]], width: int, pad: int) -> Tensor:
-    return torch.tensor([ids + [pad] * (width - len(ids)) for ids in rows])
+def _padded(rows: list[list[int]], width: int) -> Tensor:
+    # Nothing sees what stands right of a prompt under a causal mask: any token id pads.
+    return torch.tensor([ids + [0] * (width - len(ids)) for ids in rows])
 
 
 def _check_known(item: Item, tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> None:
