@@ -1,3 +1,70 @@
-"""A time-lapse of the circuits in a language model while it is fine-tuned."""
+"""A time-lapse of the circuits in a language model while it is fine-tuned.
+
+When fine-tuning gives a model a new ability, was it elicited (the circuit was there), was an old
+circuit transformed, or was a new one formed? The names below are the whole public interface; each
+is imported when it is first used, so that reading results does not load torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from circuitlapse.api import Run, load_run, run_experiment
+    from circuitlapse.attribution import Scores, attribute, node_effects, patch
+    from circuitlapse.circuits import CircuitEvaluation, evaluate_circuit, faithfulness_curve
+    from circuitlapse.config import Experiment, demo_experiment, read_experiment
+    from circuitlapse.errors import CircuitlapseError
+    from circuitlapse.models import Circuit, Graph, Model, load_model
+    from circuitlapse.tasks import PromptPairs, Task, get_task, tokenize
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "api": ("Run", "load_run", "run_experiment"),
+    "attribution": ("Scores", "attribute", "node_effects", "patch"),
+    "circuits": ("CircuitEvaluation", "evaluate_circuit", "faithfulness_curve"),
+    "config": ("Experiment", "demo_experiment", "read_experiment"),
+    "errors": ("CircuitlapseError",),
+    "models": ("Circuit", "Graph", "Model", "load_model"),
+    "tasks": ("PromptPairs", "Task", "get_task", "tokenize"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Circuit",
+    "CircuitEvaluation",
+    "CircuitlapseError",
+    "Experiment",
+    "Graph",
+    "Model",
+    "PromptPairs",
+    "Run",
+    "Scores",
+    "Task",
+    "attribute",
+    "demo_experiment",
+    "evaluate_circuit",
+    "faithfulness_curve",
+    "get_task",
+    "load_model",
+    "load_run",
+    "node_effects",
+    "patch",
+    "read_experiment",
+    "run_experiment",
+    "tokenize",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name from its home on first use."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'circuitlapse' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"circuitlapse.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return __all__

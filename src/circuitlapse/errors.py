@@ -19,4 +19,4 @@ class CircuitlapseError(Exception):
             parts[0] += f" (got {got!r})" if isinstance(got, str) else f" (got {got})"
         if fix:
             parts.append(fix.rstrip("."))
-        super().__init__(". ".join(parts) + ".")
+        super().__init__(". ".join(parts).replace("\n. ", "\n") + ".")

@@ -1,1 +1,11 @@
-"""TODO."""
+"""From an experiment to a finished run directory: a graph of pure jobs and what carries it out.
+
+Importing this package imports no torch: a finished run is recognised, and a run is planned,
+without it.
+"""
+
+from circuitlapse.pipeline.plan import Job, plan
+from circuitlapse.pipeline.progress import Listener, Progress
+from circuitlapse.pipeline.run import jobs_of, run_in
+
+__all__ = ["Job", "Listener", "Progress", "jobs_of", "plan", "run_in"]

@@ -47,11 +47,13 @@ class Record:
     Attributes:
         made_from: Key of the job that made it: its settings and its inputs.
         sha256: Hash of its bytes.
+        size: Bytes in all.
         seconds: How long it took to make.
     """
 
     made_from: str
     sha256: str
+    size: int
     seconds: float
 
 
@@ -75,14 +77,19 @@ class Store:
     def state(self, name: str, made_from: str) -> str:
         """Say whether an artifact is ``ready``, ``absent``, ``outdated`` or ``damaged``.
 
-        ``damaged`` means that its bytes are no longer those that were written.
+        ``damaged`` means that its bytes are no longer those that were written. Directories hold
+        model weights and may be large: here only their size is compared, and their bytes are
+        checked when they are read.
         """
         record, path = self.record(name), self.root / name
         if record is None or not path.exists():
             return "absent"
         if record.made_from != made_from:
             return "outdated"
-        return "ready" if content_hash(path) == record.sha256 else "damaged"
+        whole = _size(path) == record.size
+        if whole and not path.is_dir():
+            whole = content_hash(path) == record.sha256
+        return "ready" if whole else "damaged"
 
     @contextmanager
     def write(self, name: str, made_from: str) -> Iterator[Path]:
@@ -94,11 +101,12 @@ class Store:
         final = self.root / name
         final.parent.mkdir(parents=True, exist_ok=True)
         # The suffix stays, since some writers choose their format by it.
-        draft = final.with_name(f".{final.stem}.{os.getpid()}.draft{final.suffix}")
+        draft = final.with_name(f".draft-{os.getpid()}-{final.name}")
         _remove(draft)
         try:
             yield draft
-            record = Record(made_from, content_hash(draft), round(time.monotonic() - started, 3))
+            seconds = round(time.monotonic() - started, 3)
+            record = Record(made_from, content_hash(draft), _size(draft), seconds)
             self._record_path(name).unlink(missing_ok=True)
             _remove(final)
             draft.rename(final)
@@ -106,9 +114,14 @@ class Store:
             _remove(draft)
         target = self._record_path(name)
         target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = target.with_name(f"{target.name}.{os.getpid()}.draft")
+        scratch = target.with_name(f".draft-{os.getpid()}-{target.name}")
         scratch.write_text(json.dumps(asdict(record)))
         scratch.rename(target)
+
+    def sweep(self) -> None:
+        """Remove what killed processes left half-written. Only for the one who holds the lock."""
+        for draft in list(self.root.rglob(".draft-*")):
+            _remove(draft)
 
     def read(self, name: str) -> Path:
         """Return an artifact's path after checking that its bytes are those that were written.
@@ -129,6 +142,11 @@ class Store:
                 fix="Start the run again to rebuild it, or restore the file",
             )
         return path
+
+
+def _size(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _remove(path: Path) -> None:

@@ -1,0 +1,5 @@
+"""``python -m circuitlapse`` is the command line."""
+
+from circuitlapse.cli import main
+
+main()

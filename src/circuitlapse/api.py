@@ -1,0 +1,120 @@
+"""What a notebook needs: run an experiment, and read a finished run. Imports no torch by itself."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from safetensors.numpy import load_file
+
+from circuitlapse.config import Experiment, read_experiment
+from circuitlapse.errors import CircuitlapseError
+from circuitlapse.pipeline import Listener, run_in
+from circuitlapse.records import SCHEMAS, Provenance, Store, Verdict
+
+
+class Run:
+    """A run directory, read with every file checked against its recorded hash.
+
+    Attributes:
+        path: The directory.
+        experiment: What was run.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        """Open a run; see ``load_run``."""
+        self.path = Path(path)
+        if not (self.path / "experiment.toml").exists():
+            raise CircuitlapseError(
+                f"{self.path} is not a run: it has no experiment.toml",
+                fix="Name the directory that `circuitlapse run` or `circuitlapse demo` wrote",
+            )
+        self.experiment = read_experiment(self.path / "experiment.toml")
+        self._store = Store(self.path)
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict with its shares, preconditions and evidence."""
+        return Verdict.model_validate_json(self._store.read("verdict.json").read_text("utf-8"))
+
+    @property
+    def provenance(self) -> Provenance:
+        """Versions, seeds, hashes and times behind the numbers."""
+        text = self._store.read("provenance.json").read_text("utf-8")
+        return Provenance.model_validate_json(text)
+
+    @property
+    def base(self) -> dict[str, object]:
+        """What the base model is; for an organism also what it reached when it was admitted."""
+        return json.loads(self._store.read("base.json").read_text("utf-8"))
+
+    @property
+    def report(self) -> Path:
+        """Path of the report, one self-contained HTML page."""
+        return self._store.read("report.html")
+
+    def table(self, name: str) -> pl.DataFrame:
+        """Read one of the result tables, whose columns ``circuitlapse.records`` describes.
+
+        Args:
+            name: ``behaviour``, ``nodes``, ``edges``, ``faithfulness``, ``controls``, ``overlap``,
+                ``fates``, ``grafts`` or ``placebo``.
+
+        Raises:
+            CircuitlapseError: If there is no such table, or the run is not finished.
+        """
+        if name not in SCHEMAS:
+            raise CircuitlapseError(
+                "there is no such table", got=name, fix=f"Use one of {', '.join(SCHEMAS)}"
+            )
+        return pl.read_parquet(self._store.read(f"tables/{name}.parquet"))
+
+    def scores(self, step: int, task: str, seed: int | None = None) -> dict[str, np.ndarray]:
+        """Read what was measured per prompt at one checkpoint.
+
+        Args:
+            step: A step that has a checkpoint.
+            task: Name of the old or the new task.
+            seed: Fine-tuning seed; the first one by default.
+
+        Returns:
+            Arrays by name, such as ``effects.names`` of shape ``[prompts, nodes]`` in logits.
+        """
+        seed = self.experiment.finetune.seeds[0] if seed is None else seed
+        name = f"scores/seed-{seed}/step-{step:05d}/{task}.safetensors"
+        return load_file(self._store.read(name))
+
+    def __repr__(self) -> str:
+        """Name the run and, where it is finished, its verdict."""
+        finished = (self.path / "verdict.json").exists()
+        return f"Run({str(self.path)!r}, {self.verdict.label if finished else 'unfinished'})"
+
+
+def run_experiment(
+    experiment: Experiment | Path | str,
+    out: Path | str,
+    progress: Listener | None = None,
+) -> Run:
+    """Run an experiment from beginning to end, or go on where an earlier call stopped.
+
+    Args:
+        experiment: The experiment, or the path of its TOML file.
+        out: Directory of the run. A finished run of the same experiment is returned as it is.
+        progress: Called with events while it works; nothing is printed.
+
+    Raises:
+        CircuitlapseError: For any mistake in the experiment, the models or the directory.
+    """
+    if not isinstance(experiment, Experiment):
+        experiment = read_experiment(experiment)
+    run_in(experiment, Path(out), progress or (lambda event: None))
+    return Run(out)
+
+
+def load_run(path: Path | str) -> Run:
+    """Open a run directory for reading.
+
+    Raises:
+        CircuitlapseError: If it is not a run.
+    """
+    return Run(path)

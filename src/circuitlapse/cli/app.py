@@ -1,0 +1,143 @@
+"""Commands and their options. Exit status: 0 done, 2 bad input or usage, 1 anything else."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+import circuitlapse
+from circuitlapse.api import load_run, run_experiment
+from circuitlapse.cli.progress import watch
+from circuitlapse.cli.summary import print_estimates, print_summary
+from circuitlapse.config import Experiment, demo_experiment, read_experiment, to_toml
+from circuitlapse.errors import CircuitlapseError
+
+app = typer.Typer(
+    name="circuitlapse",
+    help="A time-lapse of the circuits in a language model while it is fine-tuned: was the new "
+    "ability elicited, was an old circuit transformed, or was a new one formed?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Out = Annotated[
+    Path | None,
+    typer.Option(help="Directory of the run; an unfinished run found there is gone on with."),
+]
+Workers = Annotated[
+    int | None, typer.Option(min=0, help="Processes side by side; 0 takes one per core.")
+]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 and so on.")]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="List the jobs with projected time, memory and disk; do none."),
+]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"circuitlapse {circuitlapse.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def demo(
+    organism: Annotated[
+        Literal["default", "natural"],
+        typer.Option(help="Recipe of the model organism that is pretrained first."),
+    ] = "default",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the organism's pretraining.")] = 0,
+    out: Out = None,
+    workers: Workers = None,
+    device: Device = None,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print the demo's experiment file and stop.")
+    ] = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Run everything on a small model that is pretrained on the spot: no download, no GPU.
+
+    A model organism learns two-name indirect object identification, is fine-tuned on three names,
+    and its circuits for both are compared at every checkpoint. Under five minutes on two cores;
+    the organism is kept in the cache, so a second run is faster.
+    """
+    experiment = demo_experiment(organism, seed)
+    if print_config:
+        typer.echo(to_toml(experiment), nl=False)
+        return
+    name = "demo" if organism == "default" else f"demo-{organism}"
+    name += f"-seed-{seed}" if seed else ""
+    _run(experiment, out or Path("runs") / name, workers, device, dry_run)
+
+
+@app.command()
+def run(
+    experiment: Annotated[
+        Path,
+        typer.Argument(help="Experiment file; `circuitlapse demo --print-config` writes one."),
+    ],
+    out: Out = None,
+    workers: Workers = None,
+    device: Device = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Run an experiment from its TOML file, or go on where an earlier run stopped.
+
+    Without --out the run goes to runs/NAME, where NAME is the file's name without its ending.
+    """
+    _run(
+        read_experiment(experiment), out or Path("runs") / experiment.stem, workers, device, dry_run
+    )
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="Directory of a finished run.")],
+) -> None:
+    """Build a run's report.html again from its tables. Needs neither the models nor torch."""
+    from circuitlapse.report import build_report
+
+    load_run(run)
+    typer.echo(f"Report: {build_report(run)}")
+
+
+def _run(
+    experiment: Experiment, out: Path, workers: int | None, device: str | None, dry_run: bool
+) -> None:
+    changes = {"workers": workers, "device": device}
+    compute = experiment.compute.model_copy(
+        update={key: value for key, value in changes.items() if value is not None}
+    )
+    experiment = experiment.model_copy(update={"compute": compute})
+    console = Console()
+    if dry_run:
+        from circuitlapse.pipeline.estimate import estimates
+
+        print_estimates(estimates(experiment, out), console)
+        return
+    with watch(Console(stderr=True)) as listen:
+        finished = run_experiment(experiment, out, listen)
+    print_summary(finished, console)
+
+
+def main() -> None:
+    """Run the command line; a mistake of the user's ends with one message and status 2."""
+    try:
+        app()
+    except CircuitlapseError as error:
+        typer.echo(f"circuitlapse: {error}", err=True)
+        sys.exit(2)

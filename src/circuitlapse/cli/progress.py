@@ -1,0 +1,88 @@
+"""Progress for people: bars on a terminal, plain lines anywhere else."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as Bars
+
+from circuitlapse.pipeline import Listener, Progress
+
+_ALL_THERE = "everything is there already: nothing to do"
+
+
+@contextmanager
+def watch(console: Console) -> Iterator[Listener]:
+    """Give a listener that shows a run's progress on the console while the context lasts."""
+    if not console.is_terminal:
+        yield _Lines(console)
+        return
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Bars(*columns, console=console, transient=True) as bars:
+        yield _OnTerminal(bars)
+
+
+class _Lines:
+    """One line for each finished job, with the seconds since the start."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.started = time.monotonic()
+
+    def __call__(self, event: Progress) -> None:
+        seconds = f"{time.monotonic() - self.started:6.1f} s"
+        match event.kind:
+            case "planned" if event.done == event.total:
+                self._say(f"{seconds}  {_ALL_THERE} ({event.total} jobs)")
+            case "planned":
+                self._say(f"{seconds}  {event.total} jobs, {event.done} of them done already")
+            case "finished":
+                self._say(f"{seconds}  [{event.done}/{event.total}] {event.job}")
+            case "note":
+                self._say(f"{seconds}  note: {event.text}")
+            case _:
+                pass
+
+    def _say(self, line: str) -> None:
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+class _OnTerminal:
+    """A bar for the whole run, and one for each running job that reports its steps."""
+
+    def __init__(self, bars: Bars) -> None:
+        self.bars = bars
+        self.whole: TaskID | None = None
+        self.running: dict[str, TaskID] = {}
+
+    def __call__(self, event: Progress) -> None:
+        match event.kind:
+            case "planned" if event.done == event.total:
+                self.bars.console.print(f"{_ALL_THERE} ({event.total} jobs)", highlight=False)
+            case "planned":
+                self.whole = self.bars.add_task("jobs", total=event.total, completed=event.done)
+            case "started":
+                self.running[event.job] = self.bars.add_task(event.job, total=None)
+            case "advanced" if event.job in self.running:
+                task = self.running[event.job]
+                self.bars.update(task, completed=event.done, total=event.total)
+            case "finished":
+                self.bars.remove_task(self.running.pop(event.job))
+                if self.whole is not None:
+                    self.bars.update(self.whole, completed=event.done)
+            case "note":
+                self.bars.console.print(f"note: {event.text}", markup=False, highlight=False)
+            case _:
+                pass

@@ -1,0 +1,195 @@
+"""An experiment as a graph of pure jobs, each named by the hash of everything it is made from.
+
+A job's key is the hash of its kind, its settings and its inputs' keys, so it is known before any
+work is done: what is already there, and what a change of the experiment would make again.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from circuitlapse.config import Experiment
+from circuitlapse.records import SCHEMAS, key_of
+
+Kind = Literal[
+    "prompts", "base", "finetune", "placebo", "measure", "graft", "table", "verdict", "provenance",
+    "report",
+]  # fmt: skip
+
+# Raised by one when a job of that kind would give other results from the same inputs.
+_VERSIONS: dict[Kind, int] = dict.fromkeys(Kind.__args__, 1)
+
+FINETUNE = "finetune"
+PLACEBO = "placebo-old-task"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One pure piece of work.
+
+    Attributes:
+        name: What the user sees.
+        kind: Which function does it.
+        params: Which checkpoint, task or table it is about.
+        outputs: Artifacts that it writes, as paths inside the run directory.
+        needs: Names of the jobs whose artifacts it reads.
+        key: Hash of all that the outputs are made from.
+    """
+
+    name: str
+    kind: Kind
+    params: Mapping[str, Any]
+    outputs: tuple[str, ...]
+    needs: tuple[str, ...]
+    key: str
+
+
+def checkpoint(arm: str, step: int) -> str:
+    """Path of a checkpoint's directory inside the run."""
+    return f"checkpoints/{arm}/step-{step:05d}"
+
+
+def scores(arm: str, step: int, task: str) -> str:
+    """Path of what was measured of one task at one checkpoint."""
+    return f"scores/{arm}/step-{step:05d}/{task}.safetensors"
+
+
+def grafts(arm: str) -> str:
+    """Path of what the hybrids of base and fine-tuned weights reach."""
+    return f"scores/{arm}/grafts.safetensors"
+
+
+def prompts(task: str, split: str) -> str:
+    """Path of a task's items."""
+    return f"tasks/{task}.{split}.jsonl"
+
+
+def arm(seed: int) -> str:
+    """Name of the fine-tune with this seed."""
+    return f"seed-{seed}"
+
+
+def placebo_arm(seed: int) -> str:
+    """Name of the placebo fine-tune with this seed."""
+    return f"{PLACEBO}-seed-{seed}"
+
+
+class _Graph:
+    def __init__(self) -> None:
+        self.jobs: dict[str, Job] = {}
+
+    def add(
+        self,
+        kind: Kind,
+        name: str,
+        outputs: tuple[str, ...],
+        settings: object,
+        needs: tuple[str, ...] = (),
+        **params: Any,
+    ) -> str:
+        inputs = [self.jobs[need].key for need in needs]
+        key = key_of(kind, _VERSIONS[kind], params, settings, inputs)
+        self.jobs[name] = Job(name, kind, params, outputs, needs, key)
+        return name
+
+
+def plan(experiment: Experiment, base_identity: Mapping[str, Any]) -> list[Job]:
+    """List an experiment's jobs, each after those that it needs.
+
+    Args:
+        experiment: What to do.
+        base_identity: What the base model is, down to the hash of its recipe or weights.
+    """
+    graph = _Graph()
+    e, tasks = experiment, (experiment.tasks.old, experiment.tasks.new)
+    measure, compare = (section.model_dump(mode="json") for section in (e.measure, e.compare))
+    finetune = e.finetune.model_dump(mode="json", exclude={"seeds", "placebo"})
+    base = graph.add("base", "base model", ("base.json",), dict(base_identity))
+    held_out = {}
+    for task in tasks:
+        for split in ("test", "test_templates", "validation"):
+            held_out[task, split] = graph.add(
+                "prompts", f"prompts {task} {split}", (prompts(task, split),),
+                [e.measure.prompts, e.measure.seed, e.compare.group_prompts], (base,),
+                task=task, split=split,
+            )  # fmt: skip
+    training = {
+        use: graph.add(
+            "prompts", f"prompts for {use}", (prompts(use, "train"),), [finetune, *tasks], (base,),
+            task=use, split="train",
+        )
+        for use in (FINETUNE, PLACEBO)
+        if use == FINETUNE or e.finetune.placebo
+    }  # fmt: skip
+
+    measured: dict[tuple[str, int, str], str] = {}
+
+    def measure_at(name: str, step: int, task: str, source: str, roles: list[str]) -> None:
+        measured[name, step, task] = graph.add(
+            "measure", f"measure {name} step {step} {task}", (scores(name, step, task),),
+            [measure, roles], (source, held_out[task, "test"], held_out[task, "test_templates"]),
+            arm=name, step=step, task=task, circuits="circuits" in roles,
+        )  # fmt: skip
+
+    last = e.steps()[-1]
+    grafted: list[str] = []
+    placebos: list[str] = []
+    for seed in e.finetune.seeds:
+        name = arm(seed)
+        tuned = graph.add(
+            "finetune", f"fine-tune {name}", tuple(checkpoint(name, s) for s in e.steps()),
+            finetune, (base, training[FINETUNE]), seed=seed,
+        )  # fmt: skip
+        control = None
+        if e.finetune.placebo:
+            name_of_placebo = placebo_arm(seed)
+            control = graph.add(
+                "placebo", f"fine-tune {name_of_placebo}", (checkpoint(name_of_placebo, last),),
+                finetune, (base, training[PLACEBO]), seed=seed,
+            )  # fmt: skip
+        for step in e.steps():
+            for task in tasks:
+                measure_at(name, step, task, tuned, ["behaviour", "circuits"])
+        if control is not None:
+            measure_at(placebo_arm(seed), last, tasks[0], control, ["behaviour", "circuits"])
+            measure_at(placebo_arm(seed), last, tasks[1], control, ["behaviour"])
+            placebos += [measured[placebo_arm(seed), last, task] for task in tasks]
+        grafted.append(
+            graph.add(
+                "graft",
+                f"grafts {name}",
+                (grafts(name),),
+                [measure, compare],
+                (
+                    tuned,
+                    *(held_out[task, "validation"] for task in tasks),
+                    held_out[tasks[1], "test"],
+                    measured[name, 0, tasks[0]],
+                ),
+                seed=seed,
+            )
+        )
+    everything = tuple(measured.values())
+    arms = tuple(name for name in everything if name not in placebos)
+    sources = {
+        "behaviour": arms, "placebo": tuple(placebos), "nodes": arms, "edges": arms,
+        "faithfulness": arms, "controls": arms, "overlap": arms, "fates": everything,
+        "grafts": tuple(grafted),
+    }  # fmt: skip
+    tables = tuple(
+        graph.add(
+            "table",
+            f"table {name}",
+            (f"tables/{name}.parquet",),
+            compare,
+            sources[name],
+            table=name,
+        )
+        for name in SCHEMAS
+    )
+    verdict = graph.add(
+        "verdict", "verdict", ("verdict.json",), compare, (*everything, *grafted, *tables)
+    )
+    provenance = graph.add("provenance", "provenance", ("provenance.json",), None, (verdict,))
+    graph.add("report", "report", ("report.html",), None, (provenance, *tables))
+    return list(graph.jobs.values())

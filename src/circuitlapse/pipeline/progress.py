@@ -1,0 +1,28 @@
+"""What a long run tells whoever watches: plain events, so that the library never prints."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One event of a run.
+
+    Attributes:
+        kind: ``planned`` (``done`` jobs of ``total`` are there already), ``started``, ``advanced``
+            (``done`` of ``total`` steps within the job), ``finished`` (``done`` jobs of ``total``)
+            or ``note`` (``text`` is for the user).
+        job: Name of the job, where the event is about one.
+        done: See ``kind``.
+        total: See ``kind``.
+        text: A sentence, for notes.
+    """
+
+    kind: str
+    job: str = ""
+    done: int = 0
+    total: int = 0
+    text: str = ""
+
+
+Listener = Callable[[Progress], None]
