@@ -1,0 +1,69 @@
+"""What a model answers: its metric and its accuracy, without any intervention."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from circuitlapse.models.decoder import Context
+from circuitlapse.models.load import Model
+from circuitlapse.models.prefix import checked, suffixes
+from circuitlapse.shapes import Bool, Float
+from circuitlapse.tasks.pairs import PromptPairs
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """How a model answers the clean prompts, one entry per prompt.
+
+    Attributes:
+        logit_diff: Answer logit minus the distractors' mean logit, in logits.
+        correct: Whether the answer has the largest logit of the whole vocabulary.
+        correct_among: Whether it has the largest logit among answer and distractors.
+    """
+
+    logit_diff: Float[Tensor, " prompts"]
+    correct: Bool[Tensor, " prompts"]
+    correct_among: Bool[Tensor, " prompts"]
+
+
+@torch.no_grad()
+def behaviour(model: Model, pairs: PromptPairs, batch_size: int = 256) -> Behaviour:
+    """Run the clean prompts and read the logits after their last tokens.
+
+    A tie counts as wrong. Results are on the CPU, in the order of the pairs.
+    """
+    decoder, pairs = model.decoder, checked(model.decoder, pairs)
+    difference = torch.empty(len(pairs))
+    correct, among = torch.empty(2, len(pairs), dtype=torch.bool)
+    for begin in range(0, len(pairs), batch_size):
+        rows = slice(begin, begin + batch_size)
+        batch = pairs[rows].trimmed()
+        context = Context(0, batch.lengths - 1)
+        logits = decoder.logits(decoder.run(decoder.embed(batch.clean), context)).float()
+        answer = logits.gather(1, batch.answers[:, None])
+        wrong = logits.gather(1, batch.distractors)
+        difference[rows] = (answer[:, 0] - wrong.mean(dim=1)).cpu()
+        among[rows] = (answer > wrong).all(dim=1).cpu()
+        correct[rows] = ((logits >= answer).sum(dim=1) == 1).cpu()
+    return Behaviour(difference, correct, among)
+
+
+@torch.no_grad()
+def logit_differences(
+    model: Model, pairs: PromptPairs, batch_size: int | None = None
+) -> tuple[Float[Tensor, " prompts"], Float[Tensor, " prompts"]]:
+    """Return the metric on the clean and on the corrupt prompts, both with the clean answers.
+
+    The metric is the answer logit minus the distractors' mean logit at the last token.
+    """
+    decoder = model.decoder
+    clean, corrupt = torch.empty(2, len(pairs))
+    floats_per_token = 16 * decoder.d_model
+    for batch in suffixes(decoder, pairs, floats_per_token, batch_size):
+        rows = batch.rows.cpu()
+        clean[rows] = batch.metric(decoder, decoder.run(batch.clean, batch.context)).float().cpu()
+        corrupt[rows] = (
+            batch.metric(decoder, decoder.run(batch.corrupt, batch.context)).float().cpu()
+        )
+    return clean, corrupt

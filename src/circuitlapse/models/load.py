@@ -1,0 +1,222 @@
+"""Loading a model: from a directory, the Hub or a loaded ``transformers`` model, and checking it.
+
+The engine's own forward is compared with the ``transformers`` model's on a probe batch with right
+padding, and the model is refused when they differ: no number is ever computed by a decoder that
+reads the weights wrongly.
+"""
+
+import copy
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging as hf_logging
+
+from circuitlapse.errors import CircuitlapseError
+from circuitlapse.models.decoder import Context, Decoder
+from circuitlapse.models.gpt2 import read_gpt2
+from circuitlapse.models.graph import Graph
+from circuitlapse.shapes import Float
+
+READERS: dict[str, Callable[[Any], Decoder]] = {"gpt2": read_gpt2}
+"""How to read each model family, by ``config.model_type``."""
+
+TOLERANCE = 1e-4
+"""Largest allowed difference of logits in float32, relative to the largest logit above 1."""
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "tokenizer.model")
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A causal language model, ready for circuit analysis.
+
+    Attributes:
+        hf: The ``transformers`` model. Changes of its weights in place are seen at once.
+        decoder: The engine's view of its weights.
+        tokenizer: Its tokenizer, or None where there is none (token ids work without).
+    """
+
+    hf: PreTrainedModel
+    decoder: Decoder
+    tokenizer: Any = None
+
+    @cached_property
+    def graph(self) -> Graph:
+        """The computational graph of the model."""
+        return Graph(self.decoder.n_layers, self.decoder.n_heads)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.decoder.W_E.device
+
+
+def load_model(
+    source: str | Path | PreTrainedModel,
+    device: str | torch.device = "auto",
+    dtype: torch.dtype = torch.float32,
+) -> Model:
+    """Load a model, frozen and in eval mode, and check that the engine computes its logits.
+
+    Args:
+        source: A directory written by ``save_pretrained``, a name on the Hub, or a loaded
+            ``transformers`` model. The latter is used as it is, and left as it is: its weights are
+            shared, not copied, unless it has to change its device or dtype.
+        device: ``auto`` takes a GPU where there is one, and leaves a loaded model where it is.
+        dtype: Floating-point type of the weights.
+
+    Raises:
+        CircuitlapseError: If there is no such model, its family is not supported, its files are
+            broken, or the logits differ from those of ``transformers``.
+    """
+    if isinstance(source, PreTrainedModel):
+        hf, tokenizer = _placed(source, device, dtype), None
+    elif isinstance(source, str | Path):
+        hf, tokenizer = _from_files(source, _device(device), dtype)
+    else:
+        raise CircuitlapseError(
+            "a model is loaded from a directory, a Hub name or a transformers model",
+            got=type(source).__name__,
+        )
+    model = Model(hf, _reader(hf.config, "the model")(hf), tokenizer)
+    _check_parity(model)
+    return model
+
+
+def _device(device: str | torch.device) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.device(device)
+    except RuntimeError:
+        raise CircuitlapseError(
+            "there is no such device", got=str(device), fix="Use auto, cpu or cuda"
+        ) from None
+
+
+def _placed(hf: PreTrainedModel, device: str | torch.device, dtype: torch.dtype) -> PreTrainedModel:
+    _reader(hf.config, "the model")
+    wanted = hf.device if device == "auto" else _device(device)
+    if hf.dtype == dtype and hf.device == wanted:
+        return hf
+    moved: Any = copy.deepcopy(hf)
+    return moved.to(device=wanted, dtype=dtype)
+
+
+def _from_files(
+    source: str | Path, device: torch.device, dtype: torch.dtype
+) -> tuple[PreTrainedModel, Any]:
+    directory = Path(source).expanduser()
+    if not directory.is_dir() and (isinstance(source, Path) or _looks_like_path(source)):
+        raise CircuitlapseError(
+            "there is no such model directory",
+            got=str(source),
+            fix="Give a directory written by save_pretrained, or a model's name on the Hub",
+        )
+    if directory.is_dir():
+        source = str(directory)
+        if not (directory / "config.json").is_file():
+            raise CircuitlapseError(
+                "this directory holds no model: there is no config.json in it",
+                got=source,
+                fix="Give a directory written by save_pretrained",
+            )
+    with _quiet():
+        config = _or_explain(source, lambda: AutoConfig.from_pretrained(source))
+        _reader(config, str(source))
+        hf = _or_explain(
+            source,
+            lambda: AutoModelForCausalLM.from_pretrained(source, config=config, dtype=dtype),
+        )
+        tokenizer = None
+        if not directory.is_dir() or any((directory / name).is_file() for name in _TOKENIZER_FILES):
+            tokenizer = _or_explain(source, lambda: AutoTokenizer.from_pretrained(source))
+    return hf.to(device).eval().requires_grad_(False), tokenizer
+
+
+def _looks_like_path(source: str) -> bool:
+    return source.count("/") > 1 or source.startswith(("/", ".", "~"))
+
+
+def _or_explain(source: object, load: Callable[[], Any]) -> Any:
+    """Turn whatever a loader raises into one message that names the source."""
+    try:
+        return load()
+    # Broken files raise anything from OSError to safetensors' and json's own types.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise CircuitlapseError(
+            f"the model could not be loaded: {reason}",
+            got=str(source),
+            fix="Check the name, the files and, for a Hub name, the network",
+        ) from error
+
+
+def _reader(config: Any, what: str) -> Callable[[Any], Decoder]:
+    if config.model_type not in READERS:
+        raise CircuitlapseError(
+            f"{what} belongs to a family that is not supported",
+            got=config.model_type,
+            fix=f"Supported model types: {', '.join(sorted(READERS))}",
+        )
+    return READERS[config.model_type]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence transformers' progress bars and advice, which are harmless, while loading."""
+    verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        hf_logging.set_verbosity(verbosity)
+        if bars:
+            hf_logging.enable_progress_bar()
+
+
+@torch.no_grad()
+def _check_parity(model: Model) -> None:
+    decoder, training = model.decoder, model.hf.training
+    width = min(12, len(decoder.W_pos))
+    lengths = torch.tensor([width, max(1, width - 3), max(1, width // 2)])
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(len(decoder.W_E), (len(lengths), width), generator=generator)
+    mask = (torch.arange(width) < lengths[:, None]).long()
+    model.hf.eval()
+    try:
+        # The padding differs between the two, so that a decoder which looks at it is found out.
+        theirs = model.hf(
+            (tokens * mask).to(model.device), attention_mask=mask.to(model.device)
+        ).logits.float()
+    finally:
+        model.hf.train(training)
+    worst, largest = 0.0, 1.0
+    for back in range(int(lengths.min())):
+        end = lengths - 1 - back
+        ours = _logits(decoder, tokens.to(model.device), end.to(model.device))
+        there = theirs[torch.arange(len(end)), end]
+        worst = max(worst, float((ours.float() - there).abs().max()))
+        largest = max(largest, float(there.abs().max()))
+    if not worst <= TOLERANCE * largest:
+        raise CircuitlapseError(
+            "the engine's logits differ from those of transformers on a probe batch, so that "
+            "nothing computed with it could be trusted",
+            got=f"a difference of {worst:.2g}",
+            fix="This model uses an option that is not supported; please report its config.json",
+        )
+
+
+def _logits(decoder: Decoder, tokens: Tensor, end: Tensor) -> Float[Tensor, "prompts vocab"]:
+    return decoder.logits(decoder.run(decoder.embed(tokens), Context(0, end)))
