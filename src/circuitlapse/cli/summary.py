@@ -98,9 +98,10 @@ def print_estimates(jobs: "Sequence[Estimated]", console: Console) -> None:
                       f"{job.disk_mib:.1f}")  # fmt: skip
     console.print(table)
     todo = [job for job in jobs if job.state != "ready"]
+    seconds, disk = sum(job.seconds for job in todo), sum(job.disk_mib for job in todo)
+    memory = max((job.memory_mib for job in todo), default=0)
     console.print(
-        f"{len(todo)} of {len(jobs)} jobs to do: about {sum(j.seconds for j in todo):.0f} s of "
-        f"work for one process, {max((j.memory_mib for j in todo), default=0):.0f} MiB at the most in "
-        f"each process, {sum(j.disk_mib for j in todo):.0f} MiB on disk.",
+        f"{len(todo)} of {len(jobs)} jobs to do: about {seconds:.0f} s of work for one process, "
+        f"{memory:.0f} MiB at the most in each process, {disk:.0f} MiB on disk.",
         highlight=False,
     )

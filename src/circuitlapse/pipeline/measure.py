@@ -18,12 +18,13 @@ from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
+from transformers import PreTrainedTokenizerBase
 
 from circuitlapse.attribution import attribute, node_effects
 from circuitlapse.circuits import faithfulness_curve
 from circuitlapse.config import Measure
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models import Model, behaviour, pair_metrics
+from circuitlapse.models import Model, behaviour, logit_differences
 from circuitlapse.tasks import Item, Task, tokenize
 
 Arrays = dict[str, np.ndarray]
@@ -62,7 +63,7 @@ def measure(
     Returns:
         Arrays by name, as the module's docstring lists them.
     """
-    tokenizer = model.require_tokenizer()
+    tokenizer = _tokenizer(model)
     arrays: Arrays = {}
     for split, items in held_out.items():
         # Any corruption does: behaviour looks at the clean prompts only.
@@ -74,7 +75,7 @@ def measure(
         return arrays
     items = held_out["test"][: settings.circuit_prompts]
     for control in task.controls:
-        clean, corrupt = pair_metrics(model, tokenize(items, tokenizer, control))
+        clean, corrupt = logit_differences(model, tokenize(items, tokenizer, control))
         arrays[f"controls.{control}"] = (clean - corrupt).cpu().numpy()
     families = {family: task.families[family] for family in settings.corruptions}
     for done, (family, variants) in enumerate(families.items()):
@@ -92,16 +93,16 @@ def _circuit_of(
     arrays: Arrays,
 ) -> None:
     """Add one corruption family's scores, effects and faithfulness curve to the arrays."""
-    tokenizer = model.require_tokenizer()
+    tokenizer = _tokenizer(model)
     pairs = {variant: tokenize(items, tokenizer, variant) for variant in variants}
     found = []
     for variant in variants:
         scores = attribute(model, pairs[variant], settings.method, settings.ig_steps)
-        effects, clean, corrupt = node_effects(model, pairs[variant])
+        clean, corrupt = logit_differences(model, pairs[variant])
         found.append(scores)
         arrays[f"edges.{variant}"] = scores.mean.cpu().numpy()
         arrays[f"halves.{variant}"] = scores.halves.cpu().numpy()
-        arrays[f"effects.{variant}"] = effects.cpu().numpy()
+        arrays[f"effects.{variant}"] = node_effects(model, pairs[variant]).cpu().numpy()
         arrays[f"clean.{variant}"] = clean.cpu().numpy()
         arrays[f"corrupt.{variant}"] = corrupt.cpu().numpy()
     family_scores = replace(
@@ -116,6 +117,15 @@ def _circuit_of(
     metric = sum(np.stack([point.metric.cpu().numpy() for point in curve]) for curve in curves)
     arrays[f"faithfulness.{family}"] = metric / len(variants)
     arrays[f"n_edges.{family}"] = np.array([point.n_edges for point in curves[0]])
+
+
+def _tokenizer(model: Model) -> PreTrainedTokenizerBase:
+    if model.tokenizer is None:
+        raise CircuitlapseError(
+            "the model has no tokenizer, so no prompt can be written for it",
+            fix="Save its tokenizer beside it with tokenizer.save_pretrained",
+        )
+    return model.tokenizer
 
 
 def family_mean(arrays: Arrays, name: str, variants: Sequence[str]) -> np.ndarray:

@@ -32,9 +32,10 @@ def run_in(experiment: Experiment, out: Path, listen: Listener) -> bool:
     with _locked(out):
         store = Store(out)
         store.sweep()
-        scratch = out / ".draft-experiment.toml"
-        scratch.write_text(to_toml(experiment), encoding="utf-8")
-        scratch.rename(out / "experiment.toml")
+        if not (out / "experiment.toml").exists():  # its time is when the run was started
+            scratch = out / ".draft-experiment.toml"
+            scratch.write_text(to_toml(experiment), encoding="utf-8")
+            scratch.rename(out / "experiment.toml")
         jobs = jobs_of(experiment)
         todo = unfinished(jobs, store, listen)
         if not todo:

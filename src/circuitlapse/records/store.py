@@ -48,7 +48,7 @@ class Record:
         made_from: Key of the job that made it: its settings and its inputs.
         sha256: Hash of its bytes.
         size: Bytes in all.
-        seconds: How long it took to make.
+        seconds: How long it took to make, from the start of its job.
     """
 
     made_from: str
@@ -92,12 +92,17 @@ class Store:
         return "ready" if whole else "damaged"
 
     @contextmanager
-    def write(self, name: str, made_from: str) -> Iterator[Path]:
+    def write(self, name: str, made_from: str, since: float | None = None) -> Iterator[Path]:
         """Give a temporary path to write to; on leaving without an error it becomes ``name``.
 
         The path does not exist yet: write a file there, or make a directory.
+
+        Args:
+            name: Where the artifact will be, inside the run directory.
+            made_from: Key of the job that makes it.
+            since: ``time.monotonic()`` when the job started, where that was before this call.
         """
-        started = time.monotonic()
+        started = time.monotonic() if since is None else since
         final = self.root / name
         final.parent.mkdir(parents=True, exist_ok=True)
         # The suffix stays, since some writers choose their format by it.
@@ -117,6 +122,13 @@ class Store:
         scratch = target.with_name(f".draft-{os.getpid()}-{target.name}")
         scratch.write_text(json.dumps(asdict(record)))
         scratch.rename(target)
+
+    def seconds(self) -> dict[str, float]:
+        """Return how long each artifact took, by name."""
+        root = self.root / _RECORDS
+        names = sorted(p.relative_to(root).as_posix()[:-5] for p in root.rglob("*.json"))
+        records = {name: self.record(name) for name in names}
+        return {name: record.seconds for name, record in records.items() if record}
 
     def sweep(self) -> None:
         """Remove what killed processes left half-written. Only for the one who holds the lock."""

@@ -1,0 +1,55 @@
+"""What the base model is, and what can be checked of an experiment before any work starts."""
+
+from pathlib import Path
+from typing import Any
+
+from circuitlapse.config import Base, Experiment
+from circuitlapse.errors import CircuitlapseError
+from circuitlapse.records import content_hash
+from circuitlapse.tasks import get_task
+
+
+def base_identity(base: Base) -> dict[str, Any]:
+    """Say what a base model is, down to a hash of its recipe or its files.
+
+    Raises:
+        CircuitlapseError: If there is no such model.
+    """
+    if base.organism is not None:
+        from circuitlapse.training import RECIPES
+
+        recipe = RECIPES[base.organism]
+        return {"organism": base.organism, "recipe_sha256": recipe.sha256, "seed": base.seed}
+    assert base.path is not None  # the config admits exactly one of the two
+    directory = Path(base.path).expanduser()
+    if directory.is_dir():
+        return {"path": base.path, "sha256": content_hash(directory), "seed": base.seed}
+    from transformers import AutoConfig
+
+    try:
+        revision = AutoConfig.from_pretrained(base.path)._commit_hash
+    except (OSError, ValueError) as error:
+        raise CircuitlapseError(
+            "there is no such base model",
+            got=base.path,
+            fix="Give a directory written by save_pretrained, or a name on the Hub that can be "
+            "reached from here",
+        ) from error
+    return {"path": base.path, "revision": revision, "seed": base.seed}
+
+
+def check_tasks(experiment: Experiment) -> None:
+    """Check that both tasks exist and have every corruption family that is asked for.
+
+    Raises:
+        CircuitlapseError: Naming the task and the families that it has.
+    """
+    for name in (experiment.tasks.old, experiment.tasks.new):
+        task = get_task(name)
+        for family in experiment.measure.corruptions:
+            if family not in task.families:
+                raise CircuitlapseError(
+                    f"the task {name!r} has no corruption family of that name",
+                    got=family,
+                    fix=f"measure.corruptions may hold {', '.join(task.families)}",
+                )

@@ -1,0 +1,226 @@
+"""From per-prompt arrays to the tidy tables: what was measured, with its intervals."""
+
+from collections.abc import Callable, Iterator
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+from safetensors import safe_open
+
+from circuitlapse.config import Experiment
+from circuitlapse.models import Graph
+from circuitlapse.pipeline import plan
+from circuitlapse.pipeline.measure import Arrays, family_mean, load_arrays
+from circuitlapse.records import Estimate, Store
+from circuitlapse.records.intervals import (
+    Intervals,
+    mean_interval,
+    mean_intervals,
+    proportion_interval,
+)
+from circuitlapse.tasks import get_task
+
+Row = dict[str, Any]
+EDGES_KEPT = 200  # per checkpoint, task and corruption; all of them stay in the scores
+_NEAR_ZERO = "the interval of clean - corrupt touches zero, so that nothing can be divided by it"
+
+
+class Scores:
+    """What a run has measured, read with its hashes checked.
+
+    Attributes:
+        store: The run's artifacts.
+        experiment: What was run.
+    """
+
+    def __init__(self, store: Store, experiment: Experiment) -> None:
+        """Open the scores of a run; nothing is read yet."""
+        self.store, self.experiment = store, experiment
+        self.at = lru_cache(maxsize=8)(self._at)
+
+    @property
+    def tasks(self) -> tuple[str, str]:
+        """The old and the new task."""
+        return self.experiment.tasks.old, self.experiment.tasks.new
+
+    @property
+    def last(self) -> int:
+        """The last step."""
+        return self.experiment.steps()[-1]
+
+    @cached_property
+    def graph(self) -> Graph:
+        """The graph that all checkpoints share."""
+        first = plan.scores(plan.arm(self.experiment.finetune.seeds[0]), 0, self.tasks[0])
+        with safe_open(self.store.read(first), "numpy") as file:
+            metadata = file.metadata()
+        return Graph(int(metadata["n_layers"]), int(metadata["n_heads"]))
+
+    def _at(self, arm: str, step: int, task: str) -> Arrays:
+        return load_arrays(self.store.read(plan.scores(arm, step, task)))
+
+    def family(self, arm: str, step: int, task: str, name: str, family: str) -> np.ndarray:
+        """Array ``name`` averaged over the variants of a corruption family."""
+        return family_mean(self.at(arm, step, task), name, get_task(task).families[family])
+
+    def seeds(self, seed: int) -> Row:
+        """The columns that say which run of which base a row is about."""
+        return {"base_seed": self.experiment.base.seed, "finetune_seed": seed}
+
+    def checkpoints(self) -> Iterator[tuple[Row, Arrays]]:
+        """Every measured (seed, step, task) with the columns that name it."""
+        for seed in self.experiment.finetune.seeds:
+            for step in self.experiment.steps():
+                for task in self.tasks:
+                    names = {**self.seeds(seed), "step": step, "task": task}
+                    yield names, self.at(plan.arm(seed), step, task)
+
+
+def spread(name: str, estimate: Estimate | None) -> Row:
+    """The three columns of an estimate; nulls where there is none."""
+    if estimate is None:
+        return {name: None, f"{name}_low": None, f"{name}_high": None}
+    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+
+
+def behaviour_rows(names: Row, arrays: Arrays) -> Iterator[Row]:
+    """Accuracy, accuracy among the names and logit difference of one checkpoint on one task."""
+    for split in ("test", "test_templates"):
+        values = {q: arrays[f"behaviour.{split}.{q}"] for q in
+                  ("correct", "correct_among", "logit_diff")}  # fmt: skip
+        n = len(values["correct"])
+        yield {
+            **names,
+            "split": split,
+            "n": n,
+            **spread("accuracy", proportion_interval(int(values["correct"].sum()), n)),
+            **spread("accuracy_among", proportion_interval(int(values["correct_among"].sum()), n)),
+            **spread("logit_diff", mean_interval(values["logit_diff"])),
+        }
+
+
+def _behaviour(scores: Scores) -> list[Row]:
+    return [row for found in scores.checkpoints() for row in behaviour_rows(*found)]
+
+
+def _placebo(scores: Scores) -> list[Row]:
+    rows: list[Row] = []
+    if not scores.experiment.finetune.placebo:
+        return rows
+    for seed in scores.experiment.finetune.seeds:
+        for task in scores.tasks:
+            arrays = scores.at(plan.placebo_arm(seed), scores.last, task)
+            names = {**scores.seeds(seed), "step": scores.last, "task": task}
+            rows += [{"placebo": plan.PLACEBO, **row} for row in behaviour_rows(names, arrays)]
+    return rows
+
+
+def _corruptions(task: str, families: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """A task's families, and each variant of those that average several, with their variants."""
+    found = {family: get_task(task).families[family] for family in families}
+    variants = [v for group in found.values() if len(group) > 1 for v in group]
+    return {**found, **{variant: (variant,) for variant in variants}}
+
+
+def _nodes(scores: Scores) -> list[Row]:
+    rows, graph = [], scores.graph
+    for names, arrays in scores.checkpoints():
+        found = _corruptions(names["task"], scores.experiment.measure.corruptions)
+        for corruption, variants in found.items():
+            effects = mean_intervals(family_mean(arrays, "effects", variants))
+            # What a head writes, over all that read it: the node's attribution.
+            totals = family_mean(arrays, "edges", variants).sum(axis=1)[1:]
+            rows += list(_node_rows(graph, {**names, "corruption": corruption}, effects, totals))
+    return rows
+
+
+def _node_rows(
+    graph: Graph, names: Row, effects: Intervals, attribution: np.ndarray
+) -> Iterator[Row]:
+    for index, node in enumerate(graph.nodes):
+        layer, head = place(node)
+        yield {
+            **names,
+            "node": node,
+            "kind": "mlp" if head < 0 else "head",
+            "layer": layer,
+            "head": head,
+            **spread("effect", effects[index]),
+            "attribution": float(attribution[index]),
+        }
+
+
+def place(node: str) -> tuple[int, int]:
+    """Layer and head of a node's name; the head of an MLP is -1."""
+    if node.startswith("m"):
+        return int(node[1:]), -1
+    layer, head = node[1:].split(".h")
+    return int(layer), int(head)
+
+
+def _edges(scores: Scores) -> list[Row]:
+    rows, graph = [], scores.graph
+    for names, arrays in scores.checkpoints():
+        for family in scores.experiment.measure.corruptions:
+            mean = family_mean(arrays, "edges", get_task(names["task"]).families[family])
+            order = np.argsort(-np.abs(mean), axis=None, kind="stable")[:EDGES_KEPT]
+            for writer, reader in zip(*np.unravel_index(order, mean.shape), strict=True):
+                if mean[writer, reader] != 0:
+                    rows.append(
+                        {
+                            **names,
+                            "corruption": family,
+                            "writer": graph.writers[writer],
+                            "reader": graph.readers[reader],
+                            "score": float(mean[writer, reader]),
+                        }
+                    )
+    return rows
+
+
+def _faithfulness(scores: Scores) -> list[Row]:
+    rows = []
+    for names, arrays in scores.checkpoints():
+        for family in scores.experiment.measure.corruptions:
+            variants = get_task(names["task"]).families[family]
+            clean = family_mean(arrays, "clean", variants)
+            corrupt = family_mean(arrays, "corrupt", variants)
+            drop = mean_interval(clean - corrupt)
+            sound = drop.low > 0 or drop.high < 0
+            metric = arrays[f"faithfulness.{family}"].mean(axis=1, dtype=np.float64)
+            for index, fraction in enumerate(scores.experiment.measure.fractions):
+                above_empty = float(metric[index] - corrupt.mean())
+                rows.append(
+                    {
+                        **names,
+                        "corruption": family,
+                        "fraction": fraction,
+                        "n_edges": int(arrays[f"n_edges.{family}"][index]),
+                        "metric": float(metric[index]),
+                        "clean": float(clean.mean()),
+                        "corrupt": float(corrupt.mean()),
+                        "faithfulness": above_empty / drop.value if sound else None,
+                        "refused": "" if sound else _NEAR_ZERO,
+                    }
+                )
+    return rows
+
+
+def _controls(scores: Scores) -> list[Row]:
+    rows = []
+    for names, arrays in scores.checkpoints():
+        for control in get_task(names["task"]).controls:
+            effect = arrays[f"controls.{control}"]
+            estimate = spread("effect", mean_interval(effect))
+            rows.append({**names, "control": control, "n": len(effect), **estimate})
+    return rows
+
+
+TABULATED: dict[str, Callable[[Scores], list[Row]]] = {
+    "behaviour": _behaviour,
+    "placebo": _placebo,
+    "nodes": _nodes,
+    "edges": _edges,
+    "faithfulness": _faithfulness,
+    "controls": _controls,
+}

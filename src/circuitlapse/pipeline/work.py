@@ -1,0 +1,178 @@
+"""What each kind of job does. A job reads and writes artifacts of its run and nothing else."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+
+from circuitlapse.config import Experiment
+from circuitlapse.models import Model, load_model
+from circuitlapse.pipeline import plan
+from circuitlapse.pipeline.base import base_identity
+from circuitlapse.pipeline.compare import (
+    compare_overlap,
+    decide,
+    fates_of,
+    graft_arrays,
+    share_rows,
+)
+from circuitlapse.pipeline.measure import measure, read_items, save_arrays, write_items
+from circuitlapse.pipeline.plan import Job
+from circuitlapse.pipeline.provenance import provenance
+from circuitlapse.pipeline.tabulate import Scores, TABULATED
+from circuitlapse.records import Store, table
+from circuitlapse.tasks import Item, get_task
+from circuitlapse.training import RECIPES, finetune, organism
+
+Advance = Callable[[int, int], None]
+
+
+def work(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
+    """Do one job and leave its artifacts in the store."""
+    _KINDS[job.kind](job, store, experiment, advance)
+
+
+def base_directory(experiment: Experiment, advance: Advance | None = None) -> Path | str:
+    """Where the base model is: a path of the user's, or an organism, pretrained if need be."""
+    base = experiment.base
+    if base.organism is None:
+        assert base.path is not None  # the config admits exactly one of the two
+        return base.path
+    report = None if advance is None else lambda step, steps, loss: advance(step, steps)
+    return organism(RECIPES[base.organism], base.seed, progress=report)
+
+
+def _prompts(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
+    task, split = job.params["task"], job.params["split"]
+    if split == "train":
+        items = _training_items(experiment, placebo=task == plan.PLACEBO)
+    else:
+        validation = split == "validation"
+        n = experiment.compare.group_prompts if validation else experiment.measure.prompts
+        if split == "test":
+            n = max(n, experiment.measure.circuit_prompts, experiment.compare.graft_prompts)
+        items = get_task(task).items(split, n, experiment.measure.seed)
+    with store.write(job.outputs[0], job.key) as path:
+        write_items(items, path)
+
+
+def _training_items(experiment: Experiment, *, placebo: bool) -> list[Item]:
+    total = experiment.finetune.steps * experiment.finetune.batch_size
+    n_old = total if placebo else round(total * experiment.finetune.old_fraction)
+    items: list[Item] = []
+    for task, n in ((experiment.tasks.old, n_old), (experiment.tasks.new, total - n_old)):
+        if n:
+            items += get_task(task).items("train", n, experiment.measure.seed)
+    return items
+
+
+def _base(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
+    with store.write(job.outputs[0], job.key) as path:
+        document: dict[str, Any] = dict(base_identity(experiment.base))
+        directory = Path(base_directory(experiment, advance))
+        if (directory / "organism.json").is_file():
+            document["admission"] = json.loads((directory / "organism.json").read_text("utf-8"))
+        load_model(str(directory), experiment.compute.device)  # refuses what cannot be analysed
+        path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def _finetune(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
+    placebo = job.kind == "placebo"
+    use = plan.PLACEBO if placebo else plan.FINETUNE
+    arm = plan.placebo_arm(job.params["seed"]) if placebo else plan.arm(job.params["seed"])
+
+    since = time.monotonic()
+
+    def save(step: int, model: Any, tokenizer: Any) -> None:
+        if plan.checkpoint(arm, step) not in job.outputs:
+            return
+        with store.write(plan.checkpoint(arm, step), job.key, since) as directory:
+            model.save_pretrained(directory)
+            tokenizer.save_pretrained(directory)
+
+    settings = experiment.finetune
+    finetune(
+        base_directory(experiment),
+        read_items(store.read(plan.prompts(use, "train"))),
+        save,
+        steps=settings.steps,
+        save_every=settings.save_every,
+        learning_rate=settings.learning_rate,
+        batch_size=settings.batch_size,
+        seed=job.params["seed"],
+        device=experiment.compute.device,
+        progress=advance,
+    )
+
+
+def _load(store: Store, experiment: Experiment, arm: str, step: int) -> Model:
+    directory = store.read(plan.checkpoint(arm, step))
+    return load_model(directory, experiment.compute.device)
+
+
+def _measure(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
+    arm, step, task = (job.params[key] for key in ("arm", "step", "task"))
+    with store.write(job.outputs[0], job.key) as path:
+        model = _load(store, experiment, arm, step)
+        held_out = {
+            split: read_items(store.read(plan.prompts(task, split)))[: experiment.measure.prompts]
+            for split in ("test", "test_templates")
+        }
+        arrays = measure(
+            model, get_task(task), held_out, experiment.measure,
+            circuits=job.params["circuits"], advance=advance,
+        )  # fmt: skip
+        graph = {"n_layers": str(model.graph.n_layers), "n_heads": str(model.graph.n_heads)}
+        save_arrays(arrays, path, graph)
+
+
+def _graft(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
+    arm = plan.arm(job.params["seed"])
+    with store.write(job.outputs[0], job.key) as path:
+        base = _load(store, experiment, arm, 0)
+        tuned = _load(store, experiment, arm, experiment.steps()[-1])
+        arrays, groups = graft_arrays(base, tuned, store, experiment, arm, advance)
+        save_arrays(arrays, path, groups)
+
+
+def _table(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
+    name = job.params["table"]
+    with store.write(job.outputs[0], job.key) as path:
+        rows = TABULATED[name](Scores(store, experiment))
+        table(name, rows).write_parquet(path)
+
+
+def _verdict(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
+    with store.write(job.outputs[0], job.key) as path:
+        verdict = decide(Scores(store, experiment))
+        path.write_text(verdict.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
+def _provenance(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
+    with store.write(job.outputs[0], job.key) as path:
+        document = provenance(store, experiment)
+        path.write_text(document.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
+def _report(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
+    from circuitlapse.report import build_report
+
+    build_report(store.root)
+
+
+_KINDS: dict[str, Callable[[Job, Store, Experiment, Advance], None]] = {
+    "prompts": _prompts,
+    "base": _base,
+    "finetune": _finetune,
+    "placebo": _finetune,
+    "measure": _measure,
+    "graft": _graft,
+    "table": _table,
+    "verdict": _verdict,
+    "provenance": _provenance,
+    "report": _report,
+}
