@@ -1,0 +1,342 @@
+import itertools
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy import stats
+
+from circuitlapse.compare.overlap import (
+    EdgeImportance,
+    NodeImportance,
+    edge_overlaps,
+    node_overlaps,
+)
+from circuitlapse.compare.permutations import draw_permutations, head_of, relabel
+from circuitlapse.compare.similarity import SIMILARITIES
+from circuitlapse.errors import CircuitlapseError
+from circuitlapse.records import SCHEMAS
+
+N_LAYERS, N_HEADS = 3, 4
+
+
+def layout(n_layers=N_LAYERS, n_heads=N_HEADS):
+    """Names and edge mask of a sequential decoder, written out literally."""
+    writers, readers, where = ["input"], [], {}
+    time_of = {"input": -1}
+    for layer in range(n_layers):
+        for head in range(n_heads):
+            for slot in "qkv":
+                readers.append(f"a{layer}.h{head}<{slot}>")
+                where[readers[-1]] = 2 * layer
+            writers.append(f"a{layer}.h{head}")
+            time_of[writers[-1]] = 2 * layer
+        readers.append(f"m{layer}")
+        where[readers[-1]] = 2 * layer + 1
+        writers.append(f"m{layer}")
+        time_of[writers[-1]] = 2 * layer + 1
+    readers.append("logits")
+    where["logits"] = 2 * n_layers
+    mask = np.array([[time_of[w] < where[r] for r in readers] for w in writers])
+    return writers, readers, mask
+
+
+def nodes_of(n_layers=N_LAYERS, n_heads=N_HEADS):
+    return layout(n_layers, n_heads)[0][1:]
+
+
+def literal_jaccard(a, b):
+    a, b = [abs(x) for x in a], [abs(x) for x in b]
+    a, b = [x / sum(a) for x in a], [x / sum(b) for x in b]
+    return sum(map(min, a, b)) / sum(map(max, a, b))
+
+
+LITERAL = {
+    "pearson": lambda a, b: stats.pearsonr(a, b)[0],
+    "spearman": lambda a, b: stats.spearmanr(a, b)[0],
+    "weighted_jaccard": literal_jaccard,
+}
+
+vectors = arrays(
+    np.float64, 9, elements=st.integers(-40, 40).map(lambda x: x / 8), unique=False
+).filter(lambda x: x.max() > x.min())
+
+
+@given(vectors, vectors)
+def test_measures_equal_their_literal_twins(a, b):
+    for name, literal in LITERAL.items():
+        assert SIMILARITIES[name](a, b) == pytest.approx(literal(a, b), abs=1e-12)
+
+
+@given(vectors, vectors, st.permutations(range(9)))
+def test_preparation_commutes_with_shuffling(a, b, order):
+    for similarity in SIMILARITIES.values():
+        shuffled = similarity.combine(similarity.prepare(a), similarity.prepare(b)[order])
+        assert shuffled == pytest.approx(similarity(a, b[order]), abs=1e-12)
+
+
+@given(vectors, vectors, st.floats(0.1, 9))
+def test_scale_and_order_do_not_matter(a, b, scale):
+    for similarity in SIMILARITIES.values():
+        assert similarity(a, b) == pytest.approx(similarity(b, scale * a), abs=1e-9)
+        assert similarity(a, scale * a) == pytest.approx(1)
+
+
+def test_sign_counts_for_correlations_but_not_for_the_jaccard():
+    a = np.array([3.0, -1.0, 0.5, 0.0])
+    assert SIMILARITIES["pearson"](a, -a) == pytest.approx(-1)
+    assert SIMILARITIES["spearman"](a, -a) == pytest.approx(-1)
+    assert SIMILARITIES["weighted_jaccard"](a, -a) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("constant", [0.0, 0.1, 1 / 3])
+def test_constant_vectors_have_no_correlation(constant):
+    a, flat = np.arange(7.0), np.full(7, constant)
+    assert np.isnan(SIMILARITIES["pearson"](a, flat))
+    assert np.isnan(SIMILARITIES["spearman"](flat, a))
+    assert np.isnan(SIMILARITIES["weighted_jaccard"](a, flat)) == (constant == 0)
+
+
+def test_head_names():
+    assert head_of("a3.h11<k>") == (3, 11)
+    assert head_of("a0.h2") == (0, 2)
+    assert [head_of(name) for name in ("m3", "input", "logits")] == [None] * 3
+
+
+def test_relabelling_moves_all_slots_of_a_head_together_and_nothing_else():
+    writers, readers, mask = layout()
+    drawn = draw_permutations(N_LAYERS, N_HEADS, 20, 0)
+    rows, columns = relabel(writers, drawn), relabel(readers, drawn)
+    assert (np.sort(drawn, axis=2) == np.arange(N_HEADS)).all()
+    for r in range(20):
+        moved = {w: writers[rows[r, i]] for i, w in enumerate(writers)}
+        for i, reader in enumerate(readers):
+            source = readers[columns[r, i]]
+            if head_of(reader) is None:
+                assert source == reader
+            else:
+                assert source == moved[reader[:-3]] + reader[-3:]
+        assert moved["input"] == "input"
+        np.testing.assert_array_equal(mask[np.ix_(rows[r], columns[r])], mask)
+
+
+def test_relabelling_refuses_heads_without_their_slot():
+    with pytest.raises(CircuitlapseError, match=r"each has every slot.*'a0\.h0<k>'"):
+        relabel(["a0.h0<q>", "a0.h1<q>", "a0.h0<k>"], draw_permutations(1, 2, 3, 0))
+
+
+def conditions(seed=0, prompts=40, nodes=15, noise=0.3):
+    rng = np.random.default_rng(seed)
+    shared = rng.exponential(size=nodes)
+    return [
+        NodeImportance(
+            model, task, shared + 0.3 * rng.normal(size=nodes) + noise * rng.normal(size=(n, nodes))
+        )
+        for model, task, n in [
+            ("base", "old", prompts),
+            ("base", "new", prompts + 5),
+            ("tuned", "old", prompts),
+            ("tuned", "new", prompts + 5),
+        ]
+    ]
+
+
+def test_node_rows_have_the_tables_columns_for_every_pair_and_measure():
+    result = node_overlaps(conditions(), nodes_of(), seed=0, permutations=50, repeats=50)
+    assert result.refused == []
+    assert len(result.rows) == 6 * 3
+    assert [row.left for row in result.rows[:3]] == ["base:old"] * 3
+    columns = set(vars(result.rows[0])) | {"base_seed", "finetune_seed", "step", "corruption"}
+    assert columns == set(SCHEMAS["overlap"])
+    for row in result.rows:
+        assert row.value_low is not None
+        assert row.value_high is not None
+        assert row.value_low < row.value < row.value_high
+        assert row.null_low <= row.null_mean <= row.null_high
+        assert 1 / 51 <= row.p_value <= 1
+
+
+def test_node_values_and_null_equal_a_literal_computation():
+    pairs = conditions()[:2]
+    names = nodes_of()
+    rows = node_overlaps(pairs, names, seed=4, permutations=30, repeats=5).rows
+    left, right = (c.effects.mean(axis=0) for c in pairs)
+    sources = relabel(names, draw_permutations(N_LAYERS, N_HEADS, 30, [4, 0]))
+    for row in rows:
+        literal = LITERAL[row.measure]
+        null = [literal(left, right[source]) for source in sources]
+        assert row.value == pytest.approx(literal(left, right))
+        assert row.null_mean == pytest.approx(np.mean(null))
+        assert row.null_low == pytest.approx(np.percentile(null, 2.5))
+        assert row.null_high == pytest.approx(np.percentile(null, 97.5))
+        reached = sum(x >= row.value for x in null)
+        assert row.p_value == pytest.approx((reached + 1) / 31)
+
+
+def test_ceiling_is_the_agreement_of_halves_on_the_less_reliable_side():
+    clean, noisy = conditions(noise=0.05)[0], conditions(noise=3.0)[1]
+    rows = {
+        row.measure: row
+        for row in node_overlaps([clean, noisy], nodes_of(), seed=0, permutations=5).rows
+    }
+    rng, n, agreement = np.random.default_rng(5), len(noisy.effects), []
+    for _ in range(300):
+        order = rng.permutation(n)
+        a, b = noisy.effects[order[: n // 2]], noisy.effects[order[n // 2 :]]
+        agreement.append(stats.pearsonr(a.mean(axis=0), b.mean(axis=0))[0])
+    assert rows["pearson"].ceiling == pytest.approx(np.mean(agreement), abs=0.05)
+
+
+def test_same_prompts_are_resampled_together():
+    only = conditions(noise=2.0)[0]
+    nearly = only.effects + np.linspace(0, 0.5, only.effects.shape[1])
+    together, apart = (
+        node_overlaps(
+            [only, NodeImportance("twin", task, nearly)], nodes_of(), seed=0, permutations=5
+        ).rows[0]
+        for task in (only.task, "another")
+    )
+
+    def width(row):
+        return row.value_high - row.value_low
+
+    assert together.value == apart.value
+    assert width(together) < 0.5 * width(apart)
+
+
+def test_identical_models_overlap_fully_and_without_doubt():
+    only = conditions()[0]
+    twin = NodeImportance("twin", only.task, only.effects)
+    for row in node_overlaps([only, twin], nodes_of(), seed=0, permutations=5).rows:
+        assert (row.value, row.value_low, row.value_high) == pytest.approx((1, 1, 1))
+
+
+def test_everything_is_fixed_by_the_seed():
+    kwargs = {"nodes": nodes_of(), "permutations": 20, "repeats": 20}
+    first, again, other = (node_overlaps(conditions(), **kwargs, seed=s) for s in (1, 1, 2))
+    assert first == again
+    assert first != other
+
+
+def test_null_p_values_are_uniform_when_labels_mean_nothing():
+    rng = np.random.default_rng(0)
+    names, p_values = nodes_of(2, 8), []
+    for seed in range(150):
+        pair = [
+            NodeImportance("m", task, np.tile(rng.exponential(size=len(names)), (4, 1)))
+            for task in "ab"
+        ]
+        result = node_overlaps(pair, names, seed=seed, permutations=99, repeats=2, splits=1)
+        p_values.append(result.rows[0].p_value)
+    assert stats.kstest(p_values, "uniform").pvalue > 0.01
+
+
+def test_interval_covers_the_overlap_of_the_expected_effects():
+    rng = np.random.default_rng(1)
+    names = nodes_of()
+    truth = [rng.exponential(size=len(names)) for _ in range(2)]
+    truth[1] = 0.7 * truth[0] + 0.3 * truth[1]
+    expected = float(stats.pearsonr(*truth)[0])  # pyright: ignore
+    covered = []
+    for seed in range(200):
+        pair = [
+            NodeImportance("m", task, mean + rng.normal(size=(60, len(names))))
+            for task, mean in zip("ab", truth, strict=True)
+        ]
+        row = node_overlaps(pair, names, seed=seed, permutations=1, repeats=200, splits=1).rows[0]
+        assert row.value_low is not None
+        assert row.value_high is not None
+        covered.append(row.value_low <= expected <= row.value_high)
+    assert 0.89 <= np.mean(covered) <= 0.99
+
+
+def test_undefined_overlaps_give_a_reason_and_no_row():
+    first, second, *_ = conditions()
+    flat = NodeImportance("base", "new", np.zeros_like(second.effects))
+    result = node_overlaps([first, flat], nodes_of(), seed=0, permutations=5, repeats=5)
+    assert result.rows == []
+    assert [refusal.measure for refusal in result.refused] == list(SIMILARITIES)
+    assert result.refused[0].reason == "base:new has no pearson: all its importances are equal"
+
+
+def test_node_overlaps_refuse_wrong_input():
+    with pytest.raises(CircuitlapseError, match="15 columns for 3 nodes in base:old"):
+        node_overlaps(conditions(), nodes_of()[:3], seed=0)
+    with pytest.raises(CircuitlapseError, match=r"at least four prompts.*3 in base:old"):
+        node_overlaps(conditions(prompts=3), nodes_of(), seed=0)
+
+
+def edge_conditions(mask, seed=0):
+    rng = np.random.default_rng(seed)
+    shared = rng.normal(size=mask.shape) ** 3
+    result = []
+    for model, task in itertools.product(("base", "tuned"), ("old", "new")):
+        halves = shared + 0.5 * rng.normal(size=(2, *mask.shape))
+        result.append(EdgeImportance(model, task, halves.mean(axis=0), halves))
+    return result
+
+
+def test_edge_rows_equal_a_literal_computation():
+    writers, readers, mask = layout()
+    pair = edge_conditions(mask)[:2]
+    rows = edge_overlaps(pair, writers, readers, mask, seed=3, permutations=12).rows
+    drawn = draw_permutations(N_LAYERS, N_HEADS, 12, [3, 0])
+    to_row, to_column = relabel(writers, drawn), relabel(readers, drawn)
+    for row in rows:
+        literal = LITERAL[row.measure]
+        left, right = (c.mean for c in pair)
+        null = [
+            literal(left[mask], right[np.ix_(to_row[r], to_column[r])][mask]) for r in range(12)
+        ]
+        assert row.unit == "edges"
+        assert row.value == pytest.approx(literal(left[mask], right[mask]))
+        assert row.null_mean == pytest.approx(np.mean(null))
+        assert row.ceiling == pytest.approx(
+            min(literal(c.halves[0][mask], c.halves[1][mask]) for c in pair)
+        )
+        assert (row.value_low, row.value_high) == (None, None)
+
+
+def test_scores_outside_the_graph_change_nothing():
+    writers, readers, mask = layout()
+    pair = edge_conditions(mask)[:2]
+    spoiled = [
+        EdgeImportance(
+            c.model, c.task, np.where(mask, c.mean, 99.0), np.where(mask, c.halves, -5.0)
+        )
+        for c in pair
+    ]
+    first, second = (
+        edge_overlaps(p, writers, readers, mask, seed=0, permutations=5) for p in (pair, spoiled)
+    )
+    assert first == second
+
+
+def test_edge_overlaps_refuse_wrong_input():
+    writers, readers, mask = layout()
+    pair = edge_conditions(mask)
+    with pytest.raises(CircuitlapseError, match="one row per writer"):
+        edge_overlaps(pair, writers[1:], readers, mask, seed=0)
+    mask[1, -1] = False  # a0.h0 no longer reaches the logits, its neighbours do
+    with pytest.raises(CircuitlapseError, match="must have the same edges to be shuffled"):
+        edge_overlaps(pair, writers, readers, mask, seed=0, permutations=20)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(1, 3), st.integers(1, 4), st.integers(0, 2**16))
+def test_any_sequential_graph_can_be_shuffled(n_layers, n_heads, seed):
+    writers, readers, mask = layout(n_layers, n_heads)
+    result = edge_overlaps(edge_conditions(mask), writers, readers, mask, seed=seed, permutations=9)
+    assert len(result.rows) + len(result.refused) == 18
+
+
+def test_the_demos_table_takes_seconds_at_most():
+    writers, readers, mask = layout(4, 8)
+    begin = time.process_time()
+    for family in range(2):
+        pairs = conditions(family, prompts=256, nodes=36)
+        node_overlaps(pairs, nodes_of(4, 8), seed=0)
+        edge_overlaps(edge_conditions(mask), writers, readers, mask, seed=0, permutations=200)
+    assert time.process_time() - begin < 5
