@@ -5,7 +5,7 @@ section ``compute`` says how to run rather than what to measure: it is left out 
 run may be continued on another machine with other settings there.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -33,7 +33,7 @@ class Base(_Section):
     seed: Seed = Field(0, description="Seed of the organism's pretraining; a label for a path.")
 
     @model_validator(mode="after")
-    def _one_source(self) -> Self:
+    def _one_source(self) -> "Base":
         if (self.organism is None) == (self.path is None):
             raise ValueError("name exactly one of `organism` and `path`")
         return self
@@ -46,7 +46,7 @@ class Tasks(_Section):
     new: str = Field("ioi3", description="The new task, which it is fine-tuned on.")
 
     @model_validator(mode="after")
-    def _two_tasks(self) -> Self:
+    def _two_tasks(self) -> "Tasks":
         if self.old == self.new:
             raise ValueError(f"`old` and `new` must be two tasks (both are {self.old!r})")
         return self
@@ -73,7 +73,7 @@ class Finetune(_Section):
     )
 
     @model_validator(mode="after")
-    def _distinct(self) -> Self:
+    def _distinct(self) -> "Finetune":
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"`seeds` names a seed twice: {list(self.seeds)}")
         if self.save_every > self.steps:

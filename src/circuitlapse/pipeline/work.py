@@ -6,24 +6,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-import torch
-
 from circuitlapse.config import Experiment
 from circuitlapse.models import Model, load_model
 from circuitlapse.pipeline import plan
 from circuitlapse.pipeline.base import base_identity
 from circuitlapse.pipeline.compare import (
-    compare_overlap,
     decide,
-    fates_of,
     graft_arrays,
-    share_rows,
 )
 from circuitlapse.pipeline.measure import measure, read_items, save_arrays, write_items
 from circuitlapse.pipeline.plan import Job
 from circuitlapse.pipeline.provenance import provenance
-from circuitlapse.pipeline.tabulate import Scores, TABULATED
+from circuitlapse.pipeline.tabulate import TABULATED, Scores
 from circuitlapse.records import Store, table
 from circuitlapse.tasks import Item, get_task
 from circuitlapse.training import RECIPES, finetune, organism

@@ -6,13 +6,15 @@ carries its corrupted value), so that a positive effect means that the model nee
 ``head`` is -1 for an MLP. A share or a ratio is null where its denominator is not clear of zero.
 """
 
+from typing import Any
+
 import polars as pl
 
 _INT, _REAL, _TEXT = pl.Int64, pl.Float64, pl.String
 _SEEDS = {"base_seed": _INT, "finetune_seed": _INT}
 
 
-def _interval(name: str) -> dict[str, type[pl.DataType]]:
+def _interval(name: str) -> dict[str, Any]:
     return {name: _REAL, f"{name}_low": _REAL, f"{name}_high": _REAL}
 
 
@@ -21,7 +23,7 @@ _BEHAVIOUR = {
     **_interval("accuracy"), **_interval("accuracy_among"), **_interval("logit_diff"),
 }  # fmt: skip
 
-SCHEMAS: dict[str, dict[str, type[pl.DataType]]] = {
+SCHEMAS: dict[str, dict[str, Any]] = {
     # How well each checkpoint does each task. split: test (held-out name pairs in known templates)
     # or test_templates (held-out name pairs in held-out templates). accuracy is over the whole
     # vocabulary, accuracy_among over the names listed in the prompt.

@@ -1,0 +1,92 @@
+import tomllib
+
+import pytest
+
+from circuitlapse.config import Experiment, demo_experiment, read_experiment, to_toml
+from circuitlapse.errors import CircuitlapseError
+
+
+def _message(tmp_path, text: str) -> str:
+    path = tmp_path / "experiment.toml"
+    path.write_text(text)
+    with pytest.raises(CircuitlapseError) as caught:
+        read_experiment(path)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("organism", ["default", "natural"])
+def test_what_is_printed_is_read_back(tmp_path, organism):
+    experiment = demo_experiment(organism, seed=3)
+    path = tmp_path / "experiment.toml"
+    path.write_text(to_toml(experiment))
+    assert read_experiment(path) == experiment
+
+
+def test_every_key_is_printed_with_its_meaning():
+    lines = to_toml(demo_experiment()).splitlines()
+    for section in Experiment.model_fields:
+        assert f"[{section}]" in lines
+    for before, line in zip(lines, lines[1:], strict=False):
+        if " =" in line:
+            assert before.startswith("# "), line
+
+
+def test_a_misspelt_key_is_named_with_the_right_one(tmp_path):
+    message = _message(tmp_path, '[base]\norganism = "default"\n[finetune]\nlearning_rat = 1e-3\n')
+    assert "`finetune.learning_rat` is not a key; did you mean `learning_rate`?" in message
+    assert str(tmp_path / "experiment.toml") in message
+    assert "--print-config" in message
+
+
+def test_a_misspelt_section_is_named(tmp_path):
+    message = _message(tmp_path, '[base]\norganism = "default"\n[finetunes]\n')
+    assert "`finetunes` is not a key; did you mean `finetune`?" in message
+
+
+def test_a_key_like_no_other_lists_the_known_ones(tmp_path):
+    message = _message(tmp_path, '[base]\norganism = "default"\nzzz = 1\n')
+    assert "`base.zzz` is not a key; known: organism, path, seed" in message
+
+
+def test_all_faults_are_named_at_once(tmp_path):
+    message = _message(tmp_path, "[tasks]\nold = 3\n[finetune]\nsteps = -1\n")
+    assert "`base` is missing" in message
+    assert "`tasks.old`" in message
+    assert "`finetune.steps`: input should be greater than 0 (got -1)" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("[base]\n", "name exactly one of `organism` and `path`"),
+        (
+            '[base]\norganism = "default"\npath = "gpt2"\n',
+            "name exactly one of `organism` and `path`",
+        ),
+        ('[base]\npath = "gpt2"\n[tasks]\nold = "ioi3"\n', "must be two tasks"),
+        ('[base]\npath = "gpt2"\n[finetune]\nseeds = [1, 1]\n', "names a seed twice: [1, 1]"),
+        ('[base]\npath = "gpt2"\n[finetune]\nsteps = 4\n', "`save_every` (8) exceeds `steps` (4)"),
+        ('[base]\npath = "gpt2"\n[measure]\nfractions = [1.5]\n', "less than or equal to 1"),
+        ("[base\n", "not valid TOML"),
+    ],
+)
+def test_faults_say_what_is_wrong(tmp_path, text, fault):
+    assert fault in _message(tmp_path, text)
+
+
+def test_a_missing_file_says_how_to_get_one(tmp_path):
+    with pytest.raises(CircuitlapseError, match="--print-config > experiment.toml"):
+        read_experiment(tmp_path / "none.toml")
+
+
+def test_a_binary_file_is_not_read_as_text(tmp_path):
+    path = tmp_path / "experiment.toml"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(CircuitlapseError, match="cannot be read as text"):
+        read_experiment(path)
+
+
+def test_steps_run_from_the_base_to_the_last():
+    text = '[base]\npath = "x"\n[finetune]\nsteps = 20\nsave_every = 8\n'
+    experiment = Experiment.model_validate(tomllib.loads(text))
+    assert experiment.steps() == [0, 8, 16, 20]
