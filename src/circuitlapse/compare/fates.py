@@ -1,0 +1,278 @@
+"""What became of every head between the base and the fine-tuned model.
+
+Evidence is the exact patching effect of each head per prompt, in logits: for the old and the new
+task in the base and in the tuned model, and for the old task after a placebo fine-tune that must
+not teach the new task. One threshold holds everywhere: a stated fraction of how much the old task's
+corruption moves the base's metric. (The base cannot do the new task, so a fraction of *its* metric
+there would be a ratio with a denominator near zero.)
+
+*Used* on a task: the interval of the head's mean effect excludes zero, at 95 % for all heads
+together (Bonferroni), and the mean is at least the threshold in size, of either sign.
+
+*Changed* on a task: the interval over prompts of the paired difference tuned - base, corrected
+likewise, lies wholly farther from zero than the placebo moved that head's old-task effect, and the
+mean difference is at least the threshold in size.
+
+On each task a head then has exactly one course:
+
+    idle     base does not use it, and no changed use afterwards
+    gained   base does not use it, tuned does, and it changed
+    steady   base uses it, and it did not change
+    lost     base uses it, tuned does not, and it changed
+    flipped  both use it with opposite signs, and it changed
+    grew     both use it with the same sign, it changed, and its effect is larger in size
+    shrank   the same, and its effect is smaller in size
+
+gained and grew count as *up*, lost and shrank as *down*. The fate is the first that fits, whichever
+of the two tasks is meant:
+
+    repurposed    flipped on a task; or up on one and down on the other
+    recruited     the base uses it on neither task, and it gained one
+    unused        the base uses it on neither task, and it gained none
+    retired       every task that the base uses it for is lost
+    strengthened  up on a task
+    weakened      down on a task
+    kept          none of these: the base uses it, and no change was shown
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import numpy as np
+
+from circuitlapse.compare.permutations import head_of
+from circuitlapse.errors import CircuitlapseError
+from circuitlapse.records.intervals import Intervals, mean_interval, mean_intervals
+from circuitlapse.shapes import Bool, Float
+
+Fate = Literal["unused", "kept", "strengthened", "weakened", "repurposed", "recruited", "retired"]
+Course = Literal["idle", "gained", "steady", "lost", "flipped", "grew", "shrank"]
+FATES: tuple[Fate, ...] = get_args(Fate)
+COURSES: tuple[Course, ...] = get_args(Course)
+
+# A head below a twentieth of the whole effect is not needed by itself: the organisms' sparse
+# importances leave 7 to 12 of 32 heads that carry weight, and several heads above a tenth.
+USED_FRACTION = 0.05
+
+_UP, _DOWN = {"gained", "grew"}, {"lost", "shrank"}
+_NOT_IN_BASE = {"idle", "gained"}
+
+
+@dataclass(frozen=True)
+class HeadEffects:
+    """Per-prompt effects of the same heads in logits; prompts of one task are paired by row.
+
+    Attributes:
+        heads: Names such as ``a0.h3``, in the order of the columns.
+        base_old: Base on the old task, ``[old_prompts, heads]``.
+        base_new: Base on the new task, ``[new_prompts, heads]``.
+        tuned_old: Tuned model on the old task, the same prompts.
+        tuned_new: Tuned model on the new task, the same prompts.
+        placebo_old: Placebo fine-tune on the old task, the same prompts.
+    """
+
+    heads: Sequence[str] = field(repr=False)
+    base_old: Float[np.ndarray, "old_prompts heads"]
+    base_new: Float[np.ndarray, "new_prompts heads"]
+    tuned_old: Float[np.ndarray, "old_prompts heads"]
+    tuned_new: Float[np.ndarray, "new_prompts heads"]
+    placebo_old: Float[np.ndarray, "old_prompts heads"]
+
+    def __post_init__(self) -> None:
+        """Refuse effects that cannot be paired."""
+        shapes = {
+            name: getattr(self, name).shape
+            for name in ("base_old", "tuned_old", "placebo_old", "base_new", "tuned_new")
+        }
+        old, new = shapes["base_old"], shapes["base_new"]
+        paired = old == shapes["tuned_old"] == shapes["placebo_old"] and new == shapes["tuned_new"]
+        if not paired or old[1] != len(self.heads) or new[1] != len(self.heads):
+            raise CircuitlapseError(
+                f"effects need the same prompts per task and one column for each of "
+                f"{len(self.heads)} heads",
+                got=shapes,
+                fix="Measure all models on the same prompt pairs",
+            )
+
+
+@dataclass(frozen=True)
+class HeadFate:
+    """One row of the table ``fates``, without the columns that name the run and corruption.
+
+    The intervals are plain 95 % intervals; the decision's own are wider.
+    """
+
+    node: str
+    layer: int
+    head: int
+    fate: Fate
+    base_old: float
+    base_old_low: float
+    base_old_high: float
+    base_new: float
+    base_new_low: float
+    base_new_high: float
+    tuned_old: float
+    tuned_old_low: float
+    tuned_old_high: float
+    tuned_new: float
+    tuned_new_low: float
+    tuned_new_high: float
+    placebo_old: float
+    placebo_old_low: float
+    placebo_old_high: float
+
+
+@dataclass(frozen=True)
+class Fates:
+    """Every head's fate, and the groups of heads that follow from the same evidence.
+
+    Attributes:
+        rows: One per head, in the order given.
+        threshold: Smallest effect that counts as use, in logits.
+        old_heads: Heads that the base uses on the old task.
+        recruited_heads: Heads whose fate is ``recruited``; never among ``old_heads``.
+    """
+
+    rows: list[HeadFate]
+    threshold: float
+    old_heads: tuple[str, ...]
+    recruited_heads: tuple[str, ...]
+
+
+def used_threshold(
+    old_difference: Float[np.ndarray, " prompts"], fraction: float = USED_FRACTION
+) -> float:
+    """Smallest effect that counts as use, in logits.
+
+    Args:
+        old_difference: The base's clean minus corrupt logit difference on the old task.
+        fraction: Part of its mean that a head must carry.
+
+    Raises:
+        CircuitlapseError: If the mean is not clear of zero: then the base does not do the old task,
+            or the corruption does not break it, and no fraction of it means anything.
+    """
+    difference = mean_interval(old_difference)
+    if difference.low <= 0:
+        raise CircuitlapseError(
+            "the corruption does not lower the base's metric on the old task",
+            got=f"clean - corrupt {difference.value:.3f} "
+            f"[{difference.low:.3f}, {difference.high:.3f}]",
+            fix="Use a base that does the old task, a corruption that breaks it, or more prompts",
+        )
+    return fraction * difference.value
+
+
+def head_fates(effects: HeadEffects, threshold: float) -> Fates:
+    """Decide every head's fate by the table above.
+
+    Args:
+        effects: Per-prompt effects of both models and the placebo.
+        threshold: Smallest effect that counts, in logits; see :func:`used_threshold`.
+
+    Raises:
+        CircuitlapseError: With fewer than two prompts, or a column that is not a head.
+    """
+    places = [head_of(head) for head in effects.heads]
+    if None in places:
+        raise CircuitlapseError(
+            "fates are for attention heads", got=effects.heads[places.index(None)]
+        )
+    confidence = 1 - 0.05 / max(1, len(effects.heads))
+    placebo = np.abs((effects.placebo_old - effects.base_old).mean(axis=0, dtype=np.float64))
+    old, base_uses_old = _courses(
+        effects.base_old, effects.tuned_old, placebo, threshold, confidence
+    )
+    new, _ = _courses(effects.base_new, effects.tuned_new, placebo, threshold, confidence)
+    shown = {
+        name: mean_intervals(getattr(effects, name))
+        for name in ("base_old", "base_new", "tuned_old", "tuned_new", "placebo_old")
+    }
+    rows = []
+    for column, (name, place) in enumerate(zip(effects.heads, places, strict=True)):
+        layer, head = place or (-1, -1)
+        fate = fate_of(old[column], new[column])
+        rows.append(HeadFate(name, layer, head, fate, **_columns(shown, column)))
+    return Fates(
+        rows,
+        threshold,
+        tuple(row.node for row, used in zip(rows, base_uses_old, strict=True) if used),
+        tuple(row.node for row in rows if row.fate == "recruited"),
+    )
+
+
+def fate_of(old: Course, new: Course) -> Fate:
+    """Look up the fate for a head's course on the old and on the new task."""
+    courses = {old, new}
+    up, down = bool(courses & _UP), bool(courses & _DOWN)
+    if "flipped" in courses or (up and down):
+        return "repurposed"
+    if courses <= _NOT_IN_BASE:
+        return "recruited" if up else "unused"
+    if courses - _NOT_IN_BASE == {"lost"}:
+        return "retired"
+    if up:
+        return "strengthened"
+    return "weakened" if down else "kept"
+
+
+def used(
+    effects: Float[np.ndarray, "prompts heads"], threshold: float, confidence: float
+) -> Bool[np.ndarray, " heads"]:
+    """Whether each head's mean effect excludes zero and reaches the threshold, ``[heads]``."""
+    means = mean_intervals(effects, confidence)
+    return means.excludes_zero & (np.abs(means.value) >= threshold)
+
+
+def _courses(
+    base: Float[np.ndarray, "prompts heads"],
+    tuned: Float[np.ndarray, "prompts heads"],
+    placebo: Float[np.ndarray, " heads"],
+    threshold: float,
+    confidence: float,
+) -> tuple[list[Course], Bool[np.ndarray, " heads"]]:
+    change = mean_intervals(tuned.astype(np.float64) - base, confidence)
+    # The end nearer to zero, where the interval has zero on one side; otherwise nothing is shown.
+    nearest = np.where(
+        change.excludes_zero, np.minimum(np.abs(change.low), np.abs(change.high)), 0.0
+    )
+    changed = (nearest > placebo) & (np.abs(change.value) >= threshold)
+    before, after = used(base, threshold, confidence), used(tuned, threshold, confidence)
+    old_mean, new_mean = base.mean(axis=0), tuned.mean(axis=0)
+    courses: list[Course] = [
+        course_of(bool(b), bool(a), bool(c), float(x), float(y))
+        for b, a, c, x, y in zip(before, after, changed, old_mean, new_mean, strict=True)
+    ]
+    return courses, before
+
+
+def course_of(before: bool, after: bool, changed: bool, base: float, tuned: float) -> Course:
+    """Look up a head's course on one task.
+
+    Args:
+        before: Whether the base uses it.
+        after: Whether the tuned model uses it.
+        changed: Whether the difference counts as a change.
+        base: Its mean effect in the base, in logits.
+        tuned: Its mean effect in the tuned model, in logits.
+    """
+    if not before:
+        return "gained" if after and changed else "idle"
+    if not changed:
+        return "steady"
+    if not after:
+        return "lost"
+    if (base > 0) != (tuned > 0):
+        return "flipped"
+    return "grew" if abs(tuned) > abs(base) else "shrank"
+
+
+def _columns(shown: dict[str, Intervals], column: int) -> dict[str, float]:
+    columns = {}
+    for name, intervals in shown.items():
+        columns[name] = float(intervals.value[column])
+        columns[f"{name}_low"] = float(intervals.low[column])
+        columns[f"{name}_high"] = float(intervals.high[column])
+    return columns

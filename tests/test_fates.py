@@ -1,0 +1,178 @@
+import itertools
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from circuitlapse.compare.fates import (
+    COURSES,
+    FATES,
+    HeadEffects,
+    course_of,
+    fate_of,
+    head_fates,
+    used_threshold,
+)
+from circuitlapse.errors import CircuitlapseError
+from circuitlapse.records import SCHEMAS
+
+# Rows: the course on the old task; columns: on the new one. Written out by hand from the words.
+TABLE = """
+         idle         gained       steady       lost         flipped     grew         shrank
+idle     unused       recruited    kept         retired      repurposed  strengthened weakened
+gained   recruited    recruited    strengthened repurposed   repurposed  strengthened repurposed
+steady   kept         strengthened kept         weakened     repurposed  strengthened weakened
+lost     retired      repurposed   weakened     retired      repurposed  repurposed   weakened
+flipped  repurposed   repurposed   repurposed   repurposed   repurposed  repurposed   repurposed
+grew     strengthened strengthened strengthened repurposed   repurposed  strengthened repurposed
+shrank   weakened     repurposed   weakened     weakened     repurposed  repurposed   weakened
+"""
+LINES = [line.split() for line in TABLE.strip().splitlines()]
+LITERAL = {
+    (line[0], new): fate for line in LINES[1:] for new, fate in zip(LINES[0], line[1:], strict=True)
+}
+
+
+@pytest.mark.parametrize(("old", "new"), list(itertools.product(COURSES, COURSES)))
+def test_every_row_of_the_decision_table(old, new):
+    assert fate_of(old, new) == LITERAL[old, new]
+
+
+def test_the_table_reaches_every_fate():
+    assert set(LITERAL.values()) == set(FATES)
+
+
+def test_every_course():
+    assert course_of(False, False, False, 0.0, 0.0) == "idle"
+    assert course_of(False, False, True, 0.0, 0.5) == "idle"
+    assert course_of(False, True, False, 0.4, 0.6) == "idle"
+    assert course_of(False, True, True, 0.0, 0.6) == "gained"
+    assert course_of(True, True, False, 0.6, 0.9) == "steady"
+    assert course_of(True, False, False, 0.6, 0.4) == "steady"
+    assert course_of(True, False, True, 0.6, 0.0) == "lost"
+    assert course_of(True, True, True, 0.6, -0.6) == "flipped"
+    assert course_of(True, True, True, -0.6, 0.6) == "flipped"
+    assert course_of(True, True, True, 0.6, 0.9) == "grew"
+    assert course_of(True, True, True, -0.6, -0.9) == "grew"
+    assert course_of(True, True, True, 0.9, 0.6) == "shrank"
+
+
+def effects(columns, prompts=60, noise=0.1, seed=0):
+    """One head per tuple of mean effects (base_old, base_new, tuned_old, tuned_new, placebo)."""
+    rng = np.random.default_rng(seed)
+    means = np.array(columns, dtype=float).T
+
+    def draw(mean, n):
+        return mean + noise * rng.normal(size=(n, len(columns)))
+
+    return HeadEffects(
+        [f"a{i // 4}.h{i % 4}" for i in range(len(columns))],
+        base_old=draw(means[0], prompts),
+        base_new=draw(means[1], prompts + 3),
+        tuned_old=draw(means[2], prompts),
+        tuned_new=draw(means[3], prompts + 3),
+        placebo_old=draw(means[4], prompts),
+    )
+
+
+PLANTED = {
+    "unused": (0, 0, 0, 0, 0),
+    "kept": (2, 0, 2, 0, 2),
+    "strengthened": (2, 0, 3.5, 0, 2),
+    "weakened": (2, 0, 1, 0, 2),
+    "repurposed": (2, 0, 0, 2, 2),
+    "recruited": (0, 0, 0, 2, 0),
+    "retired": (2, 0, 0, 0, 2),
+}
+
+
+def test_planted_fates_are_found():
+    result = head_fates(effects(list(PLANTED.values())), threshold=0.5)
+    assert [row.fate for row in result.rows] == list(PLANTED)
+    assert result.old_heads == ("a0.h1", "a0.h2", "a0.h3", "a1.h0", "a1.h2")
+    assert result.recruited_heads == ("a1.h1",)
+    assert result.threshold == 0.5
+
+
+def test_a_change_counts_only_beyond_what_the_placebo_did():
+    columns = [(2, 0, 3, 0, 2.0), (2, 0, 3, 0, 3.2), (2, 0, 3, 0, 0.5), (0, 0, 0, 1, 1.5)]
+    fates = [row.fate for row in head_fates(effects(columns), threshold=0.5).rows]
+    assert fates == ["strengthened", "kept", "kept", "unused"]
+
+
+def test_a_change_below_the_threshold_does_not_count_however_certain():
+    columns = [(2, 0, 2.4, 0, 2), (0.45, 0, 0.55, 0, 0.45)]
+    result = head_fates(effects(columns, noise=0.01), threshold=0.5)
+    assert [row.fate for row in result.rows] == ["kept", "unused"]
+
+
+def test_a_large_but_uncertain_effect_is_no_use():
+    uncertain = np.array([[22.0], [-18.0]] * 4)
+    flat = np.zeros_like(uncertain)
+    given = HeadEffects(["a0.h0"], uncertain, flat, uncertain, flat, uncertain)
+    assert head_fates(given, threshold=0.5).rows[0].fate == "unused"
+
+
+def test_a_negative_head_is_used_and_can_flip():
+    columns = [(-2, 0, -2, 0, -2), (-2, 0, 2, 0, -2), (-2, 0, -4, 0, -2)]
+    fates = [row.fate for row in head_fates(effects(columns), threshold=0.5).rows]
+    assert fates == ["kept", "repurposed", "strengthened"]
+
+
+def test_more_heads_ask_for_more_certainty():
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(20, 1))
+    noise = (noise - noise.mean()) / noise.std(ddof=1)
+    column = 0.6 + noise  # t = 2.68: beyond the 95 % level of one head, short of that of 40
+
+    def fate(n_heads):
+        old = np.tile(column, (1, n_heads))
+        flat = np.zeros_like(old)
+        names = [f"a0.h{i}" for i in range(n_heads)]
+        return head_fates(HeadEffects(names, old, flat, old, flat, old), 0.5).rows[0].fate
+
+    assert fate(1) == "kept"
+    assert fate(40) == "unused"
+
+
+@given(
+    st.lists(st.tuples(*[st.sampled_from([-3.0, -0.6, 0, 0.4, 0.6, 2.0])] * 5), min_size=1,
+             max_size=6),
+    st.sampled_from([0.0, 0.05, 1.0, 5.0]),
+    st.integers(0, 1000),
+)  # fmt: skip
+def test_every_head_gets_exactly_one_fate(columns, noise, seed):
+    result = head_fates(effects(columns, prompts=10, noise=noise, seed=seed), threshold=0.5)
+    assert len(result.rows) == len(columns)
+    assert all(row.fate in FATES for row in result.rows)
+    assert not set(result.old_heads) & set(result.recruited_heads)
+
+
+def test_identical_models_change_nothing():
+    planted = effects(list(PLANTED.values()))
+    same = replace(planted, tuned_old=planted.base_old, tuned_new=planted.base_new)
+    assert {row.fate for row in head_fates(same, 0.5).rows} <= {"unused", "kept"}
+
+
+def test_rows_have_the_tables_columns_and_95_percent_intervals():
+    row = head_fates(effects([(2, 0, 2, 0, 2)]), threshold=0.5).rows[0]
+    columns = set(asdict(row)) | {"base_seed", "finetune_seed", "step", "corruption"}
+    assert columns == set(SCHEMAS["fates"])
+    assert (row.node, row.layer, row.head) == ("a0.h0", 0, 0)
+    assert row.base_old_low < row.base_old < row.base_old_high
+
+
+def test_the_threshold_is_a_fraction_of_the_old_tasks_effect():
+    assert used_threshold(np.array([4.0, 5.0, 6.0]), 0.1) == pytest.approx(0.5)
+    with pytest.raises(CircuitlapseError, match=r"does not lower the base's metric.*\[-"):
+        used_threshold(np.array([-1.0, 0.5, 1.0]))
+
+
+def test_fates_refuse_wrong_input():
+    good = effects([(2, 0, 2, 0, 2)])
+    with pytest.raises(CircuitlapseError, match="same prompts per task"):
+        replace(good, heads=["a0.h0", "a0.h1"])
+    with pytest.raises(CircuitlapseError, match=r"fates are for attention heads \(got 'm0'\)"):
+        head_fates(replace(good, heads=["m0"]), 0.5)
