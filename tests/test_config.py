@@ -1,3 +1,4 @@
+import itertools
 import tomllib
 
 import pytest
@@ -26,7 +27,7 @@ def test_every_key_is_printed_with_its_meaning():
     lines = to_toml(demo_experiment()).splitlines()
     for section in Experiment.model_fields:
         assert f"[{section}]" in lines
-    for before, line in zip(lines, lines[1:], strict=False):
+    for before, line in itertools.pairwise(lines):
         if " =" in line:
             assert before.startswith("# "), line
 

@@ -4,8 +4,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.tasks import get_task
-from circuitlapse.training.finetune import finetune
-from circuitlapse.training.finetune import IGNORED, encode
+from circuitlapse.training.finetune import IGNORED, encode, finetune
 
 
 def _run(base, steps=6, seed=0, learning_rate=1e-2, n=48):

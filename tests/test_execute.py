@@ -1,0 +1,108 @@
+"""The executor, with real worker processes and jobs that write real artifacts."""
+
+import os
+import sys
+from pathlib import Path
+
+import cloudpickle
+import pytest
+
+from circuitlapse.config import Base, Compute, Experiment
+from circuitlapse.errors import CircuitlapseError
+from circuitlapse.pipeline.execute import execute, unfinished
+from circuitlapse.pipeline.plan import Job
+from circuitlapse.pipeline.progress import Progress
+from circuitlapse.records import Store
+
+# The workers cannot import a test file: send this one's functions along.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+def _job(name: str, *needs: str) -> Job:
+    return Job(name, "table", {}, (f"{name}.txt",), needs, f"key of {name}")
+
+
+def _experiment(workers: int) -> Experiment:
+    return Experiment(
+        base=Base(organism=None, path="nowhere", seed=0),
+        compute=Compute(workers=workers, device="cpu"),
+    )
+
+
+def join_needs(job, store, experiment, advance):
+    """Write a file with the job's name and its needs' contents."""
+    texts = [store.read(f"{need}.txt").read_text() for need in job.needs]
+    advance(1, 2)
+    with store.write(job.outputs[0], job.key) as path:
+        path.write_text(f"{job.name}({','.join(texts)})")
+
+
+def fail_at_b(job, store, experiment, advance):
+    """Raise a user's error in job b."""
+    if job.name == "b":
+        raise CircuitlapseError("b cannot be done", fix="Try c")
+    join_needs(job, store, experiment, advance)
+
+
+def die_at_b(job, store, experiment, advance):
+    """End the whole process in job b, as the system does when memory runs out."""
+    if job.name == "b":
+        os._exit(9)
+    join_needs(job, store, experiment, advance)
+
+
+JOBS = [_job("a"), _job("b", "a"), _job("c", "a"), _job("d", "b", "c")]
+
+
+def _execute(root: Path, work, workers: int) -> list[Progress]:
+    events: list[Progress] = []
+    store = Store(root)
+    todo = unfinished(JOBS, store, events.append)
+    execute(JOBS, todo, store, _experiment(workers), work, events.append)
+    return events
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_jobs_are_done_after_those_they_need(tmp_path, workers):
+    events = _execute(tmp_path, join_needs, workers)
+    assert (tmp_path / "d.txt").read_text() == "d(b(a()),c(a()))"
+    finished = [event.job for event in events if event.kind == "finished"]
+    assert finished[0] == "a"
+    assert finished[-1] == "d"
+    assert [e.done for e in events if e.kind == "finished"] == [1, 2, 3, 4]
+    # Steps within a job come through a queue; the last ones may stay unread when a run ends.
+    assert "a" in {e.job for e in events if e.kind == "advanced"} <= {"a", "b", "c", "d"}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_only_what_is_missing_is_done_again(tmp_path, workers):
+    _execute(tmp_path, join_needs, workers)
+    (tmp_path / "b.txt").unlink()
+    events = _execute(tmp_path, join_needs, workers)
+    assert [event.job for event in events if event.kind == "started"] == ["b"]
+    assert not [e for e in _execute(tmp_path, join_needs, workers) if e.kind == "started"]
+
+
+def test_a_changed_artifact_is_noted_and_made_again(tmp_path):
+    _execute(tmp_path, join_needs, 1)
+    (tmp_path / "c.txt").write_text("something else")
+    events = _execute(tmp_path, join_needs, 1)
+    notes = [event.text for event in events if event.kind == "note"]
+    assert notes == ["c.txt was changed after it was written (its hash differs): rebuilding it"]
+    assert (tmp_path / "c.txt").read_text() == "c(a())"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_error_in_a_job_reaches_the_caller_and_finished_work_stays(tmp_path, workers):
+    with pytest.raises(CircuitlapseError, match="b cannot be done. Try c."):
+        _execute(tmp_path, fail_at_b, workers)
+    assert (tmp_path / "a.txt").exists()
+    assert not (tmp_path / "b.txt").exists()
+    _execute(tmp_path, join_needs, workers)
+    assert (tmp_path / "d.txt").read_text() == "d(b(a()),c(a()))"
+
+
+@pytest.mark.filterwarnings("ignore:A worker stopped")
+def test_a_killed_worker_is_explained(tmp_path):
+    with pytest.raises(CircuitlapseError, match="most often because memory ran out"):
+        _execute(tmp_path, die_at_b, 2)
