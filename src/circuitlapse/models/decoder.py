@@ -59,6 +59,14 @@ class Attention:
     out_bias: Float[Tensor, " d_model"]
     scale: float
 
+    def slot(
+        self, index: int
+    ) -> tuple[Float[Tensor, "heads d_model d_head"], Float[Tensor, "heads d_head"]]:
+        """Weight and bias of the queries (0), keys (1) or values (2), by head."""
+        heads, d_head, _ = self.W_O.shape
+        weight = self.W_QKV.unflatten(1, (3, heads, d_head))[:, index].transpose(0, 1)
+        return weight, self.qkv_bias.view(3, heads, d_head)[index]
+
 
 @dataclass(frozen=True)
 class Mlp:
@@ -96,9 +104,8 @@ class Context:
 class Step(NamedTuple):
     """What one block computed; differentiable where its input was.
 
-    In the last block nothing but keys and values matters anywhere else than at a prompt's last
-    token, so that there ``q``, ``z``, ``resid_mid``, ``mlp_out`` and ``resid_post`` have a ``pos``
-    axis of length 1.
+    In the last block only keys and values matter anywhere else than at a prompt's last token, so
+    that all from ``z`` to ``resid_post`` has a ``pos`` axis of length 1 there.
 
     Attributes:
         resid_pre: The attention's input, ``[batch, pos, d_model]``.
@@ -106,7 +113,8 @@ class Step(NamedTuple):
         k: Keys, likewise.
         v: Values, likewise.
         z: Attention-weighted values per head, before W_O, likewise.
-        resid_mid: The MLP's input, ``[batch, pos, d_model]``.
+        attn_out: What the attention adds, ``[batch, pos, d_model]``.
+        resid_mid: The MLP's input, likewise.
         mlp_out: What the MLP adds, likewise.
         resid_post: The next block's input, likewise.
     """
@@ -116,6 +124,7 @@ class Step(NamedTuple):
     k: Tensor
     v: Tensor
     z: Tensor
+    attn_out: Tensor
     resid_mid: Tensor
     mlp_out: Tensor
     resid_post: Tensor
@@ -216,14 +225,15 @@ class Decoder:
         A separate node for the MLP's input lets its gradient be told from that of the stream.
         """
         q, k, v = self.project(layer, x)
-        stream = x
+        stream, queries = x, q
         if layer == self.n_layers - 1:
-            q, stream = at_end(q, context), at_end(x, context)
-        z = self.attend(layer, q, k, v, context)
-        stream = stream + self.attention_out(layer, z)
+            queries, stream = at_end(q, context), at_end(x, context)
+        z = self.attend(layer, queries, k, v, context)
+        added = self.attention_out(layer, z)
+        stream = stream + added
         mid = stream.view_as(stream)
         out = self.mlp[layer](mid)
-        return Step(x, q, k, v, z, mid, out, stream + out)
+        return Step(x, q, k, v, z, added, mid, out, stream + out)
 
     def trace(self, x: Float[Tensor, "batch pos d_model"], context: Context) -> list[Step]:
         """Run all blocks on embeddings ``x`` and keep what they computed."""
@@ -250,12 +260,6 @@ class Decoder:
         for current in range(layer, self.n_layers):
             x = self.step(current, x, context).resid_post
         return x[:, 0]
-
-    def run_from_mlp(
-        self, mid: Float[Tensor, "batch pos d_model"], context: Context, layer: int
-    ) -> Float[Tensor, "batch d_model"]:
-        """Run from the MLP's input in ``layer`` to the end, as :meth:`run` does."""
-        return self.run(mid + self.mlp[layer](mid), context, layer + 1)
 
     def remember(
         self, tokens: Int[Tensor, "batch pos"], start: int

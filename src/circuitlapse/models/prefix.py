@@ -26,7 +26,7 @@ class Suffixes:
     """One batch of pairs, from the first column on in which any of them differs.
 
     Attributes:
-        rows: Which of the pairs these are.
+        rows: Which of the pairs these are; even numbers first, so that halves are slices.
         pairs: The whole prompts.
         clean: Embeddings of the clean prompts' columns.
         corrupt: Embeddings of the corrupt prompts' columns.
@@ -77,6 +77,8 @@ def suffixes(
         bytes_per_pair = 4 * floats_per_token * pairs.clean.shape[1]
         batch_size = max(1, MEMORY_BYTES // bytes_per_pair)
     for rows, batch in pairs.batches(batch_size):
+        order = (rows % 2).argsort(stable=True)
+        rows, batch = rows[order], batch[order]
         end = batch.lengths - 1
         start = int(torch.minimum(batch.first_difference(), end).min())
         with torch.no_grad():

@@ -1,0 +1,95 @@
+"""Edge scores: what an attribution method returns, and the circuits picked from it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import polars as pl
+import torch
+from torch import Tensor
+
+from circuitlapse.errors import CircuitlapseError
+from circuitlapse.models.graph import Circuit, Graph
+from circuitlapse.shapes import Float
+
+By = Literal["signed", "absolute"]
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """A score for every edge, in logits; what is no edge has exactly zero.
+
+    A positive score means that corrupting the edge lowers the metric (MIB's sign).
+
+    Attributes:
+        graph: The model's graph.
+        mean: Mean over all prompts.
+        halves: Means over the even and over the odd rows of the pairs, to tell signal from noise;
+            NaN where there is no such row.
+        n: Number of prompts.
+    """
+
+    graph: Graph
+    mean: Float[Tensor, "writers readers"]
+    halves: Float[Tensor, "2 writers readers"]
+    n: int
+
+    def top(
+        self, n_edges: int | None = None, *, fraction: float | None = None, by: By = "absolute"
+    ) -> Circuit:
+        """Take the best edges and drop those that dangle.
+
+        Args:
+            n_edges: How many edges to take, before dangling ones are dropped.
+            fraction: Or the share of all edges, rounded to whole edges (MIB's k).
+            by: ``absolute`` takes the largest magnitudes, ``signed`` the largest scores, so that
+                edges which work against the metric come last.
+
+        Raises:
+            CircuitlapseError: If not exactly one of ``n_edges`` and ``fraction`` is given, it is
+                out of range, or ``by`` is unknown.
+        """
+        total = self.graph.n_edges
+        if (n_edges is None) == (fraction is None):
+            raise CircuitlapseError(
+                "give either n_edges or fraction",
+                got=f"n_edges={n_edges}, fraction={fraction}",
+                fix="For example top(n_edges=200) or top(fraction=0.02)",
+            )
+        if fraction is not None:
+            if not 0 <= fraction <= 1:
+                raise CircuitlapseError("fraction must lie between 0 and 1", got=fraction)
+            n_edges = round(fraction * total)
+        if n_edges is None or not 0 <= n_edges <= total:
+            raise CircuitlapseError(f"n_edges must lie between 0 and {total}", got=n_edges)
+        if by not in ("signed", "absolute"):
+            raise CircuitlapseError(
+                "by must be signed or absolute", got=by, fix="MIB's CPR is signed, CMD absolute"
+            )
+        edges = self.graph.edges
+        values = self.mean[edges]
+        order = (values.abs() if by == "absolute" else values).argsort(descending=True, stable=True)
+        chosen = torch.zeros(total, dtype=torch.bool)
+        chosen[order[:n_edges]] = True
+        mask = torch.zeros_like(edges)
+        mask[edges] = chosen
+        return Circuit(self.graph, mask)
+
+    def node_totals(self) -> Float[Tensor, " nodes"]:
+        """Sum the scores of the edges out of each head and MLP.
+
+        For gradient methods that is the node's own attribution: the first-order estimate of the
+        effect of corrupting the node for all its readers at once.
+        """
+        return self.mean[1:].sum(dim=1)
+
+    def to_frame(self) -> pl.DataFrame:
+        """List the edges as (writer, reader, score), by writer in graph order."""
+        writers, readers = self.graph.edges.nonzero().unbind(dim=1)
+        return pl.DataFrame(
+            {
+                "writer": [self.graph.writers[index] for index in writers.tolist()],
+                "reader": [self.graph.readers[index] for index in readers.tolist()],
+                "score": self.mean[writers, readers].tolist(),
+            },
+            schema={"writer": pl.String, "reader": pl.String, "score": pl.Float64},
+        )

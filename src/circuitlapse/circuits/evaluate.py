@@ -1,0 +1,210 @@
+"""Running a circuit: its edges carry what the circuit computes, all others the corrupt run's values.
+
+The input of a reader is the corrupt residual stream plus, over the circuit's edges into it, how far
+the writers have moved from their corrupt outputs. With the movements of all writers in one matrix,
+the inputs of a whole layer are one product with the mask; a reader without an edge keeps its
+corrupt value, and readers with the same edges share one input.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from circuitlapse.attribution.scores import By, Scores
+from circuitlapse.circuits.faithfulness import CircuitEvaluation
+from circuitlapse.errors import CircuitlapseError
+from circuitlapse.models.decoder import Decoder, Step, at_end
+from circuitlapse.models.graph import SLOTS, Circuit, Graph
+from circuitlapse.models.load import Model
+from circuitlapse.models.prefix import Suffixes, suffixes
+from circuitlapse.shapes import Bool, Float
+from circuitlapse.tasks.pairs import PromptPairs
+
+MIB_FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+"""The circuit sizes at which MIB evaluates, as shares of all edges."""
+
+
+def evaluate_circuit(
+    model: Model,
+    circuit: Circuit,
+    pairs: PromptPairs,
+    ablation: Literal["corrupt"] = "corrupt",
+    batch_size: int | None = None,
+) -> CircuitEvaluation:
+    """Run a circuit with every edge outside it ablated.
+
+    Args:
+        model: From :func:`circuitlapse.load_model`.
+        circuit: From ``scores.top(...)`` or a mask of one's own.
+        pairs: Clean and corrupt prompts with their metric.
+        ablation: What the edges outside carry: ``corrupt``, the corrupt run's value.
+        batch_size: Pairs per batch; by default as many as fit a fixed memory budget.
+
+    Raises:
+        CircuitlapseError: If the circuit belongs to another graph, the ablation is unknown, or the
+            model cannot run the pairs.
+    """
+    if ablation != "corrupt":
+        raise CircuitlapseError(
+            "there is no such ablation", got=ablation, fix="Use ablation='corrupt'"
+        )
+    return evaluate_circuits(model, [circuit], pairs, batch_size)[0]
+
+
+def faithfulness_curve(
+    model: Model,
+    scores: Scores,
+    pairs: PromptPairs,
+    fractions: Sequence[float] = MIB_FRACTIONS,
+    by: By = "absolute",
+    batch_size: int | None = None,
+) -> list[CircuitEvaluation]:
+    """Evaluate the circuits of growing size that one ranking of the edges gives.
+
+    Args:
+        model: From :func:`circuitlapse.load_model`.
+        scores: From :func:`circuitlapse.attribute`, on the same or other prompts.
+        pairs: Clean and corrupt prompts with their metric.
+        fractions: Sizes as shares of all edges, before dangling edges are dropped.
+        by: How to rank: see :meth:`Scores.top`.
+        batch_size: Pairs per batch; by default as many as fit a fixed memory budget.
+
+    Returns:
+        One evaluation per fraction, in their order.
+    """
+    circuits = [scores.top(fraction=fraction, by=by) for fraction in fractions]
+    return evaluate_circuits(model, circuits, pairs, batch_size)
+
+
+@torch.no_grad()
+def evaluate_circuits(
+    model: Model, circuits: Sequence[Circuit], pairs: PromptPairs, batch_size: int | None = None
+) -> list[CircuitEvaluation]:
+    """Evaluate several circuits, as :func:`evaluate_circuit` does, on one pair of plain runs."""
+    decoder, graph = model.decoder, model.graph
+    for circuit in circuits:
+        if circuit.graph != graph:
+            raise CircuitlapseError(
+                "the circuit belongs to a model of another shape",
+                got=f"{circuit.graph} for {graph}",
+                fix="Pick the circuit from scores of this model or of one built alike",
+            )
+    plain = torch.empty(2, len(pairs))
+    metrics = torch.empty(len(circuits), len(pairs))
+    floats_per_token = decoder.d_model * (
+        len(graph.writers) + 12 * graph.n_layers + 6 * graph.n_heads + 16
+    )
+    for batch in suffixes(decoder, pairs, floats_per_token, batch_size):
+        rows = batch.rows.cpu()
+        clean = decoder.run(batch.clean, batch.context)
+        corrupt = decoder.trace(batch.corrupt, batch.context)
+        plain[0, rows] = batch.metric(decoder, clean).float().cpu()
+        plain[1, rows] = batch.metric(decoder, corrupt[-1].resid_post[:, 0]).float().cpu()
+        for index, circuit in enumerate(circuits):
+            final = _CircuitRun(decoder, batch, corrupt, circuit).final()
+            metrics[index, rows] = batch.metric(decoder, final).float().cpu()
+    return [
+        CircuitEvaluation(metric, plain[0], plain[1], circuit.n_edges)
+        for metric, circuit in zip(metrics, circuits, strict=True)
+    ]
+
+
+class _CircuitRun:
+    """One circuit on one batch: the movements of its writers away from the corrupt run."""
+
+    def __init__(
+        self, decoder: Decoder, batch: Suffixes, corrupt: list[Step], circuit: Circuit
+    ) -> None:
+        self.decoder, self.batch, self.corrupt = decoder, batch, corrupt
+        self.graph: Graph = circuit.graph
+        device = batch.clean.device
+        writers = circuit.mask.any(dim=1)
+        self.used = writers
+        self.mask: Bool[Tensor, "used readers"] = circuit.mask[writers]
+        self.weights = self.mask.to(device=device, dtype=batch.clean.dtype)
+        n, width, d_model = batch.clean.shape
+        self.moved = batch.clean.new_empty(int(writers.sum()), n, width, d_model)
+        self.moved_end = batch.clean.new_empty(len(self.moved), n, 1, d_model)
+        self.filled = 0
+
+    def final(self) -> Float[Tensor, "batch d_model"]:
+        """Run the circuit; return the last residual stream at each prompt's last token."""
+        if self.used[0]:
+            self._put((self.batch.clean - self.batch.corrupt)[None])
+        for layer in range(self.graph.n_layers):
+            self._attention(layer)
+            self._mlp(layer)
+        base = self.corrupt[-1].resid_post
+        return self._inputs(base, [len(self.graph.readers) - 1])[0, :, 0]
+
+    def _put(self, moved: Float[Tensor, "some batch pos d_model"]) -> None:
+        """Add the next writers; those of the last layer come at the last tokens only."""
+        rows = slice(self.filled, self.filled + len(moved))
+        if moved.shape[2] == self.moved.shape[2]:
+            self.moved[rows] = moved
+            ends = torch.arange(len(self.batch.rows), device=moved.device)
+            self.moved_end[rows] = moved[:, ends, self.batch.context.end][:, :, None]
+        else:
+            self.moved_end[rows] = moved
+        self.filled += len(moved)
+
+    def _inputs(
+        self, base: Float[Tensor, "batch pos d_model"], readers: list[int]
+    ) -> Float[Tensor, "some batch pos d_model"]:
+        """Return the readers' inputs, given the corrupt residual stream there."""
+        moved = self.moved if base.shape[1] == self.moved.shape[2] else self.moved_end
+        weights = self.weights[: self.filled, readers]
+        product = weights.T @ moved[: self.filled].flatten(1)
+        return product.view(len(readers), *base.shape).add_(base)
+
+    def _attention(self, layer: int) -> None:
+        decoder, corrupt = self.decoder, self.corrupt[layer]
+        heads = self.used[self.graph.head_writers(layer)].nonzero().flatten().tolist()
+        if not heads:
+            return
+        q, k, v = (
+            self._projected(layer, index, heads, unmoved)
+            for index, unmoved in enumerate((corrupt.q, corrupt.k, corrupt.v))
+        )
+        z = decoder.attend(layer, q, k, v, self.batch.context, torch.tensor(heads))
+        change = (z - corrupt.z[:, :, heads]).flatten(0, 1).transpose(0, 1)
+        out = torch.bmm(change, decoder.attention[layer].W_O[heads])
+        self._put(out.unflatten(1, z.shape[:2]))
+
+    def _projected(
+        self, layer: int, index: int, heads: list[int], unmoved: Tensor
+    ) -> Float[Tensor, "batch pos some d_head"]:
+        """Return one of q, k, v of some heads, each from its own input."""
+        block = self.decoder.attention[layer]
+        start = self.graph.slot_readers(layer, SLOTS[index]).start
+        base = self.corrupt[layer].resid_pre
+        at_last = index == 0 and layer == self.graph.n_layers - 1
+        if at_last:
+            base, unmoved = at_end(base, self.batch.context), at_end(unmoved, self.batch.context)
+        result = unmoved[:, :, heads]
+        columns = self.mask[: self.filled, [start + head for head in heads]]
+        moved = columns.any(dim=0).nonzero().flatten()
+        if len(moved) == 0:
+            return result
+        _, which = columns[:, moved].unique(dim=1, return_inverse=True)
+        leaders = [int((which == group).nonzero()[0]) for group in range(int(which.max()) + 1)]
+        readers = [start + heads[int(moved[leader])] for leader in leaders]
+        normed = block.norm(self._inputs(base, readers)).flatten(1, 2)
+        weight, bias = block.slot(index)
+        chosen = torch.tensor(heads)[moved]
+        if len(leaders) == 1:
+            out = normed[0] @ weight[chosen].transpose(0, 1).flatten(1)
+            out = out.unflatten(1, (len(chosen), -1))
+        else:
+            out = torch.bmm(normed[which], weight[chosen]).transpose(0, 1)
+        result[:, :, moved] = (out + bias[chosen]).unflatten(0, base.shape[:2])
+        return result
+
+    def _mlp(self, layer: int) -> None:
+        if not self.used[self.graph.mlp_writer(layer)]:
+            return
+        corrupt = self.corrupt[layer]
+        mid = self._inputs(corrupt.resid_mid, [self.graph.mlp_reader(layer)])[0]
+        self._put((self.decoder.mlp[layer](mid) - corrupt.mlp_out)[None])
