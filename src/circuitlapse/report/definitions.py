@@ -1,0 +1,75 @@
+"""The page's short glossary: what each number is, and whose definition it follows."""
+
+DEFINITIONS: list[tuple[str, str, str]] = [
+    (
+        "Old and new task",
+        "The old task is what the base does before fine-tuning; the new task is what the "
+        "fine-tuning teaches. Each has prompts with one determinable answer.",
+        "",
+    ),
+    (
+        "Logit difference",
+        "The answer\u2019s logit minus the mean logit of the distractors, at the last token. All "
+        "effects on this page are changes of it, in logits.",
+        "Wang et al. 2022",
+    ),
+    (
+        "Clean and corrupt prompt",
+        "Two prompts of equal token length that differ in one causal variable. The family names "
+        "the variable: subject replaces who acts, names replaces every name.",
+        "Wang et al. 2022",
+    ),
+    (
+        "Patching effect",
+        "The metric on the clean prompt minus the metric when one head or MLP carries its output "
+        "on the corrupt prompt, mean over prompts, computed exactly. Positive: the model needs the "
+        "component for this task. Negative: it works against the answer.",
+        "Wang et al. 2022",
+    ),
+    (
+        "Edge score",
+        "EAP-IG-inputs: the first-order estimate of the same effect for every edge between "
+        "components, with the gradient averaged along the path from corrupt to clean embeddings.",
+        "Syed et al. 2023; Hanna et al. 2024",
+    ),
+    (
+        "Faithfulness",
+        "(m(C) \u2212 m(\u2205)) / (m(M) \u2212 m(\u2205)): how much of the whole model\u2019s "
+        "metric a circuit C keeps when every other edge is corrupted. It is not clamped, and not "
+        "given where the denominator is not clear of zero.",
+        "Mueller et al. 2025",
+    ),
+    (
+        "Overlap, ceiling, null",
+        "Similarity of two vectors of importances. The ceiling is what two disjoint halves of the "
+        "prompts reach on the same model and task; the null is what remains when head labels are "
+        "permuted within each layer. An overlap says something only between the two.",
+        "",
+    ),
+    (
+        "Fate",
+        "What became of a head between the base and the last checkpoint, judged against the "
+        "intervals over prompts and against the change that the placebo causes.",
+        "",
+    ),
+    (
+        "Graft",
+        "The fine-tuned weights of one group of components put into the base (first in), or taken "
+        "back out of the fine-tuned model (last in). The Shapley share averages a group\u2019s "
+        "contribution over all orders, so that the shares add up to the gain.",
+        "Shapley 1953",
+    ),
+    (
+        "Placebo",
+        "A fine-tune of the same length that must not teach the new task. What it changes is the "
+        "noise floor of training.",
+        "",
+    ),
+    (
+        "Invariance control",
+        "A change to the prompt that leaves the answer as it was, such as the order of a list. Its "
+        "expected effect is 0, and it never serves as a denominator.",
+        "",
+    ),
+    ("Interval", "All intervals are 95 % intervals over prompts.", ""),
+]

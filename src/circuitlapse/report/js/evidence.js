@@ -1,0 +1,138 @@
+// The table of fates, and Figures 6 and 7: faithfulness and invariance controls.
+const fateTable = (() => {
+  const columns = ["base_old", "tuned_old", "base_new", "tuned_new", "placebo_old"];
+  const size = (row) => d3.max(columns.slice(0, 4), (name) => Math.abs(row[name][0] ?? 0));
+
+  function draw() {
+    const body = d3.select("#fate-rows");
+    const order = [...fates()].sort((a, b) => (a.fate === "unused") - (b.fate === "unused")
+      || size(b) - size(a));
+    const rows = body.selectAll("tr").data(order).join("tr").html("")
+      .attr("class", (row) => (row.fate === "unused" ? "faint" : null));
+    rows.append("th").attr("scope", "row").append("button").attr("type", "button")
+      .attr("class", "plain").attr("title", "Pin this head")
+      .text((row) => data.nodes[nodeIndex.get(row.node)]?.label ?? row.node)
+      .on("click", (_, row) => togglePin(row.node));
+    const fate = rows.append("td");
+    fate.append("span").attr("class", "sign").text((row) => fateSign(row.fate));
+    fate.append("span").text((row) => row.fate);
+    rows.selectAll("td.num").data((row) => columns.map((name) => row[name])).join("td")
+      .attr("class", "num").text((triple) => interval(triple));
+    pin();
+  }
+
+  function pin() {
+    d3.selectAll("#fate-rows tr").classed("pinned", (row) => row?.node === state.head);
+  }
+
+  return { draw, pin, redrawsOn: ["run", "family"] };
+})();
+
+const faithfulnessChart = (() => {
+  const root = document.getElementById("faithfulness-chart");
+  let panelsDrawn = [];
+
+  function draw() {
+    root.replaceChildren();
+    panelsDrawn = [];
+    const curves = roleNames.map((role) => [role, curve(role)]).filter(([, found]) => found);
+    if (!curves.length) {
+      d3.select(root).append("p").attr("class", "note")
+        .text(`No faithfulness was recorded for the corruption “${state.family}”.`);
+      return;
+    }
+    const [low, high] = columnExtent(
+      data.runs.flatMap((_, run) => roleNames.map((role) => curve(role, run)))
+        .filter(Boolean).map((each) => each.values.flat()));
+    const { width } = panels(root, 2, 440);
+    const height = 210, left = 38, right = width - 22, top = 26, bottom = height - 36;
+    const x = d3.scaleLog([data.fractions[0], data.fractions.at(-1)], [left, right]);
+    const y = d3.scaleLinear([Math.min(0, low ?? 0), Math.max(1, high ?? 1)], [bottom, top]).nice();
+    const line = d3.line((point) => x(point[0]), (point) => y(point[1]));
+    for (const [role, found] of curves) {
+      const svg = drawing(root, width, height, `Faithfulness by circuit size, ${roles[role].title}`);
+      svg.append("text").attr("class", `panel-title text-${role}`).attr("x", left).attr("y", 14)
+        .text(roles[role].title);
+      leftAxis(svg, y, left, right, 5);
+      const decades = data.fractions.filter((each) =>
+        Math.abs(Math.log10(each) - Math.round(Math.log10(each))) < 1e-6);
+      bottomAxis(svg, x, bottom, decades.length > 1 ? decades : data.fractions, percent);
+      svg.append("text").attr("class", "axis-title").attr("x", right).attr("y", height - 4)
+        .attr("text-anchor", "end").text("edges kept");
+      svg.append("line").attr("class", "whole").attr("x1", left).attr("x2", right)
+        .attr("y1", y(1)).attr("y2", y(1));
+      svg.append("path").attr("class", `line line-${role} base`).attr("d", line(points(found, 0)));
+      panelsDrawn.push({
+        role, found, line,
+        now: svg.append("path").attr("class", `line line-${role}`),
+        dots: svg.append("g"), x, y,
+        refused: svg.append("text").attr("class", "refused").attr("x", (left + right) / 2)
+          .attr("y", (top + bottom) / 2).attr("text-anchor", "middle"),
+      });
+    }
+    step();
+  }
+
+  function curve(role, run = state.run) {
+    return data.faithfulness_curves[`${run}/${roles[role].name}/${state.family}`];
+  }
+
+  function points(found, place) {
+    return d3.zip(data.fractions, found.values[place]).filter(([, value]) => value !== null);
+  }
+
+  function step() {
+    for (const { role, found, line, now, dots, refused, x, y } of panelsDrawn) {
+      const shown = points(found, state.step);
+      now.attr("d", line(shown));
+      dots.selectAll("circle").data(shown).join("circle").attr("class", `fill-${role}`)
+        .attr("r", 3).attr("cx", ([fraction]) => x(fraction)).attr("cy", ([, value]) => y(value));
+      refused.text(shown.length ? "" : (found.refused[state.step] ?? "not measured at this step"));
+    }
+  }
+
+  return { draw, step, redrawsOn: ["run", "family"] };
+})();
+
+const controlChart = (() => {
+  const root = document.getElementById("control-chart");
+  let markers = [];
+  let x;
+
+  function draw() {
+    root.replaceChildren();
+    markers = [];
+    const found = Object.entries(data.controls).map(([key, columns]) => {
+      const [run, task, ...control] = key.split("/");
+      return { run: Number(run), task, control: control.join("/").replaceAll("_", " "), columns };
+    });
+    const mine = found.filter((each) => each.run === state.run)
+      .sort((a, b) => d3.ascending(a.task, b.task) || d3.ascending(a.control, b.control));
+    if (!mine.length)
+      d3.select(root).append("p").attr("class", "note").text("No control was recorded.");
+    const [low, high] = columnExtent(found.map((each) => each.columns.flat()));
+    const { width } = panels(root, 3, 260);
+    const height = 136, left = 40, right = width - 10, top = 24, bottom = height - 20;
+    x = stepScale(left, right);
+    const y = d3.scaleLinear([Math.min(0, low ?? 0), Math.max(0, high ?? 1)], [bottom, top])
+      .nice(3);
+    for (const { task, control, columns } of mine) {
+      const role = task === roles.old.name ? "old" : "new";
+      const title = `${roles[role].title}, ${control}`;
+      const panel = d3.select(root).append("div").attr("class", "panel still");
+      const svg = drawing(panel.node(), width, height, `Effect of ${title} over training`);
+      svg.append("text").attr("class", "panel-title").attr("x", left).attr("y", 14).text(title);
+      leftAxis(svg, y, left, right, 3);
+      bottomAxis(svg, x, bottom, 4);
+      lineWithBand(svg, columns, x, y, role);
+      markers.push(stepMarker(svg, top, bottom));
+    }
+    step();
+  }
+
+  function step() {
+    for (const marker of markers) moveMarker(marker, x);
+  }
+
+  return { draw, step, redrawsOn: ["run"] };
+})();

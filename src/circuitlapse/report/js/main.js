@@ -1,0 +1,129 @@
+// Wiring: the page's choices to the state, and the state to the drawings.
+const drawings = [timeline, circuitMap, trajectories, overlapChart, fateTable, graftChart,
+  faithfulnessChart, controlChart];
+
+function fillSelect(id, key, options) {
+  const select = d3.select(`#${id}`);
+  select.selectAll("option").data(options).join("option")
+    .attr("value", ([value]) => value).text(([, text]) => text);
+  select.property("value", String(state[key]))
+    .on("change", (event) => choose({
+      [key]: key === "run" ? Number(event.target.value) : event.target.value,
+    }));
+}
+
+function drawWords() {
+  const metric = { accuracy_among: "Accuracy among the listed names",
+    accuracy: "Accuracy over the whole vocabulary", logit_diff: "Logit difference" }[state.metric];
+  d3.select("#learning-caption").text(
+    `${metric} on ${data.names.splits[state.split] ?? state.split}, by training step.`);
+  d3.selectAll(".family-now").text(state.family);
+  const chosen = { metric: "metric", split: "split", seed: "run", family: "family",
+    measure: "measure" };
+  for (const [id, key] of Object.entries(chosen))
+    d3.select(`#${id}`).property("value", String(state[key]));
+}
+
+function drawAll() {
+  hideTooltip();
+  for (const each of drawings) each.draw();
+  drawWords();
+}
+
+onChange((changed) => {
+  for (const each of drawings) {
+    if (each.redrawsOn.some((key) => changed.has(key))) each.draw();
+    else {
+      if (changed.has("step")) each.step?.();
+      if (changed.has("head")) each.pin?.();
+    }
+  }
+  if (changed.has("step") || changed.has("family")) hideTooltip();
+  drawWords();
+});
+
+// A link inside the page scrolls, and shows the rows that a claim speaks of; the address keeps
+// the view, so it is not the browser that follows the link.
+function follow(event) {
+  const link = event.target.closest("a[href^='#']");
+  if (!link) return;
+  const target = document.getElementById(link.getAttribute("href").slice(1));
+  if (!target) return;
+  event.preventDefault();
+  if (link.dataset.where) chooseWhere(JSON.parse(link.dataset.where));
+  target.scrollIntoView();
+  target.focus({ preventScroll: true });
+}
+
+function chooseWhere(where) {
+  const patch = {};
+  const run = data.runs.findIndex((each) =>
+    ["base_seed", "finetune_seed"].every((key) => !(key in where) || where[key] === each[key]));
+  if (run >= 0 && ("base_seed" in where || "finetune_seed" in where)) patch.run = run;
+  if ("step" in where) patch.step = nearestStep(Number(where.step));
+  for (const [column, key] of [["corruption", "family"], ["split", "split"],
+    ["measure", "measure"], ["node", "head"]]) {
+    const value = column in where ? addressed[key].read(String(where[column])) : undefined;
+    if (value !== undefined) patch[key] = value;
+  }
+  choose(patch);
+}
+
+function start() {
+  d3.selectAll(".needs-script").property("hidden", false);
+  fillSelect("metric", "metric", ["accuracy_among", "accuracy", "logit_diff"].map((value) =>
+    [value, { accuracy_among: "accuracy among the names", accuracy: "accuracy over the vocabulary",
+      logit_diff: "logit difference" }[value]]));
+  const splits = new Set(Object.keys(data.behaviour).map((key) => key.split("/")[2]));
+  fillSelect("split", "split",
+    Object.entries(data.names.splits).filter(([split]) => splits.has(split)));
+  const several = new Set(data.runs.map((run) => run.base_seed)).size > 1;
+  fillSelect("seed", "run", data.runs.map((run, index) =>
+    [index, several ? `${run.base_seed}.${run.finetune_seed}` : String(run.finetune_seed)]));
+  d3.select("#seed-label").property("hidden", data.runs.length < 2);
+  fillSelect("family", "family", [
+    ...data.families.shared.map((name) => [name, name]),
+    ...data.families.single.map((name) => [name, `${name} (one task)`]),
+  ]);
+  const measures = new Set(data.overlap.map((row) => row.measure));
+  fillSelect("measure", "measure",
+    Object.entries(data.names.measures).filter(([measure]) => measures.has(measure)));
+
+  d3.select("#play").on("click", togglePlaying);
+  document.addEventListener("click", follow);
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") hideTooltip();
+    if (event.target === document.body && ["ArrowLeft", "ArrowRight"].includes(event.key)
+      && stepByKey(event)) event.preventDefault();
+  });
+  addEventListener("hashchange", readAddress);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
+  startTheme();
+
+  let width = document.documentElement.clientWidth;
+  new ResizeObserver(() => {
+    const now = document.documentElement.clientWidth;
+    if (now !== width) {
+      width = now;
+      drawAll();
+    }
+  }).observe(document.body);
+  drawAll();
+  readAddress();
+}
+
+function startTheme() {
+  const button = d3.select("#theme");
+  const label = () => button.text(isDark() ? "Light" : "Dark")
+    .attr("aria-label", `Use the ${isDark() ? "light" : "dark"} theme`);
+  label();
+  button.on("click", () => {
+    const theme = isDark() ? "light" : "dark";
+    document.documentElement.dataset.theme = theme;
+    try { localStorage.setItem("circuitlapse-theme", theme); } catch { /* it lasts for this page */ }
+    label();
+    drawAll();
+  });
+}
+
+start();

@@ -1,0 +1,66 @@
+"""What things are called on the page, and the signs that stand for them."""
+
+from circuitlapse.records.documents import Group, Label
+
+TASKS = {"ioi2": "2-name IOI", "ioi3": "3-name IOI"}
+
+LABELS: dict[Label, str] = {
+    "elicited": "the new task's circuit was in the base, and fine-tuning turned it up",
+    "transformed": "the gain comes from changes to the old task's circuit",
+    "formed": "the gain comes from heads that the old task did not use",
+    "mixed": "no single origin accounts for the gain",
+    "no_gain": "fine-tuning did not teach the new task, so there is nothing to explain",
+    "undetermined": "this run does not decide between elicited, transformed and formed",
+}
+
+GROUPS: dict[Group, str] = {
+    "old_heads": "old circuit\u2019s heads",
+    "recruited_heads": "recruited heads",
+    "other_heads": "other heads",
+    "mlps": "MLPs",
+    "shared": "shared parameters",
+}
+
+# A sign for the map's cells, and what it means.
+FATES = {
+    "kept": ("=", "used before and after, about equally"),
+    "strengthened": ("↑", "used before, and more so after"),
+    "weakened": ("↓", "used before, and less so after"),
+    "repurposed": ("⇄", "used by the old task before, by the new task after"),
+    "recruited": ("+", "not used before, used after"),
+    "retired": ("\u00d7", "used before, not after"),
+    "unused": ("", "not used before or after"),
+}
+
+QUANTITIES = {
+    "first_in": "First in: alone, into the base",
+    "last_in": "Last in: what taking it back costs",
+    "shapley": "Shapley: mean over all orders",
+}
+
+MEASURES = {
+    "pearson": "Pearson correlation",
+    "spearman": "Spearman correlation",
+    "weighted_jaccard": "weighted Jaccard",
+}
+
+SPLITS = {"test": "held-out name pairs", "test_templates": "held-out templates"}
+
+# The section that shows each table: where a claim of the verdict leads.
+SECTIONS = {
+    "behaviour": "learning", "nodes": "map", "edges": "map", "overlap": "overlap",
+    "fates": "fates", "grafts": "grafts", "faithfulness": "faithfulness",
+    "controls": "controls", "placebo": "placebo",
+}  # fmt: skip
+
+
+def task_title(name: str) -> str:
+    """Return the reader's name of a task; one that is not built in keeps its own."""
+    return TASKS.get(name, name)
+
+
+def node_label(node: str) -> str:
+    """Turn a graph's node name into the field's: ``a2.h3`` is ``2.3`` and ``m1`` is ``MLP 1``."""
+    if node.startswith("a") and ".h" in node:
+        return node[1:].replace(".h", ".")
+    return f"MLP {node[1:]}" if node.startswith("m") else node

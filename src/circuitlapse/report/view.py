@@ -1,0 +1,204 @@
+"""The page's text and tables: everything that reads without JavaScript."""
+
+import json
+from typing import Any
+
+import polars as pl
+
+from circuitlapse.report.data import RunRecords
+from circuitlapse.report.definitions import DEFINITIONS
+from circuitlapse.report.names import (
+    FATES,
+    GROUPS,
+    LABELS,
+    MEASURES,
+    QUANTITIES,
+    SECTIONS,
+    SPLITS,
+    node_label,
+    task_title,
+)
+from circuitlapse.report.numbers import interval_at, number
+from circuitlapse.report.payload import FATE_COLUMNS, families
+from circuitlapse.report.shares import share_bar
+
+
+def view(records: RunRecords) -> dict[str, Any]:
+    """Word everything on the page that is not drawn. All of it is escaped by the template."""
+    tasks = records.experiment.tasks
+    shared = families(records)["shared"]
+    behaviour = records.tables["behaviour"]
+    first = behaviour.select("base_seed", "finetune_seed").unique().sort(pl.all()).row(0)
+    seed = (pl.col("base_seed") == first[0]) & (pl.col("finetune_seed") == first[1])
+    chosen = seed & (pl.col("corruption") == (shared[0] if shared else ""))
+    return {
+        "name": records.name,
+        "old": task_title(tasks.old),
+        "new": task_title(tasks.new),
+        "verdict": records.verdict,
+        "sentence": LABELS[records.verdict.label],
+        "bar": share_bar(records.verdict),
+        "groups": GROUPS,
+        "evidence": [
+            {
+                "statement": evidence.statement,
+                "section": SECTIONS.get(evidence.table, "provenance"),
+                "where": json.dumps(evidence.where),
+            }
+            for evidence in records.verdict.evidence
+        ],
+        "setting": _setting(records),
+        "seeds": behaviour.select("base_seed", "finetune_seed").unique().height,
+        "family": shared[0] if shared else None,
+        "fate_signs": FATES,
+        "behaviour_rows": _behaviour_rows(records),
+        "overlap_rows": _overlap_rows(records.tables["overlap"].filter(chosen)),
+        "fate_rows": _fate_rows(records.tables["fates"].filter(chosen)),
+        "graft_rows": _graft_rows(records.tables["grafts"].filter(seed)),
+        "placebo_rows": _placebo_rows(records),
+        "prompts": [
+            {"title": task_title(task), "name": task, "items": items}
+            for task, items in records.prompts.items()
+        ],
+        "definitions": DEFINITIONS,
+        "config": records.experiment_text,
+        "provenance": records.provenance,
+        "seconds": sum(records.provenance.seconds.values()),
+    }
+
+
+def _setting(records: RunRecords) -> str:
+    """Say what was fine-tuned on what, in a sentence or two."""
+    experiment = records.experiment
+    base = (
+        f"the model organism “{experiment.base.organism}” (pretraining seed {experiment.base.seed})"
+        if experiment.base.organism
+        else f"{experiment.base.path}"
+    )
+    tune = experiment.finetune
+    seeds = len(tune.seeds)
+    steps = records.tables["behaviour"]["step"].n_unique()
+    mixed = (
+        f", with {tune.old_fraction:.0%} {task_title(experiment.tasks.old)} mixed in"
+        if tune.old_fraction
+        else ""
+    )
+    return (
+        f"The base is {base}. It was fine-tuned on {task_title(experiment.tasks.new)}{mixed} for "
+        f"{tune.steps} steps of {tune.batch_size} prompts, with {seeds} "
+        f"seed{'s' if seeds > 1 else ''}, and was measured at {steps} checkpoints."
+    )
+
+
+def _held_out(split: str) -> str:
+    """Name what a split holds out, for a column headed “held out”."""
+    return SPLITS.get(split, split).removeprefix("held-out ")
+
+
+def _behaviour_rows(records: RunRecords) -> list[dict[str, Any]]:
+    """Base and last checkpoint, for each seed, task and split."""
+    frame = records.tables["behaviour"]
+    tasks = records.experiment.tasks
+    rows = []
+    keys = ["base_seed", "finetune_seed", "task", "split"]
+    for (base_seed, tune_seed, task, split), part in frame.group_by(keys, maintain_order=True):
+        part = part.sort("step")
+        ends = (part.row(0, named=True), part.row(-1, named=True))
+        rows.append(
+            {
+                "seeds": f"{base_seed}.{tune_seed}",
+                "task": task_title(str(task)),
+                "role": {tasks.old: "old", tasks.new: "new"}.get(str(task), ""),
+                "split": _held_out(str(split)),
+                "n": ends[0]["n"],
+                "last": ends[1]["step"],
+                "cells": [
+                    interval_at(end, name)
+                    for name in ("accuracy_among", "accuracy", "logit_diff")
+                    for end in ends
+                ],
+            }
+        )
+    return rows
+
+
+def _overlap_rows(frame: pl.DataFrame) -> list[list[Any]]:
+    """Every overlap of one seed and family at the last step that has any."""
+    frame = frame.filter(pl.col("step") == pl.col("step").max())
+    return [
+        [
+            row["unit"],
+            MEASURES.get(row["measure"], row["measure"]),
+            row["left"].replace(":", ", "),
+            row["right"].replace(":", ", "),
+            interval_at(row, "value"),
+            number(row["ceiling"]),
+            f"{number(row['null_mean'])} [{number(row['null_low'])}, {number(row['null_high'])}]",
+            number(row["p_value"], 3),
+        ]
+        for row in frame.sort("unit", "measure", maintain_order=True).iter_rows(named=True)
+    ]
+
+
+def _fate_rows(frame: pl.DataFrame) -> list[dict[str, Any]]:
+    """One row per head: the used ones first, strongest first."""
+    frame = frame.filter(pl.col("step") == pl.col("step").max())
+    rows = sorted(
+        frame.iter_rows(named=True),
+        key=lambda row: (
+            row["fate"] == "unused",
+            -max(abs(row[name] or 0) for name in FATE_COLUMNS[:4]),
+        ),
+    )
+    return [
+        {
+            "label": node_label(row["node"]),
+            "fate": row["fate"],
+            "sign": FATES.get(row["fate"], (row["fate"][:1], ""))[0],
+            "cells": [interval_at(row, name) for name in FATE_COLUMNS],
+        }
+        for row in rows
+    ]
+
+
+def _graft_rows(frame: pl.DataFrame) -> list[list[Any]]:
+    frame = frame.filter(pl.col("step") == pl.col("step").max())
+    return [
+        [
+            GROUPS.get(row["group"], row["group"]),
+            QUANTITIES.get(row["quantity"], row["quantity"]),
+            f"{row['n_parameters']:,}",
+            interval_at(row, "gain"),
+            interval_at(row, "share"),
+        ]
+        for row in frame.iter_rows(named=True)
+    ]
+
+
+def _placebo_rows(records: RunRecords) -> list[dict[str, Any]]:
+    """Each placebo beside the base and the last checkpoint of the same seed, task and split."""
+    keys = ("base_seed", "finetune_seed", "task", "split")
+    base: dict[tuple, dict[str, Any]] = {}
+    tuned: dict[tuple, dict[str, Any]] = {}
+    for row in records.tables["behaviour"].sort("step").iter_rows(named=True):
+        key = tuple(row[name] for name in keys)
+        base.setdefault(key, row)
+        tuned[key] = row
+    rows = []
+    for row in records.tables["placebo"].iter_rows(named=True):
+        key = tuple(row[name] for name in keys)
+        compared = (base.get(key), row, tuned.get(key))
+        rows.append(
+            {
+                "placebo": row["placebo"].replace("_", " "),
+                "seeds": f"{row['base_seed']}.{row['finetune_seed']}",
+                "task": task_title(row["task"]),
+                "split": _held_out(row["split"]),
+                "cells": [
+                    interval_at(each, name) if each else "\u2013"
+                    for name in ("accuracy_among", "logit_diff")
+                    for each in compared
+                ],
+            }
+        )
+    return rows

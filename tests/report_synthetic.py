@@ -1,0 +1,277 @@
+"""A made-up run for the report's tests: plausible numbers from a seed, and nothing measured."""
+
+import json
+import math
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from circuitlapse.config import Base, Experiment, Finetune, to_toml
+from circuitlapse.records.documents import (
+    Estimate,
+    Evidence,
+    Precondition,
+    Provenance,
+    Verdict,
+)
+from circuitlapse.records.tables import SCHEMAS, table
+
+LAYERS, HEADS = 4, 8
+FAMILIES = {
+    "ioi2": ["subject", "names"],
+    "ioi3": ["subject", "names", "s1_to_io", "s2_to_io"],
+}
+GROUPS = {"old_heads": 0.46, "recruited_heads": 0.11, "other_heads": 0.1, "mlps": 0.25,
+          "shared": 0.08}  # fmt: skip
+FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+
+
+def write_run(
+    run: Path,
+    seeds: tuple[int, ...] = (0,),
+    steps: int = 240,
+    every: int = 8,
+    base_path: str | None = None,
+    prompt: str = "After John, Mary and Jim went to the store, Mary and John gave a drink to",
+    shares: bool = True,
+) -> Path:
+    """Write a finished run directory of invented numbers."""
+    experiment = Experiment(
+        base=Base(organism=None if base_path else "default", path=base_path, seed=0),
+        finetune=Finetune.model_validate({"seeds": seeds, "steps": steps, "save_every": every}),
+    )
+    (run / "tables").mkdir(parents=True)
+    (run / "tasks").mkdir()
+    (run / "experiment.toml").write_text(to_toml(experiment), encoding="utf-8")
+    rows = _Rows(seeds, experiment.steps())
+    for name in SCHEMAS:
+        table(name, getattr(rows, name)()).write_parquet(run / "tables" / f"{name}.parquet")
+    (run / "verdict.json").write_text(_verdict(steps, shares).model_dump_json(), encoding="utf-8")
+    (run / "provenance.json").write_text(_provenance().model_dump_json(), encoding="utf-8")
+    for task, families in FAMILIES.items():
+        item = {
+            "prompt": prompt if task == "ioi3" else "When Ann and Bob sat down, Ann gave a pen to",
+            "answer": " Jim" if task == "ioi3" else " Bob",
+            "corrupt": {name: f"{prompt} ({name})" for name in families},
+        }
+        lines = "".join(json.dumps(item, ensure_ascii=False) + "\n" for _ in range(6))
+        (run / "tasks" / f"{task}.test.jsonl").write_text(lines, encoding="utf-8")
+    return run
+
+
+class _Rows:
+    """Rows of every table: each head has an old and a new strength that rises with the step."""
+
+    def __init__(self, seeds: tuple[int, ...], steps: list[int]) -> None:
+        self.random = Random(0)
+        self.steps = steps
+        self.seeds = [{"base_seed": 0, "finetune_seed": seed} for seed in seeds]
+        self.nodes_ = [
+            *((f"a{layer}.h{head}", "head", layer, head)
+              for layer in range(LAYERS) for head in range(HEADS)),
+            *((f"m{layer}", "mlp", layer, -1) for layer in range(LAYERS)),
+        ]  # fmt: skip
+        self.strength = {
+            node[0]: (self._heavy(), self._heavy() * (1.6 if node[2] else 0.7))
+            for node in self.nodes_
+        }
+
+    def _heavy(self) -> float:
+        return round(self.random.choice((-0.5, 1, 1)) * 10 ** self.random.uniform(-2.3, 0.6), 4)
+
+    def _interval(self, name: str, value: float, half: float) -> dict[str, float]:
+        return {name: value, f"{name}_low": value - half, f"{name}_high": value + half}
+
+    def _rise(self, step: int) -> float:
+        return 1 / (1 + math.exp(-(step - 70) / 28)) - 1 / (1 + math.exp(70 / 28))
+
+    def _behaviour(self, seed: dict, step: int, task: str, split: str, rise: float) -> dict:
+        drop = 0.16 if split == "test_templates" else 0.0
+        noise = self.random.gauss(0, 0.008)
+        accuracy = (0.985 - drop if task == "ioi2" else 0.37 + (0.6 - drop) * rise) + noise
+        return {
+            **seed, "step": step, "task": task, "split": split, "n": 1024,
+            **self._interval("accuracy", accuracy - 0.03, 0.02),
+            **self._interval("accuracy_among", min(accuracy, 0.99), 0.012),
+            **self._interval("logit_diff", 4.4 if task == "ioi2" else 0.2 + 4 * rise, 0.15),
+        }  # fmt: skip
+
+    def behaviour(self) -> list[dict[str, Any]]:
+        return [
+            self._behaviour(seed, step, task, split, self._rise(step))
+            for seed in self.seeds
+            for step in self.steps
+            for task in FAMILIES
+            for split in ("test", "test_templates")
+        ]
+
+    def placebo(self) -> list[dict[str, Any]]:
+        return [
+            {"placebo": "old_task", **self._behaviour(seed, self.steps[-1], task, split, 0.0)}
+            for seed in self.seeds
+            for task in FAMILIES
+            for split in ("test", "test_templates")
+        ]
+
+    def _effect(self, node: str, task: str, family: str, step: int) -> float:
+        old, new = self.strength[node]
+        rise = self._rise(step)
+        scale = {"subject": 1.0, "names": 0.7, "s1_to_io": 0.9, "s2_to_io": 1.1}[family]
+        mean = old * (1 - 0.25 * rise) if task == "ioi2" else (0.6 * old + 0.6 * new) * rise
+        return scale * mean + self.random.gauss(0, 0.02)
+
+    def nodes(self) -> list[dict[str, Any]]:
+        rows = []
+        for seed in self.seeds:
+            for step in self.steps:
+                for task, families in FAMILIES.items():
+                    for family in families:
+                        for node, kind, layer, head in self.nodes_:
+                            effect = self._effect(node, task, family, step)
+                            half = 0.04 + 0.06 * abs(effect)
+                            rows.append({
+                                **seed, "step": step, "task": task, "corruption": family,
+                                "node": node, "kind": kind, "layer": layer, "head": head,
+                                **self._interval("effect", effect, half),
+                                "attribution": 0.9 * effect,
+                            })  # fmt: skip
+        return rows
+
+    def edges(self) -> list[dict[str, Any]]:
+        return [
+            {**seed, "step": step, "task": task, "corruption": "subject", "writer": "a0.h1",
+             "reader": "a1.h2<q>", "score": 0.5}
+            for seed in self.seeds for step in self.steps for task in FAMILIES
+        ]  # fmt: skip
+
+    def faithfulness(self) -> list[dict[str, Any]]:
+        rows = []
+        for seed in self.seeds:
+            for step in self.steps:
+                for task, families in FAMILIES.items():
+                    for family in families[:2]:
+                        refused = task == "ioi3" and step < 16
+                        bend = self.random.uniform(0.9, 1.2)
+                        for fraction in FRACTIONS:
+                            value = min(1.0, bend * fraction**0.25 * 1.15)
+                            rows.append({
+                                **seed, "step": step, "task": task, "corruption": family,
+                                "fraction": fraction, "n_edges": int(fraction * 2500),
+                                "metric": 4 * value, "clean": 4.0, "corrupt": 0.0,
+                                "faithfulness": None if refused else value,
+                                "refused": "clean and corrupt do not differ" if refused else None,
+                            })  # fmt: skip
+        return rows
+
+    def controls(self) -> list[dict[str, Any]]:
+        known = (("ioi2", "list_order"), ("ioi3", "subject_order"), ("ioi3", "list_order"))
+        return [
+            {**seed, "step": step, "task": task, "control": control, "n": 256,
+             **self._interval("effect", self.random.gauss(0, 0.05), 0.12)}
+            for seed in self.seeds for step in self.steps for task, control in known
+        ]  # fmt: skip
+
+    def overlap(self) -> list[dict[str, Any]]:
+        sides = ("base:old", "base:new", "tuned:old", "tuned:new")
+        known = [
+            (seed, family, unit, left, right)
+            for seed in self.seeds for family in ("subject", "names")
+            for unit in ("nodes", "edges")
+            for place, left in enumerate(sides) for right in sides[place + 1 :]
+        ]  # fmt: skip
+        return [
+            {**seed, "step": self.steps[-1], "corruption": family, "unit": unit, "left": left,
+             "right": right, "measure": measure,
+             **self._interval("value", self.random.uniform(0.45, 0.9), 0.05), "ceiling": 0.95,
+             "null_mean": 0.12, "null_low": -0.1, "null_high": 0.35, "p_value": 0.001}
+            for seed, family, unit, left, right in known
+            for measure in ("pearson", "spearman", "weighted_jaccard")
+        ]  # fmt: skip
+
+    def fates(self) -> list[dict[str, Any]]:
+        rows = []
+        last = self.steps[-1]
+        for seed in self.seeds:
+            for family in ("subject", "names"):
+                for node, kind, layer, head in self.nodes_:
+                    if kind != "head":
+                        continue
+                    old, new = self.strength[node]
+                    was, now = abs(old) > 0.15, abs(0.6 * (old + new)) > 0.15
+                    fate = {
+                        (False, False): "unused", (False, True): "recruited",
+                        (True, False): "retired",
+                        (True, True): self.random.choice(
+                            ("kept", "strengthened", "weakened", "repurposed")),
+                    }[was, now]  # fmt: skip
+                    row = {
+                        **seed, "step": last, "corruption": family, "node": node, "layer": layer,
+                        "head": head, "fate": fate,
+                    }  # fmt: skip
+                    for name, task, step in (
+                        ("base_old", "ioi2", 0), ("base_new", "ioi3", 0),
+                        ("tuned_old", "ioi2", last), ("tuned_new", "ioi3", last),
+                        ("placebo_old", "ioi2", 0),
+                    ):  # fmt: skip
+                        row |= self._interval(name, self._effect(node, task, family, step), 0.06)
+                    rows.append(row)
+        return rows
+
+    def grafts(self) -> list[dict[str, Any]]:
+        return [
+            {**seed, "step": self.steps[-1], "group": group, "quantity": quantity,
+             "n_parameters": int(200_000 * share),
+             **self._interval("gain", 4 * share * scale, 0.25),
+             **self._interval("share", share * scale, 0.06)}
+            for seed in self.seeds for group, share in GROUPS.items()
+            for quantity, scale in (("first_in", 0.7), ("last_in", 1.2), ("shapley", 1.0))
+        ]  # fmt: skip
+
+
+def _verdict(last: int, shares: bool) -> Verdict:
+    given = {
+        group: Estimate(value=share, low=share - 0.06, high=share + 0.06)
+        for group, share in GROUPS.items()
+    }
+    return Verdict.model_validate(
+        {
+            "label": "undetermined" if shares else "no_gain",
+            "reason": "The calibration that a stronger label needs has not been run.",
+            "scope": "this run",
+            "gain": Estimate(value=3.9, low=3.7, high=4.1)
+            if shares
+            else Estimate(value=0.02, low=-0.05, high=0.09),
+            "shares": given if shares else dict.fromkeys(GROUPS),
+            "preconditions": [
+                Precondition(name="The base does the old task", holds=True,
+                             detail="accuracy among names 0.99, at least 0.98 asked"),
+                Precondition(name="The base does not do the new task", holds=True,
+                             detail="accuracy among names 0.37, within 0.25 to 0.50"),
+                Precondition(name="The gain is clear of zero", holds=shares,
+                             detail="95 % interval of the logit difference"),
+            ],
+            "evidence": [
+                Evidence(statement="The old circuit in the base resembles the new one after "
+                         "fine-tuning, r = 0.78, below its ceiling of 0.86.", table="overlap",
+                         where={"step": last, "measure": "pearson", "unit": "nodes"}),
+                Evidence(statement="Grafting the old circuit\u2019s heads alone brings 0.46 of the "
+                         "gain.", table="grafts", where={"group": "old_heads"}),
+                Evidence(statement="Head 2.3 was recruited.", table="fates",
+                         where={"node": "a2.h3"}),
+            ],
+        }
+    )  # fmt: skip
+
+
+def _provenance() -> Provenance:
+    return Provenance(
+        circuitlapse="0.1.0",
+        started="2026-01-01T00:00:00Z",
+        command="circuitlapse run experiment.toml",
+        platform="Linux-6 x86_64, 2 cores",
+        python="3.11.2",
+        libraries={"torch": "2.13.0", "transformers": "5.23.0"},
+        config_sha256="0" * 64,
+        base={"recipe_sha256": "1" * 64, "old_accuracy": 0.99, "parameters": 211_000},
+        seconds={"finetune seed-0": 14.2, "circuits step-0": 2.5},
+    )
