@@ -1,0 +1,207 @@
+"""From per-prompt arrays to the comparison of base and tuned model: overlap, fates and grafts."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from safetensors import safe_open
+
+from circuitlapse.attribution import node_effects
+from circuitlapse.compare import (
+    EdgeImportance,
+    Fates,
+    HeadEffects,
+    NodeImportance,
+    Overlaps,
+    Shares,
+    edge_overlaps,
+    graft_values,
+    head_fates,
+    node_overlaps,
+    parameter_groups,
+    shares,
+    used_threshold,
+)
+from circuitlapse.errors import CircuitlapseError
+from circuitlapse.models import Graph, Model, logit_differences
+from circuitlapse.pipeline import plan
+from circuitlapse.pipeline.measure import Arrays, family_mean, load_arrays
+from circuitlapse.pipeline.tabulate import Row, Scores
+from circuitlapse.records import GROUPS
+from circuitlapse.tasks import Item, get_task, tokenize
+
+# The edges' null is shuffled less often: it has 40 times as many entries and is as wide.
+_EDGE_PERMUTATIONS = 5
+
+
+def overlaps_of(scores: Scores, seed: int, family: str) -> tuple[Overlaps, Overlaps]:
+    """Overlaps of node and of edge importances between both models on both tasks."""
+    settings, graph = scores.experiment.compare, scores.graph
+    nodes, edges = [], []
+    for model, step in (("base", 0), ("tuned", scores.last)):
+        for task in scores.tasks:
+            at = (plan.arm(seed), step, task)
+            nodes.append(NodeImportance(model, task, scores.family(*at, "effects", family)))
+            mean = scores.family(*at, "edges", family)
+            halves = scores.family(*at, "halves", family)
+            edges.append(EdgeImportance(model, task, mean, halves))
+    return (
+        node_overlaps(
+            nodes, graph.nodes, seed=settings.seed, permutations=settings.permutations,
+            repeats=settings.bootstrap,
+        ),
+        edge_overlaps(
+            edges, graph.writers, graph.readers, graph.edges.numpy(), seed=settings.seed,
+            permutations=max(1, settings.permutations // _EDGE_PERMUTATIONS),
+        ),
+    )  # fmt: skip
+
+
+def overlap_rows(scores: Scores) -> list[Row]:
+    """Rows of the table ``overlap``, at the last step."""
+    rows = []
+    for seed in scores.experiment.finetune.seeds:
+        for family in scores.experiment.measure.corruptions:
+            for found in overlaps_of(scores, seed, family):
+                names = {**scores.seeds(seed), "step": scores.last, "corruption": family}
+                rows += [{**names, **asdict(row)} for row in found.rows]
+    return rows
+
+
+def fates_of(scores: Scores, seed: int, family: str) -> Fates:
+    """Decide every head's fate from its effects on the test prompts.
+
+    Raises:
+        CircuitlapseError: If the base does not do the old task, so that no effect is large or small.
+    """
+    old, new = scores.tasks
+    arm, last = plan.arm(seed), scores.last
+    columns = [index for index, node in enumerate(scores.graph.nodes) if not node.startswith("m")]
+
+    def effects(name: str, step: int, task: str) -> np.ndarray:
+        return scores.family(name, step, task, "effects", family)[:, columns]
+
+    placebo = scores.experiment.finetune.placebo
+    measured = HeadEffects(
+        heads=[scores.graph.nodes[index] for index in columns],
+        base_old=effects(arm, 0, old),
+        base_new=effects(arm, 0, new),
+        tuned_old=effects(arm, last, old),
+        tuned_new=effects(arm, last, new),
+        placebo_old=effects(plan.placebo_arm(seed), last, old) if placebo else None,
+    )
+    clean, corrupt = (scores.family(arm, 0, old, name, family) for name in ("clean", "corrupt"))
+    return head_fates(measured, used_threshold(clean - corrupt))
+
+
+def fate_rows(scores: Scores) -> list[Row]:
+    """Rows of the table ``fates``; none where the base does not do the old task."""
+    rows = []
+    for seed in scores.experiment.finetune.seeds:
+        for family in scores.experiment.measure.corruptions:
+            try:
+                fates = fates_of(scores, seed, family)
+            except CircuitlapseError:
+                continue  # the verdict's preconditions say so, with the figures
+            names = {**scores.seeds(seed), "step": scores.last, "corruption": family}
+            rows += [{**names, **asdict(row)} for row in fates.rows]
+    return rows
+
+
+def graft_arrays(
+    models: Mapping[str, Model],
+    items: Mapping[str, list[Item]],
+    scored: list[Item],
+    family: str,
+    advance: Callable[[int, int], None],
+) -> tuple[Arrays, dict[str, str]]:
+    """Choose groups of heads on validation prompts and score all hybrids on test prompts.
+
+    Args:
+        models: ``base``, ``tuned`` and, where there is one, ``placebo``.
+        items: Validation items of the old and then of the new task, by task.
+        scored: Test items of the new task.
+        family: Corruption family behind the choice.
+        advance: Called with (hybrids done, hybrids in all).
+
+    Returns:
+        The hybrids' logit differences, ``values [subsets, prompts]``, and as metadata the groups'
+        heads and sizes, and why no group could be chosen where that is so.
+    """
+    old_heads, recruited, refused = _choose(models, items, family)
+    base, tuned = models["base"], models["tuned"]
+    groups = parameter_groups(base.hf, old_heads, recruited)
+    new = list(items)[1]
+    pairs = tokenize(scored, base.tokenizer, get_task(new).corruptions[0])
+    values = graft_values(base, tuned, groups, pairs, advance)
+    about = {
+        "old_heads": json.dumps(old_heads),
+        "recruited_heads": json.dumps(recruited),
+        "n_parameters": json.dumps(groups.n_parameters),
+        "refused": refused,
+    }
+    return {"values": values}, about
+
+
+def _choose(
+    models: Mapping[str, Model], items: Mapping[str, list[Item]], family: str
+) -> tuple[tuple[str, ...], tuple[str, ...], str]:
+    """The old and the recruited heads, by their fates on validation prompts."""
+    old, new = items
+    graph: Graph = models["base"].graph
+    columns = [index for index, node in enumerate(graph.nodes) if not node.startswith("m")]
+
+    def pairs_of(task: str) -> dict[str, Any]:
+        tokenizer = models["base"].tokenizer
+        return {v: tokenize(items[task], tokenizer, v) for v in get_task(task).families[family]}
+
+    pairs = {task: pairs_of(task) for task in (old, new)}
+
+    def effects(model: Model, task: str) -> np.ndarray:
+        found = {f"effects.{v}": node_effects(model, p).numpy() for v, p in pairs[task].items()}
+        return family_mean(found, "effects", list(pairs[task]))[:, columns]
+
+    def difference() -> np.ndarray:
+        both = [logit_differences(models["base"], pair) for pair in pairs[old].values()]
+        return np.mean([(clean - corrupt).numpy() for clean, corrupt in both], axis=0)
+
+    try:
+        threshold = used_threshold(difference())
+    except CircuitlapseError as error:
+        return (), (), str(error)
+    fates = head_fates(
+        HeadEffects(
+            heads=[graph.nodes[index] for index in columns],
+            base_old=effects(models["base"], old),
+            base_new=effects(models["base"], new),
+            tuned_old=effects(models["tuned"], old),
+            tuned_new=effects(models["tuned"], new),
+            placebo_old=effects(models["placebo"], old) if "placebo" in models else None,
+        ),
+        threshold,
+    )
+    return fates.old_heads, fates.recruited_heads, ""
+
+
+def shares_of(scores: Scores, seed: int) -> tuple[Shares, dict[str, str]]:
+    """Divide the gain among the groups; also what the graft job noted about them."""
+    path = scores.store.read(plan.grafts(plan.arm(seed)))
+    with safe_open(path, "numpy") as file:
+        about = file.metadata()
+    settings = scores.experiment.compare
+    divided = shares(
+        load_arrays(path)["values"], json.loads(about["n_parameters"]),
+        seed=settings.seed, repeats=settings.bootstrap,
+    )  # fmt: skip
+    return divided, about
+
+
+def graft_rows(scores: Scores) -> list[Row]:
+    """Rows of the table ``grafts``."""
+    rows = []
+    for seed in scores.experiment.finetune.seeds:
+        names = {**scores.seeds(seed), "step": scores.last}
+        rows += [{**names, **asdict(row)} for row in shares_of(scores, seed)[0].rows]
+    return rows

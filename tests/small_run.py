@@ -1,0 +1,21 @@
+"""An experiment small enough for tests: every job of a real one, on a tiny model."""
+
+from pathlib import Path
+from typing import Any
+
+import circuitlapse as cl
+
+
+def small_experiment(base: Path, **finetune: Any) -> cl.Experiment:
+    """Return an experiment on the model in ``base`` with three checkpoints."""
+    return cl.Experiment.model_validate(
+        {
+            "base": {"path": str(base)},
+            "finetune": {"steps": 4, "save_every": 2, "batch_size": 8, **finetune},
+            "measure": {"prompts": 24, "circuit_prompts": 12, "fractions": [0.02, 0.2, 1.0]},
+            "compare": {
+                "group_prompts": 12, "graft_prompts": 16, "bootstrap": 40, "permutations": 40,
+            },
+            "compute": {"workers": 1, "device": "cpu"},
+        }
+    )  # fmt: skip

@@ -1,0 +1,151 @@
+"""The command line as a user meets it: in a process of its own."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import circuitlapse as cl
+from circuitlapse.config import to_toml
+from small_run import small_experiment
+
+ROOT = Path(__file__).parents[1]
+
+
+def _python(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess:
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
+
+
+def _cli(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess:
+    return _python("-m", "circuitlapse", *arguments, cwd=cwd)
+
+
+@pytest.fixture(scope="module")
+def config(tiny_model, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("cli") / "small.toml"
+    path.write_text(to_toml(small_experiment(tiny_model)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(config) -> tuple[Path, subprocess.CompletedProcess]:
+    """A run made by the example script, so that it is tested too."""
+    out = config.parent / "run"
+    return out, _python(ROOT / "examples/verdict.py", config, out)
+
+
+def test_the_example_reaches_a_verdict_in_under_ten_lines(finished):
+    out, done = finished
+    assert done.returncode == 0, done.stderr
+    assert "undetermined" in done.stdout or "no_gain" in done.stdout
+    assert str(out / "report.html") in done.stdout
+    lines = (ROOT / "examples/verdict.py").read_text().split('"""', 2)[2].splitlines()
+    assert len([line for line in lines if line.strip()]) < 10
+
+
+def test_a_finished_run_says_so_and_prints_its_summary(config, finished):
+    done = _cli("run", config, "--out", finished[0])
+    assert done.returncode == 0, done.stderr
+    assert "everything is there already: nothing to do" in done.stderr
+    for expected in ("ioi2", "ioi3", "test_templates", "base", "Top heads", "Verdict: "):
+        assert expected in done.stdout
+    assert str(finished[0] / "report.html") in done.stdout.replace("\n", "")
+
+
+def test_a_report_is_rebuilt_without_torch(finished):
+    out, before = finished[0], (finished[0] / "report.html").read_bytes()
+    (out / "report.html").unlink()
+    script = (
+        "import sys\nfrom circuitlapse.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
+        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules\n"
+    )
+    done = _python("-c", script, "report", out)
+    assert done.returncode == 0, done.stderr
+    assert (out / "report.html").read_bytes() == before
+    assert cl.load_run(out).report.exists()
+
+
+def test_a_report_of_changed_tables_is_refused(finished, tmp_path):
+    table = finished[0] / "tables/controls.parquet"
+    before = table.read_bytes()
+    try:
+        table.write_bytes(before[:-9] + bytes([before[-9] ^ 1]) + before[-8:])
+        done = _cli("report", finished[0])
+        assert done.returncode == 2
+        assert "controls.parquet is not what was written" in done.stderr
+    finally:
+        table.write_bytes(before)
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    script = (
+        "import sys, circuitlapse\nassert 'torch' not in sys.modules\n"
+        "circuitlapse.load_run, circuitlapse.run_experiment\nassert 'torch' not in sys.modules\n"
+    )
+    assert _python("-c", script).returncode == 0
+
+
+def test_every_public_name_is_there():
+    assert sorted(cl.__all__) == cl.__all__
+    for name in cl.__all__:
+        assert getattr(cl, name).__doc__
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        cl.nothing  # noqa: B018
+
+
+def test_version_and_help():
+    assert _cli("--version").stdout == f"circuitlapse {cl.__version__}\n"
+    done = _cli("--help")
+    assert done.returncode == 0
+    for command in ("demo", "run", "report"):
+        assert command in done.stdout
+        assert _cli(command, "--help").returncode == 0
+
+
+def test_the_demo_prints_a_config_that_can_be_run(tmp_path):
+    done = _cli("demo", "--organism", "natural", "--seed", 4, "--print-config")
+    (tmp_path / "demo.toml").write_text(done.stdout)
+    assert cl.read_experiment(tmp_path / "demo.toml") == cl.demo_experiment("natural", 4)
+
+
+def test_a_dry_run_lists_the_jobs_and_does_none(config, tmp_path):
+    done = _cli("run", config, "--out", tmp_path / "run", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "run").exists()
+    assert "measure seed-0 step 4 ioi3" in done.stdout
+    assert "MiB on disk" in done.stdout.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[base]\norganism = "default"\n[finetune]\nstep = 3\n', "did you mean `steps`?"),
+        ('[base]\npath = "/no/such/model"\n', "/no/such/model"),
+        ('[base]\norganism = "default"\n[tasks]\nnew = "ioi9"\n', "there is no such task"),
+        (
+            '[base]\norganism = "default"\n[measure]\ncorruptions = ["nouns"]\n',
+            "measure.corruptions may hold subject, names",
+        ),
+    ],
+)
+def test_bad_input_ends_with_one_message_and_status_2(tmp_path, text, message):
+    (tmp_path / "bad.toml").write_text(text)
+    done = _cli("run", "bad.toml", cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith("circuitlapse: ")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("report", "nowhere"), ("run", "none.toml"), ("demo", "--organism", "odd"), ("unheard-of",)],
+)
+def test_bad_usage_ends_with_status_2(tmp_path, arguments):
+    done = _cli(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []

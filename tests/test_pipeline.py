@@ -1,0 +1,183 @@
+"""The whole pipeline on a tiny real model: what it leaves behind, and how it goes on."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import polars as pl
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import circuitlapse as cl
+from circuitlapse.config import to_toml
+from circuitlapse.pipeline import Progress
+from circuitlapse.records import SCHEMAS
+from small_run import small_experiment
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_model, tmp_path_factory) -> cl.Run:
+    return cl.run_experiment(
+        small_experiment(tiny_model), tmp_path_factory.mktemp("runs") / "small"
+    )
+
+
+@pytest.fixture
+def copied(finished, tmp_path) -> cl.Run:
+    shutil.copytree(finished.path, tmp_path / "run", copy_function=shutil.copy2)
+    return cl.load_run(tmp_path / "run")
+
+
+def _again(run: cl.Run) -> tuple[list[str], list[str]]:
+    """Start a run again; return the jobs that were done and the notes."""
+    events: list[Progress] = []
+    cl.run_experiment(run.experiment, run.path, events.append)
+    started = [event.job for event in events if event.kind == "started"]
+    return started, [event.text for event in events if event.kind == "note"]
+
+
+def test_the_tables_have_their_columns_and_no_nan(finished):
+    for name, schema in SCHEMAS.items():
+        table = finished.table(name)
+        assert dict(table.schema) == schema, name
+        for column in table.select(pl.selectors.float()).iter_columns():
+            assert not column.is_nan().any(), (name, column.name)
+
+
+def test_behaviour_covers_every_step_task_and_split(finished):
+    table = finished.table("behaviour")
+    keys = ["base_seed", "finetune_seed", "step", "task", "split"]
+    assert table.select(keys).is_duplicated().sum() == 0
+    assert table["step"].unique().sort().to_list() == [0, 2, 4]
+    assert set(table["split"]) == {"test", "test_templates"}
+    assert len(table) == 3 * 2 * 2
+    for name in ("accuracy", "accuracy_among", "logit_diff"):
+        assert (table[f"{name}_low"] <= table[name]).all()
+        assert (table[name] <= table[f"{name}_high"]).all()
+
+
+def test_nodes_cover_every_head_mlp_and_corruption(finished):
+    table = finished.table("nodes").filter(pl.col("step") == 0)
+    by_task = {task: set(table.filter(pl.col("task") == task)["corruption"]) for task in
+               ("ioi2", "ioi3")}  # fmt: skip
+    assert by_task["ioi2"] == {"subject", "names"}
+    assert by_task["ioi3"] == {"subject", "names", "s1_to_io", "s2_to_io"}
+    one = table.filter((pl.col("task") == "ioi3") & (pl.col("corruption") == "names"))
+    assert one["node"].to_list() == ["a0.h0", "a0.h1", "m0", "a1.h0", "a1.h1", "m1"]
+    assert one["head"].to_list() == [0, 1, -1, 0, 1, -1]
+
+
+def test_a_family_is_the_mean_of_its_variants(finished):
+    effects = finished.table("nodes").filter((pl.col("task") == "ioi3") & (pl.col("step") == 4))
+    wide = effects.pivot("corruption", index="node", values="effect")
+    mean = (wide["s1_to_io"] + wide["s2_to_io"]) / 2
+    assert (wide["subject"] - mean).abs().max() < 1e-6
+
+
+def test_the_first_checkpoint_is_the_base_and_all_load_unchanged(finished, tiny_model):
+    steps = sorted((finished.path / "checkpoints/seed-0").iterdir())
+    assert [step.name for step in steps] == ["step-00000", "step-00002", "step-00004"]
+    base = AutoModelForCausalLM.from_pretrained(tiny_model).state_dict()
+    first = AutoModelForCausalLM.from_pretrained(steps[0]).state_dict()
+    assert all((base[name] == first[name]).all() for name in base)
+    assert len(AutoTokenizer.from_pretrained(steps[2])) == len(base["transformer.wte.weight"])
+    assert not list(finished.path.rglob("*.bin"))
+
+
+def test_a_random_model_gets_no_verdict(finished):
+    verdict = finished.verdict
+    assert verdict.label in ("no_gain", "undetermined")
+    assert any(not check.holds for check in verdict.preconditions)
+    assert set(json.loads((finished.path / "verdict.json").read_text())["shares"]) == {
+        "old_heads", "recruited_heads", "other_heads", "mlps", "shared",
+    }  # fmt: skip
+    assert finished.report.read_text().startswith("<!doctype html>")
+    assert finished.provenance.base["sha256"]
+
+
+def test_training_prompts_hold_no_held_out_pair(finished):
+    def pairs(name):
+        lines = (finished.path / "tasks" / name).read_text().splitlines()
+        listed = [json.loads(line)["names"] for line in lines]
+        return [{frozenset((a, b)) for a in names for b in names if a != b} for names in listed]
+
+    seen = set().union(*pairs("finetune.train.jsonl"))
+    assert all(prompt - seen for prompt in pairs("ioi3.test.jsonl"))
+
+
+def test_a_finished_run_started_again_does_nothing(finished):
+    assert _again(finished) == ([], [])
+
+
+@pytest.mark.parametrize(
+    "name", ["scores/seed-0/step-00002/ioi3.safetensors", "tables/nodes.parquet", "verdict.json"]
+)
+def test_a_deleted_artifact_is_made_again_alone_and_the_same(copied, name):
+    path = copied.path / name
+    before = path.read_bytes()
+    path.unlink()
+    assert len(_again(copied)[0]) == 1
+    assert path.read_bytes() == before
+
+
+def test_a_flipped_byte_is_noticed_when_read_and_mended_when_run(copied):
+    name = "scores/seed-0/step-00002/ioi3.safetensors"
+    path = copied.path / name
+    before = path.read_bytes()
+    path.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+    with pytest.raises(cl.CircuitlapseError, match="is not what was written"):
+        copied.scores(2, "ioi3")
+    started, notes = _again(copied)
+    assert started == ["measure seed-0 step 2 ioi3"]
+    assert notes == [f"{name} was changed after it was written (its hash differs): rebuilding it"]
+    assert path.read_bytes() == before
+
+
+def test_another_experiment_does_not_touch_the_run(copied, tiny_model):
+    before = {path: path.stat().st_mtime_ns for path in copied.path.rglob("*")}
+    other = small_experiment(tiny_model, learning_rate=0.5)
+    with pytest.raises(cl.CircuitlapseError, match=r"another experiment: finetune\.learning_rate"):
+        cl.run_experiment(other, copied.path)
+    assert {path: path.stat().st_mtime_ns for path in copied.path.rglob("*")} == before
+
+
+def test_a_directory_with_other_things_is_left_alone(tiny_model, tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(cl.CircuitlapseError, match="is not empty and holds no run"):
+        cl.run_experiment(small_experiment(tiny_model), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_tables(finished, tiny_model, tmp_path):
+    config, out = tmp_path / "experiment.toml", tmp_path / "run"
+    config.write_text(to_toml(small_experiment(tiny_model)))
+    command = [sys.executable, "-m", "circuitlapse", "run", str(config), "--out", str(out)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    scored = out / "scores/seed-0/step-00002/ioi2.safetensors"
+    deadline = time.monotonic() + 120
+    while not scored.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert scored.exists()
+    assert not (out / "verdict.json").exists()
+    run = cl.run_experiment(small_experiment(tiny_model), out)
+    for name in SCHEMAS:
+        assert run.table(name).equals(finished.table(name)), name
+    assert run.verdict == finished.verdict
+    assert not list(out.rglob(".draft-*"))
+
+
+def test_several_seeds_and_processes_give_the_same_as_one(finished, tiny_model, tmp_path):
+    experiment = small_experiment(tiny_model, seeds=[0, 1], placebo=False)
+    compute = experiment.compute.model_copy(update={"workers": 2})
+    run = cl.run_experiment(experiment.model_copy(update={"compute": compute}), tmp_path / "run")
+    nodes = run.table("nodes")
+    assert set(nodes["finetune_seed"]) == {0, 1}
+    ours = nodes.filter(pl.col("finetune_seed") == 0)
+    theirs = finished.table("nodes")
+    assert (ours["effect"] - theirs["effect"]).abs().max() < 1e-4
+    assert run.verdict.label in ("no_gain", "undetermined")
