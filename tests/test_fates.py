@@ -102,6 +102,13 @@ def test_a_change_counts_only_beyond_what_the_placebo_did():
     assert fates == ["strengthened", "kept", "kept", "unused"]
 
 
+def test_without_a_placebo_changes_are_held_against_zero():
+    columns = [(2, 0, 3, 0, 9.0), (2, 0, 2, 0, 9.0)]
+    result = head_fates(replace(effects(columns), placebo_old=None), threshold=0.5)
+    assert [row.fate for row in result.rows] == ["strengthened", "kept"]
+    assert result.rows[0].placebo_old is None
+
+
 def test_a_change_below_the_threshold_does_not_count_however_certain():
     columns = [(2, 0, 2.4, 0, 2), (0.45, 0, 0.55, 0, 0.45)]
     result = head_fates(effects(columns, noise=0.01), threshold=0.5)

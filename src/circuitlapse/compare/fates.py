@@ -37,7 +37,7 @@ of the two tasks is meant:
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -55,6 +55,7 @@ COURSES: tuple[Course, ...] = get_args(Course)
 # importances leave 7 to 12 of 32 heads that carry weight, and several heads above a tenth.
 USED_FRACTION = 0.05
 
+_CONDITIONS = ("base_old", "base_new", "tuned_old", "tuned_new", "placebo_old")
 _UP, _DOWN = {"gained", "grew"}, {"lost", "shrank"}
 _NOT_IN_BASE = {"idle", "gained"}
 
@@ -69,7 +70,8 @@ class HeadEffects:
         base_new: Base on the new task, ``[new_prompts, heads]``.
         tuned_old: Tuned model on the old task, the same prompts.
         tuned_new: Tuned model on the new task, the same prompts.
-        placebo_old: Placebo fine-tune on the old task, the same prompts.
+        placebo_old: Placebo fine-tune on the old task, the same prompts; None where none was run:
+            then a change is held against zero only.
     """
 
     heads: Sequence[str] = field(repr=False)
@@ -77,16 +79,18 @@ class HeadEffects:
     base_new: Float[np.ndarray, "new_prompts heads"]
     tuned_old: Float[np.ndarray, "old_prompts heads"]
     tuned_new: Float[np.ndarray, "new_prompts heads"]
-    placebo_old: Float[np.ndarray, "old_prompts heads"]
+    placebo_old: Float[np.ndarray, "old_prompts heads"] | None
 
     def __post_init__(self) -> None:
         """Refuse effects that cannot be paired."""
         shapes = {
             name: getattr(self, name).shape
-            for name in ("base_old", "tuned_old", "placebo_old", "base_new", "tuned_new")
+            for name in _CONDITIONS
+            if getattr(self, name) is not None
         }
         old, new = shapes["base_old"], shapes["base_new"]
-        paired = old == shapes["tuned_old"] == shapes["placebo_old"] and new == shapes["tuned_new"]
+        paired = new == shapes["tuned_new"] and old == shapes["tuned_old"]
+        paired &= old == shapes.get("placebo_old", old)
         if not paired or old[1] != len(self.heads) or new[1] != len(self.heads):
             raise CircuitlapseError(
                 f"effects need the same prompts per task and one column for each of "
@@ -100,7 +104,8 @@ class HeadEffects:
 class HeadFate:
     """One row of the table ``fates``, without the columns that name the run and corruption.
 
-    The intervals are plain 95 % intervals; the decision's own are wider.
+    The intervals are plain 95 % intervals; the decision's own are wider. The placebo's columns are
+    None where none was run.
     """
 
     node: str
@@ -119,9 +124,9 @@ class HeadFate:
     tuned_new: float
     tuned_new_low: float
     tuned_new_high: float
-    placebo_old: float
-    placebo_old_low: float
-    placebo_old_high: float
+    placebo_old: float | None
+    placebo_old_low: float | None
+    placebo_old_high: float | None
 
 
 @dataclass(frozen=True)
@@ -181,15 +186,17 @@ def head_fates(effects: HeadEffects, threshold: float) -> Fates:
             "fates are for attention heads", got=effects.heads[places.index(None)]
         )
     confidence = 1 - 0.05 / max(1, len(effects.heads))
-    placebo = np.abs((effects.placebo_old - effects.base_old).mean(axis=0, dtype=np.float64))
+    placebo = np.zeros(len(effects.heads))
+    if effects.placebo_old is not None:
+        placebo = np.abs((effects.placebo_old - effects.base_old).mean(axis=0, dtype=np.float64))
     old, base_uses_old = _courses(
         effects.base_old, effects.tuned_old, placebo, threshold, confidence
     )
     new, _ = _courses(effects.base_new, effects.tuned_new, placebo, threshold, confidence)
-    shown = {
-        name: mean_intervals(getattr(effects, name))
-        for name in ("base_old", "base_new", "tuned_old", "tuned_new", "placebo_old")
-    }
+    shown: dict[str, Intervals | None] = {}
+    for name in _CONDITIONS:
+        measured = getattr(effects, name)
+        shown[name] = None if measured is None else mean_intervals(measured)
     rows = []
     for column, (name, place) in enumerate(zip(effects.heads, places, strict=True)):
         layer, head = place or (-1, -1)
@@ -269,10 +276,11 @@ def course_of(before: bool, after: bool, changed: bool, base: float, tuned: floa
     return "grew" if abs(tuned) > abs(base) else "shrank"
 
 
-def _columns(shown: dict[str, Intervals], column: int) -> dict[str, float]:
-    columns = {}
+def _columns(shown: dict[str, Intervals | None], column: int) -> dict[str, Any]:
+    columns: dict[str, float | None] = {}
     for name, intervals in shown.items():
-        columns[name] = float(intervals.value[column])
-        columns[f"{name}_low"] = float(intervals.low[column])
-        columns[f"{name}_high"] = float(intervals.high[column])
+        estimate = None if intervals is None else intervals[column]
+        columns[name] = estimate.value if estimate else None
+        columns[f"{name}_low"] = estimate.low if estimate else None
+        columns[f"{name}_high"] = estimate.high if estimate else None
     return columns

@@ -1,0 +1,96 @@
+"""Which part of which parameter belongs to which component of a model.
+
+Weights are stored per layer and fused over heads; causal questions are asked per head. This map is
+the only place that knows how a family stores them. Another family is added by one function here.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from circuitlapse.errors import CircuitlapseError
+
+SHARED = "shared"
+"""Component name of everything that belongs to no head and no MLP: embeddings, normalisations and
+the attention's output biases, which all heads of a layer share."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of one parameter.
+
+    Attributes:
+        parameter: Its name among the model's ``named_parameters``.
+        index: Slices that select the part, one per dimension.
+        component: A node such as ``a0.h3`` or ``m0``, or ``shared``.
+    """
+
+    parameter: str
+    index: tuple[slice, ...]
+    component: str
+
+
+def component_pieces(hf: Any) -> list[Piece]:
+    """Divide every parameter of a ``transformers`` model among its components.
+
+    Tied parameters appear once. Every number is in exactly one piece.
+
+    Raises:
+        CircuitlapseError: If the family, or one of its parameters, is not known here.
+    """
+    family = hf.config.model_type
+    if family not in _FAMILIES:
+        raise CircuitlapseError(
+            "the weights of this family cannot be divided among heads yet",
+            got=family,
+            fix=f"Supported model types: {', '.join(sorted(_FAMILIES))}",
+        )
+    divide = _FAMILIES[family]
+    return [
+        Piece(name, index, component)
+        for name, parameter in hf.named_parameters()
+        for index, component in divide(name, tuple(parameter.shape), hf.config)
+    ]
+
+
+_Parts = Iterator[tuple[tuple[slice, ...], str]]
+
+
+def _gpt2(name: str, shape: tuple[int, ...], config: Any) -> _Parts:
+    everything = tuple(slice(0, size) for size in shape)
+    parts = name.split(".")
+    if parts[:2] != ["transformer", "h"]:
+        # Embeddings, the last normalisation, and an output embedding where it is not tied.
+        known = name.startswith(("transformer.w", "transformer.ln_f.", "lm_head."))
+        yield everything, SHARED if known else _unknown(name)
+        return
+    layer, module = int(parts[2]), ".".join(parts[3:])
+    width, n_heads = config.hidden_size, config.num_attention_heads
+    d_head = width // n_heads
+    if module in ("attn.c_attn.weight", "attn.c_attn.bias"):
+        # The last dimension holds queries, keys and values side by side, each head by head.
+        for head in range(n_heads):
+            for start in range(0, 3 * width, width):
+                own = slice(start + head * d_head, start + (head + 1) * d_head)
+                yield (*everything[:-1], own), f"a{layer}.h{head}"
+    elif module == "attn.c_proj.weight":
+        # Stored as [in, out]: a head's W_O is a run of rows.
+        for head in range(n_heads):
+            yield (slice(head * d_head, (head + 1) * d_head), everything[1]), f"a{layer}.h{head}"
+    elif parts[3] == "mlp":
+        yield everything, f"m{layer}"
+    elif parts[3] in ("ln_1", "ln_2") or module == "attn.c_proj.bias":
+        yield everything, SHARED
+    else:
+        _unknown(name)
+
+
+def _unknown(name: str) -> str:
+    raise CircuitlapseError(
+        "this parameter belongs to no known component",
+        got=name,
+        fix="Use a plain model of its family, without adapters or cross-attention",
+    )
+
+
+_FAMILIES: dict[str, Callable[[str, tuple[int, ...], Any], _Parts]] = {"gpt2": _gpt2}
