@@ -1,0 +1,165 @@
+"""What a run will cost, before it is started: projected time, memory and disk of every job.
+
+The projection counts forward passes through a layer. One token through one layer takes the time of
+its multiplications, at the speed that this machine reaches now on a matrix product, plus the
+time of its memory traffic, which grows with the width only. It is meant to tell minutes from hours;
+expect it to be off by half.
+"""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from circuitlapse.config import Experiment
+from circuitlapse.pipeline.plan import Job
+from circuitlapse.pipeline.run import jobs_of
+from circuitlapse.records import Store
+from circuitlapse.tasks import get_task
+
+_PROMPT_TOKENS = 22  # the mean over the tasks' templates
+_TRAFFIC = (
+    5e-8  # seconds per token, layer and unit of width, measured on a 4-layer model of width 64
+)
+_PROCESS_MIB = 450  # an interpreter with torch and transformers imported
+_FIXED_SECONDS = 1.0  # small jobs: reading, tables, writing
+_STEP_SECONDS = 0.02  # an optimiser step's overhead in the trainer
+
+
+@dataclass(frozen=True)
+class Estimated:
+    """One job's projected cost.
+
+    Attributes:
+        name: The job.
+        state: ``ready`` where its artifacts are there already, else ``to do``.
+        seconds: In one process with one thread.
+        memory_mib: Of the process that does it.
+        disk_mib: Of its artifacts.
+    """
+
+    name: str
+    state: str
+    seconds: float
+    memory_mib: float
+    disk_mib: float
+
+
+@dataclass(frozen=True)
+class _Shape:
+    layers: int
+    heads: int
+    width: int
+    vocabulary: int
+
+    @property
+    def layer_weights(self) -> int:
+        return 12 * self.width**2
+
+    @property
+    def mib(self) -> float:
+        weights = self.layers * self.layer_weights + self.width * (self.vocabulary + 1024)
+        return weights * 4 / 2**20
+
+
+def estimates(experiment: Experiment, out: Path) -> list[Estimated]:
+    """Project the cost of every job of an experiment, in the order of the plan.
+
+    Args:
+        experiment: What would be run.
+        out: Where; artifacts that are there already are marked as ready.
+
+    Raises:
+        CircuitlapseError: If the experiment names a task or a model that does not exist.
+    """
+    jobs, store = jobs_of(experiment), Store(out)
+    shape, speed = _shape_of(experiment), _multiplications_per_second()
+    found = []
+    for job in jobs:
+        ready = all(store.state(output, job.key) == "ready" for output in job.outputs)
+        seconds = _FIXED_SECONDS + _seconds(job, experiment, shape, speed)
+        memory = _PROCESS_MIB + _memory(job, experiment, shape)
+        disk = _disk(job, experiment, shape)
+        found.append(Estimated(job.name, "ready" if ready else "to do", seconds, memory, disk))
+    return found
+
+
+def _shape_of(experiment: Experiment) -> _Shape:
+    base = experiment.base
+    if base.organism is not None:
+        from circuitlapse.training import build_tokenizer, get_recipe
+
+        recipe = get_recipe(base.organism)
+        return _Shape(recipe.layers, recipe.heads, recipe.d_model, len(build_tokenizer()))
+    from transformers import AutoConfig
+
+    config: Any = AutoConfig.from_pretrained(base.path)
+    return _Shape(
+        config.num_hidden_layers, config.num_attention_heads, config.hidden_size, config.vocab_size
+    )
+
+
+def _multiplications_per_second() -> float:
+    matrix = torch.ones(512, 512)
+    matrix @ matrix
+    started, done = time.perf_counter(), 0
+    while time.perf_counter() - started < 0.05:
+        matrix @ matrix
+        done += 1
+    return done * 512**3 / (time.perf_counter() - started)
+
+
+def _seconds(job: Job, e: Experiment, shape: _Shape, speed: float) -> float:
+    token_layer = shape.layer_weights / speed + _TRAFFIC * shape.width
+    forward = _PROMPT_TOKENS * shape.layers * token_layer  # one prompt
+    unembed = shape.width * shape.vocabulary / speed
+    # Patching one head restarts at its layer: half of the model on average.
+    patch_all = shape.layers * (shape.heads + 1) / 2 * forward
+    match job.kind:
+        case "base" if e.base.organism is not None:
+            from circuitlapse.training import get_recipe
+
+            recipe = get_recipe(e.base.organism)
+            row = 3 * (forward + _PROMPT_TOKENS * unembed)
+            return recipe.steps * (_STEP_SECONDS + recipe.batch * row)
+        case "finetune" | "placebo":
+            row = 3 * (forward + _PROMPT_TOKENS * unembed)
+            return e.finetune.steps * (_STEP_SECONDS + e.finetune.batch_size * row)
+        case "measure":
+            seconds = 2 * e.measure.prompts * (forward + unembed)
+            if job.params["circuits"]:
+                points = e.measure.ig_steps if e.measure.method == "eap-ig-inputs" else 1
+                curve = 2 * len(e.measure.fractions) * forward
+                per_pair = (3 * points + 2) * forward + patch_all + curve
+                task = get_task(job.params["task"])
+                variants = sum(len(task.families[f]) for f in e.measure.corruptions)
+                # Only what comes after the first difference is computed: about half.
+                seconds += variants * e.measure.circuit_prompts * per_pair / 2
+            return seconds
+        case "graft":
+            hybrids = 32 * e.compare.graft_prompts * (forward + unembed)
+            return hybrids + 7 * e.compare.group_prompts * patch_all / 2
+        case _:
+            return 0.0
+
+
+def _memory(job: Job, e: Experiment, shape: _Shape) -> float:
+    # Fine-tuning holds weights, gradients and two moments; a graft three models.
+    models = {"base": 4, "finetune": 4, "placebo": 4, "measure": 1, "graft": 3}.get(job.kind, 0)
+    working = 300 if job.kind == "measure" else 0
+    return models * shape.mib + working
+
+
+def _disk(job: Job, e: Experiment, shape: _Shape) -> float:
+    if job.kind in ("finetune", "placebo"):
+        return len(job.outputs) * shape.mib
+    if job.kind == "measure" and job.params["circuits"]:
+        nodes = shape.layers * (shape.heads + 1)
+        readers = shape.layers * (3 * shape.heads + 1) + 1
+        per_variant = 3 * (nodes + 1) * readers + e.measure.circuit_prompts * nodes
+        task = get_task(job.params["task"])
+        variants = sum(len(task.families[f]) for f in e.measure.corruptions)
+        return 4 * variants * per_variant / 2**20
+    return 0.1
