@@ -1,4 +1,4 @@
-"""Running a circuit: its edges carry what the circuit computes, all others the corrupt run's values.
+"""Running a circuit: its edges carry what it computes, all others the corrupt run's values.
 
 The input of a reader is the corrupt residual stream plus, over the circuit's edges into it, how far
 the writers have moved from their corrupt outputs. With the movements of all writers in one matrix,

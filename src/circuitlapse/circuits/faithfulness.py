@@ -1,8 +1,8 @@
 """Faithfulness as MIB (Mueller et al. 2025) defines it, and when not to compute it.
 
 f(C) = (m(C) − m(∅)) / (m(M) − m(∅)), with m the mean metric over prompts, ∅ every edge corrupted
-and M the whole model. It is unbounded on purpose and never clamped. Where the denominator is not clear
-of zero (a model that cannot do the task) it would be noise, and is refused with the reason.
+and M the whole model. It is unbounded on purpose and never clamped. Where the denominator is not
+clear of zero (a model that cannot do the task) it would be noise, and is refused with the reason.
 """
 
 from dataclasses import dataclass

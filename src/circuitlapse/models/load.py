@@ -202,18 +202,24 @@ def _check_parity(model: Model) -> None:
         ).logits.float()
     finally:
         model.hf.train(training)
-    worst, largest = 0.0, 1.0
+    if not bool(theirs.isfinite().all()):
+        raise CircuitlapseError(
+            "the model's own logits are not finite numbers on a probe batch",
+            fix="Check that its training did not diverge and that its files are whole",
+        )
+    rows = torch.arange(len(lengths))
+    differences, sizes = [torch.zeros(())], [torch.ones(())]
     for back in range(int(lengths.min())):
         end = lengths - 1 - back
-        ours = _logits(decoder, tokens.to(model.device), end.to(model.device))
-        there = theirs[torch.arange(len(end)), end]
-        worst = max(worst, float((ours.float() - there).abs().max()))
-        largest = max(largest, float(there.abs().max()))
+        ours = _logits(decoder, tokens.to(model.device), end.to(model.device)).float()
+        differences.append((ours - theirs[rows, end]).abs().max().cpu())
+        sizes.append(theirs[rows, end].abs().max().cpu())
+    worst, largest = float(torch.stack(differences).max()), float(torch.stack(sizes).max())
     if not worst <= TOLERANCE * largest:
         raise CircuitlapseError(
             "the engine's logits differ from those of transformers on a probe batch, so that "
             "nothing computed with it could be trusted",
-            got=f"a difference of {worst:.2g}",
+            got=f"a difference of {worst:.2g} in logits up to {largest:.2g}",
             fix="This model uses an option that is not supported; please report its config.json",
         )
 

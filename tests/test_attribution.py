@@ -1,0 +1,192 @@
+from inspect import unwrap
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.twins_engine import Literal, random_pairs, tiny_gpt2
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from circuitlapse.attribution import Scores, attribute
+from circuitlapse.errors import CircuitlapseError
+from circuitlapse.models import Graph, load_model
+from circuitlapse.tasks.pairs import PromptPairs
+
+POINTS = {("eap", 5): [1.0], ("eap-ig-inputs", 1): [0.0], ("eap-ig-inputs", 3): [0.0, 1 / 3, 2 / 3]}
+
+
+def _close(ours: torch.Tensor, twin: torch.Tensor, relative: float = 1e-4) -> None:
+    torch.testing.assert_close(
+        ours.double(), twin, rtol=relative, atol=relative * float(twin.abs().max())
+    )
+
+
+@pytest.mark.parametrize(("method", "steps"), POINTS)
+@pytest.mark.parametrize("layers", [1, 3])
+def test_scores_are_those_of_the_definition(method, steps, layers):
+    hf, pairs = tiny_gpt2(layers, layers=layers), random_pairs(layers)
+    ours = attribute(load_model(hf), pairs, method, steps)
+    twin = Literal(hf).scores(pairs, POINTS[method, steps])
+    assert float(twin.abs().max()) > 0.1
+    _close(ours.mean, twin.mean(dim=0))
+    _close(ours.halves, torch.stack([twin[0::2].mean(dim=0), twin[1::2].mean(dim=0)]))
+    assert ours.n == len(pairs)
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.integers(0, 1000), st.integers(2, 7), st.integers(1, 8), st.integers(3, 10))
+def test_scores_do_not_depend_on_batches_padding_or_the_prefix(seed, n, size, longest):
+    hf, pairs = tiny_gpt2(seed), random_pairs(seed, n, longest)
+    ours = attribute(load_model(hf), pairs, steps=2, batch_size=size)
+    twin = Literal(hf).scores(pairs, [0.0, 0.5])
+    _close(ours.mean, twin.mean(dim=0))
+    _close(ours.halves[1], twin[1::2].mean(dim=0))
+
+
+def test_what_is_no_edge_has_exactly_zero():
+    scores = attribute(load_model(tiny_gpt2()), random_pairs(0))
+    assert (scores.mean[~scores.graph.edges] == 0).all()
+    assert (scores.halves[:, ~scores.graph.edges] == 0).all()
+    assert (scores.mean[scores.graph.edges] != 0).float().mean() > 0.9
+
+
+def test_a_dead_head_and_a_dead_mlp_score_exactly_zero():
+    hf = tiny_gpt2()
+    with torch.no_grad():
+        hf.transformer.h[0].attn.c_proj.weight[4:8] = 0  # head 1
+        hf.transformer.h[1].mlp.c_proj.weight.zero_()
+    scores = attribute(load_model(hf), random_pairs(0))
+    graph = scores.graph
+    for dead in ("a0.h1", "m1"):
+        assert (scores.mean[graph.writers.index(dead)] == 0).all()
+        columns = [i for i, name in enumerate(graph.readers) if name.partition("<")[0] == dead]
+        assert (scores.mean[:, columns] == 0).all()
+    assert (scores.mean[graph.writers.index("a0.h0")] != 0).any()
+
+
+def test_a_pair_without_a_difference_scores_zero():
+    pairs = random_pairs(0)
+    same = PromptPairs(pairs.clean, pairs.clean, pairs.lengths, pairs.answers, pairs.distractors)
+    assert (attribute(load_model(tiny_gpt2()), same).mean == 0).all()
+
+
+def test_a_model_worked_out_by_hand():
+    """One head copies what it sees; all four embeddings are orthogonal with mean 0, variance 1.
+
+    Clean A C, corrupt B C; the head attends evenly and writes the sum of both embeddings. The last
+    residual stream is 2 C + A with variance 5, so the metric (A against B) is 4/√5, and its
+    gradient there is (4 A/5 − B − 2 C/5)/√5.
+    """
+    config = GPT2Config(
+        n_layer=1, n_head=1, n_embd=4, n_positions=2, vocab_size=3, layer_norm_epsilon=1e-12,
+        bos_token_id=None, eos_token_id=None,
+    )  # fmt: skip
+    hf: Any = GPT2LMHeadModel(config)
+    A, B, C = torch.tensor([[1.0, -1, 1, -1], [1, -1, -1, 1], [1, 1, -1, -1]])
+    with torch.no_grad():
+        for name, weight in hf.named_parameters():
+            weight.fill_(1.0 if "ln" in name and "weight" in name else 0.0)
+        hf.transformer.wte.weight.copy_(torch.stack([A, B, C]))
+        attention = hf.transformer.h[0].attn
+        attention.c_attn.weight[:, 8:] = torch.eye(4)  # values; queries and keys stay zero
+        attention.c_proj.weight.copy_(2 * torch.eye(4))
+    pairs = PromptPairs.from_tensors(
+        torch.tensor([[0, 2]]), torch.tensor([[1, 2]]), torch.tensor([0]), torch.tensor([1])
+    )
+    scores = attribute(load_model(hf), pairs, "eap")
+    table = {(row["writer"], row["reader"]): row["score"] for row in scores.to_frame().to_dicts()}
+    root = 5**0.5
+    assert table["a0.h0", "logits"] == pytest.approx(7.2 / root, rel=1e-5)
+    assert table["input", "a0.h0<v>"] == pytest.approx(4 / root, rel=1e-5)
+    del table["a0.h0", "logits"], table["input", "a0.h0<v>"]
+    assert set(table.values()) == {0.0}
+    assert torch.isnan(scores.halves[1]).all()
+
+
+def test_where_the_model_is_almost_linear_scores_are_the_exact_effects_of_the_edges():
+    hf = tiny_gpt2(5)
+    with torch.no_grad():
+        # Tokens 0 and 1 are close, so that swapping them is a small step.
+        hf.transformer.wte.weight[1] = hf.transformer.wte.weight[0]
+        hf.transformer.wte.weight[1, ::2] += 1e-4
+    clean = torch.tensor([[3, 0, 7, 5], [0, 9, 0, 4]])
+    pairs = PromptPairs.from_tensors(
+        clean, torch.where(clean == 0, 1, clean), torch.tensor([2, 8]), torch.tensor([6, 7])
+    )
+    scores, literal = attribute(load_model(hf, dtype=torch.float64), pairs, "eap"), Literal(hf)
+    graph, effects = literal.graph, torch.zeros(len(pairs), *scores.mean.shape)
+    edges = {
+        (graph.writers[i], graph.readers[j]): (i, j) for i, j in graph.edges.nonzero().tolist()
+    }
+    with torch.no_grad():
+        for row, (clean, corrupt, metric) in enumerate(literal.prompts(pairs)):
+            whole = metric(literal.plain(clean)[0])
+            for edge, (i, j) in edges.items():
+                without = metric(literal.circuit(clean, corrupt, edges.keys() - {edge}))
+                effects[row, i, j] = whole - without
+    torch.testing.assert_close(
+        scores.mean, effects.mean(dim=0), rtol=0.01, atol=0.003 * float(effects.abs().max())
+    )
+
+
+def test_node_totals_estimate_each_node_as_a_whole():
+    scores = attribute(load_model(tiny_gpt2()), random_pairs(0))
+    totals = scores.node_totals()
+    frame = scores.to_frame()
+    for index, node in enumerate(scores.graph.nodes):
+        outgoing = frame.filter(frame["writer"] == node)["score"].sum()
+        assert float(totals[index]) == pytest.approx(outgoing, rel=1e-4, abs=1e-6)
+
+
+def _scores(values: list[float]) -> Scores:
+    graph = Graph(1, 1)
+    mean = torch.zeros(graph.edges.shape)
+    mean[graph.edges] = torch.tensor(values)
+    return Scores(graph, mean, torch.stack([mean, mean]), 2)
+
+
+# Edges in order: input → q, k, v, m0, logits; a0.h0 → m0, logits; m0 → logits.
+VALUES = [0.1, 0.0, -0.9, 0.2, 0.3, 0.8, 0.7, -0.6]
+
+
+def test_top_takes_the_best_and_drops_what_dangles():
+    absolute = _scores(VALUES).top(n_edges=3)
+    assert absolute.edge_names() == [("input", "a0.h0<v>"), ("a0.h0", "logits")]
+    signed = _scores(VALUES).top(n_edges=4, by="signed")
+    assert signed.edge_names() == [("input", "logits")]
+    assert _scores(VALUES).top(fraction=1.0).n_edges == 8
+    assert _scores(VALUES).top(fraction=0.0).n_edges == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, r"either n_edges or fraction"),
+        ({"n_edges": 2, "fraction": 0.5}, r"either n_edges or fraction"),
+        ({"fraction": 1.5}, r"between 0 and 1 \(got 1\.5\)"),
+        ({"n_edges": 9}, r"between 0 and 8 \(got 9\)"),
+        ({"n_edges": -1}, r"between 0 and 8 \(got -1\)"),
+    ],
+)
+def test_top_refuses_sizes_that_make_no_sense(arguments, message):
+    with pytest.raises(CircuitlapseError, match=message):
+        _scores(VALUES).top(**arguments)
+
+
+def test_the_frame_lists_every_edge():
+    frame = _scores(VALUES).to_frame()
+    assert frame.columns == ["writer", "reader", "score"]
+    assert frame["score"].to_list() == pytest.approx(VALUES)
+    assert frame.row(2)[:2] == ("input", "a0.h0<v>")
+
+
+def test_unknown_choices_are_refused():
+    model, pairs = load_model(tiny_gpt2()), random_pairs(0)
+    with pytest.raises(CircuitlapseError, match=r"steps must be at least 1 \(got 0\)"):
+        attribute(model, pairs, steps=0)
+    unchecked: Any = unwrap(attribute)
+    with pytest.raises(CircuitlapseError, match=r"attribution method \(got 'acdc'\)\. Use eap"):
+        unchecked(model, pairs, "acdc")
+    with pytest.raises(CircuitlapseError, match=r"signed or absolute \(got 'size'\)"):
+        unwrap(Scores.top)(_scores(VALUES), 2, by="size")

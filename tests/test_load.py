@@ -1,0 +1,161 @@
+import dataclasses
+import json
+import warnings
+from inspect import unwrap
+from typing import Any
+
+import pytest
+import torch
+from tests.twins_engine import random_pairs, tiny_gpt2
+from tokenizers import Tokenizer, models
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers.utils import logging as hf_logging
+
+from circuitlapse.errors import CircuitlapseError
+from circuitlapse.models import load, load_model, logit_differences
+from circuitlapse.models.gpt2 import read_gpt2
+
+
+@pytest.fixture
+def directory(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tiny_gpt2().save_pretrained(tmp_path)
+    return tmp_path
+
+
+def test_a_directory_loads_frozen_and_in_eval_mode(directory):
+    model = load_model(directory)
+    assert not model.hf.training
+    assert not any(weight.requires_grad for weight in model.hf.parameters())
+    assert model.tokenizer is None
+    assert model.device == torch.device("cpu")
+    assert (model.graph.n_layers, model.graph.n_heads) == (2, 3)
+    as_text = load_model(str(directory))
+    pairs = random_pairs(0)
+    ours, theirs = logit_differences(as_text, pairs)[0], logit_differences(model, pairs)[0]
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_loading_says_nothing(directory, capfd):
+    load_model(directory)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_loading_leaves_transformers_progress_bars_as_they_were(directory):
+    before = hf_logging.is_progress_bar_enabled(), hf_logging.get_verbosity()
+    load_model(directory)
+    assert (hf_logging.is_progress_bar_enabled(), hf_logging.get_verbosity()) == before
+
+
+def test_weights_are_shared_and_not_copied():
+    hf = tiny_gpt2()
+    decoder = load_model(hf).decoder
+    assert decoder.W_E.data_ptr() == hf.transformer.wte.weight.data_ptr()
+    attention = hf.transformer.h[1].attn
+    assert decoder.attention[1].W_QKV.data_ptr() == attention.c_attn.weight.data_ptr()
+    assert decoder.attention[1].W_O.data_ptr() == attention.c_proj.weight.data_ptr()
+
+
+def test_a_loaded_model_is_left_as_it_is():
+    hf = tiny_gpt2().train()
+    model = load_model(hf)
+    assert model.hf is hf
+    assert hf.training
+    assert all(weight.requires_grad for weight in hf.parameters())
+
+
+def test_another_dtype_makes_a_copy():
+    hf = tiny_gpt2()
+    model = load_model(hf, dtype=torch.float64)
+    assert hf.dtype == torch.float32
+    assert model.decoder.W_E.dtype == torch.float64
+
+
+def test_the_tokenizer_comes_with_the_directory(directory):
+    words = {" Mary": 0, " John": 1, "?": 2}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="?"))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="?").save_pretrained(directory)
+    assert load_model(directory).tokenizer.convert_tokens_to_ids(" John") == 1
+
+
+def test_broken_tokenizer_files_are_reported(directory):
+    (directory / "tokenizer.json").write_text("{")
+    with pytest.raises(CircuitlapseError, match=r"could not be loaded: .*Check the name"):
+        load_model(directory)
+
+
+@pytest.mark.parametrize("name", ["/no/such/place", "./nothing", "~/nothing-here", "a/b/c"])
+def test_a_missing_directory_is_named(name):
+    with pytest.raises(CircuitlapseError, match=rf"no such model directory \(got '{name}'\)"):
+        load_model(name)
+
+
+def test_a_directory_without_a_model_is_named(tmp_path):
+    with pytest.raises(CircuitlapseError, match=r"no config\.json in it.*save_pretrained"):
+        load_model(tmp_path)
+
+
+def test_missing_weights_are_reported(directory):
+    (directory / "model.safetensors").unlink()
+    with pytest.raises(CircuitlapseError, match=r"could not be loaded: .*Check the name"):
+        load_model(directory)
+
+
+def test_broken_weights_are_reported(directory):
+    (directory / "model.safetensors").write_bytes(b"nothing")
+    with pytest.raises(CircuitlapseError, match=r"could not be loaded: .*Check the name"):
+        load_model(directory)
+
+
+@pytest.mark.parametrize("source", [3, None, {"model": 1}])
+def test_other_sources_are_refused(source):
+    unchecked: Any = unwrap(load_model)  # without the type checks of the tests
+    with pytest.raises(CircuitlapseError, match=r"from a directory, a Hub name or"):
+        unchecked(source)
+
+
+def _llama() -> LlamaForCausalLM:
+    return LlamaForCausalLM(
+        LlamaConfig(
+            num_hidden_layers=1, num_attention_heads=2, hidden_size=8, intermediate_size=8,
+            vocab_size=11, bos_token_id=None, eos_token_id=None,
+        )
+    )  # fmt: skip
+
+
+def test_an_unsupported_family_is_named(tmp_path):
+    with pytest.raises(CircuitlapseError, match=r"not supported \(got 'llama'\)\. .*types: gpt2"):
+        load_model(_llama())
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "vocab_size": 11}))
+    with pytest.raises(CircuitlapseError, match=r"not supported \(got 'llama'\)"):
+        load_model(tmp_path)
+
+
+def test_cross_attention_is_refused():
+    with pytest.raises(CircuitlapseError, match=r"has cross-attention"):
+        load_model(tiny_gpt2(add_cross_attention=True))
+
+
+def test_an_unknown_device_is_refused():
+    with pytest.raises(CircuitlapseError, match=r"no such device \(got 'gpuu'\)"):
+        load_model(tiny_gpt2(), device="gpuu")
+
+
+def test_a_decoder_that_computes_other_logits_is_refused(monkeypatch):
+    def wrong(hf):
+        decoder = read_gpt2(hf)
+        first = dataclasses.replace(decoder.attention[0], scale=0.9 * decoder.attention[0].scale)
+        return dataclasses.replace(decoder, attention=(first, *decoder.attention[1:]))
+
+    monkeypatch.setitem(load.READERS, "gpt2", wrong)
+    with pytest.raises(CircuitlapseError, match=r"logits differ from those of transformers"):
+        load_model(tiny_gpt2())
+
+
+def test_not_a_number_is_refused():
+    hf = tiny_gpt2()
+    with torch.no_grad():
+        hf.transformer.h[0].mlp.c_fc.weight[0, 0] = torch.nan
+    with pytest.raises(CircuitlapseError, match=r"own logits are not finite"):
+        load_model(hf)
