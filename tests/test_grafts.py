@@ -12,7 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from circuitlapse.compare.components import component_pieces
 from circuitlapse.compare.grafts import Grafts, graft_values
 from circuitlapse.compare.groups import GROUPS, parameter_groups
-from circuitlapse.compare.shares import QUANTITIES, SUBSETS, shares
+from circuitlapse.compare.shares import QUANTITIES, SUBSETS, gain_shares
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import behaviour, load_model
 from circuitlapse.records import SCHEMAS
@@ -170,7 +170,7 @@ def test_a_group_without_heads_brings_exactly_nothing(models, pairs):
     seen = []
     values = graft_values(base, tuned, groups, pairs, lambda *at: seen.append(at))
     assert len(seen) == 16
-    rows = [r for r in shares(values, groups.n_parameters, seed=0).rows if not r.n_parameters]
+    rows = [r for r in gain_shares(values, groups.n_parameters, seed=0).rows if not r.n_parameters]
     assert [row.group for row in rows] == ["recruited_heads"] * 3
     assert all((row.gain, row.gain_low, row.gain_high) == (0, 0, 0) for row in rows)
 
@@ -200,7 +200,7 @@ def additive(effects, prompts=50, noise=1.0, seed=0):
 
 def test_independent_groups_get_their_own_effect_under_every_quantity():
     values = additive([3.0, 1.0, 0.5, -0.5, 0.0], noise=1e-6)
-    result = shares(values, SIZES, seed=0)
+    result = gain_shares(values, SIZES, seed=0)
     assert result.gain.value == pytest.approx(4.0, abs=1e-4)
     for quantity in QUANTITIES:
         rows = result.of(quantity)
@@ -213,7 +213,7 @@ def test_groups_that_only_work_together_share_what_they_bring():
     values = np.stack(
         [np.full(8, 2.0 if {"old_heads", "mlps"} <= subset else 0.0) for subset in SUBSETS]
     )
-    result = shares(values, SIZES, seed=0)
+    result = gain_shares(values, SIZES, seed=0)
     assert {g: r.gain for g, r in result.of("first_in").items()} == dict.fromkeys(GROUPS, 0.0)
     assert result.of("last_in")["old_heads"].gain == 2
     assert result.of("last_in")["mlps"].share == 1
@@ -224,7 +224,7 @@ def test_groups_that_only_work_together_share_what_they_bring():
 @settings(deadline=None)
 @given(arrays(np.float64, (32, 4), elements=st.floats(-50, 50)))
 def test_shapley_gains_equal_the_mean_over_all_orders_and_sum_to_the_gain(values):
-    result = shares(values, SIZES, seed=0, repeats=3)
+    result = gain_shares(values, SIZES, seed=0, repeats=3)
     literal = dict.fromkeys(GROUPS, 0.0)
     means = dict(zip(SUBSETS, values.mean(axis=1), strict=True))
     orders = list(itertools.permutations(GROUPS))
@@ -239,7 +239,7 @@ def test_shapley_gains_equal_the_mean_over_all_orders_and_sum_to_the_gain(values
 
 def test_intervals_are_the_literal_joint_bootstrap():
     values = additive([2.0, 0.5, 0.3, 0.2, 0.1], prompts=30)
-    result = shares(values, SIZES, seed=7, repeats=200)
+    result = gain_shares(values, SIZES, seed=7, repeats=200)
     rng = np.random.default_rng(7)
     ratios, totals = [], []
     first = SUBSETS.index(frozenset({"old_heads"}))
@@ -258,7 +258,7 @@ def test_intervals_are_the_literal_joint_bootstrap():
 
 @pytest.mark.parametrize("effect", [0.0, -3.0])
 def test_shares_are_refused_where_there_is_no_gain(effect):
-    result = shares(additive([effect, 0, 0, 0, 0]), SIZES, seed=0)
+    result = gain_shares(additive([effect, 0, 0, 0, 0]), SIZES, seed=0)
     assert result.gain.low <= 0
     assert {row.share for row in result.rows} == {None}
     assert result.rows[0].share_estimate is None
@@ -266,7 +266,7 @@ def test_shares_are_refused_where_there_is_no_gain(effect):
 
 
 def test_share_rows_have_the_tables_columns():
-    result = shares(additive([2.0, 0, 0, 0, 0], noise=0.1), SIZES, seed=0)
+    result = gain_shares(additive([2.0, 0, 0, 0, 0], noise=0.1), SIZES, seed=0)
     columns = set(vars(result.rows[0])) | {"base_seed", "finetune_seed", "step"}
     assert columns == set(SCHEMAS["grafts"])
     assert len(result.rows) == len(GROUPS) * len(QUANTITIES)
@@ -277,6 +277,6 @@ def test_share_rows_have_the_tables_columns():
 
 def test_shares_refuse_missing_hybrids():
     with pytest.raises(CircuitlapseError, match="all 32 hybrids on at least two prompts"):
-        shares(np.zeros((31, 5)), SIZES, seed=0)
+        gain_shares(np.zeros((31, 5)), SIZES, seed=0)
     with pytest.raises(CircuitlapseError, match="got 32 hybrids on 1 prompts|'32 hybrids on 1"):
-        shares(np.zeros((32, 1)), SIZES, seed=0)
+        gain_shares(np.zeros((32, 1)), SIZES, seed=0)

@@ -1,1 +1,63 @@
-"""TODO."""
+"""How a base and its fine-tuned model differ: wiring, function and causes, and the verdict on them.
+
+Overlap says whether the same parts matter, fates what became of each head, grafts whose weights
+brought the gain. Each comes with what chance, noise and a placebo would give. All but the grafts
+are pure functions of arrays, so that they are tested on arrays whose truth is known.
+"""
+
+from circuitlapse.compare.fates import (
+    FATES,
+    USED_FRACTION,
+    Fate,
+    Fates,
+    HeadEffects,
+    HeadFate,
+    head_fates,
+    used_threshold,
+)
+from circuitlapse.compare.grafts import Grafts, graft_values
+from circuitlapse.compare.groups import GROUPS, ParameterGroups, parameter_groups
+from circuitlapse.compare.overlap import (
+    EdgeImportance,
+    NodeImportance,
+    Overlap,
+    Overlaps,
+    Refusal,
+    edge_overlaps,
+    node_overlaps,
+)
+from circuitlapse.compare.preconditions import Findings, check_preconditions
+from circuitlapse.compare.shares import SUBSETS, Contribution, Shares, gain_shares
+from circuitlapse.compare.statements import Context
+from circuitlapse.compare.verdict import build_verdict
+
+__all__ = [
+    "FATES",
+    "GROUPS",
+    "SUBSETS",
+    "USED_FRACTION",
+    "Context",
+    "Contribution",
+    "EdgeImportance",
+    "Fate",
+    "Fates",
+    "Findings",
+    "Grafts",
+    "HeadEffects",
+    "HeadFate",
+    "NodeImportance",
+    "Overlap",
+    "Overlaps",
+    "ParameterGroups",
+    "Refusal",
+    "Shares",
+    "build_verdict",
+    "check_preconditions",
+    "edge_overlaps",
+    "gain_shares",
+    "graft_values",
+    "head_fates",
+    "node_overlaps",
+    "parameter_groups",
+    "used_threshold",
+]

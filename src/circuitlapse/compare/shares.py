@@ -79,7 +79,7 @@ class Shares:
         return {row.group: row for row in self.rows if row.quantity == quantity}
 
 
-def shares(
+def gain_shares(
     values: Float[np.ndarray, "subsets prompts"],
     n_parameters: Mapping[Group, int],
     *,

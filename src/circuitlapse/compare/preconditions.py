@@ -1,0 +1,118 @@
+"""What must hold before the question "elicited, transformed or formed?" means anything.
+
+Each check compares an end of a 95 % interval with a threshold, so that too few prompts fail it
+rather than pass it. The thresholds stand here and nowhere else, each with its reason; they are
+judgements of this version and have not been calibrated.
+"""
+
+from dataclasses import dataclass
+
+from circuitlapse.records.documents import Estimate, Precondition
+
+# An old circuit can only be read from a model that does the old task nearly always. The organisms
+# are gated higher (.98 on its point value); this leaves room for models trained elsewhere.
+OLD_MASTERED = 0.90
+# Beyond this there is little left to learn: the `natural` organism's own gate.
+NEW_NOT_MASTERED = 0.75
+# Three right in four on held-out name pairs: far from the chance of any task here (1/3 or 1/2).
+NEW_LEARNT = 0.75
+# A placebo that makes more than a fifth of the gain would make any share of it doubtful.
+PLACEBO_LARGEST_SHARE = 0.2
+
+
+@dataclass(frozen=True)
+class Findings:
+    """The figures that the verdict's preconditions are about.
+
+    Accuracies are among the names listed in the prompt, on held-out name pairs.
+
+    Attributes:
+        base_old: Accuracy of the base on the old task.
+        base_new: Accuracy of the base on the new task.
+        tuned_old: Accuracy of the tuned model on the old task.
+        tuned_new: Accuracy of the tuned model on the new task.
+        tuned_new_templates: The same on held-out templates.
+        candidates: How many names a prompt of the new task lists; chance is one in so many.
+        old_difference: Clean minus corrupt logit difference of the base on the old task, in logits.
+        placebo_gain: Rise of the new task's logit difference in the placebo; None if none was run.
+    """
+
+    base_old: Estimate
+    base_new: Estimate
+    tuned_old: Estimate
+    tuned_new: Estimate
+    tuned_new_templates: Estimate
+    candidates: int
+    old_difference: Estimate
+    placebo_gain: Estimate | None
+
+
+def check_preconditions(findings: Findings, gain: Estimate) -> list[Precondition]:
+    """Check everything, in the order in which a reader would ask.
+
+    Args:
+        findings: What was measured besides the grafts.
+        gain: G, the rise of the new task's logit difference, in logits.
+    """
+    chance = 1 / findings.candidates
+    return [
+        Precondition(
+            name="The base does the old task",
+            holds=findings.base_old.low >= OLD_MASTERED,
+            detail=f"accuracy {percent(findings.base_old)}; the interval must reach down to no "
+            f"less than {OLD_MASTERED:.0%}",
+        ),
+        Precondition(
+            name="The base does not yet do the new task",
+            holds=findings.base_new.high <= NEW_NOT_MASTERED,
+            detail=f"accuracy {percent(findings.base_new)}; the interval must stay at or below "
+            f"{NEW_NOT_MASTERED:.0%}",
+        ),
+        Precondition(
+            name="The corruption breaks the old task in the base",
+            holds=findings.old_difference.low > 0,
+            detail=f"clean minus corrupt {logits(findings.old_difference)}; must be above zero",
+        ),
+        Precondition(
+            name="There is a gain",
+            holds=gain.low > 0,
+            detail=f"G {logits(gain)}; must be above zero",
+        ),
+        Precondition(
+            name="The new task was learnt",
+            holds=findings.tuned_new.low >= NEW_LEARNT,
+            detail=f"accuracy {percent(findings.tuned_new)} on held-out names; the interval must "
+            f"reach down to no less than {NEW_LEARNT:.0%}",
+        ),
+        Precondition(
+            name="It carries over to held-out templates",
+            holds=findings.tuned_new_templates.low > chance,
+            detail=f"accuracy {percent(findings.tuned_new_templates)}; the interval must lie "
+            f"above chance, {chance:.0%}",
+        ),
+        _placebo(findings.placebo_gain, gain),
+    ]
+
+
+def _placebo(placebo: Estimate | None, gain: Estimate) -> Precondition:
+    name = "The placebo did not gain"
+    if placebo is None:
+        return Precondition(name=name, holds=False, detail="no placebo was run")
+    allowed = PLACEBO_LARGEST_SHARE * max(gain.value, 0.0)
+    return Precondition(
+        name=name,
+        holds=placebo.high <= allowed or placebo.high <= 0,
+        detail=f"{logits(placebo)} on the new task; the interval must stay at or below "
+        f"{PLACEBO_LARGEST_SHARE:.0%} of G, {allowed:.2f}",
+    )
+
+
+def percent(estimate: Estimate) -> str:
+    """Write a proportion with its interval, in percent."""
+    ends = f"[{100 * estimate.low:.0f}, {100 * estimate.high:.0f}]"
+    return f"{100 * estimate.value:.0f} % {ends}"
+
+
+def logits(estimate: Estimate) -> str:
+    """Write an estimate in logits with its interval."""
+    return f"{estimate.value:.2f} logits [{estimate.low:.2f}, {estimate.high:.2f}]"

@@ -1,0 +1,166 @@
+"""The sentences of the evidence, each naming the table and rows that it can be checked against."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from circuitlapse.compare.fates import FATES, Fates, HeadFate
+from circuitlapse.compare.overlap import Overlap
+from circuitlapse.compare.preconditions import Findings, logits, percent
+from circuitlapse.compare.shares import Shares
+from circuitlapse.records.documents import Estimate, Evidence, Group
+
+GROUP_NAMES: dict[Group, str] = {
+    "old_heads": "old circuit's heads",
+    "recruited_heads": "recruited heads",
+    "other_heads": "other heads",
+    "mlps": "MLPs",
+    "shared": "embeddings, normalisations and output biases",
+}
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the sentences speak about.
+
+    Attributes:
+        old: Name of the old task.
+        new: Name of the new task.
+        corruption: Family under which overlap and fates were measured.
+        step: The tuned model's training step.
+        seeds: Columns that pick the run, such as base_seed and finetune_seed.
+        placebo: Name of the placebo in its table.
+    """
+
+    old: str
+    new: str
+    corruption: str
+    step: int
+    seeds: Mapping[str, int]
+    placebo: str | None = None
+
+
+def statements(
+    context: Context,
+    findings: Findings,
+    shares: Shares,
+    overlaps: Sequence[Overlap],
+    fates: Fates,
+) -> list[Evidence]:
+    """Write all sentences, from behaviour over wiring and function to causes."""
+    return [
+        *_behaviour(context, findings),
+        *_overlap(context, overlaps),
+        *_fates(context, fates),
+        *_grafts(context, shares),
+    ]
+
+
+def _evidence(context: Context, statement: str, table: str, **where: str | int) -> Evidence:
+    return Evidence(statement=statement, table=table, where={**context.seeds, **where})
+
+
+def _behaviour(context: Context, findings: Findings) -> Iterator[Evidence]:
+    old, new, step = context.old, context.new, context.step
+    for task, model, at, estimate, split, where in (
+        (old, "The base", 0, findings.base_old, "test", ""),
+        (new, "The base", 0, findings.base_new, "test", ""),
+        (new, "The tuned model", step, findings.tuned_new, "test", ""),
+        (new, "The tuned model", step, findings.tuned_new_templates, "test_templates",
+         " in held-out templates"),
+        (old, "The tuned model", step, findings.tuned_old, "test", ""),
+    ):  # fmt: skip
+        yield _evidence(
+            context,
+            f"{model} answers {task}{where} with an accuracy of {percent(estimate)} among the "
+            "listed names.",
+            "behaviour",
+            step=at,
+            task=task,
+            split=split,
+        )
+    if findings.placebo_gain is not None and context.placebo is not None:
+        yield _evidence(
+            context,
+            f"The placebo's logit difference on {new} rose by {logits(findings.placebo_gain)}.",
+            "placebo",
+            placebo=context.placebo,
+            step=step,
+            task=new,
+            split="test",
+        )
+
+
+def _overlap(context: Context, overlaps: Sequence[Overlap]) -> Iterator[Evidence]:
+    left, right = f"base:{context.old}", f"tuned:{context.new}"
+    for row in overlaps:
+        if {row.left, row.right} != {left, right} or row.measure != "pearson":
+            continue
+        ends = "" if row.value_low is None else f" [{row.value_low:.2f}, {row.value_high:.2f}]"
+        ceiling = "" if row.ceiling is None else f"halves of the prompts reach {row.ceiling:.2f}, "
+        yield _evidence(
+            context,
+            f"Importances of {row.unit} in {row.left} and {row.right} correlate at "
+            f"{row.value:.2f}{ends}; {ceiling}heads shuffled within their layers "
+            f"{row.null_mean:.2f} [{row.null_low:.2f}, {row.null_high:.2f}] (p = "
+            f"{row.p_value:.3f}).",
+            "overlap",
+            step=context.step,
+            corruption=context.corruption,
+            unit=row.unit,
+            left=row.left,
+            right=row.right,
+            measure=row.measure,
+        )
+
+
+def _fates(context: Context, fates: Fates) -> Iterator[Evidence]:
+    where: dict[str, str | int] = {"step": context.step, "corruption": context.corruption}
+    counts = Counter(row.fate for row in fates.rows)
+    listed = ", ".join(f"{counts[fate]} {fate}" for fate in FATES if counts[fate])
+    yield _evidence(
+        context,
+        f"Of {len(fates.rows)} heads: {listed} (used from {fates.threshold:.2f} logits on).",
+        "fates",
+        **where,
+    )
+    old = [row for row in fates.rows if row.node in fates.old_heads]
+    working = sum(_still_works(row, fates.threshold) for row in old)
+    yield _evidence(
+        context,
+        f"The base uses {len(old)} heads on {context.old}; at work on it after fine-tuning: "
+        f"{working} of them.",
+        "fates",
+        **where,
+    )
+
+
+def _still_works(row: HeadFate, threshold: float) -> bool:
+    clear = row.tuned_old_low > 0 or row.tuned_old_high < 0
+    return clear and abs(row.tuned_old) >= threshold
+
+
+def _grafts(context: Context, shares: Shares) -> Iterator[Evidence]:
+    first, last = shares.of("first_in"), shares.of("last_in")
+    for group, row in shares.of("shapley").items():
+        share = row.share_estimate
+        if share is None:
+            gained = Estimate(value=row.gain, low=row.gain_low, high=row.gain_high)
+            claim = f"bring {logits(gained)}; no share is given, for lack of a sure gain"
+        else:
+            claim = (
+                f"carry {percent(share)} of the gain (Shapley; first in "
+                f"{_share(first[group].share_estimate)}, last in "
+                f"{_share(last[group].share_estimate)})"
+            )
+        yield _evidence(
+            context,
+            f"The weights of the {GROUP_NAMES[group]} ({row.n_parameters:,} parameters) {claim}.",
+            "grafts",
+            step=context.step,
+            group=group,
+        )
+
+
+def _share(estimate: Estimate | None) -> str:
+    return "none" if estimate is None else percent(estimate)
