@@ -6,15 +6,19 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import polars as pl
+
 from circuitlapse.config import Base, Experiment, Finetune, to_toml
-from circuitlapse.records.documents import (
+from circuitlapse.records import (
+    SCHEMAS,
     Estimate,
     Evidence,
     Precondition,
     Provenance,
+    Store,
     Verdict,
+    table,
 )
-from circuitlapse.records.tables import SCHEMAS, table
 
 LAYERS, HEADS = 4, 8
 FAMILIES = {
@@ -40,14 +44,13 @@ def write_run(
         base=Base(organism=None if base_path else "default", path=base_path, seed=0),
         finetune=Finetune.model_validate({"seeds": seeds, "steps": steps, "save_every": every}),
     )
-    (run / "tables").mkdir(parents=True)
-    (run / "tasks").mkdir()
+    run.mkdir(parents=True)
     (run / "experiment.toml").write_text(to_toml(experiment), encoding="utf-8")
     rows = _Rows(seeds, experiment.steps())
     for name in SCHEMAS:
-        table(name, getattr(rows, name)()).write_parquet(run / "tables" / f"{name}.parquet")
-    (run / "verdict.json").write_text(_verdict(steps, shares).model_dump_json(), encoding="utf-8")
-    (run / "provenance.json").write_text(_provenance().model_dump_json(), encoding="utf-8")
+        put_table(run, name, table(name, getattr(rows, name)()))
+    put(run, "verdict.json", _verdict(steps, shares).model_dump_json())
+    put(run, "provenance.json", _provenance().model_dump_json())
     for task, families in FAMILIES.items():
         item = {
             "prompt": prompt if task == "ioi3" else "When Ann and Bob sat down, Ann gave a pen to",
@@ -55,8 +58,20 @@ def write_run(
             "corrupt": {name: f"{prompt} ({name})" for name in families},
         }
         lines = "".join(json.dumps(item, ensure_ascii=False) + "\n" for _ in range(6))
-        (run / "tasks" / f"{task}.test.jsonl").write_text(lines, encoding="utf-8")
+        put(run, f"tasks/{task}.test.jsonl", lines)
     return run
+
+
+def put(run: Path, name: str, text: str | bytes) -> None:
+    """Write an artifact as a run does, with its record."""
+    with Store(run).write(name, "made up") as path:
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+
+
+def put_table(run: Path, name: str, frame: pl.DataFrame) -> None:
+    """Write a table as a run does, with its record."""
+    with Store(run).write(f"tables/{name}.parquet", "made up") as path:
+        frame.write_parquet(path)
 
 
 class _Rows:

@@ -1,4 +1,4 @@
-"""Reading a run directory: the one place in the report that touches its files."""
+"""Reading a run directory, each file verified: the one place in the report that opens any."""
 
 import json
 from dataclasses import dataclass
@@ -10,11 +10,10 @@ from pydantic import BaseModel, ValidationError
 
 from circuitlapse.config import Experiment, read_experiment
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.records.documents import Provenance, Verdict
-from circuitlapse.records.tables import SCHEMAS
+from circuitlapse.records import SCHEMAS, Provenance, Store, Verdict
 
 _Document = TypeVar("_Document", bound=BaseModel)
-_AGAIN = "Run `circuitlapse run` on the experiment again: it goes on where it stopped"
+_AGAIN = "Delete it and run the experiment again: only what is missing is made"
 
 
 @dataclass(frozen=True)
@@ -50,36 +49,33 @@ def read_run(run: Path, prompts: int = 4) -> RunRecords:
 
     Raises:
         CircuitlapseError: If the directory or a file is missing, unreadable, or of another
-            version; the file is named.
+            version, or was changed since it was written; the file is named.
     """
     run = Path(run)
+    directory = "Pass the directory that `circuitlapse run` or `circuitlapse demo` wrote"
     if not run.is_dir():
-        raise CircuitlapseError(
-            "there is no run directory here",
-            got=str(run),
-            fix="Pass the directory that `circuitlapse run` or `circuitlapse demo` wrote",
-        )
-    experiment_file = _existing(run, "experiment.toml")
+        raise CircuitlapseError("there is no run directory here", got=str(run), fix=directory)
+    store, experiment_file = Store(run), run / "experiment.toml"
+    if not experiment_file.is_file():
+        raise CircuitlapseError(f"{run} is not a run: it has no experiment.toml", fix=directory)
+    experiment = read_experiment(experiment_file)
+    tasks = experiment.tasks
     return RunRecords(
         name=run.resolve().name,
-        experiment=read_experiment(experiment_file),
+        experiment=experiment,
         experiment_text=experiment_file.read_text(encoding="utf-8"),
-        provenance=_document(run, "provenance.json", Provenance),
-        verdict=_document(run, "verdict.json", Verdict),
-        tables={name: _table(run, name) for name in SCHEMAS},
-        prompts=_prompts(run, prompts),
+        provenance=_document(store, "provenance.json", Provenance),
+        verdict=_document(store, "verdict.json", Verdict),
+        tables={name: _table(store, name) for name in SCHEMAS},
+        prompts={
+            task: _items(store.read(f"tasks/{task}.test.jsonl"), prompts)
+            for task in (tasks.old, tasks.new)
+        },
     )
 
 
-def _existing(run: Path, name: str) -> Path:
-    path = run / name
-    if not path.is_file():
-        raise CircuitlapseError(f"{path} is missing, so the run is not finished", fix=_AGAIN)
-    return path
-
-
-def _document(run: Path, name: str, kind: type[_Document]) -> _Document:
-    path = _existing(run, name)
+def _document(store: Store, name: str, kind: type[_Document]) -> _Document:
+    path = store.read(name)
     try:
         return kind.model_validate_json(path.read_bytes())
     except ValidationError as error:
@@ -88,35 +84,28 @@ def _document(run: Path, name: str, kind: type[_Document]) -> _Document:
         raise CircuitlapseError(
             f"{path} is not what this version of circuitlapse writes",
             got=f"{where}: {fault['msg']}" if where else fault["msg"],
-            fix=f"Delete it. {_AGAIN}",
+            fix=_AGAIN,
         ) from None
 
 
-def _table(run: Path, name: str) -> pl.DataFrame:
-    path = _existing(run, f"tables/{name}.parquet")
+def _table(store: Store, name: str) -> pl.DataFrame:
+    path = store.read(f"tables/{name}.parquet")
     try:
         frame = pl.read_parquet(path)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise CircuitlapseError(
-            f"{path} cannot be read as Parquet", got=str(error), fix=f"Delete it. {_AGAIN}"
+            f"{path} cannot be read as Parquet", got=str(error), fix=_AGAIN
         ) from None
     wrong = [column for column, kind in SCHEMAS[name].items() if frame.schema.get(column) != kind]
     if wrong:
         raise CircuitlapseError(
             f"{path} does not have the columns of this version",
             got=f"missing or of another type: {', '.join(wrong)}",
-            fix=f"Delete it. {_AGAIN}",
+            fix=_AGAIN,
         )
     if name in ("behaviour", "nodes") and frame.is_empty():
-        raise CircuitlapseError(f"{path} has no rows", fix=f"Delete it. {_AGAIN}")
+        raise CircuitlapseError(f"{path} has no rows", fix=_AGAIN)
     return frame.select(list(SCHEMAS[name]))
-
-
-def _prompts(run: Path, count: int) -> dict[str, list[dict[str, Any]]]:
-    files = sorted((run / "tasks").glob("*.test.jsonl"))
-    if not files:
-        raise CircuitlapseError(f"{run / 'tasks'} holds no TASK.test.jsonl", fix=_AGAIN)
-    return {path.name.removesuffix(".test.jsonl"): _items(path, count) for path in files}
 
 
 def _items(path: Path, count: int) -> list[dict[str, Any]]:
@@ -133,7 +122,7 @@ def _items(path: Path, count: int) -> list[dict[str, Any]]:
             except (ValueError, KeyError, TypeError):
                 raise CircuitlapseError(
                     f"{path}, line {number}, is not an item with prompt, answer and corrupt",
-                    fix=f"Delete the file. {_AGAIN}",
+                    fix=_AGAIN,
                 ) from None
             items.append(item)
     return items

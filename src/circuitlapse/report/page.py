@@ -1,41 +1,44 @@
 """The page itself: text, tables, numbers and drawings in one file."""
 
-import os
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from circuitlapse.records import Store
 from circuitlapse.report import assets
 from circuitlapse.report.data import RunRecords, read_run
 from circuitlapse.report.numbers import estimate, number
 from circuitlapse.report.payload import payload
 from circuitlapse.report.view import view
 
+_NAME = "report.html"
 
-def build_report(run: Path) -> Path:
+
+def build_report(run: Path, made_from: str | None = None) -> Path:
     """Write ``RUN/report.html`` from the run's records alone.
 
     The file is replaced whole or not at all. The same records give the same bytes.
 
     Args:
         run: A finished run directory.
+        made_from: Key of the job that makes it, for the run's record of it. By default the key
+            that is recorded already, as a report that is built again is made from the same things.
 
     Returns:
         The report's path.
 
     Raises:
-        CircuitlapseError: If a record is missing, unreadable, or of another version.
+        CircuitlapseError: If a record is missing, unreadable, changed, or of another version.
     """
-    page = render_report(read_run(run)).encode()
-    path = Path(run) / "report.html"
-    temporary = path.with_name(f".report.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(page)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    page = render_report(read_run(run))
+    store = Store(run)
+    recorded = store.record(_NAME)
+    if made_from is None:
+        made_from = recorded.made_from if recorded else ""
+    with store.write(_NAME, made_from) as path:
+        path.write_bytes(page.encode())
+    return store.root / _NAME
 
 
 def render_report(records: RunRecords) -> str:

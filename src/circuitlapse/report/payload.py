@@ -172,9 +172,8 @@ def _overlap(frame: pl.DataFrame, runs: list[tuple[int, int]]) -> Iterator[dict[
 
 def _fates(frame: pl.DataFrame, runs: list[tuple[int, int]]) -> dict[str, list[dict[str, Any]]]:
     """``seed/corruption`` → one row per head."""
-    last = frame["step"].max()
     series: dict[str, list[dict[str, Any]]] = {}
-    for run, row in _rows(frame.filter(pl.col("step") == last), runs):
+    for run, row in _rows(frame.filter(pl.col("step") == pl.col("step").max()), runs):
         heads = series.setdefault(f"{run}/{row['corruption']}", [])
         effects = {name: _triple(row, name) for name in FATE_COLUMNS}
         heads.append({"node": row["node"], "fate": row["fate"], **effects})

@@ -55,6 +55,8 @@ def view(records: RunRecords) -> dict[str, Any]:
         "overlap_rows": _overlap_rows(records.tables["overlap"].filter(chosen)),
         "fate_rows": _fate_rows(records.tables["fates"].filter(chosen)),
         "graft_rows": _graft_rows(records.tables["grafts"].filter(seed)),
+        "faithfulness_rows": _faithfulness_rows(records.tables["faithfulness"].filter(chosen)),
+        "control_rows": _control_rows(records.tables["controls"]),
         "placebo_rows": _placebo_rows(records),
         "prompts": [
             {"title": task_title(task), "name": task, "items": items}
@@ -173,6 +175,42 @@ def _graft_rows(frame: pl.DataFrame) -> list[list[Any]]:
         ]
         for row in frame.iter_rows(named=True)
     ]
+
+
+def _faithfulness_rows(frame: pl.DataFrame) -> list[list[Any]]:
+    """The curve of both tasks at the last step, or why there is none."""
+    frame = frame.filter(pl.col("step") == pl.col("step").max())
+    return [
+        [
+            task_title(row["task"]),
+            f"{row['n_edges']:,}",
+            f"{100 * row['fraction']:.3g}\u202f%",
+            number(row["metric"]),
+            number(row["clean"]),
+            number(row["corrupt"]),
+            number(row["faithfulness"]) if row["faithfulness"] is not None else row["refused"],
+        ]
+        for row in frame.sort("task", "fraction").iter_rows(named=True)
+    ]
+
+
+def _control_rows(frame: pl.DataFrame) -> list[dict[str, Any]]:
+    """Each control at the base and at the last step, for every seed."""
+    keys = ["base_seed", "finetune_seed", "task", "control"]
+    rows = []
+    for (base_seed, tune_seed, task, control), part in frame.group_by(keys, maintain_order=True):
+        part = part.sort("step")
+        ends = (part.row(0, named=True), part.row(-1, named=True))
+        rows.append(
+            {
+                "task": task_title(str(task)),
+                "control": str(control).replace("_", " "),
+                "seeds": f"{base_seed}.{tune_seed}",
+                "n": ends[0]["n"],
+                "cells": [interval_at(end, "effect") for end in ends],
+            }
+        )
+    return rows
 
 
 def _placebo_rows(records: RunRecords) -> list[dict[str, Any]]:

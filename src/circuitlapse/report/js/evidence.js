@@ -18,6 +18,9 @@ const fateTable = (() => {
     fate.append("span").text((row) => row.fate);
     rows.selectAll("td.num").data((row) => columns.map((name) => row[name])).join("td")
       .attr("class", "num").text((triple) => interval(triple));
+    if (!order.length)
+      body.append("tr").append("td").attr("colspan", 7)
+        .text(`No fates were recorded for the corruption “${state.family}”.`);
     pin();
   }
 

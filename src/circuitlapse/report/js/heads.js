@@ -39,9 +39,18 @@ const trajectories = (() => {
       const fate = fates().find((row) => row.node === node.id)?.fate ?? "";
       const panel = d3.select(root).append("div").attr("class", "panel")
         .classed("pinned", node.id === state.head)
-        .on("click", () => togglePin(node.id));
-      const svg = drawing(panel.node(), width, height,
-        `${nodeName(node)} over training, both tasks${fate ? `, ${fate}` : ""}`);
+        .attr("tabindex", 0).attr("role", "button")
+        .attr("aria-pressed", String(node.id === state.head))
+        .attr("aria-label", `${nodeName(node)} over training, both tasks${fate ? `: ${fate}` : ""}`)
+        .on("click", () => togglePin(node.id))
+        .on("keydown", (event) => {
+          if (event.key !== "Enter" && event.key !== " ") return;
+          event.preventDefault();
+          togglePin(node.id);
+          root.children[place]?.focus();
+        });
+      const svg = drawing(panel.node(), width, height, "");
+      svg.attr("role", null).attr("aria-label", null).attr("aria-hidden", "true");
       const title = svg.append("text").attr("class", "panel-title").attr("x", left).attr("y", 14);
       title.append("tspan").text(nodeName(node));
       title.append("tspan").attr("class", "fate").attr("dx", 6)

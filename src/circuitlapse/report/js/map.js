@@ -91,7 +91,9 @@ const circuitMap = (() => {
       .on("pointerenter focus", (event, node) => hover(event.currentTarget, node))
       .on("pointerleave blur", leave)
       .on("keydown", (event, node) => cellKey(event, node, kind));
-    return { kind, cell, svg };
+    const nothing = svg.append("text").attr("class", "nothing").attr("text-anchor", "middle")
+      .attr("x", left + headCount * size / 2).attr("y", top + layerCount * size / 2);
+    return { kind, cell, nothing };
   }
 
   function hover(element, node) {
@@ -107,7 +109,7 @@ const circuitMap = (() => {
     }
     const fate = fates().find((row) => row.node === node.id)?.fate;
     showTooltip(element, fate ? `${nodeName(node)}: ${fate}` : nodeName(node), rows,
-      `step ${data.steps[state.step]}, corruption ${state.family}`);
+      `step ${data.steps[state.step]}, corruption ${state.family}`, element.ownerSVGElement);
   }
 
   function leave() {
@@ -142,7 +144,7 @@ const circuitMap = (() => {
 
   function step() {
     const fateOf = new Map(fates().map((row) => [row.node, row.fate]));
-    for (const { kind, cell, svg } of cells) {
+    for (const { kind, cell, nothing } of cells) {
       const values = data.nodes.map((_, index) => kind.value(index) ?? null);
       const colours = values.map((value) => (value === null ? null : toColour(value)));
       cell.classed("missing", (_, index) => values[index] === null)
@@ -152,7 +154,7 @@ const circuitMap = (() => {
       cell.select("text")
         .text((node) => (kind.id === "difference" ? "" : fateSign(fateOf.get(node.id) ?? "")))
         .style("fill", (_, index) => (colours[index] ? inkOn(colours[index]) : null));
-      svg.classed("nothing", values.every((value) => value === null));
+      nothing.text(values.some((value) => value !== null) ? "" : `no corruption “${state.family}”`);
     }
     reachable();
     pin();
@@ -194,11 +196,12 @@ function drawLegend() {
     kept.push(size, -size);
     last = place(size);
   }
+  if (place(largestEffect) - last > 24) kept.push(largestEffect, -largestEffect);
   const tick = svg.selectAll("g").data(kept).join("g")
     .attr("transform", (value) => `translate(${place(value)},15)`);
   tick.append("line").attr("class", "tick-line").attr("y2", 4);
   tick.append("text").attr("class", "tick-label").attr("text-anchor", "middle").attr("y", 14)
-    .text((value) => d3.format("~g")(value));
+    .text((value) => d3.format(".2~r")(value));
   svg.append("text").attr("class", "tick-label").attr("x", left).attr("y", 43)
     .text("works against the answer");
   svg.append("text").attr("class", "tick-label").attr("x", right).attr("y", 43)

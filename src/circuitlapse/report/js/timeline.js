@@ -1,7 +1,7 @@
 // Figure 1 and the page's time slider: the learning curves are the slider's track.
 const timeline = (() => {
   const root = document.getElementById("timeline");
-  const height = 168;
+  const height = 150;
   const margin = { top: 10, right: 132, bottom: 20, left: 40 };
   let x, y, marker, dots, slider;
 

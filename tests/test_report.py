@@ -1,0 +1,315 @@
+"""The report page, built from a made-up run: what it holds, refuses, and never lets happen."""
+
+import base64
+import hashlib
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from importlib import resources
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from circuitlapse.errors import CircuitlapseError
+from circuitlapse.records import SCHEMAS, Store, Verdict
+from circuitlapse.report import build_report, read_run
+from circuitlapse.report.numbers import number
+from circuitlapse.report.payload import payload
+from circuitlapse.report.shares import share_bar
+from report_synthetic import HEADS, LAYERS, put, put_table, write_run
+
+HOSTILE = """</script><script>alert(1)</script><img src="http://x.example/a.png" onerror='x'>&amp; Zoë 漢 \u2028"""  # noqa: E501
+
+
+class _Page(HTMLParser):
+    """Tags with their attributes, the text of each element kind, and the data block."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.inline: dict[str, list[str]] = {"script": [], "style": []}
+        self.data = ""
+        self._raw: str | None = None
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._raw = None
+        if tag in self.inline:
+            self._raw = "data" if ("type", "application/json") in attrs else tag
+
+    def handle_endtag(self, tag: str) -> None:
+        self._raw = None
+
+    def handle_data(self, data: str) -> None:
+        if self._raw == "data":
+            self.data += data
+        elif self._raw:
+            self.inline[self._raw].append(data)
+        else:
+            self.text.append(data)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_run(tmp_path_factory.mktemp("report") / "run", steps=32)
+
+
+@pytest.fixture(scope="module")
+def page(run: Path) -> Iterator[_Page]:
+    return _Page(build_report(run).read_text(encoding="utf-8"))  # pyright: ignore[reportReturnType]
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Path:
+    return write_run(tmp_path / "run", steps=8)
+
+
+def test_a_run_becomes_one_page_and_the_same_bytes_again(run: Path):
+    first = build_report(run)
+    content = first.read_bytes()
+    assert first == run / "report.html"
+    assert build_report(run).read_bytes() == content
+    assert not list(run.glob(".draft*"))
+
+
+def test_the_page_is_recorded_with_the_job_that_made_it(broken: Path):
+    build_report(broken, made_from="a job")
+    assert Store(broken).state("report.html", "a job") == "ready"
+    build_report(broken)
+    assert Store(broken).state("report.html", "a job") == "ready"
+
+
+def test_the_page_says_the_verdict_and_its_reason_without_scripts(page: _Page):
+    text = " ".join(" ".join(page.text).split())
+    assert "Undetermined: this run does not decide" in text
+    assert "The calibration that a stronger label needs" in text
+    assert "Scope: this run" in text
+    assert "old circuit\u2019s heads 0.46 [0.40, 0.52]" in text
+    assert "The base is the model organism “default” (pretraining seed 0)" in text
+    for term in ("holds", "Faithfulness", "Hanna et al. 2024", "torch 2.13.0", "repurposed"):
+        assert term in text
+
+
+def test_every_claim_links_to_a_section_of_the_page(page: _Page):
+    names = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
+    links = [attributes for tag, attributes in page.tags if tag == "a"]
+    assert sum("data-where" in link for link in links) == 3
+    for link in links:
+        assert (link["href"] or "")[1:] in names
+    assert len(names) == sum("id" in attributes for _, attributes in page.tags)
+
+
+def test_every_element_that_a_script_looks_for_is_there(page: _Page):
+    names = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
+    script = page.inline["script"][-1]
+    wanted = set(re.findall(r'getElementById\("([\w-]+)"\)', script))
+    wanted |= set(re.findall(r'd3\.select(?:All)?\("#([\w-]+)', script))
+    assert wanted <= names | {"slider"}
+
+
+def test_nothing_is_fetched(page: _Page):
+    for tag, attributes in page.tags:
+        for name in ("src", "href", "action", "srcset", "poster", "xlink:href"):
+            value = attributes.get(name)
+            assert value is None or value.startswith(("#", "data:")), (tag, name, value)
+        assert tag not in ("iframe", "object", "embed", "base", "form")
+    for style in page.inline["style"]:
+        assert "url(" not in style
+        assert "@import" not in style
+    for call in ("fetch(", "XMLHttpRequest", "import(", "WebSocket", "sendBeacon"):
+        assert call not in page.inline["script"][-1]
+
+
+def test_the_policy_allows_exactly_the_inline_blocks(page: _Page):
+    policy = next(
+        attributes["content"] or ""
+        for tag, attributes in page.tags
+        if tag == "meta" and attributes.get("http-equiv") == "Content-Security-Policy"
+    )
+    assert policy.startswith("default-src 'none'; ")
+    assert "unsafe" not in policy
+    for kind in ("script", "style"):
+        digests = {
+            f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+            for text in page.inline[kind]
+        }
+        allowed = re.search(rf"{kind}-src ([^;]+)", policy)
+        assert allowed
+        assert set(allowed.group(1).split()) == digests
+    # An attribute that the policy would block has no place in the page.
+    for _, attributes in page.tags:
+        assert not any(name == "style" or name.startswith("on") for name in attributes)
+
+
+def test_hostile_text_stays_text(tmp_path: Path):
+    run = write_run(tmp_path / "run", steps=8, base_path=HOSTILE, prompt=HOSTILE)
+    verdict = json.loads((run / "verdict.json").read_text(encoding="utf-8"))
+    verdict["reason"] = HOSTILE
+    verdict["evidence"][0] |= {"statement": HOSTILE, "where": {"'\"><script>": HOSTILE}}
+    put(run, "verdict.json", json.dumps(verdict))
+    nodes = pl.read_parquet(run / "tables" / "nodes.parquet")
+    nodes = nodes.with_columns(corruption=pl.col("corruption").replace("s1_to_io", HOSTILE))
+    put_table(run, "nodes", nodes)
+    page = _Page(build_report(run).read_text(encoding="utf-8"))
+    assert len(page.inline["script"]) == 3
+    assert not any(tag == "img" for tag, _ in page.tags)
+    assert sum(HOSTILE in text for text in page.text) >= 6
+    assert HOSTILE in json.loads(page.data)["families"]["single"]
+
+
+def test_the_data_block_holds_every_effect(run: Path, page: _Page):
+    data = json.loads(page.data)
+    assert data == json.loads(json.dumps(payload(read_run(run))))
+    assert data["steps"] == [0, 8, 16, 24, 32]
+    assert data["families"] == {"shared": ["subject", "names"], "single": ["s1_to_io", "s2_to_io"]}
+    assert len(data["nodes"]) == LAYERS * (HEADS + 1)
+    frame = pl.read_parquet(run / "tables" / "nodes.parquet")
+    row = frame.row(
+        by_predicate=(pl.col("step") == 16)
+        & (pl.col("task") == "ioi3")
+        & (pl.col("corruption") == "names")
+        & (pl.col("node") == "a2.h3"),
+        named=True,
+    )
+    place = 2 * len(data["nodes"]) + [node["id"] for node in data["nodes"]].index("a2.h3")
+    columns = data["effects"]["0/ioi3/names"]
+    expected = [row[name] for name in ("effect", "effect_low", "effect_high", "attribution")]
+    assert [column[place] for column in columns] == pytest.approx(expected, rel=1e-3)
+
+
+def test_three_seeds_and_31_checkpoints_stay_under_five_megabytes(tmp_path: Path):
+    run = write_run(tmp_path / "run", seeds=(0, 1, 2))
+    path = build_report(run)
+    assert path.stat().st_size < 5_000_000
+    data = json.loads(_Page(path.read_text(encoding="utf-8")).data)
+    assert len(data["runs"]) == 3
+    assert len(data["steps"]) == 31
+
+
+def test_a_gain_that_is_not_clear_of_zero_has_no_shares(tmp_path: Path):
+    run = write_run(tmp_path / "run", steps=8, shares=False)
+    text = " ".join(" ".join(_Page(build_report(run).read_text(encoding="utf-8")).text).split())
+    assert "No gain: fine-tuning did not teach the new task" in text
+    assert "No shares are given, because a share is a ratio" in text
+    assert "fails" in text
+
+
+def test_negative_shares_are_stacked_to_the_left_of_zero(run: Path):
+    verdict = json.loads((run / "verdict.json").read_text(encoding="utf-8"))
+    verdict["shares"]["mlps"] = {"value": -0.2, "low": -0.3, "high": -0.1}
+    bar = share_bar(Verdict.model_validate(verdict))
+    assert bar
+    zero = next(x for x, text in bar["ticks"] if text == "0")
+    ends = {part["group"]: (part["x"], part["x"] + part["width"]) for part in bar["segments"]}
+    assert ends["mlps"][1] == pytest.approx(zero, abs=0.02)
+    assert ends["old_heads"][0] == pytest.approx(zero, abs=0.02)
+    assert ends["recruited_heads"][0] == pytest.approx(ends["old_heads"][1], abs=0.02)
+
+
+def test_a_refused_faithfulness_is_shown_as_refused(broken: Path):
+    data = payload(read_run(broken))
+    curve = data["faithfulness_curves"]["0/ioi3/subject"]
+    assert curve["refused"] == ["clean and corrupt do not differ"] * 2
+    assert all(value is None for value in curve["values"][0])
+
+
+def test_empty_tables_that_a_run_may_lack_are_said_to_be_empty(broken: Path):
+    for name in ("placebo", "overlap", "fates", "grafts", "controls", "faithfulness", "edges"):
+        put_table(broken, name, pl.DataFrame(schema=SCHEMAS[name]))
+    text = " ".join(_Page(build_report(broken).read_text(encoding="utf-8")).text)
+    for sentence in ("No fates", "No grafts", "No overlap", "no placebo", "No control",
+                     "No faithfulness"):  # fmt: skip
+        assert sentence in text
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["provenance.json", "verdict.json", "tasks/ioi3.test.jsonl",
+     *(f"tables/{table}.parquet" for table in SCHEMAS)],
+)  # fmt: skip
+def test_a_missing_or_changed_file_is_named(broken: Path, name: str):
+    content = (broken / name).read_bytes()
+    (broken / name).write_bytes(content[:-1])
+    with pytest.raises(CircuitlapseError, match=f"{name} is not what was written"):
+        build_report(broken)
+    (broken / name).unlink()
+    with pytest.raises(CircuitlapseError, match=rf"{name} is missing\. Finish the run: "):
+        build_report(broken)
+    assert not (broken / "report.html").exists()
+
+
+def test_a_directory_without_an_experiment_is_no_run(broken: Path):
+    (broken / "experiment.toml").unlink()
+    with pytest.raises(CircuitlapseError, match=r"is not a run: it has no experiment\.toml\. Pass"):
+        build_report(broken)
+
+
+def test_files_of_another_version_are_named(broken: Path):
+    def fails(message: str) -> None:
+        with pytest.raises(CircuitlapseError, match=message) as error:
+            build_report(broken)
+        assert "Delete it and run the experiment again" in str(error.value)
+
+    frame = pl.read_parquet(broken / "tables" / "fates.parquet")
+    put_table(broken, "fates", frame.drop("fate"))
+    fails(r"fates\.parquet does not have the columns of this version .*other type: fate")
+    put(broken, "tables/fates.parquet", b"PAR1 no more")
+    fails(r"fates\.parquet cannot be read as Parquet")
+    put_table(broken, "fates", frame)
+    nodes = pl.read_parquet(broken / "tables" / "nodes.parquet")
+    put_table(broken, "nodes", nodes.clear())
+    fails(r"nodes\.parquet has no rows")
+    put_table(broken, "nodes", nodes)
+    for line in ('{"prompt": "x"}', '["x"]', "x"):
+        put(broken, "tasks/ioi3.test.jsonl", line + "\n")
+        fails(r"ioi3\.test\.jsonl, line 1, is not an item with prompt, answer and corrupt")
+    put(broken, "verdict.json", '{"label": "maybe"}')
+    fails(r"verdict\.json is not what this version of circuitlapse writes .got .label: ")
+
+
+def test_a_place_that_is_no_run_is_named(tmp_path: Path):
+    with pytest.raises(CircuitlapseError, match=r"there is no run directory here \(got '.*none'\)"):
+        build_report(tmp_path / "none")
+
+
+def test_a_report_is_built_without_torch(run: Path):
+    code = (
+        "import sys; from pathlib import Path; from circuitlapse.report import build_report; "
+        f"build_report(Path({str(run)!r})); "
+        "heavy = {'torch', 'transformers', 'trl', 'datasets'} & set(sys.modules); "
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_vendored_files_are_as_published():
+    vendor = resources.files("circuitlapse.report") / "vendor"
+    manifest = json.loads((vendor / "manifest.json").read_text(encoding="utf-8"))
+    listed = {entry["file"] for entry in manifest}
+    assert listed == {path.name for path in vendor.iterdir() if path.name.endswith(".js")}
+    for entry in manifest:
+        content = (vendor / entry["file"]).read_bytes()
+        assert hashlib.sha256(content).hexdigest() == entry["sha256"]
+        assert f"v{entry['version']}".encode() in content[:200]
+        assert b"Permission to use" in (vendor / entry["licence_file"]).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.456, "0.46"),
+        (-1.0, "\u22121.00"),
+        (-0.001, "0.00"),
+        (None, "\u2013"),
+        (float("nan"), "\u2013"),
+    ],
+)
+def test_numbers_are_written_one_way(value: float | None, text: str):
+    assert number(value) == text
