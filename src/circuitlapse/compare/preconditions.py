@@ -60,13 +60,13 @@ def check_preconditions(findings: Findings, gain: Estimate) -> list[Precondition
             name="The base does the old task",
             holds=findings.base_old.low >= OLD_MASTERED,
             detail=f"accuracy {percent(findings.base_old)}; the interval must reach down to no "
-            f"less than {OLD_MASTERED:.0%}",
+            f"less than {100 * OLD_MASTERED:.0f} %",
         ),
         Precondition(
             name="The base does not yet do the new task",
             holds=findings.base_new.high <= NEW_NOT_MASTERED,
             detail=f"accuracy {percent(findings.base_new)}; the interval must stay at or below "
-            f"{NEW_NOT_MASTERED:.0%}",
+            f"{100 * NEW_NOT_MASTERED:.0f} %",
         ),
         Precondition(
             name="The corruption breaks the old task in the base",
@@ -82,13 +82,13 @@ def check_preconditions(findings: Findings, gain: Estimate) -> list[Precondition
             name="The new task was learnt",
             holds=findings.tuned_new.low >= NEW_LEARNT,
             detail=f"accuracy {percent(findings.tuned_new)} on held-out names; the interval must "
-            f"reach down to no less than {NEW_LEARNT:.0%}",
+            f"reach down to no less than {100 * NEW_LEARNT:.0f} %",
         ),
         Precondition(
             name="It carries over to held-out templates",
             holds=findings.tuned_new_templates.low > chance,
             detail=f"accuracy {percent(findings.tuned_new_templates)}; the interval must lie "
-            f"above chance, {chance:.0%}",
+            f"above chance, {100 * chance:.0f} %",
         ),
         _placebo(findings.placebo_gain, gain),
     ]
@@ -103,7 +103,7 @@ def _placebo(placebo: Estimate | None, gain: Estimate) -> Precondition:
         name=name,
         holds=placebo.high <= allowed or placebo.high <= 0,
         detail=f"{logits(placebo)} on the new task; the interval must stay at or below "
-        f"{PLACEBO_LARGEST_SHARE:.0%} of G, {allowed:.2f}",
+        f"{100 * PLACEBO_LARGEST_SHARE:.0f} % of G, {allowed:.2f}",
     )
 
 
