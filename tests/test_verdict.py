@@ -184,6 +184,14 @@ def test_the_sentences_say_what_was_measured():
     assert "no share is given, for lack of a sure gain" in refused
 
 
+def test_a_base_that_does_not_do_the_old_task_still_gets_its_verdict():
+    weak = replace(GOOD, base_old=around(0.4), old_difference=around(0.0))
+    found = build_verdict(CONTEXT, weak, grafted((2, 1, 0, 0, 0)), [], None)
+    assert found.label == "undetermined"
+    assert '"The base does the old task" (accuracy 40 %' in found.reason
+    assert {evidence.table for evidence in found.evidence} == {"behaviour", "placebo", "grafts"}
+
+
 def test_the_document_survives_json():
     found = verdict()
     assert Verdict.model_validate_json(found.model_dump_json()) == found

@@ -45,13 +45,13 @@ def statements(
     findings: Findings,
     shares: Shares,
     overlaps: Sequence[Overlap],
-    fates: Fates,
+    fates: Fates | None,
 ) -> list[Evidence]:
     """Write all sentences, from behaviour over wiring and function to causes."""
     return [
         *_behaviour(context, findings),
         *_overlap(context, overlaps),
-        *_fates(context, fates),
+        *(_fates(context, fates) if fates is not None else ()),
         *_grafts(context, shares),
     ]
 

@@ -23,7 +23,7 @@ def build_verdict(
     findings: Findings,
     shares: Shares,
     overlaps: Sequence[Overlap],
-    fates: Fates,
+    fates: Fates | None,
 ) -> Verdict:
     """Put the evidence of one run together.
 
@@ -33,7 +33,8 @@ def build_verdict(
         shares: What the groups' weights bring, on test prompts.
         overlaps: Rows of the overlap table under ``context.corruption``; those that are not about
             the old task in the base and the new task in the tuned model are passed over.
-        fates: What became of the heads, under the same corruption.
+        fates: What became of the heads, under the same corruption; None where that could not be
+            decided because the base does not do the old task.
     """
     checked = check_preconditions(findings, shares.gain)
     is_gain = shares.gain.low > 0
