@@ -70,6 +70,6 @@ def draw_names(
     wanted = split.removesuffix("_templates")
     pool = [name for name in NAMES if name not in unlike]
     while True:
-        names = rng.sample(pool, count)
+        names = tuple(rng.sample(pool, count))
         if names_split(names) == wanted:
-            return tuple(names)
+            return names

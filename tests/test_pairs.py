@@ -1,0 +1,102 @@
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from circuitlapse.errors import CircuitlapseError
+from circuitlapse.tasks import PromptPairs
+
+
+def example() -> PromptPairs:
+    clean = torch.tensor([[1, 2, 3, 0], [4, 5, 6, 7], [8, 9, 0, 0]])
+    corrupt = torch.tensor([[1, 2, 9, 0], [4, 8, 6, 1], [8, 9, 5, 5]])
+    mask = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1], [1, 1, 0, 0]])
+    answers, distractors = torch.tensor([5, 6, 7]), torch.tensor([[1, 2], [3, 4], [5, 6]])
+    where = {"END": torch.tensor([2, 3, 1])}
+    return PromptPairs.from_tensors(clean, corrupt, answers, distractors, mask, where)
+
+
+def test_first_difference_ignores_padding() -> None:
+    assert example().first_difference().tolist() == [2, 1, 2]
+
+
+def test_rows_can_be_taken_and_trimmed() -> None:
+    pairs = example()[torch.tensor([2, 0])].trimmed()
+    assert pairs.clean.tolist() == [[8, 9, 0], [1, 2, 3]]
+    assert pairs.answers.tolist() == [7, 5]
+    assert pairs.positions["END"].tolist() == [1, 2]
+    assert len(pairs[:1]) == 1
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 6), min_size=1, max_size=12),
+    size=st.integers(1, 5),
+    seed=st.integers(0, 999),
+)
+def test_left_padding_is_undone_and_batches_cover_every_row_once(
+    lengths: list[int], size: int, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    n, width = len(lengths), max(lengths)
+    right = torch.randint(1, 50, (n, width), generator=generator)
+    other = torch.randint(1, 50, (n, width), generator=generator)
+    mask = torch.arange(width) < torch.tensor(lengths)[:, None]
+    ends = torch.tensor(lengths) - 1
+
+    def left(ids: torch.Tensor) -> torch.Tensor:
+        return torch.stack([row.roll(width - k) for row, k in zip(ids, lengths, strict=True)])
+
+    answers, distractors = torch.full((n,), 60), torch.full((n,), 61)
+    plain = PromptPairs.from_tensors(right, other, answers, distractors, mask.int(), {"END": ends})
+    shifted = PromptPairs.from_tensors(
+        left(right), left(other), answers, distractors, left(mask.int()),
+        {"END": torch.full((n,), width - 1)},
+    )  # fmt: skip
+    assert torch.equal(plain.lengths, shifted.lengths)
+    assert torch.equal(plain.positions["END"], shifted.positions["END"])
+    assert torch.equal(plain.clean[mask], shifted.clean[mask])
+    assert torch.equal(plain.corrupt[mask], shifted.corrupt[mask])
+
+    seen = []
+    for rows, batch in plain.batches(size):
+        assert 1 <= len(batch) <= size
+        assert batch.clean.shape[1] == int(batch.lengths.max())
+        assert torch.equal(batch.lengths, plain.lengths[rows])
+        assert torch.equal(batch.first_difference(), plain.first_difference()[rows])
+        seen += rows.tolist()
+    assert sorted(seen) == list(range(n))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"clean": torch.rand(2, 3)}, "clean must be a tensor of integers with 2 dim"),
+        ({"answers": torch.ones(2, 1, dtype=torch.long)}, "answers must be a tensor of integers"),
+        ({"corrupt": torch.ones(2, 4, dtype=torch.long)}, "the same shape .*equally many tokens"),
+        ({"answers": torch.ones(3, dtype=torch.long)}, "one row per prompt .*3 answers"),
+        ({"distractors": torch.tensor([[1], [7]])}, r"among its own distractors \(got 'row 1'\)"),
+        ({"attention_mask": torch.ones(2, 2, dtype=torch.long)}, "attention_mask must have"),
+        ({"attention_mask": torch.tensor([[1, 0, 1], [1, 1, 1]])}, "one unbroken run .*row 0"),
+        ({"attention_mask": torch.tensor([[1, 1, 1], [0, 0, 0]])}, "one unbroken run .*row 1"),
+        ({"positions": {"IO": torch.tensor([0, 3])}}, "position 'IO' lies outside"),
+    ],
+)  # fmt: skip
+def test_wrong_tensors_are_refused(change: dict, message: str) -> None:
+    good: dict[str, Any] = {
+        "clean": torch.ones(2, 3, dtype=torch.long),
+        "corrupt": torch.ones(2, 3, dtype=torch.long),
+        "answers": torch.tensor([5, 7]),
+        "distractors": torch.tensor([1, 2]),
+    }
+    PromptPairs.from_tensors(**good)
+    with pytest.raises(CircuitlapseError, match=message):
+        PromptPairs.from_tensors(**{**good, **change})
+
+
+def test_no_prompts_are_refused() -> None:
+    empty = torch.ones(0, 3, dtype=torch.long)
+    with pytest.raises(CircuitlapseError, match="there are no prompts"):
+        PromptPairs.from_tensors(empty, empty, empty[:, 0], empty[:, 0])
