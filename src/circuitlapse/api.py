@@ -7,10 +7,11 @@ import numpy as np
 import polars as pl
 from safetensors.numpy import load_file
 
+from circuitlapse import __version__
 from circuitlapse.config import Experiment, read_experiment
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.pipeline import Listener, run_in
-from circuitlapse.records import SCHEMAS, Provenance, Store, Verdict
+from circuitlapse.pipeline import Listener, Progress, run_in
+from circuitlapse.records import SCHEMAS, Provenance, Store, Verdict, key_of
 
 
 class Run:
@@ -107,8 +108,24 @@ def run_experiment(
     """
     if not isinstance(experiment, Experiment):
         experiment = read_experiment(experiment)
-    run_in(experiment, Path(out), progress or (lambda event: None))
+    out, listen = Path(out), progress or (lambda event: None)
+    run_in(experiment, out, listen)
+    _keep_report(Store(out), listen)
     return Run(out)
+
+
+def _keep_report(store: Store, listen: Listener) -> None:
+    """Build the report unless it was made from these very records by this version."""
+    sources = [f"tables/{name}.parquet" for name in SCHEMAS]
+    records = [store.record(name) for name in (*sources, "verdict.json", "provenance.json")]
+    key = key_of("report", __version__, [record.sha256 for record in records if record])
+    if store.state("report.html", key) == "ready":
+        return
+    from circuitlapse.report import build_report
+
+    listen(Progress("started", "report"))
+    build_report(store.root, key)
+    listen(Progress("finished", "report", 1, 1))
 
 
 def load_run(path: Path | str) -> Run:

@@ -4,8 +4,8 @@ Importing this package imports no torch: a finished run is recognised, and a run
 without it.
 """
 
-from circuitlapse.pipeline.plan import Job, plan
+from circuitlapse.pipeline.plan import Job, plan_jobs
 from circuitlapse.pipeline.progress import Listener, Progress
 from circuitlapse.pipeline.run import jobs_of, run_in
 
-__all__ = ["Job", "Listener", "Progress", "jobs_of", "plan", "run_in"]
+__all__ = ["Job", "Listener", "Progress", "jobs_of", "plan_jobs", "run_in"]

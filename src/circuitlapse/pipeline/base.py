@@ -16,10 +16,10 @@ def base_identity(base: Base) -> dict[str, Any]:
         CircuitlapseError: If there is no such model.
     """
     if base.organism is not None:
-        from circuitlapse.training import RECIPES
+        from circuitlapse.training import get_recipe, organism_key
 
-        recipe = RECIPES[base.organism]
-        return {"organism": base.organism, "recipe_sha256": recipe.sha256, "seed": base.seed}
+        key = organism_key(get_recipe(base.organism), base.seed)
+        return {"organism": base.organism, "recipe_sha256": key, "seed": base.seed}
     assert base.path is not None  # the config admits exactly one of the two
     directory = Path(base.path).expanduser()
     if directory.is_dir():

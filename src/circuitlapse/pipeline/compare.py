@@ -17,11 +17,11 @@ from circuitlapse.compare import (
     Overlaps,
     Shares,
     edge_overlaps,
+    gain_shares,
     graft_values,
     head_fates,
     node_overlaps,
     parameter_groups,
-    shares,
     used_threshold,
 )
 from circuitlapse.errors import CircuitlapseError
@@ -29,7 +29,6 @@ from circuitlapse.models import Graph, Model, logit_differences
 from circuitlapse.pipeline import plan
 from circuitlapse.pipeline.measure import Arrays, family_mean, load_arrays
 from circuitlapse.pipeline.tabulate import Row, Scores
-from circuitlapse.records import GROUPS
 from circuitlapse.tasks import Item, get_task, tokenize
 
 # The edges' null is shuffled less often: it has 40 times as many entries and is as wide.
@@ -74,7 +73,7 @@ def fates_of(scores: Scores, seed: int, family: str) -> Fates:
     """Decide every head's fate from its effects on the test prompts.
 
     Raises:
-        CircuitlapseError: If the base does not do the old task, so that no effect is large or small.
+        CircuitlapseError: If the base does not do the old task: no effect is then large or small.
     """
     old, new = scores.tasks
     arm, last = plan.arm(seed), scores.last
@@ -185,17 +184,19 @@ def _choose(
     return fates.old_heads, fates.recruited_heads, ""
 
 
-def shares_of(scores: Scores, seed: int) -> tuple[Shares, dict[str, str]]:
-    """Divide the gain among the groups; also what the graft job noted about them."""
+def hybrids_of(scores: Scores, seed: int) -> tuple[np.ndarray, dict[str, str]]:
+    """The hybrids' logit differences, ``[subsets, prompts]``, and what was noted about them."""
     path = scores.store.read(plan.grafts(plan.arm(seed)))
     with safe_open(path, "numpy") as file:
         about = file.metadata()
-    settings = scores.experiment.compare
-    divided = shares(
-        load_arrays(path)["values"], json.loads(about["n_parameters"]),
-        seed=settings.seed, repeats=settings.bootstrap,
-    )  # fmt: skip
-    return divided, about
+    return load_arrays(path)["values"], about
+
+
+def shares_of(scores: Scores, seed: int) -> Shares:
+    """Divide the gain of one fine-tune among the parameter groups."""
+    values, about = hybrids_of(scores, seed)
+    settings, sizes = scores.experiment.compare, json.loads(about["n_parameters"])
+    return gain_shares(values, sizes, seed=settings.seed, repeats=settings.bootstrap)
 
 
 def graft_rows(scores: Scores) -> list[Row]:
@@ -203,5 +204,5 @@ def graft_rows(scores: Scores) -> list[Row]:
     rows = []
     for seed in scores.experiment.finetune.seeds:
         names = {**scores.seeds(seed), "step": scores.last}
-        rows += [{**names, **asdict(row)} for row in shares_of(scores, seed)[0].rows]
+        rows += [{**names, **asdict(row)} for row in shares_of(scores, seed).rows]
     return rows

@@ -13,7 +13,6 @@ from circuitlapse.records import SCHEMAS, key_of
 
 Kind = Literal[
     "prompts", "base", "finetune", "placebo", "measure", "graft", "table", "verdict", "provenance",
-    "report",
 ]  # fmt: skip
 
 # Raised by one when a job of that kind would give other results from the same inputs.
@@ -93,7 +92,7 @@ class _Graph:
         return name
 
 
-def plan(experiment: Experiment, base_identity: Mapping[str, Any]) -> list[Job]:
+def plan_jobs(experiment: Experiment, base_identity: Mapping[str, Any]) -> list[Job]:
     """List an experiment's jobs, each after those that it needs.
 
     Args:
@@ -164,7 +163,7 @@ def plan(experiment: Experiment, base_identity: Mapping[str, Any]) -> list[Job]:
                     tuned,
                     *(held_out[task, "validation"] for task in tasks),
                     held_out[tasks[1], "test"],
-                    measured[name, 0, tasks[0]],
+                    *((control,) if control else ()),
                 ),
                 seed=seed,
             )
@@ -190,6 +189,5 @@ def plan(experiment: Experiment, base_identity: Mapping[str, Any]) -> list[Job]:
     verdict = graph.add(
         "verdict", "verdict", ("verdict.json",), compare, (*everything, *grafted, *tables)
     )
-    provenance = graph.add("provenance", "provenance", ("provenance.json",), None, (verdict,))
-    graph.add("report", "report", ("report.html",), None, (provenance, *tables))
+    graph.add("provenance", "provenance", ("provenance.json",), None, (verdict,))
     return list(graph.jobs.values())

@@ -9,7 +9,7 @@ from filelock import FileLock, Timeout
 from circuitlapse.config import Experiment, read_experiment, to_toml
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.pipeline.execute import execute, unfinished
-from circuitlapse.pipeline.plan import Job, plan
+from circuitlapse.pipeline.plan import Job, plan_jobs
 from circuitlapse.pipeline.progress import Listener, Progress
 from circuitlapse.records import Store
 
@@ -52,7 +52,7 @@ def jobs_of(experiment: Experiment) -> list[Job]:
     from circuitlapse.pipeline.base import base_identity, check_tasks
 
     check_tasks(experiment)
-    return plan(experiment, base_identity(experiment.base))
+    return plan_jobs(experiment, base_identity(experiment.base))
 
 
 def _check_directory(experiment: Experiment, out: Path) -> None:

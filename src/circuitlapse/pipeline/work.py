@@ -10,17 +10,16 @@ from circuitlapse.config import Experiment
 from circuitlapse.models import Model, load_model
 from circuitlapse.pipeline import plan
 from circuitlapse.pipeline.base import base_identity
-from circuitlapse.pipeline.compare import (
-    decide,
-    graft_arrays,
-)
+from circuitlapse.pipeline.compare import fate_rows, graft_arrays, graft_rows, overlap_rows
+from circuitlapse.pipeline.decide import decide
 from circuitlapse.pipeline.measure import measure, read_items, save_arrays, write_items
 from circuitlapse.pipeline.plan import Job
 from circuitlapse.pipeline.provenance import provenance
-from circuitlapse.pipeline.tabulate import TABULATED, Scores
+from circuitlapse.pipeline.tabulate import TABULATED, Row, Scores
 from circuitlapse.records import Store, table
 from circuitlapse.tasks import Item, get_task
-from circuitlapse.training import RECIPES, finetune, organism
+from circuitlapse.training import get_recipe, organism
+from circuitlapse.training.finetune import finetune
 
 Advance = Callable[[int, int], None]
 
@@ -36,8 +35,8 @@ def base_directory(experiment: Experiment, advance: Advance | None = None) -> Pa
     if base.organism is None:
         assert base.path is not None  # the config admits exactly one of the two
         return base.path
-    report = None if advance is None else lambda step, steps, loss: advance(step, steps)
-    return organism(RECIPES[base.organism], base.seed, progress=report)
+    report = None if advance is None else lambda step, steps, status: advance(step, steps)
+    return organism(get_recipe(base.organism), base.seed, progress=report)
 
 
 def _prompts(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
@@ -125,18 +124,26 @@ def _measure(job: Job, store: Store, experiment: Experiment, advance: Advance) -
 
 
 def _graft(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
-    arm = plan.arm(job.params["seed"])
+    seed, last = job.params["seed"], experiment.steps()[-1]
+    new, family = experiment.tasks.new, experiment.measure.corruptions[0]
+    places = {"base": (plan.arm(seed), 0), "tuned": (plan.arm(seed), last)}
+    if experiment.finetune.placebo:
+        places["placebo"] = (plan.placebo_arm(seed), last)
+    validation = {
+        task: read_items(store.read(plan.prompts(task, "validation")))
+        for task in (experiment.tasks.old, new)
+    }
+    scored = read_items(store.read(plan.prompts(new, "test")))[: experiment.compare.graft_prompts]
     with store.write(job.outputs[0], job.key) as path:
-        base = _load(store, experiment, arm, 0)
-        tuned = _load(store, experiment, arm, experiment.steps()[-1])
-        arrays, groups = graft_arrays(base, tuned, store, experiment, arm, advance)
-        save_arrays(arrays, path, groups)
+        models = {name: _load(store, experiment, *place) for name, place in places.items()}
+        arrays, about = graft_arrays(models, validation, scored, family, advance)
+        save_arrays(arrays, path, about)
 
 
 def _table(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
     name = job.params["table"]
     with store.write(job.outputs[0], job.key) as path:
-        rows = TABULATED[name](Scores(store, experiment))
+        rows = _TABLES[name](Scores(store, experiment))
         table(name, rows).write_parquet(path)
 
 
@@ -152,12 +159,12 @@ def _provenance(job: Job, store: Store, experiment: Experiment, advance: Advance
         path.write_text(document.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
-def _report(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
-    from circuitlapse.report import build_report
-
-    build_report(store.root)
-
-
+_TABLES: dict[str, Callable[[Scores], list[Row]]] = {
+    **TABULATED,
+    "overlap": overlap_rows,
+    "fates": fate_rows,
+    "grafts": graft_rows,
+}
 _KINDS: dict[str, Callable[[Job, Store, Experiment, Advance], None]] = {
     "prompts": _prompts,
     "base": _base,
@@ -168,5 +175,4 @@ _KINDS: dict[str, Callable[[Job, Store, Experiment, Advance], None]] = {
     "table": _table,
     "verdict": _verdict,
     "provenance": _provenance,
-    "report": _report,
 }

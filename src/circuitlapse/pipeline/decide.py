@@ -1,0 +1,92 @@
+"""The verdict of a run, from the verdicts of its fine-tunes."""
+
+import json
+
+import numpy as np
+
+from circuitlapse.compare import Context, Findings, build_verdict, gain_shares
+from circuitlapse.errors import CircuitlapseError
+from circuitlapse.pipeline import plan
+from circuitlapse.pipeline.compare import fates_of, hybrids_of, overlaps_of, shares_of
+from circuitlapse.pipeline.measure import Arrays, read_items
+from circuitlapse.pipeline.tabulate import Scores
+from circuitlapse.records import Estimate, Verdict
+from circuitlapse.records.intervals import mean_interval, proportion_interval
+
+
+def decide(scores: Scores) -> Verdict:
+    """Give the verdict on a run; with several seeds, each seed's evidence stands beside it.
+
+    With several seeds gain and shares are those of the mean over seeds, and their intervals speak
+    about prompts only: the scope says so. The seeds' labels must agree.
+    """
+    seeds = scores.experiment.finetune.seeds
+    verdicts = [_of_seed(scores, seed) for seed in seeds]
+    if len(verdicts) == 1:
+        return verdicts[0]
+    labels = {verdict.label for verdict in verdicts}
+    hybrids = [hybrids_of(scores, seed) for seed in seeds]
+    settings, sizes = scores.experiment.compare, json.loads(hybrids[0][1]["n_parameters"])
+    pooled = gain_shares(
+        np.mean([values for values, _ in hybrids], axis=0), sizes,
+        seed=settings.seed, repeats=settings.bootstrap,
+    )  # fmt: skip
+    named = list(zip(seeds, verdicts, strict=True))
+    return Verdict(
+        label=labels.pop() if len(labels) == 1 else "undetermined",
+        reason=" ".join(f"Seed {seed}: {verdict.reason}" for seed, verdict in named),
+        scope=f"these {len(seeds)} fine-tunes of one base; intervals are over prompts, not seeds",
+        gain=pooled.gain,
+        shares={group: row.share_estimate for group, row in pooled.of("shapley").items()},
+        preconditions=[
+            check.model_copy(update={"name": f"{check.name} (seed {seed})"})
+            for seed, verdict in named
+            for check in verdict.preconditions
+        ],
+        evidence=[statement for verdict in verdicts for statement in verdict.evidence],
+    )
+
+
+def _of_seed(scores: Scores, seed: int) -> Verdict:
+    experiment, (old, new) = scores.experiment, scores.tasks
+    family = experiment.measure.corruptions[0]
+    context = Context(
+        old=old, new=new, corruption=family, step=scores.last, seeds=scores.seeds(seed),
+        placebo=plan.PLACEBO if experiment.finetune.placebo else None,
+    )  # fmt: skip
+    try:
+        fates = fates_of(scores, seed, family)
+    except CircuitlapseError:
+        fates = None  # the base does not do the old task: the preconditions say so
+    overlaps = [row for found in overlaps_of(scores, seed, family) for row in found.rows]
+    return build_verdict(
+        context, _findings(scores, seed, family), shares_of(scores, seed), overlaps, fates
+    )
+
+
+def _findings(scores: Scores, seed: int, family: str) -> Findings:
+    arm, last, (old, new) = plan.arm(seed), scores.last, scores.tasks
+    base_old, base_new = (scores.at(arm, 0, task) for task in (old, new))
+    tuned_old, tuned_new = (scores.at(arm, last, task) for task in (old, new))
+    clean, corrupt = (scores.family(arm, 0, old, name, family) for name in ("clean", "corrupt"))
+    placebo_gain = None
+    if scores.experiment.finetune.placebo:
+        placebo = scores.at(plan.placebo_arm(seed), last, new)
+        metric = "behaviour.test.logit_diff"
+        placebo_gain = mean_interval(placebo[metric].astype(float) - base_new[metric])
+    listed = read_items(scores.store.read(plan.prompts(new, "test")))[0].distractors
+    return Findings(
+        base_old=_among(base_old, "test"),
+        base_new=_among(base_new, "test"),
+        tuned_old=_among(tuned_old, "test"),
+        tuned_new=_among(tuned_new, "test"),
+        tuned_new_templates=_among(tuned_new, "test_templates"),
+        candidates=len(listed) + 1,
+        old_difference=mean_interval(clean - corrupt),
+        placebo_gain=placebo_gain,
+    )
+
+
+def _among(arrays: Arrays, split: str) -> Estimate:
+    right = arrays[f"behaviour.{split}.correct_among"]
+    return proportion_interval(int(right.sum()), len(right))
