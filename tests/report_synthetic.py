@@ -55,7 +55,7 @@ def write_run(
         item = {
             "prompt": prompt if task == "ioi3" else "When Ann and Bob sat down, Ann gave a pen to",
             "answer": " Jim" if task == "ioi3" else " Bob",
-            "corrupt": {name: f"{prompt} ({name})" for name in families},
+            "corrupt": {name: prompt.replace("John", "Kate", 1) for name in families},
         }
         lines = "".join(json.dumps(item, ensure_ascii=False) + "\n" for _ in range(6))
         put(run, f"tasks/{task}.test.jsonl", lines)

@@ -163,6 +163,11 @@ def test_hostile_text_stays_text(tmp_path: Path):
     assert HOSTILE in json.loads(page.data)["families"]["single"]
 
 
+def test_what_a_corruption_changes_is_marked(run: Path):
+    html = build_report(run).read_text(encoding="utf-8")
+    assert "<dd>After <mark>Kate</mark>, Mary and Jim went to the store" in html
+
+
 def test_the_data_block_holds_every_effect(run: Path, page: _Page):
     data = json.loads(page.data)
     assert data == json.loads(json.dumps(payload(read_run(run))))

@@ -1,6 +1,8 @@
 """The page's text and tables: everything that reads without JavaScript."""
 
 import json
+import re
+from difflib import SequenceMatcher
 from typing import Any
 
 import polars as pl
@@ -21,6 +23,8 @@ from circuitlapse.report.names import (
 from circuitlapse.report.numbers import interval_at, number
 from circuitlapse.report.payload import FATE_COLUMNS, families
 from circuitlapse.report.shares import share_bar
+
+_WORD = re.compile(r"\w+|\W")
 
 
 def view(records: RunRecords) -> dict[str, Any]:
@@ -59,7 +63,7 @@ def view(records: RunRecords) -> dict[str, Any]:
         "control_rows": _control_rows(records.tables["controls"]),
         "placebo_rows": _placebo_rows(records),
         "prompts": [
-            {"title": task_title(task), "name": task, "items": items}
+            {"title": task_title(task), "name": task, "items": [_sample(item) for item in items]}
             for task, items in records.prompts.items()
         ],
         "definitions": DEFINITIONS,
@@ -90,6 +94,27 @@ def _setting(records: RunRecords) -> str:
         f"{tune.steps} steps of {tune.batch_size} prompts, with {seeds} "
         f"seed{'s' if seeds > 1 else ''}, and was measured at {steps} checkpoints."
     )
+
+
+def _sample(item: dict[str, Any]) -> dict[str, Any]:
+    """Split each corrupt prompt into stretches that are as in the clean one, or changed."""
+    return {
+        "prompt": item["prompt"],
+        "answer": item["answer"],
+        "corrupt": {
+            name: _changes(item["prompt"], str(text)) for name, text in item["corrupt"].items()
+        },
+    }
+
+
+def _changes(clean: str, corrupt: str) -> list[tuple[bool, str]]:
+    words, changed = _WORD.findall(clean), _WORD.findall(corrupt)
+    matcher = SequenceMatcher(None, words, changed, autojunk=False)
+    return [
+        (kind != "equal", "".join(changed[start:end]))
+        for kind, _, _, start, end in matcher.get_opcodes()
+        if end > start
+    ]
 
 
 def _held_out(split: str) -> str:

@@ -59,6 +59,7 @@ const circuitMap = (() => {
     const columnOf = (node) => (isHead(node) ? left + node.head * size
       : left + headCount * size + gap);
     const rowOf = (node) => top + (layerCount - 1 - node.layer) * size;
+    const fateOf = new Map(fates().map((row) => [row.node, row.fate]));
     const svg = d3.select(root).append("svg").attr("width", width).attr("height", height)
       .attr("viewBox", [0, 0, width, height]).attr("role", "group").attr("class", "map")
       .attr("aria-label", `${kind.title()}: heads by layer. Arrow keys move, Enter pins.`);
@@ -86,7 +87,8 @@ const circuitMap = (() => {
       .attr("height", size - 2 * inset);
     cell.append("text").attr("class", "sign").attr("text-anchor", "middle").attr("dy", "0.36em")
       .attr("x", (node) => (isHead(node) ? size : wide) / 2).attr("y", size / 2)
-      .attr("font-size", Math.round(size * 0.48));
+      .attr("font-size", Math.round(size * 0.48))
+      .text((node) => (kind.id === "difference" ? "" : fateSign(fateOf.get(node.id) ?? "")));
     cell.on("click", (_, node) => togglePin(node.id))
       .on("pointerenter focus", (event, node) => hover(event.currentTarget, node))
       .on("pointerleave blur", leave)
@@ -151,9 +153,7 @@ const circuitMap = (() => {
         .attr("aria-label", (node, index) => `${nodeName(node)}, ${kind.title()}: `
           + `${number(values[index])} logits, ${fateOf.get(node.id) ?? "no fate"}`);
       cell.select("rect").attr("fill", (_, index) => colours[index] ?? "none");
-      cell.select("text")
-        .text((node) => (kind.id === "difference" ? "" : fateSign(fateOf.get(node.id) ?? "")))
-        .style("fill", (_, index) => (colours[index] ? inkOn(colours[index]) : null));
+      cell.select("text").style("fill", (_, index) => (colours[index] ? inkOn(colours[index]) : null));
       nothing.text(values.some((value) => value !== null) ? "" : `no corruption “${state.family}”`);
     }
     reachable();
