@@ -121,8 +121,12 @@ class _Rows:
         ]
 
     def placebo(self) -> list[dict[str, Any]]:
+        last = self.steps[-1]
         return [
-            {"placebo": "old_task", **self._behaviour(seed, self.steps[-1], task, split, 0.0)}
+            {
+                "placebo": "placebo-old-task",
+                **self._behaviour(seed, self.steps[-1], task, split, 0.0),
+            }
             for seed in self.seeds
             for task in FAMILIES
             for split in ("test", "test_templates")
@@ -187,7 +191,7 @@ class _Rows:
         ]  # fmt: skip
 
     def overlap(self) -> list[dict[str, Any]]:
-        sides = ("base:old", "base:new", "tuned:old", "tuned:new")
+        sides = ("base:ioi2", "base:ioi3", "tuned:ioi2", "tuned:ioi3")
         known = [
             (seed, family, unit, left, right)
             for seed in self.seeds for family in ("subject", "names")

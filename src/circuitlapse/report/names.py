@@ -59,6 +59,12 @@ def task_title(name: str) -> str:
     return TASKS.get(name, name)
 
 
+def side_label(side: str, old: str, new: str) -> str:
+    """Turn ``base:ioi2`` into ``base:old``: readers compare roles, whatever the tasks are."""
+    model, _, task = side.partition(":")
+    return ":".join((model, {old: "old", new: "new"}.get(task, task)))
+
+
 def node_label(node: str) -> str:
     """Turn a graph's node name into the field's: ``a2.h3`` is ``2.3`` and ``m1`` is ``MLP 1``."""
     if node.startswith("a") and ".h" in node:

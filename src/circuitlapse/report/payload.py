@@ -17,6 +17,7 @@ from circuitlapse.report.names import (
     QUANTITIES,
     SPLITS,
     node_label,
+    side_label,
     task_title,
 )
 from circuitlapse.report.numbers import short
@@ -50,7 +51,7 @@ def payload(records: RunRecords) -> dict[str, Any]:
         **_nodes(tables["nodes"], runs, steps),
         **_faithfulness(tables["faithfulness"], runs, steps),
         "controls": _controls(tables["controls"], runs, steps),
-        "overlap": list(_overlap(tables["overlap"], runs)),
+        "overlap": list(_overlap(tables["overlap"], runs, records)),
         "fates": _fates(tables["fates"], runs),
         "grafts": list(_grafts(tables["grafts"], runs)),
     }  # fmt: skip
@@ -159,11 +160,15 @@ def _controls(frame: pl.DataFrame, runs: list[tuple[int, int]], steps: list[int]
     return series
 
 
-def _overlap(frame: pl.DataFrame, runs: list[tuple[int, int]]) -> Iterator[dict[str, Any]]:
+def _overlap(
+    frame: pl.DataFrame, runs: list[tuple[int, int]], records: RunRecords
+) -> Iterator[dict[str, Any]]:
+    tasks = records.experiment.tasks
     for run, row in _rows(frame, runs):
         yield {
             "run": run, "step": row["step"], "family": row["corruption"], "unit": row["unit"],
-            "left": row["left"], "right": row["right"], "measure": row["measure"],
+            "left": side_label(row["left"], tasks.old, tasks.new),
+            "right": side_label(row["right"], tasks.old, tasks.new), "measure": row["measure"],
             "value": _triple(row, "value"), "ceiling": short(row["ceiling"]),
             "null": [short(row[f"null_{part}"]) for part in ("mean", "low", "high")],
             "p": short(row["p_value"]),

@@ -18,6 +18,7 @@ from circuitlapse.report.names import (
     SECTIONS,
     SPLITS,
     node_label,
+    side_label,
     task_title,
 )
 from circuitlapse.report.numbers import interval_at, number
@@ -56,7 +57,7 @@ def view(records: RunRecords) -> dict[str, Any]:
         "family": shared[0] if shared else None,
         "fate_signs": FATES,
         "behaviour_rows": _behaviour_rows(records),
-        "overlap_rows": _overlap_rows(records.tables["overlap"].filter(chosen)),
+        "overlap_rows": _overlap_rows(records, chosen),
         "fate_rows": _fate_rows(records.tables["fates"].filter(chosen)),
         "graft_rows": _graft_rows(records.tables["grafts"].filter(seed)),
         "faithfulness_rows": _faithfulness_rows(records.tables["faithfulness"].filter(chosen)),
@@ -149,15 +150,18 @@ def _behaviour_rows(records: RunRecords) -> list[dict[str, Any]]:
     return rows
 
 
-def _overlap_rows(frame: pl.DataFrame) -> list[list[Any]]:
+def _overlap_rows(records: RunRecords, chosen: pl.Expr) -> list[list[Any]]:
     """Every overlap of one seed and family at the last step that has any."""
+    frame, tasks = records.tables["overlap"].filter(chosen), records.experiment.tasks
     frame = frame.filter(pl.col("step") == pl.col("step").max())
     return [
         [
             row["unit"],
             MEASURES.get(row["measure"], row["measure"]),
-            row["left"].replace(":", ", "),
-            row["right"].replace(":", ", "),
+            *(
+                side_label(row[side], tasks.old, tasks.new).replace(":", ", ")
+                for side in ("left", "right")
+            ),
             interval_at(row, "value"),
             number(row["ceiling"]),
             f"{number(row['null_mean'])} [{number(row['null_low'])}, {number(row['null_high'])}]",
@@ -253,7 +257,7 @@ def _placebo_rows(records: RunRecords) -> list[dict[str, Any]]:
         compared = (base.get(key), row, tuned.get(key))
         rows.append(
             {
-                "placebo": row["placebo"].replace("_", " "),
+                "placebo": re.sub(r"[-_]", " ", row["placebo"].removeprefix("placebo-")),
                 "seeds": f"{row['base_seed']}.{row['finetune_seed']}",
                 "task": task_title(row["task"]),
                 "split": _held_out(row["split"]),
