@@ -121,7 +121,6 @@ class _Rows:
         ]
 
     def placebo(self) -> list[dict[str, Any]]:
-        last = self.steps[-1]
         return [
             {
                 "placebo": "placebo-old-task",
