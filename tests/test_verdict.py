@@ -176,7 +176,7 @@ def test_the_sentences_say_what_was_measured():
     assert "The base answers ioi3 with an accuracy of 36 % [34, 38] among the listed names." in text
     assert "in held-out templates with an accuracy of 80 % [78, 82]" in text
     assert "The placebo's logit difference on ioi3 rose by 0.10 logits [0.05, 0.15]." in text
-    assert "Importances of nodes in base:ioi2 and tuned:ioi3 correlate at " in text
+    assert "Importances of nodes in base:ioi2 and tuned:ioi3 have a rank correlation of " in text
     assert "Of 4 heads: 1 unused, 1 strengthened, 1 recruited, 1 retired" in text
     assert "The base uses 2 heads on ioi2; at work on it after fine-tuning: 1 of them." in text
     assert "The weights of the MLPs (1,200 parameters) carry 7 % [" in text

@@ -51,9 +51,10 @@ Course = Literal["idle", "gained", "steady", "lost", "flipped", "grew", "shrank"
 FATES: tuple[Fate, ...] = get_args(Fate)
 COURSES: tuple[Course, ...] = get_args(Course)
 
-# A head below a twentieth of the whole effect is not needed by itself: the organisms' sparse
-# importances leave 7 to 12 of 32 heads that carry weight, and several heads above a tenth.
-USED_FRACTION = 0.05
+# A corruption that swaps the answer turns the metric's sign, so that a fiftieth of clean - corrupt
+# is a twenty-fifth of the metric itself. On a trial organism the 5 to 7 heads above it carried .92
+# to .94 of all heads' absolute effect on the old task; a twentieth left 2 to 4 heads and .84.
+USED_FRACTION = 0.02
 
 _CONDITIONS = ("base_old", "base_new", "tuned_old", "tuned_new", "placebo_old")
 _UP, _DOWN = {"gained", "grew"}, {"lost", "shrank"}

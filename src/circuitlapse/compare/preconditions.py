@@ -109,8 +109,8 @@ def _placebo(placebo: Estimate | None, gain: Estimate) -> Precondition:
 
 def percent(estimate: Estimate) -> str:
     """Write a proportion with its interval, in percent."""
-    ends = f"[{100 * estimate.low:.0f}, {100 * estimate.high:.0f}]"
-    return f"{100 * estimate.value:.0f} % {ends}"
+    value, low, high = (round(100 * x) for x in (estimate.value, estimate.low, estimate.high))
+    return f"{value} % [{low}, {high}]"
 
 
 def logits(estimate: Estimate) -> str:

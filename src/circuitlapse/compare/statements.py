@@ -18,6 +18,9 @@ GROUP_NAMES: dict[Group, str] = {
     "shared": "embeddings, normalisations and output biases",
 }
 
+# Pearson's follows the few largest components, the ranks' all of them: each alone would mislead.
+_CORRELATIONS = {"pearson": "correlation", "spearman": "rank correlation"}
+
 
 @dataclass(frozen=True)
 class Context:
@@ -94,16 +97,16 @@ def _behaviour(context: Context, findings: Findings) -> Iterator[Evidence]:
 def _overlap(context: Context, overlaps: Sequence[Overlap]) -> Iterator[Evidence]:
     left, right = f"base:{context.old}", f"tuned:{context.new}"
     for row in overlaps:
-        if {row.left, row.right} != {left, right} or row.measure != "pearson":
+        if {row.left, row.right} != {left, right} or row.measure not in _CORRELATIONS:
             continue
         ends = "" if row.value_low is None else f" [{row.value_low:.2f}, {row.value_high:.2f}]"
         ceiling = "" if row.ceiling is None else f"halves of the prompts reach {row.ceiling:.2f}, "
         yield _evidence(
             context,
-            f"Importances of {row.unit} in {row.left} and {row.right} correlate at "
-            f"{row.value:.2f}{ends}; {ceiling}heads shuffled within their layers "
-            f"{row.null_mean:.2f} [{row.null_low:.2f}, {row.null_high:.2f}] (p = "
-            f"{row.p_value:.3f}).",
+            f"Importances of {row.unit} in {row.left} and {row.right} have a "
+            f"{_CORRELATIONS[row.measure]} of {row.value:.2f}{ends}; {ceiling}"
+            f"heads shuffled within their layers {row.null_mean:.2f} "
+            f"[{row.null_low:.2f}, {row.null_high:.2f}] (p = {row.p_value:.3f}).",
             "overlap",
             step=context.step,
             corruption=context.corruption,
