@@ -14,6 +14,8 @@ from circuitlapse.cli.summary import print_estimates, print_summary
 from circuitlapse.config import Experiment, demo_experiment, read_experiment, to_toml
 from circuitlapse.errors import CircuitlapseError
 
+_PLAIN_WIDTH = 120  # of tables in files and pipes
+
 app = typer.Typer(
     name="circuitlapse",
     help="A time-lapse of the circuits in a language model while it is fine-tuned: was the new "
@@ -124,6 +126,8 @@ def _run(
     )
     experiment = experiment.model_copy(update={"compute": compute})
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=_PLAIN_WIDTH)
     if dry_run:
         from circuitlapse.pipeline.estimate import estimates
 

@@ -1,12 +1,10 @@
 """From per-prompt arrays to the comparison of base and tuned model: overlap, fates and grafts."""
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from safetensors import safe_open
 
 from circuitlapse.attribution import node_effects
 from circuitlapse.compare import (
@@ -27,7 +25,7 @@ from circuitlapse.compare import (
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import Graph, Model, logit_differences
 from circuitlapse.pipeline import plan
-from circuitlapse.pipeline.measure import Arrays, family_mean, load_arrays
+from circuitlapse.pipeline.measure import Arrays, family_mean, load_about, load_arrays
 from circuitlapse.pipeline.tabulate import Row, Scores
 from circuitlapse.tasks import Item, get_task, tokenize
 
@@ -115,7 +113,7 @@ def graft_arrays(
     scored: list[Item],
     family: str,
     advance: Callable[[int, int], None],
-) -> tuple[Arrays, dict[str, str]]:
+) -> tuple[Arrays, dict[str, Any]]:
     """Choose groups of heads on validation prompts and score all hybrids on test prompts.
 
     Args:
@@ -136,9 +134,9 @@ def graft_arrays(
     pairs = tokenize(scored, base.tokenizer, get_task(new).corruptions[0])
     values = graft_values(base, tuned, groups, pairs, advance)
     about = {
-        "old_heads": json.dumps(old_heads),
-        "recruited_heads": json.dumps(recruited),
-        "n_parameters": json.dumps(groups.n_parameters),
+        "old_heads": old_heads,
+        "recruited_heads": recruited,
+        "n_parameters": groups.n_parameters,
         "refused": refused,
     }
     return {"values": values}, about
@@ -184,19 +182,19 @@ def _choose(
     return fates.old_heads, fates.recruited_heads, ""
 
 
-def hybrids_of(scores: Scores, seed: int) -> tuple[np.ndarray, dict[str, str]]:
+def hybrids_of(scores: Scores, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
     """The hybrids' logit differences, ``[subsets, prompts]``, and what was noted about them."""
     path = scores.store.read(plan.grafts(plan.arm(seed)))
-    with safe_open(path, "numpy") as file:
-        about = file.metadata()
-    return load_arrays(path)["values"], about
+    return load_arrays(path)["values"], load_about(path)
 
 
 def shares_of(scores: Scores, seed: int) -> Shares:
     """Divide the gain of one fine-tune among the parameter groups."""
     values, about = hybrids_of(scores, seed)
-    settings, sizes = scores.experiment.compare, json.loads(about["n_parameters"])
-    return gain_shares(values, sizes, seed=settings.seed, repeats=settings.bootstrap)
+    settings = scores.experiment.compare
+    return gain_shares(
+        values, about["n_parameters"], seed=settings.seed, repeats=settings.bootstrap
+    )
 
 
 def graft_rows(scores: Scores) -> list[Row]:

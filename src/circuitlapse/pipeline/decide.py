@@ -1,7 +1,5 @@
 """The verdict of a run, from the verdicts of its fine-tunes."""
 
-import json
-
 import numpy as np
 
 from circuitlapse.compare import Context, Findings, build_verdict, gain_shares
@@ -26,7 +24,7 @@ def decide(scores: Scores) -> Verdict:
         return verdicts[0]
     labels = {verdict.label for verdict in verdicts}
     hybrids = [hybrids_of(scores, seed) for seed in seeds]
-    settings, sizes = scores.experiment.compare, json.loads(hybrids[0][1]["n_parameters"])
+    settings, sizes = scores.experiment.compare, hybrids[0][1]["n_parameters"]
     pooled = gain_shares(
         np.mean([values for values, _ in hybrids], axis=0), sizes,
         seed=settings.seed, repeats=settings.bootstrap,

@@ -12,11 +12,14 @@ Names of the arrays in ``scores/…safetensors`` (``v`` a corruption, ``f`` a fa
   ``[fractions, prompts]``; ``n_edges.f``: their sizes, ``[fractions]``
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from transformers import PreTrainedTokenizerBase
 
@@ -133,8 +136,14 @@ def family_mean(arrays: Arrays, name: str, variants: Sequence[str]) -> np.ndarra
     return np.mean([arrays[f"{name}.{variant}"] for variant in variants], axis=0, dtype=np.float64)
 
 
-def save_arrays(arrays: Arrays, path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write arrays to a safetensors file, refusing values that are not finite numbers.
+def save_arrays(arrays: Arrays, path: Path, about: Mapping[str, Any]) -> None:
+    """Write arrays to a safetensors file together with what is to be known about them.
+
+    Args:
+        arrays: By name.
+        path: Where to.
+        about: JSON-like. It goes under one metadata key, since safetensors writes several in an
+            order that differs between processes, and equal results must be equal files.
 
     Raises:
         CircuitlapseError: If a value is NaN or infinite, naming the array.
@@ -146,9 +155,15 @@ def save_arrays(arrays: Arrays, path: Path, metadata: Mapping[str, str] | None =
                 fix="The checkpoint may have diverged: look at its weights and learning rate",
             )
     contiguous = {name: np.ascontiguousarray(array) for name, array in sorted(arrays.items())}
-    save_file(contiguous, path, metadata=dict(metadata or {}))
+    save_file(contiguous, path, metadata={"about": json.dumps(about, sort_keys=True)})
 
 
 def load_arrays(path: Path) -> Arrays:
     """Read the arrays of a safetensors file."""
     return load_file(path)
+
+
+def load_about(path: Path) -> dict[str, Any]:
+    """Read what ``save_arrays`` was told about the arrays."""
+    with safe_open(path, "numpy") as file:
+        return json.loads(file.metadata()["about"])

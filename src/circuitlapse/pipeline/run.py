@@ -28,6 +28,7 @@ def run_in(experiment: Experiment, out: Path, listen: Listener) -> bool:
             process is running in it, or a job meets a mistake in its input.
     """
     _check_directory(experiment, out)
+    jobs = jobs_of(experiment)  # before anything is written: a mistake must leave no trace
     out.mkdir(parents=True, exist_ok=True)
     with _locked(out):
         store = Store(out)
@@ -36,7 +37,6 @@ def run_in(experiment: Experiment, out: Path, listen: Listener) -> bool:
             scratch = out / ".draft-experiment.toml"
             scratch.write_text(to_toml(experiment), encoding="utf-8")
             scratch.rename(out / "experiment.toml")
-        jobs = jobs_of(experiment)
         todo = unfinished(jobs, store, listen)
         if not todo:
             listen(Progress("planned", done=len(jobs), total=len(jobs)))

@@ -5,12 +5,11 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
-from safetensors import safe_open
 
 from circuitlapse.config import Experiment
 from circuitlapse.models import Graph
 from circuitlapse.pipeline import plan
-from circuitlapse.pipeline.measure import Arrays, family_mean, load_arrays
+from circuitlapse.pipeline.measure import Arrays, family_mean, load_about, load_arrays
 from circuitlapse.records import Estimate, Store
 from circuitlapse.records.intervals import (
     Intervals,
@@ -52,9 +51,7 @@ class Scores:
     def graph(self) -> Graph:
         """The graph that all checkpoints share."""
         first = plan.scores(plan.arm(self.experiment.finetune.seeds[0]), 0, self.tasks[0])
-        with safe_open(self.store.read(first), "numpy") as file:
-            metadata = file.metadata()
-        return Graph(int(metadata["n_layers"]), int(metadata["n_heads"]))
+        return Graph(**load_about(self.store.read(first)))
 
     def _at(self, arm: str, step: int, task: str) -> Arrays:
         return load_arrays(self.store.read(plan.scores(arm, step, task)))

@@ -119,8 +119,8 @@ def _measure(job: Job, store: Store, experiment: Experiment, advance: Advance) -
             model, get_task(task), held_out, experiment.measure,
             circuits=job.params["circuits"], advance=advance,
         )  # fmt: skip
-        graph = {"n_layers": str(model.graph.n_layers), "n_heads": str(model.graph.n_heads)}
-        save_arrays(arrays, path, graph)
+        graph = model.graph
+        save_arrays(arrays, path, {"n_layers": graph.n_layers, "n_heads": graph.n_heads})
 
 
 def _graft(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
