@@ -1,1 +1,21 @@
-"""TODO."""
+"""Training: the embedded model organism, and fine-tuning with a checkpoint every few steps.
+
+A time-lapse needs the training itself, not only its end: the base is made here when none is
+given, and fine-tuning saves what the analyses then look at.
+"""
+
+from circuitlapse.training.organism import Progress, gate_figures, organism, pretrain
+from circuitlapse.training.recipe import RECIPES, Recipe, Stage, get_recipe
+from circuitlapse.training.tokenizer import build_tokenizer
+
+__all__ = [
+    "RECIPES",
+    "Progress",
+    "Recipe",
+    "Stage",
+    "build_tokenizer",
+    "gate_figures",
+    "get_recipe",
+    "organism",
+    "pretrain",
+]

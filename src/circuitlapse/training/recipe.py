@@ -1,0 +1,128 @@
+"""What an organism is made from: every setting that its weights depend on, in one place."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from circuitlapse.errors import CircuitlapseError
+
+_COPY = {"repeat": 3.0, "swap": 1.0}
+_MIX = {
+    "ioi2": 3.0, "noisy_ioi2": 3.0, "three_any": 2.0, "noisy_three_any": 1.0, "swap": 1.0,
+    "repeat": 0.7, "copy2": 0.3, "copy3": 0.3, "one_actor": 0.5, "list2": 0.3, "list3": 0.3,
+}  # fmt: skip
+_FRAMES = {
+    "ioi2": 6.0, "three_any": 6.0, "noisy_ioi2": 0.5, "noisy_three_any": 0.5, "one_actor": 0.3,
+    "list2": 0.2, "list3": 0.2, "repeat": 0.4, "swap": 0.4,
+}  # fmt: skip
+
+
+class Stage(BaseModel):
+    """A stretch of pretraining with one mixture of text.
+
+    Attributes:
+        steps: Optimiser steps.
+        weights: How often each kind of row is drawn, relative to the others; see ``corpus``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steps: int
+    weights: Mapping[str, float]
+
+
+class Recipe(BaseModel):
+    """Everything that an organism is made from, its seed apart.
+
+    Attributes:
+        name: ``default``, or ``natural``: without three-name frames of arbitrary recipient.
+        layers: Transformer blocks.
+        heads: Attention heads per block.
+        d_model: Width of the residual stream.
+        initializer_range: Standard deviation of the initial weights; GPT-2's .02 is too small for
+            copying to start in so few steps.
+        stages: What is read in which order before the first look at the gate: first text that
+            can only be predicted by copying, then two-name frames in many wordings, then frames
+            of two and three names.
+        batch: Rows per step.
+        repeated_weight: How much a token that occurred before in its row counts in the loss,
+            against 1 for any other: most of the text cannot be predicted, and without this its
+            noise drowns what can (the old task then takes twice as many steps).
+        learning_rate: Peak of AdamW's learning rate; warmed up, then a cosine to ``final_rate``.
+        final_rate: End of the schedule, as a share of the peak.
+        warmup: Steps of linear warm-up.
+        weight_decay: AdamW's.
+        betas: AdamW's.
+        clip: Largest gradient norm.
+        extra_steps: Steps of each further round, with the last stage's text, while the gate does
+            not hold.
+        extra_rate: Peak of the learning rate of further rounds, as a share of ``learning_rate``.
+        extra_rounds: How many further rounds at most.
+        gate_prompts: Prompts per task on which the gate is looked at.
+        old_at_least: The old task's accuracy over the whole vocabulary must reach this.
+        new_at_least: The new task's accuracy among the listed names must reach this.
+        new_at_most: It must not exceed this: there must be something to learn.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Literal["default", "natural"] = "default"
+    layers: int = 4
+    heads: int = 8
+    d_model: int = 64
+    initializer_range: float = 0.1
+    stages: tuple[Stage, ...] = (
+        Stage(steps=300, weights=_COPY),
+        Stage(steps=600, weights=_MIX),
+        Stage(steps=900, weights=_FRAMES),
+    )
+    batch: int = 32
+    repeated_weight: float = 4.0
+    learning_rate: float = 3e-3
+    final_rate: float = 0.02
+    warmup: int = 50
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.98)
+    clip: float = 1.0
+    extra_steps: int = 400
+    extra_rate: float = 0.5
+    extra_rounds: int = 4
+    gate_prompts: int = 1024
+    old_at_least: float = 0.98
+    new_at_least: float = 0.25
+    new_at_most: float = 0.50
+
+    @property
+    def sha256(self) -> str:
+        """Hash of every field."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+
+def _natural() -> Recipe:
+    stages = tuple(
+        Stage(
+            steps=stage.steps,
+            weights={k: weight for k, weight in stage.weights.items() if "three_any" not in k},
+        )
+        for stage in Recipe().stages
+    )
+    return Recipe(name="natural", stages=stages, new_at_least=0.0, new_at_most=0.75)
+
+
+#: The recipes by name.
+RECIPES: dict[str, Recipe] = {"default": Recipe(), "natural": _natural()}
+
+
+def get_recipe(name: str) -> Recipe:
+    """Return the recipe of that name.
+
+    Raises:
+        CircuitlapseError: If there is none.
+    """
+    if name not in RECIPES:
+        raise CircuitlapseError(
+            "there is no such organism", got=name, fix=f"Use one of {', '.join(RECIPES)}"
+        )
+    return RECIPES[name]

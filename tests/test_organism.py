@@ -1,0 +1,185 @@
+import json
+import random
+from collections import Counter
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel
+
+from circuitlapse.errors import CircuitlapseError
+from circuitlapse.tasks import SPLITS, TASKS, get_task, tokenize
+from circuitlapse.tasks.splits import PAIR_SPLIT
+from circuitlapse.tasks.templates import CONTINUATIONS, OPENINGS
+from circuitlapse.tasks.words import NAMES
+from circuitlapse.training import RECIPES, Recipe, Stage, build_tokenizer, get_recipe, organism
+from circuitlapse.training.corpus import KINDS, rows
+from circuitlapse.training.organism import _encode, gate_figures, organism_key
+
+TINY = Recipe(
+    layers=1, heads=2, d_model=8, warmup=2, batch=4, extra_rounds=1, extra_steps=3,
+    stages=(
+        Stage(steps=4, weights={"repeat": 1.0}),
+        Stage(steps=8, weights={"ioi2": 1.0, "three_any": 1.0}),
+    ), gate_prompts=64, old_at_least=0.0, new_at_least=0.0, new_at_most=1.0,
+)  # fmt: skip
+
+
+def test_tokenizer_spells_every_prompt_and_row_with_whole_words() -> None:
+    tokenizer = build_tokenizer()
+    texts = rows(random.Random(0), dict.fromkeys(KINDS, 1.0), 400)
+    for name in TASKS:
+        for split in SPLITS:
+            texts += [item.prompt for item in get_task(name).items(split, 30)]
+    for text, ids in zip(texts, tokenizer(texts)["input_ids"], strict=True):
+        assert tokenizer.unk_token_id not in ids
+        assert tokenizer.decode(ids) == text
+        assert len(ids) < 60
+    assert 150 < len(tokenizer) < 300
+    assert tokenizer.eos_token == tokenizer.pad_token == "<|endoftext|>"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_corpus_lists_no_held_out_pair_and_no_held_out_wording(kind: str) -> None:
+    held_out = [
+        template.text.split("{")
+        for table in (OPENINGS, CONTINUATIONS)
+        for split, group in table.items()
+        if split != "train"
+        for template in group
+    ]
+    fixed = {part.split("}")[-1].strip() for parts in held_out for part in parts}
+    wordings = [words for words in fixed if len(words.split()) > 3]
+    assert wordings
+    for text in rows(random.Random(1), {kind: 1.0}, 200):
+        assert not any(words in text for words in wordings)
+        if kind == "repeat":  # random words, not lists
+            continue
+        names = {w for w in text.replace(",", " ").replace(".", " ").split() if w in NAMES}
+        assert len(names) <= 3
+        assert all(PAIR_SPLIT[frozenset(p)] == "train" for p in combinations(names, 2))
+
+
+@pytest.mark.parametrize("kind", ["three_any", "noisy_three_any"])
+def test_anyone_may_be_the_recipient_of_a_three_name_row(kind: str) -> None:
+    left_out = 0
+    for text in rows(random.Random(2), {kind: 1.0}, 300):
+        *names, recipient = [
+            w for w in text.replace(",", " ").replace(".", " ").split() if w in NAMES
+        ]
+        assert len(names) == 5
+        assert len(set(names)) == 3
+        left_out += names.count(recipient) == 1
+    assert left_out / 300 == pytest.approx(1 / 3, abs=0.08)
+
+
+def test_two_name_rows_end_with_the_recipient() -> None:
+    for kind in ("ioi2", "noisy_ioi2"):
+        for text in rows(random.Random(3), {kind: 1.0}, 100):
+            a, b, subject, io = [
+                w for w in text.replace(",", " ").replace(".", " ").split() if w in NAMES
+            ]
+            assert {a, b} == {subject, io}
+
+
+def test_the_natural_recipe_has_no_three_name_frames() -> None:
+    natural = get_recipe("natural")
+    assert not any("three_any" in kind for stage in natural.stages for kind in stage.weights)
+    assert "three_any" in get_recipe("default").stages[-1].weights
+    assert natural.new_at_most == 0.75
+    assert RECIPES["default"].sha256 != natural.sha256
+    with pytest.raises(CircuitlapseError, match=r"no such organism .got 'wild'.. Use one of def"):
+        get_recipe("wild")
+
+
+def test_an_organism_is_cached_loads_unchanged_and_is_made_again_when_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CIRCUITLAPSE_CACHE", str(tmp_path))
+    calls: list[tuple[int, int]] = []
+    state = torch.random.get_rng_state()
+    made = organism(TINY, 3, progress=lambda done, total, text: calls.append((done, total)))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert calls == [(i + 1, 12) for i in range(12)]
+    assert made.is_relative_to(tmp_path)
+    assert [path.name for path in made.parent.iterdir()] == [made.name]  # nothing half-made
+
+    about = json.loads((made / "organism.json").read_text())
+    assert about["seed"] == 3
+    assert Recipe.model_validate(about["recipe"]) == TINY
+    assert about["gate"]["prompts"] == 64
+
+    model = AutoModelForCausalLM.from_pretrained(made)
+    assert isinstance(model, GPT2LMHeadModel)
+    tokenizer = AutoTokenizer.from_pretrained(made)
+    assert tokenizer.get_vocab() == build_tokenizer().get_vocab()
+    assert model.config.vocab_size == len(tokenizer)
+    assert model.config.model_type == "gpt2"
+    prompts = get_task("ioi3").items("test", 8)
+    first, second = (tokenize(prompts, t, "names").clean for t in (tokenizer, build_tokenizer()))
+    assert torch.equal(first, second)
+    assert gate_figures(model, tokenizer, 64) == (
+        about["gate"]["ioi2"], about["gate"]["ioi3_among"],
+    )  # fmt: skip
+
+    calls.clear()
+    assert organism(TINY, 3, progress=lambda *_: calls.append((0, 0))) == made
+    assert not calls
+    weights = (made / "model.safetensors").read_bytes()
+    (made / "model.safetensors").write_bytes(weights[:-1] + b"\x01")
+    assert organism(TINY, 3) == made
+    assert (made / "model.safetensors").read_bytes() == weights
+    assert organism(TINY, 4) != made
+
+
+def test_the_key_depends_on_recipe_and_seed() -> None:
+    keys = {
+        organism_key(recipe, seed)
+        for recipe in (TINY, TINY.model_copy(update={"batch": 5}))
+        for seed in (0, 1)
+    }
+    assert len(keys) == 4
+
+
+def test_a_gate_that_never_holds_is_an_error_after_every_round(tmp_path: Path) -> None:
+    strict = TINY.model_copy(update={"old_at_least": 1.0})
+    calls: list[tuple[int, int]] = []
+    with pytest.raises(CircuitlapseError) as error:
+        organism(strict, 0, tmp_path, lambda done, total, text: calls.append((done, total)))
+    assert calls[-1] == (15, 15)  # 12 steps, and a round of 3
+    text = str(error.value)
+    assert text.startswith(
+        "the organism 'default' with seed 0 did not pass its gate: it needs ioi2"
+    )
+    assert "after 15 steps" in text
+    assert "Try another seed" in text
+    assert not list(tmp_path.rglob("*"))
+
+
+def test_gate_figures_by_the_slow_way(tmp_path: Path) -> None:
+    made = organism(TINY, 0, tmp_path)
+    model, tokenizer = GPT2LMHeadModel.from_pretrained(made), build_tokenizer()
+    right = Counter()
+    for name in ("ioi2", "ioi3"):
+        for item in get_task(name).items("test", 32, seed=1):
+            logits = model(torch.tensor([tokenizer(item.prompt)["input_ids"]])).logits[0, -1]
+            best = (
+                logits.argmax()
+                if name == "ioi2"
+                else max(
+                    (tokenizer(word)["input_ids"][0] for word in (item.answer, *item.distractors)),
+                    key=lambda token: logits[token],
+                )
+            )
+            right[name] += tokenizer.decode([int(best)]) == item.answer
+    assert gate_figures(model, tokenizer, 32) == (right["ioi2"] / 32, right["ioi3"] / 32)
+
+
+def test_repeated_tokens_count_more_and_padding_nothing() -> None:
+    texts = ["Then Mary and Tom. Tom and Mary.", "Then Tom."]
+    ids, counts = _encode(texts, build_tokenizer(), 4.0)
+    #                          Then Mary and Tom .  Tom and Mary .  end
+    assert counts[0].tolist() == [1, 1, 1, 1, 1, 4, 4, 4, 4, 1]
+    assert counts[1].tolist() == [1, 1, 1, 1, 0, 0, 0, 0, 0, 0]
+    assert ids.shape == counts.shape
