@@ -33,9 +33,7 @@ def test_logits_are_those_of_transformers(options):
     hf = tiny_gpt2(**options)
     decoder, pairs = load_model(hf).decoder, random_pairs(1)
     with torch.no_grad():
-        ours = decoder.logits(
-            decoder.run(decoder.embed(pairs.clean), Context(0, pairs.lengths - 1))
-        )
+        ours = decoder.logits(decoder.run(decoder.embed(pairs.clean), Context(pairs.lengths - 1)))
         for row in range(len(pairs)):
             theirs = hf(pairs.clean[row : row + 1, : int(pairs.lengths[row])]).logits[0, -1]
             torch.testing.assert_close(ours[row], theirs, rtol=1e-4, atol=1e-4)

@@ -102,17 +102,22 @@ def patch(
         before = batch.metric(decoder, clean[-1].resid_post[:, 0])
         # Left of the first difference, and wherever nothing is read, a patch changes nothing.
         unpatched = before - batch.metric(decoder, base[-1].resid_post[:, 0])
-        rows, start = batch.rows.cpu(), batch.context.start
+        rows, context = batch.rows.cpu(), batch.context
         effects[rows] = unpatched[:, None, None].double().cpu()
         for layer in range(graph.n_layers):
             first, variants = _variants(decoder, site, layer, base, source)
             after = (before - _metric(decoder, batch, first, variants)).T.double().cpu()
             if by_head:
                 effects[rows, layer] = after
-            elif len(variants) == batch.clean.shape[1]:
-                effects[rows, layer, start : start + len(variants)] = after
-            else:
-                effects[rows, layer, start + batch.context.end.cpu()] = after[:, 0]
+                continue
+            # The last layer's attention and MLP matter at the last token only.
+            columns = context.end[:, None]
+            if len(variants) == batch.clean.shape[1]:
+                columns = torch.arange(len(variants), device=columns.device).expand(len(rows), -1)
+            real = (columns <= context.end[:, None]).cpu()
+            place = batch.positions(columns).cpu()
+            index = rows[:, None].expand(-1, columns.shape[1])
+            effects[index[real], layer, place[real]] = after[real]
     if by_head:
         return effects.mean(dim=0).float()
     real = (torch.arange(width) < lengths[:, None])[:, None]

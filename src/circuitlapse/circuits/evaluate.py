@@ -168,9 +168,10 @@ class _CircuitRun:
             self._projected(layer, index, heads, unmoved)
             for index, unmoved in enumerate((corrupt.q, corrupt.k, corrupt.v))
         )
-        z = decoder.attend(layer, q, k, v, self.batch.context, torch.tensor(heads))
-        change = (z - corrupt.z[:, :, heads]).flatten(0, 1).transpose(0, 1)
-        out = torch.bmm(change, decoder.attention[layer].W_O[heads])
+        chosen = slice(None) if len(heads) == self.graph.n_heads else torch.tensor(heads)
+        z = decoder.attend(layer, q, k, v, self.batch.context, chosen)
+        change = (z - corrupt.z[:, :, chosen]).flatten(0, 1).transpose(0, 1)
+        out = torch.bmm(change, decoder.attention[layer].W_O[chosen])
         self._put(out.unflatten(1, z.shape[:2]))
 
     def _projected(
@@ -183,23 +184,26 @@ class _CircuitRun:
         at_last = index == 0 and layer == self.graph.n_layers - 1
         if at_last:
             base, unmoved = at_end(base, self.batch.context), at_end(unmoved, self.batch.context)
-        result = unmoved[:, :, heads]
         columns = self.mask[: self.filled, [start + head for head in heads]]
         moved = columns.any(dim=0).nonzero().flatten()
         if len(moved) == 0:
-            return result
-        _, which = columns[:, moved].unique(dim=1, return_inverse=True)
-        leaders = [int((which == group).nonzero()[0]) for group in range(int(which.max()) + 1)]
-        readers = [start + heads[int(moved[leader])] for leader in leaders]
-        normed = block.norm(self._inputs(base, readers)).flatten(1, 2)
-        weight, bias = block.slot(index)
+            return unmoved[:, :, heads]
         chosen = torch.tensor(heads)[moved]
+        leaders, which = _groups(columns[:, moved])
+        readers = [start + int(chosen[leader]) for leader in leaders]
+        normed = block.norm(self._inputs(base, readers)).flatten(1, 2)
+        weight, bias = (part[chosen] for part in block.slot(index))
         if len(leaders) == 1:
-            out = normed[0] @ weight[chosen].transpose(0, 1).flatten(1)
+            out = normed[0] @ weight.transpose(0, 1).flatten(1)
             out = out.unflatten(1, (len(chosen), -1))
         else:
-            out = torch.bmm(normed[which], weight[chosen]).transpose(0, 1)
-        result[:, :, moved] = (out + bias[chosen]).unflatten(0, base.shape[:2])
+            each = normed if len(leaders) == len(chosen) else normed[which]
+            out = torch.bmm(each, weight).transpose(0, 1)
+        out = (out + bias).unflatten(0, base.shape[:2])
+        if len(moved) == len(heads):
+            return out
+        result = unmoved[:, :, heads]
+        result[:, :, moved] = out
         return result
 
     def _mlp(self, layer: int) -> None:
@@ -208,3 +212,10 @@ class _CircuitRun:
         corrupt = self.corrupt[layer]
         mid = self._inputs(corrupt.resid_mid, [self.graph.mlp_reader(layer)])[0]
         self._put((self.decoder.mlp[layer](mid) - corrupt.mlp_out)[None])
+
+
+def _groups(columns: Bool[Tensor, "writers readers"]) -> tuple[list[int], list[int]]:
+    """Find readers with the same edges: the first of each group, and each reader's group."""
+    first: dict[tuple[bool, ...], int] = {}
+    which = [first.setdefault(tuple(column), len(first)) for column in columns.T.tolist()]
+    return [which.index(group) for group in range(len(first))], which

@@ -39,7 +39,7 @@ def behaviour(model: Model, pairs: PromptPairs, batch_size: int = 256) -> Behavi
     for begin in range(0, len(pairs), batch_size):
         rows = slice(begin, begin + batch_size)
         batch = pairs[rows].trimmed()
-        context = Context(0, batch.lengths - 1)
+        context = Context(batch.lengths - 1)
         logits = decoder.logits(decoder.run(decoder.embed(batch.clean), context)).float()
         answer = logits.gather(1, batch.answers[:, None])
         wrong = logits.gather(1, batch.distractors)

@@ -8,7 +8,7 @@ an adapter that fills in these classes (see :mod:`circuitlapse.models.gpt2`).
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -88,17 +88,46 @@ class Mlp:
 
 @dataclass(frozen=True)
 class Context:
-    """What a batch's tokens have to their left, and where each prompt ends.
+    """Where each prompt of a batch ends, and what its columns have to their left.
 
     Attributes:
-        start: Position of the first column in the whole prompt.
         end: Column of each prompt's last token.
-        past: Keys and values of the ``start`` tokens before, per layer; empty when there are none.
+        start: Position of each prompt's first column; None where all columns are whole prompts.
+        past: Keys and values, ``[batch, past, heads, d_head]``, of the positions before, per
+            layer; a prompt sees the first ``start`` of them.
     """
 
-    start: int
     end: Int[Tensor, " batch"]
+    start: Int[Tensor, " batch"] | None = None
     past: tuple[tuple[Tensor, Tensor], ...] = ()
+    _masks: dict[tuple[int, int, int], Tensor] = field(default_factory=dict)
+
+    def mask(self, copies: int, n_queries: int, width: int, dtype: torch.dtype) -> Tensor:
+        """Say which keys each query sees, as 0 and −∞, ``[copies × batch or 1, 1, queries, keys]``.
+
+        A single query per prompt stands at the prompt's end. Masks are kept, as all layers and
+        many runs need the same.
+        """
+        key = (copies, n_queries, width)
+        if key not in self._masks:
+            columns = torch.arange(width, device=self.end.device)
+            if n_queries == width:
+                seen = (columns <= columns[:, None])[None]
+            else:
+                seen = (columns <= self.end[:, None])[:, None]
+            if self.past and self.start is not None:
+                positions = torch.arange(self.past[0][0].shape[1], device=self.end.device)
+                before = (positions < self.start[:, None])[:, None]
+                if bool(before.all()):
+                    before = before[:1]
+                rows = max(len(seen), len(before))
+                parts = [part.expand(rows, n_queries, -1) for part in (before, seen)]
+                seen = torch.cat(parts, dim=-1)
+            if len(seen) > 1:
+                seen = seen.repeat(copies, 1, 1)
+            mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
+            self._masks[key] = mask.masked_fill_(~seen, -torch.inf)[:, None]
+        return self._masks[key]
 
 
 class Step(NamedTuple):
@@ -158,10 +187,15 @@ class Decoder:
         return self.attention[0].W_O.shape[1]
 
     def embed(
-        self, tokens: Int[Tensor, "batch pos"], start: int = 0
+        self, tokens: Int[Tensor, "batch pos"], start: Int[Tensor, " batch"] | None = None
     ) -> Float[Tensor, "batch pos d_model"]:
-        """Embed tokens that stand at positions ``start`` onwards."""
-        return self.W_E[tokens] + self.W_pos[start : start + tokens.shape[1]]
+        """Embed tokens that stand at positions ``start`` (or 0) onwards in their prompts."""
+        width = tokens.shape[1]
+        if start is None:
+            return self.W_E[tokens] + self.W_pos[:width]
+        positions = start[:, None] + torch.arange(width, device=tokens.device)
+        # Padding may reach beyond the last position; what stands there is never read.
+        return self.W_E[tokens] + self.W_pos[positions.clamp(max=len(self.W_pos) - 1)]
 
     def project(
         self, layer: int, x: Float[Tensor, "batch pos d_model"]
@@ -190,22 +224,16 @@ class Decoder:
             context: What lies to the left, and where the prompts end.
             heads: Which heads these are.
         """
-        n_queries, width = q.shape[1], k.shape[1]
-        columns = torch.arange(width, device=q.device)
-        if n_queries == width:
-            seen = columns <= columns[:, None]
-        else:
-            end = context.end.repeat(len(q) // len(context.end))
-            seen = (columns <= end[:, None])[:, None, None, :]
-        if context.start:
+        copies = len(q) // len(context.end)
+        mask = context.mask(copies, q.shape[1], k.shape[1], q.dtype)
+        if context.past:
             past_k, past_v = (past[:, :, heads] for past in context.past[layer])
             k, v = _after(past_k, k), _after(past_v, v)
-            seen = functional.pad(seen, (context.start, 0), value=True)
         return functional.scaled_dot_product_attention(
             q.transpose(1, 2),
             k.transpose(1, 2),
             v.transpose(1, 2),
-            attn_mask=seen,
+            attn_mask=mask,
             scale=self.attention[layer].scale,
         ).transpose(1, 2)
 
@@ -261,14 +289,12 @@ class Decoder:
             x = self.step(current, x, context).resid_post
         return x[:, 0]
 
-    def remember(
-        self, tokens: Int[Tensor, "batch pos"], start: int
-    ) -> tuple[tuple[Tensor, Tensor], ...]:
-        """Compute keys and values of the first ``start`` tokens, per layer."""
-        if start == 0:
+    def remember(self, tokens: Int[Tensor, "batch pos"]) -> tuple[tuple[Tensor, Tensor], ...]:
+        """Compute keys and values of all tokens, per layer; nothing where there are none."""
+        if tokens.shape[1] == 0:
             return ()
-        context = Context(0, torch.full((len(tokens),), start - 1, device=tokens.device))
-        x = self.embed(tokens[:, :start])
+        context = Context(torch.zeros(len(tokens), dtype=torch.long, device=tokens.device))
+        x = self.embed(tokens)
         past = []
         for layer in range(self.n_layers):
             q, k, v = self.project(layer, x)

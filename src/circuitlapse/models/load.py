@@ -225,4 +225,4 @@ def _check_parity(model: Model) -> None:
 
 
 def _logits(decoder: Decoder, tokens: Tensor, end: Tensor) -> Float[Tensor, "prompts vocab"]:
-    return decoder.logits(decoder.run(decoder.embed(tokens), Context(0, end)))
+    return decoder.logits(decoder.run(decoder.embed(tokens), Context(end)))

@@ -1,4 +1,4 @@
-"""Batches of prompt pairs that begin at their first differing token.
+"""Batches of prompt pairs, each from its first differing token on.
 
 Under a causal mask everything to the left of the first token that differs is the same in the clean
 and the corrupt run. It is run once, for its keys and values; all further work, on however many
@@ -20,27 +20,33 @@ from circuitlapse.tasks.pairs import PromptPairs
 MEMORY_BYTES = 256 * 2**20
 """What the activations of one batch may take, where no batch size is given."""
 
+BATCH_TOKENS = 1024
+"""More tokens than this in a batch gain nothing, and small batches waste less on padding."""
+
 
 @dataclass(frozen=True)
 class Suffixes:
-    """One batch of pairs, from the first column on in which any of them differs.
+    """One batch of pairs; each prompt's columns begin at its own first differing token.
 
     Attributes:
         rows: Which of the pairs these are; even numbers first, so that halves are slices.
-        pairs: The whole prompts.
         clean: Embeddings of the clean prompts' columns.
         corrupt: Embeddings of the corrupt prompts' columns.
-        context: The prefix that they share, and where each prompt ends.
+        context: The prefix that both share, and where each prompt begins and ends.
         direction: Readout of the metric: the answer's row of the unembedding minus the
             distractors' mean row.
     """
 
     rows: Int[Tensor, " batch"]
-    pairs: PromptPairs
     clean: Float[Tensor, "batch pos d_model"]
     corrupt: Float[Tensor, "batch pos d_model"]
     context: Context
     direction: Float[Tensor, "batch d_model"]
+
+    def positions(self, columns: Int[Tensor, "batch some"]) -> Int[Tensor, "batch some"]:
+        """Positions in the whole prompts at which columns of the batch stand."""
+        start = self.context.start
+        return columns if start is None else columns + start[:, None]
 
     def metric(
         self, decoder: Decoder, final: Float[Tensor, "variants_batch d_model"]
@@ -60,7 +66,7 @@ def suffixes(
     floats_per_token: int,
     batch_size: int | None = None,
 ) -> Iterator[Suffixes]:
-    """Check the pairs and yield them in batches that fit the memory budget.
+    """Check the pairs and yield them in batches, each prompt from its first difference on.
 
     Args:
         decoder: The model.
@@ -73,25 +79,45 @@ def suffixes(
             its vocabulary.
     """
     pairs = checked(decoder, pairs)
-    if batch_size is None:
-        bytes_per_pair = 4 * floats_per_token * pairs.clean.shape[1]
-        batch_size = max(1, MEMORY_BYTES // bytes_per_pair)
-    for rows, batch in pairs.batches(batch_size):
-        order = (rows % 2).argsort(stable=True)
-        rows, batch = rows[order], batch[order]
-        end = batch.lengths - 1
-        start = int(torch.minimum(batch.first_difference(), end).min())
+    most_tokens = min(BATCH_TOKENS, MEMORY_BYTES // (4 * floats_per_token))
+    starts = torch.minimum(pairs.first_difference(), pairs.lengths - 1)
+    for rows in _batches(starts, pairs.lengths - starts, most_tokens, batch_size):
         with torch.no_grad():
-            context = Context(start, end - start, decoder.remember(batch.clean, start))
-            wrong = decoder.W_U[batch.distractors].mean(dim=1)
-            yield Suffixes(
-                rows,
-                batch,
-                decoder.embed(batch.clean[:, start:], start),
-                decoder.embed(batch.corrupt[:, start:], start),
-                context,
-                decoder.W_U[batch.answers] - wrong,
-            )
+            yield _suffixes(decoder, rows, pairs[rows], starts[rows])
+
+
+def _batches(
+    starts: Tensor, widths: Tensor, most_tokens: int, batch_size: int | None
+) -> Iterator[Int[Tensor, " batch"]]:
+    """Group pairs of like suffix and prefix length; even rows come first in each group."""
+    first, wide = starts.tolist(), widths.tolist()
+    order = sorted(range(len(wide)), key=lambda row: (wide[row], first[row]))
+    while order:
+        taken = 1
+        while taken < len(order) and (
+            taken < batch_size
+            if batch_size is not None
+            else (taken + 1) * wide[order[taken]] <= most_tokens
+        ):
+            taken += 1
+        rows, order = sorted(order[:taken], key=lambda row: row % 2), order[taken:]
+        yield torch.tensor(rows, device=starts.device)
+
+
+def _suffixes(decoder: Decoder, rows: Tensor, pairs: PromptPairs, start: Tensor) -> Suffixes:
+    longest = pairs.clean.shape[1]
+    width = int((pairs.lengths - start).max())
+    take = start[:, None] + torch.arange(width, device=start.device)
+    take = take.clamp(max=longest - 1)
+    past = decoder.remember(pairs.clean[:, : int(start.max())])
+    wrong = decoder.W_U[pairs.distractors].mean(dim=1)
+    return Suffixes(
+        rows,
+        decoder.embed(pairs.clean.gather(1, take), start),
+        decoder.embed(pairs.corrupt.gather(1, take), start),
+        Context(pairs.lengths - 1 - start, start, past),
+        decoder.W_U[pairs.answers] - wrong,
+    )
 
 
 def checked(decoder: Decoder, pairs: PromptPairs) -> PromptPairs:
