@@ -23,6 +23,7 @@ from torch.nn.functional import cross_entropy
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from circuitlapse.errors import CircuitlapseError
+from circuitlapse.models import behaviour, load_model
 from circuitlapse.shapes import Float, Int
 from circuitlapse.tasks import get_task, tokenize
 from circuitlapse.tasks.templates import CONTINUATIONS, OPENINGS
@@ -170,21 +171,12 @@ def gate_figures(
     Returns:
         The old task's accuracy over the whole vocabulary and the new task's among the names.
     """
-    figures = []
-    for task, whole in (("ioi2", True), ("ioi3", False)):
-        pairs = tokenize(get_task(task).items("test", n, seed=1), tokenizer, "names")
-        right = 0
-        for _, part in pairs.batches(256):
-            with torch.no_grad():
-                logits = model(input_ids=part.clean, use_cache=False).logits
-            last = logits[torch.arange(len(part)), part.lengths - 1]
-            among = torch.cat([part.answers[:, None], part.distractors], dim=1)
-            if whole:
-                right += int((last.argmax(dim=1) == part.answers).sum())
-            else:
-                right += int((last.gather(1, among).argmax(dim=1) == 0).sum())
-        figures.append(right / n)
-    return figures[0], figures[1]
+    loaded = load_model(model)
+    old, new = (
+        behaviour(loaded, tokenize(get_task(task).items("test", n, seed=1), tokenizer, "names"))
+        for task in ("ioi2", "ioi3")
+    )
+    return old.correct.double().mean().item(), new.correct_among.double().mean().item()
 
 
 def _blank(recipe: Recipe, seed: int, tokenizer: PreTrainedTokenizerFast) -> GPT2LMHeadModel:
