@@ -62,7 +62,7 @@ class Finetune(_Section):
     save_every: Positive = Field(8, description="Steps between checkpoints.")
     batch_size: Positive = Field(32, description="Prompts per step; none is seen twice.")
     learning_rate: Annotated[float, Field(gt=0)] = Field(
-        1.2e-3, description="Learning rate, constant (2e-5 is usual for GPT-2)."
+        1e-3, description="Learning rate, constant (2e-5 is usual for GPT-2)."
     )
     old_fraction: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="Share of old-task prompts mixed into the training data."
