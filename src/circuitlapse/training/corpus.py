@@ -1,13 +1,15 @@
 """The text that the organism is pretrained on.
 
 Its kinds of rows teach, in turn: to copy (repeats, list copies), to find the name that was *not*
-repeated (swaps, two-name IOI), and to meet lists of three names without that inference (lists, and
-in the default recipe three-name frames whose recipient is any of the three). Wherever two names
-stand together, their pair belongs to the training split, and only training templates are used.
+repeated (swaps, two-name IOI), and to meet three names without that inference (lists, and in the
+default recipe ``three_any``: three-name frames whose recipient is any of the three). ``three_any``
+is itself training towards chance: without it two-name IOI carries over to three names in part.
+Wherever names are listed, their pairs belong to the training split, and only training templates
+are used.
 
-``noisy_ioi2`` puts arbitrary words around the names of a two-name frame. The words of held-out
-templates are met there and in the repeats, never their wording: it keeps the ability from hanging
-on the templates.
+The ``noisy`` kinds put arbitrary words around the names. They make the ability appear sooner and
+keep it from hanging on the templates' wording; the words of held-out templates are met there and
+in the repeats, their wording never.
 """
 
 import random

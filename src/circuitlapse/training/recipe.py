@@ -10,11 +10,11 @@ from circuitlapse.errors import CircuitlapseError
 
 _COPY = {"repeat": 3.0, "swap": 1.0}
 _MIX = {
-    "ioi2": 3.0, "noisy_ioi2": 3.0, "three_any": 2.0, "noisy_three_any": 1.0, "swap": 1.0,
+    "ioi2": 3.0, "noisy_ioi2": 3.0, "three_any": 3.0, "noisy_three_any": 1.5, "swap": 1.0,
     "repeat": 0.7, "copy2": 0.3, "copy3": 0.3, "one_actor": 0.5, "list2": 0.3, "list3": 0.3,
 }  # fmt: skip
 _FRAMES = {
-    "ioi2": 6.0, "three_any": 6.0, "noisy_ioi2": 0.5, "noisy_three_any": 0.5, "one_actor": 0.3,
+    "ioi2": 5.0, "three_any": 10.0, "noisy_ioi2": 0.5, "noisy_three_any": 0.5, "one_actor": 0.3,
     "list2": 0.2, "list3": 0.2, "repeat": 0.4, "swap": 0.4,
 }  # fmt: skip
 
