@@ -7,7 +7,7 @@ from torch import Tensor
 
 from circuitlapse.models.decoder import Context
 from circuitlapse.models.load import Model
-from circuitlapse.models.prefix import checked, suffixes
+from circuitlapse.models.prefix import BATCH_TOKENS, alike, checked, suffixes
 from circuitlapse.shapes import Bool, Float
 from circuitlapse.tasks.pairs import PromptPairs
 
@@ -28,7 +28,7 @@ class Behaviour:
 
 
 @torch.no_grad()
-def behaviour(model: Model, pairs: PromptPairs, batch_size: int = 256) -> Behaviour:
+def behaviour(model: Model, pairs: PromptPairs, batch_size: int | None = None) -> Behaviour:
     """Run the clean prompts and read the logits after their last tokens.
 
     A tie counts as wrong. Results are on the CPU, in the order of the pairs.
@@ -36,9 +36,9 @@ def behaviour(model: Model, pairs: PromptPairs, batch_size: int = 256) -> Behavi
     decoder, pairs = model.decoder, checked(model.decoder, pairs)
     difference = torch.empty(len(pairs))
     correct, among = torch.empty(2, len(pairs), dtype=torch.bool)
-    for begin in range(0, len(pairs), batch_size):
-        rows = slice(begin, begin + batch_size)
-        batch = pairs[rows].trimmed()
+    starts = torch.zeros_like(pairs.lengths)
+    for rows in alike(pairs.lengths, starts, BATCH_TOKENS, batch_size):
+        batch, rows = pairs[rows].trimmed(), rows.cpu()
         context = Context(batch.lengths - 1)
         logits = decoder.logits(decoder.run(decoder.embed(batch.clean), context)).float()
         answer = logits.gather(1, batch.answers[:, None])

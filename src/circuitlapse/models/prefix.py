@@ -81,16 +81,23 @@ def suffixes(
     pairs = checked(decoder, pairs)
     most_tokens = min(BATCH_TOKENS, MEMORY_BYTES // (4 * floats_per_token))
     starts = torch.minimum(pairs.first_difference(), pairs.lengths - 1)
-    for rows in _batches(starts, pairs.lengths - starts, most_tokens, batch_size):
+    for rows in alike(pairs.lengths - starts, starts, most_tokens, batch_size):
         with torch.no_grad():
             yield _suffixes(decoder, rows, pairs[rows], starts[rows])
 
 
-def _batches(
-    starts: Tensor, widths: Tensor, most_tokens: int, batch_size: int | None
+def alike(
+    widths: Int[Tensor, " prompts"],
+    starts: Int[Tensor, " prompts"],
+    most_tokens: int,
+    batch_size: int | None = None,
 ) -> Iterator[Int[Tensor, " batch"]]:
-    """Group pairs of like suffix and prefix length; even rows come first in each group."""
-    first, wide = starts.tolist(), widths.tolist()
+    """Group rows of like width and start, so that little of a batch is padding.
+
+    A batch has at most ``most_tokens``, padding included, or else ``batch_size`` rows if that is
+    given. Even rows come first in it.
+    """
+    wide, first = widths.tolist(), starts.tolist()
     order = sorted(range(len(wide)), key=lambda row: (wide[row], first[row]))
     while order:
         taken = 1
