@@ -6,7 +6,7 @@ from tests.twins_engine import Literal, random_pairs, tiny_gpt2
 
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import behaviour, load_model, logit_differences
-from circuitlapse.models.decoder import Context
+from circuitlapse.models.context import Context
 from circuitlapse.models.prefix import suffixes
 
 VARIANTS = {

@@ -15,7 +15,8 @@ from torch import Tensor
 from circuitlapse.attribution.scores import By, Scores
 from circuitlapse.circuits.faithfulness import CircuitEvaluation
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models.decoder import Decoder, Step, at_end
+from circuitlapse.models.context import at_end
+from circuitlapse.models.decoder import Decoder, Step
 from circuitlapse.models.graph import SLOTS, Circuit, Graph
 from circuitlapse.models.load import Model
 from circuitlapse.models.prefix import Suffixes, suffixes

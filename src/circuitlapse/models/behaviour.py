@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from circuitlapse.models.decoder import Context
+from circuitlapse.models.context import Context
 from circuitlapse.models.load import Model
 from circuitlapse.models.prefix import BATCH_TOKENS, alike, checked, suffixes
 from circuitlapse.shapes import Bool, Float

@@ -20,7 +20,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils import logging as hf_logging
 
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models.decoder import Context, Decoder
+from circuitlapse.models.context import Context
+from circuitlapse.models.decoder import Decoder
 from circuitlapse.models.gpt2 import read_gpt2
 from circuitlapse.models.graph import Graph
 from circuitlapse.shapes import Float

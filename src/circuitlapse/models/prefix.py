@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models.decoder import Context, Decoder
+from circuitlapse.models.context import Context
+from circuitlapse.models.decoder import Decoder
 from circuitlapse.shapes import Float, Int
 from circuitlapse.tasks.pairs import PromptPairs
 
