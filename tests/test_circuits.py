@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.twins_engine import Literal, random_pairs, tiny_gpt2
+from twins_engine import Literal, random_pairs, tiny_gpt2
 
 from circuitlapse.attribution import attribute
 from circuitlapse.circuits import (

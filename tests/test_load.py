@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.twins_engine import random_pairs, tiny_gpt2
+from twins_engine import random_pairs, tiny_gpt2
 from tokenizers import Tokenizer, models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging as hf_logging

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.twins_engine import random_pairs, tiny_gpt2
+from twins_engine import random_pairs, tiny_gpt2
 from torch import Tensor
 
 from circuitlapse.attribution import attribute, node_effects, patch
