@@ -182,7 +182,7 @@ def gate_figures(
 
 def _blank(recipe: Recipe, seed: int, tokenizer: PreTrainedTokenizerFast) -> GPT2LMHeadModel:
     end = tokenizer.get_vocab()[END_OF_TEXT]
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return GPT2LMHeadModel(
             GPT2Config(
