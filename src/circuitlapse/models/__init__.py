@@ -8,6 +8,7 @@ from any layer, inputs per edge and gradients per head cheap; all else stays Hug
 from circuitlapse.models.behaviour import Behaviour, behaviour, logit_differences
 from circuitlapse.models.graph import Circuit, Graph
 from circuitlapse.models.load import Model, load_model
+from circuitlapse.models.quiet import quiet
 
 __all__ = [
     "Behaviour",
@@ -17,4 +18,5 @@ __all__ = [
     "behaviour",
     "load_model",
     "logit_differences",
+    "quiet",
 ]

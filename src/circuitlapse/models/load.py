@@ -6,9 +6,7 @@ reads the weights wrongly.
 """
 
 import copy
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
-from transformers.utils import logging as hf_logging
 
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models.context import Context
 from circuitlapse.models.decoder import Decoder
 from circuitlapse.models.gpt2 import read_gpt2
 from circuitlapse.models.graph import Graph
+from circuitlapse.models.quiet import quiet
 from circuitlapse.shapes import Float
 
 READERS: dict[str, Callable[[Any], Decoder]] = {"gpt2": read_gpt2}
@@ -130,7 +128,7 @@ def _from_files(
                 got=source,
                 fix="Give a directory written by save_pretrained",
             )
-    with _quiet():
+    with quiet():
         config = _or_explain(source, lambda: AutoConfig.from_pretrained(source))
         _reader(config, str(source))
         hf = _or_explain(
@@ -169,22 +167,6 @@ def _reader(config: Any, what: str) -> Callable[[Any], Decoder]:
             fix=f"Supported model types: {', '.join(sorted(READERS))}",
         )
     return READERS[config.model_type]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence transformers' progress bars and advice, which are harmless, while loading."""
-    verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
-    hf_logging.set_verbosity_error()
-    hf_logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        hf_logging.set_verbosity(verbosity)
-        if bars:
-            hf_logging.enable_progress_bar()
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from circuitlapse.config import Experiment
-from circuitlapse.models import Model, load_model
+from circuitlapse.models import Model, load_model, quiet
 from circuitlapse.pipeline import plan
 from circuitlapse.pipeline.base import base_identity
 from circuitlapse.pipeline.compare import fate_rows, graft_arrays, graft_rows, overlap_rows
@@ -83,7 +83,7 @@ def _finetune(job: Job, store: Store, experiment: Experiment, advance: Advance) 
     def save(step: int, model: Any, tokenizer: Any) -> None:
         if plan.checkpoint(arm, step) not in job.outputs:
             return
-        with store.write(plan.checkpoint(arm, step), job.key, since) as directory:
+        with store.write(plan.checkpoint(arm, step), job.key, since) as directory, quiet():
             model.save_pretrained(directory)
             tokenizer.save_pretrained(directory)
 

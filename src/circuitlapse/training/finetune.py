@@ -26,6 +26,7 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from circuitlapse.errors import CircuitlapseError
+from circuitlapse.models import quiet
 from circuitlapse.tasks import Item
 
 Save = Callable[[int, PreTrainedModel, PreTrainedTokenizerBase], None]
@@ -91,8 +92,9 @@ def finetune(
     """
     if not items:
         raise CircuitlapseError("there is nothing to fine-tune on", got="0 items")
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    model = AutoModelForCausalLM.from_pretrained(base)
+    with quiet():
+        tokenizer = AutoTokenizer.from_pretrained(base)
+        model = AutoModelForCausalLM.from_pretrained(base)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     vocabulary = model.get_input_embeddings().weight.shape[0]
 
