@@ -38,6 +38,13 @@ class Base(_Section):
             raise ValueError("name exactly one of `organism` and `path`")
         return self
 
+    @property
+    def source(self) -> str:
+        """The path or Hub name; only for a base that is not an organism."""
+        if self.path is None:
+            raise ValueError("an organism has no path")
+        return self.path
+
 
 class Tasks(_Section):
     """What the base already does, and what it learns."""
@@ -86,7 +93,7 @@ class Measure(_Section):
 
     prompts: Positive = Field(1024, description="Held-out prompts for behaviour, per split.")
     circuit_prompts: Annotated[int, Field(ge=8)] = Field(
-        128, description="Held-out prompt pairs for circuits, per corruption."
+        96, description="Held-out prompt pairs for circuits, per corruption."
     )
     corruptions: tuple[str, ...] = Field(
         ("subject", "names"), min_length=1, description="Corruption families, shared by both tasks."

@@ -21,14 +21,13 @@ def base_identity(base: Base) -> dict[str, Any]:
 
         key = organism_key(get_recipe(base.organism), base.seed)
         return {"organism": base.organism, "recipe_sha256": key, "seed": base.seed}
-    assert base.path is not None  # the config admits exactly one of the two
-    directory = Path(base.path).expanduser()
+    directory = Path(base.source).expanduser()
     if directory.is_dir():
         return {"path": base.path, "sha256": content_hash(directory), "seed": base.seed}
     from transformers import AutoConfig
 
     try:
-        revision = AutoConfig.from_pretrained(base.path)._commit_hash
+        revision = AutoConfig.from_pretrained(base.source)._commit_hash
     except (OSError, ValueError) as error:
         raise CircuitlapseError(
             "there is no such base model",

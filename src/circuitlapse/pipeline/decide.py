@@ -6,7 +6,8 @@ from circuitlapse.compare import Context, Findings, build_verdict, gain_shares
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.pipeline import plan
 from circuitlapse.pipeline.compare import fates_of, hybrids_of, overlaps_of, shares_of
-from circuitlapse.pipeline.measure import Arrays, read_items
+from circuitlapse.pipeline.measure import Arrays
+from circuitlapse.pipeline.prompts import read_items
 from circuitlapse.pipeline.tabulate import Scores
 from circuitlapse.records import Estimate, Verdict
 from circuitlapse.records.intervals import mean_interval, proportion_interval
@@ -31,7 +32,7 @@ def decide(scores: Scores) -> Verdict:
     )  # fmt: skip
     named = list(zip(seeds, verdicts, strict=True))
     return Verdict(
-        label=labels.pop() if len(labels) == 1 else "undetermined",
+        label=verdicts[0].label if len(labels) == 1 else "undetermined",
         reason=" ".join(f"Seed {seed}: {verdict.reason}" for seed, verdict in named),
         scope=f"these {len(seeds)} fine-tunes of one base; intervals are over prompts, not seeds",
         gain=pooled.gain,

@@ -95,7 +95,7 @@ def _shape_of(experiment: Experiment) -> _Shape:
         return _Shape(recipe.layers, recipe.heads, recipe.d_model, len(build_tokenizer()))
     from transformers import AutoConfig
 
-    config: Any = AutoConfig.from_pretrained(base.path)
+    config: Any = AutoConfig.from_pretrained(base.source)
     return _Shape(
         config.num_hidden_layers, config.num_attention_heads, config.hidden_size, config.vocab_size
     )
@@ -103,10 +103,10 @@ def _shape_of(experiment: Experiment) -> _Shape:
 
 def _multiplications_per_second() -> float:
     matrix = torch.ones(512, 512)
-    matrix @ matrix
+    torch.mm(matrix, matrix)
     started, done = time.perf_counter(), 0
     while time.perf_counter() - started < 0.05:
-        matrix @ matrix
+        torch.mm(matrix, matrix)
         done += 1
     return done * 512**3 / (time.perf_counter() - started)
 

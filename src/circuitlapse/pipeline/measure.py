@@ -19,35 +19,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
-from transformers import PreTrainedTokenizerBase
 
 from circuitlapse.attribution import attribute, node_effects
 from circuitlapse.circuits import faithfulness_curve
 from circuitlapse.config import Measure
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import Model, behaviour, logit_differences
-from circuitlapse.tasks import Item, Task, tokenize
+from circuitlapse.pipeline.prompts import Prompts
+from circuitlapse.tasks import PromptPairs, Task
 
 Arrays = dict[str, np.ndarray]
-
-
-def read_items(path: Path) -> list[Item]:
-    """Read a task's items from JSON lines."""
-    with path.open(encoding="utf-8") as lines:
-        return [Item.model_validate_json(line) for line in lines]
-
-
-def write_items(items: Sequence[Item], path: Path) -> None:
-    """Write a task's items as JSON lines."""
-    path.write_text("".join(item.model_dump_json() + "\n" for item in items), encoding="utf-8")
 
 
 def measure(
     model: Model,
     task: Task,
-    held_out: Mapping[str, Sequence[Item]],
+    prompts: Prompts,
     settings: Measure,
     *,
     circuits: bool,
@@ -57,8 +47,8 @@ def measure(
 
     Args:
         model: The checkpoint.
-        task: The task that the items are of.
-        held_out: Items of the splits ``test`` and ``test_templates``.
+        task: The task that the prompts are of.
+        prompts: Its held-out prompts, tokenised for the model.
         settings: What to measure, on how many prompts.
         circuits: Whether to find circuits too; behaviour alone is much faster.
         advance: Called with how many parts are done, of how many.
@@ -66,74 +56,65 @@ def measure(
     Returns:
         Arrays by name, as the module's docstring lists them.
     """
-    tokenizer = _tokenizer(model)
     arrays: Arrays = {}
-    for split, items in held_out.items():
+    for split in ("test", "test_templates"):
         # Any corruption does: behaviour looks at the clean prompts only.
-        shown = behaviour(model, tokenize(items, tokenizer, task.corruptions[0]))
+        shown = behaviour(model, prompts.pairs(split, settings.prompts, task.corruptions[0]))
         for quantity in ("logit_diff", "correct", "correct_among"):
             values = getattr(shown, quantity).cpu().numpy()
             arrays[f"behaviour.{split}.{quantity}"] = values
     if not circuits:
         return arrays
-    items = held_out["test"][: settings.circuit_prompts]
+
+    def pairs(corruption: str) -> PromptPairs:
+        return prompts.pairs("test", settings.circuit_prompts, corruption)
+
     for control in task.controls:
-        clean, corrupt = logit_differences(model, tokenize(items, tokenizer, control))
+        clean, corrupt = logit_differences(model, pairs(control))
         arrays[f"controls.{control}"] = (clean - corrupt).cpu().numpy()
     families = {family: task.families[family] for family in settings.corruptions}
     for done, (family, variants) in enumerate(families.items()):
         advance(done, len(families))
-        _circuit_of(model, items, family, variants, settings, arrays)
+        found = {variant: pairs(variant) for variant in variants}
+        _circuit_of(model, found, family, settings, arrays)
     return arrays
 
 
 def _circuit_of(
     model: Model,
-    items: Sequence[Item],
+    pairs: Mapping[str, PromptPairs],
     family: str,
-    variants: Sequence[str],
     settings: Measure,
     arrays: Arrays,
 ) -> None:
     """Add one corruption family's scores, effects and faithfulness curve to the arrays."""
-    tokenizer = _tokenizer(model)
-    pairs = {variant: tokenize(items, tokenizer, variant) for variant in variants}
     found = []
-    for variant in variants:
-        scores = attribute(model, pairs[variant], settings.method, settings.ig_steps)
-        clean, corrupt = logit_differences(model, pairs[variant])
+    for variant, variant_pairs in pairs.items():
+        scores = attribute(model, variant_pairs, settings.method, settings.ig_steps)
+        clean, corrupt = logit_differences(model, variant_pairs)
         found.append(scores)
         arrays[f"edges.{variant}"] = scores.mean.cpu().numpy()
         arrays[f"halves.{variant}"] = scores.halves.cpu().numpy()
-        arrays[f"effects.{variant}"] = node_effects(model, pairs[variant]).cpu().numpy()
+        arrays[f"effects.{variant}"] = node_effects(model, variant_pairs).cpu().numpy()
         arrays[f"clean.{variant}"] = clean.cpu().numpy()
         arrays[f"corrupt.{variant}"] = corrupt.cpu().numpy()
     family_scores = replace(
         found[0],
-        mean=sum(scores.mean for scores in found) / len(found),
-        halves=sum(scores.halves for scores in found) / len(found),
+        mean=torch.stack([scores.mean for scores in found]).mean(dim=0),
+        halves=torch.stack([scores.halves for scores in found]).mean(dim=0),
     )
     curves = [
-        faithfulness_curve(model, family_scores, pairs[variant], settings.fractions)
-        for variant in variants
+        faithfulness_curve(model, family_scores, variant_pairs, settings.fractions)
+        for variant_pairs in pairs.values()
     ]
-    metric = sum(np.stack([point.metric.cpu().numpy() for point in curve]) for curve in curves)
-    arrays[f"faithfulness.{family}"] = metric / len(variants)
+    metrics = [torch.stack([point.metric for point in curve]) for curve in curves]
+    arrays[f"faithfulness.{family}"] = torch.stack(metrics).mean(dim=0).numpy()
     arrays[f"n_edges.{family}"] = np.array([point.n_edges for point in curves[0]])
-
-
-def _tokenizer(model: Model) -> PreTrainedTokenizerBase:
-    if model.tokenizer is None:
-        raise CircuitlapseError(
-            "the model has no tokenizer, so no prompt can be written for it",
-            fix="Save its tokenizer beside it with tokenizer.save_pretrained",
-        )
-    return model.tokenizer
 
 
 def family_mean(arrays: Arrays, name: str, variants: Sequence[str]) -> np.ndarray:
     """Average an array such as ``effects`` over the variants of a corruption family."""
-    return np.mean([arrays[f"{name}.{variant}"] for variant in variants], axis=0, dtype=np.float64)
+    return np.stack([arrays[f"{name}.{v}"] for v in variants]).mean(axis=0, dtype=np.float64)
 
 
 def save_arrays(arrays: Arrays, path: Path, about: Mapping[str, Any]) -> None:

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from circuitlapse.config import Experiment
+from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import Model, load_model, quiet
 from circuitlapse.pipeline import plan
 from circuitlapse.pipeline.base import base_identity
 from circuitlapse.pipeline.compare import fate_rows, graft_arrays, graft_rows, overlap_rows
 from circuitlapse.pipeline.decide import decide
-from circuitlapse.pipeline.measure import measure, read_items, save_arrays, write_items
+from circuitlapse.pipeline.measure import measure, save_arrays
 from circuitlapse.pipeline.plan import Job
+from circuitlapse.pipeline.prompts import Prompts, read_items, write_items
 from circuitlapse.pipeline.provenance import provenance
 from circuitlapse.pipeline.tabulate import TABULATED, Row, Scores
 from circuitlapse.records import Store, table
@@ -33,8 +35,7 @@ def base_directory(experiment: Experiment, advance: Advance | None = None) -> Pa
     """Where the base model is: a path of the user's, or an organism, pretrained if need be."""
     base = experiment.base
     if base.organism is None:
-        assert base.path is not None  # the config admits exactly one of the two
-        return base.path
+        return base.source
     report = None if advance is None else lambda step, steps, status: advance(step, steps)
     return organism(get_recipe(base.organism), base.seed, progress=report)
 
@@ -66,10 +67,17 @@ def _training_items(experiment: Experiment, *, placebo: bool) -> list[Item]:
 def _base(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
     with store.write(job.outputs[0], job.key) as path:
         document: dict[str, Any] = dict(base_identity(experiment.base))
-        directory = Path(base_directory(experiment, advance))
-        if (directory / "organism.json").is_file():
-            document["admission"] = json.loads((directory / "organism.json").read_text("utf-8"))
-        load_model(str(directory), experiment.compute.device)  # refuses what cannot be analysed
+        directory = base_directory(experiment, advance)
+        about = Path(directory) / "organism.json"
+        if about.is_file():
+            document["admission"] = json.loads(about.read_text("utf-8"))
+        model = load_model(directory, experiment.compute.device)  # or a refusal, and why
+        if model.tokenizer is None:
+            raise CircuitlapseError(
+                "the base model has no tokenizer, so no prompt can be written for it",
+                got=str(directory),
+                fix="Save its tokenizer beside it with tokenizer.save_pretrained",
+            )
         path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
@@ -111,12 +119,9 @@ def _measure(job: Job, store: Store, experiment: Experiment, advance: Advance) -
     arm, step, task = (job.params[key] for key in ("arm", "step", "task"))
     with store.write(job.outputs[0], job.key) as path:
         model = _load(store, experiment, arm, step)
-        held_out = {
-            split: read_items(store.read(plan.prompts(task, split)))[: experiment.measure.prompts]
-            for split in ("test", "test_templates")
-        }
+        prompts = Prompts(store, task, model.tokenizer)
         arrays = measure(
-            model, get_task(task), held_out, experiment.measure,
+            model, get_task(task), prompts, experiment.measure,
             circuits=job.params["circuits"], advance=advance,
         )  # fmt: skip
         graph = model.graph

@@ -96,7 +96,7 @@ def finetune(
         tokenizer = AutoTokenizer.from_pretrained(base)
         model = AutoModelForCausalLM.from_pretrained(base)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    vocabulary = model.get_input_embeddings().weight.shape[0]
+    vocabulary = _vocabulary(model)
 
     class Checkpoints(TrainerCallback):
         def on_train_begin(self, args, state, control, **kwargs):
@@ -144,8 +144,13 @@ def finetune(
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
-    grown = model.get_input_embeddings().weight.shape[0]
+    grown = _vocabulary(model)
     if grown != vocabulary:
         raise CircuitlapseError(
             "fine-tuning changed the size of the vocabulary", got=f"{vocabulary} -> {grown}"
         )
+
+
+def _vocabulary(model: PreTrainedModel) -> int:
+    embedding: Any = model.get_input_embeddings()
+    return embedding.weight.shape[0]

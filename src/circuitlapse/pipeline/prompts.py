@@ -1,0 +1,55 @@
+"""The run's prompts: written once as JSON lines, and turned into tensors once per process."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from circuitlapse.pipeline import plan
+from circuitlapse.records import Store
+from circuitlapse.tasks import Item, PromptPairs, tokenize
+
+_KEPT = 64  # token tensors of a run; each is a few hundred KiB
+_tokenised: dict[tuple[str, ...], PromptPairs] = {}
+
+
+def read_items(path: Path) -> list[Item]:
+    """Read a task's items from JSON lines."""
+    with path.open(encoding="utf-8") as lines:
+        return [Item.model_validate_json(line) for line in lines]
+
+
+def write_items(items: Sequence[Item], path: Path) -> None:
+    """Write a task's items as JSON lines."""
+    path.write_text("".join(item.model_dump_json() + "\n" for item in items), encoding="utf-8")
+
+
+class Prompts:
+    """The held-out prompts of one task, tokenised for one model.
+
+    Every checkpoint of a run is measured on the same prompts with the same tokenizer, so what was
+    tokenised once is kept for the process's next job.
+    """
+
+    def __init__(self, store: Store, task: str, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Name the prompts; nothing is read yet."""
+        self._store, self._task, self._tokenizer = store, task, tokenizer
+        spelling = json.dumps(sorted(tokenizer.get_vocab().items()))
+        self._tokenizer_key = hashlib.sha256(spelling.encode()).hexdigest()
+
+    def pairs(self, split: str, n: int, corruption: str) -> PromptPairs:
+        """Return the first ``n`` prompts of a split with one corruption of each.
+
+        Raises:
+            CircuitlapseError: If the prompts' file was changed, or they cannot be tokenised.
+        """
+        path = self._store.read(plan.prompts(self._task, split))
+        record = self._store.record(plan.prompts(self._task, split))
+        key = (record.sha256 if record else "", self._tokenizer_key, str(n), corruption)
+        if key not in _tokenised:
+            while len(_tokenised) >= _KEPT:
+                _tokenised.pop(next(iter(_tokenised)))
+            _tokenised[key] = tokenize(read_items(path)[:n], self._tokenizer, corruption)
+        return _tokenised[key]
