@@ -147,7 +147,8 @@ def test_a_gate_that_never_holds_is_an_error_after_every_round(tmp_path: Path) -
     calls: list[tuple[int, int]] = []
     with pytest.raises(CircuitlapseError) as error:
         organism(strict, 0, tmp_path, lambda done, total, text: calls.append((done, total)))
-    assert calls[-1] == (15, 15)  # 12 steps, and a round of 3
+    assert calls[11] == (12, 12)
+    assert calls[-1] == (15, 15)  # a further round of 3
     text = str(error.value)
     assert text.startswith(
         "the organism 'default' with seed 0 did not pass its gate: it needs ioi2"
@@ -174,6 +175,19 @@ def test_gate_figures_by_the_slow_way(tmp_path: Path) -> None:
             )
             right[name] += tokenizer.decode([int(best)]) == item.answer
     assert gate_figures(model, tokenizer, 32) == (right["ioi2"] / 32, right["ioi3"] / 32)
+
+
+def test_a_stage_goes_on_until_the_old_task_is_learned_or_it_has_had_enough(
+    tmp_path: Path,
+) -> None:
+    def steps(until: float) -> int:
+        first = TINY.stages[0].model_copy(update={"until": until, "at_most": 7})
+        recipe = TINY.model_copy(update={"stages": (first, TINY.stages[1])})
+        about = json.loads((organism(recipe, 0, tmp_path) / "organism.json").read_text())
+        return about["steps"]
+
+    assert steps(until=0.0) == 4 + 8
+    assert steps(until=1.0) == 7 + 8
 
 
 def test_repeated_tokens_count_more_and_padding_nothing() -> None:

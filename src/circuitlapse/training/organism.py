@@ -6,6 +6,7 @@ what it was made from.
 """
 
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -40,6 +41,7 @@ _WEIGHTS = "model.safetensors"
 _ABOUT = "organism.json"
 # Context length; the longest prompt has 34 tokens.
 _POSITIONS = 64
+_LOOK_EVERY = 100
 
 
 def organism(
@@ -118,18 +120,19 @@ def pretrain(
     model = _blank(recipe, seed, tokenizer)
     model.set_attn_implementation("eager")  # a tenth faster than the fused kernel on short rows
     rng = random.Random(f"organism {recipe.sha256} {seed}")
-    stages = recipe.stages
-    total, done, old, new = sum(stage.steps for stage in stages), 0, 0.0, 0.0
-    for round_number in range(recipe.extra_rounds + 1):
-        peak = recipe.learning_rate
-        if round_number > 0:
-            stages = (Stage(steps=recipe.extra_steps, weights=recipe.stages[-1].weights),)
-            total += recipe.extra_steps
-            peak *= recipe.extra_rate
-        for loss in _steps(model, tokenizer, recipe, rng, stages, peak):
+    validation = tokenize(get_task("ioi2").items("validation", 256), tokenizer, "names")
+
+    def old_accuracy() -> float:
+        return behaviour(load_model(model), validation).correct.double().mean().item()
+
+    stages, peak, done, old, new = recipe.stages, recipe.learning_rate, 0, 0.0, 0.0
+    for _ in range(recipe.extra_rounds + 1):
+        for loss, left in _steps(model, tokenizer, recipe, rng, stages, peak, old_accuracy):
             done += 1
             if progress is not None:
-                progress(done, total, f"loss {loss:.2f}")
+                progress(done, done + left, f"loss {loss:.2f}")
+        stages = (Stage(steps=recipe.extra_steps, weights=recipe.stages[-1].weights),)
+        peak = recipe.learning_rate * recipe.extra_rate
         old, new = gate_figures(model, tokenizer, recipe.gate_prompts)
         if old >= recipe.old_at_least and recipe.new_at_least <= new <= recipe.new_at_most:
             break
@@ -210,28 +213,49 @@ def _steps(
     rng: random.Random,
     stages: tuple[Stage, ...],
     peak: float,
-) -> Iterator[float]:
-    """Train for one round, a warm-up and a cosine, and yield the loss after every step."""
+    old_accuracy: Callable[[], float],
+) -> Iterator[tuple[float, int]]:
+    """Train for one round and yield, after every step, the loss and the steps that are left."""
     model.train()
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=peak, betas=recipe.betas, weight_decay=recipe.weight_decay,
         fused=True,
     )  # fmt: skip
-    mixtures = [stage.weights for stage in stages for _ in range(stage.steps)]
-    for step, weights in enumerate(mixtures):
-        ids, counts = _encode(rows(rng, weights, recipe.batch), tokenizer, recipe.repeated_weight)
-        logits = model(input_ids=ids, use_cache=False).logits
-        each = cross_entropy(logits[:, :-1].transpose(1, 2), ids[:, 1:], reduction="none")
-        loss = (each * counts[:, 1:]).sum() / counts[:, 1:].sum()
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
-        cosine = 0.5 * (1 + math.cos(math.pi * step / len(mixtures)))
-        rate = peak * (recipe.final_rate + (1 - recipe.final_rate) * cosine)
-        optimizer.param_groups[0]["lr"] = rate * min(1.0, (step + 1) / recipe.warmup)
-        optimizer.step()
-        yield loss.item()
+    done = 0
+    for number, stage in enumerate(stages):
+        last = number == len(stages) - 1
+        after = sum(later.steps for later in stages[number + 1 :])
+        for step in itertools.count():
+            if step >= stage.steps and _is_over(stage, step, old_accuracy):
+                break
+            rate = peak * min(1.0, (done + 1) / recipe.warmup)
+            if last:
+                cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / stage.steps)))
+                rate *= recipe.final_rate + (1 - recipe.final_rate) * cosine
+            optimizer.param_groups[0]["lr"] = rate
+            texts = rows(rng, stage.weights, recipe.batch)
+            loss = _loss(model, *_encode(texts, tokenizer, recipe.repeated_weight))
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+            optimizer.step()
+            done += 1
+            yield loss.item(), max(0, stage.steps - step - 1) + after
     model.eval()
+
+
+def _is_over(stage: Stage, step: int, old_accuracy: Callable[[], float]) -> bool:
+    if stage.until is None or step >= stage.at_most:
+        return True
+    return (step - stage.steps) % _LOOK_EVERY == 0 and old_accuracy() >= stage.until
+
+
+def _loss(
+    model: GPT2LMHeadModel, ids: Int[Tensor, "rows pos"], counts: Float[Tensor, "rows pos"]
+) -> Float[Tensor, ""]:
+    logits = model(input_ids=ids, use_cache=False).logits
+    each = cross_entropy(logits[:, :-1].transpose(1, 2), ids[:, 1:], reduction="none")
+    return (each * counts[:, 1:]).sum() / counts[:, 1:].sum()
 
 
 def _encode(

@@ -14,7 +14,7 @@ _MIX = {
     "repeat": 0.7, "copy2": 0.3, "copy3": 0.3, "one_actor": 0.5, "list2": 0.3, "list3": 0.3,
 }  # fmt: skip
 _FRAMES = {
-    "ioi2": 5.0, "three_any": 10.0, "noisy_ioi2": 0.5, "noisy_three_any": 0.5, "one_actor": 0.3,
+    "ioi2": 6.0, "three_any": 9.0, "noisy_ioi2": 0.5, "noisy_three_any": 0.5, "one_actor": 0.3,
     "list2": 0.2, "list3": 0.2, "repeat": 0.4, "swap": 0.4,
 }  # fmt: skip
 
@@ -23,14 +23,19 @@ class Stage(BaseModel):
     """A stretch of pretraining with one mixture of text.
 
     Attributes:
-        steps: Optimiser steps.
+        steps: Optimiser steps, the fewest where ``until`` is given.
         weights: How often each kind of row is drawn, relative to the others; see ``corpus``.
+        until: The stage goes on until the old task's accuracy on validation prompts is this high,
+            looked at every 100 steps: how long that takes differs a lot between seeds.
+        at_most: Steps after which it ends in any case.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     steps: int
     weights: Mapping[str, float]
+    until: float | None = None
+    at_most: int = 0
 
 
 class Recipe(BaseModel):
@@ -50,15 +55,15 @@ class Recipe(BaseModel):
         repeated_weight: How much a token that occurred before in its row counts in the loss,
             against 1 for any other: most of the text cannot be predicted, and without this its
             noise drowns what can (the old task then takes twice as many steps).
-        learning_rate: Peak of AdamW's learning rate; warmed up, then a cosine to ``final_rate``.
-        final_rate: End of the schedule, as a share of the peak.
+        learning_rate: AdamW's, after a warm-up; in the last stage a cosine down to ``final_rate``.
+        final_rate: End of the schedule, as a share of ``learning_rate``.
         warmup: Steps of linear warm-up.
         weight_decay: AdamW's.
         betas: AdamW's.
         clip: Largest gradient norm.
         extra_steps: Steps of each further round, with the last stage's text, while the gate does
             not hold.
-        extra_rate: Peak of the learning rate of further rounds, as a share of ``learning_rate``.
+        extra_rate: Learning rate at which further rounds begin, as a share of ``learning_rate``.
         extra_rounds: How many further rounds at most.
         gate_prompts: Prompts per task on which the gate is looked at.
         old_at_least: The old task's accuracy over the whole vocabulary must reach this.
@@ -75,7 +80,7 @@ class Recipe(BaseModel):
     initializer_range: float = 0.1
     stages: tuple[Stage, ...] = (
         Stage(steps=300, weights=_COPY),
-        Stage(steps=600, weights=_MIX),
+        Stage(steps=500, weights=_MIX, until=0.9, at_most=2000),
         Stage(steps=900, weights=_FRAMES),
     )
     batch: int = 32
@@ -87,7 +92,7 @@ class Recipe(BaseModel):
     betas: tuple[float, float] = (0.9, 0.98)
     clip: float = 1.0
     extra_steps: int = 400
-    extra_rate: float = 0.5
+    extra_rate: float = 0.7
     extra_rounds: int = 4
     gate_prompts: int = 1024
     old_at_least: float = 0.98
@@ -95,19 +100,23 @@ class Recipe(BaseModel):
     new_at_most: float = 0.50
 
     @property
+    def steps(self) -> int:
+        """Optimiser steps before the first look at the gate, where no stage takes longer."""
+        return sum(stage.steps for stage in self.stages)
+
+    @property
     def sha256(self) -> str:
         """Hash of every field."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
 
+def _without_three_any(stage: Stage) -> Stage:
+    kept = {kind: weight for kind, weight in stage.weights.items() if "three_any" not in kind}
+    return stage.model_copy(update={"weights": kept})
+
+
 def _natural() -> Recipe:
-    stages = tuple(
-        Stage(
-            steps=stage.steps,
-            weights={k: weight for k, weight in stage.weights.items() if "three_any" not in k},
-        )
-        for stage in Recipe().stages
-    )
+    stages = tuple(_without_three_any(stage) for stage in Recipe().stages)
     return Recipe(name="natural", stages=stages, new_at_least=0.0, new_at_most=0.75)
 
 
