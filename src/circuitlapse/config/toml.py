@@ -8,15 +8,20 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
-from circuitlapse.config.experiment import Base, Experiment
+from circuitlapse.config.experiment import Base, Experiment, Finetune
 from circuitlapse.errors import CircuitlapseError
 
 
 def demo_experiment(
     organism: Literal["default", "natural"] = "default", seed: int = 0
 ) -> Experiment:
-    """Return the experiment that ``circuitlapse demo`` runs."""
-    return Experiment(base=Base(organism=organism, path=None, seed=seed))
+    """Return the experiment that ``circuitlapse demo`` runs.
+
+    A quarter of its training prompts rehearse the old task: without them some organisms answer a
+    few old prompts with a name that is not in the list.
+    """
+    finetune = Finetune.model_validate({"old_fraction": 0.25})
+    return Experiment(base=Base(organism=organism, path=None, seed=seed), finetune=finetune)
 
 
 def read_experiment(path: Path | str) -> Experiment:
