@@ -20,9 +20,15 @@ function chooseColours() {
   toColour = (effect) => ramp(0.5 + 0.5 * colourPlace(effect));
 }
 
-// The signed square root of an effect relative to the run's largest, in [-1, 1].
+// The signed square root of an effect relative to the largest of any head, in [-1, 1].
 function colourPlace(effect) {
   return Math.sign(effect) * Math.sqrt(Math.min(1, Math.abs(effect) / largestEffect));
+}
+
+const mlpIndices = d3.range(data.nodes.length).filter((index) => !isHead(data.nodes[index]));
+
+function beyondScale(effect) {
+  return effect !== null && Math.abs(effect) > largestEffect ? d3.format(".2~r")(effect) : "";
 }
 
 function inkOn(colour) {
@@ -153,7 +159,9 @@ const circuitMap = (() => {
         .attr("aria-label", (node, index) => `${nodeName(node)}, ${kind.title()}: `
           + `${number(values[index])} logits, ${fateOf.get(node.id) ?? "no fate"}`);
       cell.select("rect").attr("fill", (_, index) => colours[index] ?? "none");
-      cell.select("text").style("fill", (_, index) => (colours[index] ? inkOn(colours[index]) : null));
+      cell.select("text").style("fill", (_, index) => (colours[index] ? inkOn(colours[index]) : null))
+        .filter((node) => !isHead(node)) // beyond the scale's end the colour says no more
+        .text((_, place) => beyondScale(values[mlpIndices[place]]));
       nothing.text(values.some((value) => value !== null) ? "" : `no corruption “${state.family}”`);
     }
     reachable();

@@ -47,7 +47,8 @@ function rowsAtStep(rows) {
   return { step, rows: mine.filter((row) => row.step === step) };
 }
 
-// The largest size of an effect or a difference anywhere in the run: the colour scale's end.
+// The largest size of a head's effect or difference anywhere in the run: the colour scale's end.
+// An early MLP can matter many times more than any head, which would leave all heads pale.
 const largestEffect = (() => {
   let largest = 0;
   for (const [key, columns] of Object.entries(data.effects)) {
@@ -55,6 +56,7 @@ const largestEffect = (() => {
     const other = task === roles.old.name
       ? data.effects[[run, roles.new.name, ...family].join("/")] : null;
     columns[0].forEach((value, place) => {
+      if (!isHead(data.nodes[place % data.nodes.length])) return;
       largest = Math.max(largest, Math.abs(value ?? 0));
       const against = other?.[0][place];
       if (value !== null && against !== null && against !== undefined)
