@@ -23,11 +23,12 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with a random two-layer GPT-2 and the organism's tokenizer."""
     directory = tmp_path_factory.mktemp("tiny-model")
     tokenizer = build_tokenizer()
+    end = tokenizer.get_vocab()["<|endoftext|>"]
     torch.manual_seed(0)
     config = GPT2Config(
         vocab_size=len(tokenizer), n_positions=48, n_embd=16, n_layer=2, n_head=2,
         initializer_range=0.3, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
-        bos_token_id=tokenizer.eos_token_id, eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=end, eos_token_id=end,
     )  # fmt: skip
     GPT2LMHeadModel(config).save_pretrained(directory)
     tokenizer.save_pretrained(directory)

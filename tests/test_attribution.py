@@ -5,13 +5,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from twins_engine import Literal, random_pairs, tiny_gpt2
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from circuitlapse.attribution import Scores, attribute
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import Graph, load_model
 from circuitlapse.tasks.pairs import PromptPairs
+from twins_engine import Literal, random_pairs, tiny_gpt2
 
 POINTS = {("eap", 5): [1.0], ("eap-ig-inputs", 1): [0.0], ("eap-ig-inputs", 3): [0.0, 1 / 3, 2 / 3]}
 

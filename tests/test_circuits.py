@@ -5,7 +5,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from twins_engine import Literal, random_pairs, tiny_gpt2
 
 from circuitlapse.attribution import attribute
 from circuitlapse.circuits import (
@@ -16,6 +15,7 @@ from circuitlapse.circuits import (
 )
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import Circuit, Graph, load_model, logit_differences
+from twins_engine import Literal, random_pairs, tiny_gpt2
 
 
 def _random_mask(graph: Graph, seed: int, share: float) -> torch.Tensor:

@@ -2,12 +2,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from twins_engine import Literal, random_pairs, tiny_gpt2
 
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import behaviour, load_model, logit_differences
 from circuitlapse.models.context import Context
 from circuitlapse.models.prefix import suffixes
+from twins_engine import Literal, random_pairs, tiny_gpt2
 
 VARIANTS = {
     "plain": {},

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from twins_engine import random_pairs, tiny_gpt2
 from tokenizers import Tokenizer, models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging as hf_logging
@@ -14,6 +13,7 @@ from transformers.utils import logging as hf_logging
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import load, load_model, logit_differences
 from circuitlapse.models.gpt2 import read_gpt2
+from twins_engine import random_pairs, tiny_gpt2
 
 
 @pytest.fixture

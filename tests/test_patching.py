@@ -7,13 +7,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from twins_engine import random_pairs, tiny_gpt2
 from torch import Tensor
 
 from circuitlapse.attribution import attribute, node_effects, patch
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import load_model
 from circuitlapse.tasks.pairs import PromptPairs
+from twins_engine import random_pairs, tiny_gpt2
 
 SITES = ("head_out", "mlp_out", "attn_out", "resid_pre")
 
