@@ -10,7 +10,7 @@ from circuitlapse.errors import CircuitlapseError
 
 _COPY = {"repeat": 3.0, "swap": 1.0}
 _MIX = {
-    "ioi2": 3.0, "noisy_ioi2": 3.0, "three_any": 3.0, "noisy_three_any": 1.5, "swap": 1.0,
+    "ioi2": 3.0, "noisy_ioi2": 3.0, "three_any": 2.0, "noisy_three_any": 0.7, "swap": 1.0,
     "repeat": 0.7, "copy2": 0.3, "copy3": 0.3, "one_actor": 0.5, "list2": 0.3, "list3": 0.3,
 }  # fmt: skip
 _FRAMES = {
@@ -80,12 +80,12 @@ class Recipe(BaseModel):
     initializer_range: float = 0.1
     stages: tuple[Stage, ...] = (
         Stage(steps=300, weights=_COPY),
-        Stage(steps=500, weights=_MIX, until=0.9, at_most=2000),
+        Stage(steps=500, weights=_MIX, until=0.85, at_most=1500),
         Stage(steps=900, weights=_FRAMES),
     )
     batch: int = 32
     repeated_weight: float = 4.0
-    learning_rate: float = 3e-3
+    learning_rate: float = 2.5e-3
     final_rate: float = 0.02
     warmup: int = 50
     weight_decay: float = 0.01
