@@ -17,10 +17,10 @@ def demo_experiment(
 ) -> Experiment:
     """Return the experiment that ``circuitlapse demo`` runs.
 
-    A quarter of its training prompts rehearse the old task: without them some organisms answer a
+    A tenth of its training prompts rehearse the old task: without them some organisms answer a
     few old prompts with a name that is not in the list.
     """
-    finetune = Finetune.model_validate({"old_fraction": 0.25})
+    finetune = Finetune.model_validate({"old_fraction": 0.1})
     return Experiment(base=Base(organism=organism, path=None, seed=seed), finetune=finetune)
 
 

@@ -16,8 +16,7 @@ def base_identity(base: Base) -> dict[str, Any]:
         CircuitlapseError: If there is no such model.
     """
     if base.organism is not None:
-        from circuitlapse.training.organism import organism_key
-        from circuitlapse.training.recipe import get_recipe
+        from circuitlapse.training import get_recipe, organism_key
 
         key = organism_key(get_recipe(base.organism), base.seed)
         return {"organism": base.organism, "recipe_sha256": key, "seed": base.seed}

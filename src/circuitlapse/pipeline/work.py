@@ -20,8 +20,7 @@ from circuitlapse.pipeline.provenance import provenance
 from circuitlapse.pipeline.tabulate import TABULATED, Row, Scores
 from circuitlapse.records import Store, table
 from circuitlapse.tasks import Item, get_task
-from circuitlapse.training import get_recipe, organism
-from circuitlapse.training.finetune import finetune
+from circuitlapse.training import finetune, get_recipe, organism
 
 Advance = Callable[[int, int], None]
 

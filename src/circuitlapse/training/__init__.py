@@ -4,7 +4,14 @@ A time-lapse needs the training itself, not only its end: the base is made here 
 given, and fine-tuning saves what the analyses then look at.
 """
 
-from circuitlapse.training.organism import Progress, gate_figures, organism, pretrain
+from circuitlapse.training.finetune import finetune
+from circuitlapse.training.organism import (
+    Progress,
+    gate_figures,
+    organism,
+    organism_key,
+    pretrain,
+)
 from circuitlapse.training.recipe import RECIPES, Recipe, Stage, get_recipe
 from circuitlapse.training.tokenizer import build_tokenizer
 
@@ -14,8 +21,10 @@ __all__ = [
     "Recipe",
     "Stage",
     "build_tokenizer",
+    "finetune",
     "gate_figures",
     "get_recipe",
     "organism",
+    "organism_key",
     "pretrain",
 ]

@@ -41,6 +41,8 @@ _WEIGHTS = "model.safetensors"
 _ABOUT = "organism.json"
 # Context length; the longest prompt has 34 tokens.
 _POSITIONS = 64
+# A fixed number, whatever the machine has: another one gives other roundings and another organism.
+_THREADS = 2
 _LOOK_EVERY = 100
 
 
@@ -115,6 +117,17 @@ def pretrain(
     Raises:
         CircuitlapseError: If the gate does not hold after the last round.
     """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(_THREADS)
+    try:
+        return _pretrain(recipe, seed, into, progress)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _pretrain(
+    recipe: Recipe, seed: int, into: Path | str | None, progress: Progress | None
+) -> Path:
     started = time.monotonic()
     tokenizer = build_tokenizer()
     model = _blank(recipe, seed, tokenizer)
@@ -177,7 +190,7 @@ def gate_figures(
     """
     loaded = load_model(model)
     old, new = (
-        behaviour(loaded, tokenize(get_task(task).items("test", n, seed=1), tokenizer, "names"))
+        behaviour(loaded, tokenize(get_task(task).items("validation", n), tokenizer, "names"))
         for task in ("ioi2", "ioi3")
     )
     return old.correct.double().mean().item(), new.correct_among.double().mean().item()
