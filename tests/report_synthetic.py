@@ -185,7 +185,8 @@ class _Rows:
         known = (("ioi2", "list_order"), ("ioi3", "subject_order"), ("ioi3", "list_order"))
         return [
             {**seed, "step": step, "task": task, "control": control, "n": 256,
-             **self._interval("effect", self.random.gauss(0, 0.05), 0.12)}
+             **self._interval("effect", self.random.gauss(0, 0.05), 0.12),
+             **self._interval("size", 0.3 + self.random.random(), 0.1)}
             for seed in self.seeds for step in self.steps for task, control in known
         ]  # fmt: skip
 

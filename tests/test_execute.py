@@ -1,10 +1,12 @@
 """The executor, with real worker processes and jobs that write real artifacts."""
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
 import cloudpickle
+import psutil
 import pytest
 
 from circuitlapse.config import Base, Compute, Experiment
@@ -106,3 +108,20 @@ def test_an_error_in_a_job_reaches_the_caller_and_finished_work_stays(tmp_path, 
 def test_a_killed_worker_is_explained(tmp_path):
     with pytest.raises(CircuitlapseError, match="most often because memory ran out"):
         _execute(tmp_path, die_at_b, 2)
+
+
+def test_workers_end_with_a_killed_parent(tmp_path):
+    """Otherwise they would go on writing into a run that was started again."""
+    script = (
+        "import os, time\nfrom loky import ProcessPoolExecutor\n"
+        "from circuitlapse.pipeline.execute import _start_worker\n"
+        "pool = ProcessPoolExecutor(1, initializer=_start_worker, initargs=(None,))\n"
+        "print(pool.submit(os.getpid).result(), flush=True)\ntime.sleep(60)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    worker = psutil.Process(int(parent.stdout.readline()))
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    worker.wait(timeout=20)

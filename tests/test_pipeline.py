@@ -181,3 +181,30 @@ def test_several_seeds_and_processes_give_the_same_as_one(finished, tiny_model, 
     theirs = finished.table("nodes")
     assert (ours["effect"] - theirs["effect"]).abs().max() < 1e-4
     assert run.verdict.label in ("no_gain", "undetermined")
+
+
+def test_a_flipped_byte_in_a_checkpoint_is_mended_when_it_is_needed(copied):
+    weights = copied.path / "checkpoints/seed-0/step-00002/model.safetensors"
+    before = weights.read_bytes()
+    weights.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+    (copied.path / "scores/seed-0/step-00002/ioi2.safetensors").unlink()
+    started, notes = _again(copied)
+    assert started == ["fine-tune seed-0", "measure seed-0 step 2 ioi2"]
+    assert "checkpoints/seed-0/step-00002 was changed after it was written" in notes[0]
+    assert weights.read_bytes() == before
+
+
+def test_a_run_killed_before_it_wrote_anything_can_be_started(tiny_model, tmp_path):
+    (tmp_path / ".lock").touch()
+    (tmp_path / ".draft-experiment.toml").write_text("half")
+    assert cl.run_experiment(small_experiment(tiny_model, placebo=False), tmp_path).report.exists()
+
+
+def test_without_the_old_task_no_heads_are_told_apart_and_none_gets_a_share(finished):
+    grafts = finished.table("grafts")
+    heads = grafts.filter(pl.col("group").str.ends_with("heads"))
+    assert heads["share"].is_null().all()
+    assert finished.table("fates").is_empty()
+    named = dict(grafts.select("group", "heads").iter_rows())
+    assert named["old_heads"] == named["recruited_heads"] == ""
+    assert named["other_heads"] == "a0.h0, a0.h1, a1.h0, a1.h1"

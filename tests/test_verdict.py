@@ -159,7 +159,8 @@ def test_every_sentence_points_at_rows_of_its_table():
         "overlap": table("overlap", [{**at, **asdict(row)} for row in overlaps()]),
         "fates": table("fates", [{**at, **asdict(row)} for row in heads().rows]),
         "grafts": table(
-            "grafts", [{**names, **asdict(row)} for row in grafted((2, 1, 0.5, 0.3, 0.2)).rows]
+            "grafts",
+            [{**names, "heads": "", **asdict(row)} for row in grafted((2, 1, 0.5, 0.3, 0.2)).rows],
         ),
     }
     assert {evidence.table for evidence in found.evidence} == set(tables)
@@ -175,7 +176,10 @@ def test_the_sentences_say_what_was_measured():
     text = "\n".join(evidence.statement for evidence in verdict().evidence)
     assert "The base answers ioi3 with an accuracy of 36 % [34, 38] among the listed names." in text
     assert "in held-out templates with an accuracy of 80 % [78, 82]" in text
-    assert "The placebo's logit difference on ioi3 rose by 0.10 logits [0.05, 0.15]." in text
+    assert (
+        "The placebo changed the base's logit difference on ioi3 by 0.10 logits [0.05, 0.15]."
+        in text
+    )
     assert "Importances of nodes in base:ioi2 and tuned:ioi3 have a rank correlation of " in text
     assert "Of 4 heads: 1 unused, 1 strengthened, 1 recruited, 1 retired" in text
     assert "The base uses 2 heads on ioi2; at work on it after fine-tuning: 1 of them." in text

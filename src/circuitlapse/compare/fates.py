@@ -52,8 +52,8 @@ FATES: tuple[Fate, ...] = get_args(Fate)
 COURSES: tuple[Course, ...] = get_args(Course)
 
 # A corruption that swaps the answer turns the metric's sign, so that a fiftieth of clean - corrupt
-# is a twenty-fifth of the metric itself. On a trial organism the 5 to 7 heads above it carried .92
-# to .94 of all heads' absolute effect on the old task; a twentieth left 2 to 4 heads and .84.
+# is a twenty-fifth of the metric itself. On a trial organism the heads above it carried .92 to .94
+# of all heads' absolute effect on the old task, those above a twentieth .84.
 USED_FRACTION = 0.02
 
 _CONDITIONS = ("base_old", "base_new", "tuned_old", "tuned_new", "placebo_old")

@@ -85,7 +85,8 @@ def _behaviour(context: Context, findings: Findings) -> Iterator[Evidence]:
     if findings.placebo_gain is not None and context.placebo is not None:
         yield _evidence(
             context,
-            f"The placebo's logit difference on {new} rose by {logits(findings.placebo_gain)}.",
+            f"The placebo changed the base's logit difference on {new} by "
+            f"{logits(findings.placebo_gain)}.",
             "placebo",
             placebo=context.placebo,
             step=step,
@@ -149,7 +150,7 @@ def _grafts(context: Context, shares: Shares) -> Iterator[Evidence]:
         share = row.share_estimate
         if share is None:
             gained = Estimate(value=row.gain, low=row.gain_low, high=row.gain_high)
-            claim = f"bring {logits(gained)}; no share is given, for lack of a sure gain"
+            claim = f"bring {logits(gained)}; no share is given"
         else:
             claim = (
                 f"carry {percent(share)} of the gain (Shapley; first in "

@@ -5,6 +5,7 @@ section ``compute`` says how to run rather than what to measure: it is left out 
 run may be continued on another machine with other settings there.
 """
 
+import os
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -43,7 +44,7 @@ class Base(_Section):
         """The path or Hub name; only for a base that is not an organism."""
         if self.path is None:
             raise ValueError("an organism has no path")
-        return self.path
+        return os.path.expanduser(self.path)
 
 
 class Tasks(_Section):
@@ -68,7 +69,7 @@ class Finetune(_Section):
     steps: Positive = Field(240, description="Optimiser steps.")
     save_every: Positive = Field(8, description="Steps between checkpoints.")
     batch_size: Positive = Field(32, description="Prompts per step; none is seen twice.")
-    learning_rate: Annotated[float, Field(gt=0)] = Field(
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
         1e-3, description="Learning rate, constant (2e-5 is usual for GPT-2)."
     )
     old_fraction: Annotated[float, Field(ge=0, lt=1)] = Field(
@@ -91,7 +92,9 @@ class Finetune(_Section):
 class Measure(_Section):
     """What is measured at every checkpoint, for both tasks."""
 
-    prompts: Positive = Field(1024, description="Held-out prompts for behaviour, per split.")
+    prompts: Annotated[int, Field(ge=2)] = Field(
+        1024, description="Held-out prompts for behaviour, per split."
+    )
     circuit_prompts: Annotated[int, Field(ge=8)] = Field(
         96, description="Held-out prompt pairs for circuits, per corruption."
     )
@@ -107,6 +110,14 @@ class Measure(_Section):
     )
     seed: Seed = Field(0, description="Seed of the prompts' sampling.")
 
+    @model_validator(mode="after")
+    def _distinct(self) -> "Measure":
+        for name in ("corruptions", "fractions"):
+            values = getattr(self, name)
+            if len(set(values)) != len(values):
+                raise ValueError(f"`{name}` names a value twice: {list(values)}")
+        return self
+
 
 class Compare(_Section):
     """How the base and the fine-tuned model are compared."""
@@ -117,7 +128,9 @@ class Compare(_Section):
     graft_prompts: Annotated[int, Field(ge=8)] = Field(
         512, description="Test prompts that score the grafts."
     )
-    bootstrap: Positive = Field(1000, description="Bootstrap repeats over prompts.")
+    bootstrap: Annotated[int, Field(ge=20)] = Field(
+        1000, description="Bootstrap repeats over prompts."
+    )
     permutations: Positive = Field(1000, description="Permutations of head labels in the null.")
     seed: Seed = Field(0, description="Seed of bootstrap, permutations and half splits.")
 

@@ -94,7 +94,10 @@ def _device(device: str | torch.device) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.device(device)
+        found = torch.device(device)
+        if found.type == "cuda" and not torch.cuda.is_available():
+            raise RuntimeError
+        return found
     except RuntimeError:
         raise CircuitlapseError(
             "there is no such device", got=str(device), fix="Use auto, cpu or cuda"

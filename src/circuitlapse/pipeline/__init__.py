@@ -1,7 +1,6 @@
 """From an experiment to a finished run directory: a graph of pure jobs and what carries it out.
 
-Importing this package imports no torch: a finished run is recognised, and a run is planned,
-without it.
+Importing this package imports no torch, so that finished runs are read without it.
 """
 
 from circuitlapse.pipeline.plan import Job, plan_jobs

@@ -20,7 +20,7 @@ def base_identity(base: Base) -> dict[str, Any]:
 
         key = organism_key(get_recipe(base.organism), base.seed)
         return {"organism": base.organism, "recipe_sha256": key, "seed": base.seed}
-    directory = Path(base.source).expanduser()
+    directory = Path(base.source)
     if directory.is_dir():
         return {"path": base.path, "sha256": content_hash(directory), "seed": base.seed}
     from transformers import AutoConfig

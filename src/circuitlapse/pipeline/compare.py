@@ -1,7 +1,7 @@
 """From per-prompt arrays to the comparison of base and tuned model: overlap, fates and grafts."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -67,7 +67,15 @@ def overlap_rows(scores: Scores) -> list[Row]:
     return rows
 
 
-def fates_of(scores: Scores, seed: int, family: str) -> Fates:
+def _threshold(difference: np.ndarray) -> tuple[float | None, str]:
+    """The smallest effect that counts as use, or why there is none."""
+    try:
+        return used_threshold(difference), ""
+    except CircuitlapseError as error:
+        return None, str(error)
+
+
+def fates_of(scores: Scores, seed: int, family: str) -> Fates | None:
     """Decide every head's fate from its effects on the test prompts.
 
     Raises:
@@ -90,7 +98,8 @@ def fates_of(scores: Scores, seed: int, family: str) -> Fates:
         placebo_old=effects(plan.placebo_arm(seed), last, old) if placebo else None,
     )
     clean, corrupt = (scores.family(arm, 0, old, name, family) for name in ("clean", "corrupt"))
-    return head_fates(measured, used_threshold(clean - corrupt))
+    threshold, _ = _threshold(clean - corrupt)
+    return None if threshold is None else head_fates(measured, threshold)
 
 
 def fate_rows(scores: Scores) -> list[Row]:
@@ -98,12 +107,9 @@ def fate_rows(scores: Scores) -> list[Row]:
     rows = []
     for seed in scores.experiment.finetune.seeds:
         for family in scores.experiment.measure.corruptions:
-            try:
-                fates = fates_of(scores, seed, family)
-            except CircuitlapseError:
-                continue  # the verdict's preconditions say so, with the figures
+            fates = fates_of(scores, seed, family)
             names = {**scores.seeds(seed), "step": scores.last, "corruption": family}
-            rows += [{**names, **asdict(row)} for row in fates.rows]
+            rows += [{**names, **asdict(row)} for row in (fates.rows if fates else [])]
     return rows
 
 
@@ -160,14 +166,11 @@ def _choose(
         found = {f"effects.{v}": node_effects(model, p).numpy() for v, p in pairs[task].items()}
         return family_mean(found, "effects", list(pairs[task]))[:, columns]
 
-    def difference() -> np.ndarray:
-        both = [logit_differences(models["base"], pair) for pair in pairs[old].values()]
-        return np.mean([(clean - corrupt).numpy() for clean, corrupt in both], axis=0)
-
-    try:
-        threshold = used_threshold(difference())
-    except CircuitlapseError as error:
-        return (), (), str(error)
+    both = [logit_differences(models["base"], pair) for pair in pairs[old].values()]
+    difference = np.mean([(clean - corrupt).numpy() for clean, corrupt in both], axis=0)
+    threshold, refused = _threshold(difference)
+    if threshold is None:
+        return (), (), refused
     fates = head_fates(
         HeadEffects(
             heads=[graph.nodes[index] for index in columns],
@@ -189,12 +192,34 @@ def hybrids_of(scores: Scores, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
 
 
 def shares_of(scores: Scores, seed: int) -> Shares:
-    """Divide the gain of one fine-tune among the parameter groups."""
+    """Divide the gain of one fine-tune among the parameter groups.
+
+    Where no heads could be told apart, no group of heads has a share.
+    """
     values, about = hybrids_of(scores, seed)
     settings = scores.experiment.compare
-    return gain_shares(
+    found = gain_shares(
         values, about["n_parameters"], seed=settings.seed, repeats=settings.bootstrap
     )
+    if not about["refused"]:
+        return found
+    rows = [
+        replace(row, share=None, share_low=None, share_high=None)
+        if row.group.endswith("heads")
+        else row
+        for row in found.rows
+    ]
+    return replace(found, rows=rows)
+
+
+def heads_of(scores: Scores, seed: int) -> dict[str, str]:
+    """The heads of each group, in words; empty for groups that hold no heads."""
+    _, about = hybrids_of(scores, seed)
+    old, recruited = about["old_heads"], about["recruited_heads"]
+    heads = [node for node in scores.graph.nodes if not node.startswith("m")]
+    others = [head for head in heads if head not in {*old, *recruited}]
+    named = {"old_heads": old, "recruited_heads": recruited, "other_heads": others}
+    return {group: ", ".join(members) for group, members in named.items()}
 
 
 def graft_rows(scores: Scores) -> list[Row]:
@@ -202,5 +227,9 @@ def graft_rows(scores: Scores) -> list[Row]:
     rows = []
     for seed in scores.experiment.finetune.seeds:
         names = {**scores.seeds(seed), "step": scores.last}
-        rows += [{**names, **asdict(row)} for row in shares_of(scores, seed).rows]
+        heads = heads_of(scores, seed)
+        rows += [
+            {**names, "heads": heads.get(row.group, ""), **asdict(row)}
+            for row in shares_of(scores, seed).rows
+        ]
     return rows

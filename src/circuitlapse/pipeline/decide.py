@@ -3,27 +3,25 @@
 import numpy as np
 
 from circuitlapse.compare import Context, Findings, build_verdict, gain_shares
-from circuitlapse.errors import CircuitlapseError
 from circuitlapse.pipeline import plan
-from circuitlapse.pipeline.compare import fates_of, hybrids_of, overlaps_of, shares_of
+from circuitlapse.pipeline.compare import fates_of, heads_of, hybrids_of, overlaps_of, shares_of
 from circuitlapse.pipeline.measure import Arrays
 from circuitlapse.pipeline.prompts import read_items
 from circuitlapse.pipeline.tabulate import Scores
-from circuitlapse.records import Estimate, Verdict
+from circuitlapse.records import Estimate, Evidence, Verdict
 from circuitlapse.records.intervals import mean_interval, proportion_interval
 
 
 def decide(scores: Scores) -> Verdict:
     """Give the verdict on a run; with several seeds, each seed's evidence stands beside it.
 
-    With several seeds gain and shares are those of the mean over seeds, and their intervals speak
-    about prompts only: the scope says so. The seeds' labels must agree.
+    With several seeds gain and shares are those of the mean over seeds; each seed's groups hold
+    its own heads, and the intervals speak about prompts only: the scope says both.
     """
     seeds = scores.experiment.finetune.seeds
     verdicts = [_of_seed(scores, seed) for seed in seeds]
     if len(verdicts) == 1:
         return verdicts[0]
-    labels = {verdict.label for verdict in verdicts}
     hybrids = [hybrids_of(scores, seed) for seed in seeds]
     settings, sizes = scores.experiment.compare, hybrids[0][1]["n_parameters"]
     pooled = gain_shares(
@@ -32,9 +30,10 @@ def decide(scores: Scores) -> Verdict:
     )  # fmt: skip
     named = list(zip(seeds, verdicts, strict=True))
     return Verdict(
-        label=verdicts[0].label if len(labels) == 1 else "undetermined",
+        label="undetermined" if pooled.gain.low > 0 else "no_gain",
         reason=" ".join(f"Seed {seed}: {verdict.reason}" for seed, verdict in named),
-        scope=f"these {len(seeds)} fine-tunes of one base; intervals are over prompts, not seeds",
+        scope=f"these {len(seeds)} fine-tunes of one base, each with its own groups of heads; "
+        "intervals are over prompts, not seeds",
         gain=pooled.gain,
         shares={group: row.share_estimate for group, row in pooled.of("shapley").items()},
         preconditions=[
@@ -42,7 +41,11 @@ def decide(scores: Scores) -> Verdict:
             for seed, verdict in named
             for check in verdict.preconditions
         ],
-        evidence=[statement for verdict in verdicts for statement in verdict.evidence],
+        evidence=[
+            found.model_copy(update={"statement": f"Seed {seed}: {found.statement}"})
+            for seed, verdict in named
+            for found in verdict.evidence
+        ],
     )
 
 
@@ -53,13 +56,22 @@ def _of_seed(scores: Scores, seed: int) -> Verdict:
         old=old, new=new, corruption=family, step=scores.last, seeds=scores.seeds(seed),
         placebo=plan.PLACEBO if experiment.finetune.placebo else None,
     )  # fmt: skip
-    try:
-        fates = fates_of(scores, seed, family)
-    except CircuitlapseError:
-        fates = None  # the base does not do the old task: the preconditions say so
+    fates = fates_of(scores, seed, family)
     overlaps = [row for found in overlaps_of(scores, seed, family) for row in found.rows]
-    return build_verdict(
+    verdict = build_verdict(
         context, _findings(scores, seed, family), shares_of(scores, seed), overlaps, fates
+    )
+    return verdict.model_copy(update={"evidence": [*verdict.evidence, _groups(scores, seed)]})
+
+
+def _groups(scores: Scores, seed: int) -> Evidence:
+    heads = heads_of(scores, seed)
+    return Evidence(
+        statement="The groups were chosen on validation prompts: the old circuit's heads are "
+        f"{heads['old_heads'] or 'none'}; recruited, {heads['recruited_heads'] or 'none'}. The "
+        "fates are judged on test prompts and may differ for heads near the threshold.",
+        table="grafts",
+        where={**scores.seeds(seed), "step": scores.last},
     )
 
 

@@ -24,7 +24,7 @@ _TRAFFIC = (
     5e-8  # seconds per token, layer and unit of width, measured on a 4-layer model of width 64
 )
 _PROCESS_MIB = 450  # an interpreter with torch and transformers imported
-_FIXED_SECONDS = 1.0  # small jobs: reading, tables, writing
+_FIXED_SECONDS = 0.3  # small jobs: reading, tables, writing
 _STEP_SECONDS = 0.02  # an optimiser step's overhead in the trainer
 
 

@@ -1,17 +1,20 @@
 """Carry out jobs in order of their needs: in this process, or in several side by side.
 
 Worker processes come from loky, which needs no ``if __name__ == "__main__"`` in the caller's
-script. Each uses one thread, so results do not depend on how many workers there are.
+script. Work is done on one thread in either case, so results do not depend on how many workers
+there are; only an organism's pretraining takes two, always.
 """
 
 import os
+import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 from queue import Empty
 from typing import Any
 
-from loky import ProcessPoolExecutor
+from loky import ProcessPoolExecutor, cpu_count
 from loky.backend import get_context
 from loky.process_executor import TerminatedWorkerError
 
@@ -23,24 +26,34 @@ from circuitlapse.records import Store
 
 _POLL_SECONDS = 0.2
 _MOST_WORKERS = 8
+_WHY = {
+    "damaged": "was changed after it was written (its hash differs)",
+    "outdated": "was made from other things than this experiment's",
+}
 
 Work = Callable[[Job, Store, Experiment, Callable[[int, int], None]], None]
 
 
 def unfinished(jobs: Sequence[Job], store: Store, listen: Listener) -> list[Job]:
     """Return the jobs whose artifacts are not all there and whole, and name the damaged ones."""
-    todo = []
-    for job in jobs:
-        states = {output: store.state(output, job.key) for output in job.outputs}
+    todo: dict[str, Job] = {}
+
+    def look(job: Job, whole: bool) -> None:
+        states = {output: store.state(output, job.key, whole=whole) for output in job.outputs}
         for output, state in states.items():
-            if state == "damaged":
-                text = (
-                    f"{output} was changed after it was written (its hash differs): rebuilding it"
-                )
-                listen(Progress("note", job.name, text=text))
+            if state in _WHY:
+                listen(Progress("note", job.name, text=f"{output} {_WHY[state]}: rebuilding it"))
         if any(state != "ready" for state in states.values()):
-            todo.append(job)
-    return todo
+            todo[job.name] = job
+
+    for job in jobs:
+        look(job, whole=False)
+    # What will be read must be whole to the last byte. Needs come before those who need them.
+    for job in reversed(jobs):
+        needed = any(job.name in each.needs for each in todo.values())
+        if needed and job.name not in todo:
+            look(job, whole=True)
+    return [job for job in jobs if job.name in todo]
 
 
 def execute(
@@ -56,14 +69,21 @@ def execute(
     Raises:
         CircuitlapseError: Whatever a job raised; the others' finished work stays.
     """
-    workers = experiment.compute.workers or min(os.cpu_count() or 1, _MOST_WORKERS)
+    workers = experiment.compute.workers or min(cpu_count(), _MOST_WORKERS)
     total = len(jobs)
     listen(Progress("planned", done=total - len(todo), total=total))
     if min(workers, len(todo)) <= 1:
-        for index, job in enumerate(todo):
-            listen(Progress("started", job.name))
-            work(job, store, experiment, _advance(listen, job.name))
-            listen(Progress("finished", job.name, total - len(todo) + index + 1, total))
+        import torch
+
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            for index, job in enumerate(todo):
+                listen(Progress("started", job.name))
+                work(job, store, experiment, _advance(listen, job.name))
+                listen(Progress("finished", job.name, total - len(todo) + index + 1, total))
+        finally:
+            torch.set_num_threads(threads)
         return
     _in_processes(list(todo), total, store, experiment, work, listen, workers)
 
@@ -127,9 +147,17 @@ _events: Any = None
 def _start_worker(events: Any) -> None:
     global _events
     _events = events
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     import torch
 
     torch.set_num_threads(1)
+
+
+def _end_with(parent: int) -> None:
+    """End this worker once its parent is gone: a killed run must not go on writing."""
+    while os.getppid() == parent:
+        time.sleep(_POLL_SECONDS)
+    os._exit(1)
 
 
 def _in_worker(work: Work, job: Job, root: Path, experiment: Experiment) -> None:

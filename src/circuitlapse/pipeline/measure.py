@@ -9,7 +9,9 @@ Names of the arrays in ``scores/…safetensors`` (``v`` a corruption, ``f`` a fa
 - ``effects.v``: exact patching effect of every head and MLP, ``[prompts, nodes]``
 - ``edges.v``: mean attribution, ``[writers, readers]``; ``halves.v``: of even and odd prompts
 - ``faithfulness.f``: metric of growing circuits, averaged over the family's variants,
-  ``[fractions, prompts]``; ``n_edges.f``: their sizes, ``[fractions]``
+  ``[fractions, prompts]``; ``n_edges.f``: their sizes, ``[fractions]``. Circuits are scored on
+  other prompts than those that ranked their edges, whose whole-model metrics are
+  ``faithfulness_clean.f`` and ``faithfulness_corrupt.f``, ``[prompts]``
 """
 
 import json
@@ -66,8 +68,8 @@ def measure(
     if not circuits:
         return arrays
 
-    def pairs(corruption: str) -> PromptPairs:
-        return prompts.pairs("test", settings.circuit_prompts, corruption)
+    def pairs(corruption: str, skip: int = 0) -> PromptPairs:
+        return prompts.pairs("test", settings.circuit_prompts, corruption, skip)
 
     for control in task.controls:
         clean, corrupt = logit_differences(model, pairs(control))
@@ -76,13 +78,15 @@ def measure(
     for done, (family, variants) in enumerate(families.items()):
         advance(done, len(families))
         found = {variant: pairs(variant) for variant in variants}
-        _circuit_of(model, found, family, settings, arrays)
+        scoring = [pairs(variant, settings.circuit_prompts) for variant in variants]
+        _circuit_of(model, found, scoring, family, settings, arrays)
     return arrays
 
 
 def _circuit_of(
     model: Model,
     pairs: Mapping[str, PromptPairs],
+    scoring: Sequence[PromptPairs],
     family: str,
     settings: Measure,
     arrays: Arrays,
@@ -105,10 +109,13 @@ def _circuit_of(
     )
     curves = [
         faithfulness_curve(model, family_scores, variant_pairs, settings.fractions)
-        for variant_pairs in pairs.values()
+        for variant_pairs in scoring
     ]
     metrics = [torch.stack([point.metric for point in curve]) for curve in curves]
     arrays[f"faithfulness.{family}"] = torch.stack(metrics).mean(dim=0).numpy()
+    for side in ("clean", "corrupt"):
+        whole = torch.stack([getattr(curve[0], side) for curve in curves])
+        arrays[f"faithfulness_{side}.{family}"] = whole.mean(dim=0).numpy()
     arrays[f"n_edges.{family}"] = np.array([point.n_edges for point in curves[0]])
 
 

@@ -109,13 +109,13 @@ def plan_jobs(experiment: Experiment, base_identity: Mapping[str, Any]) -> list[
         for split in ("test", "test_templates", "validation"):
             held_out[task, split] = graph.add(
                 "prompts", f"prompts {task} {split}", (prompts(task, split),),
-                [e.measure.prompts, e.measure.seed, e.compare.group_prompts], (base,),
+                [measure, compare], (base,),
                 task=task, split=split,
             )  # fmt: skip
     training = {
         use: graph.add(
-            "prompts", f"prompts for {use}", (prompts(use, "train"),), [finetune, *tasks], (base,),
-            task=use, split="train",
+            "prompts", f"prompts for {use}", (prompts(use, "train"),),
+            [finetune, *tasks, e.measure.seed], (base,), task=use, split="train",
         )
         for use in (FINETUNE, PLACEBO)
         if use == FINETUNE or e.finetune.placebo

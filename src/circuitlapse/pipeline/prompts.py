@@ -39,17 +39,19 @@ class Prompts:
         spelling = json.dumps(sorted(tokenizer.get_vocab().items()))
         self._tokenizer_key = hashlib.sha256(spelling.encode()).hexdigest()
 
-    def pairs(self, split: str, n: int, corruption: str) -> PromptPairs:
-        """Return the first ``n`` prompts of a split with one corruption of each.
+    def pairs(self, split: str, n: int, corruption: str, skip: int = 0) -> PromptPairs:
+        """Return ``n`` prompts of a split, after the first ``skip``, with one corruption of each.
 
         Raises:
             CircuitlapseError: If the prompts' file was changed, or they cannot be tokenised.
         """
         path = self._store.read(plan.prompts(self._task, split))
         record = self._store.record(plan.prompts(self._task, split))
-        key = (record.sha256 if record else "", self._tokenizer_key, str(n), corruption)
+        key = (record.sha256 if record else "", self._tokenizer_key, str(n), str(skip), corruption)
         if key not in _tokenised:
             while len(_tokenised) >= _KEPT:
                 _tokenised.pop(next(iter(_tokenised)))
-            _tokenised[key] = tokenize(read_items(path)[:n], self._tokenizer, corruption)
+            _tokenised[key] = tokenize(
+                read_items(path)[skip : skip + n], self._tokenizer, corruption
+            )
         return _tokenised[key]

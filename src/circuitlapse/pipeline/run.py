@@ -62,7 +62,7 @@ def _check_directory(experiment: Experiment, out: Path) -> None:
         raise CircuitlapseError(f"{out} is not a directory", fix="Name a new one with --out")
     held = out / "experiment.toml"
     if not held.exists():
-        if any(out.iterdir()):
+        if any(not path.name.startswith((".lock", ".draft-")) for path in out.iterdir()):
             raise CircuitlapseError(
                 f"{out} is not empty and holds no run", fix="Name a new directory with --out"
             )

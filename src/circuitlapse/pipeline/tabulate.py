@@ -179,9 +179,8 @@ def _faithfulness(scores: Scores) -> list[Row]:
     rows = []
     for names, arrays in scores.checkpoints():
         for family in scores.experiment.measure.corruptions:
-            variants = get_task(names["task"]).families[family]
-            clean = family_mean(arrays, "clean", variants)
-            corrupt = family_mean(arrays, "corrupt", variants)
+            clean = arrays[f"faithfulness_clean.{family}"].astype(np.float64)
+            corrupt = arrays[f"faithfulness_corrupt.{family}"].astype(np.float64)
             drop = mean_interval(clean - corrupt)
             sound = drop.low > 0 or drop.high < 0
             metric = arrays[f"faithfulness.{family}"].mean(axis=1, dtype=np.float64)
@@ -208,8 +207,15 @@ def _controls(scores: Scores) -> list[Row]:
     for names, arrays in scores.checkpoints():
         for control in get_task(names["task"]).controls:
             effect = arrays[f"controls.{control}"]
-            estimate = spread("effect", mean_interval(effect))
-            rows.append({**names, "control": control, "n": len(effect), **estimate})
+            rows.append(
+                {
+                    **names,
+                    "control": control,
+                    "n": len(effect),
+                    **spread("effect", mean_interval(effect)),
+                    **spread("size", mean_interval(np.abs(effect))),
+                }
+            )
     return rows
 
 

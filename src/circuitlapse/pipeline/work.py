@@ -47,7 +47,7 @@ def _prompts(job: Job, store: Store, experiment: Experiment, advance: Advance) -
         validation = split == "validation"
         n = experiment.compare.group_prompts if validation else experiment.measure.prompts
         if split == "test":
-            n = max(n, experiment.measure.circuit_prompts, experiment.compare.graft_prompts)
+            n = max(n, 2 * experiment.measure.circuit_prompts, experiment.compare.graft_prompts)
         items = get_task(task).items(split, n, experiment.measure.seed)
     with store.write(job.outputs[0], job.key) as path:
         write_items(items, path)
@@ -88,15 +88,19 @@ def _finetune(job: Job, store: Store, experiment: Experiment, advance: Advance) 
     since = time.monotonic()
 
     def save(step: int, model: Any, tokenizer: Any) -> None:
+        nonlocal since
         if plan.checkpoint(arm, step) not in job.outputs:
             return
         with store.write(plan.checkpoint(arm, step), job.key, since) as directory, quiet():
             model.save_pretrained(directory)
             tokenizer.save_pretrained(directory)
+        since = time.monotonic()
 
     settings = experiment.finetune
+    base = base_directory(experiment)
+    _check_same_base(base, store)
     finetune(
-        base_directory(experiment),
+        base,
         read_items(store.read(plan.prompts(use, "train"))),
         save,
         steps=settings.steps,
@@ -107,6 +111,20 @@ def _finetune(job: Job, store: Store, experiment: Experiment, advance: Advance) 
         device=experiment.compute.device,
         progress=advance,
     )
+
+
+def _check_same_base(base: Path | str, store: Store) -> None:
+    """Refuse an organism that was pretrained again, and differently, since the run began."""
+    admitted = json.loads(store.read("base.json").read_text("utf-8")).get("admission")
+    if admitted is None:
+        return
+    found = json.loads((Path(base) / "organism.json").read_text("utf-8"))
+    if found["weights_sha256"] != admitted["weights_sha256"]:
+        raise CircuitlapseError(
+            "the organism in the cache is not the one that this run began with",
+            got=str(base),
+            fix="Start a new run with another --out, or bring the cache of the first start back",
+        )
 
 
 def _load(store: Store, experiment: Experiment, arm: str, step: int) -> Model:

@@ -78,7 +78,7 @@ class Provenance(_Document):
         libraries: Versions of the libraries that the numbers depend on.
         config_sha256: Hash of the validated experiment.
         base: What the base model is and the hash of its recipe or weights.
-        seconds: Time each job took, by job name.
+        seconds: Time that each artifact took to make, by its name.
     """
 
     schema_version: Literal[1] = 1

@@ -48,7 +48,7 @@ class Record:
         made_from: Key of the job that made it: its settings and its inputs.
         sha256: Hash of its bytes.
         size: Bytes in all.
-        seconds: How long it took to make, from the start of its job.
+        seconds: How long it took to make.
     """
 
     made_from: str
@@ -74,22 +74,21 @@ class Store:
         except (FileNotFoundError, json.JSONDecodeError, TypeError):
             return None
 
-    def state(self, name: str, made_from: str) -> str:
+    def state(self, name: str, made_from: str, *, whole: bool = False) -> str:
         """Say whether an artifact is ``ready``, ``absent``, ``outdated`` or ``damaged``.
 
         ``damaged`` means that its bytes are no longer those that were written. Directories hold
-        model weights and may be large: here only their size is compared, and their bytes are
-        checked when they are read.
+        model weights and may be large: only their size is compared unless ``whole`` is asked for.
         """
         record, path = self.record(name), self.root / name
         if record is None or not path.exists():
             return "absent"
         if record.made_from != made_from:
             return "outdated"
-        whole = _size(path) == record.size
-        if whole and not path.is_dir():
-            whole = content_hash(path) == record.sha256
-        return "ready" if whole else "damaged"
+        same = _size(path) == record.size
+        if same and (whole or not path.is_dir()):
+            same = content_hash(path) == record.sha256
+        return "ready" if same else "damaged"
 
     @contextmanager
     def write(self, name: str, made_from: str, since: float | None = None) -> Iterator[Path]:
@@ -100,7 +99,7 @@ class Store:
         Args:
             name: Where the artifact will be, inside the run directory.
             made_from: Key of the job that makes it.
-            since: ``time.monotonic()`` when the job started, where that was before this call.
+            since: ``time.monotonic()`` when work on it began, where that was before this call.
         """
         started = time.monotonic() if since is None else since
         final = self.root / name

@@ -48,9 +48,12 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         "n_edges": _INT, "metric": _REAL, "clean": _REAL, "corrupt": _REAL,
         "faithfulness": _REAL, "refused": _TEXT,
     },
-    # Invariance controls: mean metric change under a corruption that should change nothing.
+    # Invariance controls: metric change under a change of the prompt that should change nothing.
+    # effect is the signed mean, which is 0 for any model because arrangements are balanced (a
+    # check of the prompts); size is the mean absolute change (a check of the model).
     "controls": {
         **_SEEDS, "step": _INT, "task": _TEXT, "control": _TEXT, "n": _INT, **_interval("effect"),
+        **_interval("size"),
     },
     # Similarity of two importance vectors. left and right are model:task, such as base:old;
     # unit is nodes or edges; measure is pearson, spearman or weighted_jaccard. ceiling is what two
@@ -68,9 +71,11 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         **_interval("tuned_old"), **_interval("tuned_new"), **_interval("placebo_old"),
     },
     # Weight grafts. quantity: first_in, last_in or shapley; gain in logits, share of the whole
-    # gain. groups: old_heads, recruited_heads, other_heads, mlps, shared.
+    # gain. groups: old_heads, recruited_heads, other_heads, mlps, shared; heads names the group's
+    # heads, which were chosen on validation prompts.
     "grafts": {
-        **_SEEDS, "step": _INT, "group": _TEXT, "quantity": _TEXT, "n_parameters": _INT,
+        **_SEEDS, "step": _INT, "group": _TEXT, "heads": _TEXT, "quantity": _TEXT,
+        "n_parameters": _INT,
         **_interval("gain"), **_interval("share"),
     },
 }  # fmt: skip

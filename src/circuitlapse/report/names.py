@@ -23,13 +23,13 @@ GROUPS: dict[Group, str] = {
 
 # A sign for the map's cells, and what it means.
 FATES = {
-    "kept": ("=", "used before and after, about equally"),
-    "strengthened": ("↑", "used before, and more so after"),
-    "weakened": ("↓", "used before, and less so after"),
-    "repurposed": ("⇄", "used by the old task before, by the new task after"),
-    "recruited": ("+", "not used before, used after"),
-    "retired": ("\u00d7", "used before, not after"),
-    "unused": ("", "not used before or after"),
+    "kept": ("=", "used by the base; no change shown"),
+    "strengthened": ("↑", "used by the base, and more so after"),
+    "weakened": ("↓", "used by the base, and less so after"),
+    "repurposed": ("⇄", "sign flipped, or up on one task and down on the other"),
+    "recruited": ("+", "not used by the base, used after"),
+    "retired": ("\u00d7", "used by the base, not after"),
+    "unused": ("", "not used by the base; no use gained beyond noise and placebo"),
 }
 
 QUANTITIES = {

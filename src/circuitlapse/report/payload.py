@@ -151,12 +151,12 @@ def _faithfulness(frame: pl.DataFrame, runs: list[tuple[int, int]], steps: list[
 
 
 def _controls(frame: pl.DataFrame, runs: list[tuple[int, int]], steps: list[int]) -> dict:
-    """``seed/task/control`` → [effect, low, high], each over the steps."""
+    """``seed/task/control`` → [size, low, high], each over the steps."""
     at = {step: place for place, step in enumerate(steps)}
     series: dict[str, list] = {}
     for run, row in _rows(frame.filter(pl.col("step").is_in(steps)), runs):
         columns = series.setdefault(f"{run}/{row['task']}/{row['control']}", _empty(3, len(steps)))
-        _fill(columns, at[row["step"]], _triple(row, "effect"))
+        _fill(columns, at[row["step"]], _triple(row, "size"))
     return series
 
 

@@ -236,7 +236,7 @@ def _control_rows(frame: pl.DataFrame) -> list[dict[str, Any]]:
                 "control": str(control).replace("_", " "),
                 "seeds": f"{base_seed}.{tune_seed}",
                 "n": ends[0]["n"],
-                "cells": [interval_at(end, "effect") for end in ends],
+                "cells": [interval_at(end, "size") for end in ends],
             }
         )
     return rows

@@ -95,6 +95,8 @@ def organism_key(recipe: Recipe, seed: int) -> str:
             for group in table.values()
             for template in group
         ],
+        # A sample stands for the generator, and for the split of the name pairs.
+        "text": [rows(random.Random(0), stage.weights, 200) for stage in recipe.stages],
         "vocabulary": sorted(build_tokenizer().get_vocab().items()),
     }
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

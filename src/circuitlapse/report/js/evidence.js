@@ -123,7 +123,7 @@ const controlChart = (() => {
       const role = task === roles.old.name ? "old" : "new";
       const title = `${roles[role].title}, ${control}`;
       const panel = d3.select(root).append("div").attr("class", "panel still");
-      const svg = drawing(panel.node(), width, height, `Effect of ${title} over training`);
+      const svg = drawing(panel.node(), width, height, `Sensitivity to ${title} over training`);
       svg.append("text").attr("class", "panel-title").attr("x", left).attr("y", 14).text(title);
       leftAxis(svg, y, left, right, 3);
       bottomAxis(svg, x, bottom, 4);
