@@ -185,7 +185,7 @@ def test_the_sentences_say_what_was_measured():
     assert "The base uses 2 heads on ioi2; at work on it after fine-tuning: 1 of them." in text
     assert "The weights of the MLPs (1,200 parameters) carry 7 % [" in text
     refused = "\n".join(evidence.statement for evidence in verdict([0.0] * 5).evidence)
-    assert "no share is given, for lack of a sure gain" in refused
+    assert "no share is given." in refused
 
 
 def test_a_base_that_does_not_do_the_old_task_still_gets_its_verdict():
