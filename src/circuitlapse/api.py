@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 from circuitlapse import __version__
 from circuitlapse.config import Experiment, read_experiment
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.pipeline import Listener, Progress, run_in
+from circuitlapse.pipeline import Listener, run_in
 from circuitlapse.records import SCHEMAS, Provenance, Store, Verdict, key_of
 
 
@@ -110,11 +110,11 @@ def run_experiment(
         experiment = read_experiment(experiment)
     out, listen = Path(out), progress or (lambda event: None)
     run_in(experiment, out, listen)
-    _keep_report(Store(out), listen)
+    _keep_report(Store(out))
     return Run(out)
 
 
-def _keep_report(store: Store, listen: Listener) -> None:
+def _keep_report(store: Store) -> None:
     """Build the report unless it was made from these very records by this version."""
     sources = [f"tables/{name}.parquet" for name in SCHEMAS]
     records = [store.record(name) for name in (*sources, "verdict.json", "provenance.json")]
@@ -123,9 +123,7 @@ def _keep_report(store: Store, listen: Listener) -> None:
         return
     from circuitlapse.report import build_report
 
-    listen(Progress("started", "report"))
     build_report(store.root, key)
-    listen(Progress("finished", "report", 1, 1))
 
 
 def load_run(path: Path | str) -> Run:

@@ -1,7 +1,6 @@
 """From scores to circuits, and how much of the model's behaviour a circuit carries by itself."""
 
 from circuitlapse.circuits.evaluate import (
-    MIB_FRACTIONS,
     evaluate_circuit,
     evaluate_circuits,
     faithfulness_curve,
@@ -9,7 +8,6 @@ from circuitlapse.circuits.evaluate import (
 from circuitlapse.circuits.faithfulness import CircuitEvaluation
 
 __all__ = [
-    "MIB_FRACTIONS",
     "CircuitEvaluation",
     "evaluate_circuit",
     "evaluate_circuits",

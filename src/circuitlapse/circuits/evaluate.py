@@ -14,6 +14,7 @@ from torch import Tensor
 
 from circuitlapse.attribution.scores import By, Scores
 from circuitlapse.circuits.faithfulness import CircuitEvaluation
+from circuitlapse.config import MIB_FRACTIONS
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models.context import at_end
 from circuitlapse.models.decoder import Decoder, Step
@@ -22,9 +23,6 @@ from circuitlapse.models.load import Model
 from circuitlapse.models.prefix import Suffixes, suffixes
 from circuitlapse.shapes import Bool, Float
 from circuitlapse.tasks.pairs import PromptPairs
-
-MIB_FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-"""The circuit sizes at which MIB evaluates, as shares of all edges."""
 
 
 def evaluate_circuit(

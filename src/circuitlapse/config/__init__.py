@@ -1,6 +1,7 @@
 """What an experiment is: one validated file, from which everything else follows."""
 
 from circuitlapse.config.experiment import (
+    MIB_FRACTIONS,
     Base,
     Compare,
     Compute,
@@ -12,6 +13,7 @@ from circuitlapse.config.experiment import (
 from circuitlapse.config.toml import demo_experiment, read_experiment, to_toml
 
 __all__ = [
+    "MIB_FRACTIONS",
     "Base",
     "Compare",
     "Compute",

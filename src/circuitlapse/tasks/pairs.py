@@ -5,7 +5,7 @@ can reach it, so no attention mask is needed anywhere in the engine, and absolut
 what they were in the unpadded prompt.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -156,15 +156,3 @@ class PromptPairs:
         index = torch.arange(self.clean.shape[1], device=self.clean.device)
         differs = (self.clean != self.corrupt) & (index < self.lengths[:, None])
         return torch.where(differs.any(dim=1), differs.int().argmax(dim=1), self.lengths)
-
-    def batches(self, size: int) -> "Iterator[tuple[Int[Tensor, ' batch'], PromptPairs]]":
-        """Yield ``(rows, pairs)`` of at most ``size``, alike in first difference and length.
-
-        Sorting lets an engine skip the shared prefix of a whole batch and trims the padding; the
-        row numbers put results back in order.
-        """
-        first, lengths = self.first_difference().tolist(), self.lengths.tolist()
-        order = sorted(range(len(self)), key=lambda row: (first[row], lengths[row]))
-        for begin in range(0, len(order), size):
-            rows = torch.tensor(order[begin : begin + size], device=self.clean.device)
-            yield rows, self[rows].trimmed()
