@@ -238,7 +238,7 @@ class _Rows:
 
     def grafts(self) -> list[dict[str, Any]]:
         return [
-            {**seed, "step": self.steps[-1], "group": group, "quantity": quantity,
+            {**seed, "step": self.steps[-1], "group": group, "heads": "", "quantity": quantity,
              "n_parameters": int(200_000 * share),
              **self._interval("gain", 4 * share * scale, 0.25),
              **self._interval("share", share * scale, 0.06)}
