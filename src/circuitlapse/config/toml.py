@@ -18,7 +18,7 @@ def demo_experiment(
     """Return the experiment that ``circuitlapse demo`` runs.
 
     A tenth of its training prompts rehearse the old task: without them some organisms answer a
-    few old prompts with a name that is not in the list.
+    few old prompts with a word that is none of the listed names.
     """
     finetune = Finetune.model_validate({"old_fraction": 0.1})
     return Experiment(base=Base(organism=organism, path=None, seed=seed), finetune=finetune)
