@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
-from transformers.utils import logging as hf_logging
 
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models import behaviour, load_model
+from circuitlapse.models import behaviour, load_model, quiet
+from circuitlapse.records import content_hash
 from circuitlapse.shapes import Float, Int
 from circuitlapse.tasks import get_task, tokenize
 from circuitlapse.tasks.templates import CONTINUATIONS, OPENINGS
@@ -171,7 +171,7 @@ def _pretrain(
         "steps": done,
         "seconds": round(time.monotonic() - started, 1),
         "gate": {"prompts": recipe.gate_prompts, "ioi2": old, "ioi3_among": new},
-        "weights_sha256": _digest(directory / _WEIGHTS),
+        "weights_sha256": content_hash(directory / _WEIGHTS),
     }
     (directory / _ABOUT).write_text(json.dumps(about, indent=2) + "\n")
     return directory
@@ -291,23 +291,14 @@ def _encode(
 
 
 def _save(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
-    bars = hf_logging.is_progress_bar_enabled()
-    hf_logging.disable_progress_bar()  # a library shows its progress through the callback only
-    try:
+    with quiet():
         model.save_pretrained(directory)
         tokenizer.save_pretrained(directory)
-    finally:
-        if bars:
-            hf_logging.enable_progress_bar()
 
 
 def _is_whole(directory: Path, key: str) -> bool:
     try:
         about = json.loads((directory / _ABOUT).read_text())
-        return about["key"] == key and about["weights_sha256"] == _digest(directory / _WEIGHTS)
+        return about["key"] == key and about["weights_sha256"] == content_hash(directory / _WEIGHTS)
     except (OSError, ValueError, KeyError):
         return False
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
