@@ -5,9 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from circuitlapse.training.tokenizer import build_tokenizer
+
+# The same examples on every machine, however slow; HYPOTHESIS_PROFILE=search draws new ones.
+settings.register_profile("fixed", derandomize=True, deadline=None)
+settings.register_profile("search", deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 
 # Workers and subprocesses inherit these: no test may reach the network or a user's cache.
 os.environ["HF_HUB_OFFLINE"] = "1"

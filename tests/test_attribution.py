@@ -34,7 +34,7 @@ def test_scores_are_those_of_the_definition(method, steps, layers):
     assert ours.n == len(pairs)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.integers(0, 1000), st.integers(2, 7), st.integers(1, 8), st.integers(3, 10))
 def test_scores_do_not_depend_on_batches_padding_or_the_prefix(seed, n, size, longest):
     hf, pairs = tiny_gpt2(seed), random_pairs(seed, n, longest)

@@ -36,7 +36,7 @@ def _twin(hf, mask: torch.Tensor, pairs) -> torch.Tensor:
         ).float()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     st.integers(0, 1000), st.integers(1, 3), st.floats(0.1, 0.95), st.integers(1, 4),
     st.integers(2, 9),

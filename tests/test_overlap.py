@@ -324,7 +324,7 @@ def test_edge_overlaps_refuse_wrong_input():
         edge_overlaps(pair, writers, readers, mask, seed=0, permutations=20)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.integers(1, 3), st.integers(1, 4), st.integers(0, 2**16))
 def test_any_sequential_graph_can_be_shuffled(n_layers, n_heads, seed):
     writers, readers, mask = layout(n_layers, n_heads)

@@ -30,7 +30,7 @@ def test_rows_can_be_taken_and_trimmed() -> None:
     assert len(pairs[:1]) == 1
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     lengths=st.lists(st.integers(1, 6), min_size=1, max_size=12),
     seed=st.integers(0, 999),

@@ -117,7 +117,7 @@ def test_sweeps_are_those_of_hooks_on_transformers(site, direction):
     torch.testing.assert_close(ours, twin, rtol=1e-4, atol=1e-4)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.integers(0, 1000), st.integers(1, 5), st.integers(1, 6), st.integers(1, 3))
 def test_node_effects_are_those_of_hooks_on_transformers(seed, n, size, layers):
     hf, pairs = tiny_gpt2(seed, layers=layers), random_pairs(seed, n, 7)
@@ -131,7 +131,7 @@ def test_node_effects_are_those_of_hooks_on_transformers(seed, n, size, layers):
         torch.testing.assert_close(ours[row], torch.tensor(expected), rtol=1e-4, atol=1e-4)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.integers(0, 1000), st.integers(1, 6), st.sampled_from(SITES))
 def test_sweeps_do_not_depend_on_batches(seed, size, site):
     model, pairs = load_model(tiny_gpt2(seed)), random_pairs(seed, 6)

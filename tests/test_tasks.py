@@ -171,7 +171,7 @@ def test_shares_of_the_pairs() -> None:
     assert shares["validation"] / 435 == pytest.approx(0.10, abs=0.01)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 10**6), count=st.integers(2, 3), split=st.sampled_from(SPLITS))
 def test_drawn_names_belong_to_their_split(seed: int, count: int, split: str) -> None:
     rng = random.Random(seed)

@@ -115,9 +115,11 @@ def gain_shares(
     low, high = percentile_ends(drawn)
     gain = Estimate(value=float(gains[-1]), low=float(low[-1]), high=float(high[-1]))
     divided = None
-    if gain.low > 0:
+    # Logits are single precision: what lies below their rounding is no gain.
+    rounding = float(np.abs(values).mean() * np.finfo(np.float32).eps)
+    if gain.low > rounding:
         # At most 2.5 % of the resamples have no gain; those have no shares either.
-        positive = drawn[drawn[:, -1] > 0]
+        positive = drawn[drawn[:, -1] > rounding]
         divided = Intervals(gains / gains[-1], *percentile_ends(positive / positive[:, -1:]))
     rows = []
     for i, (quantity, group) in enumerate(names):
