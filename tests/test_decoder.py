@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import behaviour, load_model, logit_differences
 from circuitlapse.models.context import Context
-from circuitlapse.models.prefix import suffixes
+from circuitlapse.models.prefix import Suffixes, each_batch
 from twins_engine import Literal, random_pairs, tiny_gpt2
 
 VARIANTS = {
@@ -33,7 +33,8 @@ def test_logits_are_those_of_transformers(options):
     hf = tiny_gpt2(**options)
     decoder, pairs = load_model(hf).decoder, random_pairs(1)
     with torch.no_grad():
-        ours = decoder.logits(decoder.run(decoder.embed(pairs.clean), Context(pairs.lengths - 1)))
+        context = Context(pairs.reads())
+        ours = decoder.logits(decoder.run(decoder.embed(pairs.clean), context))[:, 0]
         for row in range(len(pairs)):
             theirs = hf(pairs.clean[row : row + 1, : int(pairs.lengths[row])]).logits[0, -1]
             torch.testing.assert_close(ours[row], theirs, rtol=1e-4, atol=1e-4)
@@ -62,9 +63,16 @@ def test_the_literal_twin_is_the_transformers_model():
             torch.testing.assert_close(literal.plain(clean)[0], theirs)
 
 
+def only_batch(decoder, pairs) -> Suffixes:
+    found: list[Suffixes] = []
+    each_batch(decoder, pairs, 1, found.append)
+    (batch,) = found
+    return batch
+
+
 def test_variants_of_a_batch_run_side_by_side():
     decoder, pairs = load_model(tiny_gpt2()).decoder, random_pairs(2)
-    (batch,) = suffixes(decoder, pairs, floats_per_token=1)
+    batch = only_batch(decoder, pairs)
     both = decoder.run(torch.cat([batch.clean, batch.corrupt]), batch.context)
     alone = [decoder.run(x, batch.context) for x in (batch.clean, batch.corrupt)]
     torch.testing.assert_close(both, torch.cat(alone))
@@ -72,9 +80,9 @@ def test_variants_of_a_batch_run_side_by_side():
 
 def test_a_run_can_begin_at_any_layer():
     decoder, pairs = load_model(tiny_gpt2(layers=3)).decoder, random_pairs(2)
-    (batch,) = suffixes(decoder, pairs, floats_per_token=1)
+    batch = only_batch(decoder, pairs)
     trace = decoder.trace(batch.clean, batch.context)
-    whole = trace[-1].resid_post[:, 0]
+    whole = trace[-1].resid_post
     for layer, step in enumerate(trace):
         torch.testing.assert_close(decoder.run(step.resid_pre, batch.context, layer), whole)
     torch.testing.assert_close(decoder.run(trace[-1].resid_post, batch.context, 3), whole)

@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 import torch
 from tokenizers import Tokenizer, models
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import OPTConfig, OPTForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging as hf_logging
 
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models import load, load_model, logit_differences
-from circuitlapse.models.gpt2 import read_gpt2
+from circuitlapse.models import load_model, logit_differences
+from circuitlapse.models.families import READERS
+from circuitlapse.models.families.gpt2 import read_gpt2
 from twins_engine import random_pairs, tiny_gpt2
 
 
@@ -53,7 +54,7 @@ def test_weights_are_shared_and_not_copied():
     decoder = load_model(hf).decoder
     assert decoder.W_E.data_ptr() == hf.transformer.wte.weight.data_ptr()
     attention = hf.transformer.h[1].attn
-    assert decoder.attention[1].W_QKV.data_ptr() == attention.c_attn.weight.data_ptr()
+    assert decoder.attention[1].weights[0].data_ptr() == attention.c_attn.weight.data_ptr()
     assert decoder.attention[1].W_O.data_ptr() == attention.c_proj.weight.data_ptr()
 
 
@@ -115,20 +116,15 @@ def test_other_sources_are_refused(source):
         unchecked(source)
 
 
-def _llama() -> LlamaForCausalLM:
-    return LlamaForCausalLM(
-        LlamaConfig(
-            num_hidden_layers=1, num_attention_heads=2, hidden_size=8, intermediate_size=8,
-            vocab_size=11, bos_token_id=None, eos_token_id=None,
-        )
-    )  # fmt: skip
-
-
 def test_an_unsupported_family_is_named(tmp_path):
-    with pytest.raises(CircuitlapseError, match=r"not supported \(got 'llama'\)\. .*types: gpt2"):
-        load_model(_llama())
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "vocab_size": 11}))
-    with pytest.raises(CircuitlapseError, match=r"not supported \(got 'llama'\)"):
+    config = OPTConfig(
+        num_hidden_layers=1, num_attention_heads=2, hidden_size=8, ffn_dim=8, vocab_size=11,
+        word_embed_proj_dim=8,
+    )  # fmt: skip
+    with pytest.raises(CircuitlapseError, match=r"not supported \(got 'opt'\)\. .*types: gpt2"):
+        load_model(OPTForCausalLM(config))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "opt", "vocab_size": 11}))
+    with pytest.raises(CircuitlapseError, match=r"not supported \(got 'opt'\)"):
         load_model(tmp_path)
 
 
@@ -148,7 +144,7 @@ def test_a_decoder_that_computes_other_logits_is_refused(monkeypatch):
         first = dataclasses.replace(decoder.attention[0], scale=0.9 * decoder.attention[0].scale)
         return dataclasses.replace(decoder, attention=(first, *decoder.attention[1:]))
 
-    monkeypatch.setitem(load.READERS, "gpt2", wrong)
+    monkeypatch.setitem(READERS, "gpt2", wrong)
     with pytest.raises(CircuitlapseError, match=r"logits differ from those of transformers"):
         load_model(tiny_gpt2())
 

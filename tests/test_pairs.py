@@ -62,7 +62,8 @@ def test_left_padding_is_undone(lengths: list[int], seed: int) -> None:
     ("change", "message"),
     [
         ({"clean": torch.rand(2, 3)}, "clean must be a tensor of integers with 2 dim"),
-        ({"answers": torch.ones(2, 1, dtype=torch.long)}, "answers must be a tensor of integers"),
+        ({"answers": torch.ones(2)}, "answers must be a tensor of integers"),
+        ({"answers": torch.tensor([[5, 6], [-1, 7]])}, r"filled up with -1 .*row 1: \[-1, 7\]"),
         ({"corrupt": torch.ones(2, 4, dtype=torch.long)}, "the same shape .*equally many tokens"),
         ({"answers": torch.ones(3, dtype=torch.long)}, "one row per prompt .*3 answers"),
         ({"distractors": torch.tensor([[1], [7]])}, r"among its own distractors \(got 'row 1'\)"),

@@ -26,8 +26,9 @@ from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models.decoder import Decoder, Step
 from circuitlapse.models.graph import Graph
 from circuitlapse.models.load import Model
-from circuitlapse.models.prefix import Suffixes, suffixes
+from circuitlapse.models.prefix import Suffixes, each_batch
 from circuitlapse.shapes import Float
+from circuitlapse.tasks.metrics import Metric
 from circuitlapse.tasks.pairs import PromptPairs
 
 Method = Literal["eap", "eap-ig-inputs"]
@@ -38,6 +39,7 @@ def attribute(
     pairs: PromptPairs,
     method: Method = "eap-ig-inputs",
     steps: int = 5,
+    metric: Metric = "logit_diff",
     batch_size: int | None = None,
 ) -> Scores:
     """Score every edge of the model on the pairs.
@@ -47,6 +49,7 @@ def attribute(
         pairs: Clean and corrupt prompts with their metric.
         method: ``eap`` (one gradient) or ``eap-ig-inputs`` (``steps`` gradients, more faithful).
         steps: m of ``eap-ig-inputs``; ``eap`` ignores it.
+        metric: What the edges are scored for; see :mod:`circuitlapse.tasks.metrics`.
         batch_size: Pairs per batch; by default as many as fit a fixed memory budget. It does not
             change the result.
 
@@ -66,8 +69,14 @@ def attribute(
         n_writers + 3 * graph.n_heads + graph.n_layers * (24 + n_points)
     )
     sums = torch.zeros(2, n_writers, n_readers, dtype=torch.float64)
-    for batch in suffixes(decoder, pairs, floats_per_token, batch_size):
-        sums += _batch_scores(decoder, graph, batch, method, n_points)
+
+    def work(batch: Suffixes) -> None:
+        sums.add_(_batch_scores(decoder, graph, batch, method, n_points))
+
+    each_batch(
+        decoder, pairs, floats_per_token, work,
+        metric=metric, batch_size=batch_size, needs_gradient=True,
+    )  # fmt: skip
     n = len(pairs)
     counts = torch.tensor([(n + 1) // 2, n // 2])[:, None, None]
     halves = (sums / counts).where(graph.edges | (counts == 0), 0.0)
@@ -98,7 +107,7 @@ def _batch_scores(
         n_even = int((batch.rows % 2 == 0).sum())
         halves = (slice(0, n_even), slice(n_even, None))
         for layer in range(graph.n_layers):
-            slots = slice(graph.slot_readers(layer, "q").start, graph.mlp_reader(layer))
+            slots = graph.attention_readers(layer)
             sources = inner[: graph.n_before_attention(layer)]
             gradient = gradients.slots(layer)
             x_hat, coefficient = gradients.rank_one(layer)
@@ -110,7 +119,7 @@ def _batch_scores(
                 bent = seen.flatten(1) @ coefficient[half].flatten(0, 2)
                 sums[index, : len(sources), slots] = (linear - bent).double().cpu()
         for layer in range(graph.n_layers):
-            sources = inner if layer < graph.n_layers - 1 else end
+            sources = end if decoder.is_last(layer) else inner
             sources = sources[: graph.n_before_mlp(layer)]
             for index, half in enumerate(halves):
                 column = _product(sources[:, half], gradients.mlp[layer][None, half])[:, 0]
@@ -128,17 +137,18 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
 
 def _differences(
     decoder: Decoder, graph: Graph, batch: Suffixes, clean: list[Step], corrupt: list[Step]
-) -> tuple[Float[Tensor, "inner batch pos d_model"], Float[Tensor, "writers batch 1 d_model"]]:
+) -> tuple[Float[Tensor, "inner batch pos d_model"], Float[Tensor, "writers batch reads d_model"]]:
     """What corruption adds to each writer's output.
 
     Returns:
-        The writers before the last layer's attention at all positions, and all writers at each
-        prompt's last token, which is the only one where the last layer's writers are read.
+        The writers before the last layer's attention at all positions, and all writers where logits
+        are read, which is the only place where the last layer's writers are.
     """
     last = graph.n_layers - 1
     n, width, d_model = batch.clean.shape
     inner = batch.clean.new_empty(graph.n_before_attention(last), n, width, d_model)
-    end = batch.clean.new_empty(len(graph.writers), n, 1, d_model)
+    reads = batch.context.reads
+    end = batch.clean.new_empty(len(graph.writers), *reads.shape, d_model)
     torch.sub(batch.corrupt, batch.clean, out=inner[0])
     for layer in range(graph.n_layers):
         into = inner if layer < last else end
@@ -148,7 +158,7 @@ def _differences(
         before, after = clean[layer].mlp_out.detach(), corrupt[layer].mlp_out.detach()
         torch.sub(after, before, out=into[graph.mlp_writer(layer)])
     rows = torch.arange(n, device=inner.device)
-    end[: len(inner)] = inner[:, rows, batch.context.end][:, :, None]
+    end[: len(inner)] = inner[:, rows[:, None], reads]
     return inner, end
 
 
@@ -171,7 +181,7 @@ class _Gradients:
         with torch.enable_grad():
             trace = decoder.trace(x, batch.context)
             final = trace[-1].resid_post
-            metric = batch.metric(decoder, final[:, 0]).sum()
+            metric = batch.metric(decoder, final).sum()
             wanted = [final]
             for step in trace:
                 wanted += [step.q, step.k, step.v, step.resid_mid]
@@ -192,7 +202,9 @@ class _Gradients:
         x_hat, inverse = block.norm.standardise(step.resid_pre)
         # [batch, pos, 3 heads, d_head]: all queries, then all keys, then all values.
         delta = torch.cat(slots, dim=2) * inverse[..., None]
-        bias = (block.norm.bias @ block.W_QKV + block.qkv_bias).view(delta.shape[2:])
+        weight, bias = block.slots()
+        if block.norm.bias is not None:
+            bias = bias + block.norm.bias @ weight
         output = torch.cat([step.q, step.k, step.v], dim=2) - bias
         self.x_hat[layer].append(x_hat)
         self.coefficient[layer].append((output * delta).sum(dim=-1) / d_model)
@@ -203,10 +215,9 @@ class _Gradients:
         """W̃ δ/σ, summed over the runs, at every query, key and value input of a layer."""
         delta = self.delta[layer]
         assert delta is not None
-        n, width, n_slots, d_head = delta.shape
         block = self.decoder.attention[layer]
-        folded = block.norm.folded(block.W_QKV).view(-1, n_slots, d_head).permute(1, 2, 0)
-        return torch.bmm(delta.flatten(0, 1).transpose(0, 1), folded).unflatten(1, (n, width))
+        folded = block.norm.folded(block.slots()[0]).transpose(1, 2)
+        return torch.bmm(delta.flatten(0, 1).transpose(0, 1), folded).unflatten(1, delta.shape[:2])
 
     def rank_one(
         self, layer: int

@@ -13,8 +13,9 @@ from torch import Tensor
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models.decoder import Decoder, Step
 from circuitlapse.models.load import Model
-from circuitlapse.models.prefix import Suffixes, suffixes
+from circuitlapse.models.prefix import Suffixes, each_batch
 from circuitlapse.shapes import Float
+from circuitlapse.tasks.metrics import Metric
 from circuitlapse.tasks.pairs import PromptPairs
 
 Site = Literal["head_out", "mlp_out", "attn_out", "resid_pre"]
@@ -25,31 +26,39 @@ _SITES = ("head_out", "mlp_out", "attn_out", "resid_pre")
 
 @torch.no_grad()
 def node_effects(
-    model: Model, pairs: PromptPairs, batch_size: int | None = None
+    model: Model,
+    pairs: PromptPairs,
+    metric: Metric = "logit_diff",
+    batch_size: int | None = None,
 ) -> Float[Tensor, "prompts nodes"]:
     """Effect of giving each head and each MLP its corrupted output, at all positions.
 
     Args:
         model: From :func:`circuitlapse.load_model`.
-        pairs: Clean and corrupt prompts with their metric.
+        pairs: Clean and corrupt prompts with their answers.
+        metric: See :mod:`circuitlapse.tasks.metrics`.
         batch_size: Pairs per batch; by default as many as fit a fixed memory budget.
 
     Returns:
-        Clean metric minus patched metric, in logits: positive where the model needs the node. The
-        nodes are in the order of ``model.graph.nodes``.
+        Clean metric minus patched metric, in its unit (logits): positive where the model needs the
+        node. The nodes are in the order of ``model.graph.nodes``.
     """
     decoder, graph = model.decoder, model.graph
     effects = torch.empty(len(pairs), graph.n_layers, graph.n_heads + 1)
-    for batch in suffixes(decoder, pairs, _floats_per_token(decoder), batch_size):
+
+    def work(batch: Suffixes) -> None:
         clean = decoder.trace(batch.clean, batch.context)
         corrupt = decoder.trace(batch.corrupt, batch.context)
-        before = batch.metric(decoder, clean[-1].resid_post[:, 0])
+        before = batch.metric(decoder, clean[-1].resid_post)
         for layer in range(graph.n_layers):
-            heads = _through_mlp(decoder, layer, _head_variants(decoder, layer, clean, corrupt))
-            mlp = clean[layer].resid_mid + corrupt[layer].mlp_out
-            variants = torch.cat([heads, mlp[None]])
-            after = _metric(decoder, batch, layer + 1, variants)
-            effects[batch.rows.cpu(), layer] = (before - after).T.float().cpu()
+            heads = _head_variants(decoder, layer, clean, corrupt)
+            mlp = clean[layer].resid_post + (corrupt[layer].mlp_out - clean[layer].mlp_out)
+            after = _metric(decoder, batch, layer + 1, torch.cat([heads, mlp[None]]))
+            effects[batch.rows, layer] = (before - after).T.float().cpu()
+
+    each_batch(
+        decoder, pairs, _floats_per_token(decoder), work, metric=metric, batch_size=batch_size
+    )
     return effects.flatten(1)
 
 
@@ -59,6 +68,7 @@ def patch(
     pairs: PromptPairs,
     site: Site = "head_out",
     direction: Direction = "noising",
+    metric: Metric = "logit_diff",
     batch_size: int | None = None,
 ) -> Float[Tensor, "layers _"]:
     """Sweep one kind of activation over the model, exactly.
@@ -72,6 +82,7 @@ def patch(
         direction: ``noising`` puts corrupt activations into the clean run: a large result means
             that the activation is needed. ``denoising`` puts clean activations into the corrupt
             run: a result well below clean − corrupt means that the activation helps by itself.
+        metric: See :mod:`circuitlapse.tasks.metrics`.
         batch_size: Pairs per batch; by default as many as fit a fixed memory budget.
 
     Returns:
@@ -95,14 +106,15 @@ def patch(
     by_head, lengths = site == "head_out", pairs.lengths.cpu()
     width = graph.n_heads if by_head else int(lengths.max())
     effects = torch.zeros(len(pairs), graph.n_layers, width, dtype=torch.float64)
-    for batch in suffixes(decoder, pairs, _floats_per_token(decoder), batch_size):
+
+    def work(batch: Suffixes) -> None:
         clean = decoder.trace(batch.clean, batch.context)
         corrupt = decoder.trace(batch.corrupt, batch.context)
         base, source = (clean, corrupt) if direction == "noising" else (corrupt, clean)
-        before = batch.metric(decoder, clean[-1].resid_post[:, 0])
+        before = batch.metric(decoder, clean[-1].resid_post)
         # Left of the first difference, and wherever nothing is read, a patch changes nothing.
-        unpatched = before - batch.metric(decoder, base[-1].resid_post[:, 0])
-        rows, context = batch.rows.cpu(), batch.context
+        unpatched = before - batch.metric(decoder, base[-1].resid_post)
+        rows, context = batch.rows, batch.context
         effects[rows] = unpatched[:, None, None].double().cpu()
         for layer in range(graph.n_layers):
             first, variants = _variants(decoder, site, layer, base, source)
@@ -110,14 +122,17 @@ def patch(
             if by_head:
                 effects[rows, layer] = after
                 continue
-            # The last layer's attention and MLP matter at the last token only.
-            columns = context.end[:, None]
-            if len(variants) == batch.clean.shape[1]:
-                columns = torch.arange(len(variants), device=columns.device).expand(len(rows), -1)
-            real = (columns <= context.end[:, None]).cpu()
-            place = batch.positions(columns).cpu()
-            index = rows[:, None].expand(-1, columns.shape[1])
+            # The last layer's attention and MLP matter where logits are read only.
+            at_reads = decoder.is_last(layer) and site != "resid_pre"
+            place = context.positions(batch.clean.shape[1], at_reads).cpu()
+            place = place.expand(len(rows), -1)
+            real = place < batch.pairs.lengths[:, None].cpu()
+            index = rows[:, None].expand(-1, place.shape[1])
             effects[index[real], layer, place[real]] = after[real]
+
+    each_batch(
+        decoder, pairs, _floats_per_token(decoder), work, metric=metric, batch_size=batch_size
+    )
     if by_head:
         return effects.mean(dim=0).float()
     real = (torch.arange(width) < lengths[:, None])[:, None]
@@ -130,39 +145,43 @@ def _variants(
     """Residual streams with one activation of ``layer`` replaced, and the layer that reads them."""
     ours, theirs = base[layer], source[layer]
     if site == "head_out":
-        return layer + 1, _through_mlp(decoder, layer, _head_variants(decoder, layer, base, source))
+        return layer + 1, _head_variants(decoder, layer, base, source)
     if site == "attn_out":
         change = theirs.attn_out - ours.attn_out
-        return layer + 1, _through_mlp(decoder, layer, _by_position(ours.resid_mid, change))
+        return layer + 1, _after_attention(decoder, layer, ours, _by_position(change))
     if site == "mlp_out":
-        return layer + 1, _by_position(ours.resid_post, theirs.mlp_out - ours.mlp_out)
-    return layer, _by_position(ours.resid_pre, theirs.resid_pre - ours.resid_pre)
+        return layer + 1, ours.resid_post + _by_position(theirs.mlp_out - ours.mlp_out)
+    return layer, ours.resid_pre + _by_position(theirs.resid_pre - ours.resid_pre)
 
 
 def _head_variants(
     decoder: Decoder, layer: int, base: list[Step], source: list[Step]
 ) -> Float[Tensor, "heads batch pos d_model"]:
-    """The MLP's input with each head of a layer in turn taken from ``source``."""
-    mid, change = base[layer].resid_mid, source[layer].z - base[layer].z
+    """Residual streams behind a layer with each of its heads in turn taken from ``source``."""
+    change = source[layer].z - base[layer].z
     out = torch.bmm(change.flatten(0, 1).transpose(0, 1), decoder.attention[layer].W_O)
-    return out.unflatten(1, mid.shape[:2]).add_(mid)
+    return _after_attention(decoder, layer, base[layer], out.unflatten(1, change.shape[:2]))
+
+
+def _after_attention(
+    decoder: Decoder, layer: int, ours: Step, change: Float[Tensor, "variants batch pos d_model"]
+) -> Float[Tensor, "variants batch pos d_model"]:
+    """Residual streams behind a layer whose attention adds so much more; overwrites ``change``."""
+    if decoder.parallel:
+        return change.add_(ours.resid_post)
+    mid = change.add_(ours.resid_mid)
+    return torch.cat([part + decoder.mlp[layer](part) for part in _parts(mid)])
 
 
 def _by_position(
-    x: Float[Tensor, "batch pos d_model"], change: Float[Tensor, "batch pos d_model"]
+    change: Float[Tensor, "batch pos d_model"],
 ) -> Float[Tensor, "pos batch pos d_model"]:
-    """Copies of ``x``, each with the change at one position."""
-    width = x.shape[1]
-    variants = x.expand(width, *x.shape).clone()
-    index = torch.arange(width, device=x.device)
-    variants[index, :, index] += change.transpose(0, 1)
+    """The change at one position and nothing elsewhere, for each position."""
+    width = change.shape[1]
+    variants = change.new_zeros(width, *change.shape)
+    index = torch.arange(width, device=change.device)
+    variants[index, :, index] = change.transpose(0, 1)
     return variants
-
-
-def _through_mlp(
-    decoder: Decoder, layer: int, mid: Float[Tensor, "variants batch pos d_model"]
-) -> Float[Tensor, "variants batch pos d_model"]:
-    return torch.cat([part + decoder.mlp[layer](part) for part in _parts(mid)])
 
 
 def _metric(

@@ -16,12 +16,13 @@ from circuitlapse.attribution.scores import By, Scores
 from circuitlapse.circuits.faithfulness import CircuitEvaluation
 from circuitlapse.config import MIB_FRACTIONS
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models.context import at_end
+from circuitlapse.models.context import at_reads
 from circuitlapse.models.decoder import Decoder, Step
 from circuitlapse.models.graph import SLOTS, Circuit, Graph
 from circuitlapse.models.load import Model
-from circuitlapse.models.prefix import Suffixes, suffixes
+from circuitlapse.models.prefix import Suffixes, each_batch
 from circuitlapse.shapes import Bool, Float
+from circuitlapse.tasks.metrics import Metric
 from circuitlapse.tasks.pairs import PromptPairs
 
 
@@ -30,6 +31,7 @@ def evaluate_circuit(
     circuit: Circuit,
     pairs: PromptPairs,
     ablation: Literal["corrupt"] = "corrupt",
+    metric: Metric = "logit_diff",
     batch_size: int | None = None,
 ) -> CircuitEvaluation:
     """Run a circuit with every edge outside it ablated.
@@ -38,6 +40,7 @@ def evaluate_circuit(
         model: From :func:`circuitlapse.load_model`.
         circuit: From ``scores.top(...)`` or a mask of one's own.
         pairs: Clean and corrupt prompts with their metric.
+        metric: See :mod:`circuitlapse.tasks.metrics`.
         ablation: What the edges outside carry: ``corrupt``, the corrupt run's value.
         batch_size: Pairs per batch; by default as many as fit a fixed memory budget.
 
@@ -49,7 +52,7 @@ def evaluate_circuit(
         raise CircuitlapseError(
             "there is no such ablation", got=ablation, fix="Use ablation='corrupt'"
         )
-    return evaluate_circuits(model, [circuit], pairs, batch_size)[0]
+    return evaluate_circuits(model, [circuit], pairs, metric, batch_size)[0]
 
 
 def faithfulness_curve(
@@ -58,6 +61,7 @@ def faithfulness_curve(
     pairs: PromptPairs,
     fractions: Sequence[float] = MIB_FRACTIONS,
     by: By = "absolute",
+    metric: Metric = "logit_diff",
     batch_size: int | None = None,
 ) -> list[CircuitEvaluation]:
     """Evaluate the circuits of growing size that one ranking of the edges gives.
@@ -68,18 +72,23 @@ def faithfulness_curve(
         pairs: Clean and corrupt prompts with their metric.
         fractions: Sizes as shares of all edges, before dangling edges are dropped.
         by: How to rank: see :meth:`Scores.top`.
+        metric: See :mod:`circuitlapse.tasks.metrics`.
         batch_size: Pairs per batch; by default as many as fit a fixed memory budget.
 
     Returns:
         One evaluation per fraction, in their order.
     """
     circuits = [scores.top(fraction=fraction, by=by) for fraction in fractions]
-    return evaluate_circuits(model, circuits, pairs, batch_size)
+    return evaluate_circuits(model, circuits, pairs, metric, batch_size)
 
 
 @torch.no_grad()
 def evaluate_circuits(
-    model: Model, circuits: Sequence[Circuit], pairs: PromptPairs, batch_size: int | None = None
+    model: Model,
+    circuits: Sequence[Circuit],
+    pairs: PromptPairs,
+    metric: Metric = "logit_diff",
+    batch_size: int | None = None,
 ) -> list[CircuitEvaluation]:
     """Evaluate several circuits, as :func:`evaluate_circuit` does, on one pair of plain runs."""
     decoder, graph = model.decoder, model.graph
@@ -95,15 +104,17 @@ def evaluate_circuits(
     floats_per_token = decoder.d_model * (
         len(graph.writers) + 12 * graph.n_layers + 6 * graph.n_heads + 16
     )
-    for batch in suffixes(decoder, pairs, floats_per_token, batch_size):
-        rows = batch.rows.cpu()
+
+    def work(batch: Suffixes) -> None:
         clean = decoder.run(batch.clean, batch.context)
         corrupt = decoder.trace(batch.corrupt, batch.context)
-        plain[0, rows] = batch.metric(decoder, clean).float().cpu()
-        plain[1, rows] = batch.metric(decoder, corrupt[-1].resid_post[:, 0]).float().cpu()
+        plain[0, batch.rows] = batch.metric(decoder, clean).float().cpu()
+        plain[1, batch.rows] = batch.metric(decoder, corrupt[-1].resid_post).float().cpu()
         for index, circuit in enumerate(circuits):
             final = _CircuitRun(decoder, batch, corrupt, circuit).final()
-            metrics[index, rows] = batch.metric(decoder, final).float().cpu()
+            metrics[index, batch.rows] = batch.metric(decoder, final).float().cpu()
+
+    each_batch(decoder, pairs, floats_per_token, work, metric=metric, batch_size=batch_size)
     return [
         CircuitEvaluation(metric, plain[0], plain[1], circuit.n_edges)
         for metric, circuit in zip(metrics, circuits, strict=True)
@@ -123,66 +134,77 @@ class _CircuitRun:
         self.used = writers
         self.mask: Bool[Tensor, "used readers"] = circuit.mask[writers]
         self.weights = self.mask.to(device=device, dtype=batch.clean.dtype)
-        n, width, d_model = batch.clean.shape
-        self.moved = batch.clean.new_empty(int(writers.sum()), n, width, d_model)
-        self.moved_end = batch.clean.new_empty(len(self.moved), n, 1, d_model)
+        reads, d_model = batch.context.reads.shape, batch.clean.shape[-1]
+        self.moved = batch.clean.new_empty(len(self.mask), *batch.clean.shape)
+        self.moved_at_reads = batch.clean.new_empty(len(self.mask), *reads, d_model)
         self.filled = 0
 
-    def final(self) -> Float[Tensor, "batch d_model"]:
-        """Run the circuit; return the last residual stream at each prompt's last token."""
+    def final(self) -> Float[Tensor, "batch reads d_model"]:
+        """Run the circuit; return the last residual stream where logits are read."""
         if self.used[0]:
-            self._put((self.batch.clean - self.batch.corrupt)[None])
+            self._put((self.batch.clean - self.batch.corrupt)[None], False)
         for layer in range(self.graph.n_layers):
-            self._attention(layer)
-            self._mlp(layer)
+            if self.graph.parallel:
+                # The MLP reads what the heads read, but comes after them among the writers.
+                mlp = self._mlp_movement(layer)
+                self._attention(layer)
+            else:
+                self._attention(layer)
+                mlp = self._mlp_movement(layer)
+            if mlp is not None:
+                self._put(mlp[None], self.decoder.is_last(layer))
         base = self.corrupt[-1].resid_post
-        return self._inputs(base, [len(self.graph.readers) - 1])[0, :, 0]
+        return self._inputs(base, [len(self.graph.readers) - 1], True)[0]
 
-    def _put(self, moved: Float[Tensor, "some batch pos d_model"]) -> None:
-        """Add the next writers; those of the last layer come at the last tokens only."""
+    def _put(self, moved: Float[Tensor, "some batch pos d_model"], at_reads: bool) -> None:
+        """Add the next writers; those of the last layer come only where logits are read."""
         rows = slice(self.filled, self.filled + len(moved))
-        if moved.shape[2] == self.moved.shape[2]:
-            self.moved[rows] = moved
-            ends = torch.arange(len(self.batch.rows), device=moved.device)
-            self.moved_end[rows] = moved[:, ends, self.batch.context.end][:, :, None]
+        if at_reads:
+            self.moved_at_reads[rows] = moved
         else:
-            self.moved_end[rows] = moved
+            self.moved[rows] = moved
+            batch = torch.arange(len(self.batch.rows), device=moved.device)
+            self.moved_at_reads[rows] = moved[:, batch[:, None], self.batch.context.reads]
         self.filled += len(moved)
 
     def _inputs(
-        self, base: Float[Tensor, "batch pos d_model"], readers: list[int]
+        self, base: Float[Tensor, "batch pos d_model"], readers: list[int], at_reads: bool
     ) -> Float[Tensor, "some batch pos d_model"]:
         """Return the readers' inputs, given the corrupt residual stream there."""
-        moved = self.moved if base.shape[1] == self.moved.shape[2] else self.moved_end
+        moved = self.moved_at_reads if at_reads else self.moved
         weights = self.weights[: self.filled, readers]
         product = weights.T @ moved[: self.filled].flatten(1)
         return product.view(len(readers), *base.shape).add_(base)
 
     def _attention(self, layer: int) -> None:
-        decoder, corrupt = self.decoder, self.corrupt[layer]
-        heads = self.used[self.graph.head_writers(layer)].nonzero().flatten().tolist()
+        graph, corrupt = self.graph, self.corrupt[layer]
+        heads = self.used[graph.head_writers(layer)].nonzero().flatten().tolist()
         if not heads:
             return
-        q, k, v = (
-            self._projected(layer, index, heads, unmoved)
-            for index, unmoved in enumerate((corrupt.q, corrupt.k, corrupt.v))
-        )
-        chosen = slice(None) if len(heads) == self.graph.n_heads else torch.tensor(heads)
-        z = decoder.attend(layer, q, k, v, self.batch.context, chosen)
+        shared = sorted({graph.kv_head(head) for head in heads})
+        q = self._projected(layer, 0, heads, corrupt.q)
+        k = self._projected(layer, 1, shared, corrupt.k)
+        v = self._projected(layer, 2, shared, corrupt.v)
+        if shared != heads:
+            which = [shared.index(graph.kv_head(head)) for head in heads]
+            k, v = k[:, :, which], v[:, :, which]
+        chosen = slice(None) if len(heads) == graph.n_heads else torch.tensor(heads)
+        z = self.decoder.attend(layer, q, k, v, self.batch.context, chosen)
         change = (z - corrupt.z[:, :, chosen]).flatten(0, 1).transpose(0, 1)
-        out = torch.bmm(change, decoder.attention[layer].W_O[chosen])
-        self._put(out.unflatten(1, z.shape[:2]))
+        out = torch.bmm(change, self.decoder.attention[layer].W_O[chosen])
+        self._put(out.unflatten(1, z.shape[:2]), self.decoder.is_last(layer))
 
     def _projected(
         self, layer: int, index: int, heads: list[int], unmoved: Tensor
     ) -> Float[Tensor, "batch pos some d_head"]:
-        """Return one of q, k, v of some heads, each from its own input."""
+        """Return one of q, k, v of some (key-value) heads, each from its own input."""
         block = self.decoder.attention[layer]
         start = self.graph.slot_readers(layer, SLOTS[index]).start
         base = self.corrupt[layer].resid_pre
-        at_last = index == 0 and layer == self.graph.n_layers - 1
-        if at_last:
-            base, unmoved = at_end(base, self.batch.context), at_end(unmoved, self.batch.context)
+        reads = index == 0 and self.decoder.is_last(layer)
+        if reads:
+            context = self.batch.context
+            base, unmoved = at_reads(base, context), at_reads(unmoved, context)
         columns = self.mask[: self.filled, [start + head for head in heads]]
         moved = columns.any(dim=0).nonzero().flatten()
         if len(moved) == 0:
@@ -190,27 +212,31 @@ class _CircuitRun:
         chosen = torch.tensor(heads)[moved]
         leaders, which = _groups(columns[:, moved])
         readers = [start + int(chosen[leader]) for leader in leaders]
-        normed = block.norm(self._inputs(base, readers)).flatten(1, 2)
-        weight, bias = (part[chosen] for part in block.slot(index))
+        normed = block.norm(self._inputs(base, readers, reads)).flatten(1, 2)
+        all_weights, all_biases = block.slot(index)
+        weight = all_weights[chosen]
         if len(leaders) == 1:
             out = normed[0] @ weight.transpose(0, 1).flatten(1)
             out = out.unflatten(1, (len(chosen), -1))
         else:
             each = normed if len(leaders) == len(chosen) else normed[which]
             out = torch.bmm(each, weight).transpose(0, 1)
-        out = (out + bias).unflatten(0, base.shape[:2])
+        if all_biases is not None:
+            out = out + all_biases[chosen]
+        out = out.unflatten(0, base.shape[:2])
         if len(moved) == len(heads):
             return out
         result = unmoved[:, :, heads]
         result[:, :, moved] = out
         return result
 
-    def _mlp(self, layer: int) -> None:
+    def _mlp_movement(self, layer: int) -> Float[Tensor, "batch pos d_model"] | None:
         if not self.used[self.graph.mlp_writer(layer)]:
-            return
+            return None
         corrupt = self.corrupt[layer]
-        mid = self._inputs(corrupt.resid_mid, [self.graph.mlp_reader(layer)])[0]
-        self._put((self.decoder.mlp[layer](mid) - corrupt.mlp_out)[None])
+        reader = [self.graph.mlp_reader(layer)]
+        mid = self._inputs(corrupt.resid_mid, reader, self.decoder.is_last(layer))[0]
+        return self.decoder.mlp[layer](mid) - corrupt.mlp_out
 
 
 def _groups(columns: Bool[Tensor, "writers readers"]) -> tuple[list[int], list[int]]:

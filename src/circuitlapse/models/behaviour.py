@@ -7,8 +7,9 @@ from torch import Tensor
 
 from circuitlapse.models.context import Context
 from circuitlapse.models.load import Model
-from circuitlapse.models.prefix import BATCH_TOKENS, alike, checked, suffixes
+from circuitlapse.models.prefix import BATCH_TOKENS, Suffixes, alike, checked, each_batch
 from circuitlapse.shapes import Bool, Float
+from circuitlapse.tasks.metrics import is_right
 from circuitlapse.tasks.pairs import PromptPairs
 
 
@@ -18,8 +19,10 @@ class Behaviour:
 
     Attributes:
         logit_diff: Answer logit minus the distractors' mean logit, in logits.
-        correct: Whether the answer has the largest logit of the whole vocabulary.
-        correct_among: Whether it has the largest logit among answer and distractors.
+        correct: Whether the answer has the largest logit of the whole vocabulary; of an answer of
+            several tokens, whether each has, given those before it.
+        correct_among: Whether it has the largest logit among answer and distractors. This and
+            ``logit_diff`` look at the first token of an answer only.
     """
 
     logit_diff: Float[Tensor, " prompts"]
@@ -37,15 +40,16 @@ def behaviour(model: Model, pairs: PromptPairs, batch_size: int | None = None) -
     difference = torch.empty(len(pairs))
     correct, among = torch.empty(2, len(pairs), dtype=torch.bool)
     starts = torch.zeros_like(pairs.lengths)
-    for rows in alike(pairs.lengths, starts, BATCH_TOKENS, batch_size):
+    for rows in alike(pairs.reads().amax(dim=1) + 1, starts, BATCH_TOKENS, batch_size):
         batch, rows = pairs[rows].trimmed(), rows.cpu()
-        context = Context(batch.lengths - 1)
-        logits = decoder.logits(decoder.run(decoder.embed(batch.clean), context)).float()
+        context = Context(batch.reads())
+        all_logits = decoder.logits(decoder.run(decoder.embed(batch.clean), context)).float()
+        logits = all_logits[:, 0]
         answer = logits.gather(1, batch.answers[:, None])
         wrong = logits.gather(1, batch.distractors)
         difference[rows] = (answer[:, 0] - wrong.mean(dim=1)).cpu()
         among[rows] = (answer > wrong).all(dim=1).cpu()
-        correct[rows] = ((logits >= answer).sum(dim=1) == 1).cpu()
+        correct[rows] = is_right(all_logits, batch).cpu()
     return Behaviour(difference, correct, among)
 
 
@@ -58,12 +62,12 @@ def logit_differences(
     The metric is the answer logit minus the distractors' mean logit at the last token.
     """
     decoder = model.decoder
-    clean, corrupt = torch.empty(2, len(pairs))
-    floats_per_token = 16 * decoder.d_model
-    for batch in suffixes(decoder, pairs, floats_per_token, batch_size):
-        rows = batch.rows.cpu()
-        clean[rows] = batch.metric(decoder, decoder.run(batch.clean, batch.context)).float().cpu()
-        corrupt[rows] = (
-            batch.metric(decoder, decoder.run(batch.corrupt, batch.context)).float().cpu()
-        )
-    return clean, corrupt
+    values = torch.empty(2, len(pairs))
+
+    def work(batch: Suffixes) -> None:
+        for index, x in enumerate((batch.clean, batch.corrupt)):
+            final = decoder.run(x, batch.context)
+            values[index, batch.rows] = batch.metric(decoder, final).float().cpu()
+
+    each_batch(decoder, pairs, 16 * decoder.d_model, work, batch_size=batch_size)
+    return values[0], values[1]

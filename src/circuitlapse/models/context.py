@@ -1,49 +1,55 @@
-"""What surrounds the columns that a forward runs on: where prompts end, and what came before."""
+"""What surrounds the columns a forward runs on: what is to their left, where logits are read."""
 
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from circuitlapse.shapes import Float, Int
+from circuitlapse.shapes import Int
 
 
 @dataclass(frozen=True)
 class Context:
-    """Where each prompt of a batch ends, and what its columns have to their left.
+    """Where the logits of each prompt of a batch are read, and what its columns have to their left.
 
     Attributes:
-        end: Column of each prompt's last token.
+        reads: Columns at which logits are read: each prompt's last token, and for answers of
+            several tokens all but the last of those too.
         start: Position of each prompt's first column; None where all columns are whole prompts.
-        past: Keys and values, ``[batch, past, heads, d_head]``, of the positions before, per
+        past: Keys and values, ``[batch, past, kv_heads, d_head]``, of the positions before, per
             layer; a prompt sees the first ``start`` of them.
     """
 
-    end: Int[Tensor, " batch"]
+    reads: Int[Tensor, "batch reads"]
     start: Int[Tensor, " batch"] | None = None
     past: tuple[tuple[Tensor, Tensor], ...] = ()
-    _masks: dict[tuple[int, int, int], Tensor] = field(default_factory=dict)
+    _masks: dict[tuple[int, int, bool], Tensor] = field(default_factory=dict)
 
-    def mask(self, copies: int, n_queries: int, width: int, dtype: torch.dtype) -> Tensor:
+    def positions(self, width: int, at_reads: bool) -> Int[Tensor, "_ some"]:
+        """Positions in the whole prompts of all ``width`` columns, or of the reads."""
+        columns = self.reads if at_reads else torch.arange(width, device=self.reads.device)[None]
+        return columns if self.start is None else columns + self.start[:, None]
+
+    def mask(self, copies: int, width: int, at_reads: bool, dtype: torch.dtype) -> Tensor:
         """Say which keys each query sees, as 0 and −∞, ``[copies × batch or 1, 1, queries, keys]``.
 
-        A single query per prompt stands at the prompt's end. Masks are kept, as all layers and
-        many runs need the same.
+        Queries stand at all ``width`` columns, or only at the reads. Masks are kept, as all layers
+        and many runs need the same.
         """
-        key = (copies, n_queries, width)
+        key = (copies, width, at_reads)
         if key not in self._masks:
-            columns = torch.arange(width, device=self.end.device)
-            if n_queries == width:
-                seen = (columns <= columns[:, None])[None]
+            columns = torch.arange(width, device=self.reads.device)
+            if at_reads:
+                seen = columns <= self.reads[:, :, None]
             else:
-                seen = (columns <= self.end[:, None])[:, None]
+                seen = (columns <= columns[:, None])[None]
             if self.past and self.start is not None:
-                positions = torch.arange(self.past[0][0].shape[1], device=self.end.device)
+                positions = torch.arange(self.past[0][0].shape[1], device=self.reads.device)
                 before = (positions < self.start[:, None])[:, None]
                 if bool(before.all()):
                     before = before[:1]
                 rows = max(len(seen), len(before))
-                parts = [part.expand(rows, n_queries, -1) for part in (before, seen)]
+                parts = [part.expand(rows, seen.shape[1], -1) for part in (before, seen)]
                 seen = torch.cat(parts, dim=-1)
             if len(seen) > 1:
                 seen = seen.repeat(copies, 1, 1)
@@ -52,7 +58,10 @@ class Context:
         return self._masks[key]
 
 
-def at_end(x: Float[Tensor, "batch pos *rest"], context: Context) -> Float[Tensor, "batch 1 *rest"]:
-    """Take each prompt's last token; the batch may be several variants of the context's."""
+def at_reads(x: Tensor, context: Context) -> Tensor:
+    """Take the columns where logits are read, ``[batch, pos, …]`` to ``[batch, reads, …]``.
+
+    The batch may be several variants of the context's, one after the other.
+    """
     rows = torch.arange(len(x), device=x.device)
-    return x[rows, context.end.repeat(len(x) // len(context.end))][:, None]
+    return x[rows[:, None], context.reads.repeat(len(x) // len(context.reads), 1)]

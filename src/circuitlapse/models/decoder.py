@@ -3,11 +3,10 @@
 It holds views of a ``transformers`` model's weights, not copies, so that it follows every change of
 them, and offers the forward in the pieces that circuit analysis needs: start at any layer, after a
 prefix whose keys and values are known, with many variants of one batch side by side, and with the
-last layer's queries, MLP and logits computed at each prompt's last token only. A model family is
-an adapter that fills in these classes (see :mod:`circuitlapse.models.gpt2`).
+last layer's queries, MLP and logits computed only where logits are read. A model family is an
+adapter that fills in these classes (see :mod:`circuitlapse.models.families`).
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,92 +14,25 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from circuitlapse.models.context import Context, at_end
+from circuitlapse.models.context import Context, at_reads
+from circuitlapse.models.layers import Attention, Mlp, Norm, Rotary, linear
 from circuitlapse.shapes import Float, Int
-
-
-@dataclass(frozen=True)
-class Norm:
-    """Layer normalisation over the last axis."""
-
-    weight: Float[Tensor, " d_model"]
-    bias: Float[Tensor, " d_model"]
-    eps: float
-
-    def __call__(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
-        """Normalise."""
-        return functional.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
-
-    def standardise(
-        self, x: Float[Tensor, "*batch d_model"]
-    ) -> tuple[Float[Tensor, "*batch d_model"], Float[Tensor, "*batch 1"]]:
-        """Return x̂ and 1/σ, of which the Jacobian of the normalisation is made.
-
-        ∂x̂/∂x = (P − x̂ x̂ᵀ / d_model) / σ with P the projection that removes the mean; the weights
-        behind it are :meth:`folded`, which includes P.
-        """
-        variance, mean = torch.var_mean(x, dim=-1, correction=0, keepdim=True)
-        inverse = (variance + self.eps).rsqrt()
-        return (x - mean) * inverse, inverse
-
-    def folded(self, weight: Float[Tensor, "d_model out"]) -> Float[Tensor, "d_model out"]:
-        """Return ``P diag(self.weight) weight``: a linear map read through this normalisation."""
-        scaled = self.weight[:, None] * weight
-        return scaled - scaled.mean(dim=0)
-
-
-@dataclass(frozen=True)
-class Attention:
-    """Weights of one block's attention; q, k and v lie side by side in ``W_QKV``."""
-
-    norm: Norm
-    W_QKV: Float[Tensor, "d_model qkv"]
-    qkv_bias: Float[Tensor, " qkv"]
-    W_O: Float[Tensor, "heads d_head d_model"]
-    out_bias: Float[Tensor, " d_model"]
-    scale: float
-
-    def slot(
-        self, index: int
-    ) -> tuple[Float[Tensor, "heads d_model d_head"], Float[Tensor, "heads d_head"]]:
-        """Weight and bias of the queries (0), keys (1) or values (2), by head."""
-        heads, d_head, _ = self.W_O.shape
-        weight = self.W_QKV.unflatten(1, (3, heads, d_head))[:, index].transpose(0, 1)
-        return weight, self.qkv_bias.view(3, heads, d_head)[index]
-
-
-@dataclass(frozen=True)
-class Mlp:
-    """Weights of one block's MLP."""
-
-    norm: Norm
-    W_in: Float[Tensor, "d_model d_mlp"]
-    b_in: Float[Tensor, " d_mlp"]
-    W_out: Float[Tensor, "d_mlp d_model"]
-    b_out: Float[Tensor, " d_model"]
-    activation: Callable[[Tensor], Tensor]
-
-    def __call__(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
-        """Return what the MLP adds to the residual stream ``x``."""
-        d_model = x.shape[-1]
-        hidden = torch.addmm(self.b_in, self.norm(x).reshape(-1, d_model), self.W_in)
-        return torch.addmm(self.b_out, self.activation(hidden), self.W_out).view(x.shape)
 
 
 class Step(NamedTuple):
     """What one block computed; differentiable where its input was.
 
-    In the last block only keys and values matter anywhere else than at a prompt's last token, so
-    that all from ``z`` to ``resid_post`` has a ``pos`` axis of length 1 there.
+    In the last block only keys and values matter anywhere else than where logits are read, so that
+    all from ``z`` to ``resid_post`` has the reads as its ``pos`` axis there.
 
     Attributes:
         resid_pre: The attention's input, ``[batch, pos, d_model]``.
-        q: Queries as projected, ``[batch, pos, heads, d_head]``.
-        k: Keys, likewise.
+        q: Queries as projected, before rotation, ``[batch, pos, heads, d_head]``.
+        k: Keys, likewise, ``[batch, pos, kv_heads, d_head]``.
         v: Values, likewise.
-        z: Attention-weighted values per head, before W_O, likewise.
+        z: Attention-weighted values per head, before W_O, ``[batch, pos, heads, d_head]``.
         attn_out: What the attention adds, ``[batch, pos, d_model]``.
-        resid_mid: The MLP's input, likewise.
+        resid_mid: The MLP's input, likewise: in a parallel block that is the attention's, too.
         mlp_out: What the MLP adds, likewise.
         resid_post: The next block's input, likewise.
     """
@@ -118,15 +50,30 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class Decoder:
-    """A pre-norm decoder: attention, then MLP, each reading the residual stream it adds to."""
+    """A pre-norm decoder of blocks that each hold an attention and an MLP.
+
+    Attributes:
+        W_E: Token embedding.
+        W_pos: Position embedding, where positions are learned.
+        rotary: Rotation of queries and keys, where positions are that.
+        attention: Of each block.
+        mlp: Of each block.
+        norm: The last one, before the unembedding.
+        W_U: Unembedding, by token.
+        n_positions: Longest prompt that the model can run exactly as ``transformers`` does.
+        parallel: Whether a block's MLP reads the block's input instead of what its attention adds
+            to it.
+    """
 
     W_E: Float[Tensor, "vocab d_model"]
-    W_pos: Float[Tensor, "positions d_model"]
+    W_pos: Float[Tensor, "positions d_model"] | None
+    rotary: Rotary | None
     attention: tuple[Attention, ...]
     mlp: tuple[Mlp, ...]
     norm: Norm
     W_U: Float[Tensor, "vocab d_model"]
-    n_heads: int
+    n_positions: int
+    parallel: bool = False
 
     @property
     def n_layers(self) -> int:
@@ -134,91 +81,112 @@ class Decoder:
         return len(self.mlp)
 
     @property
+    def n_heads(self) -> int:
+        """Attention heads per block."""
+        return self.attention[0].W_O.shape[0]
+
+    @property
     def d_model(self) -> int:
         """Width of the residual stream."""
         return self.W_E.shape[1]
 
-    @property
-    def d_head(self) -> int:
-        """Width of a head."""
-        return self.attention[0].W_O.shape[1]
+    def is_last(self, layer: int) -> bool:
+        """Whether this is the block whose output is needed only where logits are read."""
+        return layer == self.n_layers - 1
 
     def embed(
         self, tokens: Int[Tensor, "batch pos"], start: Int[Tensor, " batch"] | None = None
     ) -> Float[Tensor, "batch pos d_model"]:
         """Embed tokens that stand at positions ``start`` (or 0) onwards in their prompts."""
-        width = tokens.shape[1]
+        embedded, width = self.W_E[tokens], tokens.shape[1]
+        if self.W_pos is None:
+            return embedded
         if start is None:
-            return self.W_E[tokens] + self.W_pos[:width]
+            return embedded + self.W_pos[:width]
         positions = start[:, None] + torch.arange(width, device=tokens.device)
         # Padding may reach beyond the last position; what stands there is never read.
-        return self.W_E[tokens] + self.W_pos[positions.clamp(max=len(self.W_pos) - 1)]
-
-    def project(
-        self, layer: int, x: Float[Tensor, "batch pos d_model"]
-    ) -> tuple[Float[Tensor, "batch pos heads d_head"], ...]:
-        """Normalise the attention's input and return queries, keys and values."""
-        block, (batch, pos, d_model) = self.attention[layer], x.shape
-        fused = torch.addmm(block.qkv_bias, block.norm(x).reshape(-1, d_model), block.W_QKV)
-        return fused.view(batch, pos, 3, self.n_heads, self.d_head).unbind(2)
+        return embedded + self.W_pos[positions.clamp(max=len(self.W_pos) - 1)]
 
     def attend(
         self,
         layer: int,
-        q: Float[Tensor, "batch queries heads d_head"],
-        k: Float[Tensor, "batch pos heads d_head"],
-        v: Float[Tensor, "batch pos heads d_head"],
+        q: Float[Tensor, "batch queries some d_head"],
+        k: Float[Tensor, "batch pos _ d_head"],
+        v: Float[Tensor, "batch pos _ d_head"],
         context: Context,
         heads: Tensor | slice = slice(None),
-    ) -> Float[Tensor, "batch queries heads d_head"]:
-        """Mix values causally; a single query per prompt stands at the prompt's end.
+    ) -> Float[Tensor, "batch queries some d_head"]:
+        """Mix values causally; in the last layer the queries stand where logits are read.
 
         Args:
             layer: Whose scale and whose past keys and values to use.
-            q: Queries; the batch may be several variants of ``context``'s, one after the other.
-            k: Keys of the columns that ``context`` describes.
+            q: Queries as projected; the batch may be several variants of ``context``'s.
+            k: Keys as projected of the columns that ``context`` describes, by key-value head or
+                one for each of the queries' heads.
             v: Values, likewise.
-            context: What lies to the left, and where the prompts end.
-            heads: Which heads these are.
+            context: What lies to the left, and where logits are read.
+            heads: Which heads the queries' are.
         """
-        copies = len(q) // len(context.end)
-        mask = context.mask(copies, q.shape[1], k.shape[1], q.dtype)
-        if context.past:
-            past_k, past_v = (past[:, :, heads] for past in context.past[layer])
-            k, v = _after(past_k, k), _after(past_v, v)
+        q, k, mask = self._queries_and_keys(layer, q, k, context, heads)
         return functional.scaled_dot_product_attention(
             q.transpose(1, 2),
             k.transpose(1, 2),
-            v.transpose(1, 2),
+            self._values(layer, q.shape[2], v, context, heads).transpose(1, 2),
             attn_mask=mask,
             scale=self.attention[layer].scale,
         ).transpose(1, 2)
+
+    def pattern(
+        self,
+        layer: int,
+        q: Float[Tensor, "batch queries some d_head"],
+        k: Float[Tensor, "batch pos _ d_head"],
+        context: Context,
+        heads: Tensor | slice = slice(None),
+    ) -> Float[Tensor, "batch some queries keys"]:
+        """Attention weights, of which :meth:`attend` does not keep any; see there.
+
+        The keys are those of the past, as far as it is kept, and then the columns.
+        """
+        q, k, mask = self._queries_and_keys(layer, q, k, context, heads)
+        products = q.transpose(1, 2) @ k.permute(0, 2, 3, 1)
+        return (products * self.attention[layer].scale + mask).softmax(dim=-1)
+
+    def mix(
+        self,
+        layer: int,
+        pattern: Float[Tensor, "batch some queries keys"],
+        v: Float[Tensor, "batch pos _ d_head"],
+        context: Context,
+        heads: Tensor | slice = slice(None),
+    ) -> Float[Tensor, "batch queries some d_head"]:
+        """Mix values by given attention weights; see :meth:`attend`."""
+        values = self._values(layer, pattern.shape[1], v, context, heads)
+        return (pattern @ values.transpose(1, 2)).transpose(1, 2)
 
     def attention_out(
         self, layer: int, z: Float[Tensor, "batch pos heads d_head"]
     ) -> Float[Tensor, "batch pos d_model"]:
         """Map the heads' mixed values to what the attention adds to the residual stream."""
-        block, (batch, pos, heads, d_head) = self.attention[layer], z.shape
-        flat = z.reshape(batch * pos, heads * d_head)
-        return torch.addmm(block.out_bias, flat, block.W_O.view(heads * d_head, -1)).view(
-            batch, pos, -1
-        )
+        block = self.attention[layer]
+        out = linear(z.flatten(0, 1).flatten(1), block.W_O.flatten(0, 1), block.out_bias)
+        return out.unflatten(0, z.shape[:2])
 
     def step(self, layer: int, x: Float[Tensor, "batch pos d_model"], context: Context) -> Step:
         """Run one block; the batch may be several variants of the context's.
 
         A separate node for the MLP's input lets its gradient be told from that of the stream.
         """
-        q, k, v = self.project(layer, x)
+        q, k, v = self.attention[layer].project(x)
         stream, queries = x, q
-        if layer == self.n_layers - 1:
-            queries, stream = at_end(q, context), at_end(x, context)
+        if self.is_last(layer):
+            queries, stream = at_reads(q, context), at_reads(x, context)
         z = self.attend(layer, queries, k, v, context)
         added = self.attention_out(layer, z)
-        stream = stream + added
-        mid = stream.view_as(stream)
+        after = stream + added
+        mid = (stream if self.parallel else after).view_as(stream)
         out = self.mlp[layer](mid)
-        return Step(x, q, k, v, z, added, mid, out, stream + out)
+        return Step(x, q, k, v, z, added, mid, out, after + out)
 
     def trace(self, x: Float[Tensor, "batch pos d_model"], context: Context) -> list[Step]:
         """Run all blocks on embeddings ``x`` and keep what they computed."""
@@ -230,40 +198,74 @@ class Decoder:
 
     def run(
         self, x: Float[Tensor, "batch pos d_model"], context: Context, layer: int = 0
-    ) -> Float[Tensor, "batch d_model"]:
+    ) -> Float[Tensor, "batch reads d_model"]:
         """Run from the input of ``layer`` to the end, keeping nothing.
 
         Args:
             x: Residual stream before ``layer``; several variants of the context's batch may lie
-                one after the other. Behind the last layer its ``pos`` axis has length 1.
-            context: What lies to the left, and where the prompts end.
+                one after the other. Behind the last layer its ``pos`` axis is the reads.
+            context: What lies to the left, and where logits are read.
             layer: Where to begin.
 
         Returns:
-            The residual stream after the last layer, at each prompt's last token.
+            The residual stream after the last layer, where logits are read.
         """
         for current in range(layer, self.n_layers):
             x = self.step(current, x, context).resid_post
-        return x[:, 0]
+        return x
 
     def remember(self, tokens: Int[Tensor, "batch pos"]) -> tuple[tuple[Tensor, Tensor], ...]:
-        """Compute keys and values of all tokens, per layer; nothing where there are none."""
+        """Compute keys (rotated) and values of all tokens, per layer; empty without tokens."""
         if tokens.shape[1] == 0:
             return ()
-        context = Context(torch.zeros(len(tokens), dtype=torch.long, device=tokens.device))
+        context = Context(torch.zeros(len(tokens), 1, dtype=torch.long, device=tokens.device))
         x = self.embed(tokens)
         past = []
-        for layer in range(self.n_layers):
-            q, k, v = self.project(layer, x)
-            past.append((k, v))
-            if layer < self.n_layers - 1:
-                x = x + self.attention_out(layer, self.attend(layer, q, k, v, context))
-                x = x + self.mlp[layer](x)
+        for layer, block in enumerate(self.attention):
+            q, k, v = block.project(x)
+            past.append((self._placed(k, block.k_norm, context, False), v))
+            if not self.is_last(layer):
+                after = x + self.attention_out(layer, self.attend(layer, q, k, v, context))
+                x = after + self.mlp[layer](x if self.parallel else after)
         return tuple(past)
 
-    def logits(self, final: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch vocab"]:
+    def logits(self, final: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch vocab"]:
         """Normalise the last residual stream and unembed it, over the whole vocabulary."""
         return self.norm(final) @ self.W_U.T
+
+    def _queries_and_keys(
+        self, layer: int, q: Tensor, k: Tensor, context: Context, heads: Tensor | slice
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries and keys in place, the keys with the past's and one per query head; the mask."""
+        block, last = self.attention[layer], self.is_last(layer)
+        copies, width = len(q) // len(context.reads), k.shape[1]
+        q = self._placed(q, block.q_norm, context, last)
+        k = self._per_head(self._placed(k, block.k_norm, context, False), q.shape[2])
+        if context.past:
+            k = _after(self._per_head(context.past[layer][0], self.n_heads)[:, :, heads], k)
+        return q, k, context.mask(copies, width, last, q.dtype)
+
+    def _values(
+        self, layer: int, n_heads: int, v: Tensor, context: Context, heads: Tensor | slice
+    ) -> Tensor:
+        v = self._per_head(v, n_heads)
+        if context.past:
+            v = _after(self._per_head(context.past[layer][1], self.n_heads)[:, :, heads], v)
+        return v
+
+    def _placed(self, x: Tensor, norm: Norm | None, context: Context, reads: bool) -> Tensor:
+        """Normalise and rotate queries or keys."""
+        if norm is not None:
+            x = norm(x)
+        if self.rotary is not None:
+            x = self.rotary(x, context.positions(x.shape[1], reads))
+        return x
+
+    def _per_head(self, x: Tensor, n_heads: int) -> Tensor:
+        """Repeat what heads share, so that each of ``n_heads`` has its own."""
+        if x.shape[2] == n_heads:
+            return x
+        return x.repeat_interleave(n_heads // x.shape[2], dim=2)
 
 
 def _after(past: Tensor, new: Tensor) -> Tensor:

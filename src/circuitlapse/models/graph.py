@@ -3,7 +3,9 @@
 Everything that writes to the residual stream is a writer, everything that reads from it is a
 reader, and an edge is one writer's contribution to one reader's input. Names, order and counts are
 those of EAP-IG (Hanna et al. 2024) and MIB (Mueller et al. 2025): GPT-2 small has 157 writers, 445
-readers and 32,491 edges. A reader's input is the residual sum before its normalisation.
+readers and 32,491 edges. A reader's input is the residual sum before its normalisation. Heads that
+share their keys and values (grouped queries) share one ``<k>`` and one ``<v>`` reader, and in a
+parallel block the MLP does not read its own layer's heads.
 """
 
 from dataclasses import dataclass
@@ -20,15 +22,23 @@ SLOTS = ("q", "k", "v")
 
 @dataclass(frozen=True)
 class Graph:
-    """Writers, readers and edges of a sequential pre-norm transformer.
+    """Writers, readers and edges of a pre-norm transformer.
 
     Attributes:
         n_layers: Number of blocks.
         n_heads: Attention heads per block.
+        n_kv_heads: Heads that have keys and values of their own; 0 means all of them.
+        parallel: Whether a block's MLP reads what its attention reads, not what that writes.
     """
 
     n_layers: int
     n_heads: int
+    n_kv_heads: int = 0
+    parallel: bool = False
+
+    def __post_init__(self) -> None:
+        """Give equal graphs equal fields."""
+        object.__setattr__(self, "n_kv_heads", self.n_kv_heads or self.n_heads)
 
     @cached_property
     def writers(self) -> tuple[str, ...]:
@@ -46,11 +56,14 @@ class Graph:
 
     @cached_property
     def readers(self) -> tuple[str, ...]:
-        """Per layer ``a0.h0<q>`` …, all ``<k>``, all ``<v>``, then ``m0``; lastly ``logits``."""
+        """Per layer ``a0.h0<q>`` …, all ``<k>``, all ``<v>``, then ``m0``; lastly ``logits``.
+
+        The number in a ``<k>`` or ``<v>`` is that of the key-value head.
+        """
         names = []
         for layer in range(self.n_layers):
             for slot in SLOTS:
-                names += [f"a{layer}.h{head}<{slot}>" for head in range(self.n_heads)]
+                names += [f"a{layer}.h{head}<{slot}>" for head in range(self.n_slots(slot))]
             names.append(f"m{layer}")
         return (*names, "logits")
 
@@ -70,35 +83,56 @@ class Graph:
         """Number of edges of the whole model."""
         return int(self.edges.sum())
 
+    def n_slots(self, slot: str) -> int:
+        """How many readers a layer has for queries, keys or values."""
+        return self.n_heads if slot == "q" else self.n_kv_heads
+
     def n_before_attention(self, layer: int) -> int:
         """How many writers the attention of ``layer`` reads: the first so many."""
         return 1 + layer * (self.n_heads + 1)
 
     def n_before_mlp(self, layer: int) -> int:
         """How many writers the MLP of ``layer`` reads: the first so many."""
-        return self.n_before_attention(layer) + self.n_heads
+        return self.n_before_attention(layer) + (0 if self.parallel else self.n_heads)
 
     def head_writers(self, layer: int) -> slice:
         """Indices of the heads of ``layer`` among the writers."""
-        return slice(self.n_before_attention(layer), self.n_before_mlp(layer))
+        start = self.n_before_attention(layer)
+        return slice(start, start + self.n_heads)
 
     def mlp_writer(self, layer: int) -> int:
         """Index of the MLP of ``layer`` among the writers."""
-        return self.n_before_mlp(layer)
+        return self.head_writers(layer).stop
 
     def slot_readers(self, layer: int, slot: str) -> slice:
         """Indices of the ``q``, ``k`` or ``v`` slots of ``layer`` among the readers."""
-        start = layer * (3 * self.n_heads + 1) + SLOTS.index(slot) * self.n_heads
-        return slice(start, start + self.n_heads)
+        start = layer * (self.n_heads + 2 * self.n_kv_heads + 1)
+        start += {"q": 0, "k": self.n_heads, "v": self.n_heads + self.n_kv_heads}[slot]
+        return slice(start, start + self.n_slots(slot))
+
+    def attention_readers(self, layer: int) -> slice:
+        """Indices of all slots of ``layer`` among the readers."""
+        return slice(self.slot_readers(layer, "q").start, self.mlp_reader(layer))
 
     def mlp_reader(self, layer: int) -> int:
         """Index of the MLP of ``layer`` among the readers."""
-        return layer * (3 * self.n_heads + 1) + 3 * self.n_heads
+        return self.slot_readers(layer, "v").stop
+
+    def kv_head(self, head: int) -> int:
+        """Which key-value head a head uses."""
+        return head // (self.n_heads // self.n_kv_heads)
 
     def node_slots(self) -> Bool[Tensor, "nodes readers"]:
-        """Which readers belong to which node: a head's q, k and v, an MLP's one input."""
-        owners = [name.partition("<")[0] for name in self.readers]
-        return torch.tensor([[owner == node for owner in owners] for node in self.nodes])
+        """Which readers each node reads by: a head's q, k and v, an MLP's one input."""
+        slots = torch.zeros(len(self.nodes), len(self.readers), dtype=torch.bool)
+        for layer in range(self.n_layers):
+            for head in range(self.n_heads):
+                node = self.head_writers(layer).start - 1 + head
+                slots[node, self.slot_readers(layer, "q").start + head] = True
+                for slot in "kv":
+                    slots[node, self.slot_readers(layer, slot).start + self.kv_head(head)] = True
+            slots[self.mlp_writer(layer) - 1, self.mlp_reader(layer)] = True
+        return slots
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,7 +197,9 @@ def _pruned(graph: Graph, mask: Tensor) -> Tensor:
         alive = is_read & reads
         kept = mask.clone()
         kept[1:][~alive] = False
-        kept[:, (slots & ~alive[:, None]).any(dim=0)] = False
+        # The logits belong to no node; shared keys and values live while one of their heads does.
+        dead = slots.any(dim=0) & ~(slots & alive[:, None]).any(dim=0)
+        kept[:, dead] = False
         if torch.equal(kept, mask):
             return kept
         mask = kept

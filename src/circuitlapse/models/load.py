@@ -19,13 +19,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models.context import Context
 from circuitlapse.models.decoder import Decoder
-from circuitlapse.models.gpt2 import read_gpt2
+from circuitlapse.models.families import READERS
 from circuitlapse.models.graph import Graph
 from circuitlapse.models.quiet import quiet
 from circuitlapse.shapes import Float
-
-READERS: dict[str, Callable[[Any], Decoder]] = {"gpt2": read_gpt2}
-"""How to read each model family, by ``config.model_type``."""
 
 TOLERANCE = 1e-4
 """Largest allowed difference of logits in float32, relative to the largest logit above 1."""
@@ -50,7 +47,9 @@ class Model:
     @cached_property
     def graph(self) -> Graph:
         """The computational graph of the model."""
-        return Graph(self.decoder.n_layers, self.decoder.n_heads)
+        decoder = self.decoder
+        kv_heads = decoder.attention[0].n_kv_heads
+        return Graph(decoder.n_layers, decoder.n_heads, kv_heads, decoder.parallel)
 
     @property
     def device(self) -> torch.device:
@@ -175,7 +174,7 @@ def _reader(config: Any, what: str) -> Callable[[Any], Decoder]:
 @torch.no_grad()
 def _check_parity(model: Model) -> None:
     decoder, training = model.decoder, model.hf.training
-    width = min(12, len(decoder.W_pos))
+    width = min(12, decoder.n_positions)
     lengths = torch.tensor([width, max(1, width - 3), max(1, width // 2)])
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(len(decoder.W_E), (len(lengths), width), generator=generator)
@@ -211,4 +210,4 @@ def _check_parity(model: Model) -> None:
 
 
 def _logits(decoder: Decoder, tokens: Tensor, end: Tensor) -> Float[Tensor, "prompts vocab"]:
-    return decoder.logits(decoder.run(decoder.embed(tokens), Context(end)))
+    return decoder.logits(decoder.run(decoder.embed(tokens), Context(end[:, None])))[:, 0]

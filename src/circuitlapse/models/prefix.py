@@ -6,7 +6,7 @@ variants of the prompts, is on the columns from there on. Writers' differences t
 so that nothing there can contribute to a score or an effect.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,7 @@ from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models.context import Context
 from circuitlapse.models.decoder import Decoder
 from circuitlapse.shapes import Float, Int
+from circuitlapse.tasks.metrics import Metric, check_metric, compute_metric
 from circuitlapse.tasks.pairs import PromptPairs
 
 MEMORY_BYTES = 256 * 2**20
@@ -30,61 +31,105 @@ class Suffixes:
     """One batch of pairs; each prompt's columns begin at its own first differing token.
 
     Attributes:
-        rows: Which of the pairs these are; even numbers first, so that halves are slices.
+        rows: Which of the pairs these are, on the CPU; even numbers first, so that halves are
+            slices.
+        pairs: The pairs themselves.
         clean: Embeddings of the clean prompts' columns.
         corrupt: Embeddings of the corrupt prompts' columns.
-        context: The prefix that both share, and where each prompt begins and ends.
-        direction: Readout of the metric: the answer's row of the unembedding minus the
-            distractors' mean row.
+        context: The prefix that both share, where each prompt begins, and where logits are read.
+        name: The metric, by name or as a callable.
+        direction: Readout of the plain logit difference: the answer's row of the unembedding minus
+            the distractors' mean row; None for any other metric.
+        reference: The clean model's logits, for ``neg_kl`` only.
     """
 
     rows: Int[Tensor, " batch"]
+    pairs: PromptPairs
     clean: Float[Tensor, "batch pos d_model"]
     corrupt: Float[Tensor, "batch pos d_model"]
     context: Context
-    direction: Float[Tensor, "batch d_model"]
-
-    def positions(self, columns: Int[Tensor, "batch some"]) -> Int[Tensor, "batch some"]:
-        """Positions in the whole prompts at which columns of the batch stand."""
-        start = self.context.start
-        return columns if start is None else columns + start[:, None]
+    name: Metric
+    direction: Float[Tensor, "batch d_model"] | None
+    reference: Float[Tensor, "batch reads vocab"] | None = None
 
     def metric(
-        self, decoder: Decoder, final: Float[Tensor, "variants_batch d_model"]
+        self, decoder: Decoder, final: Float[Tensor, "variants_batch reads d_model"]
     ) -> Float[Tensor, " variants_batch"]:
-        """Answer logit minus the distractors' mean logit, from the last residual stream.
+        """Compute the metric from the last residual stream.
 
-        It needs no other logit, so the unembedding is not run. ``final`` may hold several variants
-        of the batch, one after the other.
+        ``final`` may hold several variants of the batch, one after the other. The logit difference
+        needs no other logit, so that the unembedding is not run for it.
         """
-        normed = decoder.norm(final).unflatten(0, (-1, len(self.direction)))
-        return (normed * self.direction).sum(dim=-1).flatten()
+        variants = final.unflatten(0, (-1, len(self.pairs)))
+        if self.direction is not None:
+            return (decoder.norm(variants[:, :, 0]) * self.direction).sum(dim=-1).flatten()
+        return torch.cat(
+            [
+                compute_metric(self.name, decoder.logits(one), self.pairs, self.reference)
+                for one in variants
+            ]
+        )
 
 
-def suffixes(
+def each_batch(
     decoder: Decoder,
     pairs: PromptPairs,
     floats_per_token: int,
+    work: Callable[[Suffixes], None],
+    *,
+    metric: Metric = "logit_diff",
     batch_size: int | None = None,
-) -> Iterator[Suffixes]:
-    """Check the pairs and yield them in batches, each prompt from its first difference on.
+    needs_gradient: bool = False,
+) -> None:
+    """Check the pairs and work on them in batches, each prompt from its first difference on.
+
+    Where memory runs out all the same, a batch is done again in two halves.
 
     Args:
         decoder: The model.
         pairs: All pairs; they are moved to the model's device.
-        floats_per_token: What the caller will keep per token of a batch, to choose its size.
+        floats_per_token: What the work keeps per token of a batch, to choose its size.
+        work: Called with each batch. It must leave nothing behind when it fails.
+        metric: What :meth:`Suffixes.metric` computes.
         batch_size: Pairs per batch; by default as many as :data:`MEMORY_BYTES` allows.
+        needs_gradient: Whether the work differentiates the metric.
 
     Raises:
-        CircuitlapseError: If prompts are longer than the model's context, or token ids lie outside
-            its vocabulary.
+        CircuitlapseError: If the metric does not fit the pairs, prompts are longer than the model's
+            context, token ids lie outside its vocabulary, or a single pair needs more memory than
+            there is.
     """
+    check_metric(metric, pairs, needs_gradient)
     pairs = checked(decoder, pairs)
-    most_tokens = min(BATCH_TOKENS, MEMORY_BYTES // (4 * floats_per_token))
+    most_tokens = min(BATCH_TOKENS, MEMORY_BYTES // (decoder.W_E.itemsize * floats_per_token))
     starts = torch.minimum(pairs.first_difference(), pairs.lengths - 1)
-    for rows in alike(pairs.lengths - starts, starts, most_tokens, batch_size):
-        with torch.no_grad():
-            yield _suffixes(decoder, rows, pairs[rows], starts[rows])
+    widths = pairs.reads().amax(dim=1) + 1 - starts
+    todo = list(alike(widths, starts, most_tokens, batch_size))[::-1]
+    while todo:
+        rows = todo.pop()
+        if not _fits(lambda rows=rows: work(_suffixes(decoder, rows, pairs, starts, metric))):
+            if len(rows) == 1:
+                raise CircuitlapseError(
+                    "one pair of prompts alone needs more memory than there is",
+                    got=f"{int(widths[rows[0]])} tokens from the first difference on",
+                    fix="Use shorter prompts, a smaller dtype or a machine with more memory",
+                )
+            half = len(rows) // 2
+            todo += [rows[half:], rows[:half]]
+
+
+def _fits(work: Callable[[], None]) -> bool:
+    """Do the work; False where memory ran out, with what it held given back."""
+    try:
+        work()
+    except (torch.OutOfMemoryError, MemoryError):
+        return False
+    except RuntimeError as error:
+        # The CPU's allocator has no exception of its own.
+        if "DefaultCPUAllocator" not in str(error):
+            raise
+        return False
+    return True
 
 
 def alike(
@@ -112,26 +157,30 @@ def alike(
         yield torch.tensor(rows, device=starts.device)
 
 
-def _suffixes(decoder: Decoder, rows: Tensor, pairs: PromptPairs, start: Tensor) -> Suffixes:
-    longest = pairs.clean.shape[1]
-    width = int((pairs.lengths - start).max())
-    take = start[:, None] + torch.arange(width, device=start.device)
-    take = take.clamp(max=longest - 1)
-    past = decoder.remember(pairs.clean[:, : int(start.max())])
-    wrong = decoder.W_U[pairs.distractors].mean(dim=1)
-    return Suffixes(
-        rows,
-        decoder.embed(pairs.clean.gather(1, take), start),
-        decoder.embed(pairs.corrupt.gather(1, take), start),
-        Context(pairs.lengths - 1 - start, start, past),
-        decoder.W_U[pairs.answers] - wrong,
-    )
+@torch.no_grad()
+def _suffixes(
+    decoder: Decoder, rows: Tensor, all_pairs: PromptPairs, starts: Tensor, metric: Metric
+) -> Suffixes:
+    pairs, start = all_pairs[rows], starts[rows]
+    reads = pairs.reads() - start[:, None]
+    take = start[:, None] + torch.arange(int(reads.max()) + 1, device=start.device)
+    take = take.clamp(max=pairs.clean.shape[1] - 1)
+    context = Context(reads, start, decoder.remember(pairs.clean[:, : int(start.max())]))
+    clean = decoder.embed(pairs.clean.gather(1, take), start)
+    direction = reference = None
+    if metric == "logit_diff":
+        wrong = decoder.W_U[pairs.distractors].mean(dim=1)
+        direction = decoder.W_U[pairs.answers] - wrong
+    elif metric == "neg_kl":
+        reference = decoder.logits(decoder.run(clean, context))
+    corrupt = decoder.embed(pairs.corrupt.gather(1, take), start)
+    return Suffixes(rows.cpu(), pairs, clean, corrupt, context, metric, direction, reference)
 
 
 def checked(decoder: Decoder, pairs: PromptPairs) -> PromptPairs:
     """Return the pairs on the model's device, or say why the model cannot run them."""
     pairs = pairs.trimmed().to(decoder.W_E.device)
-    width, longest = pairs.clean.shape[1], len(decoder.W_pos)
+    width, longest = pairs.clean.shape[1], decoder.n_positions
     if width > longest:
         raise CircuitlapseError(
             f"prompts may have at most {longest} tokens in this model",
@@ -139,9 +188,14 @@ def checked(decoder: Decoder, pairs: PromptPairs) -> PromptPairs:
             fix="Use shorter prompts or a model with a longer context",
         )
     vocabulary = len(decoder.W_E)
-    for name in ("clean", "corrupt", "answers", "distractors"):
-        ids = getattr(pairs, name)
-        if int(ids.min()) < 0 or int(ids.max()) >= vocabulary:
+    ids_of = {
+        "clean": pairs.clean,
+        "corrupt": pairs.corrupt,
+        "answers": pairs.answer_tokens()[0],
+        "distractors": pairs.distractors,
+    }
+    for name, ids in ids_of.items():
+        if ids.numel() and (int(ids.min()) < 0 or int(ids.max()) >= vocabulary):
             raise CircuitlapseError(
                 f"token ids in {name} must lie between 0 and {vocabulary - 1}",
                 got=f"{int(ids.min())} to {int(ids.max())}",

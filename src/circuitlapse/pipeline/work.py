@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -141,8 +142,7 @@ def _measure(job: Job, store: Store, experiment: Experiment, advance: Advance) -
             model, get_task(task), prompts, experiment.measure,
             circuits=job.params["circuits"], advance=advance,
         )  # fmt: skip
-        graph = model.graph
-        save_arrays(arrays, path, {"n_layers": graph.n_layers, "n_heads": graph.n_heads})
+        save_arrays(arrays, path, asdict(model.graph))
 
 
 def _graft(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:

@@ -1,8 +1,35 @@
-"""The number per prompt that circuits are found for."""
+"""The number per prompt that circuits are found for. All are larger where the model does better.
+
+- ``logit_diff``: the answer's logit minus the mean of the distractors' (Wang et al. 2022).
+- ``logit_diff_hardest``: the answer's logit minus the largest of the distractors'.
+- ``prob``: probability of the answer over the whole vocabulary.
+- ``log_prob``: its logarithm, which is minus the negative log-likelihood, in nats.
+- ``neg_kl``: minus KL(clean ‖ intervened), the divergence from the clean model's answer, in nats.
+- ``accuracy``: 1 where the answer has the largest logit of the whole vocabulary, else 0; a tie is
+  wrong. It has no gradient.
+
+An answer of several tokens is read with its earlier tokens given (teacher forcing): log
+probabilities and divergences add up over its tokens, and it is right where all of them are. Logit
+differences compare single tokens only.
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, Literal, get_args
 
 from torch import Tensor
 
-from circuitlapse.shapes import Float, Int
+from circuitlapse.errors import CircuitlapseError
+from circuitlapse.shapes import Bool, Float, Int
+from circuitlapse.tasks.pairs import PromptPairs
+
+MetricName = Literal["logit_diff", "logit_diff_hardest", "prob", "log_prob", "neg_kl", "accuracy"]
+Metric = MetricName | Callable[..., Any]
+"""A name, or a callable from the last position's logits, ``[prompts, vocab]``, to ``[prompts]``.
+
+Prompts come in batches and not in order: a callable that needs to know which they are takes a
+second argument, the batch's :class:`~circuitlapse.tasks.PromptPairs`.
+"""
 
 
 def logit_difference(
@@ -21,3 +48,111 @@ def logit_difference(
     """
     right = logits.gather(1, answers[:, None]).squeeze(1)
     return right - logits.gather(1, distractors).mean(dim=1)
+
+
+def check_metric(metric: Metric, pairs: PromptPairs, needs_gradient: bool = False) -> None:
+    """Say why a metric cannot be computed on these pairs, if it cannot.
+
+    Raises:
+        CircuitlapseError: If there is no such metric, it has no gradient where one is needed, or
+            the pairs lack distractors or one-token answers.
+    """
+    names = get_args(MetricName)
+    if not callable(metric) and metric not in names:
+        raise CircuitlapseError(
+            "there is no such metric",
+            got=metric,
+            fix=f"Use one of {', '.join(names)}, or a function of the last position's logits",
+        )
+    if needs_gradient and metric == "accuracy":
+        raise CircuitlapseError(
+            "accuracy has no gradient to attribute",
+            fix="Use log_prob or logit_diff here; accuracy works with patch and evaluate_circuit",
+        )
+    if metric in ("logit_diff", "logit_diff_hardest") and pairs.distractors.shape[1] == 0:
+        raise CircuitlapseError(
+            f"{metric} needs distractors to compare with",
+            got="pairs without any",
+            fix="Give distractors, or use metric='log_prob'",
+        )
+    if pairs.continuations.shape[1] and (
+        callable(metric) or metric in ("logit_diff", "logit_diff_hardest")
+    ):
+        raise CircuitlapseError(
+            "a metric on the last position's logits knows answers of one token only",
+            got=f"answers of up to {1 + pairs.continuations.shape[1]} tokens",
+            fix="Use metric='log_prob' (or prob, neg_kl, accuracy)",
+        )
+
+
+def compute_metric(
+    metric: Metric,
+    logits: Float[Tensor, "prompts reads vocab"],
+    pairs: PromptPairs,
+    reference: Float[Tensor, "prompts reads vocab"] | None = None,
+) -> Float[Tensor, " prompts"]:
+    """Compute a metric from logits.
+
+    Args:
+        metric: One that :func:`check_metric` has passed.
+        logits: Logits where each answer's tokens are predicted; see :meth:`PromptPairs.reads`.
+        pairs: Their answers and distractors.
+        reference: The clean model's logits, which ``neg_kl`` compares with.
+
+    Raises:
+        CircuitlapseError: If a callable does not return one number per prompt.
+    """
+    if callable(metric):
+        return _called(metric, logits[:, 0], pairs)
+    if metric == "logit_diff":
+        return logit_difference(logits[:, 0], pairs.answers, pairs.distractors)
+    if metric == "logit_diff_hardest":
+        right = logits[:, 0].gather(1, pairs.answers[:, None])[:, 0]
+        return right - logits[:, 0].gather(1, pairs.distractors).amax(dim=1)
+    if metric == "accuracy":
+        return is_right(logits, pairs).to(logits.dtype)
+    tokens, real = pairs.answer_tokens()
+    logs = logits.log_softmax(dim=-1)
+    if metric == "neg_kl":
+        if reference is None:
+            raise CircuitlapseError("neg_kl needs the clean model's logits to compare with")
+        clean = reference.log_softmax(dim=-1)
+        per_token = -(clean.exp() * (clean - logs)).sum(dim=-1)
+    else:
+        per_token = logs.gather(2, tokens[:, :, None])[:, :, 0]
+    total = (per_token * real).sum(dim=1)
+    return total.exp() if metric == "prob" else total
+
+
+def is_right(
+    logits: Float[Tensor, "prompts reads vocab"], pairs: PromptPairs
+) -> Bool[Tensor, " prompts"]:
+    """Whether every token of the answer has the largest logit of all; a tie counts as wrong."""
+    tokens, real = pairs.answer_tokens()
+    answer = logits.gather(2, tokens[:, :, None])
+    return (((logits >= answer).sum(dim=2) == 1) | ~real).all(dim=1)
+
+
+def _called(
+    metric: Callable[..., Any], logits: Float[Tensor, "prompts vocab"], pairs: PromptPairs
+) -> Float[Tensor, " prompts"]:
+    value = metric(logits, pairs) if _takes_pairs(metric) else metric(logits)
+    if not isinstance(value, Tensor) or value.shape != logits.shape[:1]:
+        raise CircuitlapseError(
+            "a metric must return a tensor with one number per prompt",
+            got=tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__,
+            fix=f"For logits of shape {tuple(logits.shape)} return shape {(len(logits),)}; a "
+            "second argument gets the PromptPairs of the same prompts",
+        )
+    return value
+
+
+def _takes_pairs(metric: Callable[..., Any]) -> bool:
+    """Whether a callable has room for a second positional argument without a default."""
+    try:
+        parameters = inspect.signature(metric).parameters.values()
+    except (TypeError, ValueError):  # a builtin without a signature
+        return False
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    needed = [p for p in parameters if p.kind in positional and p.default is p.empty]
+    return len(needed) > 1

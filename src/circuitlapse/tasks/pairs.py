@@ -5,14 +5,14 @@ can reach it, so no attention mask is needed anywhere in the engine, and absolut
 what they were in the unpadded prompt.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.shapes import Int
+from circuitlapse.shapes import Bool, Int
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,15 @@ class PromptPairs:
     """Pairs of token sequences of equal length, with the answer tokens their metric compares.
 
     Attributes:
-        clean: Token ids, ``[prompts, pos]``, padded on the right.
+        clean: Token ids, ``[prompts, pos]``, padded on the right. An answer of several tokens has
+            all but its last appended to its prompt.
         corrupt: The same prompts with one causal variable changed, ``[prompts, pos]``.
         lengths: Tokens in each prompt, ``[prompts]``; its last token is at ``lengths - 1``.
         answers: The right next token after the clean prompt, ``[prompts]``.
         distractors: The wrong candidates, ``[prompts, distractors]``.
         positions: Token index of each named position in the clean prompt, ``[prompts]`` each.
+        continuations: The answers' further tokens, ``[prompts, more]``, −1 behind their ends; no
+            columns where every answer is one token.
     """
 
     clean: Int[Tensor, "prompts pos"]
@@ -34,6 +37,14 @@ class PromptPairs:
     answers: Int[Tensor, " prompts"]
     distractors: Int[Tensor, "prompts distractors"]
     positions: Mapping[str, Int[Tensor, " prompts"]] = field(default_factory=dict)
+    continuations: Int[Tensor, "_ more"] = field(
+        default_factory=lambda: torch.empty(0, 0, dtype=torch.long)
+    )
+
+    def __post_init__(self) -> None:
+        """Give one-token answers their empty continuations."""
+        if self.continuations.shape[1] == 0:
+            object.__setattr__(self, "continuations", self.answers.new_empty(len(self.clean), 0))
 
     @classmethod
     def from_tensors(
@@ -41,7 +52,7 @@ class PromptPairs:
         clean: Tensor,
         corrupt: Tensor,
         answers: Tensor,
-        distractors: Tensor,
+        distractors: Tensor | None = None,
         attention_mask: Tensor | None = None,
         positions: Mapping[str, Tensor] | None = None,
     ) -> "PromptPairs":
@@ -50,8 +61,10 @@ class PromptPairs:
         Args:
             clean: Token ids, ``[prompts, pos]``.
             corrupt: Token ids of the same shape.
-            answers: ``[prompts]``.
-            distractors: ``[prompts, distractors]``, or ``[prompts]`` for one each.
+            answers: ``[prompts]``, or ``[prompts, tokens]`` for answers of several tokens, the
+                shorter ones filled up with −1.
+            distractors: ``[prompts, distractors]``, or ``[prompts]`` for one each; None where the
+                metric needs none.
             attention_mask: ``[prompts, pos]``, 1 at real tokens; either side may be padded.
                 Without it every position is a real token.
             positions: Named token indices into ``clean`` as given, ``[prompts]`` each.
@@ -60,12 +73,16 @@ class PromptPairs:
             CircuitlapseError: If shapes disagree, ids are not integers, the mask is not one run of
                 ones per row, or an answer is among its own distractors.
         """
+        if answers.ndim == 1:
+            answers = answers[:, None]
+        if distractors is None:
+            distractors = answers[:, :0]
         if distractors.ndim == 1:
             distractors = distractors[:, None]
         shapes = {
             "clean": (clean, 2),
             "corrupt": (corrupt, 2),
-            "answers": (answers, 1),
+            "answers": (answers, 2),
             "distractors": (distractors, 2),
         }
         for name, (tensor, ndim) in shapes.items():
@@ -91,7 +108,12 @@ class PromptPairs:
                 "answers and distractors must have one row per prompt",
                 got=f"{len(answers)} answers and {len(distractors)} distractors for {n} prompts",
             )
-        clash = (distractors == answers[:, None]).any(dim=1).nonzero().flatten()
+        answers, more = _one_run(answers), answers[:, 1:]
+        # Longer answers may well begin as their distractors do.
+        clash = (distractors == answers[:, None]).any(dim=1)
+        if more.shape[1]:
+            clash &= more[:, 0] < 0
+        clash = clash.nonzero().flatten()
         if len(clash):
             raise CircuitlapseError(
                 "an answer is among its own distractors",
@@ -114,14 +136,17 @@ class PromptPairs:
                 "attention_mask must be one unbroken run of ones in each row",
                 got=f"row {int(wrong[0])}: {mask[wrong[0]].tolist()}",
             )
-        take = (index + start[:, None]).clamp(max=width - 1)
+        shift = index + start[:, None]
+        take = shift.clamp(max=width - 1)
         named = {}
         for name, where in (positions or {}).items():
             named[name] = where - start
             if bool(((named[name] < 0) | (named[name] >= lengths)).any()):
                 raise CircuitlapseError(f"position {name!r} lies outside its prompt")
-        return cls(clean.gather(1, take), corrupt.gather(1, take), lengths, answers, distractors,
-                   named)  # fmt: skip
+        both = [
+            _appended(tokens.gather(1, take), lengths, answers, more) for tokens in (clean, corrupt)
+        ]
+        return cls(both[0], both[1], lengths, answers, distractors, named, more)
 
     def __len__(self) -> int:
         """Return the number of pairs."""
@@ -129,24 +154,34 @@ class PromptPairs:
 
     def __getitem__(self, rows: slice | Tensor) -> "PromptPairs":
         """Take some of the pairs, by a slice or a tensor of row numbers."""
-        return PromptPairs(
-            self.clean[rows], self.corrupt[rows], self.lengths[rows], self.answers[rows],
-            self.distractors[rows], {name: where[rows] for name, where in self.positions.items()},
-        )  # fmt: skip
+        return self._each(lambda tensor: tensor[rows])
 
     def to(self, device: torch.device | str) -> "PromptPairs":
         """Move every tensor to a device."""
-        return PromptPairs(
-            self.clean.to(device), self.corrupt.to(device), self.lengths.to(device),
-            self.answers.to(device), self.distractors.to(device),
-            {name: where.to(device) for name, where in self.positions.items()},
-        )  # fmt: skip
+        return self._each(lambda tensor: tensor.to(device))
 
     def trimmed(self) -> "PromptPairs":
         """Drop the columns that are padding in every prompt."""
-        width = int(self.lengths.max())
-        return PromptPairs(self.clean[:, :width], self.corrupt[:, :width], self.lengths,
-                           self.answers, self.distractors, self.positions)  # fmt: skip
+        width = int(self.reads().max()) + 1
+        return replace(self, clean=self.clean[:, :width], corrupt=self.corrupt[:, :width])
+
+    def reads(self) -> Int[Tensor, "prompts tokens"]:
+        """Columns whose logits predict each answer's tokens; short answers repeat their last."""
+        n_more = (self.continuations >= 0).sum(dim=1, keepdim=True)
+        step = torch.arange(1 + self.continuations.shape[1], device=self.lengths.device)
+        return (self.lengths - 1)[:, None] + step.minimum(n_more)
+
+    def answer_tokens(self) -> tuple[Int[Tensor, "prompts tokens"], Bool[Tensor, "prompts tokens"]]:
+        """Return the answers' tokens in full, filled up with 0, and which of them are real."""
+        tokens = torch.cat([self.answers[:, None], self.continuations], dim=1)
+        return tokens.clamp(min=0), tokens >= 0
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "PromptPairs":
+        return PromptPairs(
+            *map(change, (self.clean, self.corrupt, self.lengths, self.answers, self.distractors)),
+            positions={name: change(where) for name, where in self.positions.items()},
+            continuations=change(self.continuations),
+        )
 
     def first_difference(self) -> Int[Tensor, " prompts"]:
         """Index of the first token that differs within each pair; its length where none does.
@@ -156,3 +191,32 @@ class PromptPairs:
         index = torch.arange(self.clean.shape[1], device=self.clean.device)
         differs = (self.clean != self.corrupt) & (index < self.lengths[:, None])
         return torch.where(differs.any(dim=1), differs.int().argmax(dim=1), self.lengths)
+
+
+def _one_run(answers: Int[Tensor, "prompts tokens"]) -> Int[Tensor, " prompts"]:
+    """Check that −1 only fills up the ends of answers, and return their first tokens."""
+    real = answers >= 0
+    wrong = (~real[:, :1] | (~real[:, :-1] & real[:, 1:]).any(dim=1, keepdim=True)).any(dim=1)
+    if answers.shape[1] == 0 or bool(wrong.any()):
+        row = int(wrong.nonzero()[0]) if len(wrong) and answers.shape[1] else 0
+        raise CircuitlapseError(
+            "an answer must be one or more token ids, filled up with -1 on the right only",
+            got=f"row {row}: {answers[row].tolist()}",
+        )
+    return answers[:, 0]
+
+
+def _appended(
+    tokens: Int[Tensor, "prompts pos"],
+    lengths: Int[Tensor, " prompts"],
+    answers: Int[Tensor, " prompts"],
+    more: Int[Tensor, "prompts more"],
+) -> Int[Tensor, "prompts longer"]:
+    """Put all tokens of the answers but their last behind the prompts."""
+    if more.shape[1] == 0:
+        return tokens
+    given = torch.cat([answers[:, None], more[:, :-1]], dim=1)
+    longer = torch.cat([tokens, torch.zeros_like(given)], dim=1)
+    where = lengths[:, None] + torch.arange(given.shape[1], device=tokens.device)
+    # What stands behind a shorter answer's last token is padding, which is never read.
+    return longer.scatter(1, where, given.clamp(min=0))

@@ -1,18 +1,15 @@
-"""GPT-2 as ``transformers`` stores it, read into the decoder."""
+"""GPT-2, whose linear layers hold their weights as [in, out]."""
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
-from torch import Tensor, nn
-from torch.nn import functional
-
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models.decoder import Attention, Decoder, Mlp, Norm
+from circuitlapse.models.decoder import Decoder
+from circuitlapse.models.families.parts import read_activation, read_norm
+from circuitlapse.models.layers import Attention, Mlp
 
 
 def read_gpt2(hf: Any) -> Decoder:
-    """Read a ``GPT2LMHeadModel``; GPT-2's linear layers hold their weights as [in, out].
+    """Read a ``GPT2LMHeadModel``.
 
     Raises:
         CircuitlapseError: For a model with cross-attention, which is no decoder-only model.
@@ -33,39 +30,32 @@ def read_gpt2(hf: Any) -> Decoder:
         W_O = block.attn.c_proj.weight.detach()
         attention.append(
             Attention(
-                norm=_norm(block.ln_1),
-                W_QKV=block.attn.c_attn.weight.detach(),
-                qkv_bias=block.attn.c_attn.bias.detach(),
-                W_O=W_O.view(config.num_attention_heads, -1, config.hidden_size),
+                norm=read_norm(block.ln_1),
+                weights=(block.attn.c_attn.weight.detach(),),
+                biases=(block.attn.c_attn.bias.detach(),),
+                W_O=W_O.unflatten(0, (config.num_attention_heads, -1)),
                 out_bias=block.attn.c_proj.bias.detach(),
                 scale=scale,
             )
         )
         mlp.append(
             Mlp(
-                norm=_norm(block.ln_2),
+                norm=read_norm(block.ln_2),
                 W_in=block.mlp.c_fc.weight.detach(),
                 b_in=block.mlp.c_fc.bias.detach(),
                 W_out=block.mlp.c_proj.weight.detach(),
                 b_out=block.mlp.c_proj.bias.detach(),
-                activation=_activation(config.activation_function, block.mlp.act),
+                activation=read_activation(block.mlp.act),
             )
         )
+    W_pos = hf.transformer.wpe.weight.detach()
     return Decoder(
         W_E=hf.transformer.wte.weight.detach(),
-        W_pos=hf.transformer.wpe.weight.detach(),
+        W_pos=W_pos,
+        rotary=None,
         attention=tuple(attention),
         mlp=tuple(mlp),
-        norm=_norm(hf.transformer.ln_f),
+        norm=read_norm(hf.transformer.ln_f),
         W_U=hf.lm_head.weight.detach(),
-        n_heads=config.num_attention_heads,
+        n_positions=len(W_pos),
     )
-
-
-def _norm(module: nn.LayerNorm) -> Norm:
-    return Norm(module.weight.detach(), module.bias.detach(), module.eps)
-
-
-def _activation(name: str, module: nn.Module) -> Callable[[Tensor], Tensor]:
-    # The same function as transformers' own tanh formula, in one kernel instead of eight.
-    return partial(functional.gelu, approximate="tanh") if name == "gelu_new" else module

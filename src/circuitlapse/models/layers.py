@@ -1,0 +1,203 @@
+"""The parts of a block, as options that cover the model families: data, and how to apply it.
+
+Weights are views of a ``transformers`` model's, held as ``[in, out]`` whatever way round the family
+stores them. What a family does not have is None.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from circuitlapse.shapes import Float, Int
+
+
+@dataclass(frozen=True)
+class Norm:
+    """Normalisation over the last axis.
+
+    Attributes:
+        weight: Scale of each dimension.
+        bias: Shift of each dimension, if any.
+        eps: Added to the variance or mean square.
+        centred: Whether the mean is taken off (layer normalisation) or not (RMS normalisation).
+    """
+
+    weight: Float[Tensor, " d_model"]
+    bias: Float[Tensor, " d_model"] | None
+    eps: float
+    centred: bool = True
+
+    def __call__(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+        """Normalise."""
+        if self.centred:
+            return functional.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+        return functional.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+    def standardise(
+        self, x: Float[Tensor, "*batch d_model"]
+    ) -> tuple[Float[Tensor, "*batch d_model"], Float[Tensor, "*batch 1"]]:
+        """Return x̂ and 1/σ, of which the Jacobian of the normalisation is made.
+
+        ∂x̂/∂x = (P − x̂ x̂ᵀ / d_model) / σ, with P the projection that removes the mean, or the
+        identity where nothing is removed; the weights behind it are :meth:`folded`, which
+        includes P.
+        """
+        if not self.centred:
+            inverse = (x.square().mean(dim=-1, keepdim=True) + self.eps).rsqrt()
+            return x * inverse, inverse
+        variance, mean = torch.var_mean(x, dim=-1, correction=0, keepdim=True)
+        inverse = (variance + self.eps).rsqrt()
+        return (x - mean) * inverse, inverse
+
+    def folded(
+        self, weight: Float[Tensor, "*slots d_model out"]
+    ) -> Float[Tensor, "*slots d_model out"]:
+        """Return ``P diag(self.weight) weight``: a linear map read through this normalisation."""
+        scaled = self.weight[:, None] * weight
+        return scaled - scaled.mean(dim=-2, keepdim=True) if self.centred else scaled
+
+
+@dataclass(frozen=True)
+class Rotary:
+    """Rotary position embedding of queries and keys (Su et al. 2021).
+
+    Attributes:
+        frequencies: Angle per position, in radians; dimension i of the first half is turned with
+            dimension i of the second half. Dimensions beyond twice their number are left alone.
+        scale: Factor on what is turned (1 but for YaRN).
+    """
+
+    frequencies: Float[Tensor, " half"]
+    scale: float = 1.0
+
+    def __call__(
+        self, x: Float[Tensor, "batch pos heads d_head"], positions: Int[Tensor, "_ pos"]
+    ) -> Float[Tensor, "batch pos heads d_head"]:
+        """Turn ``x`` by its positions; the batch may be several variants of the positions'."""
+        angles = (positions[..., None] * self.frequencies)[:, :, None]
+        cos = (angles.cos() * self.scale).to(x.dtype)
+        sin = (angles.sin() * self.scale).to(x.dtype)
+        half = len(self.frequencies)
+        variants = x.unflatten(0, (-1, len(positions)))
+        first, second = variants[..., :half], variants[..., half : 2 * half]
+        turned = [first * cos - second * sin, second * cos + first * sin]
+        return torch.cat([*turned, variants[..., 2 * half :]], dim=-1).flatten(0, 1)
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Weights of one block's attention.
+
+    Attributes:
+        norm: What its input goes through.
+        weights: Of the queries, keys and values: one matrix each, or one that holds all side by
+            side.
+        biases: Their biases, or None for none.
+        W_O: Output weights.
+        out_bias: Output bias, if any; no head owns it.
+        scale: Factor on the dot products of queries and keys.
+        interleaved: In one matrix for all, whether each head's query, key and value lie together.
+        q_norm: Normalisation of each head's queries, if any.
+        k_norm: Normalisation of each head's keys, if any.
+    """
+
+    norm: Norm
+    weights: tuple[Float[Tensor, "d_model _"], ...]
+    biases: tuple[Float[Tensor, " _"], ...] | None
+    W_O: Float[Tensor, "heads d_head d_model"]
+    out_bias: Float[Tensor, " d_model"] | None
+    scale: float
+    interleaved: bool = False
+    q_norm: Norm | None = None
+    k_norm: Norm | None = None
+
+    @property
+    def n_kv_heads(self) -> int:
+        """Heads that have keys and values of their own."""
+        return self._by_head(self.weights)[1].shape[-2]
+
+    def project(
+        self, x: Float[Tensor, "batch pos d_model"]
+    ) -> tuple[Float[Tensor, "batch pos _ d_head"], ...]:
+        """Normalise the attention's input and return queries, keys and values."""
+        flat = self.norm(x).flatten(0, 1)
+        biases = self.biases or (None,) * len(self.weights)
+        out = [
+            linear(flat, weight, bias) for weight, bias in zip(self.weights, biases, strict=True)
+        ]
+        return self._by_head([part.unflatten(0, x.shape[:2]) for part in out])
+
+    def slot(
+        self, index: int
+    ) -> tuple[Float[Tensor, "_ d_model d_head"], Float[Tensor, "_ d_head"] | None]:
+        """Weight and bias of the queries (0), keys (1) or values (2), by head."""
+        weight = self._by_head(self.weights)[index].movedim(-2, 0)
+        return weight, None if self.biases is None else self._by_head(self.biases)[index]
+
+    def slots(self) -> tuple[Float[Tensor, "slots d_model d_head"], Float[Tensor, "slots d_head"]]:
+        """Weights and biases of all queries, then all keys, then all values, copied."""
+        weights, biases = zip(*(self.slot(index) for index in range(3)), strict=True)
+        weight = torch.cat(weights)
+        if self.biases is None:
+            return weight, weight.new_zeros(len(weight), weight.shape[-1])
+        return weight, torch.cat(biases)
+
+    def _by_head(self, parts: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Split the last axis of weights, biases or outputs into heads, for q, k and v."""
+        heads, d_head, _ = self.W_O.shape
+        if len(parts) == 3:
+            return tuple(part.unflatten(-1, (-1, d_head)) for part in parts)
+        if self.interleaved:
+            return parts[0].unflatten(-1, (heads, 3, d_head)).unbind(-2)
+        return parts[0].unflatten(-1, (3, heads, d_head)).unbind(-3)
+
+
+@dataclass(frozen=True)
+class Mlp:
+    """Weights of one block's MLP: ``activation(x W_in) W_out``, or gated, as below.
+
+    Attributes:
+        norm: What its input goes through.
+        W_in: Input weights.
+        b_in: Their bias, if any.
+        W_out: Output weights.
+        b_out: Their bias, if any.
+        activation: Of the hidden neurons, element by element.
+        W_gate: Where there is one, the hidden neurons are ``activation(x W_gate) · (x W_in)``.
+        b_gate: Its bias, if any.
+    """
+
+    norm: Norm
+    W_in: Float[Tensor, "d_model d_mlp"]
+    b_in: Float[Tensor, " d_mlp"] | None
+    W_out: Float[Tensor, "d_mlp d_model"]
+    b_out: Float[Tensor, " d_model"] | None
+    activation: Callable[[Tensor], Tensor]
+    W_gate: Float[Tensor, "d_model d_mlp"] | None = None
+    b_gate: Float[Tensor, " d_mlp"] | None = None
+
+    def hidden(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_mlp"]:
+        """Return what the neurons write, given the residual stream ``x``."""
+        flat = self.norm(x).reshape(-1, x.shape[-1])
+        neurons = linear(flat, self.W_in, self.b_in)
+        if self.W_gate is None:
+            neurons = self.activation(neurons)
+        else:
+            neurons = self.activation(linear(flat, self.W_gate, self.b_gate)) * neurons
+        return neurons.view(*x.shape[:-1], -1)
+
+    def __call__(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+        """Return what the MLP adds to the residual stream ``x``."""
+        return linear(self.hidden(x).flatten(0, -2), self.W_out, self.b_out).view(x.shape)
+
+
+def linear(
+    x: Float[Tensor, "rows inner"],
+    weight: Float[Tensor, "inner out"],
+    bias: Float[Tensor, " out"] | None,
+) -> Float[Tensor, "rows out"]:
+    """Multiply by weights held as [in, out], and add the bias in the same pass."""
+    return x @ weight if bias is None else torch.addmm(bias, x, weight)
