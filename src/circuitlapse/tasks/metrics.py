@@ -69,12 +69,6 @@ def check_metric(metric: Metric, pairs: PromptPairs, needs_gradient: bool = Fals
             "accuracy has no gradient to attribute",
             fix="Use log_prob or logit_diff here; accuracy works with patch and evaluate_circuit",
         )
-    if metric in ("logit_diff", "logit_diff_hardest") and pairs.distractors.shape[1] == 0:
-        raise CircuitlapseError(
-            f"{metric} needs distractors to compare with",
-            got="pairs without any",
-            fix="Give distractors, or use metric='log_prob'",
-        )
     if pairs.continuations.shape[1] and (
         callable(metric) or metric in ("logit_diff", "logit_diff_hardest")
     ):
@@ -82,6 +76,12 @@ def check_metric(metric: Metric, pairs: PromptPairs, needs_gradient: bool = Fals
             "a metric on the last position's logits knows answers of one token only",
             got=f"answers of up to {1 + pairs.continuations.shape[1]} tokens",
             fix="Use metric='log_prob' (or prob, neg_kl, accuracy)",
+        )
+    if metric in ("logit_diff", "logit_diff_hardest") and pairs.distractors.shape[1] == 0:
+        raise CircuitlapseError(
+            f"{metric} needs distractors to compare with",
+            got="pairs without any",
+            fix="Give distractors, or use metric='log_prob'",
         )
 
 
