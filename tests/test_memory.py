@@ -1,0 +1,107 @@
+"""Memory: the same results whatever fits, halved batches when it runs out, and a plain message."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import circuitlapse as cl
+from circuitlapse.errors import CircuitlapseError
+from circuitlapse.models import load_model, prefix
+from circuitlapse.models.prefix import Suffixes, each_batch
+from twins_engine import random_pairs, tiny_gpt2
+
+
+def test_the_memory_budget_does_not_change_the_results(monkeypatch):
+    model, pairs = load_model(tiny_gpt2(layers=3)), random_pairs(6, n=40)
+    circuit = cl.attribute(model, pairs).top(n_edges=60)
+
+    def results() -> list[torch.Tensor]:
+        return [
+            cl.attribute(model, pairs).mean,
+            cl.node_effects(model, pairs),
+            cl.patch(model, pairs, site="resid_pre"),
+            cl.evaluate_circuit(model, circuit, pairs).metric,
+        ]
+
+    roomy = results()
+    monkeypatch.setattr(prefix, "MEMORY_BYTES", 2**17)
+    for tight, wide in zip(results(), roomy, strict=True):
+        largest = float(wide.abs().max())
+        torch.testing.assert_close(tight / largest, wide / largest, rtol=0, atol=1e-6)
+
+
+def out_of_memory(kind: str) -> Exception:
+    if kind == "cuda":
+        return torch.OutOfMemoryError("CUDA out of memory.")
+    return MemoryError()
+
+
+@pytest.mark.parametrize("kind", ["cuda", "python"])
+def test_a_batch_that_does_not_fit_is_halved_until_it_does(kind):
+    model, pairs = load_model(tiny_gpt2()), random_pairs(6, n=21)
+    seen: list[list[int]] = []
+
+    def work(batch: Suffixes) -> None:
+        if len(batch.rows) > 3:
+            raise out_of_memory(kind)
+        seen.append(batch.rows.tolist())
+
+    each_batch(model.decoder, pairs, 1, work)
+    assert sorted(row for rows in seen for row in rows) == list(range(21))
+    assert all(sorted(rows, key=lambda row: row % 2) == rows for rows in seen)
+
+
+def test_a_single_pair_that_does_not_fit_ends_with_a_message():
+    def work(batch: Suffixes) -> None:
+        raise MemoryError
+
+    with pytest.raises(CircuitlapseError, match="one pair of prompts alone .*shorter prompts"):
+        each_batch(load_model(tiny_gpt2()).decoder, random_pairs(6), 1, work)
+
+
+def test_other_errors_come_through():
+    def work(batch: Suffixes) -> None:
+        raise RuntimeError("something else")
+
+    with pytest.raises(RuntimeError, match="something else"):
+        each_batch(load_model(tiny_gpt2()).decoder, random_pairs(6), 1, work)
+
+
+_SCRIPT = """
+import resource
+import torch
+from circuitlapse.models import load_model
+from circuitlapse.models.prefix import each_batch
+from twins_engine import random_pairs, tiny_gpt2
+
+model, pairs = load_model(tiny_gpt2()), random_pairs(6, n=16)
+sizes = []
+
+def work(batch):
+    torch.empty(len(batch.rows) * 2**28, dtype=torch.uint8)
+    sizes.append(len(batch.rows))
+
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 3 * 2**29, resource.RLIM_INFINITY))
+each_batch(model.decoder, pairs, 1, work)
+print(sum(sizes), max(sizes))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are set as on Linux")
+def test_the_processors_own_allocator_is_understood():
+    """A real limit on the process: 16 pairs of 256 MiB each in 1.5 GiB."""
+    found = subprocess.run(
+        [sys.executable, "-c", _SCRIPT],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parent,
+    )
+    assert found.returncode == 0, found.stderr
+    total, largest = map(int, found.stdout.split())
+    assert total == 16
+    assert largest < 6
