@@ -2,6 +2,7 @@ import dataclasses
 import json
 import warnings
 from inspect import unwrap
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,11 +11,12 @@ from tokenizers import Tokenizer, models
 from transformers import OPTConfig, OPTForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging as hf_logging
 
+from circuitlapse.attribution import attribute, patch
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models import load_model, logit_differences
+from circuitlapse.models import load_model, logit_differences, quiet
 from circuitlapse.models.families import READERS
 from circuitlapse.models.families.gpt2 import read_gpt2
-from twins_engine import random_pairs, tiny_gpt2
+from twins_engine import FAMILIES, random_pairs, tiny, tiny_gpt2
 
 
 @pytest.fixture
@@ -23,6 +25,11 @@ def directory(tmp_path):
         warnings.simplefilter("ignore")
         tiny_gpt2().save_pretrained(tmp_path)
     return tmp_path
+
+
+def assert_same_weights(ours, theirs) -> None:
+    for name, weight in theirs.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[name], weight, rtol=0, atol=0)
 
 
 def test_a_directory_loads_frozen_and_in_eval_mode(directory):
@@ -84,6 +91,60 @@ def test_broken_tokenizer_files_are_reported(directory):
     (directory / "tokenizer.json").write_text("{")
     with pytest.raises(CircuitlapseError, match=r"could not be loaded: .*Check the name"):
         load_model(directory)
+
+
+def test_sharded_files_load(tmp_path):
+    hf = tiny("llama")
+    with quiet():
+        hf.save_pretrained(tmp_path, max_shard_size="2KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) >= 3
+    assert_same_weights(load_model(tmp_path).hf, hf)
+
+
+def test_tensors_of_an_old_checkpoint_load_without_running_its_pickle(directory):
+    hf = load_model(directory).hf
+    (directory / "model.safetensors").unlink()
+    torch.save(hf.state_dict(), directory / "pytorch_model.bin")
+    assert_same_weights(load_model(directory).hf, hf)
+
+    class Evil:
+        def __reduce__(self):
+            return (Path.touch, (directory / "run",))
+
+    torch.save({"weight": Evil()}, directory / "pytorch_model.bin")
+    with pytest.raises(CircuitlapseError, match="could not be loaded"):
+        load_model(directory)
+    assert not (directory / "run").exists()
+
+
+def test_a_vocabulary_larger_than_the_tokenizer_loads(tiny_model, tmp_path):
+    """A pad token added for fine-tuning grows the vocabulary by one."""
+    model = load_model(tiny_model)
+    n = len(model.tokenizer)
+    with quiet():
+        model.hf.resize_token_embeddings(n + 1)
+        model.hf.save_pretrained(tmp_path)
+        model.tokenizer.save_pretrained(tmp_path)
+    grown = load_model(tmp_path)
+    assert (len(grown.decoder.W_E), len(grown.tokenizer)) == (n + 1, n)
+
+
+@pytest.mark.parametrize(("dtype", "share"), [("bfloat16", 0.2), ("float16", 0.02)])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_half_precision_gives_nearly_the_same(family, dtype, share):
+    hf, pairs = tiny(family, hidden_size=48), random_pairs(8, n=8)
+    single, half = load_model(hf), load_model(hf, dtype=dtype)
+    assert half.decoder.W_E.dtype == getattr(torch, dtype)
+    wanted, found = (attribute(model, pairs).mean for model in (single, half))
+    assert float((found - wanted).abs().max()) < share * float(wanted.abs().max())
+    wanted, found = (patch(model, pairs, site="resid_pre") for model in (single, half))
+    assert float((found - wanted).abs().max()) < share * float(wanted.abs().max())
+
+
+def test_an_unknown_dtype_is_refused():
+    for dtype in ("double-ish", "int8", torch.int64):
+        with pytest.raises(CircuitlapseError, match="Use float64, float32, bfloat16, float16"):
+            load_model(tiny_gpt2(), dtype=dtype)
 
 
 @pytest.mark.parametrize("name", ["/no/such/place", "./nothing", "~/nothing-here", "a/b/c"])

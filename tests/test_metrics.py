@@ -7,7 +7,7 @@ import torch
 import circuitlapse as cl
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import behaviour, load_model
-from circuitlapse.tasks import PromptPairs
+from circuitlapse.tasks import PromptPairs, logit_difference
 from circuitlapse.tasks.metrics import check_metric
 from twins_engine import Literal, random_pairs, tiny_gpt2
 
@@ -67,7 +67,7 @@ def test_attribution_follows_the_metrics_own_gradient(name):
     twin = Literal(hf)
 
     class Named(Literal):
-        def prompts(self, pairs):
+        def prompts(self, pairs) -> Any:
             for row, (clean, corrupt, _) in enumerate(super().prompts(pairs)):
                 with torch.no_grad():
                     before = twin.plain(clean)[0]
@@ -149,7 +149,7 @@ def test_a_callable_sees_the_logits_and_can_ask_for_the_prompts():
     model, pairs = load_model(tiny_gpt2()), random_pairs(2, n=7)
 
     def own(logits, pairs):
-        return cl.tasks.logit_difference(logits, pairs.answers, pairs.distractors)
+        return logit_difference(logits, pairs.answers, pairs.distractors)
 
     named = cl.patch(model, pairs, site="head_out")
     torch.testing.assert_close(cl.patch(model, pairs, metric=own, batch_size=2), named)

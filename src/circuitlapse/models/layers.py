@@ -34,6 +34,10 @@ class Norm:
         """Normalise."""
         if self.centred:
             return functional.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+        if x.dtype in (torch.float16, torch.bfloat16):
+            # As transformers rounds: a small input's norm magnifies any other rounding.
+            single = functional.rms_norm(x.float(), self.weight.shape, eps=self.eps)
+            return self.weight * single.to(x.dtype)
         return functional.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
     def standardise(

@@ -62,10 +62,11 @@ class Suffixes:
         """
         variants = final.unflatten(0, (-1, len(self.pairs)))
         if self.direction is not None:
-            return (decoder.norm(variants[:, :, 0]) * self.direction).sum(dim=-1).flatten()
+            normed = decoder.norm(variants[:, :, 0]).to(self.direction.dtype)
+            return (normed * self.direction).sum(dim=-1).flatten()
         return torch.cat(
             [
-                compute_metric(self.name, decoder.logits(one), self.pairs, self.reference)
+                compute_metric(self.name, _single(decoder.logits(one)), self.pairs, self.reference)
                 for one in variants
             ]
         )
@@ -169,12 +170,17 @@ def _suffixes(
     clean = decoder.embed(pairs.clean.gather(1, take), start)
     direction = reference = None
     if metric == "logit_diff":
-        wrong = decoder.W_U[pairs.distractors].mean(dim=1)
-        direction = decoder.W_U[pairs.answers] - wrong
+        wrong = _single(decoder.W_U[pairs.distractors]).mean(dim=1)
+        direction = _single(decoder.W_U[pairs.answers]) - wrong
     elif metric == "neg_kl":
-        reference = decoder.logits(decoder.run(clean, context))
+        reference = _single(decoder.logits(decoder.run(clean, context)))
     corrupt = decoder.embed(pairs.corrupt.gather(1, take), start)
     return Suffixes(rows.cpu(), pairs, clean, corrupt, context, metric, direction, reference)
+
+
+def _single(x: Tensor) -> Tensor:
+    """Raise half precision to single: differences of like numbers are all that metrics are."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def checked(decoder: Decoder, pairs: PromptPairs) -> PromptPairs:
