@@ -129,16 +129,18 @@ def test_a_vocabulary_larger_than_the_tokenizer_loads(tiny_model, tmp_path):
     assert (len(grown.decoder.W_E), len(grown.tokenizer)) == (n + 1, n)
 
 
-@pytest.mark.parametrize(("dtype", "share"), [("bfloat16", 0.2), ("float16", 0.02)])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_half_precision_gives_nearly_the_same(family, dtype, share):
+def test_half_precision_gives_nearly_the_same(family, dtype):
     hf, pairs = tiny(family, hidden_size=48), random_pairs(8, n=8)
+    with torch.no_grad():  # large random weights would magnify every rounding
+        for weight in hf.parameters():
+            weight.mul_(1.0 if weight.ndim == 1 else 0.4)
     single, half = load_model(hf), load_model(hf, dtype=dtype)
     assert half.decoder.W_E.dtype == getattr(torch, dtype)
-    wanted, found = (attribute(model, pairs).mean for model in (single, half))
-    assert float((found - wanted).abs().max()) < share * float(wanted.abs().max())
-    wanted, found = (patch(model, pairs, site="resid_pre") for model in (single, half))
-    assert float((found - wanted).abs().max()) < share * float(wanted.abs().max())
+    for result in (lambda model: attribute(model, pairs).mean, lambda model: patch(model, pairs)):
+        wanted, found = result(single), result(half)
+        assert float((found - wanted).norm()) < 0.05 * float(wanted.norm())
 
 
 def test_an_unknown_dtype_is_refused():
