@@ -15,6 +15,17 @@ if TYPE_CHECKING:
     from circuitlapse.config import Experiment, demo_experiment, read_experiment
     from circuitlapse.errors import CircuitlapseError
     from circuitlapse.models import Circuit, Graph, Model, load_model
+    from circuitlapse.reading import (
+        DirectAttribution,
+        RepeatScores,
+        attention_between,
+        attention_patterns,
+        copying_scores,
+        direct_logit_attribution,
+        logit_lens,
+        matching_scores,
+        repeat_scores,
+    )
     from circuitlapse.tasks import PromptPairs, Task, get_task, tokenize
 
 __version__ = "0.1.0"
@@ -26,6 +37,17 @@ _HOMES = {
     "config": ("Experiment", "demo_experiment", "read_experiment"),
     "errors": ("CircuitlapseError",),
     "models": ("Circuit", "Graph", "Model", "load_model"),
+    "reading": (
+        "DirectAttribution",
+        "RepeatScores",
+        "attention_between",
+        "attention_patterns",
+        "copying_scores",
+        "direct_logit_attribution",
+        "logit_lens",
+        "matching_scores",
+        "repeat_scores",
+    ),
     "tasks": ("PromptPairs", "Task", "get_task", "tokenize"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -34,23 +56,32 @@ __all__ = [
     "Circuit",
     "CircuitEvaluation",
     "CircuitlapseError",
+    "DirectAttribution",
     "Experiment",
     "Graph",
     "Model",
     "PromptPairs",
+    "RepeatScores",
     "Run",
     "Scores",
     "Task",
+    "attention_between",
+    "attention_patterns",
     "attribute",
+    "copying_scores",
     "demo_experiment",
+    "direct_logit_attribution",
     "evaluate_circuit",
     "faithfulness_curve",
     "get_task",
     "load_model",
     "load_run",
+    "logit_lens",
+    "matching_scores",
     "node_effects",
     "patch",
     "read_experiment",
+    "repeat_scores",
     "run_experiment",
     "tokenize",
 ]

@@ -1,0 +1,126 @@
+"""Attention patterns: from where each head takes what it moves."""
+
+import re
+
+import torch
+from torch import Tensor
+
+from circuitlapse.errors import CircuitlapseError
+from circuitlapse.models.load import Model
+from circuitlapse.reading.whole import Prompts, batches, patterns, whole
+from circuitlapse.shapes import Float, Int
+from circuitlapse.tasks.pairs import PromptPairs
+
+_PLACE = re.compile(r"(?P<name>.*?)(?P<shift>[+-]\d+)?")
+
+
+@torch.no_grad()
+def attention_patterns(
+    model: Model, prompts: Prompts, layer: int, batch_size: int | None = None
+) -> Float[Tensor, "prompts heads query key"]:
+    """Return one layer's attention weights on whole prompts.
+
+    Args:
+        model: From :func:`circuitlapse.load_model`.
+        prompts: Pairs, of which the clean prompts are read, or token ids, ``[prompts, pos]``.
+        layer: Which layer, from 0.
+        batch_size: Prompts per batch; by default as many as fit a fixed number of tokens.
+
+    Returns:
+        Weights from each query position to each key position. Every row of a real token adds up
+        to 1; rows and columns behind a prompt's end are 0.
+
+    Raises:
+        CircuitlapseError: If there is no such layer, or the model cannot run the prompts.
+    """
+    decoder = model.decoder
+    if not 0 <= layer < decoder.n_layers:
+        raise CircuitlapseError(f"the model's layers are 0 to {decoder.n_layers - 1}", got=layer)
+    pairs = whole(decoder, prompts)
+    width = pairs.clean.shape[1]
+    found = torch.zeros(len(pairs), decoder.n_heads, width, width)
+    ends = (pairs.reads().amax(dim=1) + 1).cpu()
+    for rows, tokens in batches(pairs, batch_size):
+        # The layer is the last one to be run.
+        *_, pattern = patterns(decoder, tokens, layer + 1)
+        rows, wide = rows.cpu(), tokens.shape[1]
+        real = (torch.arange(wide) < ends[rows, None])[:, None, :, None]
+        found[rows, :, :wide, :wide] = pattern.float().cpu() * real
+    return found
+
+
+def attention_between(
+    model: Model, pairs: PromptPairs, source: str, target: str, batch_size: int | None = None
+) -> Float[Tensor, "layers heads"]:
+    """Return each head's mean attention from one named position to another.
+
+    Args:
+        model: From :func:`circuitlapse.load_model`.
+        pairs: Prompts with named positions; only the clean ones are read.
+        source: Where the query stands: a name of ``pairs.positions``, such as ``END``, or a name
+            with a shift in tokens, such as ``S+1``.
+        target: Where the key stands, likewise.
+        batch_size: Prompts per batch; by default as many as fit a fixed number of tokens.
+
+    Returns:
+        Mean over prompts of the attention weight, between 0 and 1.
+
+    Raises:
+        CircuitlapseError: If there is no such position, it falls outside a prompt, or the target
+            stands to the right of the source, where no attention goes.
+    """
+    return attention_of_each(model, pairs, [(source, target)], batch_size)[0].mean(dim=-1)
+
+
+@torch.no_grad()
+def attention_of_each(
+    model: Model,
+    pairs: PromptPairs,
+    ways: list[tuple[str, str]],
+    batch_size: int | None = None,
+) -> Float[Tensor, "ways layers heads prompts"]:
+    """Return attention from one named position to another, for several such ways in one run.
+
+    See :func:`attention_between`.
+    """
+    decoder, pairs = model.decoder, whole(model.decoder, pairs)
+    places = [tuple(place(pairs, name) for name in way) for way in ways]
+    for (source, target), (query, key) in zip(ways, places, strict=True):
+        wrong = (key > query).nonzero().flatten()
+        if len(wrong):
+            raise CircuitlapseError(
+                f"{target} stands to the right of {source}, where no attention goes",
+                got=f"prompt {int(wrong[0])}",
+                fix="Exchange source and target, or leave such prompts out",
+            )
+    found = torch.empty(len(ways), decoder.n_layers, decoder.n_heads, len(pairs))
+    for rows, tokens in batches(pairs, batch_size):
+        index = torch.arange(len(rows), device=rows.device)
+        for layer, pattern in enumerate(patterns(decoder, tokens, decoder.n_layers)):
+            for way, (query, key) in enumerate(places):
+                weights = pattern[index, :, query[rows], key[rows]]
+                found[way, layer, :, rows.cpu()] = weights.T.float().cpu()
+    return found
+
+
+def place(pairs: PromptPairs, name: str) -> Int[Tensor, " prompts"]:
+    """Find a named position, perhaps with a shift such as ``S+1``, in each prompt.
+
+    Raises:
+        CircuitlapseError: If there is none, or the shift leads out of a prompt.
+    """
+    found = _PLACE.fullmatch(name)
+    if found is None or found["name"] not in pairs.positions:
+        raise CircuitlapseError(
+            "there is no such position",
+            got=name,
+            fix=f"Use one of {', '.join(pairs.positions) or 'none: these pairs name no positions'}"
+            ", or one with a shift such as END-1",
+        )
+    where = pairs.positions[found["name"]] + int(found["shift"] or 0)
+    outside = ((where < 0) | (where >= pairs.lengths)).nonzero().flatten()
+    if len(outside):
+        raise CircuitlapseError(
+            f"position {name} lies outside its prompt", got=f"prompt {int(outside[0])}"
+        )
+    return where

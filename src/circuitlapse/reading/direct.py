@@ -1,0 +1,122 @@
+"""Direct logit attribution: how much each component adds to the logit difference by itself.
+
+Elhage et al. (2021), "A mathematical framework for transformer circuits": the last residual stream
+is a sum of what the embedding, the heads and the MLPs wrote, and the logits are linear in it once
+the scale of the last normalisation is held fixed.
+"""
+
+from dataclasses import dataclass
+
+import polars as pl
+import torch
+from torch import Tensor
+
+from circuitlapse.models.context import at_reads
+from circuitlapse.models.graph import Graph
+from circuitlapse.models.load import Model
+from circuitlapse.models.prefix import Suffixes, each_batch
+from circuitlapse.shapes import Float
+from circuitlapse.tasks.pairs import PromptPairs
+
+
+@dataclass(frozen=True, eq=False)
+class DirectAttribution:
+    """Contributions to the logit difference, in logits, that add up to it for every prompt.
+
+    Attributes:
+        graph: The model's graph.
+        writers: Of the embedding, each head and each MLP, in the order of ``graph.writers``. An
+            MLP's output includes its bias, a head's the bias of its values.
+        constant: Of what no writer owns: the attentions' output biases and the bias of the last
+            normalisation.
+    """
+
+    graph: Graph
+    writers: Float[Tensor, "writers prompts"]
+    constant: Float[Tensor, " prompts"]
+
+    @property
+    def total(self) -> Float[Tensor, " prompts"]:
+        """The sum of everything: the model's logit difference."""
+        return self.writers.sum(dim=0) + self.constant
+
+    @property
+    def input(self) -> Float[Tensor, ""]:
+        """Mean contribution of the embedding."""
+        return self.writers[0].mean()
+
+    @property
+    def heads(self) -> Float[Tensor, "layers heads"]:
+        """Mean contribution of each head."""
+        return self._by_layer()[:, :-1]
+
+    @property
+    def attentions(self) -> Float[Tensor, " layers"]:
+        """Mean contribution of each layer's heads together, without the output bias."""
+        return self.heads.sum(dim=1)
+
+    @property
+    def mlps(self) -> Float[Tensor, " layers"]:
+        """Mean contribution of each layer's MLP."""
+        return self._by_layer()[:, -1]
+
+    def _by_layer(self) -> Float[Tensor, "layers components"]:
+        return self.writers[1:].mean(dim=1).unflatten(0, (-1, self.graph.n_heads + 1))
+
+    def to_frame(self) -> pl.DataFrame:
+        """List the mean contributions as (component, value); the last one is ``constant``."""
+        means = [*self.writers.mean(dim=1).tolist(), float(self.constant.mean())]
+        return pl.DataFrame(
+            {"component": [*self.graph.writers, "constant"], "value": means},
+            schema={"component": pl.String, "value": pl.Float64},
+        )
+
+
+@torch.no_grad()
+def direct_logit_attribution(
+    model: Model, pairs: PromptPairs, batch_size: int | None = None
+) -> DirectAttribution:
+    """Split the clean prompts' logit difference into what each component contributes directly.
+
+    Every component is centred (where the last normalisation is), divided by the standard deviation
+    or root mean square that the whole stream has in this very run, scaled by the norm's weights,
+    and read along the answer's row of the unembedding minus the distractors' mean row.
+
+    Args:
+        model: From :func:`circuitlapse.load_model`.
+        pairs: Prompts with one-token answers and distractors; only the clean ones are read.
+        batch_size: Pairs per batch; by default as many as fit a fixed memory budget.
+
+    Raises:
+        CircuitlapseError: If the model cannot run the pairs, or they have no logit difference.
+    """
+    decoder, graph = model.decoder, model.graph
+    writers = torch.empty(len(graph.writers), len(pairs))
+    constant = torch.empty(len(pairs))
+
+    def work(batch: Suffixes) -> None:
+        x, context, written = batch.clean, batch.context, []
+        embedded = at_reads(x, context)[:, 0]
+        for layer in range(decoder.n_layers):
+            step = decoder.step(layer, x, context)
+            x, read = step.resid_post, (step.z, step.mlp_out)
+            if not decoder.is_last(layer):
+                read = (at_reads(step.z, context), at_reads(step.mlp_out, context))
+            written.append([part[:, 0].float() for part in read])
+        wrong = decoder.W_U[batch.pairs.distractors].float().mean(dim=1)
+        direction = decoder.W_U[batch.pairs.answers].float() - wrong
+        _, inverse = decoder.norm.standardise(x[:, 0].float())
+        readout = decoder.norm.folded(direction.T).T * inverse
+        found = [(embedded.float() * readout).sum(dim=-1)[None]]
+        fixed = readout.new_zeros(len(readout))
+        for (z, mlp_out), block in zip(written, decoder.attention, strict=True):
+            by_head = torch.einsum("bd,hkd->bhk", readout, block.W_O.float())
+            found += [(z * by_head).sum(dim=-1).T, (mlp_out * readout).sum(dim=-1)[None]]
+            if block.out_bias is not None:
+                fixed += readout @ block.out_bias.float()
+        if decoder.norm.bias is not None:
+            fixed += direction @ decoder.norm.bias.float()
+        writers[:, batch.rows], constant[batch.rows] = torch.cat(found).cpu(), fixed.cpu()
+
+    each_batch(decoder, pairs, 16 * decoder.d_model, work, batch_size=batch_size)
+    return DirectAttribution(graph, writers, constant)

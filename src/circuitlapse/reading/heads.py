@@ -1,0 +1,168 @@
+"""What a head's two circuits do with a token: copy it (OV) and look for it (QK).
+
+Elhage et al. (2021) split a head into a circuit that says what attending to a token writes, and one
+that says which tokens are attended to. Both are read here on the residual stream after block 0, as
+Wang et al. (2022) do: in most models the first block is an extension of the embedding, and what
+later heads read as a token is what it has made of it.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from circuitlapse.errors import CircuitlapseError
+from circuitlapse.models.decoder import Decoder
+from circuitlapse.models.layers import Norm
+from circuitlapse.models.load import Model
+from circuitlapse.reading.attention import place
+from circuitlapse.reading.whole import after_first_block, batches, whole
+from circuitlapse.shapes import Float, Int
+from circuitlapse.tasks.pairs import PromptPairs
+
+Tokens = PromptPairs | Tensor
+_MOST_LOGITS = 2**24
+
+
+@torch.no_grad()
+def copying_scores(
+    model: Model,
+    tokens: Tokens,
+    at: Sequence[str] = (),
+    top: int = 5,
+    negative: bool = False,
+) -> Float[Tensor, "layers heads"]:
+    """Return how often a head that attends to a token writes that very token.
+
+    The residual stream after block 0 goes through the head's normalisation, W_V (with its bias) and
+    W_O, and then through the last normalisation and the unembedding (Wang et al. 2022). Attention,
+    and all that other components write, is left out. A token that is no better than one outside
+    the ``top`` does not count, so that a head which writes nothing has the score 0.
+
+    Args:
+        model: From :func:`circuitlapse.load_model`.
+        tokens: Pairs, whose clean prompts are read; or token ids, ``[tokens]``, each of which is
+            run as a prompt of its own.
+        at: With pairs, the named positions whose tokens are asked for, such as ``("IO", "S")``.
+        top: Among how many of the largest logits the token must be.
+        negative: Whether to turn the head's output round, which gives a head that writes against
+            its token a high score (the *negative name movers*).
+
+    Returns:
+        Share of the tokens, between 0 and 1.
+
+    Raises:
+        CircuitlapseError: If there is no such position, or the model cannot run the tokens.
+    """
+    decoder = model.decoder
+    ids, streams = _streams(model, tokens, at)
+    found = torch.empty(decoder.n_layers, decoder.n_heads)
+    rows = max(1, _MOST_LOGITS // len(decoder.W_U))
+    for layer, block in enumerate(decoder.attention):
+        values = _heads(decoder, block.project(streams[:, None])[2][:, 0])
+        for head in range(decoder.n_heads):
+            out = values[:, head] @ block.W_O[head]
+            out = -out if negative else out
+            n_right = 0
+            for part, wanted in zip(out.split(rows), ids.split(rows), strict=True):
+                logits = decoder.logits(part)
+                at_least = logits >= logits.gather(1, wanted[:, None])
+                n_right += int((at_least.sum(dim=1) <= top).sum())
+            found[layer, head] = n_right / len(ids)
+    return found
+
+
+@torch.no_grad()
+def matching_scores(
+    model: Model,
+    tokens: Tokens,
+    query: str = "",
+    key: str = "",
+    offset: int = 8,
+) -> Float[Tensor, "layers heads"]:
+    """Return how well a head's queries tell the key of their own token from other tokens' keys.
+
+    Queries and keys are made from the residual stream after block 0, with the head's own
+    normalisations and biases. The score of a head is the chance that a token's query has a larger
+    product with its own token's key than with another token's key (ties count half): 1 where a head
+    looks for copies, 1/2 where it does not care, 0 where it avoids them. It is the area under the
+    ROC curve of Elhage et al.'s (2021) QK circuit as a detector of its own token, and needs no
+    scale, so that heads and layers can be compared.
+
+    Args:
+        model: From :func:`circuitlapse.load_model`.
+        tokens: Different token ids, ``[tokens]``, each of which is run as a prompt of its own, so
+            that all stand at the same position and only what they are can tell them apart; or
+            pairs, whose clean prompts are read.
+        query: With pairs, the named position whose queries are used, such as ``S_again``.
+        key: With pairs, the named position of the same token whose keys are used, such as ``S``.
+        offset: By how many tokens the query stands to the right of the key, in models with rotary
+            positions; others have their positions in the stream.
+
+    Raises:
+        CircuitlapseError: If the two positions hold different tokens, all tokens are the same, or
+            the model cannot run them.
+    """
+    decoder = model.decoder
+    asked, wanting = _streams(model, tokens, (query,) if query else ())
+    held, offering = _streams(model, tokens, (key,) if key else ())
+    if not torch.equal(asked, held):
+        raise CircuitlapseError(
+            "query and key must stand at the same token",
+            got=f"{query} and {key}, which differ",
+            fix="Use the two mentions of one word, such as S_again and S",
+        )
+    other = asked[:, None] != held
+    if not bool(other.any()):
+        raise CircuitlapseError(
+            "matching needs at least two different tokens", got=f"{len(asked)} equal ones"
+        )
+    found = torch.empty(decoder.n_layers, decoder.n_heads)
+    for layer, block in enumerate(decoder.attention):
+        q = _placed(decoder, block.project(wanting[:, None])[0], block.q_norm, offset)
+        k = _placed(decoder, block.project(offering[:, None])[1], block.k_norm, 0)
+        products = torch.einsum("ihd,jhd->hij", q.float(), _heads(decoder, k).float())
+        own = products.diagonal(dim1=1, dim2=2)[:, :, None]
+        better = (own > products).float() + (own == products).float() / 2
+        found[layer] = (better * other).sum(dim=(1, 2)).cpu() / other.sum().cpu()
+    return found
+
+
+def _streams(
+    model: Model, tokens: Tokens, at: Sequence[str]
+) -> tuple[Int[Tensor, " tokens"], Float[Tensor, "tokens d_model"]]:
+    """Token ids, and the residual stream behind the first block where they stand."""
+    if isinstance(tokens, PromptPairs) != bool(at):
+        raise CircuitlapseError(
+            "pairs need the names of the positions to read, and token ids take none",
+            got=", ".join(at) or "no names",
+            fix="For example at=('IO', 'S') with pairs, and nothing with token ids",
+        )
+    if not isinstance(tokens, PromptPairs):
+        if tokens.ndim != 1:
+            raise CircuitlapseError(
+                "token ids must be a tensor with one dimension", got=tuple(tokens.shape)
+            )
+        tokens = tokens[:, None]
+    pairs = whole(model.decoder, tokens)
+    places = [place(pairs, name) for name in at] or [torch.zeros_like(pairs.lengths)]
+    where = torch.stack(places, dim=1)
+    ids = pairs.clean.gather(1, where)
+    streams = model.decoder.W_E.new_empty(*where.shape, model.decoder.d_model)
+    for rows, prompts in batches(pairs):
+        index = torch.arange(len(rows), device=rows.device)[:, None]
+        streams[rows] = after_first_block(model.decoder, prompts)[index, where[rows]]
+    return ids.flatten(), streams.flatten(0, 1)
+
+
+def _heads(decoder: Decoder, x: Float[Tensor, "tokens _ d_head"]) -> Tensor:
+    """Give each head what it may share with others, ``[tokens, heads, d_head]``."""
+    return x.repeat_interleave(decoder.n_heads // x.shape[1], dim=1)
+
+
+def _placed(decoder: Decoder, x: Tensor, norm: Norm | None, position: int) -> Tensor:
+    """Normalise and rotate one token's queries or keys, ``[tokens, 1, heads, d_head]``."""
+    x = x if norm is None else norm(x)
+    if decoder.rotary is not None:
+        x = decoder.rotary(x, torch.full((len(x), 1), position, device=x.device))
+    return x[:, 0]
