@@ -1,8 +1,9 @@
-# `make demo` and `make test` do all their set-up themselves, in .venv.
+# Every target does its own set-up: in .venv, and in .venv-peers where TransformerLens takes part.
 PYTHON ?= python3
 BIN := .venv/bin
+PEERS := .venv-peers/bin
 
-.PHONY: demo test setup lint types contracts pytest format clean
+.PHONY: demo test setup lint types contracts pytest bench parity format clean
 
 demo: setup
 	$(BIN)/circuitlapse demo
@@ -29,9 +30,23 @@ contracts: setup
 pytest: setup
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
+# Speed and memory beside Hugging Face and TransformerLens; on a quiet machine, about half an hour.
+bench: setup .venv-peers/ready
+	$(BIN)/python benchmarks/engine.py --peer-python $(PEERS)/python $(BENCH)
+
+# Logits, attributions and patches against TransformerLens.
+parity: .venv-peers/ready
+	OMP_NUM_THREADS=1 $(PEERS)/pytest tests/test_parity_transformerlens.py
+
+.venv-peers/ready: pyproject.toml constraints.txt constraints-peers.txt
+	$(PYTHON) -m venv .venv-peers
+	$(PEERS)/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints.txt --constraint constraints-peers.txt --editable '.[dev,peers]'
+	touch $@
+
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-peers
