@@ -4,7 +4,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import behaviour, load_model
@@ -16,39 +15,9 @@ from circuitlapse.reading import (
 )
 from circuitlapse.tasks.pairs import PromptPairs
 from twins_engine import FAMILIES, Literal, random_pairs, tiny, tiny_gpt2
+from twins_reading import patterns, streams
 
 families = pytest.mark.parametrize("family", FAMILIES)
-
-
-def streams(twin: Literal, tokens: Tensor) -> list[Tensor]:
-    """The residual stream before each layer, between its attention and MLP, and at the end."""
-    with torch.no_grad():
-        _, outputs = twin.plain(tokens)
-    x, found = outputs["input"], []
-    for layer, block in enumerate(twin.blocks):
-        found.append(x)
-        for head in range(twin.graph.n_heads):
-            x = x + outputs[f"a{layer}.h{head}"]
-        x = x + block.bias
-        found.append(x)
-        x = x + outputs[f"m{layer}"]
-    return [*found, x]
-
-
-def patterns(twin: Literal, tokens: Tensor) -> Tensor:
-    """Attention weights, ``[layers, heads, query, key]``."""
-    found = []
-
-    def keep(what: str, value: Tensor) -> Tensor:
-        if what == "pattern":
-            found.append(value)
-        return value
-
-    with torch.no_grad():
-        for layer, x in enumerate(streams(twin, tokens)[:-1:2]):
-            for head in range(twin.graph.n_heads):
-                twin.head(layer, head, dict.fromkeys("qkv", x), keep)
-    return torch.stack(found).unflatten(0, (-1, twin.graph.n_heads))
 
 
 @families
