@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, OPTConfig, OPTForCausalLM
 
 from circuitlapse.compare.components import component_pieces
 from circuitlapse.compare.grafts import Grafts, graft_values
@@ -17,6 +17,7 @@ from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import behaviour, load_model
 from circuitlapse.records import SCHEMAS
 from circuitlapse.tasks.pairs import PromptPairs
+from twins_engine import FAMILIES, Literal, tiny
 
 OLD, RECRUITED = ("a0.h1", "a1.h3"), ("a1.h0",)
 SIZES = dict.fromkeys(GROUPS, 10)
@@ -108,12 +109,12 @@ def test_groups_refuse_wrong_heads_and_unknown_models():
     hf.transformer.h[0].extra = torch.nn.Linear(2, 2)
     with pytest.raises(CircuitlapseError, match=r"no known component.*h\.0\.extra\.weight"):
         parameter_groups(hf, [], [])
-    llama = LlamaForCausalLM(
-        LlamaConfig(vocab_size=9, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
-                    num_attention_heads=2)
+    other = OPTForCausalLM(
+        OPTConfig(vocab_size=9, hidden_size=8, ffn_dim=8, num_hidden_layers=1,
+                  num_attention_heads=2, word_embed_proj_dim=8)
     )  # fmt: skip
-    with pytest.raises(CircuitlapseError, match=r"cannot be divided.*'llama'.*gpt2"):
-        parameter_groups(llama, [], [])
+    with pytest.raises(CircuitlapseError, match=r"cannot be divided.*'opt'.*gpt2"):
+        parameter_groups(other, [], [])
 
 
 def weights(model):
@@ -234,6 +235,32 @@ def test_shapley_gains_equal_the_mean_over_all_orders_and_sum_to_the_gain(values
     found = {group: row.gain for group, row in result.of("shapley").items()}
     assert found == pytest.approx(literal, abs=1e-9)
     assert sum(found.values()) == pytest.approx(result.gain.value, abs=1e-9)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_weights_of_a_head_change_that_head_alone(family):
+    hf = tiny(family)
+    pieces = component_pieces(hf)
+    counts = {name: torch.zeros_like(p) for name, p in hf.named_parameters()}
+    for piece in pieces:
+        counts[piece.parameter][piece.index] += 1
+    assert all(bool((count == 1).all()) for count in counts.values())
+
+    tokens = torch.tensor([3, 1, 4, 1, 5])
+    twin = Literal(hf)
+    with torch.no_grad():
+        _, before = twin.plain(tokens)
+        for node in twin.graph.nodes:
+            changed = copy.deepcopy(hf)
+            weights = dict(changed.named_parameters())
+            for piece in pieces:
+                if piece.component == node:
+                    weights[piece.parameter][piece.index] += 1
+            _, after = Literal(changed).plain(tokens)
+            layer = node[1:].split(".")[0]
+            peers = [n for n in before if n[1:].split(".")[0] == layer and n[0] == "a"]
+            moved = {n for n in {*peers, node} if not torch.allclose(before[n], after[n])}
+            assert moved == {node}
 
 
 def test_intervals_are_the_literal_joint_bootstrap():

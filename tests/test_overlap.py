@@ -124,7 +124,18 @@ def test_relabelling_moves_all_slots_of_a_head_together_and_nothing_else():
 
 def test_relabelling_refuses_heads_without_their_slot():
     with pytest.raises(CircuitlapseError, match=r"each has every slot.*'a0\.h0<k>'"):
-        relabel(["a0.h0<q>", "a0.h1<q>", "a0.h0<k>"], draw_permutations(1, 2, 3, 0))
+        relabel(["a0.h0<q>", "a0.h0<k>", "a0.h1<k>"], draw_permutations(1, 3, 3, 0))
+
+
+def test_shared_keys_are_shuffled_among_themselves_evenly():
+    names = [f"a0.h{head}<q>" for head in range(6)] + [f"a0.h{head}<k>" for head in range(3)]
+    drawn = draw_permutations(1, 6, 3000, 0)
+    rows = relabel(names, drawn)
+    np.testing.assert_array_equal(rows[:, :6], drawn[:, 0])
+    assert (np.sort(rows[:, 6:], axis=1) == [6, 7, 8]).all()
+    orders, counts = np.unique(rows[:, 6:], axis=0, return_counts=True)
+    assert len(orders) == 6
+    assert counts.min() > 400
 
 
 def conditions(seed=0, prompts=40, nodes=15, noise=0.3):

@@ -13,9 +13,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import circuitlapse as cl
 from circuitlapse.config import to_toml
+from circuitlapse.models import quiet
 from circuitlapse.pipeline import Progress
 from circuitlapse.records import SCHEMAS
 from small_run import small_experiment
+from twins_engine import tiny
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +47,23 @@ def test_the_tables_have_their_columns_and_no_nan(finished):
         assert dict(table.schema) == schema, name
         for column in table.select(pl.selectors.float()).iter_columns():
             assert not column.is_nan().any(), (name, column.name)
+
+
+@pytest.mark.parametrize("family", ["llama", "pythia"])
+def test_other_families_run_to_the_end(family, tiny_model, tmp_path):
+    """Shared keys and values, parallel blocks and weights stored the other way round."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    end = tokenizer.eos_token_id
+    hf = tiny(family, vocab_size=len(tokenizer), max_position_embeddings=48, eos_token_id=end)
+    with quiet():
+        hf.save_pretrained(tmp_path / "base")
+        tokenizer.save_pretrained(tmp_path / "base")
+    run = cl.run_experiment(small_experiment(tmp_path / "base"), tmp_path / "run")
+    arrays = run.scores(4, "ioi3")
+    slots = next(array for name, array in arrays.items() if name.startswith("edges.")).shape
+    graph = cl.load_model(run.path / "checkpoints" / "seed-0" / "step-00004").graph
+    assert slots[-2:] == graph.edges.shape
+    assert graph == cl.load_model(hf).graph
 
 
 def test_behaviour_covers_every_step_task_and_split(finished):

@@ -11,8 +11,8 @@ from typing import Any
 from circuitlapse.errors import CircuitlapseError
 
 SHARED = "shared"
-"""Component name of everything that belongs to no head and no MLP: embeddings, normalisations and
-the attention's output biases, which all heads of a layer share."""
+"""Component name of everything that belongs to no head and no MLP: embeddings, normalisations, the
+attention's output biases, which all heads share, and keys and values that several heads share."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,66 @@ def _gpt2(name: str, shape: tuple[int, ...], config: Any) -> _Parts:
         _unknown(name)
 
 
+def _gpt_neox(name: str, shape: tuple[int, ...], config: Any) -> _Parts:
+    everything = tuple(slice(0, size) for size in shape)
+    parts = name.split(".")
+    if parts[:2] != ["gpt_neox", "layers"]:
+        known = name.startswith(("gpt_neox.embed_in.", "gpt_neox.final_layer_norm.", "embed_out."))
+        known = known or name.startswith("lm_head.")
+        yield everything, SHARED if known else _unknown(name)
+        return
+    layer, module = int(parts[2]), ".".join(parts[3:])
+    if module.startswith("attention.query_key_value."):
+        # Each head's query, key and value rows lie together.
+        yield from _rows(everything, layer, config.num_attention_heads)
+    elif module == "attention.dense.weight":
+        yield from _columns(everything, layer, config.num_attention_heads)
+    elif parts[3] == "mlp":
+        yield everything, f"m{layer}"
+    elif parts[3].endswith("layernorm") or module == "attention.dense.bias":
+        yield everything, SHARED
+    else:
+        _unknown(name)
+
+
+def _llama(name: str, shape: tuple[int, ...], config: Any) -> _Parts:
+    everything = tuple(slice(0, size) for size in shape)
+    parts = name.split(".")
+    if parts[:2] != ["model", "layers"]:
+        known = name.startswith(("model.embed_tokens.", "model.norm.", "lm_head."))
+        yield everything, SHARED if known else _unknown(name)
+        return
+    layer, module = int(parts[2]), ".".join(parts[3:-1])
+    n_heads = config.num_attention_heads
+    own_keys = config.num_key_value_heads == n_heads
+    if module == "self_attn.q_proj" or (
+        module in ("self_attn.k_proj", "self_attn.v_proj") and own_keys
+    ):
+        yield from _rows(everything, layer, n_heads)
+    elif module == "self_attn.o_proj" and parts[-1] == "weight":
+        yield from _columns(everything, layer, n_heads)
+    elif parts[3] == "mlp":
+        yield everything, f"m{layer}"
+    elif parts[3].endswith("layernorm") or parts[3] == "self_attn":
+        yield everything, SHARED
+    else:
+        _unknown(name)
+
+
+def _rows(everything: tuple[slice, ...], layer: int, n_heads: int) -> _Parts:
+    """Give each head its run of rows of a weight or bias stored as [out, in]."""
+    size = everything[0].stop // n_heads
+    for head in range(n_heads):
+        yield (slice(head * size, (head + 1) * size), *everything[1:]), f"a{layer}.h{head}"
+
+
+def _columns(everything: tuple[slice, ...], layer: int, n_heads: int) -> _Parts:
+    """Give each head its run of columns of a weight stored as [out, in]."""
+    size = everything[1].stop // n_heads
+    for head in range(n_heads):
+        yield (everything[0], slice(head * size, (head + 1) * size)), f"a{layer}.h{head}"
+
+
 def _unknown(name: str) -> str:
     raise CircuitlapseError(
         "this parameter belongs to no known component",
@@ -93,4 +153,11 @@ def _unknown(name: str) -> str:
     )
 
 
-_FAMILIES: dict[str, Callable[[str, tuple[int, ...], Any], _Parts]] = {"gpt2": _gpt2}
+_FAMILIES: dict[str, Callable[[str, tuple[int, ...], Any], _Parts]] = {
+    "gpt2": _gpt2,
+    "gpt_neox": _gpt_neox,
+    "llama": _llama,
+    "mistral": _llama,
+    "qwen2": _llama,
+    "qwen3": _llama,
+}

@@ -44,10 +44,11 @@ def relabel(
 
     Returns:
         Indices into ``names``: ``values[relabel(names, p)[r]]`` holds at slot ``a{l}.h{i}<s>`` what
-        ``a{l}.h{p[r, l, i]}<s>`` held. Everything that is not a head stays.
+        ``a{l}.h{p[r, l, i]}<s>`` held. Everything that is not a head stays. Key-value heads that
+        several heads share are shuffled among themselves.
 
     Raises:
-        CircuitlapseError: If a head's new label has no such slot, as with grouped k and v heads.
+        CircuitlapseError: If a layer's heads are not all there.
     """
     index = {name: i for i, name in enumerate(names)}
     _, n_layers, n_heads = permutations.shape
@@ -57,14 +58,16 @@ def relabel(
         if match is None:
             continue
         layer, head, slot = int(match["layer"]), int(match["head"]), match["slot"] or ""
-        peers = [index.get(f"a{layer}.h{peer}{slot}", -1) for peer in range(n_heads)]
-        if layer >= n_layers or head >= n_heads or -1 in peers:
+        peers = [index[peer] for n in range(n_heads) if (peer := f"a{layer}.h{n}{slot}") in index]
+        if layer >= n_layers or head >= len(peers) or n_heads % len(peers):
             raise CircuitlapseError(
                 "heads can be shuffled within a layer only if each has every slot",
                 got=f"{name!r} among {n_layers} layers of {n_heads} heads",
-                fix="Pass all nodes of the graph; grouped k and v heads are not supported here yet",
+                fix="Pass all nodes of the graph",
             )
-        result[:, i] = np.asarray(peers)[permutations[:, layer, head]]
+        # Keys and values that heads share are fewer: the ranks of the first labels permute them.
+        ranks = permutations[:, layer, : len(peers)].argsort(axis=1).argsort(axis=1)
+        result[:, i] = np.asarray(peers)[ranks[:, head]]
     return result
 
 
