@@ -11,10 +11,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from circuitlapse.api import Run, load_run, run_experiment
     from circuitlapse.attribution import Scores, attribute, node_effects, patch
-    from circuitlapse.circuits import CircuitEvaluation, evaluate_circuit, faithfulness_curve
+    from circuitlapse.circuits import (
+        CircuitEvaluation,
+        evaluate_circuit,
+        export_circuit,
+        faithfulness_curve,
+    )
     from circuitlapse.config import Experiment, demo_experiment, read_experiment
     from circuitlapse.errors import CircuitlapseError
-    from circuitlapse.models import Circuit, Graph, Model, load_model
+    from circuitlapse.models import Circuit, Graph, Model, export_transformerlens, load_model
     from circuitlapse.reading import (
         DirectAttribution,
         RepeatScores,
@@ -33,10 +38,10 @@ __version__ = "0.1.0"
 _HOMES = {
     "api": ("Run", "load_run", "run_experiment"),
     "attribution": ("Scores", "attribute", "node_effects", "patch"),
-    "circuits": ("CircuitEvaluation", "evaluate_circuit", "faithfulness_curve"),
+    "circuits": ("CircuitEvaluation", "evaluate_circuit", "export_circuit", "faithfulness_curve"),
     "config": ("Experiment", "demo_experiment", "read_experiment"),
     "errors": ("CircuitlapseError",),
-    "models": ("Circuit", "Graph", "Model", "load_model"),
+    "models": ("Circuit", "Graph", "Model", "export_transformerlens", "load_model"),
     "reading": (
         "DirectAttribution",
         "RepeatScores",
@@ -72,6 +77,8 @@ __all__ = [
     "demo_experiment",
     "direct_logit_attribution",
     "evaluate_circuit",
+    "export_circuit",
+    "export_transformerlens",
     "faithfulness_curve",
     "get_task",
     "load_model",

@@ -6,6 +6,7 @@ from any layer, inputs per edge and gradients per head cheap; all else stays Hug
 """
 
 from circuitlapse.models.behaviour import Behaviour, behaviour, logit_differences
+from circuitlapse.models.export import export_transformerlens
 from circuitlapse.models.graph import Circuit, Graph
 from circuitlapse.models.load import Model, load_model
 from circuitlapse.models.quiet import quiet
@@ -16,6 +17,7 @@ __all__ = [
     "Graph",
     "Model",
     "behaviour",
+    "export_transformerlens",
     "load_model",
     "logit_differences",
     "quiet",
