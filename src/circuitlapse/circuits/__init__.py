@@ -7,11 +7,23 @@ from circuitlapse.circuits.evaluate import (
 )
 from circuitlapse.circuits.export import export_circuit
 from circuitlapse.circuits.faithfulness import CircuitEvaluation
+from circuitlapse.circuits.known import KnownHeads, check_heads, pairs_for
+from circuitlapse.circuits.published import IOI_HEADS
+from circuitlapse.circuits.roles import Attends, Copies, FeedsQueries, Repeats, Role
 
 __all__ = [
+    "IOI_HEADS",
+    "Attends",
     "CircuitEvaluation",
+    "Copies",
+    "FeedsQueries",
+    "KnownHeads",
+    "Repeats",
+    "Role",
+    "check_heads",
     "evaluate_circuit",
     "evaluate_circuits",
     "export_circuit",
     "faithfulness_curve",
+    "pairs_for",
 ]

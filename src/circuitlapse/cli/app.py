@@ -117,6 +117,25 @@ def report(
     typer.echo(f"Report: {build_report(run)}")
 
 
+@app.command()
+def check(
+    model: Annotated[
+        str, typer.Argument(help="gpt2, or the directory of a model of its shape: 12 x 12 heads.")
+    ],
+    prompts: Annotated[int, typer.Option(min=2, help="Prompts to test the heads on.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="Draws prompts and random tokens.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 and so on.")] = "auto",
+) -> None:
+    """Look for the published heads of indirect object identification in GPT-2 small.
+
+    Each head is tested for its role, and a table of hits and misses is printed: a known answer for
+    this software on your machine. A miss is a finding, so that the exit status is 0 either way.
+    """
+    from circuitlapse.cli.check import check_published
+
+    check_published(model, prompts, seed, device, _console())
+
+
 def _run(
     experiment: Experiment, out: Path, workers: int | None, device: str | None, dry_run: bool
 ) -> None:
@@ -125,9 +144,7 @@ def _run(
         update={key: value for key, value in changes.items() if value is not None}
     )
     experiment = experiment.model_copy(update={"compute": compute})
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=_PLAIN_WIDTH)
+    console = _console()
     if dry_run:
         from circuitlapse.pipeline.estimate import estimates
 
@@ -136,6 +153,11 @@ def _run(
     with watch(Console(stderr=True)) as listen:
         finished = run_experiment(experiment, out, listen)
     print_summary(finished, console)
+
+
+def _console() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=_PLAIN_WIDTH)
 
 
 def main() -> None:

@@ -170,7 +170,8 @@ def _or_explain(source: object, load: Callable[[], Any]) -> Any:
         raise CircuitlapseError(
             f"the model could not be loaded: {reason}",
             got=str(source),
-            fix="Check the name, the files and, for a Hub name, the network",
+            fix="Check the name and the files; without a network, give the directory of a "
+            "downloaded copy instead of a Hub name",
         ) from error
 
 

@@ -1,0 +1,179 @@
+"""Known-answer checks: are heads that were published found again, each by the test of its role?"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import polars as pl
+import torch
+from torch import Tensor
+
+from circuitlapse.attribution import patch
+from circuitlapse.circuits.roles import Role, run_tests
+from circuitlapse.errors import CircuitlapseError
+from circuitlapse.models import Behaviour, Model, behaviour, logit_differences
+from circuitlapse.shapes import Float
+from circuitlapse.tasks import Item, PromptPairs, Task, tokenize
+
+_SHARE = 10  # a tenth of all heads
+_DRAWS = 5
+
+
+@dataclass(frozen=True)
+class HeadCheck:
+    """One expected head.
+
+    Attributes:
+        role: Name of its role.
+        node: The head, such as ``a9.h9``.
+        values: What each of the role's tests gives for it.
+        rank: Its place among all heads of the model by the product of the tests; 1 is the best.
+        allowed: The last place that counts.
+        hit: Whether its place counts, and each test reaches its own minimum.
+    """
+
+    role: str
+    node: str
+    values: tuple[float, ...]
+    rank: int
+    allowed: int
+    hit: bool
+
+
+@dataclass(frozen=True, eq=False)
+class KnownHeads:
+    """The outcome of a check.
+
+    Attributes:
+        roles: What was expected.
+        heads: Every expected head, by role.
+        effects: Exact effect of giving each head its corrupt output, in logits, as ``patch`` gives.
+        behaviour: How the model answers the prompts.
+        clean: Mean logit difference on the clean prompts.
+        corrupt: The same on the corrupt ones.
+    """
+
+    roles: tuple[Role, ...]
+    heads: tuple[HeadCheck, ...]
+    effects: Float[Tensor, "layers heads"]
+    behaviour: Behaviour
+    clean: float
+    corrupt: float
+
+    @property
+    def n_hits(self) -> int:
+        """How many of the expected heads were found."""
+        return sum(check.hit for check in self.heads)
+
+    def roles_of(self, node: str) -> tuple[str, ...]:
+        """Names of the roles in which a head is expected."""
+        return tuple(check.role for check in self.heads if check.node == node)
+
+    def top(self, n: int = 10) -> list[tuple[str, float]]:
+        """Return the heads with the largest effects in absolute value, and their effects."""
+        order = self.effects.abs().flatten().argsort(descending=True, stable=True)[:n]
+        width = self.effects.shape[1]
+        return [
+            (f"a{index // width}.h{index % width}", float(self.effects.flatten()[index]))
+            for index in order.tolist()
+        ]
+
+    def to_frame(self) -> pl.DataFrame:
+        """List the expected heads as (role, node, tests, rank, allowed, hit)."""
+        tests = {role.name: role.tests for role in self.roles}
+        return pl.DataFrame(
+            [
+                {
+                    "role": check.role,
+                    "node": check.node,
+                    "tests": ", ".join(
+                        f"{test} {value:.2f}"
+                        for test, value in zip(tests[check.role], check.values, strict=True)
+                    ),
+                    "rank": check.rank,
+                    "allowed": check.allowed,
+                    "hit": check.hit,
+                }
+                for check in self.heads
+            ]
+        )
+
+
+def check_heads(
+    model: Model, pairs: PromptPairs, roles: Sequence[Role], seed: int = 0
+) -> KnownHeads:
+    """Look for expected heads among all heads of a model.
+
+    A head's score for a role is the product of the role's tests, negative ones counting as 0. It is
+    a hit where it comes among the first tenth of all the model's heads (or twice as many as the
+    role has, if that is more) and passes the minimum of every test: of heads chosen blindly about
+    one in ten would have the rank, and few of these the minima.
+
+    Args:
+        model: From :func:`circuitlapse.load_model`.
+        pairs: Prompts with the positions that the tests name.
+        roles: The expected heads, such as :data:`circuitlapse.circuits.IOI_HEADS`.
+        seed: Draws the random tokens of the tests that use some.
+
+    Raises:
+        CircuitlapseError: If the model has no such heads, or the pairs no such positions.
+    """
+    graph, n_all = model.graph, model.graph.n_layers * model.graph.n_heads
+    for role in roles:
+        for layer, head in role.heads:
+            if layer >= graph.n_layers or head >= graph.n_heads:
+                raise CircuitlapseError(
+                    f"the model has no head a{layer}.h{head}, which is expected as {role.name}",
+                    got=f"{graph.n_layers} layers of {graph.n_heads} heads",
+                    fix="Check the model that the heads were published for, or one made from it",
+                )
+    found = run_tests(model, pairs, [test for role in roles for test in role.tests], seed)
+    heads = []
+    for role in roles:
+        values = torch.stack([found[test] for test in role.tests])
+        score = values.clamp(min=0).prod(dim=0)
+        allowed = min(n_all, max(2 * len(role.heads), n_all // _SHARE))
+        for layer, head in role.heads:
+            own = values[:, layer, head].tolist()
+            rank = 1 + int((score > score[layer, head]).sum())
+            passes = all(
+                value > 0 and value >= test.at_least
+                for value, test in zip(own, role.tests, strict=True)
+            )
+            node = f"a{layer}.h{head}"
+            heads.append(
+                HeadCheck(role.name, node, tuple(own), rank, allowed, passes and rank <= allowed)
+            )
+    clean, corrupt = (float(side.mean()) for side in logit_differences(model, pairs))
+    effects = patch(model, pairs, site="head_out")
+    shown = behaviour(model, pairs)
+    return KnownHeads(tuple(roles), tuple(heads), effects, shown, clean, corrupt)
+
+
+def pairs_for(model: Model, task: Task, corruption: str, n: int, seed: int = 0) -> PromptPairs:
+    """Draw prompts of a task whose names the model's tokenizer has as single tokens.
+
+    Raises:
+        CircuitlapseError: If the model has no tokenizer, or too few prompts can be used.
+    """
+    if model.tokenizer is None:
+        raise CircuitlapseError(
+            "the model has no tokenizer, so that no prompts can be written for it",
+            fix="Save its tokenizer beside it with tokenizer.save_pretrained",
+        )
+    usable: dict[str, Item] = {}
+    reason = ""
+    for draw in range(_DRAWS):
+        for item in task.items("test", n, seed + draw):
+            try:
+                tokenize([item], model.tokenizer, corruption)
+            except CircuitlapseError as error:
+                reason = str(error)
+            else:
+                usable[item.prompt] = item
+        if len(usable) >= n:
+            return tokenize(list(usable.values())[:n], model.tokenizer, corruption)
+    raise CircuitlapseError(
+        f"too few prompts of {task.name} suit the model's tokenizer: {reason}",
+        got=f"{len(usable)} of {n}",
+        fix="Ask for fewer prompts",
+    )
