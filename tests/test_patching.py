@@ -13,9 +13,12 @@ from circuitlapse.attribution import attribute, node_effects, patch
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import load_model
 from circuitlapse.tasks.pairs import PromptPairs
-from twins_engine import random_pairs, tiny_gpt2
+from twins_engine import FAMILIES, Literal, random_pairs, tiny, tiny_gpt2
 
 SITES = ("head_out", "mlp_out", "attn_out", "resid_pre")
+INSIDE = ("head_q", "head_k", "head_v", "head_pattern")
+EVERY = [(site, False) for site in (*SITES, *INSIDE)]
+EVERY += [(site, True) for site in ("head_out", *INSIDE)]
 
 
 @contextmanager
@@ -53,12 +56,18 @@ class HookTwin:
         return (slice(None), index)
 
     def metric(self, tokens: Tensor, pairs: PromptPairs, row: int) -> float:
-        logits = self.hf(tokens[None]).logits[0, -1]
-        return float(logits[pairs.answers[row]] - logits[pairs.distractors[row]].mean())
+        logits = self.hf(tokens[None]).logits[0]
+        if pairs.continuations.shape[1]:
+            given, real = pairs.answer_tokens()
+            logs, length = logits.log_softmax(dim=-1), int(pairs.lengths[row])
+            n = int(real[row].sum())
+            return sum(float(logs[length - 1 + i, given[row, i]]) for i in range(n))
+        last = logits[-1]
+        return float(last[pairs.answers[row]] - last[pairs.distractors[row]].mean())
 
     @torch.no_grad()
     def effect(self, pairs, row, site, layer, index, direction="noising") -> float:
-        length = int(pairs.lengths[row])
+        length = int(pairs.reads()[row].max()) + 1
         clean, corrupt = pairs.clean[row, :length], pairs.corrupt[row, :length]
         base, source = (clean, corrupt) if direction == "noising" else (corrupt, clean)
         module, before = self.place(site, layer)
@@ -107,6 +116,91 @@ def _twin_sweep(hf, pairs: PromptPairs, site: str, direction: str) -> Tensor:
     return result
 
 
+class LiteralSweep(Literal):
+    """Patching in the model written down edge by edge: one float64 run per number."""
+
+    def keep(self, tokens: Tensor) -> dict[tuple[str, int, int], Tensor]:
+        """What a plain run computes: writers' outputs, and heads' q, k, v and pattern."""
+        self.kept, self.put = {}, {}
+        _, outputs = self.plain(tokens)
+        return {(name, 0, 0): value for name, value in outputs.items()} | self.kept
+
+    def head(self, layer, head, x, change=lambda _, value: value):
+        def through(what: str, value: Tensor) -> Tensor:
+            which = self.graph.kv_head(head) if what in "kv" else head
+            self.kept[what, layer, which] = value
+            part, new = self.put.get((what, layer, which), (slice(0, 0), value))
+            value = value.clone()
+            value[part] = new[part]
+            return value
+
+        return super().head(layer, head, x, through)
+
+    def patched(self, tokens: Tensor, source, site: str, layer: int, slot: int, part) -> Tensor:
+        """The last logits with one activation of ``source`` put in."""
+        graph, first = self.graph, self.graph.n_before_attention(layer)
+        self.put, swapped = {}, range(0)
+        if site in INSIDE:
+            what = site.removeprefix("head_")
+            self.put = {(what, layer, slot): (part, source[what, layer, slot])}
+        elif site == "resid_pre":
+            swapped = range(first)
+        elif site == "attn_out":
+            swapped = range(first, first + graph.n_heads)
+        else:
+            node = first + (graph.n_heads if site == "mlp_out" else slot)
+            swapped = range(node, node + 1)
+        # The stream's new value is for what comes behind it, not for what made it.
+        after = graph.attention_readers(layer).start if site == "resid_pre" else 0
+
+        def reading(reader: str, outputs: dict[str, Tensor]) -> Tensor:
+            total = torch.zeros_like(outputs["input"])
+            for writer, (name, value) in enumerate(outputs.items()):
+                value = value.clone()
+                if writer in swapped and graph.readers.index(reader) >= after:
+                    value[part] = source[name, 0, 0][part]
+                total += value
+            return total
+
+        return self.run(self.embed(tokens), reading)[0]
+
+
+def _literal_sweep(hf, pairs: PromptPairs, site: str, direction: str, per_position: bool) -> Tensor:
+    twin = LiteralSweep(hf)
+    graph, of_heads = twin.graph, site.startswith("head")
+    n_slots = graph.n_slots("k" if site in ("head_k", "head_v") else "q") if of_heads else 1
+    by_position = per_position or not of_heads
+    longest = int(pairs.lengths.max()) if by_position else 1
+    effects = torch.full((len(pairs), graph.n_layers, n_slots, longest), torch.nan)
+    for row, (clean, corrupt, metric) in enumerate(twin.prompts(pairs)):
+        base, source = (clean, corrupt) if direction == "noising" else (corrupt, clean)
+        activations = twin.keep(source)
+        before = metric(twin.plain(clean)[0])
+        for layer in range(graph.n_layers):
+            for slot in range(n_slots):
+                for position in range(len(clean) if by_position else 1):
+                    part = slice(position, position + 1) if by_position else slice(None)
+                    logits = twin.patched(base, activations, site, layer, slot, part)
+                    effects[row, layer, slot, position] = float(before - metric(logits))
+    mean = effects.nanmean(dim=0)
+    mean = mean if by_position else mean[..., 0]
+    return mean if of_heads else mean[:, 0]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("site", "per_position"), EVERY)
+def test_every_site_is_the_literal_one(family, site, per_position, monkeypatch):
+    hf, pairs = tiny(family), random_pairs(4, n=2, longest=4)
+    monkeypatch.setattr("circuitlapse.attribution.tails._PART_FLOATS", 1)
+    turn = list(FAMILIES).index(family) + EVERY.index((site, per_position))
+    direction = "noising" if turn % 2 else "denoising"
+    ours = patch(load_model(hf), pairs, site, direction, per_position=per_position)
+    twin = _literal_sweep(hf, pairs, site, direction, per_position)
+    assert float(twin.abs().max()) > 0.005
+    torch.testing.assert_close(ours, twin, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("direction", ["noising", "denoising"])
 @pytest.mark.parametrize("site", SITES)
 def test_sweeps_are_those_of_hooks_on_transformers(site, direction):
@@ -131,20 +225,41 @@ def test_node_effects_are_those_of_hooks_on_transformers(seed, n, size, layers):
         torch.testing.assert_close(ours[row], torch.tensor(expected), rtol=1e-4, atol=1e-4)
 
 
-@settings(max_examples=10)
-@given(st.integers(0, 1000), st.integers(1, 6), st.sampled_from(SITES))
-def test_sweeps_do_not_depend_on_batches(seed, size, site):
-    model, pairs = load_model(tiny_gpt2(seed)), random_pairs(seed, 6)
-    whole = patch(model, pairs, site, "denoising")
+@pytest.mark.parametrize("site", SITES)
+def test_answers_of_several_tokens_are_read_at_all_of_them(site):
+    hf, pairs = tiny_gpt2(1), random_pairs(3, n=4, longest=6)
+    index = torch.arange(6)
+    pairs = PromptPairs.from_tensors(
+        pairs.clean, pairs.corrupt, torch.tensor([[3, 4, 5], [6, -1, -1], [7, 8, -1], [1, 1, 1]]),
+        attention_mask=(index < pairs.lengths[:, None]).long(),
+    )  # fmt: skip
+    ours = patch(load_model(hf), pairs, site, "denoising", "log_prob")
     torch.testing.assert_close(
-        patch(model, pairs, site, "denoising", batch_size=size), whole, rtol=1e-4, atol=1e-5
+        ours, _twin_sweep(hf, pairs, site, "denoising"), rtol=1e-4, atol=1e-4
     )
+
+
+@settings(max_examples=10)
+@given(
+    st.integers(0, 1000), st.integers(1, 4), st.sampled_from(EVERY),
+    st.sampled_from(list(FAMILIES)), st.sampled_from([1, 200, 2000]),
+)  # fmt: skip
+def test_sweeps_do_not_depend_on_batches(seed, size, which, family, part):
+    model, pairs = load_model(tiny(family)), random_pairs(seed, 4, 6)
+    site, per_position = which
+    whole = patch(model, pairs, site, "denoising", per_position=per_position)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("circuitlapse.attribution.tails._PART_FLOATS", part)
+        torch.testing.assert_close(
+            patch(model, pairs, site, "denoising", batch_size=size, per_position=per_position),
+            whole, rtol=1e-5, atol=1e-5,
+        )  # fmt: skip
 
 
 def test_many_variants_are_split_and_joined(monkeypatch):
     model, pairs = load_model(tiny_gpt2()), random_pairs(0)
     whole = node_effects(model, pairs)
-    monkeypatch.setattr("circuitlapse.attribution.patching._PART_FLOATS", 1)
+    monkeypatch.setattr("circuitlapse.attribution.tails._PART_FLOATS", 1)
     torch.testing.assert_close(node_effects(model, pairs), whole)
 
 
@@ -188,7 +303,19 @@ def test_gradient_totals_and_exact_effects_agree_in_kind():
 def test_unknown_sites_and_directions_are_refused():
     unchecked: Any = unwrap(patch)
     model, pairs = load_model(tiny_gpt2()), random_pairs(0)
-    with pytest.raises(CircuitlapseError, match=r"no such site .*'head'.*head_out, mlp_out"):
+    with pytest.raises(
+        CircuitlapseError, match=r"no such site .*'head'.*resid_pre, .*head_pattern"
+    ):
         unchecked(model, pairs, "head")
     with pytest.raises(CircuitlapseError, match=r"noising or denoising \(got 'up'\)"):
         unchecked(model, pairs, "head_out", "up")
+    with pytest.raises(CircuitlapseError, match=r"sites of heads \(got 'mlp_out'\).*leave per_pos"):
+        patch(model, pairs, "mlp_out", per_position=True)
+
+
+@pytest.mark.parametrize(("site", "per_position"), EVERY)
+def test_prompts_that_do_not_differ_have_no_effects(site, per_position):
+    pairs = random_pairs(0)
+    pairs = PromptPairs.from_tensors(pairs.clean, pairs.clean, pairs.answers, pairs.distractors)
+    effects = patch(load_model(tiny_gpt2()), pairs, site, per_position=per_position)
+    torch.testing.assert_close(effects, torch.zeros_like(effects), rtol=0, atol=1e-5)

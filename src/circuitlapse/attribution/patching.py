@@ -1,15 +1,26 @@
 """Exact activation patching: run one prompt with an activation of its partner put in.
 
-Every number is a real forward pass with one activation replaced, never an estimate. Runs restart at
-the patched layer from the cached residual stream, on the columns from the first differing token on,
-and all patches of one layer ride in one batch.
+Every number is a real forward pass with one activation replaced, never an estimate (Vig et al.
+2020; Meng et al. 2022; Zhang and Nanda 2024 on its use and its two directions). The modules beside
+this one say what a patch changes in its layer (``sites``) and how its run goes on (``tails``).
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from circuitlapse.attribution.sites import (
+    SHARED,
+    HeadSite,
+    Site,
+    StreamSite,
+    head_changes,
+    n_slots,
+    shared_changes,
+    single_values,
+)
+from circuitlapse.attribution.tails import Tail, each_tail
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models.decoder import Decoder, Step
 from circuitlapse.models.load import Model
@@ -18,10 +29,7 @@ from circuitlapse.shapes import Float
 from circuitlapse.tasks.metrics import Metric
 from circuitlapse.tasks.pairs import PromptPairs
 
-Site = Literal["head_out", "mlp_out", "attn_out", "resid_pre"]
 Direction = Literal["noising", "denoising"]
-_PART_FLOATS = 2**18
-_SITES = ("head_out", "mlp_out", "attn_out", "resid_pre")
 
 
 @torch.no_grad()
@@ -50,10 +58,12 @@ def node_effects(
         clean = decoder.trace(batch.clean, batch.context)
         corrupt = decoder.trace(batch.corrupt, batch.context)
         before = batch.metric(decoder, clean[-1].resid_post)
-        for layer in range(graph.n_layers):
-            heads = _head_variants(decoder, layer, clean, corrupt)
-            mlp = clean[layer].resid_post + (corrupt[layer].mlp_out - clean[layer].mlp_out)
-            after = _metric(decoder, batch, layer + 1, torch.cat([heads, mlp[None]]))
+        whole = Tail.at(decoder, batch, clean)
+        for layer, (ours, theirs) in enumerate(zip(clean, corrupt, strict=True)):
+            heads = head_changes(decoder, "head_out", layer, ours, theirs, batch.context)
+            mlp = ours.resid_post + (theirs.mlp_out - ours.mlp_out)
+            final = decoder.run(mlp, batch.context, layer + 1)
+            after = torch.cat([whole.after_attention(layer, heads), whole.metric(final[None])])
             effects[batch.rows, layer] = (before - after).T.float().cpu()
 
     each_batch(
@@ -70,139 +80,149 @@ def patch(
     direction: Direction = "noising",
     metric: Metric = "logit_diff",
     batch_size: int | None = None,
-) -> Float[Tensor, "layers _"]:
+    *,
+    per_position: bool = False,
+) -> Float[Tensor, "layers ..."]:
     """Sweep one kind of activation over the model, exactly.
 
     Args:
         model: From :func:`circuitlapse.load_model`.
         pairs: Clean and corrupt prompts with their metric.
-        site: What is patched: a head's output at all positions (``head_out``), or at one position
-            the attention's output (``attn_out``), the MLP's output (``mlp_out``) or the residual
-            stream before a block (``resid_pre``).
+        site: What is patched. At one position: the residual stream before a block
+            (``resid_pre``), what the attention adds to it (``attn_out``) or what the MLP adds
+            (``mlp_out``). In one head, at all positions unless ``per_position``: its output
+            (``head_out``), its query, key or value as projected (``head_q``, ``head_k``,
+            ``head_v``), or its attention weights (``head_pattern``). Where heads share keys and
+            values, ``head_k`` and ``head_v`` go through the key-value heads: those are the
+            activations there are, and a patch reaches all heads that use one.
         direction: ``noising`` puts corrupt activations into the clean run: a large result means
             that the activation is needed. ``denoising`` puts clean activations into the corrupt
             run: a result well below clean − corrupt means that the activation helps by itself.
         metric: See :mod:`circuitlapse.tasks.metrics`.
-        batch_size: Pairs per batch; by default as many as fit a fixed memory budget.
+        batch_size: Pairs per batch; by default as many as fit a fixed memory budget. It does not
+            change the result.
+        per_position: For head sites, patch one position at a time: the one the head writes to
+            (``head_out``), asks from (``head_q``, ``head_pattern``) or looks at (``head_k``,
+            ``head_v``).
 
     Returns:
-        Mean clean metric minus patched metric, in logits: ``[layer, head]`` for ``head_out``, else
-        ``[layer, position]``, where the mean is over the prompts that are so long.
+        Mean clean metric minus patched metric, in the metric's unit (logits): ``[layer,
+        position]``, ``[layer, head]`` or ``[layer, head, position]``, with key-value heads for
+        ``head_k`` and ``head_v``. At a position the mean is over the prompts that are so long.
+        What reaches no logit has exactly the effect of no patch: left of the first differing
+        token, and in the last layer where nothing is read.
 
     Raises:
-        CircuitlapseError: If site or direction is unknown, or the model cannot run the pairs.
+        CircuitlapseError: If site or direction is unknown, ``per_position`` is asked of a site
+            without heads, or the model cannot run the pairs.
     """
-    if site not in _SITES:
-        raise CircuitlapseError(
-            "there is no such site to patch", got=site, fix=f"Use one of {', '.join(_SITES)}"
-        )
-    if direction not in ("noising", "denoising"):
-        raise CircuitlapseError(
-            "direction must be noising or denoising",
-            got=direction,
-            fix="noising puts corrupt activations into the clean run, denoising the reverse",
-        )
-    decoder, graph = model.decoder, model.graph
-    by_head, lengths = site == "head_out", pairs.lengths.cpu()
-    width = graph.n_heads if by_head else int(lengths.max())
-    effects = torch.zeros(len(pairs), graph.n_layers, width, dtype=torch.float64)
+    _check(site, direction, per_position)
+    decoder, graph, lengths = model.decoder, model.graph, pairs.lengths.cpu()
+    of_heads = site in get_args(HeadSite)
+    by_position = per_position or not of_heads
+    shape = (
+        graph.n_layers,
+        n_slots(graph, site) if of_heads else 1,
+        int(lengths.max()) if by_position else 1,
+    )
+    sums = torch.zeros(shape, dtype=torch.float64)
 
     def work(batch: Suffixes) -> None:
         clean = decoder.trace(batch.clean, batch.context)
         corrupt = decoder.trace(batch.corrupt, batch.context)
         base, source = (clean, corrupt) if direction == "noising" else (corrupt, clean)
         before = batch.metric(decoder, clean[-1].resid_post)
-        # Left of the first difference, and wherever nothing is read, a patch changes nothing.
-        unpatched = before - batch.metric(decoder, base[-1].resid_post)
-        rows, context = batch.rows, batch.context
-        effects[rows] = unpatched[:, None, None].double().cpu()
-        for layer in range(graph.n_layers):
-            first, variants = _variants(decoder, site, layer, base, source)
-            after = (before - _metric(decoder, batch, first, variants)).T.double().cpu()
-            if by_head:
-                effects[rows, layer] = after
-                continue
-            # The last layer's attention and MLP matter where logits are read only.
-            at_reads = decoder.is_last(layer) and site != "resid_pre"
-            place = context.positions(batch.clean.shape[1], at_reads).cpu()
-            place = place.expand(len(rows), -1)
-            real = place < batch.pairs.lengths[:, None].cpu()
-            index = rows[:, None].expand(-1, place.shape[1])
-            effects[index[real], layer, place[real]] = after[real]
+        unpatched = batch.metric(decoder, base[-1].resid_post)
+        if not by_position:
+            effects = before - _by_head(decoder, site, batch, base, source)
+            sums.add_(effects.double().sum(dim=-1, keepdim=True).cpu())
+            return
+        after = unpatched.expand(*shape[:2], batch.clean.shape[1], -1).clone()
+        _fill_by_position(after, decoder, site, batch, base, source)
+        effects = (before - unpatched).double().cpu().expand(*shape, -1).clone()
+        # Columns begin at each prompt's first difference, and may be padding or the answer's.
+        place = batch.context.positions(batch.clean.shape[1], False).cpu()
+        place = place.expand(len(before), -1)
+        row, column = (place < lengths[batch.rows, None]).nonzero().unbind(dim=1)
+        effects[:, :, place[row, column], row] = (before - after).double().cpu()[:, :, column, row]
+        real = torch.arange(shape[2])[:, None] < lengths[batch.rows]
+        sums.add_((effects * real).sum(dim=-1))
 
     each_batch(
         decoder, pairs, _floats_per_token(decoder), work, metric=metric, batch_size=batch_size
     )
-    if by_head:
-        return effects.mean(dim=0).float()
-    real = (torch.arange(width) < lengths[:, None])[:, None]
-    return ((effects * real).sum(dim=0) / real.sum(dim=0)).float()
+    if not by_position:
+        return (sums / len(pairs)).squeeze(2).float()
+    means = (sums / (torch.arange(shape[2]) < lengths[:, None]).sum(dim=0)).float()
+    return means if of_heads else means.squeeze(1)
 
 
-def _variants(
-    decoder: Decoder, site: Site, layer: int, base: list[Step], source: list[Step]
-) -> tuple[int, Float[Tensor, "variants batch pos d_model"]]:
-    """Residual streams with one activation of ``layer`` replaced, and the layer that reads them."""
-    ours, theirs = base[layer], source[layer]
-    if site == "head_out":
-        return layer + 1, _head_variants(decoder, layer, base, source)
-    if site == "attn_out":
-        change = theirs.attn_out - ours.attn_out
-        return layer + 1, _after_attention(decoder, layer, ours, _by_position(change))
-    if site == "mlp_out":
-        return layer + 1, ours.resid_post + _by_position(theirs.mlp_out - ours.mlp_out)
-    return layer, ours.resid_pre + _by_position(theirs.resid_pre - ours.resid_pre)
+def _check(site: str, direction: str, per_position: bool) -> None:
+    sites = (*get_args(StreamSite), *get_args(HeadSite))
+    if site not in sites:
+        raise CircuitlapseError(
+            "there is no such site to patch", got=site, fix=f"Use one of {', '.join(sites)}"
+        )
+    if direction not in get_args(Direction):
+        raise CircuitlapseError(
+            "direction must be noising or denoising",
+            got=direction,
+            fix="noising puts corrupt activations into the clean run, denoising the reverse",
+        )
+    if per_position and site not in get_args(HeadSite):
+        raise CircuitlapseError(
+            "per_position is for the sites of heads",
+            got=site,
+            fix=f"{site} is patched by position as it is: leave per_position out",
+        )
 
 
-def _head_variants(
-    decoder: Decoder, layer: int, base: list[Step], source: list[Step]
-) -> Float[Tensor, "heads batch pos d_model"]:
-    """Residual streams behind a layer with each of its heads in turn taken from ``source``."""
-    change = source[layer].z - base[layer].z
-    out = torch.bmm(change.flatten(0, 1).transpose(0, 1), decoder.attention[layer].W_O)
-    return _after_attention(decoder, layer, base[layer], out.unflatten(1, change.shape[:2]))
-
-
-def _after_attention(
-    decoder: Decoder, layer: int, ours: Step, change: Float[Tensor, "variants batch pos d_model"]
-) -> Float[Tensor, "variants batch pos d_model"]:
-    """Residual streams behind a layer whose attention adds so much more; overwrites ``change``."""
-    if decoder.parallel:
-        return change.add_(ours.resid_post)
-    mid = change.add_(ours.resid_mid)
-    return torch.cat([part + decoder.mlp[layer](part) for part in _parts(mid)])
-
-
-def _by_position(
-    change: Float[Tensor, "batch pos d_model"],
-) -> Float[Tensor, "pos batch pos d_model"]:
-    """The change at one position and nothing elsewhere, for each position."""
-    width = change.shape[1]
-    variants = change.new_zeros(width, *change.shape)
-    index = torch.arange(width, device=change.device)
-    variants[index, :, index] = change.transpose(0, 1)
-    return variants
-
-
-def _metric(
-    decoder: Decoder,
-    batch: Suffixes,
-    layer: int,
-    variants: Float[Tensor, "variants batch pos d_model"],
-) -> Float[Tensor, "variants batch"]:
-    """Run all variants from ``layer`` on and read their metric."""
+def _by_head(
+    decoder: Decoder, site: Site, batch: Suffixes, base: list[Step], source: list[Step]
+) -> Float[Tensor, "layers slots batch"]:
+    """Return the metric with each head's activation patched at all positions."""
+    whole = Tail.at(decoder, batch, base)
     after = []
-    for part in _parts(variants):
-        final = decoder.run(part.flatten(0, 1), batch.context, layer)
-        after.append(batch.metric(decoder, final).unflatten(0, (len(part), -1)))
-    return torch.cat(after)
+    for layer, (ours, theirs) in enumerate(zip(base, source, strict=True)):
+        change = head_changes(decoder, site, layer, ours, theirs, batch.context)
+        after.append(whole.after_attention(layer, change))
+    return torch.stack(after)
 
 
-def _parts(variants: Tensor) -> tuple[Tensor, ...]:
-    """Split variants so that one part's hidden activations stay near the processor's cache."""
-    return variants.split(max(1, _PART_FLOATS // variants[0].numel()))
+def _fill_by_position(
+    after: Float[Tensor, "layers slots columns batch"],
+    decoder: Decoder,
+    site: Site,
+    batch: Suffixes,
+    base: list[Step],
+    source: list[Step],
+) -> None:
+    """Write down the metric with each activation patched at one column, where that matters."""
+    context, last = batch.context, decoder.n_layers - 1
+    for columns, tail in each_tail(decoder, batch, base):
+        where = slice(columns.start, columns.stop)
+        for layer, theirs in enumerate(source):
+            if site in SHARED:
+                change = shared_changes(site, layer, theirs, tail, columns)
+                metric = tail.after_attention(layer, change.flatten(0, 1))
+                after[layer, :, where] = metric.unflatten(0, change.shape[:2])
+            elif layer < last or site == "resid_pre":
+                reader, values = single_values(
+                    decoder, site, layer, base[layer], theirs, context, where
+                )
+                after[layer, :, where] = tail.replaced(reader, columns, values)
+    if site in SHARED or site == "resid_pre":
+        return
+    # What the last layer adds matters where logits are read only, and for each read by itself.
+    _, values = single_values(decoder, site, last, base[last], source[last], context)
+    whole = Tail.at(decoder, batch, base)
+    rows = torch.arange(len(batch.rows), device=values.device)
+    for column in context.reads.unbind(dim=1):
+        here = (context.reads == column[:, None])[..., None]
+        final = torch.where(here, values, base[last].resid_post)
+        after[last][:, column, rows] = whole.metric(final)
 
 
 def _floats_per_token(decoder: Decoder) -> int:
-    """Two traces, all variants of a layer, and one part's run."""
-    return decoder.d_model * (2 * 12 * decoder.n_layers + 3 * decoder.n_heads + 16)
+    """Two traces and a past of keys and values, all variants of a layer, and one part's run."""
+    return decoder.d_model * (2 * 13 * decoder.n_layers + 3 * decoder.n_heads + 16)

@@ -57,6 +57,37 @@ class Context:
             self._masks[key] = mask.masked_fill_(~seen, -torch.inf)[:, None]
         return self._masks[key]
 
+    def beyond(self, columns: tuple[tuple[Tensor, Tensor], ...]) -> "Context":
+        """The context of the columns behind the first few, whose keys and values are now past.
+
+        A prompt that is read only among those few is read at the first column left, where nothing
+        of use stands.
+
+        Args:
+            columns: Keys (in place) and values of the first columns, ``[batch, columns, kv_heads,
+                d_head]``, per layer.
+        """
+        first = columns[0][0].shape[1]
+        if first == 0:
+            return self
+        start = torch.zeros_like(self.reads[:, 0]) if self.start is None else self.start
+        past = columns
+        if self.past:
+            # Each prompt's columns follow at once upon what it sees of the past.
+            where = start[:, None] + torch.arange(first, device=start.device)
+            rows = torch.arange(len(start), device=start.device)[:, None]
+            past = tuple(
+                (_written(old[0], new[0], rows, where), _written(old[1], new[1], rows, where))
+                for old, new in zip(self.past, columns, strict=True)
+            )
+        return Context((self.reads - first).clamp(min=0), start + first, past)
+
+
+def _written(past: Tensor, new: Tensor, rows: Tensor, where: Tensor) -> Tensor:
+    longer = torch.cat([past, torch.zeros_like(new)], dim=1)
+    longer[rows, where] = new
+    return longer
+
 
 def at_reads(x: Tensor, context: Context) -> Tensor:
     """Take the columns where logits are read, ``[batch, pos, …]`` to ``[batch, reads, …]``.

@@ -178,6 +178,18 @@ class Decoder:
         A separate node for the MLP's input lets its gradient be told from that of the stream.
         """
         q, k, v = self.attention[layer].project(x)
+        return self.finish(layer, x, q, k, v, context)
+
+    def finish(
+        self,
+        layer: int,
+        x: Float[Tensor, "batch pos d_model"],
+        q: Float[Tensor, "batch pos heads d_head"],
+        k: Float[Tensor, "batch pos kv_heads d_head"],
+        v: Float[Tensor, "batch pos kv_heads d_head"],
+        context: Context,
+    ) -> Step:
+        """Run a block whose queries, keys and values are given, projected from ``x`` or not."""
         stream, queries = x, q
         if self.is_last(layer):
             queries, stream = at_reads(q, context), at_reads(x, context)
@@ -223,7 +235,7 @@ class Decoder:
         past = []
         for layer, block in enumerate(self.attention):
             q, k, v = block.project(x)
-            past.append((self._placed(k, block.k_norm, context, False), v))
+            past.append((self.place_keys(layer, k, context), v))
             if not self.is_last(layer):
                 after = x + self.attention_out(layer, self.attend(layer, q, k, v, context))
                 x = after + self.mlp[layer](x if self.parallel else after)
@@ -233,6 +245,12 @@ class Decoder:
         """Normalise the last residual stream and unembed it, over the whole vocabulary."""
         return self.norm(final) @ self.W_U.T
 
+    def place_keys(
+        self, layer: int, k: Float[Tensor, "batch pos some d_head"], context: Context
+    ) -> Float[Tensor, "batch pos some d_head"]:
+        """Normalise and rotate keys as projected: what a context's past holds."""
+        return self._placed(k, self.attention[layer].k_norm, context, False)
+
     def _queries_and_keys(
         self, layer: int, q: Tensor, k: Tensor, context: Context, heads: Tensor | slice
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -240,7 +258,7 @@ class Decoder:
         block, last = self.attention[layer], self.is_last(layer)
         copies, width = len(q) // len(context.reads), k.shape[1]
         q = self._placed(q, block.q_norm, context, last)
-        k = self._per_head(self._placed(k, block.k_norm, context, False), q.shape[2])
+        k = self._per_head(self.place_keys(layer, k, context), q.shape[2])
         if context.past:
             k = _after(self._per_head(context.past[layer][0], self.n_heads)[:, :, heads], k)
         return q, k, context.mask(copies, width, last, q.dtype)

@@ -1,0 +1,150 @@
+"""Running on behind a patch: many variants of a batch, from the first column that differs.
+
+A patch at one layer and column changes nothing before that layer and nothing left of that column.
+So its run restarts at the layer, from the cached residual stream, on the columns from there on; the
+keys and values of the columns to the left are the unpatched run's. Variants are run a few at a
+time, so that their hidden activations stay near the processor's cache.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from circuitlapse.models.context import Context
+from circuitlapse.models.decoder import Decoder, Step
+from circuitlapse.models.prefix import Suffixes
+from circuitlapse.shapes import Float
+
+_PART_FLOATS = 2**18
+
+
+@dataclass(frozen=True)
+class Tail:
+    """A batch's columns from ``first`` on, in the run that is patched.
+
+    Attributes:
+        decoder: The model.
+        batch: The batch.
+        base: What the unpatched run computed, at all columns.
+        first: Where the tail begins.
+        context: What the tail has to its left, and where it is read.
+    """
+
+    decoder: Decoder
+    batch: Suffixes
+    base: list[Step]
+    first: int
+    context: Context
+
+    @classmethod
+    def at(cls, decoder: Decoder, batch: Suffixes, base: list[Step], first: int = 0) -> "Tail":
+        """The columns from ``first`` on."""
+        past = tuple(
+            (decoder.place_keys(layer, step.k[:, :first], batch.context), step.v[:, :first])
+            for layer, step in enumerate(base)
+        )
+        return cls(decoder, batch, base, first, batch.context.beyond(past))
+
+    @property
+    def width(self) -> int:
+        """Number of columns."""
+        return self.batch.clean.shape[1] - self.first
+
+    def cut(self, layer: int, x: Float[Tensor, "batch pos ..."]) -> Float[Tensor, "batch _ ..."]:
+        """Cut something behind the scores of ``layer`` to the tail; the reads are kept whole."""
+        return x if self.decoder.is_last(layer) else x[:, self.first :]
+
+    def after_attention(
+        self, layer: int, change: Float[Tensor, "variants batch queries d_model"]
+    ) -> Float[Tensor, "variants batch"]:
+        """Return the metric where the attention of ``layer`` adds so much more."""
+        ours, decoder = self.base[layer], self.decoder
+        mid, post = self.cut(layer, ours.resid_mid), self.cut(layer, ours.resid_post)
+        after = []
+        for part in change.split(_part(change[0].numel())):
+            x = behind_attention(decoder, layer, mid, post, part)
+            final = decoder.run(x.flatten(0, 1), self.context, layer + 1)
+            after.append(self.metric(final.unflatten(0, part.shape[:2])))
+        return torch.cat(after)
+
+    def replaced(
+        self, layer: int, columns: range, values: Float[Tensor, "slots batch columns d_model"]
+    ) -> Float[Tensor, "slots columns batch"]:
+        """Return the metric where the stream before ``layer`` has a new value at one column.
+
+        Only that column's query, key and value are projected anew.
+
+        Args:
+            layer: Whose input is changed.
+            columns: The columns, by their numbers in the whole batch: one in each variant.
+            values: What to put there.
+        """
+        ours, decoder = self.base[layer], self.decoder
+        new = values.movedim(2, 1).flatten(0, 1)
+        variants, n = new.shape[:2]
+        projected = decoder.attention[layer].project(new.flatten(0, 1)[:, None])
+        news = [new, *(part.unflatten(0, (variants, n))[:, :, 0] for part in projected)]
+        olds = [part[:, self.first :] for part in (ours.resid_pre, ours.q, ours.k, ours.v)]
+        where = torch.tensor(list(columns) * len(values), device=new.device) - self.first
+        after = []
+        for rows in torch.arange(variants, device=new.device).split(_part(olds[0].numel())):
+            x, q, k, v = (
+                put(old, where[rows], new[rows]).flatten(0, 1)
+                for old, new in zip(olds, news, strict=True)
+            )
+            behind = decoder.finish(layer, x, q, k, v, self.context).resid_post
+            final = decoder.run(behind, self.context, layer + 1)
+            after.append(self.metric(final.unflatten(0, (len(rows), n))))
+        return torch.cat(after).unflatten(0, (len(values), len(columns)))
+
+    def metric(
+        self, final: Float[Tensor, "variants batch reads d_model"]
+    ) -> Float[Tensor, "variants batch"]:
+        """Compute the metric; what is read left of the tail is the unpatched run's."""
+        if self.first:
+            inside = self.batch.context.reads >= self.first
+            final = torch.where(inside[..., None], final, self.base[-1].resid_post)
+        metric = self.batch.metric(self.decoder, final.flatten(0, 1))
+        return metric.unflatten(0, final.shape[:2])
+
+
+def each_tail(decoder: Decoder, batch: Suffixes, base: list[Step]) -> Iterator[tuple[range, Tail]]:
+    """Group columns into tails that are as short as can be and yet worth a run each."""
+    width, first = batch.clean.shape[1], 0
+    while first < width:
+        beyond = first + _part(batch.clean[:, first:].numel())
+        columns = range(first, min(width, beyond))
+        yield columns, Tail.at(decoder, batch, base, first)
+        first = columns.stop
+
+
+def behind_attention(
+    decoder: Decoder,
+    layer: int,
+    mid: Float[Tensor, "*batch d_model"],
+    post: Float[Tensor, "*batch d_model"],
+    change: Float[Tensor, "variants *batch d_model"],
+) -> Float[Tensor, "variants *batch d_model"]:
+    """Return the stream behind a layer whose attention adds ``change`` more."""
+    if decoder.parallel:
+        return post + change
+    x = mid + change
+    return decoder.mlp[layer](x).add_(x)
+
+
+def put(
+    old: Float[Tensor, "batch pos ..."],
+    where: Tensor,
+    new: Float[Tensor, "variants batch ..."],
+) -> Float[Tensor, "variants batch pos ..."]:
+    """Repeat ``old`` with one column replaced in each variant."""
+    variants = old.expand(len(where), *old.shape).clone()
+    variants[torch.arange(len(where), device=where.device), :, where] = new
+    return variants
+
+
+def _part(floats: int) -> int:
+    """How many variants of so many numbers each to run at once."""
+    return max(1, _PART_FLOATS // max(1, floats))
