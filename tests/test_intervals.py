@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,6 +12,7 @@ from circuitlapse.records.intervals import (
     bootstrap_means,
     mean_interval,
     mean_intervals,
+    near_zero,
     percentile_ends,
     proportion_interval,
 )
@@ -92,3 +95,21 @@ def test_bootstrap_means_equal_the_literal_resampling():
 def test_percentile_ends_hold_the_central_95_percent():
     low, high = percentile_ends(np.arange(1001.0)[:, None])
     assert (low[0], high[0]) == pytest.approx((25.0, 975.0))
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ([1.0, -1.0, 0.5], r"not clear of zero: 0\.167 \(95 % interval -2\.42 to 2\.75\)"),
+        ([0.0, 0.0], "not clear of zero: 0 "),
+        ([3.0], "one prompt gives no interval"),
+        ([3.0, np.inf], "not a finite number"),
+    ],
+)
+def test_a_denominator_near_zero_is_told(values, reason):
+    assert re.search(reason, near_zero(np.array(values)) or "")
+
+
+def test_a_denominator_clear_of_zero_is_passed():
+    assert near_zero(np.array([1.0, 1.2, 0.9])) is None
+    assert near_zero(np.array([-1.0, -1.2, -0.9])) is None

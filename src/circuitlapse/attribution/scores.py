@@ -7,11 +7,13 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from circuitlapse.attribution.greedy import greedy_mask
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models.graph import Circuit, Graph
 from circuitlapse.shapes import Float
 
 By = Literal["signed", "absolute"]
+Grow = Literal["topn", "greedy"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,19 +36,27 @@ class Scores:
     n: int
 
     def top(
-        self, n_edges: int | None = None, *, fraction: float | None = None, by: By = "absolute"
+        self,
+        n_edges: int | None = None,
+        *,
+        fraction: float | None = None,
+        by: By = "absolute",
+        grow: Grow = "topn",
     ) -> Circuit:
         """Take the best edges and drop those that dangle.
 
         Args:
             n_edges: How many edges to take, before dangling ones are dropped.
-            fraction: Or the share of all edges, rounded to whole edges (MIB's k).
+            fraction: Or the share of all edges (MIB's k), rounded down to whole edges as MIB does.
             by: ``absolute`` takes the largest magnitudes, ``signed`` the largest scores, so that
                 edges which work against the metric come last.
+            grow: ``topn`` takes the best edges wherever they are; ``greedy`` starts at the logits
+                and takes the best edge into a node that is already in, so that every edge leads
+                somewhere (Hanna et al. 2024).
 
         Raises:
             CircuitlapseError: If not exactly one of ``n_edges`` and ``fraction`` is given, it is
-                out of range, or ``by`` is unknown.
+                out of range, or ``by`` or ``grow`` is unknown.
         """
         total = self.graph.n_edges
         if (n_edges is None) == (fraction is None):
@@ -58,16 +68,20 @@ class Scores:
         if fraction is not None:
             if not 0 <= fraction <= 1:
                 raise CircuitlapseError("fraction must lie between 0 and 1", got=fraction)
-            n_edges = round(fraction * total)
+            n_edges = int(fraction * total)
         if n_edges is None or not 0 <= n_edges <= total:
             raise CircuitlapseError(f"n_edges must lie between 0 and {total}", got=n_edges)
         if by not in ("signed", "absolute"):
             raise CircuitlapseError(
                 "by must be signed or absolute", got=by, fix="MIB's CPR is signed, CMD absolute"
             )
+        if grow not in ("topn", "greedy"):
+            raise CircuitlapseError("grow must be topn or greedy", got=grow)
         edges = self.graph.edges
-        values = self.mean[edges]
-        order = (values.abs() if by == "absolute" else values).argsort(descending=True, stable=True)
+        values = self.mean.abs() if by == "absolute" else self.mean
+        if grow == "greedy":
+            return Circuit(self.graph, greedy_mask(self.graph, values, n_edges))
+        order = values[edges].argsort(descending=True, stable=True)
         chosen = torch.zeros(total, dtype=torch.bool)
         chosen[order[:n_edges]] = True
         mask = torch.zeros_like(edges)

@@ -1,10 +1,7 @@
 """From scores to circuits, and how much of the model's behaviour a circuit carries by itself."""
 
-from circuitlapse.circuits.evaluate import (
-    evaluate_circuit,
-    evaluate_circuits,
-    faithfulness_curve,
-)
+from circuitlapse.circuits.curve import cmd, cpr, faithfulness_curve
+from circuitlapse.circuits.evaluate import evaluate_circuit, evaluate_circuits
 from circuitlapse.circuits.export import export_circuit
 from circuitlapse.circuits.faithfulness import CircuitEvaluation
 from circuitlapse.circuits.known import KnownHeads, check_heads, pairs_for
@@ -21,6 +18,8 @@ __all__ = [
     "Repeats",
     "Role",
     "check_heads",
+    "cmd",
+    "cpr",
     "evaluate_circuit",
     "evaluate_circuits",
     "export_circuit",

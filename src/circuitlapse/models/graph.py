@@ -8,6 +8,7 @@ share their keys and values (grouped queries) share one ``<k>`` and one ``<v>`` 
 parallel block the MLP does not read its own layer's heads.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -180,6 +181,24 @@ class Circuit:
         """Heads and MLPs that take part, in graph order."""
         used = self.mask[1:].any(dim=1)
         return tuple(name for name, is_in in zip(self.graph.nodes, used, strict=True) if is_in)
+
+    def without(self, nodes: Iterable[str]) -> "Circuit":
+        """Remove nodes with all edges into and out of them, and what then dangles.
+
+        Raises:
+            CircuitlapseError: If one is no node of the graph.
+        """
+        mask = self.mask.clone()
+        for node in nodes:
+            if node not in self.graph.nodes:
+                raise CircuitlapseError(
+                    "there is no such node in the graph",
+                    got=node,
+                    fix="Heads are named like a0.h1 and MLPs like m0, as in graph.nodes",
+                )
+            # Edges into a node that nothing reads dangle.
+            mask[self.graph.writers.index(node)] = False
+        return Circuit(self.graph, mask)
 
     def edge_names(self) -> list[tuple[str, str]]:
         """Name the edges as (writer, reader), by writer in graph order."""

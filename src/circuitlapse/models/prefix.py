@@ -81,6 +81,7 @@ def each_batch(
     metric: Metric = "logit_diff",
     batch_size: int | None = None,
     needs_gradient: bool = False,
+    whole: bool = False,
 ) -> None:
     """Check the pairs and work on them in batches, each prompt from its first difference on.
 
@@ -94,6 +95,8 @@ def each_batch(
         metric: What :meth:`Suffixes.metric` computes.
         batch_size: Pairs per batch; by default as many as :data:`MEMORY_BYTES` allows.
         needs_gradient: Whether the work differentiates the metric.
+        whole: Whether the columns begin at each prompt's first token instead, for work that changes
+            what is left of the first difference too.
 
     Raises:
         CircuitlapseError: If the metric does not fit the pairs, prompts are longer than the model's
@@ -104,6 +107,8 @@ def each_batch(
     pairs = checked(decoder, pairs)
     most_tokens = min(BATCH_TOKENS, MEMORY_BYTES // (decoder.W_E.itemsize * floats_per_token))
     starts = torch.minimum(pairs.first_difference(), pairs.lengths - 1)
+    if whole:
+        starts = torch.zeros_like(starts)
     widths = pairs.reads().amax(dim=1) + 1 - starts
     todo = list(alike(widths, starts, most_tokens, batch_size))[::-1]
     while todo:

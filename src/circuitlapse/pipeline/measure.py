@@ -113,8 +113,8 @@ def _circuit_of(
     ]
     metrics = [torch.stack([point.metric for point in curve]) for curve in curves]
     arrays[f"faithfulness.{family}"] = torch.stack(metrics).mean(dim=0).numpy()
-    for side in ("clean", "corrupt"):
-        whole = torch.stack([getattr(curve[0], side) for curve in curves])
+    for side, name in (("clean", "clean"), ("corrupt", "empty")):
+        whole = torch.stack([getattr(curve[0], name) for curve in curves])
         arrays[f"faithfulness_{side}.{family}"] = whole.mean(dim=0).numpy()
     arrays[f"n_edges.{family}"] = np.array([point.n_edges for point in curves[0]])
 

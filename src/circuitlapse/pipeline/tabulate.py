@@ -15,13 +15,13 @@ from circuitlapse.records.intervals import (
     Intervals,
     mean_interval,
     mean_intervals,
+    near_zero,
     proportion_interval,
 )
 from circuitlapse.tasks import get_task
 
 Row = dict[str, Any]
 EDGES_KEPT = 200  # per checkpoint, task and corruption; all of them stay in the scores
-_NEAR_ZERO = "the interval of clean - corrupt touches zero, so that nothing can be divided by it"
 
 
 class Scores:
@@ -181,8 +181,8 @@ def _faithfulness(scores: Scores) -> list[Row]:
         for family in scores.experiment.measure.corruptions:
             clean = arrays[f"faithfulness_clean.{family}"].astype(np.float64)
             corrupt = arrays[f"faithfulness_corrupt.{family}"].astype(np.float64)
-            drop = mean_interval(clean - corrupt)
-            sound = drop.low > 0 or drop.high < 0
+            drop = float((clean - corrupt).mean())
+            refused = near_zero(clean - corrupt)
             metric = arrays[f"faithfulness.{family}"].mean(axis=1, dtype=np.float64)
             for index, fraction in enumerate(scores.experiment.measure.fractions):
                 above_empty = float(metric[index] - corrupt.mean())
@@ -195,8 +195,8 @@ def _faithfulness(scores: Scores) -> list[Row]:
                         "metric": float(metric[index]),
                         "clean": float(clean.mean()),
                         "corrupt": float(corrupt.mean()),
-                        "faithfulness": above_empty / drop.value if sound else None,
-                        "refused": "" if sound else _NEAR_ZERO,
+                        "faithfulness": None if refused else above_empty / drop,
+                        "refused": refused or "",
                     }
                 )
     return rows

@@ -98,6 +98,28 @@ def mean_interval(
     return mean_intervals(values[:, None], confidence)[0]
 
 
+def near_zero(values: Float[np.ndarray, " prompts"]) -> str | None:
+    """Why nothing may be divided by the mean of these values, or None where it may be.
+
+    A ratio whose denominator could as well be zero is noise. The 95 % interval over prompts
+    (Student's t) must not touch zero.
+
+    Args:
+        values: The denominator of each prompt.
+    """
+    if len(values) < 2:
+        return "one prompt gives no interval for the denominator"
+    if not np.isfinite(values).all():
+        return "the denominator is not a finite number"
+    mean = mean_interval(values)
+    if mean.low > 0 or mean.high < 0:
+        return None
+    return (
+        f"the denominator is not clear of zero: {mean.value:.3g} "
+        f"(95 % interval {mean.low:.3g} to {mean.high:.3g})"
+    )
+
+
 def proportion_interval(successes: int, n: int) -> Estimate:
     """Proportion of successes among ``n`` trials with its 95 % Wilson interval.
 

@@ -1,0 +1,148 @@
+"""Running a circuit: its edges carry what it computes, all others what ablation puts there.
+
+The input of a reader is the ablated residual stream plus, over the circuit's edges into it, how far
+the writers have moved from their ablated outputs. With the movements of all writers in one matrix,
+the inputs of a whole layer are one product with the mask; a reader without an edge keeps its
+ablated value, and readers with the same edges share one input.
+"""
+
+import torch
+from torch import Tensor
+
+from circuitlapse.models.context import at_reads
+from circuitlapse.models.decoder import Decoder, Step
+from circuitlapse.models.graph import SLOTS, Circuit, Graph
+from circuitlapse.models.prefix import Suffixes
+from circuitlapse.shapes import Bool, Float
+
+
+class CircuitRun:
+    """One circuit on one batch: the movements of its writers away from the ablated run.
+
+    Attributes:
+        moved: How far each used writer has moved, where it is known, ``[used, batch, pos,
+            d_model]``, filled in graph order.
+        moved_at_reads: The same where logits are read.
+    """
+
+    def __init__(
+        self, decoder: Decoder, batch: Suffixes, ablated: list[Step], circuit: Circuit
+    ) -> None:
+        """Prepare; ``ablated`` is from :func:`circuitlapse.circuits.ablation.ablated_run`."""
+        self.decoder, self.batch, self.ablated = decoder, batch, ablated
+        self.graph: Graph = circuit.graph
+        device = batch.clean.device
+        writers = circuit.mask.any(dim=1)
+        self.used = writers
+        self.mask: Bool[Tensor, "used readers"] = circuit.mask[writers]
+        self.weights = self.mask.to(device=device, dtype=batch.clean.dtype)
+        reads, d_model = batch.context.reads.shape, batch.clean.shape[-1]
+        self.moved = batch.clean.new_empty(len(self.mask), *batch.clean.shape)
+        self.moved_at_reads = batch.clean.new_empty(len(self.mask), *reads, d_model)
+        self.filled = 0
+
+    def final(self) -> Float[Tensor, "batch reads d_model"]:
+        """Run the circuit; return the last residual stream where logits are read."""
+        if self.used[0]:
+            self._put((self.batch.clean - self.ablated[0].resid_pre)[None], False)
+        for layer in range(self.graph.n_layers):
+            if self.graph.parallel:
+                # The MLP reads what the heads read, but comes after them among the writers.
+                mlp = self._mlp_movement(layer)
+                self._attention(layer)
+            else:
+                self._attention(layer)
+                mlp = self._mlp_movement(layer)
+            if mlp is not None:
+                self._put(mlp[None], self.decoder.is_last(layer))
+        base = self.ablated[-1].resid_post
+        return self._inputs(base, [len(self.graph.readers) - 1], True)[0]
+
+    def _put(self, moved: Float[Tensor, "some batch pos d_model"], at_reads: bool) -> None:
+        """Add the next writers; those of the last layer come only where logits are read."""
+        rows = slice(self.filled, self.filled + len(moved))
+        if at_reads:
+            self.moved_at_reads[rows] = moved
+        else:
+            self.moved[rows] = moved
+            batch = torch.arange(len(self.batch.rows), device=moved.device)
+            self.moved_at_reads[rows] = moved[:, batch[:, None], self.batch.context.reads]
+        self.filled += len(moved)
+
+    def _inputs(
+        self, base: Float[Tensor, "batch pos d_model"], readers: list[int], at_reads: bool
+    ) -> Float[Tensor, "some batch pos d_model"]:
+        """Return the readers' inputs, given the ablated residual stream there."""
+        moved = self.moved_at_reads if at_reads else self.moved
+        weights = self.weights[: self.filled, readers]
+        product = weights.T @ moved[: self.filled].flatten(1)
+        return product.view(len(readers), *base.shape).add_(base)
+
+    def _attention(self, layer: int) -> None:
+        graph, ablated = self.graph, self.ablated[layer]
+        heads = self.used[graph.head_writers(layer)].nonzero().flatten().tolist()
+        if not heads:
+            return
+        shared = sorted({graph.kv_head(head) for head in heads})
+        q = self._projected(layer, 0, heads, ablated.q)
+        k = self._projected(layer, 1, shared, ablated.k)
+        v = self._projected(layer, 2, shared, ablated.v)
+        if shared != heads:
+            which = [shared.index(graph.kv_head(head)) for head in heads]
+            k, v = k[:, :, which], v[:, :, which]
+        chosen = slice(None) if len(heads) == graph.n_heads else torch.tensor(heads)
+        z = self.decoder.attend(layer, q, k, v, self.batch.context, chosen)
+        change = (z - ablated.z[:, :, chosen]).flatten(0, 1).transpose(0, 1)
+        out = torch.bmm(change, self.decoder.attention[layer].W_O[chosen])
+        self._put(out.unflatten(1, z.shape[:2]), self.decoder.is_last(layer))
+
+    def _projected(
+        self, layer: int, index: int, heads: list[int], unmoved: Tensor
+    ) -> Float[Tensor, "batch pos some d_head"]:
+        """Return one of q, k, v of some (key-value) heads, each from its own input."""
+        block = self.decoder.attention[layer]
+        start = self.graph.slot_readers(layer, SLOTS[index]).start
+        base = self.ablated[layer].resid_pre
+        reads = index == 0 and self.decoder.is_last(layer)
+        if reads:
+            context = self.batch.context
+            base, unmoved = at_reads(base, context), at_reads(unmoved, context)
+        columns = self.mask[: self.filled, [start + head for head in heads]]
+        moved = columns.any(dim=0).nonzero().flatten()
+        if len(moved) == 0:
+            return unmoved[:, :, heads]
+        chosen = torch.tensor(heads)[moved]
+        leaders, which = _groups(columns[:, moved])
+        readers = [start + int(chosen[leader]) for leader in leaders]
+        normed = block.norm(self._inputs(base, readers, reads)).flatten(1, 2)
+        all_weights, all_biases = block.slot(index)
+        weight = all_weights[chosen]
+        if len(leaders) == 1:
+            out = normed[0] @ weight.transpose(0, 1).flatten(1)
+            out = out.unflatten(1, (len(chosen), -1))
+        else:
+            each = normed if len(leaders) == len(chosen) else normed[which]
+            out = torch.bmm(each, weight).transpose(0, 1)
+        if all_biases is not None:
+            out = out + all_biases[chosen]
+        out = out.unflatten(0, base.shape[:2])
+        if len(moved) == len(heads):
+            return out
+        result = unmoved[:, :, heads]
+        result[:, :, moved] = out
+        return result
+
+    def _mlp_movement(self, layer: int) -> Float[Tensor, "batch pos d_model"] | None:
+        if not self.used[self.graph.mlp_writer(layer)]:
+            return None
+        ablated = self.ablated[layer]
+        reader = [self.graph.mlp_reader(layer)]
+        mid = self._inputs(ablated.resid_mid, reader, self.decoder.is_last(layer))[0]
+        return self.decoder.mlp[layer](mid) - ablated.mlp_out
+
+
+def _groups(columns: Bool[Tensor, "writers readers"]) -> tuple[list[int], list[int]]:
+    """Find readers with the same edges: the first of each group, and each reader's group."""
+    first: dict[tuple[bool, ...], int] = {}
+    which = [first.setdefault(tuple(column), len(first)) for column in columns.T.tolist()]
+    return [which.index(group) for group in range(len(first))], which
