@@ -1,5 +1,6 @@
 """The command line as a user meets it: in a process of its own."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import circuitlapse as cl
+from circuitlapse.cli.export import export as export_app
 from circuitlapse.config import to_toml
 from small_run import small_experiment
 
@@ -78,6 +80,33 @@ def test_a_report_of_changed_tables_is_refused(finished, tmp_path):
         assert "controls.parquet is not what was written" in done.stderr
     finally:
         table.write_bytes(before)
+
+
+def test_what_a_run_found_is_exported_for_other_tools(finished, tmp_path, capsys):
+    run = finished[0]
+
+    def export(*arguments: object) -> str:
+        export_app([str(one) for one in arguments], standalone_mode=False)
+        return capsys.readouterr().out
+
+    out = export("circuit", run, tmp_path / "new.json", "--edges", 20)
+    assert out == f"ioi3 at step 4: {tmp_path / 'new.json'}\n"
+    edges = json.loads((tmp_path / "new.json").read_text())["edges"]
+    assert len(edges) == cl.Graph(2, 2).n_edges
+    assert 0 < sum(edge["in_graph"] for edge in edges.values()) <= 20
+    arrays = cl.load_run(run).scores(4, "ioi3")
+    variants = cl.get_task("ioi3").families[cl.load_run(run).experiment.measure.corruptions[0]]
+    expected = sum(arrays[f"edges.{variant}"][0, -1] for variant in variants) / len(variants)
+    assert edges["input->logits"]["score"] == pytest.approx(expected, rel=1e-5)
+    assert export("checkpoint", run, tmp_path / "out", "--step", 2).startswith("step 2: ")
+    assert cl.load_model(tmp_path / "out").tokenizer is not None
+    for arguments, message in (
+        (["circuit", run, tmp_path / "x.json", "--task", "ioi9"], "Use ioi2 or ioi3"),
+        (["circuit", run, tmp_path / "x.json", "--corruption", "x"], "no scores of such a"),
+        (["checkpoint", run, tmp_path / "x", "--step", 3], "Steps: 0, 2, 4"),
+    ):
+        with pytest.raises(cl.CircuitlapseError, match=message):
+            export(*arguments)
 
 
 def test_importing_the_package_imports_nothing_heavy():

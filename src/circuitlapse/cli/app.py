@@ -9,6 +9,7 @@ from rich.console import Console
 
 import circuitlapse
 from circuitlapse.api import load_run, run_experiment
+from circuitlapse.cli.export import export
 from circuitlapse.cli.progress import watch
 from circuitlapse.cli.summary import print_estimates, print_summary
 from circuitlapse.config import Experiment, demo_experiment, read_experiment, to_toml
@@ -25,6 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(export, name="export")
 
 Out = Annotated[
     Path | None,

@@ -1,0 +1,96 @@
+"""``circuitlapse export``: what a run found, in the files that other tools read."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from circuitlapse.api import Run, load_run
+from circuitlapse.errors import CircuitlapseError
+from circuitlapse.tasks import get_task
+
+export = typer.Typer(no_args_is_help=True, help="Write results of a run for other tools.")
+
+RunPath = Annotated[Path, typer.Argument(help="Directory of a run.")]
+Step = Annotated[int | None, typer.Option(help="Checkpoint; by default the last one.")]
+Seed = Annotated[int | None, typer.Option(help="Fine-tuning seed; by default the first one.")]
+
+
+@export.command()
+def circuit(
+    run: RunPath,
+    out: Annotated[Path, typer.Argument(help="File to write: .json or .pt.")],
+    task: Annotated[str | None, typer.Option(help="By default the new task.")] = None,
+    step: Step = None,
+    seed: Seed = None,
+    corruption: Annotated[
+        str | None, typer.Option(help="Family or variant; by default the run's first family.")
+    ] = None,
+    edges: Annotated[
+        int | None, typer.Option(min=0, help="Mark the circuit of the best so many edges as well.")
+    ] = None,
+    by: Annotated[
+        Literal["absolute", "signed"], typer.Option(help="How the best edges are chosen.")
+    ] = "absolute",
+) -> None:
+    """Write a checkpoint's edge scores in the layout of MIB's circuit track and EAP-IG."""
+    from circuitlapse.attribution import Scores
+    from circuitlapse.circuits import export_circuit
+
+    opened = load_run(run)
+    settings = opened.experiment
+    step = settings.steps()[-1] if step is None else step
+    task = task or settings.tasks.new
+    model = opened.model(step, seed, device="cpu")
+    mean, halves, n = _edges(
+        opened, step, task, seed, corruption or settings.measure.corruptions[0]
+    )
+    scores = Scores(model.graph, mean, halves, n)
+    chosen = None if edges is None else scores.top(n_edges=edges, by=by)
+    path = export_circuit(out, model, scores=scores, circuit=chosen)
+    typer.echo(f"{task} at step {step}: {path}")
+
+
+@export.command()
+def checkpoint(
+    run: RunPath,
+    out: Annotated[Path, typer.Argument(help="Directory to write; new or empty.")],
+    step: Step = None,
+    seed: Seed = None,
+    vocab_size: Annotated[
+        int | None, typer.Option(min=1, help="Tokens to keep; by default the official ones.")
+    ] = None,
+) -> None:
+    """Write a checkpoint as TransformerLens loads it: official vocabulary, tokenizer beside it."""
+    from circuitlapse.models import export_transformerlens
+
+    opened = load_run(run)
+    step = opened.experiment.steps()[-1] if step is None else step
+    path = export_transformerlens(opened.model(step, seed, device="cpu"), out, vocab_size)
+    typer.echo(f"step {step}: {path}")
+
+
+def _edges(run: Run, step: int, task: str, seed: int | None, corruption: str):
+    """Mean scores, those of the halves, and the number of prompts, averaged over a family."""
+    import torch
+
+    if task not in (run.experiment.tasks.old, run.experiment.tasks.new):
+        raise CircuitlapseError(
+            "the run has no such task",
+            got=task,
+            fix=f"Use {run.experiment.tasks.old} or {run.experiment.tasks.new}",
+        )
+    arrays = run.scores(step, task, seed)
+    variants = get_task(task).families.get(corruption, (corruption,))
+    if any(f"edges.{variant}" not in arrays for variant in variants):
+        known = sorted(name.removeprefix("edges.") for name in arrays if name.startswith("edges."))
+        raise CircuitlapseError(
+            "the run has no scores of such a corruption",
+            got=corruption,
+            fix=f"Use one of {', '.join([*run.experiment.measure.corruptions, *known])}",
+        )
+    mean, halves = (
+        torch.stack([torch.from_numpy(arrays[f"{name}.{variant}"]) for variant in variants]).mean(0)
+        for name in ("edges", "halves")
+    )
+    return mean, halves, len(arrays[f"clean.{variants[0]}"])
