@@ -47,9 +47,8 @@ def main() -> None:
     for size in arguments.sizes:
         shape = dataclasses.replace(SIZES[size], prompts=arguments.prompts, length=arguments.length)
         tokens = Tokens(*(part.to("cuda") for part in random_tokens(shape)))
-        model = cl.load_model(
-            random_model(shape).to("cuda"), device="cuda", dtype=_DTYPES[arguments.dtype]
-        )
+        dtype = _DTYPES[arguments.dtype]
+        model = cl.load_model(random_model(shape).to("cuda", dtype), device="cuda", dtype=dtype)
         setup = Setup(shape, model, tokens, cl.PromptPairs.from_tensors(*tokens))
         weights = torch.cuda.memory_allocated()
         reference, _ = _measure(lambda model=model, ids=tokens.clean: model.hf(ids))
