@@ -120,6 +120,9 @@ class _Rows:
             for split in ("test", "test_templates")
         ]
 
+    def readings(self) -> list[dict[str, Any]]:
+        return []  # no picture shows them
+
     def placebo(self) -> list[dict[str, Any]]:
         return [
             {

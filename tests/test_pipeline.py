@@ -9,6 +9,7 @@ import time
 
 import polars as pl
 import pytest
+import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import circuitlapse as cl
@@ -227,3 +228,61 @@ def test_without_the_old_task_no_heads_are_told_apart_and_none_gets_a_share(fini
     named = dict(grafts.select("group", "heads").iter_rows())
     assert named["old_heads"] == named["recruited_heads"] == ""
     assert named["other_heads"] == "a0.h0, a0.h1, a1.h0, a1.h1"
+
+
+def _readings(run: cl.Run, **wanted: object) -> pl.DataFrame:
+    return run.table("readings").filter(*(pl.col(name) == value for name, value in wanted.items()))
+
+
+def test_a_checkpoint_is_loaded_ready_for_analysis(finished):
+    base, last = finished.model(0, device="cpu"), finished.model(4, seed=0)
+    assert base.tokenizer is not None
+    assert not torch.equal(base.decoder.W_U, last.decoder.W_U)
+    with pytest.raises(
+        cl.CircuitlapseError, match=r"no such checkpoint .*step 3 of seed 0.*0, 2, 4"
+    ):
+        finished.model(3)
+    with pytest.raises(cl.CircuitlapseError, match=r"step 2 of seed 7"):
+        finished.model(2, seed=7)
+
+
+def test_every_reading_is_there_for_every_checkpoint_and_task(finished):
+    table = finished.table("readings")
+    assert table["step"].unique().sort().to_list() == [0, 2, 4]
+    keys = ["finetune_seed", "step", "task", "reading", "positions", "component"]
+    assert table.select(keys).is_duplicated().sum() == 0
+    per_task = {"logit_lens", "direct", "attention", "copying", "negative_copying", "matching"}
+    for step in (0, 2, 4):
+        for task in ("ioi2", "ioi3"):
+            assert set(_readings(finished, step=step, task=task)["reading"]) == per_task
+        of_none = table.filter(pl.col("task").is_null(), pl.col("step") == step)
+        assert set(of_none["reading"]) == {"previous_token", "duplicate_token", "induction"}
+    ways = set(_readings(finished, task="ioi2", reading="attention")["positions"])
+    assert ways == {"END>IO", "END>S", "END>S_again", "S_again>IO", "S_again>S"}
+    assert set(_readings(finished, task="ioi2", reading="matching")["positions"]) == {"S_again>S"}
+    lens = _readings(finished, task="ioi3", step=2, reading="logit_lens")
+    assert lens["component"].to_list() == ["resid0", "resid1", "resid2"]
+
+
+def test_the_table_says_what_the_functions_say(finished):
+    model = finished.model(2, device="cpu")
+    task = cl.get_task("ioi3")
+    pairs = cl.tokenize(task.items("test", 24), model.tokenizer, "s1_to_io")[:12]
+
+    def of(reading: str, positions: str = "") -> list[float]:
+        found = _readings(finished, task="ioi3", step=2, reading=reading, positions=positions)
+        return found["value"].to_list()
+
+    lens = cl.logit_lens(model, pairs).mean(dim=1)
+    assert of("logit_lens") == pytest.approx(lens.tolist(), abs=1e-5)
+    direct = cl.direct_logit_attribution(model, pairs).to_frame()["value"]
+    assert of("direct") == pytest.approx(direct.to_list(), abs=1e-5)
+    assert sum(of("direct")) == pytest.approx(of("logit_lens")[-1], abs=1e-4)
+    attention = cl.attention_between(model, pairs, "END", "S2").flatten()
+    assert of("attention", "END>S2") == pytest.approx(attention.tolist(), abs=1e-5)
+    matching = cl.matching_scores(model, pairs, "S1_again", "S1").flatten()
+    assert of("matching", "S1_again>S1") == pytest.approx(matching.tolist(), abs=1e-5)
+    induction = cl.repeat_scores(model).induction.flatten()
+    found = _readings(finished, step=2, reading="induction")
+    assert found["value"].to_list() == pytest.approx(induction.tolist(), abs=1e-5)
+    assert found["value_low"].is_null().all()

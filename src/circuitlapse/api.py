@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -11,7 +12,11 @@ from circuitlapse import __version__
 from circuitlapse.config import Experiment, read_experiment
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.pipeline import Listener, run_in
+from circuitlapse.pipeline.plan import arm, checkpoint
 from circuitlapse.records import SCHEMAS, Provenance, Store, Verdict, key_of
+
+if TYPE_CHECKING:
+    from circuitlapse.models import Model
 
 
 class Run:
@@ -59,7 +64,7 @@ class Run:
 
         Args:
             name: ``behaviour``, ``nodes``, ``edges``, ``faithfulness``, ``controls``, ``overlap``,
-                ``fates``, ``grafts`` or ``placebo``.
+                ``fates``, ``grafts``, ``placebo`` or ``readings``.
 
         Raises:
             CircuitlapseError: If there is no such table, or the run is not finished.
@@ -84,6 +89,30 @@ class Run:
         seed = self.experiment.finetune.seeds[0] if seed is None else seed
         name = f"scores/seed-{seed}/step-{step:05d}/{task}.safetensors"
         return load_file(self._store.read(name))
+
+    def model(self, step: int, seed: int | None = None, device: str = "auto") -> "Model":
+        """Load a checkpoint, ready for analysis.
+
+        Args:
+            step: A step that has a checkpoint; 0 is the base.
+            seed: Fine-tuning seed; the first one by default.
+            device: As :func:`circuitlapse.load_model` takes it.
+
+        Raises:
+            CircuitlapseError: If there is no such checkpoint, or it was changed.
+        """
+        from circuitlapse.models import load_model
+
+        seeds = self.experiment.finetune.seeds
+        seed = seeds[0] if seed is None else seed
+        if step not in self.experiment.steps() or seed not in seeds:
+            raise CircuitlapseError(
+                "the run has no such checkpoint",
+                got=f"step {step} of seed {seed}",
+                fix=f"Steps: {', '.join(map(str, self.experiment.steps()))}; "
+                f"seeds: {', '.join(map(str, seeds))}",
+            )
+        return load_model(self._store.read(checkpoint(arm(seed), step)), device)
 
     def __repr__(self) -> str:
         """Name the run and, where it is finished, its verdict."""

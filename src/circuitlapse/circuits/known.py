@@ -134,7 +134,7 @@ def check_heads(
         allowed = min(n_all, max(2 * len(role.heads), n_all // _SHARE))
         for layer, head in role.heads:
             own = values[:, layer, head].tolist()
-            rank = 1 + int((score > score[layer, head]).sum())
+            rank = int((score >= score[layer, head]).sum())  # a tie counts against it
             passes = all(
                 value > 0 and value >= test.at_least
                 for value, test in zip(own, role.tests, strict=True)

@@ -19,8 +19,6 @@ from circuitlapse.tasks import PromptPairs
 Head = tuple[int, int]
 """Layer and number of a head, from 0."""
 
-_MOST_REPEATED = 50
-
 
 @dataclass(frozen=True)
 class Attends:
@@ -132,9 +130,7 @@ def run_tests(
         found.update(zip(attending, means, strict=True))
     repeats = [test for test in tests if isinstance(test, Repeats)]
     if repeats:
-        decoder = model.decoder
-        n = min(_MOST_REPEATED, decoder.n_positions // 2, len(decoder.W_E))
-        scores = repeat_scores(model, n, seed=seed)
+        scores = repeat_scores(model, seed=seed)
         found.update({test: getattr(scores, test.kind) for test in repeats})
     for test in tests:
         if isinstance(test, Copies):

@@ -50,9 +50,7 @@ def _heads(found: KnownHeads) -> Table:
 
 
 def _effects(found: KnownHeads) -> Table:
-    table = Table(
-        title="Largest effects of patching a head's output, in logits", title_justify="left"
-    )
+    table = Table(title="Top heads by patching, in logits", title_justify="left")
     table.add_column("head")
     table.add_column("effect", justify="right")
     table.add_column("published as")

@@ -138,6 +138,9 @@ def _seconds(job: Job, e: Experiment, shape: _Shape, speed: float) -> float:
                 # Only what comes after the first difference is computed: about half.
                 seconds += variants * e.measure.circuit_prompts * per_pair / 2
             return seconds
+        case "read":
+            # Per task a lens, a direct attribution, attention twice and first blocks; two mentions.
+            return 2 * e.measure.circuit_prompts * (5 * forward + 4 * shape.heads * unembed)
         case "graft":
             hybrids = 32 * e.compare.graft_prompts * (forward + unembed)
             return hybrids + 7 * e.compare.group_prompts * patch_all / 2
@@ -147,7 +150,8 @@ def _seconds(job: Job, e: Experiment, shape: _Shape, speed: float) -> float:
 
 def _memory(job: Job, e: Experiment, shape: _Shape) -> float:
     # Fine-tuning holds weights, gradients and two moments; a graft three models.
-    models = {"base": 4, "finetune": 4, "placebo": 4, "measure": 1, "graft": 3}.get(job.kind, 0)
+    models_of = {"base": 4, "finetune": 4, "placebo": 4, "measure": 1, "read": 1, "graft": 3}
+    models = models_of.get(job.kind, 0)
     working = 300 if job.kind == "measure" else 0
     return models * shape.mib + working
 

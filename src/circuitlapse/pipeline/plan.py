@@ -12,7 +12,8 @@ from circuitlapse.config import Experiment
 from circuitlapse.records import SCHEMAS, key_of
 
 Kind = Literal[
-    "prompts", "base", "finetune", "placebo", "measure", "graft", "table", "verdict", "provenance",
+    "prompts", "base", "finetune", "placebo", "measure", "read", "graft", "table", "verdict",
+    "provenance",
 ]  # fmt: skip
 
 # Raised by one when a job of that kind would give other results from the same inputs.
@@ -51,6 +52,11 @@ def checkpoint(arm: str, step: int) -> str:
 def scores(arm: str, step: int, task: str) -> str:
     """Path of what was measured of one task at one checkpoint."""
     return f"scores/{arm}/step-{step:05d}/{task}.safetensors"
+
+
+def readings(arm: str, step: int) -> str:
+    """Path of what was read from one checkpoint."""
+    return f"readings/{arm}/step-{step:05d}.safetensors"
 
 
 def grafts(arm: str) -> str:
@@ -132,6 +138,7 @@ def plan_jobs(experiment: Experiment, base_identity: Mapping[str, Any]) -> list[
 
     last = e.steps()[-1]
     grafted: list[str] = []
+    read: list[str] = []
     placebos: list[str] = []
     for seed in e.finetune.seeds:
         name = arm(seed)
@@ -149,6 +156,13 @@ def plan_jobs(experiment: Experiment, base_identity: Mapping[str, Any]) -> list[
         for step in e.steps():
             for task in tasks:
                 measure_at(name, step, task, tuned, ["behaviour", "circuits"])
+            read.append(
+                graph.add(
+                    "read", f"read {name} step {step}", (readings(name, step),),
+                    [e.measure.circuit_prompts, e.measure.corruptions[0], e.measure.seed],
+                    (tuned, *(held_out[task, "test"] for task in tasks)), arm=name, step=step,
+                )
+            )  # fmt: skip
         if control is not None:
             measure_at(placebo_arm(seed), last, tasks[0], control, ["behaviour", "circuits"])
             measure_at(placebo_arm(seed), last, tasks[1], control, ["behaviour"])
@@ -173,7 +187,7 @@ def plan_jobs(experiment: Experiment, base_identity: Mapping[str, Any]) -> list[
     sources = {
         "behaviour": arms, "placebo": tuple(placebos), "nodes": arms, "edges": arms,
         "faithfulness": arms, "controls": arms, "overlap": arms, "fates": everything,
-        "grafts": tuple(grafted),
+        "grafts": tuple(grafted), "readings": tuple(read),
     }  # fmt: skip
     tables = tuple(
         graph.add(

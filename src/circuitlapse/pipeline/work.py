@@ -18,6 +18,7 @@ from circuitlapse.pipeline.measure import measure, save_arrays
 from circuitlapse.pipeline.plan import Job
 from circuitlapse.pipeline.prompts import Prompts, read_items, write_items
 from circuitlapse.pipeline.provenance import provenance
+from circuitlapse.pipeline.read import read, reading_rows
 from circuitlapse.pipeline.tabulate import TABULATED, Row, Scores
 from circuitlapse.records import Store, table
 from circuitlapse.tasks import Item, get_task
@@ -145,6 +146,18 @@ def _measure(job: Job, store: Store, experiment: Experiment, advance: Advance) -
         save_arrays(arrays, path, asdict(model.graph))
 
 
+def _read(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
+    settings = experiment.measure
+    with store.write(job.outputs[0], job.key) as path:
+        model = _load(store, experiment, job.params["arm"], job.params["step"])
+        pairs_of = {}
+        for task in (experiment.tasks.old, experiment.tasks.new):
+            corruption = get_task(task).families[settings.corruptions[0]][0]
+            prompts = Prompts(store, task, model.tokenizer)
+            pairs_of[task] = prompts.pairs("test", settings.circuit_prompts, corruption)
+        save_arrays(read(model, pairs_of, settings.seed), path, asdict(model.graph))
+
+
 def _graft(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
     seed, last = job.params["seed"], experiment.steps()[-1]
     new, family = experiment.tasks.new, experiment.measure.corruptions[0]
@@ -186,6 +199,7 @@ _TABLES: dict[str, Callable[[Scores], list[Row]]] = {
     "overlap": overlap_rows,
     "fates": fate_rows,
     "grafts": graft_rows,
+    "readings": reading_rows,
 }
 _KINDS: dict[str, Callable[[Job, Store, Experiment, Advance], None]] = {
     "prompts": _prompts,
@@ -193,6 +207,7 @@ _KINDS: dict[str, Callable[[Job, Store, Experiment, Advance], None]] = {
     "finetune": _finetune,
     "placebo": _finetune,
     "measure": _measure,
+    "read": _read,
     "graft": _graft,
     "table": _table,
     "verdict": _verdict,

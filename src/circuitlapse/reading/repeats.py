@@ -15,6 +15,8 @@ from circuitlapse.models.load import Model
 from circuitlapse.reading.whole import batches, patterns, whole
 from circuitlapse.shapes import Float, Int
 
+_USUAL = 50
+
 
 @dataclass(frozen=True, eq=False)
 class RepeatScores:
@@ -33,13 +35,14 @@ class RepeatScores:
 
 @torch.no_grad()
 def repeat_scores(
-    model: Model, n_tokens: int = 50, sequences: int = 8, seed: int = 0
+    model: Model, n_tokens: int | None = None, sequences: int = 8, seed: int = 0
 ) -> RepeatScores:
     """Score each head on random tokens that come twice.
 
     Args:
         model: From :func:`circuitlapse.load_model`.
-        n_tokens: n, how many different tokens come twice; drawn from the whole vocabulary.
+        n_tokens: n, how many different tokens come twice, drawn from the whole vocabulary; by
+            default 50, or as many as the model can take.
         sequences: How many such sequences to average over.
         seed: Draws other tokens.
 
@@ -49,6 +52,7 @@ def repeat_scores(
     """
     decoder = model.decoder
     most = min(decoder.n_positions // 2, len(decoder.W_E))
+    n_tokens = min(_USUAL, most) if n_tokens is None else n_tokens
     if not 3 <= n_tokens <= most:
         raise CircuitlapseError(
             f"n_tokens must lie between 3 and {most} for this model", got=n_tokens

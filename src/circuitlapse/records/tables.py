@@ -78,6 +78,17 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         "n_parameters": _INT,
         **_interval("gain"), **_interval("share"),
     },
+    # What each checkpoint says directly, without any intervention. reading: logit_lens and direct
+    # (direct logit attribution, component constant being what no node owns), in logits; attention
+    # from one named position to another (positions END>IO), copying, negative_copying and matching
+    # scores, and attention on random tokens that come twice (previous_token, duplicate_token,
+    # induction; of no task), all between 0 and 1. component: a head or MLP, input, constant, or
+    # resid0 … for the residual stream before each layer and at the end. Readings that are no mean
+    # over prompts have no interval.
+    "readings": {
+        **_SEEDS, "step": _INT, "task": _TEXT, "reading": _TEXT, "positions": _TEXT,
+        "component": _TEXT, "layer": _INT, "head": _INT, **_interval("value"),
+    },
 }  # fmt: skip
 
 

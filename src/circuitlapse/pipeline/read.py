@@ -1,0 +1,112 @@
+"""What is read from each checkpoint without any intervention, and its table.
+
+Names of the arrays in ``readings/…safetensors`` (``t`` a task, ``a>b`` two named positions):
+
+- ``t.logit_lens``: ``[layers + 1, prompts]``; ``t.direct``: ``[writers + 1, prompts]``, the last
+  row being the constant part, both in logits
+- ``t.attention.a>b``: mean attention from a to b, ``[layers, heads, prompts]``
+- ``t.copying``, ``t.negative_copying``, ``t.matching.a>b``: ``[layers, heads]``
+- ``previous_token``, ``duplicate_token``, ``induction``: on random tokens, ``[layers, heads]``
+"""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import torch
+
+from circuitlapse.models import Graph, Model
+from circuitlapse.pipeline import plan
+from circuitlapse.pipeline.measure import Arrays, load_about, load_arrays
+from circuitlapse.pipeline.tabulate import Row, Scores, place, spread
+from circuitlapse.reading import (
+    attention_of_each,
+    copying_scores,
+    direct_logit_attribution,
+    logit_lens,
+    matching_scores,
+    repeat_scores,
+)
+from circuitlapse.records.intervals import mean_intervals
+from circuitlapse.tasks import PromptPairs
+
+_REPEATS = ("previous_token", "duplicate_token", "induction")
+
+
+def read(model: Model, pairs_of: Mapping[str, PromptPairs], seed: int) -> Arrays:
+    """Read one checkpoint.
+
+    Args:
+        model: The checkpoint.
+        pairs_of: Prompts by task; only the clean ones are read.
+        seed: Draws the random tokens.
+
+    Returns:
+        Arrays by name, as the module's docstring lists them.
+    """
+    scores = repeat_scores(model, seed=seed)
+    on_repeats = (scores.previous, scores.duplicate, scores.induction)
+    found: dict[str, torch.Tensor] = dict(zip(_REPEATS, on_repeats, strict=True))
+    for task, pairs in pairs_of.items():
+        direct = direct_logit_attribution(model, pairs)
+        names = [name for name in pairs.positions if name != "END"]
+        ways = list(_ways(pairs))
+        found[f"{task}.logit_lens"] = logit_lens(model, pairs)
+        found[f"{task}.direct"] = torch.cat([direct.writers, direct.constant[None]])
+        found[f"{task}.copying"] = copying_scores(model, pairs, names)
+        found[f"{task}.negative_copying"] = copying_scores(model, pairs, names, negative=True)
+        for (a, b), weights in zip(ways, attention_of_each(model, pairs, ways), strict=True):
+            found[f"{task}.attention.{a}>{b}"] = weights
+            if torch.equal(_token(pairs, a), _token(pairs, b)):
+                found[f"{task}.matching.{a}>{b}"] = matching_scores(model, pairs, a, b)
+    return {name: values.cpu().numpy() for name, values in found.items()}
+
+
+def _ways(pairs: PromptPairs) -> Iterator[tuple[str, str]]:
+    """Pairs of named positions of which the second stands to the left in every prompt."""
+    for source, query in pairs.positions.items():
+        for target, key in pairs.positions.items():
+            if bool((key < query).all()):
+                yield source, target
+
+
+def _token(pairs: PromptPairs, name: str) -> torch.Tensor:
+    return pairs.clean.gather(1, pairs.positions[name][:, None])
+
+
+def reading_rows(scores: Scores) -> list[Row]:
+    """Every reading of every checkpoint, one row for each component."""
+    rows: list[Row] = []
+    for seed in scores.experiment.finetune.seeds:
+        for step in scores.experiment.steps():
+            path = scores.store.read(plan.readings(plan.arm(seed), step))
+            graph, names = Graph(**load_about(path)), {**scores.seeds(seed), "step": step}
+            for name, values in sorted(load_arrays(path).items()):
+                rows += _rows(graph, names, name, values)
+    return rows
+
+
+def _rows(graph: Graph, names: Row, name: str, values: np.ndarray) -> Iterator[Row]:
+    task, reading, positions, *_ = [None, name, ""] if name in _REPEATS else [*name.split("."), ""]
+    per_prompt = reading in ("logit_lens", "direct", "attention")
+    if reading == "logit_lens":
+        components = [(f"resid{layer}", layer, None) for layer in range(len(values))]
+    elif reading == "direct":
+        nodes = [(node, *place(node)) for node in graph.nodes]
+        components = [("input", None, None), *nodes, ("constant", None, None)]
+    else:
+        heads = [node for node in graph.nodes if not node.startswith("m")]
+        components = [(node, *place(node)) for node in heads]
+    table = values.reshape(len(components), -1)
+    intervals = mean_intervals(table.T) if per_prompt else None
+    for index, (component, layer, head) in enumerate(components):
+        value = {"value": float(table[index, 0]), "value_low": None, "value_high": None}
+        yield {
+            **names,
+            "task": task,
+            "reading": reading,
+            "positions": positions,
+            "component": component,
+            "layer": layer,
+            "head": head,
+            **(value if intervals is None else spread("value", intervals[index])),
+        }
