@@ -1,11 +1,13 @@
 """The whole pipeline on a tiny real model: what it leaves behind, and how it goes on."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -286,3 +288,9 @@ def test_the_table_says_what_the_functions_say(finished):
     found = _readings(finished, step=2, reading="induction")
     assert found["value"].to_list() == pytest.approx(induction.tolist(), abs=1e-5)
     assert found["value_low"].is_null().all()
+
+
+def test_the_page_on_readings_runs_as_it_stands(finished, tiny_model):
+    page = (Path(__file__).parents[1] / "docs/reading.md").read_text()
+    code = "\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL))
+    exec(code.replace("gpt2", str(tiny_model)).replace("runs/demo", str(finished.path)), {})
