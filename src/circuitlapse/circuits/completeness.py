@@ -1,0 +1,169 @@
+"""Completeness (Wang et al. 2022): does the circuit hold everything that the model uses?
+
+F is the mean metric, C the circuit, M the whole model. Where the circuit is complete, taking the
+same nodes K ⊆ C out of both leaves both as good as each other: |F(C∖K) − F(M∖K)| is small for every
+K. A large one means that the model has something beside the circuit that does the work of K, such
+as backup heads. Which K to try: the nodes of one role, random ones, and greedily those that make
+the difference as large as it gets.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from circuitlapse.circuits.ablation import Ablation
+from circuitlapse.circuits.evaluate import evaluate_circuits
+from circuitlapse.circuits.removal import Evaluate, check_removed, metrics_of
+from circuitlapse.errors import CircuitlapseError
+from circuitlapse.models.graph import Circuit
+from circuitlapse.models.load import Model
+from circuitlapse.records.documents import Estimate
+from circuitlapse.records.intervals import mean_interval
+from circuitlapse.shapes import Float
+from circuitlapse.tasks.metrics import Metric
+from circuitlapse.tasks.pairs import PromptPairs
+
+
+@dataclass(frozen=True, eq=False)
+class Incompleteness:
+    """Circuit and model without the same nodes, in the metric's unit (logits, unless chosen).
+
+    Attributes:
+        removed: K, in graph order.
+        circuit: F(C∖K) of every prompt.
+        model: F(M∖K) of every prompt.
+    """
+
+    removed: tuple[str, ...]
+    circuit: Float[Tensor, " prompts"]
+    model: Float[Tensor, " prompts"]
+
+    @property
+    def score(self) -> float:
+        """|F(C∖K) − F(M∖K)|, with F the mean over prompts: small where C is complete."""
+        return abs(float((self.circuit - self.model).double().mean()))
+
+    @property
+    def difference(self) -> Estimate:
+        """F(C∖K) − F(M∖K) with its sign and its 95 % interval over prompts (Student's t).
+
+        For a K that was chosen greedily on the same prompts the interval is too narrow.
+        """
+        return mean_interval((self.circuit - self.model).double().numpy())
+
+
+def completeness(
+    model: Model,
+    circuit: Circuit,
+    pairs: PromptPairs,
+    sets: Sequence[Collection[str]],
+    ablation: Ablation = "corrupt",
+    metric: Metric = "logit_diff",
+    reference: PromptPairs | None = None,
+    batch_size: int | None = None,
+) -> list[Incompleteness]:
+    """Remove the same nodes from the circuit and from the whole model, for each set of nodes.
+
+    Args:
+        model: From :func:`circuitlapse.load_model`.
+        circuit: C.
+        pairs: Clean and corrupt prompts with their metric.
+        sets: The sets K to remove: names of nodes of the circuit, by role or from
+            :func:`random_sets`. The empty set compares the circuit with the model as they are.
+        ablation: What removed edges and edges outside carry; see :func:`evaluate_circuit`.
+        metric: See :mod:`circuitlapse.tasks.metrics`.
+        reference: For ``mean`` ablation; see :func:`evaluate_circuit`.
+        batch_size: Pairs per batch; by default as many as fit a fixed memory budget.
+
+    Returns:
+        One result per set, in their order.
+
+    Raises:
+        CircuitlapseError: If a set holds something that is no node of the circuit, and as
+            :func:`evaluate_circuit` does.
+    """
+    for nodes in sets:
+        check_removed(circuit, nodes)
+    evaluate = partial(
+        evaluate_circuits, model, pairs=pairs, ablation=ablation, metric=metric,
+        reference=reference, batch_size=batch_size,
+    )  # fmt: skip
+    return _incompleteness(evaluate, circuit, sets)
+
+
+def greedy_completeness(
+    model: Model,
+    circuit: Circuit,
+    pairs: PromptPairs,
+    n_nodes: int,
+    candidates: int | None = None,
+    seed: int = 0,
+    ablation: Ablation = "corrupt",
+    metric: Metric = "logit_diff",
+    reference: PromptPairs | None = None,
+    batch_size: int | None = None,
+) -> list[Incompleteness]:
+    """Grow K node by node, adding what makes |F(C∖K) − F(M∖K)| largest, and so look for the worst.
+
+    Every step runs two circuits per candidate, of which one is nearly the whole model.
+
+    Args:
+        model: From :func:`circuitlapse.load_model`.
+        circuit: C.
+        pairs: Clean and corrupt prompts with their metric.
+        n_nodes: How large K may grow.
+        candidates: How many randomly drawn nodes to try in each step; None for all that are left.
+        seed: Of that draw.
+        ablation: See :func:`completeness`, as for all that follow.
+        metric: Likewise.
+        reference: Likewise.
+        batch_size: Likewise.
+
+    Returns:
+        The best K of 1, 2, … ``n_nodes`` nodes, each with one node more than the one before.
+
+    Raises:
+        CircuitlapseError: If the circuit has fewer nodes, there is no candidate, and as
+            :func:`evaluate_circuit` does.
+    """
+    if not 1 <= n_nodes <= len(circuit.nodes):
+        raise CircuitlapseError(
+            f"n_nodes must lie between 1 and the circuit's {len(circuit.nodes)} nodes", got=n_nodes
+        )
+    if candidates is not None and candidates < 1:
+        raise CircuitlapseError("each step needs at least one candidate", got=candidates)
+    evaluate = partial(
+        evaluate_circuits, model, pairs=pairs, ablation=ablation, metric=metric,
+        reference=reference, batch_size=batch_size,
+    )  # fmt: skip
+    generator = torch.Generator().manual_seed(seed)
+    removed: tuple[str, ...] = ()
+    path = []
+    for _ in range(n_nodes):
+        left = [node for node in circuit.nodes if node not in removed]
+        drawn = torch.randperm(len(left), generator=generator)[:candidates].tolist()
+        tried = [(*removed, left[index]) for index in sorted(drawn)]
+        best = max(_incompleteness(evaluate, circuit, tried), key=lambda one: one.score)
+        path.append(best)
+        removed = best.removed
+    return path
+
+
+def _incompleteness(
+    evaluate: Evaluate, circuit: Circuit, sets: Sequence[Collection[str]]
+) -> list[Incompleteness]:
+    whole = Circuit(circuit.graph, circuit.graph.edges)
+    ours = [circuit.without(nodes) for nodes in sets]
+    theirs = [whole.without(nodes) for nodes in sets]
+    if not sets:
+        return []
+    metrics = metrics_of(evaluate, ours + theirs)
+    return [
+        Incompleteness(tuple(n for n in circuit.graph.nodes if n in nodes), ours, theirs)
+        for nodes, ours, theirs in zip(
+            sets, metrics[: len(sets)], metrics[len(sets) :], strict=True
+        )
+    ]

@@ -1,0 +1,106 @@
+"""Minimality (Wang et al. 2022): is every node of the circuit needed?
+
+F is the mean metric, C the circuit. For each node v of C there should be some K ⊆ C∖{v} without
+which v matters: |F(C∖(K ∪ {v})) − F(C∖K)| is large. With K empty it is the plain effect of taking v
+out; nodes that stand in for each other, such as name movers, show only once the others are gone.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from torch import Tensor
+
+from circuitlapse.circuits.ablation import Ablation
+from circuitlapse.circuits.evaluate import evaluate_circuits
+from circuitlapse.circuits.removal import check_removed, metrics_of
+from circuitlapse.models.graph import Circuit
+from circuitlapse.models.load import Model
+from circuitlapse.records.documents import Estimate
+from circuitlapse.records.intervals import mean_interval
+from circuitlapse.shapes import Float
+from circuitlapse.tasks.metrics import Metric
+from circuitlapse.tasks.pairs import PromptPairs
+
+
+@dataclass(frozen=True, eq=False)
+class NodeMinimality:
+    """A node and the set without which it matters most, of those tried.
+
+    Attributes:
+        node: v.
+        removed: K, in graph order.
+        without_set: F(C∖K) of every prompt, in the metric's unit (logits, unless chosen).
+        without_both: F(C∖(K ∪ {v})) of every prompt.
+    """
+
+    node: str
+    removed: tuple[str, ...]
+    without_set: Float[Tensor, " prompts"]
+    without_both: Float[Tensor, " prompts"]
+
+    @property
+    def score(self) -> float:
+        """|F(C∖(K ∪ {v})) − F(C∖K)|, with F the mean over prompts: large where v is needed."""
+        return abs(float((self.without_both - self.without_set).double().mean()))
+
+    @property
+    def difference(self) -> Estimate:
+        """F(C∖(K ∪ {v})) − F(C∖K) with its sign and its 95 % interval over prompts (Student's t).
+
+        K was chosen on the same prompts, so that with many sets the interval is too narrow.
+        """
+        return mean_interval((self.without_both - self.without_set).double().numpy())
+
+
+def minimality(
+    model: Model,
+    circuit: Circuit,
+    pairs: PromptPairs,
+    sets: Sequence[Collection[str]] = (),
+    ablation: Ablation = "corrupt",
+    metric: Metric = "logit_diff",
+    reference: PromptPairs | None = None,
+    batch_size: int | None = None,
+) -> list[NodeMinimality]:
+    """Find for every node of the circuit the set, of those given, without which it matters most.
+
+    Args:
+        model: From :func:`circuitlapse.load_model`.
+        circuit: C.
+        pairs: Clean and corrupt prompts with their metric.
+        sets: Sets of the circuit's nodes to try as K beside the empty one, by role or from
+            :func:`random_sets`; for a node that is in one, K is the rest of it.
+        ablation: What removed edges and edges outside carry; see :func:`evaluate_circuit`.
+        metric: See :mod:`circuitlapse.tasks.metrics`.
+        reference: For ``mean`` ablation; see :func:`evaluate_circuit`.
+        batch_size: Pairs per batch; by default as many as fit a fixed memory budget.
+
+    Returns:
+        One result per node of the circuit, in graph order; of sets that do equally well, the first.
+
+    Raises:
+        CircuitlapseError: If a set holds something that is no node of the circuit, and as
+            :func:`evaluate_circuit` does.
+    """
+    for nodes in sets:
+        check_removed(circuit, nodes)
+    tried = [(node, frozenset(nodes) - {node}) for node in circuit.nodes for nodes in ((), *sets)]
+    if not tried:
+        return []
+    evaluate = partial(
+        evaluate_circuits, model, pairs=pairs, ablation=ablation, metric=metric,
+        reference=reference, batch_size=batch_size,
+    )  # fmt: skip
+    without_set = [circuit.without(nodes) for _, nodes in tried]
+    without_both = [circuit.without({node, *nodes}) for node, nodes in tried]
+    metrics = metrics_of(evaluate, without_set + without_both)
+    best: dict[str, NodeMinimality] = {}
+    for (node, nodes), before, after in zip(
+        tried, metrics[: len(tried)], metrics[len(tried) :], strict=True
+    ):
+        removed = tuple(one for one in circuit.graph.nodes if one in nodes)
+        found = NodeMinimality(node, removed, before, after)
+        if node not in best or found.score > best[node].score:
+            best[node] = found
+    return list(best.values())
