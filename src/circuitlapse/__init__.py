@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from circuitlapse.api import Run, load_run, run_experiment
-    from circuitlapse.attribution import Scores, attribute, node_effects, patch
+    from circuitlapse.attribution import (
+        Scores,
+        attribute,
+        neuron_scores,
+        node_effects,
+        patch,
+        project_exact,
+    )
     from circuitlapse.circuits import (
         CircuitEvaluation,
         Incompleteness,
@@ -46,7 +53,14 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "api": ("Run", "load_run", "run_experiment"),
-    "attribution": ("Scores", "attribute", "node_effects", "patch"),
+    "attribution": (
+        "Scores",
+        "attribute",
+        "neuron_scores",
+        "node_effects",
+        "patch",
+        "project_exact",
+    ),
     "circuits": (
         "CircuitEvaluation",
         "Incompleteness",
@@ -116,8 +130,10 @@ __all__ = [
     "logit_lens",
     "matching_scores",
     "minimality",
+    "neuron_scores",
     "node_effects",
     "patch",
+    "project_exact",
     "random_sets",
     "read_experiment",
     "repeat_scores",

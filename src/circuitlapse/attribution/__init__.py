@@ -4,8 +4,10 @@ Each algorithm has its own file with the source of its definition, and a slow li
 tests.
 """
 
-from circuitlapse.attribution.eap import attribute
+from circuitlapse.attribution.edges import attribute
+from circuitlapse.attribution.exact import project_exact
+from circuitlapse.attribution.neurons import neuron_scores
 from circuitlapse.attribution.patching import node_effects, patch
 from circuitlapse.attribution.scores import Scores
 
-__all__ = ["Scores", "attribute", "node_effects", "patch"]
+__all__ = ["Scores", "attribute", "neuron_scores", "node_effects", "patch", "project_exact"]

@@ -1,6 +1,7 @@
 """Edge scores: what an attribution method returns, and the circuits picked from it."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import polars as pl
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from circuitlapse.attribution.greedy import greedy_mask
+from circuitlapse.attribution.parts import ELSEWHERE
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models.graph import Circuit, Graph
 from circuitlapse.shapes import Float
@@ -28,12 +30,40 @@ class Scores:
         halves: Means over the even and over the odd rows of the pairs, to tell signal from noise;
             NaN where there is no such row.
         n: Number of prompts.
+        by_position: Where asked for, the share of ``mean`` at each named position of the pairs and
+            at all others (``elsewhere``); they add up to ``mean``.
     """
 
     graph: Graph
     mean: Float[Tensor, "writers readers"]
     halves: Float[Tensor, "2 writers readers"]
     n: int
+    by_position: Mapping[str, Float[Tensor, "writers readers"]] = field(default_factory=dict)
+
+    @classmethod
+    def from_sums(
+        cls,
+        graph: Graph,
+        sums: Float[Tensor, "parts writers readers"],
+        n: int,
+        names: Sequence[str] = (),
+    ) -> "Scores":
+        """Average the prompts' summed scores.
+
+        Args:
+            graph: The model's graph.
+            sums: Over the even rows of ``n`` prompts, the odd ones, and each named position.
+            n: Number of prompts.
+            names: Of the positions.
+        """
+        counts = torch.tensor([(n + 1) // 2, n // 2])[:, None, None]
+        halves = (sums[:2] / counts).where(graph.edges | (counts == 0), 0.0)
+        mean = (sums[:2].sum(dim=0) / n).where(graph.edges, 0.0)
+        shares = (sums[2:] / n).where(graph.edges, 0.0)
+        by_position = dict(zip(names, shares.float(), strict=True))
+        if names:
+            by_position[ELSEWHERE] = (mean - shares.sum(dim=0)).float()
+        return cls(graph, mean.float(), halves.float(), n, by_position)
 
     def top(
         self,

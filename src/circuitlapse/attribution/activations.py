@@ -1,0 +1,115 @@
+"""Edge attribution by interpolating one node's activations at a time: ``eap-ig-activations``.
+
+Hanna et al. (2024) published it in the code beside EAP-IG-inputs, and MIB (Mueller et al. 2025)
+evaluates it. In turn the embeddings, each layer's attention (all heads together) and each layer's
+MLP have their output held at α clean + (1 − α) corrupt, α = k/m, k = 1 … m, in a run on the clean
+prompt. A score is (a_u corrupt − a_u clean) · ∂L/∂in_v, summed over positions, with the mean of the
+gradients of all (1 + 2 layers) m runs. What is held is a constant: no gradient flows through it
+into the node's own inputs.
+
+Before the node every one of these runs is the clean run. So each begins at the node; what its
+gradient is further down follows from the clean run's Jacobian, which is linear, so that all of them
+go down together, once.
+"""
+
+import torch
+from torch import Tensor
+
+from circuitlapse.attribution.gradients import Gradients, differences
+from circuitlapse.attribution.parts import Parts
+from circuitlapse.models.context import at_reads
+from circuitlapse.models.decoder import Decoder, Step
+from circuitlapse.models.graph import Graph
+from circuitlapse.models.prefix import Suffixes
+from circuitlapse.shapes import Float
+
+
+def eap_ig_activations_scores(
+    decoder: Decoder, graph: Graph, batch: Suffixes, parts: Parts, steps: int
+) -> Float[Tensor, "parts writers readers"]:
+    """Sum one batch's scores."""
+    with torch.enable_grad():
+        clean = decoder.trace(batch.clean.detach().requires_grad_(), batch.context)
+    with torch.no_grad():
+        corrupt = decoder.trace(batch.corrupt, batch.context)
+        inner, end = differences(decoder, graph, batch, clean, corrupt)
+    shares = [1 - k / steps for k in range(1, steps + 1)]
+    gradients = Gradients(decoder)
+    for share in shares:
+        _run(gradients, batch, 0, batch.clean + share * (batch.corrupt - batch.clean))
+    sums = gradients.scores(graph, inner, end, parts)
+    below: list[tuple[Tensor, Tensor]] = []
+    for layer, (ours, theirs) in enumerate(zip(clean, corrupt, strict=True)):
+        for name in ("attn_out", "mlp_out"):
+            gradients, arriving = Gradients(decoder), torch.zeros_like(ours.resid_post)
+            for share in shares:
+                change = share * (getattr(theirs, name) - getattr(ours, name)).detach()
+                if name == "attn_out" and not graph.parallel:
+                    x = ours.resid_mid.detach() + change
+                    arriving += _run_from_mlp(gradients, batch, layer, x)
+                else:
+                    x = ours.resid_post.detach() + change
+                    arriving += _run(gradients, batch, layer + 1, x)
+            sums += gradients.scores(graph, inner, end, parts)
+            below += _bypassing(decoder, batch, ours, name, arriving, layer)
+    gradients = Gradients(decoder)
+    wanted = [x for step in clean for x in (step.q, step.k, step.v, step.resid_mid)]
+    found = torch.autograd.grad(
+        [x for x, _ in below], wanted, [gradient for _, gradient in below], materialize_grads=True
+    )
+    gradients.collect(clean, found)
+    sums += gradients.scores(graph, inner, end, parts)
+    return sums / (len(shares) * (1 + 2 * graph.n_layers))
+
+
+def _run(
+    gradients: Gradients, batch: Suffixes, layer: int, x: Float[Tensor, "batch pos d_model"]
+) -> Float[Tensor, "batch pos d_model"]:
+    """Run on from the input of ``layer`` and back; return the gradient at that input."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        return _back(gradients, batch, layer, x, [x])[0]
+
+
+def _run_from_mlp(
+    gradients: Gradients, batch: Suffixes, layer: int, x: Float[Tensor, "batch pos d_model"]
+) -> Float[Tensor, "batch pos d_model"]:
+    """Run on from behind the attention of ``layer``; return the gradient at the stream there."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        read = x.view_as(x)
+        post = x + gradients.decoder.mlp[layer](read)
+        arriving, at_mlp = _back(gradients, batch, layer + 1, post, [x, read])
+    gradients.add_mlp(layer, at_mlp)
+    return arriving
+
+
+def _back(
+    gradients: Gradients, batch: Suffixes, layer: int, x: Tensor, others: list[Tensor]
+) -> list[Tensor]:
+    decoder, steps = gradients.decoder, []
+    for current in range(layer, decoder.n_layers):
+        steps.append(decoder.step(current, x, batch.context))
+        x = steps[-1].resid_post
+    return gradients.add(batch, steps, x, others)
+
+
+def _bypassing(
+    decoder: Decoder,
+    batch: Suffixes,
+    clean: Step,
+    held: str,
+    arriving: Float[Tensor, "batch pos d_model"],
+    layer: int,
+) -> list[tuple[Tensor, Tensor]]:
+    """Where a gradient that arrives behind a held node goes on: through all else of its layer."""
+    stream = clean.resid_pre
+    if decoder.is_last(layer):
+        with torch.enable_grad():
+            stream = at_reads(stream, batch.context)
+    ways = [(stream, arriving)]
+    if held == "mlp_out":
+        ways.append((clean.attn_out, arriving))
+    elif decoder.parallel:
+        ways.append((clean.mlp_out, arriving))
+    return ways

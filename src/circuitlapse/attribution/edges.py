@@ -1,0 +1,135 @@
+"""Scores of all edges by one of several methods, from cheap estimates to the exact effects.
+
+========================  ====================================================  ===================
+method                    what an edge's score is                               forward + backward
+========================  ====================================================  ===================
+``eap``                   first-order estimate at the clean run                 1
+``eap-ig-inputs``         the same, averaged towards the corrupt embeddings     m
+``eap-ig-activations``    the same, averaged over one interpolated node each    about m × layers
+``exact``                 the effect itself, of one patched run per edge        edges / 2, forward
+========================  ====================================================  ===================
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+
+from circuitlapse.attribution.activations import eap_ig_activations_scores
+from circuitlapse.attribution.eap import eap_ig_scores, eap_scores
+from circuitlapse.attribution.exact import exact_scores
+from circuitlapse.attribution.parts import Parts, check_positions
+from circuitlapse.attribution.scores import Scores
+from circuitlapse.errors import CircuitlapseError
+from circuitlapse.models.load import Model
+from circuitlapse.models.prefix import Suffixes, each_batch
+from circuitlapse.tasks.metrics import Metric
+from circuitlapse.tasks.pairs import PromptPairs
+
+Method = Literal["eap", "eap-ig-inputs", "eap-ig-activations", "exact"]
+
+
+def attribute(
+    model: Model,
+    pairs: PromptPairs,
+    method: Method = "eap-ig-inputs",
+    steps: int = 5,
+    metric: Metric = "logit_diff",
+    batch_size: int | None = None,
+    *,
+    qk_fix: bool = False,
+    by_position: bool = False,
+    save: str | Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Scores:
+    """Score every edge of the model on the pairs.
+
+    Args:
+        model: From :func:`circuitlapse.load_model`.
+        pairs: Clean and corrupt prompts with their metric.
+        method: ``eap`` (one gradient), ``eap-ig-inputs`` (``steps`` gradients, more faithful),
+            ``eap-ig-activations`` (``steps`` gradients for each layer's attention and MLP) or
+            ``exact`` (a patched run for every edge; :func:`project_exact` says how long it takes).
+        steps: m of the two EAP-IG methods; the others ignore it.
+        metric: What the edges are scored for; see :mod:`circuitlapse.tasks.metrics`.
+        batch_size: Pairs per batch; by default as many as fit a fixed memory budget. It does not
+            change the result.
+        qk_fix: For ``eap``: recompute the softmax for edges into queries and keys, whose estimates
+            fail where attention is saturated; see :mod:`circuitlapse.attribution.qk_fix`.
+        by_position: For the gradient methods: keep the scores per named position of the pairs, in
+            ``scores.by_position``. An edge carries its share at the position of its writer's
+            output, which is that of its reader's input.
+        save: For ``exact``: a safetensors file that the finished part is kept in, from which a
+            later call with the same model, pairs and metric goes on.
+        progress: Called with how much is done and how much there is: edges times pairs for
+            ``exact``, else pairs.
+
+    Raises:
+        CircuitlapseError: If the method is unknown, an option does not belong to it, the model
+            cannot run the pairs, or the saved file belongs to something else.
+    """
+    _check(method, steps, qk_fix, by_position, save)
+    if method == "exact":
+        return exact_scores(model, pairs, metric, batch_size, save, progress)
+    if by_position:
+        check_positions(pairs)
+    decoder, graph, n = model.decoder, model.graph, len(pairs)
+    names = tuple(pairs.positions) if by_position else ()
+    sums = torch.zeros(2 + len(names), *graph.edges.shape, dtype=torch.float64)
+    done = 0
+
+    def work(batch: Suffixes) -> None:
+        nonlocal done
+        parts = Parts(batch, names)
+        if method == "eap":
+            sums.add_(eap_scores(decoder, graph, batch, parts, qk_fix))
+        elif method == "eap-ig-inputs":
+            sums.add_(eap_ig_scores(decoder, graph, batch, parts, steps))
+        else:
+            sums.add_(eap_ig_activations_scores(decoder, graph, batch, parts, steps))
+        done += len(batch.rows)
+        if progress:
+            progress(done, n)
+
+    n_points = 1 if method == "eap" else steps
+    floats_per_token = decoder.d_model * (
+        len(graph.writers) + 3 * graph.n_heads + graph.n_layers * (24 + n_points)
+    )
+    each_batch(
+        decoder, pairs, floats_per_token, work,
+        metric=metric, batch_size=batch_size, needs_gradient=True,
+    )  # fmt: skip
+    return Scores.from_sums(graph, sums, n, names)
+
+
+def _check(
+    method: str, steps: int, qk_fix: bool, by_position: bool, save: str | Path | None
+) -> None:
+    if method not in get_args(Method):
+        raise CircuitlapseError(
+            "there is no such attribution method",
+            got=method,
+            fix=f"Use {', '.join(get_args(Method)[:-1])} or exact",
+        )
+    if steps < 1:
+        raise CircuitlapseError("steps must be at least 1", got=steps)
+    if qk_fix and method != "eap":
+        raise CircuitlapseError(
+            "qk_fix is defined for eap only",
+            got=method,
+            fix="Use method='eap', or leave qk_fix out: the other methods look beyond the clean "
+            "run's gradient already",
+        )
+    if by_position and (method == "exact" or qk_fix):
+        raise CircuitlapseError(
+            "scores do not divide into positions where an edge is corrupted at all of them at once",
+            got="exact" if method == "exact" else "eap with qk_fix",
+            fix="Use by_position with eap, eap-ig-inputs or eap-ig-activations",
+        )
+    if save is not None and method != "exact":
+        raise CircuitlapseError(
+            "only exact scores take long enough to be saved on the way",
+            got=method,
+            fix="Leave save out, or use method='exact'",
+        )

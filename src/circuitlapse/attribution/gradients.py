@@ -1,0 +1,183 @@
+"""Gradients at every reader's input, and their products with the writers' differences.
+
+The gradient at a head's query, key or value input is never formed per run: with δ the gradient at
+the projection's output, W̃ the projection folded into its normalisation, and x̂, σ of the
+normalisation, it is
+
+    ∂L/∂in = (W̃ δ − x̂ (x̂ᵀ W̃ δ) / d_model) / σ,
+
+so that δ/σ is summed over the runs in head space, and the rank-one term is kept as x̂ and one number
+per slot and run; x̂ᵀ W̃ is the projection's output without its bias, which is at hand. The writers'
+differences do not depend on the run, so that each layer needs one matrix product.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from circuitlapse.attribution.parts import Parts
+from circuitlapse.models.decoder import Decoder, Step
+from circuitlapse.models.graph import Graph
+from circuitlapse.models.prefix import Suffixes
+from circuitlapse.shapes import Float
+
+
+def differences(
+    decoder: Decoder, graph: Graph, batch: Suffixes, clean: list[Step], corrupt: list[Step]
+) -> tuple[Float[Tensor, "inner batch pos d_model"], Float[Tensor, "writers batch reads d_model"]]:
+    """What corruption adds to each writer's output.
+
+    Returns:
+        The writers before the last layer's attention at all positions, and all writers where logits
+        are read, which is the only place where the last layer's writers are.
+    """
+    last = graph.n_layers - 1
+    n, width, d_model = batch.clean.shape
+    inner = batch.clean.new_empty(graph.n_before_attention(last), n, width, d_model)
+    reads = batch.context.reads
+    end = batch.clean.new_empty(len(graph.writers), *reads.shape, d_model)
+    torch.sub(batch.corrupt, batch.clean, out=inner[0])
+    for layer in range(graph.n_layers):
+        into = inner if layer < last else end
+        z = (corrupt[layer].z - clean[layer].z).detach().flatten(0, 1).transpose(0, 1)
+        heads = into[graph.head_writers(layer)]
+        torch.bmm(z, decoder.attention[layer].W_O, out=heads.flatten(1, 2))
+        before, after = clean[layer].mlp_out.detach(), corrupt[layer].mlp_out.detach()
+        torch.sub(after, before, out=into[graph.mlp_writer(layer)])
+    rows = torch.arange(n, device=inner.device)
+    end[: len(inner)] = inner[:, rows[:, None], reads]
+    return inner, end
+
+
+class Gradients:
+    """Gradients of −metric at the readers' inputs, summed over runs; None where there was none."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        """Begin with no run."""
+        self.decoder = decoder
+        layers = range(decoder.n_layers)
+        self.delta: list[Tensor | None] = [None for _ in layers]
+        self.x_hat: list[list[Tensor]] = [[] for _ in layers]
+        self.coefficient: list[list[Tensor]] = [[] for _ in layers]
+        self.mlp: list[Tensor | None] = [None for _ in layers]
+        self.final: Tensor | None = None
+
+    def add(
+        self,
+        batch: Suffixes,
+        steps: Sequence[Step],
+        final: Float[Tensor, "batch reads d_model"],
+        others: Sequence[Tensor] = (),
+    ) -> list[Tensor]:
+        """Go back through one run's last layers, from its metric.
+
+        Args:
+            batch: What was run.
+            steps: What the last ``len(steps)`` layers computed, on a tape.
+            final: The last residual stream.
+            others: Further tensors on the tape.
+
+        Returns:
+            The gradients at the others.
+        """
+        wanted = [final, *_inputs(steps), *others]
+        with torch.enable_grad():
+            first, *found = torch.autograd.grad(-batch.metric(self.decoder, final).sum(), wanted)
+        self.final = _total(self.final, first)
+        return self.collect(steps, found)
+
+    @torch.no_grad()
+    def collect(self, steps: Sequence[Step], found: Sequence[Tensor]) -> list[Tensor]:
+        """Add the gradients at the last layers' inputs of heads and MLPs; return what is left."""
+        first = self.decoder.n_layers - len(steps)
+        for index, step in enumerate(steps):
+            q, k, v, mlp = found[4 * index : 4 * index + 4]
+            self._add_slots(first + index, step, (q, k, v))
+            self.add_mlp(first + index, mlp)
+        return list(found[4 * len(steps) :])
+
+    def add_mlp(self, layer: int, gradient: Float[Tensor, "batch pos d_model"]) -> None:
+        """Add a gradient at the input of an MLP."""
+        self.mlp[layer] = _total(self.mlp[layer], gradient)
+
+    def _add_slots(self, layer: int, step: Step, slots: tuple[Tensor, Tensor, Tensor]) -> None:
+        block, d_model = self.decoder.attention[layer], self.decoder.d_model
+        x_hat, inverse = block.norm.standardise(step.resid_pre)
+        # [batch, pos, 3 heads, d_head]: all queries, then all keys, then all values.
+        delta = torch.cat(slots, dim=2) * inverse[..., None]
+        weight, bias = block.slots()
+        if block.norm.bias is not None:
+            bias = bias + block.norm.bias @ weight
+        output = torch.cat([step.q, step.k, step.v], dim=2) - bias
+        self.x_hat[layer].append(x_hat)
+        self.coefficient[layer].append((output * delta).sum(dim=-1) / d_model)
+        self.delta[layer] = delta if (total := self.delta[layer]) is None else total.add_(delta)
+
+    @torch.no_grad()
+    def scores(
+        self,
+        graph: Graph,
+        inner: Float[Tensor, "inner batch pos d_model"],
+        end: Float[Tensor, "writers batch reads d_model"],
+        parts: Parts,
+    ) -> Float[Tensor, "parts writers readers"]:
+        """Multiply the writers' differences, from :func:`differences`, by these gradients."""
+        sums = torch.zeros(len(parts), len(graph.writers), len(graph.readers), dtype=torch.float64)
+        for layer in range(graph.n_layers):
+            if (delta := self.delta[layer]) is not None:
+                sources = inner[: graph.n_before_attention(layer)]
+                block = self._slot_scores(layer, delta, sources, parts)
+                sums[:, : len(sources), graph.attention_readers(layer)] = block
+            if (gradient := self.mlp[layer]) is not None:
+                last = self.decoder.is_last(layer)
+                sources = (end if last else inner)[: graph.n_before_mlp(layer)]
+                column = _products(parts, sources, gradient, last)
+                sums[:, : len(sources), graph.mlp_reader(layer)] = column
+        if self.final is not None:
+            sums[:, :, -1] = _products(parts, end, self.final, True)
+        return sums
+
+    def _slot_scores(
+        self, layer: int, delta: Tensor, sources: Float[Tensor, "some batch pos d_model"],
+        parts: Parts,
+    ) -> Float[Tensor, "parts some slots"]:  # fmt: skip
+        block = self.decoder.attention[layer]
+        folded = block.norm.folded(block.slots()[0]).transpose(1, 2)
+        by_slot = torch.bmm(delta.flatten(0, 1).transpose(0, 1), folded)
+        gradient = by_slot.unflatten(1, delta.shape[:2])
+        # Of this the part along each run's x̂ is too much. Per token a small product
+        # [writers, d_model] × [d_model, runs].
+        x_hat = torch.stack(self.x_hat[layer], dim=-1)
+        coefficient = torch.stack(self.coefficient[layer], dim=-2)[None]
+        seen = torch.einsum("wbtd,btdr->wbtr", sources, x_hat)
+        taken = [parts.of(x, False) for x in (sources, gradient, seen, coefficient)]
+        return torch.stack(
+            [
+                (ours.flatten(1) @ theirs.flatten(1).T - part.flatten(1) @ c.flatten(0, -2))
+                .double()
+                .cpu()
+                for ours, theirs, part, c in zip(*taken, strict=True)
+            ]
+        )
+
+
+def _inputs(steps: Sequence[Step]) -> list[Tensor]:
+    return [x for step in steps for x in (step.q, step.k, step.v, step.resid_mid)]
+
+
+def _products(
+    parts: Parts,
+    sources: Float[Tensor, "some batch pos d_model"],
+    gradient: Float[Tensor, "batch pos d_model"],
+    at_reads: bool,
+) -> Float[Tensor, "parts some"]:
+    ours, theirs = parts.of(sources, at_reads), parts.of(gradient[None], at_reads)
+    return torch.stack(
+        [(a.flatten(1) @ b.flatten()).double().cpu() for a, b in zip(ours, theirs, strict=True)]
+    )
+
+
+def _total(total: Tensor | None, new: Tensor) -> Tensor:
+    # A gradient may be shared with others of its run: the first is copied, later ones are added.
+    return new.clone() if total is None else total.add_(new)

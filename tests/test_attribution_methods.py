@@ -1,0 +1,80 @@
+"""Every attribution method on every family against its literal twin."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import twins_attribution as twins
+from circuitlapse.attribution import attribute, neuron_scores
+from circuitlapse.models import load_model
+from twins_engine import FAMILIES, Literal, random_pairs, tiny, tiny_gpt2
+
+families = pytest.mark.parametrize("family", FAMILIES)
+
+
+def _close(ours: torch.Tensor, twin: torch.Tensor, relative: float = 1e-4) -> None:
+    assert float(twin.abs().max()) > 1e-2
+    torch.testing.assert_close(
+        ours.double(), twin, rtol=relative, atol=relative * float(twin.abs().max())
+    )
+
+
+def _halves(each: torch.Tensor) -> torch.Tensor:
+    return torch.stack([each[0::2].mean(dim=0), each[1::2].mean(dim=0)])
+
+
+@families
+def test_exact_scores_are_the_literal_ones(family):
+    hf, pairs = tiny(family), random_pairs(11, n=2, longest=6)
+    scores = attribute(load_model(hf, dtype="float64"), pairs, "exact")
+    twin = twins.exact(Literal(hf), pairs)
+    _close(scores.mean, twin.mean(dim=0), 1e-5)
+    _close(scores.halves, _halves(twin), 1e-5)
+
+
+@families
+def test_interpolated_activations_are_the_literal_ones(family):
+    hf, pairs = tiny(family), random_pairs(12, n=2, longest=6)
+    scores = attribute(load_model(hf), pairs, "eap-ig-activations", steps=2)
+    twin = twins.activations(Literal(hf), pairs, 2)
+    _close(scores.mean, twin.mean(dim=0))
+    _close(scores.halves, _halves(twin))
+
+
+@families
+def test_the_qk_fix_is_the_literal_one(family):
+    hf, pairs = tiny(family), random_pairs(13, n=2, longest=6)
+    scores = attribute(load_model(hf), pairs, "eap", qk_fix=True)
+    twin = twins.qk_fixed(twins.Probed(hf), pairs)
+    _close(scores.mean, twin.mean(dim=0))
+    _close(scores.halves, _halves(twin))
+    unfixed = attribute(load_model(hf), pairs, "eap")
+    assert not torch.allclose(scores.mean, unfixed.mean, atol=1e-3)
+
+
+@families
+@pytest.mark.parametrize("method", ["eap", "eap-ig-inputs"])
+def test_neurons_are_the_literal_ones_and_add_up_to_their_mlp(family, method):
+    hf, pairs = tiny(family), random_pairs(14, n=4)
+    model, points = load_model(hf), [1.0] if method == "eap" else [0.0, 0.5]
+    scores = neuron_scores(model, pairs, method, steps=2)
+    _close(scores, twins.neurons(Literal(hf), pairs, points).mean(dim=0))
+    totals = attribute(model, pairs, method, steps=2).node_totals()
+    mlps = totals.view(model.graph.n_layers, -1)[:, -1]
+    torch.testing.assert_close(scores.sum(dim=1), mlps, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [("exact", {}), ("eap-ig-activations", {"steps": 2}), ("eap", {"qk_fix": True})],
+)
+@settings(max_examples=4)
+@given(seed=st.integers(0, 1000), n=st.integers(2, 4), size=st.integers(1, 3))
+def test_no_method_depends_on_batches_or_padding(method, options, seed, n, size):
+    pairs = random_pairs(seed, n, longest=3 + seed % 4)
+    model = load_model(tiny_gpt2(seed, layers=1, heads=2), dtype="float64")
+    whole = attribute(model, pairs, method, **options)
+    parts = attribute(model, pairs, method, batch_size=size, **options)
+    torch.testing.assert_close(parts.mean, whole.mean, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(parts.halves, whole.halves, rtol=1e-6, atol=1e-6)
