@@ -5,7 +5,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import GPT2Config, GPT2LMHeadModel
 
 from circuitlapse.attribution import Scores, attribute
 from circuitlapse.errors import CircuitlapseError
@@ -34,7 +33,7 @@ def test_scores_are_those_of_the_definition(method, steps, layers):
     assert ours.n == len(pairs)
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(st.integers(0, 1000), st.integers(2, 7), st.integers(1, 8), st.integers(3, 10))
 def test_scores_do_not_depend_on_batches_padding_or_the_prefix(seed, n, size, longest):
     hf, pairs = tiny_gpt2(seed), random_pairs(seed, n, longest)
@@ -71,39 +70,6 @@ def test_a_pair_without_a_difference_scores_zero():
     assert (attribute(load_model(tiny_gpt2()), same).mean == 0).all()
 
 
-def test_a_model_worked_out_by_hand():
-    """One head copies what it sees; all four embeddings are orthogonal with mean 0, variance 1.
-
-    Clean A C, corrupt B C; the head attends evenly and writes the sum of both embeddings. The last
-    residual stream is 2 C + A with variance 5, so the metric (A against B) is 4/√5, and its
-    gradient there is (4 A/5 − B − 2 C/5)/√5.
-    """
-    config = GPT2Config(
-        n_layer=1, n_head=1, n_embd=4, n_positions=2, vocab_size=3, layer_norm_epsilon=1e-12,
-        bos_token_id=None, eos_token_id=None,
-    )  # fmt: skip
-    hf: Any = GPT2LMHeadModel(config)
-    A, B, C = torch.tensor([[1.0, -1, 1, -1], [1, -1, -1, 1], [1, 1, -1, -1]])
-    with torch.no_grad():
-        for name, weight in hf.named_parameters():
-            weight.fill_(1.0 if "ln" in name and "weight" in name else 0.0)
-        hf.transformer.wte.weight.copy_(torch.stack([A, B, C]))
-        attention = hf.transformer.h[0].attn
-        attention.c_attn.weight[:, 8:] = torch.eye(4)  # values; queries and keys stay zero
-        attention.c_proj.weight.copy_(2 * torch.eye(4))
-    pairs = PromptPairs.from_tensors(
-        torch.tensor([[0, 2]]), torch.tensor([[1, 2]]), torch.tensor([0]), torch.tensor([1])
-    )
-    scores = attribute(load_model(hf), pairs, "eap")
-    table = {(row["writer"], row["reader"]): row["score"] for row in scores.to_frame().to_dicts()}
-    root = 5**0.5
-    assert table["a0.h0", "logits"] == pytest.approx(7.2 / root, rel=1e-5)
-    assert table["input", "a0.h0<v>"] == pytest.approx(4 / root, rel=1e-5)
-    del table["a0.h0", "logits"], table["input", "a0.h0<v>"]
-    assert set(table.values()) == {0.0}
-    assert torch.isnan(scores.halves[1]).all()
-
-
 def test_where_the_model_is_almost_linear_scores_are_the_exact_effects_of_the_edges():
     hf = tiny_gpt2(5)
     with torch.no_grad():
@@ -114,20 +80,9 @@ def test_where_the_model_is_almost_linear_scores_are_the_exact_effects_of_the_ed
     pairs = PromptPairs.from_tensors(
         clean, torch.where(clean == 0, 1, clean), torch.tensor([2, 8]), torch.tensor([6, 7])
     )
-    scores, literal = attribute(load_model(hf, dtype=torch.float64), pairs, "eap"), Literal(hf)
-    graph, effects = literal.graph, torch.zeros(len(pairs), *scores.mean.shape)
-    edges = {
-        (graph.writers[i], graph.readers[j]): (i, j) for i, j in graph.edges.nonzero().tolist()
-    }
-    with torch.no_grad():
-        for row, (clean, corrupt, metric) in enumerate(literal.prompts(pairs)):
-            whole = metric(literal.plain(clean)[0])
-            for edge, (i, j) in edges.items():
-                without = metric(literal.circuit(clean, corrupt, edges.keys() - {edge}))
-                effects[row, i, j] = whole - without
-    torch.testing.assert_close(
-        scores.mean, effects.mean(dim=0), rtol=0.01, atol=0.003 * float(effects.abs().max())
-    )
+    model = load_model(hf, dtype=torch.float64)
+    estimate, exact = (attribute(model, pairs, method).mean for method in ("eap", "exact"))
+    torch.testing.assert_close(estimate, exact, rtol=0.01, atol=0.003 * float(exact.abs().max()))
 
 
 def test_node_totals_estimate_each_node_as_a_whole():

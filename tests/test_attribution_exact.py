@@ -1,0 +1,179 @@
+"""Exact scores: a model worked out by hand, dead components, going on after an interruption."""
+
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from circuitlapse.attribution import attribute, project_exact
+from circuitlapse.errors import CircuitlapseError
+from circuitlapse.models import load_model
+from circuitlapse.tasks.pairs import PromptPairs
+from twins_engine import random_pairs, tiny_gpt2
+
+ROOT = 5**0.5
+
+
+def _copying_head() -> tuple[Any, PromptPairs]:
+    """One head copies what it sees; all four embeddings are orthogonal with mean 0, variance 1.
+
+    Clean A C, corrupt B C; the head attends evenly and writes the sum of both normalised
+    embeddings, so that it adds A + C in the clean and B + C in the corrupt run.
+    """
+    config = GPT2Config(
+        n_layer=1, n_head=1, n_embd=4, n_positions=2, vocab_size=3, layer_norm_epsilon=1e-12,
+        bos_token_id=None, eos_token_id=None,
+    )  # fmt: skip
+    hf: Any = GPT2LMHeadModel(config)
+    with torch.no_grad():
+        for name, weight in hf.named_parameters():
+            weight.fill_(1.0 if "ln" in name and "weight" in name else 0.0)
+        hf.transformer.wte.weight.copy_(
+            torch.tensor([[1, -1, 1, -1], [1, -1, -1, 1], [1, 1, -1, -1]])
+        )
+        attention = hf.transformer.h[0].attn
+        attention.c_attn.weight[:, 8:] = torch.eye(4)  # values; queries and keys stay zero
+        attention.c_proj.weight.copy_(2 * torch.eye(4))
+    pairs = PromptPairs.from_tensors(
+        torch.tensor([[0, 2]]), torch.tensor([[1, 2]]), torch.tensor([0]), torch.tensor([1])
+    )
+    return hf, pairs
+
+
+# With f the last residual stream, σ² its variance and D = A − B, the metric is D·f/σ and its
+# gradient g = (D − f (D·f) / (4 σ²)) / σ. Both scores are D·g at the points of the method, but into
+# the value through the norm there: (D − x (D·x) / (4 s²)) · g / s, x its input, s² its variance.
+#
+# clean point: f = 2 C + A, σ² = 5, D·f = 4, g = (D − f/5)/√5, D·g = (8 − 4/5)/√5 = 7.2/√5; x = A,
+#   s = 1: 7.2/√5 − A·g = 7.2/√5 − (4 − 4/5)/√5 = 4/√5.
+# corrupt point: the same with A and B exchanged.
+# half-way: x = (A + B)/2, s² = 1/2, f = 2 C + (A + B)/√2, σ² = 5, D·f = 0, D·g = 8/√5; D·x = 0, so
+#   8/√5 · √2.
+# exact: the metric is 4/√5 with A + C from the head and −4/√5 with B + C, along either edge. The
+#   last norm is not linear: that is why EAP falls short of it even for an edge into the logits.
+# activations, m = 1: three clean runs, each with one node held; the one that holds the head has no
+#   gradient at the head's value.
+@pytest.mark.parametrize(
+    ("method", "steps", "to_logits", "to_value"),
+    [
+        ("eap", 1, 7.2 / ROOT, 4 / ROOT),
+        ("eap-ig-inputs", 1, 7.2 / ROOT, 4 / ROOT),
+        ("eap-ig-inputs", 2, 7.6 / ROOT, (2 + 4 * 2**0.5) / ROOT),
+        ("eap-ig-activations", 1, 7.2 / ROOT, 8 / 3 / ROOT),
+        ("exact", 1, 8 / ROOT, 8 / ROOT),
+    ],
+)
+def test_a_model_worked_out_by_hand(method, steps, to_logits, to_value):
+    hf, pairs = _copying_head()
+    scores = attribute(load_model(hf), pairs, method, steps)
+    table = {(row["writer"], row["reader"]): row["score"] for row in scores.to_frame().to_dicts()}
+    assert table.pop(("a0.h0", "logits")) == pytest.approx(to_logits, rel=1e-5)
+    assert table.pop(("input", "a0.h0<v>")) == pytest.approx(to_value, rel=1e-5)
+    assert set(table.values()) == {0.0}
+    assert torch.isnan(scores.halves[1]).all()
+
+
+def test_the_sign_is_mibs_for_every_method():
+    hf, pairs = _copying_head()
+    swapped = PromptPairs(
+        pairs.clean, pairs.corrupt, pairs.lengths, pairs.distractors[:, 0], pairs.answers[:, None]
+    )
+    for method in ("eap", "eap-ig-inputs", "eap-ig-activations", "exact"):
+        scores = attribute(load_model(hf), pairs, method).mean
+        assert float(scores.min()) >= 0 < float(scores.max())
+        torch.testing.assert_close(attribute(load_model(hf), swapped, method).mean, -scores)
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [("exact", {}), ("eap-ig-activations", {"steps": 2}), ("eap", {"qk_fix": True})],
+)
+def test_dead_components_score_exactly_zero(method, options):
+    hf = tiny_gpt2()
+    with torch.no_grad():
+        hf.transformer.h[0].attn.c_proj.weight[4:8] = 0  # head 1
+        hf.transformer.h[1].mlp.c_proj.weight.zero_()
+    scores = attribute(load_model(hf), random_pairs(0, n=3, longest=6), method, **options)
+    graph = scores.graph
+    for dead in ("a0.h1", "m1"):
+        assert (scores.mean[graph.writers.index(dead)] == 0).all()
+        columns = [i for i, name in enumerate(graph.readers) if name.partition("<")[0] == dead]
+        assert (scores.mean[:, columns] == 0).all()
+    assert (scores.mean[graph.writers.index("a0.h0")] != 0).any()
+
+
+def test_edges_into_the_logits_are_exact_where_the_last_norm_hardly_bends():
+    """Far from zero a norm is almost linear: EAP and the exact effect agree on these edges."""
+    hf = tiny_gpt2(3, layers=1)
+    with torch.no_grad():
+        hf.transformer.wpe.weight *= 1e4
+    model, pairs = load_model(hf, dtype="float64"), random_pairs(4, n=3)
+    exact, estimate = (attribute(model, pairs, method).mean[:, -1] for method in ("exact", "eap"))
+    assert float(exact.abs().max()) > 0
+    torch.testing.assert_close(estimate, exact, rtol=0.01, atol=1e-3 * float(exact.abs().max()))
+
+
+class StopError(Exception):
+    pass
+
+
+def test_a_killed_run_goes_on_from_its_file(tmp_path):
+    model, pairs = load_model(tiny_gpt2(layers=1), dtype="float64"), random_pairs(2, n=4)
+    path, seen = tmp_path / "exact" / "scores.safetensors", []
+
+    def stop_half_way(done: int, total: int) -> None:
+        if done > total / 2:
+            raise StopError
+
+    with pytest.raises(StopError):
+        attribute(model, pairs, "exact", batch_size=3, save=path, progress=stop_half_way)
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    # Other batches than before: what is done is known by pair and reader.
+    done = attribute(
+        model, pairs, "exact", batch_size=2, save=path, progress=lambda *at: seen.append(at)
+    )
+    whole = attribute(model, pairs, "exact")
+    torch.testing.assert_close(done.mean, whole.mean)
+    torch.testing.assert_close(done.halves, whole.halves)
+    total = len(pairs) * model.graph.n_edges
+    assert total / 2 < seen[0][0] < seen[-1][0] == seen[-1][1] == total
+    seen.clear()
+    again = attribute(model, pairs, "exact", save=path, progress=lambda *at: seen.append(at))
+    assert torch.equal(again.mean, done.mean)
+    assert seen == []
+
+
+def test_a_file_of_something_else_is_refused(tmp_path):
+    hf, pairs = tiny_gpt2(layers=1), random_pairs(2, n=2, longest=4)
+    model, path = load_model(hf), tmp_path / "scores.safetensors"
+    attribute(model, pairs, "exact", save=path)
+    other = r"holds scores of another model, other pairs or another metric\. Save elsewhere"
+    with pytest.raises(CircuitlapseError, match=other):
+        attribute(model, pairs, "exact", save=path, metric="log_prob")
+    with pytest.raises(CircuitlapseError, match=other):
+        attribute(model, random_pairs(3, n=2, longest=4), "exact", save=path)
+    with torch.no_grad():
+        hf.transformer.h[0].mlp.c_fc.bias[0] += 1
+    with pytest.raises(CircuitlapseError, match=other):
+        attribute(model, pairs, "exact", save=path)
+    with pytest.raises(CircuitlapseError, match="metric of one's own cannot be saved"):
+        attribute(model, pairs, "exact", save=path, metric=lambda logits: logits[:, 0])
+    save_file({"something": torch.zeros(1)}, path)
+    with pytest.raises(CircuitlapseError, match=other):
+        attribute(model, pairs, "exact", save=path)
+    path.write_bytes(b"\xff" * 64)
+    with pytest.raises(CircuitlapseError, match=r"holds no scores that could be .*Remove"):
+        attribute(model, pairs, "exact", save=path)
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_the_time_of_exact_scores_is_projected(layers):
+    model = load_model(tiny_gpt2(layers=layers))
+    few = project_exact(model, random_pairs(1, n=2))
+    assert 0 < few < 60
+    clean, corrupt = torch.randint(0, 23, (2, 800, 8))
+    answers = torch.zeros(800).long()
+    many = PromptPairs.from_tensors(clean, corrupt, answers, answers + 1)
+    assert project_exact(model, many) > few
