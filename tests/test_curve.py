@@ -1,5 +1,8 @@
 """CPR and CMD against MIB's definition worked out by hand, and when they are refused."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -95,3 +98,10 @@ def test_curves_over_different_prompts_are_refused():
     mixed = [_curve([0.5])[0], _curve([1.0], noise=0.3)[0]]
     with pytest.raises(CircuitlapseError, match="same prompts and ablation"):
         cpr(mixed, [0.5, 1.0])
+
+
+def test_the_page_on_circuits_runs_as_it_stands(tiny_model):
+    page = (Path(__file__).parents[1] / "docs/circuits.md").read_text()
+    code = "\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL))
+    # A model of two layers has fewer edges.
+    exec(code.replace("gpt2", str(tiny_model)).replace("n_edges=200", "n_edges=30"), {})

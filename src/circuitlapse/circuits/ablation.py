@@ -67,7 +67,7 @@ class MeanOutputs:
             raise CircuitlapseError(
                 f"no prompt of the reference has a token {offset} behind {name}",
                 got=f"token {column} of a prompt",
-                fix="Give a reference with prompts as long, or none to take the corrupt prompts",
+                fix="Give a reference of the same templates, or none to take the corrupt prompts",
             )
         return rows
 
