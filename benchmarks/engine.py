@@ -50,6 +50,8 @@ def main() -> None:
     arguments = parser.parse_args()
     repeat = ["--seconds", str(arguments.seconds), "--least", str(arguments.least)]
     figures: dict[str, dict[str, Figures]] = {}
+    for line in _head(arguments.later, arguments.threads):
+        print(line, flush=True)
     for one in JOBS:
         if one.name not in arguments.jobs:
             continue
@@ -61,13 +63,11 @@ def main() -> None:
             found["later"] = _run(sys.executable, "worker.py", one.name, *repeat, *start)
         if one.peer and not arguments.no_peers:
             found["peer"] = _run(arguments.peer_python, "transformerlens.py", one.peer)
-        print(f"{one.name}: done", file=sys.stderr)
-    machine = _machine(figures)
-    print(_summary(machine), _table(figures, arguments.later, arguments.threads), sep="\n\n")
-    if arguments.json:
-        arguments.json.write_text(
-            json.dumps({"machine": machine, "jobs": figures}, indent=1) + "\n"
-        )
+        print(_line([one.title, *_cells(one, found)]), flush=True)
+        if arguments.json:
+            document = {"machine": _machine(figures), "jobs": figures}
+            arguments.json.write_text(json.dumps(document, indent=1) + "\n")
+    print(_summary(_machine(figures)))
 
 
 def _run(python: str, script: str, *arguments: str) -> Figures:
@@ -103,20 +103,22 @@ def _summary(machine: Figures) -> str:
     gflops = machine["gflops"]
     speed = f"{gflops[0]:.0f} to {gflops[-1]:.0f} GFLOP/s" if gflops else "not measured"
     return (
-        f"{machine['processor']}, {machine['cores']} cores, one thread, torch {machine['torch']}, "
-        f"transformers {machine['transformers']}; single-precision matrix product {speed} on one "
+        f"\n{machine['processor']}, {machine['cores']} cores, one thread, "
+        f"torch {machine['torch']}, transformers {machine['transformers']}; single-precision matrix product {speed} on one "
         "core.\nx HF: in units of one forward of Hugging Face on the same prompts, timed in "
         "between. Share: of the matrix product's speed that the necessary operations reach. "
         "GiB: peak of the process, and above what it held before."
     )
 
 
-def _table(figures: dict[str, dict[str, Figures]], later: int, threads: int) -> str:
-    head = ["job", "s", "x HF", "goal", "share", "GiB", "above", f"{threads} threads",
-            f"x HF from {later}", "TransformerLens x HF", "its s", "its GiB"]  # fmt: skip
-    rows = [head, ["---"] + ["---:"] * (len(head) - 1)]
-    rows += [[one.title, *_cells(one, figures[one.name])] for one in JOBS if one.name in figures]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+def _head(later: int, threads: int) -> list[str]:
+    names = ["job", "s", "x HF", "goal", "share", "GiB", "above", f"{threads} threads",
+             f"x HF from {later}", "TransformerLens x HF", "its s", "its GiB"]  # fmt: skip
+    return [_line(names), _line(["---"] + ["---:"] * (len(names) - 1))]
+
+
+def _line(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
 
 
 def _cells(one: Job, found: dict[str, Figures]) -> list[str]:
