@@ -104,8 +104,9 @@ def _summary(machine: Figures) -> str:
     speed = f"{gflops[0]:.0f} to {gflops[-1]:.0f} GFLOP/s" if gflops else "not measured"
     return (
         f"\n{machine['processor']}, {machine['cores']} cores, one thread, "
-        f"torch {machine['torch']}, transformers {machine['transformers']}; single-precision matrix product {speed} on one "
-        "core.\nx HF: in units of one forward of Hugging Face on the same prompts, timed in "
+        f"torch {machine['torch']}, transformers {machine['transformers']}; "
+        f"single-precision matrix product {speed} on one core.\n"
+        "x HF: in units of one forward of Hugging Face on the same prompts, timed in "
         "between. Share: of the matrix product's speed that the necessary operations reach. "
         "GiB: peak of the process, and above what it held before."
     )
