@@ -13,7 +13,8 @@ from circuitlapse.attribution import attribute, node_effects, patch
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import load_model
 from circuitlapse.tasks.pairs import PromptPairs
-from twins_engine import FAMILIES, Literal, random_pairs, tiny, tiny_gpt2
+from twins_engine import FAMILIES, random_pairs, tiny, tiny_gpt2
+from twins_patching import LiteralPatches
 
 SITES = ("head_out", "mlp_out", "attn_out", "resid_pre")
 INSIDE = ("head_q", "head_k", "head_v", "head_pattern")
@@ -116,57 +117,8 @@ def _twin_sweep(hf, pairs: PromptPairs, site: str, direction: str) -> Tensor:
     return result
 
 
-class LiteralSweep(Literal):
-    """Patching in the model written down edge by edge: one float64 run per number."""
-
-    def keep(self, tokens: Tensor) -> dict[tuple[str, int, int], Tensor]:
-        """What a plain run computes: writers' outputs, and heads' q, k, v and pattern."""
-        self.kept, self.put = {}, {}
-        _, outputs = self.plain(tokens)
-        return {(name, 0, 0): value for name, value in outputs.items()} | self.kept
-
-    def head(self, layer, head, x, change=lambda _, value: value):
-        def through(what: str, value: Tensor) -> Tensor:
-            which = self.graph.kv_head(head) if what in "kv" else head
-            self.kept[what, layer, which] = value
-            part, new = self.put.get((what, layer, which), (slice(0, 0), value))
-            value = value.clone()
-            value[part] = new[part]
-            return value
-
-        return super().head(layer, head, x, through)
-
-    def patched(self, tokens: Tensor, source, site: str, layer: int, slot: int, part) -> Tensor:
-        """The last logits with one activation of ``source`` put in."""
-        graph, first = self.graph, self.graph.n_before_attention(layer)
-        self.put, swapped = {}, range(0)
-        if site in INSIDE:
-            what = site.removeprefix("head_")
-            self.put = {(what, layer, slot): (part, source[what, layer, slot])}
-        elif site == "resid_pre":
-            swapped = range(first)
-        elif site == "attn_out":
-            swapped = range(first, first + graph.n_heads)
-        else:
-            node = first + (graph.n_heads if site == "mlp_out" else slot)
-            swapped = range(node, node + 1)
-        # The stream's new value is for what comes behind it, not for what made it.
-        after = graph.attention_readers(layer).start if site == "resid_pre" else 0
-
-        def reading(reader: str, outputs: dict[str, Tensor]) -> Tensor:
-            total = torch.zeros_like(outputs["input"])
-            for writer, (name, value) in enumerate(outputs.items()):
-                value = value.clone()
-                if writer in swapped and graph.readers.index(reader) >= after:
-                    value[part] = source[name, 0, 0][part]
-                total += value
-            return total
-
-        return self.run(self.embed(tokens), reading)[0]
-
-
 def _literal_sweep(hf, pairs: PromptPairs, site: str, direction: str, per_position: bool) -> Tensor:
-    twin = LiteralSweep(hf)
+    twin = LiteralPatches(hf)
     graph, of_heads = twin.graph, site.startswith("head")
     n_slots = graph.n_slots("k" if site in ("head_k", "head_v") else "q") if of_heads else 1
     by_position = per_position or not of_heads

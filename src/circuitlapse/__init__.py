@@ -16,7 +16,9 @@ if TYPE_CHECKING:
         neuron_scores,
         node_effects,
         patch,
+        patch_paths,
         project_exact,
+        sweep_paths,
     )
     from circuitlapse.circuits import (
         CircuitEvaluation,
@@ -59,7 +61,9 @@ _HOMES = {
         "neuron_scores",
         "node_effects",
         "patch",
+        "patch_paths",
         "project_exact",
+        "sweep_paths",
     ),
     "circuits": (
         "CircuitEvaluation",
@@ -133,11 +137,13 @@ __all__ = [
     "neuron_scores",
     "node_effects",
     "patch",
+    "patch_paths",
     "project_exact",
     "random_sets",
     "read_experiment",
     "repeat_scores",
     "run_experiment",
+    "sweep_paths",
     "tokenize",
 ]
 

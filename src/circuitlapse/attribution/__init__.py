@@ -8,6 +8,16 @@ from circuitlapse.attribution.edges import attribute
 from circuitlapse.attribution.exact import project_exact
 from circuitlapse.attribution.neurons import neuron_scores
 from circuitlapse.attribution.patching import node_effects, patch
+from circuitlapse.attribution.paths import patch_paths, sweep_paths
 from circuitlapse.attribution.scores import Scores
 
-__all__ = ["Scores", "attribute", "neuron_scores", "node_effects", "patch", "project_exact"]
+__all__ = [
+    "Scores",
+    "attribute",
+    "neuron_scores",
+    "node_effects",
+    "patch",
+    "patch_paths",
+    "project_exact",
+    "sweep_paths",
+]

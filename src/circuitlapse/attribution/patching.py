@@ -20,7 +20,7 @@ from circuitlapse.attribution.sites import (
     shared_changes,
     single_values,
 )
-from circuitlapse.attribution.tails import Tail, each_tail
+from circuitlapse.attribution.tails import Tail, each_tail, floats_per_token
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models.decoder import Decoder, Step
 from circuitlapse.models.load import Model
@@ -67,7 +67,7 @@ def node_effects(
             effects[batch.rows, layer] = (before - after).T.float().cpu()
 
     each_batch(
-        decoder, pairs, _floats_per_token(decoder), work, metric=metric, batch_size=batch_size
+        decoder, pairs, floats_per_token(decoder), work, metric=metric, batch_size=batch_size
     )
     return effects.flatten(1)
 
@@ -149,7 +149,7 @@ def patch(
         sums.add_((effects * real).sum(dim=-1))
 
     each_batch(
-        decoder, pairs, _floats_per_token(decoder), work, metric=metric, batch_size=batch_size
+        decoder, pairs, floats_per_token(decoder), work, metric=metric, batch_size=batch_size
     )
     if not by_position:
         return (sums / len(pairs)).squeeze(2).float()
@@ -163,17 +163,26 @@ def _check(site: str, direction: str, per_position: bool) -> None:
         raise CircuitlapseError(
             "there is no such site to patch", got=site, fix=f"Use one of {', '.join(sites)}"
         )
-    if direction not in get_args(Direction):
-        raise CircuitlapseError(
-            "direction must be noising or denoising",
-            got=direction,
-            fix="noising puts corrupt activations into the clean run, denoising the reverse",
-        )
+    check_direction(direction)
     if per_position and site not in get_args(HeadSite):
         raise CircuitlapseError(
             "per_position is for the sites of heads",
             got=site,
             fix=f"{site} is patched by position as it is: leave per_position out",
+        )
+
+
+def check_direction(direction: str) -> None:
+    """Refuse what is no direction.
+
+    Raises:
+        CircuitlapseError: If it is neither noising nor denoising.
+    """
+    if direction not in get_args(Direction):
+        raise CircuitlapseError(
+            "direction must be noising or denoising",
+            got=direction,
+            fix="noising puts corrupt activations into the clean run, denoising the reverse",
         )
 
 
@@ -221,8 +230,3 @@ def _fill_by_position(
         here = (context.reads == column[:, None])[..., None]
         final = torch.where(here, values, base[last].resid_post)
         after[last][:, column, rows] = whole.metric(final)
-
-
-def _floats_per_token(decoder: Decoder) -> int:
-    """Two traces and a past of keys and values, all variants of a layer, and one part's run."""
-    return decoder.d_model * (2 * 13 * decoder.n_layers + 3 * decoder.n_heads + 16)

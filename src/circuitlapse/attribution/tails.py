@@ -63,7 +63,7 @@ class Tail:
         ours, decoder = self.base[layer], self.decoder
         mid, post = self.cut(layer, ours.resid_mid), self.cut(layer, ours.resid_post)
         after = []
-        for part in change.split(_part(change[0].numel())):
+        for part in change.split(variants_at_once(change[0].numel())):
             x = behind_attention(decoder, layer, mid, post, part)
             final = decoder.run(x.flatten(0, 1), self.context, layer + 1)
             after.append(self.metric(final.unflatten(0, part.shape[:2])))
@@ -89,7 +89,9 @@ class Tail:
         olds = [part[:, self.first :] for part in (ours.resid_pre, ours.q, ours.k, ours.v)]
         where = torch.tensor(list(columns) * len(values), device=new.device) - self.first
         after = []
-        for rows in torch.arange(variants, device=new.device).split(_part(olds[0].numel())):
+        for rows in torch.arange(variants, device=new.device).split(
+            variants_at_once(olds[0].numel())
+        ):
             x, q, k, v = (
                 put(old, where[rows], new[rows]).flatten(0, 1)
                 for old, new in zip(olds, news, strict=True)
@@ -114,7 +116,7 @@ def each_tail(decoder: Decoder, batch: Suffixes, base: list[Step]) -> Iterator[t
     """Group columns into tails that are as short as can be and yet worth a run each."""
     width, first = batch.clean.shape[1], 0
     while first < width:
-        beyond = first + _part(batch.clean[:, first:].numel())
+        beyond = first + variants_at_once(batch.clean[:, first:].numel())
         columns = range(first, min(width, beyond))
         yield columns, Tail.at(decoder, batch, base, first)
         first = columns.stop
@@ -145,6 +147,11 @@ def put(
     return variants
 
 
-def _part(floats: int) -> int:
+def variants_at_once(floats: int) -> int:
     """How many variants of so many numbers each to run at once."""
     return max(1, _PART_FLOATS // max(1, floats))
+
+
+def floats_per_token(decoder: Decoder) -> int:
+    """Two traces and a past of keys and values, all variants of a layer, and one part's run."""
+    return decoder.d_model * (2 * 13 * decoder.n_layers + 3 * decoder.n_heads + 16)
