@@ -5,6 +5,7 @@ To add one, add a line to :data:`JOBS`. All of them go through the public interf
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import flops
@@ -24,6 +25,7 @@ class Setup:
     tokens: Tokens
     pairs: cl.PromptPairs
 
+    @cached_property
     def ranking(self) -> cl.Scores:
         """Rank the edges, for jobs that run circuits; not part of their time."""
         return cl.attribute(self.model, self.pairs, method="eap")
@@ -42,12 +44,12 @@ def _attribute(**options: Any) -> Callable[[Setup], Callable[[], object]]:
 
 
 def _circuit(setup: Setup) -> Callable[[], object]:
-    circuit = setup.ranking().top(n_edges=200)
+    circuit = setup.ranking.top(n_edges=200)
     return lambda: cl.evaluate_circuit(setup.model, circuit, setup.pairs)
 
 
 def _curve(setup: Setup) -> Callable[[], object]:
-    scores = setup.ranking()
+    scores = setup.ranking
     return lambda: cl.faithfulness_curve(setup.model, scores, setup.pairs)
 
 
@@ -56,11 +58,11 @@ def _patch(site: Any) -> Callable[[Setup], Callable[[], object]]:
 
 
 def _circuit_flops(setup: Setup) -> float:
-    return flops.circuits(setup.shape, [setup.ranking().top(n_edges=200)])
+    return flops.circuits(setup.shape, [setup.ranking.top(n_edges=200)])
 
 
 def _curve_flops(setup: Setup) -> float:
-    scores = setup.ranking()
+    scores = setup.ranking
     return flops.circuits(setup.shape, [scores.top(fraction=share) for share in MIB_FRACTIONS])
 
 
