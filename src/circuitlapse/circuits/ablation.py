@@ -14,7 +14,6 @@ it matters that circuits hold no dangling edges: a node without an edge into it 
 something from the ablated stream, and not what ablation puts in its place.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -111,7 +110,14 @@ def mean_outputs(
     places, counts = _places(reference, names, width)[_real(reference, width)].unique(
         return_counts=True
     )
-    sums: Mapping[str, list[Tensor]] = {"embedding": [], "z": [], "mlp_out": []}
+
+    def nothing(*shape: int) -> Tensor:
+        return torch.zeros(len(places), *shape, dtype=torch.float64, device=places.device)
+
+    d_model, layers = decoder.d_model, decoder.attention
+    sums = [nothing(d_model)]
+    sums += [nothing(*block.W_O.shape[:2]) for block in layers]
+    sums += [nothing(d_model) for _ in layers]
 
     def work(batch: Suffixes) -> None:
         columns = batch.corrupt.shape[1]
@@ -119,23 +125,14 @@ def mean_outputs(
         rows = torch.searchsorted(places, _places(batch.pairs, names, columns)[real])
         everywhere = torch.arange(columns, device=rows.device).expand(len(real), -1)
         steps = decoder.trace(batch.corrupt, Context(everywhere, batch.context.start))
-        found = {
-            "embedding": [batch.corrupt],
-            "z": [step.z for step in steps],
-            "mlp_out": [step.mlp_out for step in steps],
-        }
-        added = {}
-        for name, outputs in found.items():
-            added[name] = []
-            for output in outputs:
-                values = output[real].double()
-                total = values.new_zeros(len(places), *values.shape[1:])
-                added[name].append(total.index_add_(0, rows, values))
-        for name, totals in added.items():
-            if not sums[name]:
-                sums[name].extend(torch.zeros_like(total) for total in totals)
-            for total, more in zip(sums[name], totals, strict=True):
-                total += more
+        outputs = [batch.corrupt, *(step.z for step in steps), *(step.mlp_out for step in steps)]
+        added = []
+        for output, total in zip(outputs, sums, strict=True):
+            values = output[real].double()
+            added.append(torch.zeros_like(total).index_add_(0, rows, values))
+        # Nothing before may add to the sums: it could run out of memory and be done again.
+        for total, more in zip(sums, added, strict=True):
+            total += more
 
     floats_per_token = decoder.d_model * 14 * decoder.n_layers
     # The metric is not computed; this one needs no distractors.
@@ -144,12 +141,11 @@ def mean_outputs(
         metric="log_prob", batch_size=batch_size, whole=True,
     )  # fmt: skip
 
-    def means(name: str) -> tuple[Tensor, ...]:
-        n = [counts.view(-1, *[1] * (total.ndim - 1)) for total in sums[name]]
-        pairs_of = zip(sums[name], n, strict=True)
-        return tuple((total / count).to(decoder.W_E.dtype) for total, count in pairs_of)
-
-    return MeanOutputs(names, places, means("embedding")[0], means("z"), means("mlp_out"))
+    embedding, *rest = [
+        (total / counts.view(-1, *[1] * (total.ndim - 1))).to(decoder.W_E.dtype) for total in sums
+    ]
+    n = decoder.n_layers
+    return MeanOutputs(names, places, embedding, tuple(rest[:n]), tuple(rest[n:]))
 
 
 def ablated_run(
