@@ -7,7 +7,6 @@ import typer
 
 from circuitlapse.api import Run, load_run
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.tasks import get_task
 
 export = typer.Typer(no_args_is_help=True, help="Write results of a run for other tools.")
 
@@ -73,6 +72,8 @@ def checkpoint(
 def _edges(run: Run, step: int, task: str, seed: int | None, corruption: str):
     """Mean scores, those of the halves, and the number of prompts, averaged over a family."""
     import torch
+
+    from circuitlapse.tasks import get_task
 
     if task not in (run.experiment.tasks.old, run.experiment.tasks.new):
         raise CircuitlapseError(
