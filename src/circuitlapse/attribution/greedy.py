@@ -27,29 +27,32 @@ def greedy_mask(
         values: How good each edge is.
         n_edges: How many to take, at most all.
     """
-    mask = torch.zeros_like(graph.edges)
-    node_slots = graph.node_slots()
+    edges, node_slots = graph.edges, graph.node_slots()
+    costs = values.double().neg()
     heap: list[tuple[float, int, int]] = []
-    opened = torch.zeros(len(graph.readers), dtype=torch.bool)
+    opened: set[int] = set()
 
-    def open_readers(readers: Bool[Tensor, " readers"]) -> None:
+    def open_readers(readers: list[int]) -> None:
         """Make the edges into readers candidates; heads may share a reader, opened but once."""
-        fresh = readers & ~opened
-        opened.logical_or_(fresh)
-        edges = (graph.edges & fresh).nonzero()
-        better = values[edges[:, 0], edges[:, 1]].double().neg().tolist()
-        for cost, (writer, reader) in zip(better, edges.tolist(), strict=True):
-            heapq.heappush(heap, (cost, writer, reader))
+        for reader in readers:
+            if reader not in opened:
+                opened.add(reader)
+                writers = edges[:, reader].nonzero().flatten()
+                column = costs[writers, reader].tolist()
+                for cost, writer in zip(column, writers.tolist(), strict=True):
+                    heapq.heappush(heap, (cost, writer, reader))
 
-    logits = torch.zeros_like(opened)
-    logits[-1] = True
-    open_readers(logits)
-    joined = torch.zeros(len(graph.writers), dtype=torch.bool)
-    joined[0] = True  # the input reads nothing
+    open_readers([len(graph.readers) - 1])
+    joined = {0}  # the input reads nothing
+    taken = []
     for _ in range(n_edges):
         _, writer, reader = heapq.heappop(heap)
-        mask[writer, reader] = True
-        if not joined[writer]:
-            joined[writer] = True
-            open_readers(node_slots[writer - 1])
+        taken.append((writer, reader))
+        if writer not in joined:
+            joined.add(writer)
+            open_readers(node_slots[writer - 1].nonzero().flatten().tolist())
+    mask = torch.zeros_like(edges)
+    if taken:
+        writers, readers = torch.tensor(taken).T
+        mask[writers, readers] = True
     return mask
