@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from circuitlapse.attribution.sites import (
+    NEEDS,
     SHARED,
     HeadSite,
     Site,
@@ -20,7 +21,7 @@ from circuitlapse.attribution.sites import (
     shared_changes,
     single_values,
 )
-from circuitlapse.attribution.tails import Tail, each_tail, floats_per_token
+from circuitlapse.attribution.tails import Tail, each_tail, floats_per_token, trace_parts
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models.decoder import Decoder, Step
 from circuitlapse.models.load import Model
@@ -54,9 +55,11 @@ def node_effects(
     decoder, graph = model.decoder, model.graph
     effects = torch.empty(len(pairs), graph.n_layers, graph.n_heads + 1)
 
+    needs = ("z", "mlp_out")
+
     def work(batch: Suffixes) -> None:
         clean = decoder.trace(batch.clean, batch.context)
-        corrupt = decoder.trace(batch.corrupt, batch.context)
+        corrupt, _ = trace_parts(decoder, batch.corrupt, batch.context, needs)
         before = batch.metric(decoder, clean[-1].resid_post)
         whole = Tail.at(decoder, batch, clean)
         for layer, (ours, theirs) in enumerate(zip(clean, corrupt, strict=True)):
@@ -66,9 +69,8 @@ def node_effects(
             after = torch.cat([whole.after_attention(layer, heads), whole.metric(final[None])])
             effects[batch.rows, layer] = (before - after).T.float().cpu()
 
-    each_batch(
-        decoder, pairs, floats_per_token(decoder), work, metric=metric, batch_size=batch_size
-    )
+    floats = floats_per_token(decoder, needs, graph.n_heads)
+    each_batch(decoder, pairs, floats, work, metric=metric, batch_size=batch_size)
     return effects.flatten(1)
 
 
@@ -128,11 +130,12 @@ def patch(
     sums = torch.zeros(shape, dtype=torch.float64)
 
     def work(batch: Suffixes) -> None:
-        clean = decoder.trace(batch.clean, batch.context)
-        corrupt = decoder.trace(batch.corrupt, batch.context)
-        base, source = (clean, corrupt) if direction == "noising" else (corrupt, clean)
-        before = batch.metric(decoder, clean[-1].resid_post)
+        inputs = (batch.clean, batch.corrupt)
+        ours, theirs = inputs if direction == "noising" else inputs[::-1]
+        base = decoder.trace(ours, batch.context)
+        source, final = trace_parts(decoder, theirs, batch.context, NEEDS[site])
         unpatched = batch.metric(decoder, base[-1].resid_post)
+        before = unpatched if direction == "noising" else batch.metric(decoder, final)
         if not by_position:
             effects = before - _by_head(decoder, site, batch, base, source)
             sums.add_(effects.double().sum(dim=-1, keepdim=True).cpu())
@@ -148,9 +151,8 @@ def patch(
         real = torch.arange(shape[2])[:, None] < lengths[batch.rows]
         sums.add_((effects * real).sum(dim=-1))
 
-    each_batch(
-        decoder, pairs, floats_per_token(decoder), work, metric=metric, batch_size=batch_size
-    )
+    floats = floats_per_token(decoder, NEEDS[site], shape[1])
+    each_batch(decoder, pairs, floats, work, metric=metric, batch_size=batch_size)
     if not by_position:
         return (sums / len(pairs)).squeeze(2).float()
     means = (sums / (torch.arange(shape[2]) < lengths[:, None]).sum(dim=0)).float()

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from circuitlapse.attribution.endpoints import find_receivers, find_senders, names_of
 from circuitlapse.attribution.patching import Direction, check_direction
-from circuitlapse.attribution.tails import floats_per_token, variants_at_once
+from circuitlapse.attribution.tails import floats_per_token, trace_parts, variants_at_once
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models.context import at_reads
 from circuitlapse.models.decoder import Decoder, Step
@@ -33,6 +33,8 @@ from circuitlapse.models.prefix import Suffixes, each_batch
 from circuitlapse.shapes import Bool, Float
 from circuitlapse.tasks.metrics import Metric
 from circuitlapse.tasks.pairs import PromptPairs
+
+_NEEDS = ("resid_pre", "z", "mlp_out")
 
 
 def patch_paths(
@@ -126,11 +128,13 @@ def _effects(
     effects = torch.empty(len(pairs), len(senders))
 
     def work(batch: Suffixes) -> None:
-        clean = decoder.trace(batch.clean, batch.context)
-        corrupt = decoder.trace(batch.corrupt, batch.context)
-        base, source = (clean, corrupt) if direction == "noising" else (corrupt, clean)
-        before = batch.metric(decoder, clean[-1].resid_post)
-        after = batch.metric(decoder, base[-1].resid_post).expand(len(senders), -1).clone()
+        inputs = (batch.clean, batch.corrupt)
+        ours, theirs = inputs if direction == "noising" else inputs[::-1]
+        base = decoder.trace(ours, batch.context)
+        source, final = trace_parts(decoder, theirs, batch.context, _NEEDS)
+        unpatched = batch.metric(decoder, base[-1].resid_post)
+        before = unpatched if direction == "noising" else batch.metric(decoder, final)
+        after = unpatched.expand(len(senders), -1).clone()
         paths = _Paths(decoder, graph, batch, base, source, readers, through_mlps)
         for rows in connected.split(variants_at_once(batch.clean.numel())):
             final = paths.final(senders[rows])
@@ -138,9 +142,8 @@ def _effects(
             after[rows] = metrics.unflatten(0, (len(rows), -1))
         effects[batch.rows] = (before - after).T.float().cpu()
 
-    each_batch(
-        decoder, pairs, floats_per_token(decoder), work, metric=metric, batch_size=batch_size
-    )
+    floats = floats_per_token(decoder, _NEEDS, 0)
+    each_batch(decoder, pairs, floats, work, metric=metric, batch_size=batch_size)
     return effects
 
 

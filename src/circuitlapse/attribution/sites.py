@@ -23,6 +23,18 @@ Site = StreamSite | HeadSite
 SHARED: tuple[Site, ...] = ("head_k", "head_v")
 """What belongs to key-value heads, and reaches all later positions."""
 
+NEEDS: dict[Site, tuple[str, ...]] = {
+    "resid_pre": ("resid_pre",),
+    "attn_out": ("attn_out",),
+    "mlp_out": ("mlp_out",),
+    "head_out": ("z",),
+    "head_q": ("q",),
+    "head_k": ("k",),
+    "head_v": ("v",),
+    "head_pattern": ("q", "k"),
+}
+"""What must be kept of the run that activations are taken from."""
+
 
 def n_slots(graph: Graph, site: Site) -> int:
     """How many of a site's activations a layer has: heads, or key-value heads."""

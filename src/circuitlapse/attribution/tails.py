@@ -152,6 +152,23 @@ def variants_at_once(floats: int) -> int:
     return max(1, _PART_FLOATS // max(1, floats))
 
 
-def floats_per_token(decoder: Decoder) -> int:
-    """Two traces and a past of keys and values, all variants of a layer, and one part's run."""
-    return decoder.d_model * (2 * 13 * decoder.n_layers + 3 * decoder.n_heads + 16)
+def trace_parts(
+    decoder: Decoder,
+    x: Float[Tensor, "batch pos d_model"],
+    context: Context,
+    fields: tuple[str, ...],
+) -> tuple[list[Step], Float[Tensor, "batch reads d_model"]]:
+    """Run all blocks and keep only some of what each computed; return the final stream too."""
+    steps, nothing = [], x.new_empty(0)
+    for layer in range(decoder.n_layers):
+        step = decoder.step(layer, x, context)
+        x = step.resid_post
+        # Copies, as a view would keep all that it is a view of.
+        kept = {name: getattr(step, name).clone() for name in fields}
+        steps.append(Step(*(kept.get(name, nothing) for name in Step._fields)))
+    return steps, x
+
+
+def floats_per_token(decoder: Decoder, fields: tuple[str, ...], slots: int) -> int:
+    """Floats per token of a trace, parts of another, a past, a layer's variants, and one run."""
+    return decoder.d_model * ((8 + len(fields) + 2) * decoder.n_layers + 2 * slots + 16)
