@@ -5,7 +5,6 @@ names what it was made from: nothing is ever continued with another model, pairs
 """
 
 import hashlib
-import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,7 @@ from torch import Tensor
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models.graph import Graph
 from circuitlapse.models.load import Model
-from circuitlapse.records.store import key_of
+from circuitlapse.records import key_of, replacing
 from circuitlapse.shapes import Bool, Float, Int
 from circuitlapse.tasks.metrics import Metric
 from circuitlapse.tasks.pairs import PromptPairs
@@ -122,12 +121,7 @@ class Unfinished:
         """Replace the file, if there is to be one, in one step."""
         if self.path is None:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        draft = self.path.with_name(f".draft-{os.getpid()}-{self.path.name}")
-        try:
+        with replacing(self.path) as draft:
             tensors = {"sums": self.sums, "done": self.done}
             save_file(tensors, draft, metadata={"made_from": self.key})
-            draft.replace(self.path)
-        finally:
-            draft.unlink(missing_ok=True)
         self.written = time.monotonic()

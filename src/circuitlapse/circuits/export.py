@@ -13,7 +13,6 @@ Order, names and sign are those of :class:`~circuitlapse.models.Graph` and
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from circuitlapse.attribution.scores import Scores
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models.graph import SLOTS, Circuit, Graph
 from circuitlapse.models.load import Model
+from circuitlapse.records import replacing
 
 
 def export_circuit(
@@ -89,17 +89,12 @@ def export_circuit(
         "parallel_attn_mlp": graph.parallel,
         "d_model": model.decoder.d_model,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".draft-{os.getpid()}-{path.name}")
-    try:
+    with replacing(path) as draft:
         if path.suffix == ".json":
             document = _document(cfg, graph, values, mask)
             draft.write_text(json.dumps(document), encoding="utf-8")
         else:
             torch.save(_tensors(cfg, graph, values, mask), draft)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
     return path
 
 

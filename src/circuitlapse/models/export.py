@@ -13,8 +13,6 @@ them.
 
 import copy
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from transformers import AutoTokenizer
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models.load import Model
 from circuitlapse.models.quiet import quiet
+from circuitlapse.records import replacing
 
 OFFICIAL_VOCABULARY = {"gpt2": 50257}
 """Rows of the published models' embeddings, for families that have one size only."""
@@ -63,9 +62,7 @@ def export_transformerlens(
             fix="Name a new directory",
         )
     size = _size(model, vocab_size)
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    draft = directory.with_name(f".draft-{os.getpid()}-{directory.name}")
-    try:
+    with replacing(directory) as draft:
         with quiet():
             hf: Any = model.hf
             if size < _rows(model):
@@ -75,11 +72,8 @@ def export_transformerlens(
             hf.save_pretrained(draft)
             if model.tokenizer is not None:
                 _save_tokenizer(model.tokenizer, draft, size)
-        if directory.exists():
+        if directory.exists():  # fails where something was put there in the meantime
             directory.rmdir()
-        draft.rename(directory)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return directory
 
 

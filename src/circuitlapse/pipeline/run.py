@@ -11,7 +11,7 @@ from circuitlapse.errors import CircuitlapseError
 from circuitlapse.pipeline.execute import execute, unfinished
 from circuitlapse.pipeline.plan import Job, plan_jobs
 from circuitlapse.pipeline.progress import Listener, Progress
-from circuitlapse.records import Store
+from circuitlapse.records import Store, replacing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,9 +34,8 @@ def run_in(experiment: Experiment, out: Path, listen: Listener) -> bool:
         store = Store(out)
         store.sweep()
         if not (out / "experiment.toml").exists():  # its time is when the run was started
-            scratch = out / ".draft-experiment.toml"
-            scratch.write_text(to_toml(experiment), encoding="utf-8")
-            scratch.rename(out / "experiment.toml")
+            with replacing(out / "experiment.toml") as draft:
+                draft.write_text(to_toml(experiment), encoding="utf-8")
         todo = unfinished(jobs, store, listen)
         if not todo:
             listen(Progress("planned", done=len(jobs), total=len(jobs)))

@@ -9,7 +9,7 @@ from circuitlapse.records.documents import (
     Provenance,
     Verdict,
 )
-from circuitlapse.records.store import Record, Store, content_hash, key_of
+from circuitlapse.records.store import Record, Store, content_hash, key_of, replacing
 from circuitlapse.records.tables import SCHEMAS, table
 
 __all__ = [
@@ -25,5 +25,6 @@ __all__ = [
     "Verdict",
     "content_hash",
     "key_of",
+    "replacing",
     "table",
 ]

@@ -102,25 +102,13 @@ class Store:
             since: ``time.monotonic()`` when work on it began, where that was before this call.
         """
         started = time.monotonic() if since is None else since
-        final = self.root / name
-        final.parent.mkdir(parents=True, exist_ok=True)
-        # The suffix stays, since some writers choose their format by it.
-        draft = final.with_name(f".draft-{os.getpid()}-{final.name}")
-        _remove(draft)
-        try:
+        with replacing(self.root / name) as draft:
             yield draft
             seconds = round(time.monotonic() - started, 3)
             record = Record(made_from, content_hash(draft), _size(draft), seconds)
             self._record_path(name).unlink(missing_ok=True)
-            _remove(final)
-            draft.rename(final)
-        finally:
-            _remove(draft)
-        target = self._record_path(name)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = target.with_name(f".draft-{os.getpid()}-{target.name}")
-        scratch.write_text(json.dumps(asdict(record)))
-        scratch.rename(target)
+        with replacing(self._record_path(name)) as draft:
+            draft.write_text(json.dumps(asdict(record)))
 
     def seconds(self) -> dict[str, float]:
         """Return how long each artifact took, by name."""
@@ -153,6 +141,25 @@ class Store:
                 fix="Start the run again to rebuild it, or restore the file",
             )
         return path
+
+
+@contextmanager
+def replacing(final: Path) -> Iterator[Path]:
+    """Give a temporary path beside ``final``; on leaving without an error it takes its place.
+
+    The path does not exist yet, and keeps the suffix, since some writers choose their format by it.
+    What was at ``final`` stays until then, and stays for good where there is an error.
+    """
+    final.parent.mkdir(parents=True, exist_ok=True)
+    draft = final.with_name(f".draft-{os.getpid()}-{final.name}")
+    _remove(draft)
+    try:
+        yield draft
+        if final.is_dir() or draft.is_dir():
+            _remove(final)
+        draft.replace(final)
+    finally:
+        _remove(draft)
 
 
 def _size(path: Path) -> int:
