@@ -17,7 +17,6 @@ from torch import Tensor
 
 from circuitlapse.attribution.gradients import Gradients, differences
 from circuitlapse.attribution.parts import Parts
-from circuitlapse.models.context import at_reads
 from circuitlapse.models.decoder import Decoder, Step
 from circuitlapse.models.graph import Graph
 from circuitlapse.models.prefix import Suffixes
@@ -87,11 +86,8 @@ def _run_from_mlp(
 def _back(
     gradients: Gradients, batch: Suffixes, layer: int, x: Tensor, others: list[Tensor]
 ) -> list[Tensor]:
-    decoder, steps = gradients.decoder, []
-    for current in range(layer, decoder.n_layers):
-        steps.append(decoder.step(current, x, batch.context))
-        x = steps[-1].resid_post
-    return gradients.add(batch, steps, x, others)
+    steps = gradients.decoder.trace(x, batch.context, layer)
+    return gradients.add(batch, steps, steps[-1].resid_post if steps else x, others)
 
 
 def _bypassing(
@@ -103,10 +99,8 @@ def _bypassing(
     layer: int,
 ) -> list[tuple[Tensor, Tensor]]:
     """Where a gradient that arrives behind a held node goes on: through all else of its layer."""
-    stream = clean.resid_pre
-    if decoder.is_last(layer):
-        with torch.enable_grad():
-            stream = at_reads(stream, batch.context)
+    with torch.enable_grad():
+        stream = decoder.to_queries(layer, clean.resid_pre, batch.context)
     ways = [(stream, arriving)]
     if held == "mlp_out":
         ways.append((clean.attn_out, arriving))

@@ -47,7 +47,7 @@ def find_receivers(graph: Graph, receivers: Sequence[str]) -> list[int]:
                 got=name,
                 fix="Receivers are named as in graph.readers: a0.h1<q>, m0, logits; or a0.h1",
             )
-    if len(found) > 1 and len(graph.readers) - 1 in found:
+    if len(found) > 1 and graph.logits_reader in found:
         raise CircuitlapseError(
             "logits can only be a receiver alone: with them put in, no other receiver matters",
             got=", ".join(names_of(receivers)),

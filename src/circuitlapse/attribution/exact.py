@@ -22,7 +22,6 @@ from circuitlapse.attribution.gradients import differences
 from circuitlapse.attribution.resume import Unfinished, made_from
 from circuitlapse.attribution.scores import Scores
 from circuitlapse.attribution.tails import Tail
-from circuitlapse.models.context import at_reads
 from circuitlapse.models.decoder import Decoder, Step
 from circuitlapse.models.graph import SLOTS, Graph
 from circuitlapse.models.layers import linear
@@ -181,7 +180,7 @@ class EdgeRuns:
                 change, after = some, self.tail.metric(self.clean[-1].resid_post + some)
             elif reader == graph.mlp_reader(layer):
                 change = self._mlp_change(layer, some)
-                after = self._after_mlp(layer, change)
+                after = self.tail.after_mlp(layer, change)
             else:
                 change = self._attention_change(layer, slot, some)
                 after = self.tail.after_attention(layer, change)
@@ -196,14 +195,6 @@ class EdgeRuns:
         """What the MLP of a layer adds more when its input changes by each of the sources."""
         ours = self.clean[layer]
         return self.decoder.mlp[layer](ours.resid_mid + sources) - ours.mlp_out
-
-    def _after_mlp(
-        self, layer: int, change: Float[Tensor, "some batch pos d_model"]
-    ) -> Float[Tensor, "some batch"]:
-        """Return the metric where the MLP of ``layer`` adds so much more."""
-        streams = self.clean[layer].resid_post + change
-        final = self.decoder.run(streams.flatten(0, 1), self.tail.context, layer + 1)
-        return self.tail.metric(final.unflatten(0, change.shape[:2]))
 
     def _attention_change(
         self, layer: int, slot: int, sources: Float[Tensor, "some batch pos d_model"]
@@ -220,10 +211,9 @@ class EdgeRuns:
         heads = torch.arange(head * size, (head + 1) * size)
         streams = (ours.resid_pre + sources).flatten(0, 1)
         shared = [graph.kv_head(int(heads[0]))]
-        queries = ours.q[:, :, heads]
-        if decoder.is_last(layer):
-            queries = at_reads(queries, context)
-            streams = at_reads(streams, context) if index == 0 else streams
+        queries = decoder.to_queries(layer, ours.q[:, :, heads], context)
+        if index == 0:
+            streams = decoder.to_queries(layer, streams, context)
         qkv = (queries, ours.k[:, :, shared], ours.v[:, :, shared])
         weight, bias = block.slot(index)
         new = linear(

@@ -106,10 +106,7 @@ class Gradients:
         x_hat, inverse = block.norm.standardise(step.resid_pre)
         # [batch, pos, 3 heads, d_head]: all queries, then all keys, then all values.
         delta = torch.cat(slots, dim=2) * inverse[..., None]
-        weight, bias = block.slots()
-        if block.norm.bias is not None:
-            bias = bias + block.norm.bias @ weight
-        output = torch.cat([step.q, step.k, step.v], dim=2) - bias
+        output = torch.cat([step.q, step.k, step.v], dim=2) - block.constants()
         self.x_hat[layer].append(x_hat)
         self.coefficient[layer].append((output * delta).sum(dim=-1) / d_model)
         self.delta[layer] = delta if (total := self.delta[layer]) is None else total.add_(delta)
@@ -143,7 +140,7 @@ class Gradients:
         parts: Parts,
     ) -> Float[Tensor, "parts some slots"]:  # fmt: skip
         block = self.decoder.attention[layer]
-        folded = block.norm.folded(block.slots()[0]).transpose(1, 2)
+        folded = block.norm.folded(block.slots()).transpose(1, 2)
         by_slot = torch.bmm(delta.flatten(0, 1).transpose(0, 1), folded)
         gradient = by_slot.unflatten(1, delta.shape[:2])
         # Of this the part along each run's x̂ is too much. Per token a small product

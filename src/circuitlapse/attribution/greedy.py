@@ -42,7 +42,7 @@ def greedy_mask(
                 for cost, writer in zip(column, writers.tolist(), strict=True):
                     heapq.heappush(heap, (cost, writer, reader))
 
-    open_readers([len(graph.readers) - 1])
+    open_readers([graph.logits_reader])
     joined = {0}  # the input reads nothing
     taken = []
     for _ in range(n_edges):

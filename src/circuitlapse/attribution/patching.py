@@ -64,9 +64,8 @@ def node_effects(
         whole = Tail.at(decoder, batch, clean)
         for layer, (ours, theirs) in enumerate(zip(clean, corrupt, strict=True)):
             heads = head_changes(decoder, "head_out", layer, ours, theirs, batch.context)
-            mlp = ours.resid_post + (theirs.mlp_out - ours.mlp_out)
-            final = decoder.run(mlp, batch.context, layer + 1)
-            after = torch.cat([whole.after_attention(layer, heads), whole.metric(final[None])])
+            mlp = (theirs.mlp_out - ours.mlp_out)[None]
+            after = torch.cat([whole.after_attention(layer, heads), whole.after_mlp(layer, mlp)])
             effects[batch.rows, layer] = (before - after).T.float().cpu()
 
     floats = floats_per_token(decoder, needs, graph.n_heads)

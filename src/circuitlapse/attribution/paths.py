@@ -25,7 +25,6 @@ from circuitlapse.attribution.endpoints import find_receivers, find_senders, nam
 from circuitlapse.attribution.patching import Direction, check_direction
 from circuitlapse.attribution.tails import floats_per_token, trace_parts, variants_at_once
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models.context import at_reads
 from circuitlapse.models.decoder import Decoder, Step
 from circuitlapse.models.graph import SLOTS, Graph
 from circuitlapse.models.load import Model
@@ -181,16 +180,16 @@ class _Paths:
                 break
             recorded = {} if moved is None else self._record(layer, step.resid_pre + moved)
             into_mlp = moved
-            moved = self._at_reads(layer, moved)
+            moved = self._to_queries(layer, moved)
             moved = _plus(moved, self._sent_by_heads(layer, senders))
-            into_mlp = self._at_reads(layer, into_mlp) if decoder.parallel else moved
+            into_mlp = self._to_queries(layer, into_mlp) if decoder.parallel else moved
             is_receiver = self.graph.mlp_reader(layer) in self.readers
             out = None
             if into_mlp is not None and (is_receiver or self.through_mlps):
                 out = decoder.mlp[layer](step.resid_mid + into_mlp)
             x = self._third(layer, n, x, recorded, out if is_receiver else None)
             moved = _plus(moved, self._sent_by_mlp(layer, senders, out))
-        if len(self.graph.readers) - 1 in self.readers and moved is not None:
+        if self.graph.logits_reader in self.readers and moved is not None:
             return ours[-1].resid_post + moved
         unmoved = ours[-1].resid_post.expand(n, *ours[-1].resid_post.shape)
         return unmoved if x is None else x.unflatten(0, (n, -1))
@@ -217,8 +216,7 @@ class _Paths:
         q, k, v = slots
         if out is None:
             return decoder.finish(layer, x, q, k, v, self.context).resid_post
-        if decoder.is_last(layer):
-            q, x = at_reads(q, self.context), at_reads(x, self.context)
+        q, x = (decoder.to_queries(layer, each, self.context) for each in (q, x))
         z = decoder.attend(layer, q, k, v, self.context)
         return x + decoder.attention_out(layer, z) + out.flatten(0, 1)
 
@@ -273,10 +271,11 @@ class _Paths:
         weights = senders.to(device=change.device, dtype=change.dtype)
         return (weights @ change.flatten(1)).unflatten(1, change.shape[1:])
 
-    def _at_reads(self, layer: int, moved: Tensor | None) -> Tensor | None:
-        if moved is None or not self.decoder.is_last(layer):
-            return moved
-        return at_reads(moved.flatten(0, 1), self.context).unflatten(0, moved.shape[:2])
+    def _to_queries(self, layer: int, moved: Tensor | None) -> Tensor | None:
+        if moved is None:
+            return None
+        taken = self.decoder.to_queries(layer, moved.flatten(0, 1), self.context)
+        return taken.unflatten(0, moved.shape[:2])
 
 
 def _plus(moved: Tensor | None, more: Tensor | None) -> Tensor | None:
@@ -286,4 +285,4 @@ def _plus(moved: Tensor | None, more: Tensor | None) -> Tensor | None:
 
 
 def _repeated(x: Tensor, n: int) -> Tensor:
-    return x.expand(n, *x.shape).flatten(0, 1).clone()
+    return x.repeat(n, *[1] * (x.ndim - 1))

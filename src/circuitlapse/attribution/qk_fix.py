@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from circuitlapse.attribution.parts import Parts
-from circuitlapse.models.context import at_reads
 from circuitlapse.models.decoder import Decoder, Step
 from circuitlapse.models.prefix import Suffixes
 from circuitlapse.shapes import Float
@@ -72,7 +71,6 @@ def _effect(
     qkv: tuple[Tensor, Tensor, Tensor],
 ) -> Float[Tensor, "some batch heads"]:
     q, k, v = qkv
-    if decoder.is_last(layer):
-        q = at_reads(q, batch.context)
+    q = decoder.to_queries(layer, q, batch.context)
     z = decoder.attend(layer, q, k, v, batch.context).unflatten(0, (-1, len(clean.z)))
     return ((z - clean.z) * gradient).sum(dim=(2, 4))

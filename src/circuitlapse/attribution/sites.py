@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from circuitlapse.attribution.tails import Tail, behind_attention, put
-from circuitlapse.models.context import Context, at_reads
+from circuitlapse.models.context import Context
 from circuitlapse.models.decoder import Decoder, Step
 from circuitlapse.models.graph import Graph
 from circuitlapse.shapes import Float
@@ -52,7 +52,7 @@ def head_changes(
         change = theirs.z - ours.z
     elif site == "head_pattern":
         patterns = [
-            decoder.pattern(layer, _queries(decoder, layer, step.q, context), step.k, context)
+            decoder.pattern(layer, decoder.to_queries(layer, step.q, context), step.k, context)
             for step in (theirs, ours)
         ]
         change = decoder.mix(layer, patterns[0] - patterns[1], ours.v, context)
@@ -60,7 +60,7 @@ def head_changes(
         q, k, v = (
             getattr(theirs if site == f"head_{slot}" else ours, slot) for slot in ("q", "k", "v")
         )
-        q = _queries(decoder, layer, q, context)
+        q = decoder.to_queries(layer, q, context)
         change = decoder.attend(layer, q, k, v, context) - ours.z
     slots = ours.k.shape[2] if site in SHARED else ours.z.shape[2]
     return through_out(decoder, layer, change, slots)
@@ -81,7 +81,7 @@ def shared_changes(
     else:
         k = k.repeat(n, 1, 1, 1)
         v = put(v, where, theirs.v[:, chosen].transpose(0, 1)).flatten(0, 1)
-    q = _queries(decoder, layer, q, context).repeat(n, 1, 1, 1)
+    q = decoder.to_queries(layer, q, context).repeat(n, 1, 1, 1)
     z = decoder.attend(layer, q, k, v, context).unflatten(0, (n, -1))
     change = (z - tail.cut(layer, ours.z)).flatten(0, 1)
     return through_out(decoder, layer, change, k.shape[2]).unflatten(1, (n, -1))
@@ -131,9 +131,3 @@ def through_out(
     by_slot = change.flatten(0, 1).unflatten(1, (slots, -1)).flatten(2).transpose(0, 1)
     out = torch.bmm(by_slot, weight.reshape(slots, -1, weight.shape[-1]))
     return out.unflatten(1, change.shape[:2])
-
-
-def _queries(
-    decoder: Decoder, layer: int, q: Float[Tensor, "batch pos ..."], context: Context
-) -> Float[Tensor, "batch queries ..."]:
-    return at_reads(q, context) if decoder.is_last(layer) else q

@@ -69,6 +69,14 @@ class Tail:
             after.append(self.metric(final.unflatten(0, part.shape[:2])))
         return torch.cat(after)
 
+    def after_mlp(
+        self, layer: int, change: Float[Tensor, "variants batch queries d_model"]
+    ) -> Float[Tensor, "variants batch"]:
+        """Return the metric where the MLP of ``layer`` adds so much more."""
+        x = self.cut(layer, self.base[layer].resid_post) + change
+        final = self.decoder.run(x.flatten(0, 1), self.context, layer + 1)
+        return self.metric(final.unflatten(0, change.shape[:2]))
+
     def replaced(
         self, layer: int, columns: range, values: Float[Tensor, "slots batch columns d_model"]
     ) -> Float[Tensor, "slots columns batch"]:

@@ -56,7 +56,7 @@ class CircuitRun:
             if mlp is not None:
                 self._put(mlp[None], self.decoder.is_last(layer))
         base = self.ablated[-1].resid_post
-        return self._inputs(base, [len(self.graph.readers) - 1], True)[0]
+        return self._inputs(base, [self.graph.logits_reader], True)[0]
 
     def _put(self, moved: Float[Tensor, "some batch pos d_model"], at_reads: bool) -> None:
         """Add the next writers; those of the last layer come only where logits are read."""

@@ -75,8 +75,7 @@ def _gpt2(name: str, shape: tuple[int, ...], config: Any) -> _Parts:
                 yield (*everything[:-1], own), f"a{layer}.h{head}"
     elif module == "attn.c_proj.weight":
         # Stored as [in, out]: a head's W_O is a run of rows.
-        for head in range(n_heads):
-            yield (slice(head * d_head, (head + 1) * d_head), everything[1]), f"a{layer}.h{head}"
+        yield from _rows(everything, layer, n_heads)
     elif parts[3] == "mlp":
         yield everything, f"m{layer}"
     elif parts[3] in ("ln_1", "ln_2") or module == "attn.c_proj.bias":
@@ -89,8 +88,9 @@ def _gpt_neox(name: str, shape: tuple[int, ...], config: Any) -> _Parts:
     everything = tuple(slice(0, size) for size in shape)
     parts = name.split(".")
     if parts[:2] != ["gpt_neox", "layers"]:
-        known = name.startswith(("gpt_neox.embed_in.", "gpt_neox.final_layer_norm.", "embed_out."))
-        known = known or name.startswith("lm_head.")
+        known = name.startswith(
+            ("gpt_neox.embed_in.", "gpt_neox.final_layer_norm.", "embed_out.", "lm_head.")
+        )
         yield everything, SHARED if known else _unknown(name)
         return
     layer, module = int(parts[2]), ".".join(parts[3:])
@@ -132,14 +132,14 @@ def _llama(name: str, shape: tuple[int, ...], config: Any) -> _Parts:
 
 
 def _rows(everything: tuple[slice, ...], layer: int, n_heads: int) -> _Parts:
-    """Give each head its run of rows of a weight or bias stored as [out, in]."""
+    """Give each head its run of rows of a weight or bias."""
     size = everything[0].stop // n_heads
     for head in range(n_heads):
         yield (slice(head * size, (head + 1) * size), *everything[1:]), f"a{layer}.h{head}"
 
 
 def _columns(everything: tuple[slice, ...], layer: int, n_heads: int) -> _Parts:
-    """Give each head its run of columns of a weight stored as [out, in]."""
+    """Give each head its run of columns of a weight."""
     size = everything[1].stop // n_heads
     for head in range(n_heads):
         yield (everything[0], slice(head * size, (head + 1) * size)), f"a{layer}.h{head}"

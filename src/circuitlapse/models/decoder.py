@@ -190,9 +190,7 @@ class Decoder:
         context: Context,
     ) -> Step:
         """Run a block whose queries, keys and values are given, projected from ``x`` or not."""
-        stream, queries = x, q
-        if self.is_last(layer):
-            queries, stream = at_reads(q, context), at_reads(x, context)
+        queries, stream = (self.to_queries(layer, each, context) for each in (q, x))
         z = self.attend(layer, queries, k, v, context)
         added = self.attention_out(layer, z)
         after = stream + added
@@ -200,11 +198,17 @@ class Decoder:
         out = self.mlp[layer](mid)
         return Step(x, q, k, v, z, added, mid, out, after + out)
 
-    def trace(self, x: Float[Tensor, "batch pos d_model"], context: Context) -> list[Step]:
-        """Run all blocks on embeddings ``x`` and keep what they computed."""
+    def to_queries(self, layer: int, x: Tensor, context: Context) -> Tensor:
+        """Take the columns where a layer's queries stand: all, but in the last layer the reads."""
+        return at_reads(x, context) if self.is_last(layer) else x
+
+    def trace(
+        self, x: Float[Tensor, "batch pos d_model"], context: Context, layer: int = 0
+    ) -> list[Step]:
+        """Run all blocks from ``layer`` on, on its input ``x``, and keep what they computed."""
         steps = []
-        for layer in range(self.n_layers):
-            steps.append(self.step(layer, x, context))
+        for current in range(layer, self.n_layers):
+            steps.append(self.step(current, x, context))
             x = steps[-1].resid_post
         return steps
 

@@ -119,6 +119,11 @@ class Graph:
         """Index of the MLP of ``layer`` among the readers."""
         return self.slot_readers(layer, "v").stop
 
+    @property
+    def logits_reader(self) -> int:
+        """Index of the logits among the readers: the last."""
+        return len(self.readers) - 1
+
     def kv_head(self, head: int) -> int:
         """Which key-value head a head uses."""
         return head // (self.n_heads // self.n_kv_heads)

@@ -127,12 +127,14 @@ class Attention:
         self, x: Float[Tensor, "batch pos d_model"]
     ) -> tuple[Float[Tensor, "batch pos _ d_head"], ...]:
         """Normalise the attention's input and return queries, keys and values."""
-        flat = self.norm(x).flatten(0, 1)
-        biases = self.biases or (None,) * len(self.weights)
-        out = [
-            linear(flat, weight, bias) for weight, bias in zip(self.weights, biases, strict=True)
-        ]
-        return self._by_head([part.unflatten(0, x.shape[:2]) for part in out])
+        slots = self._projected(self.norm(x).flatten(0, 1))
+        return tuple(slot.unflatten(0, x.shape[:2]) for slot in slots)
+
+    def constants(self) -> Float[Tensor, "slots d_head"]:
+        """What queries, keys and values owe to biases alone, in the order of :meth:`slots`."""
+        bias = self.norm.bias
+        bias = torch.zeros_like(self.norm.weight) if bias is None else bias
+        return torch.cat([slot[0] for slot in self._projected(bias[None])])
 
     def slot(
         self, index: int
@@ -141,13 +143,18 @@ class Attention:
         weight = self._by_head(self.weights)[index].movedim(-2, 0)
         return weight, None if self.biases is None else self._by_head(self.biases)[index]
 
-    def slots(self) -> tuple[Float[Tensor, "slots d_model d_head"], Float[Tensor, "slots d_head"]]:
-        """Weights and biases of all queries, then all keys, then all values, copied."""
-        weights, biases = zip(*(self.slot(index) for index in range(3)), strict=True)
-        weight = torch.cat(weights)
-        if self.biases is None:
-            return weight, weight.new_zeros(len(weight), weight.shape[-1])
-        return weight, torch.cat(biases)
+    def slots(self) -> Float[Tensor, "slots d_model d_head"]:
+        """Weights of all queries, then all keys, then all values, copied."""
+        return torch.cat([self.slot(index)[0] for index in range(3)])
+
+    def _projected(self, normed: Float[Tensor, "rows d_model"]) -> tuple[Tensor, ...]:
+        biases = self.biases or (None,) * len(self.weights)
+        return self._by_head(
+            [
+                linear(normed, weight, bias)
+                for weight, bias in zip(self.weights, biases, strict=True)
+            ]
+        )
 
     def _by_head(self, parts: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Split the last axis of weights, biases or outputs into heads, for q, k and v."""

@@ -103,8 +103,8 @@ def direct_logit_attribution(
             if not decoder.is_last(layer):
                 read = (at_reads(step.z, context), at_reads(step.mlp_out, context))
             written.append([part[:, 0].float() for part in read])
-        wrong = decoder.W_U[batch.pairs.distractors].float().mean(dim=1)
-        direction = decoder.W_U[batch.pairs.answers].float() - wrong
+        direction = batch.direction
+        assert direction is not None  # the metric is the logit difference
         _, inverse = decoder.norm.standardise(x[:, 0].float())
         readout = decoder.norm.folded(direction.T).T * inverse
         found = [(embedded.float() * readout).sum(dim=-1)[None]]
