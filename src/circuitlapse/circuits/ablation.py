@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models.context import Context, at_reads
+from circuitlapse.models.context import at_reads
 from circuitlapse.models.decoder import Decoder, Step
 from circuitlapse.models.prefix import Suffixes, each_batch
 from circuitlapse.shapes import Bool, Float, Int
@@ -123,8 +123,7 @@ def mean_outputs(
         columns = batch.corrupt.shape[1]
         real = _real(batch.pairs, columns)
         rows = torch.searchsorted(places, _places(batch.pairs, names, columns)[real])
-        everywhere = torch.arange(columns, device=rows.device).expand(len(real), -1)
-        steps = decoder.trace(batch.corrupt, Context(everywhere, batch.context.start))
+        steps = decoder.trace(batch.corrupt, batch.everywhere())
         outputs = [batch.corrupt, *(step.z for step in steps), *(step.mlp_out for step in steps)]
         added = []
         for output, total in zip(outputs, sums, strict=True):

@@ -52,6 +52,12 @@ class Suffixes:
     direction: Float[Tensor, "batch d_model"] | None
     reference: Float[Tensor, "batch reads vocab"] | None = None
 
+    def everywhere(self) -> Context:
+        """The same surroundings, read at every column: the last layer then runs whole, too."""
+        n, width, _ = self.clean.shape
+        columns = torch.arange(width, device=self.clean.device).expand(n, -1)
+        return Context(columns, self.context.start, self.context.past)
+
     def metric(
         self, decoder: Decoder, final: Float[Tensor, "variants_batch reads d_model"]
     ) -> Float[Tensor, " variants_batch"]:

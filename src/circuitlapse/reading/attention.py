@@ -7,7 +7,8 @@ from torch import Tensor
 
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models.load import Model
-from circuitlapse.reading.whole import Prompts, batches, patterns, whole
+from circuitlapse.models.prefix import Suffixes
+from circuitlapse.reading.whole import Prompts, each_whole_batch, patterns, whole
 from circuitlapse.shapes import Float, Int
 from circuitlapse.tasks.pairs import PromptPairs
 
@@ -24,7 +25,7 @@ def attention_patterns(
         model: From :func:`circuitlapse.load_model`.
         prompts: Pairs, of which the clean prompts are read, or token ids, ``[prompts, pos]``.
         layer: Which layer, from 0.
-        batch_size: Prompts per batch; by default as many as fit a fixed number of tokens.
+        batch_size: Prompts per batch; by default as many as fit a fixed memory budget.
 
     Returns:
         Weights from each query position to each key position. Every row of a real token adds up
@@ -40,12 +41,15 @@ def attention_patterns(
     width = pairs.clean.shape[1]
     found = torch.zeros(len(pairs), decoder.n_heads, width, width)
     ends = (pairs.reads().amax(dim=1) + 1).cpu()
-    for rows, tokens in batches(pairs, batch_size):
+
+    def work(batch: Suffixes) -> None:
         # The layer is the last one to be run.
-        *_, pattern = patterns(decoder, tokens, layer + 1)
-        rows, wide = rows.cpu(), tokens.shape[1]
+        *_, pattern = patterns(decoder, batch, layer + 1)
+        rows, wide = batch.rows, batch.clean.shape[1]
         real = (torch.arange(wide) < ends[rows, None])[:, None, :, None]
         found[rows, :, :wide, :wide] = pattern.float().cpu() * real
+
+    each_whole_batch(decoder, pairs, work, batch_size)
     return found
 
 
@@ -60,7 +64,7 @@ def attention_between(
         source: Where the query stands: a name of ``pairs.positions``, such as ``END``, or a name
             with a shift in tokens, such as ``S+1``.
         target: Where the key stands, likewise.
-        batch_size: Prompts per batch; by default as many as fit a fixed number of tokens.
+        batch_size: Prompts per batch; by default as many as fit a fixed memory budget.
 
     Returns:
         Mean over prompts of the attention weight, between 0 and 1.
@@ -94,12 +98,16 @@ def attention_of_each(
                 fix="Exchange source and target, or leave such prompts out",
             )
     found = torch.empty(len(ways), decoder.n_layers, decoder.n_heads, len(pairs))
-    for rows, tokens in batches(pairs, batch_size):
-        index = torch.arange(len(rows), device=rows.device)
-        for layer, pattern in enumerate(patterns(decoder, tokens, decoder.n_layers)):
+
+    def work(batch: Suffixes) -> None:
+        rows = batch.rows
+        index = torch.arange(len(rows), device=pairs.clean.device)
+        for layer, pattern in enumerate(patterns(decoder, batch, decoder.n_layers)):
             for way, (query, key) in enumerate(places):
                 weights = pattern[index, :, query[rows], key[rows]]
-                found[way, layer, :, rows.cpu()] = weights.T.float().cpu()
+                found[way, layer, :, rows] = weights.T.float().cpu()
+
+    each_whole_batch(decoder, pairs, work, batch_size)
     return found
 
 

@@ -15,8 +15,9 @@ from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models.decoder import Decoder
 from circuitlapse.models.layers import Norm
 from circuitlapse.models.load import Model
+from circuitlapse.models.prefix import Suffixes
 from circuitlapse.reading.attention import place
-from circuitlapse.reading.whole import after_first_block, batches, whole
+from circuitlapse.reading.whole import each_whole_batch, whole
 from circuitlapse.shapes import Float, Int
 from circuitlapse.tasks.pairs import PromptPairs
 
@@ -149,9 +150,13 @@ def _streams(
     where = torch.stack(places, dim=1)
     ids = pairs.clean.gather(1, where)
     streams = model.decoder.W_E.new_empty(*where.shape, model.decoder.d_model)
-    for rows, prompts in batches(pairs):
-        index = torch.arange(len(rows), device=rows.device)[:, None]
-        streams[rows] = after_first_block(model.decoder, prompts)[index, where[rows]]
+
+    def work(batch: Suffixes) -> None:
+        after = model.decoder.step(0, batch.clean, batch.everywhere()).resid_post
+        index = torch.arange(len(after), device=after.device)[:, None]
+        streams[batch.rows] = after[index, where[batch.rows]]
+
+    each_whole_batch(model.decoder, pairs, work)
     return ids.flatten(), streams.flatten(0, 1)
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models.load import Model
-from circuitlapse.reading.whole import batches, patterns, whole
+from circuitlapse.models.prefix import Suffixes
+from circuitlapse.reading.whole import each_whole_batch, patterns, whole
 from circuitlapse.shapes import Float, Int
 
 _USUAL = 50
@@ -62,14 +63,19 @@ def repeat_scores(
     pairs = whole(decoder, repeated_tokens(len(decoder.W_E), n_tokens, sequences, seed))
     offsets = torch.tensor([1, n_tokens, n_tokens - 1])
     total = torch.zeros(len(offsets), decoder.n_layers, decoder.n_heads)
-    for _, tokens in batches(pairs):
-        for layer, pattern in enumerate(patterns(decoder, tokens, decoder.n_layers)):
+
+    def work(batch: Suffixes) -> None:
+        added = torch.zeros_like(total)
+        for layer, pattern in enumerate(patterns(decoder, batch, decoder.n_layers)):
             for index, offset in enumerate(offsets.tolist()):
                 weights = pattern.diagonal(-offset, dim1=-2, dim2=-1)
                 # The diagonal of induction begins one query before the second half.
                 queries = slice(None) if offset == 1 else slice(-n_tokens, None)
                 weights = weights[..., queries].float().mean(dim=-1)
-                total[index, layer] += weights.sum(dim=0).cpu()
+                added[index, layer] = weights.sum(dim=0).cpu()
+        total.add_(added)
+
+    each_whole_batch(decoder, pairs, work)
     return RepeatScores(*(total / sequences))
 
 

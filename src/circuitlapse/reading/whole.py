@@ -1,19 +1,16 @@
 """Whole prompts, at all of whose positions something is read.
 
-Unlike the batches of :mod:`circuitlapse.models.prefix`, these begin at the first token, and the
-last layer runs at every position too.
+Their batches begin at the first token, and the last layer runs at every position too.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-import torch
 from torch import Tensor
 
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models.context import Context
 from circuitlapse.models.decoder import Decoder
-from circuitlapse.models.prefix import BATCH_TOKENS, alike, checked
-from circuitlapse.shapes import Float, Int
+from circuitlapse.models.prefix import Suffixes, checked, each_batch
+from circuitlapse.shapes import Float
 from circuitlapse.tasks.pairs import PromptPairs
 
 Prompts = PromptPairs | Tensor
@@ -37,33 +34,27 @@ def whole(decoder: Decoder, prompts: Prompts) -> PromptPairs:
     return checked(decoder, prompts)
 
 
-def batches(
-    pairs: PromptPairs, batch_size: int | None = None
-) -> Iterator[tuple[Int[Tensor, " batch"], Int[Tensor, "batch pos"]]]:
-    """Yield row numbers and the clean prompts' token ids, cut to the batch's longest prompt."""
-    ends = pairs.reads().amax(dim=1) + 1
-    for rows in alike(ends, torch.zeros_like(ends), BATCH_TOKENS, batch_size):
-        yield rows, pairs.clean[rows, : int(ends[rows].max())]
-
-
-def every_position(tokens: Int[Tensor, "batch pos"]) -> Context:
-    """Describe whole prompts that are read at every position."""
-    return Context(torch.arange(tokens.shape[1], device=tokens.device).repeat(len(tokens), 1))
+def each_whole_batch(
+    decoder: Decoder,
+    pairs: PromptPairs,
+    work: Callable[[Suffixes], None],
+    batch_size: int | None = None,
+) -> None:
+    """Work on the prompts in batches, as :func:`circuitlapse.models.prefix.each_batch` does."""
+    floats_per_token = 16 * decoder.d_model + 2 * decoder.n_heads * pairs.clean.shape[1]
+    # The metric is not computed; this one needs no distractors.
+    each_batch(
+        decoder, pairs, floats_per_token, work,
+        metric="log_prob", batch_size=batch_size, whole=True,
+    )  # fmt: skip
 
 
 def patterns(
-    decoder: Decoder, tokens: Int[Tensor, "batch pos"], n_layers: int
+    decoder: Decoder, batch: Suffixes, n_layers: int
 ) -> Iterator[Float[Tensor, "batch heads query key"]]:
     """Run the first layers one by one and yield each one's attention weights."""
-    context, x = every_position(tokens), decoder.embed(tokens)
+    context, x = batch.everywhere(), batch.clean
     for layer in range(n_layers):
         step = decoder.step(layer, x, context)
         yield decoder.pattern(layer, step.q, step.k, context)
         x = step.resid_post
-
-
-def after_first_block(
-    decoder: Decoder, tokens: Int[Tensor, "batch pos"]
-) -> Float[Tensor, "batch pos d_model"]:
-    """Run the first block and return the residual stream behind it."""
-    return decoder.step(0, decoder.embed(tokens), every_position(tokens)).resid_post
