@@ -88,14 +88,17 @@ def test_the_sign_is_mibs_for_every_method():
 
 @pytest.mark.parametrize(
     ("method", "options"),
-    [("exact", {}), ("eap-ig-activations", {"steps": 2}), ("eap", {"qk_fix": True})],
-)
+    [
+        ("exact", {}), ("eap-ig-inputs", {}), ("eap-ig-activations", {"steps": 2}),
+        ("eap", {"qk_fix": True}),
+    ],
+)  # fmt: skip
 def test_dead_components_score_exactly_zero(method, options):
     hf = tiny_gpt2()
     with torch.no_grad():
         hf.transformer.h[0].attn.c_proj.weight[4:8] = 0  # head 1
         hf.transformer.h[1].mlp.c_proj.weight.zero_()
-    scores = attribute(load_model(hf), random_pairs(0, n=3, longest=6), method, **options)
+    scores = attribute(load_model(hf), random_pairs(0), method, **options)
     graph = scores.graph
     for dead in ("a0.h1", "m1"):
         assert (scores.mean[graph.writers.index(dead)] == 0).all()

@@ -1,8 +1,5 @@
 """CPR and CMD against MIB's definition worked out by hand, and when they are refused."""
 
-import re
-from pathlib import Path
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,6 +10,7 @@ from circuitlapse.circuits import CircuitEvaluation, cmd, cpr, faithfulness_curv
 from circuitlapse.config import MIB_FRACTIONS
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import load_model
+from pages import code_of
 from twins_engine import random_pairs, tiny_gpt2
 
 
@@ -101,7 +99,6 @@ def test_curves_over_different_prompts_are_refused():
 
 
 def test_the_page_on_circuits_runs_as_it_stands(tiny_model):
-    page = (Path(__file__).parents[1] / "docs/circuits.md").read_text()
-    code = "\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL))
+    code = code_of("circuits.md")
     # A model of two layers has fewer edges.
     exec(code.replace("gpt2", str(tiny_model)).replace("n_edges=200", "n_edges=30"), {})

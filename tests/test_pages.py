@@ -1,19 +1,14 @@
 """The documents' code runs as it stands, on a tiny model instead of the one it names."""
 
-import re
-from pathlib import Path
-
 import pytest
 
 import circuitlapse as cl
-
-ROOT = Path(__file__).parents[1]
+from pages import code_of
 
 
 @pytest.mark.parametrize("page", ["patching.md"])
 def test_every_block_runs(page, tiny_model, monkeypatch):
-    text = (ROOT / "docs" / page).read_text()
-    code = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+    code = code_of(page)
     load, get_task = cl.load_model, cl.get_task
     monkeypatch.setattr(cl, "load_model", lambda _: load(tiny_model))
     monkeypatch.setattr(cl, "get_task", lambda name: _Few(get_task(name)))

@@ -1,13 +1,11 @@
 """The whole pipeline on a tiny real model: what it leaves behind, and how it goes on."""
 
 import json
-import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import polars as pl
 import pytest
@@ -19,6 +17,7 @@ from circuitlapse.config import to_toml
 from circuitlapse.models import quiet
 from circuitlapse.pipeline import Progress
 from circuitlapse.records import SCHEMAS
+from pages import code_of
 from small_run import small_experiment
 from twins_engine import tiny
 
@@ -291,6 +290,5 @@ def test_the_table_says_what_the_functions_say(finished):
 
 
 def test_the_page_on_readings_runs_as_it_stands(finished, tiny_model):
-    page = (Path(__file__).parents[1] / "docs/reading.md").read_text()
-    code = "\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL))
+    code = code_of("reading.md")
     exec(code.replace("gpt2", str(tiny_model)).replace("runs/demo", str(finished.path)), {})
