@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from circuitlapse.errors import CircuitlapseError
+from circuitlapse.records.nodes import head_name, mlp_name
 
 SHARED = "shared"
 """Component name of everything that belongs to no head and no MLP: embeddings, normalisations, the
@@ -72,12 +73,12 @@ def _gpt2(name: str, shape: tuple[int, ...], config: Any) -> _Parts:
         for head in range(n_heads):
             for start in range(0, 3 * width, width):
                 own = slice(start + head * d_head, start + (head + 1) * d_head)
-                yield (*everything[:-1], own), f"a{layer}.h{head}"
+                yield (*everything[:-1], own), head_name(layer, head)
     elif module == "attn.c_proj.weight":
         # Stored as [in, out]: a head's W_O is a run of rows.
         yield from _rows(everything, layer, n_heads)
     elif parts[3] == "mlp":
-        yield everything, f"m{layer}"
+        yield everything, mlp_name(layer)
     elif parts[3] in ("ln_1", "ln_2") or module == "attn.c_proj.bias":
         yield everything, SHARED
     else:
@@ -100,7 +101,7 @@ def _gpt_neox(name: str, shape: tuple[int, ...], config: Any) -> _Parts:
     elif module == "attention.dense.weight":
         yield from _columns(everything, layer, config.num_attention_heads)
     elif parts[3] == "mlp":
-        yield everything, f"m{layer}"
+        yield everything, mlp_name(layer)
     elif parts[3].endswith("layernorm") or module == "attention.dense.bias":
         yield everything, SHARED
     else:
@@ -124,7 +125,7 @@ def _llama(name: str, shape: tuple[int, ...], config: Any) -> _Parts:
     elif module == "self_attn.o_proj" and parts[-1] == "weight":
         yield from _columns(everything, layer, n_heads)
     elif parts[3] == "mlp":
-        yield everything, f"m{layer}"
+        yield everything, mlp_name(layer)
     elif parts[3].endswith("layernorm") or parts[3] == "self_attn":
         yield everything, SHARED
     else:
@@ -135,14 +136,14 @@ def _rows(everything: tuple[slice, ...], layer: int, n_heads: int) -> _Parts:
     """Give each head its run of rows of a weight or bias."""
     size = everything[0].stop // n_heads
     for head in range(n_heads):
-        yield (slice(head * size, (head + 1) * size), *everything[1:]), f"a{layer}.h{head}"
+        yield (slice(head * size, (head + 1) * size), *everything[1:]), head_name(layer, head)
 
 
 def _columns(everything: tuple[slice, ...], layer: int, n_heads: int) -> _Parts:
     """Give each head its run of columns of a weight."""
     size = everything[1].stop // n_heads
     for head in range(n_heads):
-        yield (everything[0], slice(head * size, (head + 1) * size)), f"a{layer}.h{head}"
+        yield (everything[0], slice(head * size, (head + 1) * size)), head_name(layer, head)
 
 
 def _unknown(name: str) -> str:

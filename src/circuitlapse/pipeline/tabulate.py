@@ -134,25 +134,16 @@ def _nodes(scores: Scores) -> list[Row]:
 def _node_rows(
     graph: Graph, names: Row, effects: Intervals, attribution: np.ndarray
 ) -> Iterator[Row]:
-    for index, node in enumerate(graph.nodes):
-        layer, head = place(node)
+    for index, (node, place) in enumerate(zip(graph.nodes, graph.places, strict=True)):
         yield {
             **names,
             "node": node,
-            "kind": "mlp" if head < 0 else "head",
-            "layer": layer,
-            "head": head,
+            "kind": "mlp" if place.head < 0 else "head",
+            "layer": place.layer,
+            "head": place.head,
             **spread("effect", effects[index]),
             "attribution": float(attribution[index]),
         }
-
-
-def place(node: str) -> tuple[int, int]:
-    """Layer and head of a node's name; the head of an MLP is -1."""
-    if node.startswith("m"):
-        return int(node[1:]), -1
-    layer, head = node[1:].split(".h")
-    return int(layer), int(head)
 
 
 def _edges(scores: Scores) -> list[Row]:
