@@ -93,16 +93,17 @@ def load_model(
 
 def _device(device: str | torch.device) -> torch.device:
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        found = torch.device(device)
-        if found.type == "cuda" and not torch.cuda.is_available():
-            raise RuntimeError
-        return found
-    except RuntimeError:
+        # A tensor's own device has its number, by which a loaded model's can be compared with it.
+        found = torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError):  # the latter where torch was built without it
+        found = None
+    if found is None or found.type not in ("cpu", "cuda"):
         raise CircuitlapseError(
             "there is no such device", got=str(device), fix="Use auto, cpu or cuda"
-        ) from None
+        )
+    return found
 
 
 def _dtype(dtype: str | torch.dtype) -> torch.dtype:
