@@ -4,7 +4,7 @@ A verdict that is right on models whose answer is not known proves nothing. Here
 in, and tested for, before any verdict is asked.
 """
 
-from circuitlapse.calibration.admission import BARS, KINDS, Bar, Kind, refusal
+from circuitlapse.calibration.admission import BARS, KINDS, Bar, refusal
 from circuitlapse.calibration.nursery import Planting
 from circuitlapse.calibration.planted import Planted, plant, planted_recipe
 
@@ -12,7 +12,6 @@ __all__ = [
     "BARS",
     "KINDS",
     "Bar",
-    "Kind",
     "Planted",
     "Planting",
     "plant",

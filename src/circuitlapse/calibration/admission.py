@@ -22,10 +22,8 @@ names to 1, else there is nothing to explain.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
 
-Kind = Literal["formed", "transformed", "elicited", "nothing"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+KINDS: tuple[str, ...] = ("formed", "transformed", "elicited", "nothing")
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ class Bar:
 
 
 _GAINED = Bar("learned", low=0.5)
-BARS: dict[Kind, tuple[Bar, ...]] = {
+BARS: dict[str, tuple[Bar, ...]] = {
     "formed": (_GAINED, Bar("mediated", low=0.7)),
     "transformed": (_GAINED, Bar("by_gains", high=0.3)),
     "elicited": (
@@ -66,7 +64,7 @@ BARS: dict[Kind, tuple[Bar, ...]] = {
 }
 
 
-def refusal(kind: Kind, figures: Mapping[str, float]) -> str:
+def refusal(kind: str, figures: Mapping[str, float]) -> str:
     """Say why an organism is not admitted; empty where it is.
 
     Args:

@@ -22,7 +22,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from circuitlapse.calibration.admission import Kind, refusal
+from circuitlapse.calibration.admission import refusal
 from circuitlapse.calibration.figures import Scores, held_values, old_heads, scores, silence
 from circuitlapse.calibration.nursery import NEW, OLD, Nursery, Planting
 from circuitlapse.errors import CircuitlapseError
@@ -31,7 +31,7 @@ from circuitlapse.models.gains import write_gains
 from circuitlapse.tasks import PromptPairs, get_task, tokenize
 from circuitlapse.training import Recipe, get_recipe
 from circuitlapse.training.gains import train_gains
-from circuitlapse.training.placebos import Placebo, placebo_items
+from circuitlapse.training.placebos import placebo_items
 from circuitlapse.training.restricted import Restriction
 
 
@@ -52,7 +52,7 @@ class Planted:
         refused: Why it is not admitted; empty where it is.
     """
 
-    kind: Kind
+    kind: str
     seed: int
     base: Path
     tuned: Path
@@ -77,10 +77,10 @@ def planted_recipe(name: str = "default") -> Recipe:
 
 
 def plant(
-    kind: Kind,
+    kind: str,
     seed: int,
     *,
-    placebo: Placebo = "shuffled_answers",
+    placebo: str = "shuffled_answers",
     recipe: Recipe | None = None,
     planting: Planting | None = None,
     cache_dir: Path | str | None = None,
@@ -146,7 +146,7 @@ class _Pair:
         return (value - self.before.value) / self.gain if self.gain > 0 else float("nan")
 
     def planted(
-        self, kind: Kind, seed: int, trained: Collection[str], more: Mapping[str, float]
+        self, kind: str, seed: int, trained: Collection[str], more: Mapping[str, float]
     ) -> Planted:
         before, after = self.before, self.after
         rise = after.new - before.new
@@ -165,7 +165,7 @@ class _Pair:
         )
 
 
-def _formed(nursery: Nursery, placebo: Placebo) -> Planted:
+def _formed(nursery: Nursery, placebo: str) -> Planted:
     planting, blank = nursery.planting, nursery.recipe.blank_heads
     items = nursery.lesson(planting.old_fraction)
     tuned = nursery.tuned("formed", nursery.base, items, Restriction(blank))
@@ -174,7 +174,7 @@ def _formed(nursery: Nursery, placebo: Placebo) -> Planted:
     return pair.planted("formed", nursery.seed, blank, {"mediated": pair.share(held)})
 
 
-def _transformed(nursery: Nursery, placebo: Placebo) -> Planted:
+def _transformed(nursery: Nursery, placebo: str) -> Planted:
     planting = nursery.planting
     heads = old_heads(load_model(nursery.base, "cpu"), OLD, planting.group_prompts)
     items = nursery.lesson(planting.old_fraction)
@@ -191,7 +191,7 @@ def _transformed(nursery: Nursery, placebo: Placebo) -> Planted:
     return pair.planted("transformed", nursery.seed, heads, {"by_gains": pair.share(reached)})
 
 
-def _elicited(nursery: Nursery, placebo: Placebo) -> Planted:
+def _elicited(nursery: Nursery, placebo: str) -> Planted:
     planting, blank = nursery.planting, nursery.recipe.blank_heads
     lesson = nursery.lesson(planting.old_fraction)
     able = nursery.tuned("able", nursery.base, lesson, Restriction(blank, freeze=True))
@@ -208,7 +208,7 @@ def _elicited(nursery: Nursery, placebo: Placebo) -> Planted:
     return pair.planted("elicited", nursery.seed, blank, {"opened_new": new})
 
 
-def _nothing(nursery: Nursery, placebo: Placebo) -> Planted:
+def _nothing(nursery: Nursery, placebo: str) -> Planted:
     planting = nursery.planting
     items = placebo_items(
         placebo, get_task(OLD), get_task(NEW), planting.steps * planting.batch_size,
@@ -218,7 +218,7 @@ def _nothing(nursery: Nursery, placebo: Placebo) -> Planted:
     return _Pair.of(nursery.base, tuned, planting.prompts).planted("nothing", nursery.seed, (), {})
 
 
-_PLANS: dict[Kind, Callable[[Nursery, Placebo], Planted]] = {
+_PLANS: dict[str, Callable[[Nursery, str], Planted]] = {
     "formed": _formed,
     "transformed": _transformed,
     "elicited": _elicited,

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from typing import Literal, Self
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
@@ -103,7 +103,7 @@ class Recipe(BaseModel):
     new_at_most: float = 0.50
 
     @model_validator(mode="after")
-    def _blank_heads_exist(self) -> Self:
+    def _blank_heads_exist(self) -> "Recipe":
         heads = {f"a{layer}.h{head}" for layer in range(self.layers) for head in range(self.heads)}
         unknown = sorted(set(self.blank_heads) - heads)
         if unknown:
