@@ -41,8 +41,10 @@ class Bar:
     high: float = float("inf")
 
     def failed(self, figures: Mapping[str, float]) -> str | None:
-        """Say what is wrong with the figure, if anything is; one that is no number always is."""
-        value = figures[self.figure]
+        """Say what is wrong with the figure, if anything is."""
+        value = figures.get(self.figure)
+        if value is None:
+            return f"{self.figure} has no value: there is nothing to divide by"
         if self.low <= value <= self.high:
             return None
         bounds = {f"at least {self.low}": self.low, f"at most {self.high}": self.high}
@@ -69,7 +71,7 @@ def refusal(kind: str, figures: Mapping[str, float]) -> str:
 
     Args:
         kind: What was to be planted.
-        figures: By name; those of the kind's bars must be there.
+        figures: By name. One that could not be computed is left out, and is a refusal.
     """
     failures = (bar.failed(figures) for bar in BARS[kind])
     return "; ".join(failure for failure in failures if failure)

@@ -141,9 +141,9 @@ class _Pair:
     def gain(self) -> float:
         return self.after.value - self.before.value
 
-    def share(self, value: float) -> float:
-        """The part of the gain that is reached; not a number where there is no gain to divide."""
-        return (value - self.before.value) / self.gain if self.gain > 0 else float("nan")
+    def share(self, name: str, value: float) -> dict[str, float]:
+        """The part of the gain that a value reaches; nothing where there is no gain to divide."""
+        return {name: (value - self.before.value) / self.gain} if self.gain > 0 else {}
 
     def planted(
         self, kind: str, seed: int, trained: Collection[str], more: Mapping[str, float]
@@ -157,7 +157,7 @@ class _Pair:
             "tuned_new": after.new,
             "gain": self.gain,
             "rise": rise,
-            "learned": rise / (1 - before.new) if before.new < 1 else float("nan"),
+            **({"learned": rise / (1 - before.new)} if before.new < 1 else {}),
             **more,
         }
         return Planted(
@@ -171,7 +171,7 @@ def _formed(nursery: Nursery, placebo: str) -> Planted:
     tuned = nursery.tuned("formed", nursery.base, items, Restriction(blank))
     pair = _Pair.of(nursery.base, tuned, planting.prompts)
     held = held_values(pair.base, pair.tuned, pair.prompts, blank).double().mean().item()
-    return pair.planted("formed", nursery.seed, blank, {"mediated": pair.share(held)})
+    return pair.planted("formed", nursery.seed, blank, pair.share("mediated", held))
 
 
 def _transformed(nursery: Nursery, placebo: str) -> Planted:
@@ -188,7 +188,7 @@ def _transformed(nursery: Nursery, placebo: str) -> Planted:
     )  # fmt: skip
     write_gains(louder, gains)
     reached = behaviour(louder, pair.prompts).logit_diff.double().mean().item()
-    return pair.planted("transformed", nursery.seed, heads, {"by_gains": pair.share(reached)})
+    return pair.planted("transformed", nursery.seed, heads, pair.share("by_gains", reached))
 
 
 def _elicited(nursery: Nursery, placebo: str) -> Planted:
