@@ -107,7 +107,8 @@ def test_a_truth_is_planted_where_it_should_be_and_kept(kind, cache):
     assert found.refused == refusal(kind, found.figures)
     if kind != "nothing":  # nothing is learnt in four steps
         assert found.refused.startswith("learned is")
-    assert set(found.figures) >= {bar.figure for bar in BARS[kind]}
+    undefined = {"mediated"} if found.figures["gain"] <= 0 else set()
+    assert set(found.figures) >= {bar.figure for bar in BARS[kind]} - undefined
 
     made.clear()
     assert again() == found
@@ -159,7 +160,7 @@ def test_held_values_by_the_slow_way(family):
             held = {n: w for n, w in added.items() if n.startswith("a") and n not in free}
 
             def reading(_, outputs, held=held):
-                return sum(held.get(name, output) for name, output in outputs.items())
+                return torch.stack([held.get(name, w) for name, w in outputs.items()]).sum(dim=0)
 
             logits, _ = ours.run(ours.embed(tokens), reading)
         value = logits[pairs.answers[row]] - logits[pairs.distractors[row]].mean()
