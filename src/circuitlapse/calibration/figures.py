@@ -12,9 +12,12 @@ from circuitlapse.compare import used_threshold
 from circuitlapse.compare.fates import used
 from circuitlapse.models import Model, behaviour, logit_differences
 from circuitlapse.models.context import Context
-from circuitlapse.models.prefix import BATCH_TOKENS, alike, checked
+from circuitlapse.models.prefix import checked
+from circuitlapse.records.nodes import head_of
 from circuitlapse.shapes import Float
 from circuitlapse.tasks import PromptPairs, get_task, tokenize
+
+_PROMPTS = 128  # in a batch of held runs
 
 
 @dataclass(frozen=True)
@@ -70,11 +73,9 @@ def old_heads(model: Model, task: str, n: int) -> tuple[str, ...]:
 @torch.no_grad()
 def silence(model: Model, heads: Collection[str]) -> None:
     """Set the output matrices of some heads to zero, in place."""
-    graph = model.graph
-    for layer in range(graph.n_layers):
-        for head in range(graph.n_heads):
-            if f"a{layer}.h{head}" in heads:
-                model.decoder.attention[layer].W_O[head] = 0.0
+    for name in heads:
+        if (place := head_of(name)) is not None:
+            model.decoder.attention[place.layer].W_O[place.head] = 0.0
 
 
 @torch.no_grad()
@@ -98,12 +99,12 @@ def held_values(
     """
     ours, theirs, graph = tuned.decoder, base.decoder, tuned.graph
     is_free = torch.zeros(graph.n_layers, graph.n_heads, 1, device=tuned.device)
-    for layer in range(graph.n_layers):
-        for head in range(graph.n_heads):
-            is_free[layer, head] = f"a{layer}.h{head}" in free
+    for name in free:
+        if (place := head_of(name)) is not None:
+            is_free[place.layer, place.head] = 1.0
     pairs = checked(ours, pairs)
     values = torch.empty(len(pairs))
-    for rows in alike(pairs.lengths, torch.zeros_like(pairs.lengths), BATCH_TOKENS):
+    for rows in torch.arange(len(pairs), device=tuned.device).split(_PROMPTS):
         batch = pairs[rows].trimmed()
         context = Context(batch.lengths[:, None] - 1)
         x, steps = ours.embed(batch.clean), theirs.trace(theirs.embed(batch.clean), context)

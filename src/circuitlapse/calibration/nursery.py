@@ -42,8 +42,8 @@ class Planting(BaseModel):
     learning_rate: float = 1e-3
     head_rate: float = 3e-3
     old_fraction: float = 0.1
-    lock_steps: int = 240
-    lock_old_fraction: float = 0.5
+    lock_steps: int = 400
+    lock_old_fraction: float = 0.7
     prompts: int = 1024
     group_prompts: int = 128
     gain_steps: int = 200

@@ -28,6 +28,7 @@ from circuitlapse.calibration.nursery import NEW, OLD, Nursery, Planting
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import Model, behaviour, load_model
 from circuitlapse.models.gains import write_gains
+from circuitlapse.records.nodes import head_name
 from circuitlapse.tasks import PromptPairs, get_task, tokenize
 from circuitlapse.training import Recipe, get_recipe
 from circuitlapse.training.gains import train_gains
@@ -62,16 +63,19 @@ class Planted:
 
 
 def planted_recipe(name: str = "default") -> Recipe:
-    """The recipe of that name with the last two heads of every layer blank.
+    """The recipe of that name with blank heads: two in the second layer, three in the next two.
+
+    Heads in the first layer would reach the new task through the base's own heads, and heads of the
+    last layers alone do not reach it; see docs/organisms.md.
 
     Raises:
         CircuitlapseError: If there is no such recipe.
     """
     recipe = get_recipe(name)
     blank = [
-        f"a{layer}.h{head}"
-        for layer in range(recipe.layers)
-        for head in range(recipe.heads - 2, recipe.heads)
+        head_name(layer, head)
+        for layer, n in ((1, 2), (2, 3), (3, 3))
+        for head in range(recipe.heads - n, recipe.heads)
     ]
     return recipe.model_copy(update={"blank_heads": tuple(blank)})
 

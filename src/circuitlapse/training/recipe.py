@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from circuitlapse.errors import CircuitlapseError
+from circuitlapse.records.nodes import head_name
 
 _COPY = {"repeat": 3.0, "swap": 1.0}
 _MIX = {
@@ -104,7 +105,9 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _blank_heads_exist(self) -> "Recipe":
-        heads = {f"a{layer}.h{head}" for layer in range(self.layers) for head in range(self.heads)}
+        heads = {
+            head_name(layer, head) for layer in range(self.layers) for head in range(self.heads)
+        }
         unknown = sorted(set(self.blank_heads) - heads)
         if unknown:
             raise ValueError(f"blank_heads holds {unknown[0]!r}, which is no head of the model")
