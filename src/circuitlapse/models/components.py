@@ -24,11 +24,13 @@ class Piece:
         parameter: Its name among the model's ``named_parameters``.
         index: Slices that select the part, one per dimension.
         component: A node such as ``a0.h3`` or ``m0``, or ``shared``.
+        sharers: The heads whose keys or values these are, where several share them.
     """
 
     parameter: str
     index: tuple[slice, ...]
     component: str
+    sharers: tuple[str, ...] = ()
 
 
 def component_pieces(hf: Any) -> list[Piece]:
@@ -48,13 +50,14 @@ def component_pieces(hf: Any) -> list[Piece]:
         )
     divide = _FAMILIES[family]
     return [
-        Piece(name, index, component)
+        Piece(name, index, owner) if isinstance(owner, str) else Piece(name, index, SHARED, owner)
         for name, parameter in hf.named_parameters()
-        for index, component in divide(name, tuple(parameter.shape), hf.config)
+        for index, owner in divide(name, tuple(parameter.shape), hf.config)
     ]
 
 
-_Parts = Iterator[tuple[tuple[slice, ...], str]]
+# The owner of a part is a component, or all the heads that share it.
+_Parts = Iterator[tuple[tuple[slice, ...], str | tuple[str, ...]]]
 
 
 def _gpt2(name: str, shape: tuple[int, ...], config: Any) -> _Parts:
@@ -117,11 +120,9 @@ def _llama(name: str, shape: tuple[int, ...], config: Any) -> _Parts:
         return
     layer, module = int(parts[2]), ".".join(parts[3:-1])
     n_heads = config.num_attention_heads
-    own_keys = config.num_key_value_heads == n_heads
-    if module == "self_attn.q_proj" or (
-        module in ("self_attn.k_proj", "self_attn.v_proj") and own_keys
-    ):
-        yield from _rows(everything, layer, n_heads)
+    if module in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"):
+        n_own = n_heads if module == "self_attn.q_proj" else config.num_key_value_heads
+        yield from _rows(everything, layer, n_heads, n_own)
     elif module == "self_attn.o_proj" and parts[-1] == "weight":
         yield from _columns(everything, layer, n_heads)
     elif parts[3] == "mlp":
@@ -132,11 +133,16 @@ def _llama(name: str, shape: tuple[int, ...], config: Any) -> _Parts:
         _unknown(name)
 
 
-def _rows(everything: tuple[slice, ...], layer: int, n_heads: int) -> _Parts:
-    """Give each head its run of rows of a weight or bias."""
-    size = everything[0].stop // n_heads
-    for head in range(n_heads):
-        yield (slice(head * size, (head + 1) * size), *everything[1:]), head_name(layer, head)
+def _rows(
+    everything: tuple[slice, ...], layer: int, n_heads: int, n_runs: int | None = None
+) -> _Parts:
+    """Give each head its run of rows of a weight or bias, or each group of heads theirs."""
+    n_runs = n_runs or n_heads
+    size, sharing = everything[0].stop // n_runs, n_heads // n_runs
+    for run in range(n_runs):
+        heads = tuple(head_name(layer, run * sharing + head) for head in range(sharing))
+        owner = heads if sharing > 1 else heads[0]
+        yield (slice(run * size, (run + 1) * size), *everything[1:]), owner
 
 
 def _columns(everything: tuple[slice, ...], layer: int, n_heads: int) -> _Parts:

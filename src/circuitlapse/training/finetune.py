@@ -67,6 +67,7 @@ def finetune(
     seed: int,
     device: str = "auto",
     progress: Callable[[int, int], None] | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> None:
     """Fine-tune a model on items and hand over its checkpoints, from step 0 to the last.
 
@@ -86,6 +87,7 @@ def finetune(
         seed: Of the shuffling and of any dropout.
         device: ``auto`` takes an accelerator where there is one; ``cpu`` never does.
         progress: Called with ``(step, steps)`` after each step.
+        callbacks: More callbacks for the trainer, called before those that save.
 
     Raises:
         CircuitlapseError: If there are no items, or an item cannot be encoded.
@@ -140,7 +142,7 @@ def finetune(
             args=arguments,
             train_dataset=Dataset.from_list(encode(items, tokenizer)),
             processing_class=tokenizer,
-            callbacks=[Checkpoints()],
+            callbacks=[*callbacks, Checkpoints()],
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
