@@ -1,4 +1,4 @@
-"""``circuitlapse tasks import`` and ``write``: items that people or models write."""
+"""``circuitlapse tasks import``: items that others wrote."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -40,15 +40,16 @@ def import_(
     task: TaskName = "ioi3",
     tokenizer: TokenizerName = None,
 ) -> None:
-    """Check items that others wrote, keep those with exactly one answer, and say what they give away.
+    """Check items that others wrote and keep those that have exactly one answer.
 
     Names and roles are found in the text. Every other item goes to --rejects (by default beside
-    --out) with a reason.
+    --out) with a reason. Printed are the reasons' counts, how the answers spread, and what
+    trivial shortcuts score.
     """
     from circuitlapse.tasks.written import sort_items
 
-    found = sort_items(file, task, _tokenizer(tokenizer))
-    rejects = rejects or out.with_suffix(".rejects.jsonl")
+    found = sort_items(file, task, load_tokenizer(tokenizer))
+    rejects = rejects or rejects_beside(out)
     for path in (out, rejects):
         if path.resolve() == file.resolve():
             raise CircuitlapseError(
@@ -61,6 +62,11 @@ def import_(
     print_reasons(found.counts(), screen)
     print_items(found.items, screen)
     screen.print(f"Items: {out}\nRejects: {rejects}", highlight=False, markup=False, soft_wrap=True)
+
+
+def rejects_beside(out: Path) -> Path:
+    """Where the rejects go unless told otherwise."""
+    return out.with_suffix(".rejects.jsonl")
 
 
 def print_reasons(counts: Mapping["Reason", int], screen: Console) -> None:
@@ -112,7 +118,8 @@ def _share(share: "Estimate") -> str:
     return f"{share.value:.3f} [{share.low:.3f}, {share.high:.3f}]"
 
 
-def _tokenizer(source: str | None) -> "PreTrainedTokenizerBase | None":
+def load_tokenizer(source: str | None) -> "PreTrainedTokenizerBase | None":
+    """Load a tokenizer by its directory or name, if one is given."""
     if source is None:
         return None
     from transformers import AutoTokenizer

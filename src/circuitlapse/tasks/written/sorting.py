@@ -89,9 +89,7 @@ class Sorter:
         tokenizer: The model's; with it, items that it splits are refused too.
     """
 
-    def __init__(
-        self, task: WrittenTask, tokenizer: PreTrainedTokenizerBase | None = None
-    ) -> None:
+    def __init__(self, task: WrittenTask, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
         """Start with nothing taken."""
         self.task: WrittenTask = task
         self.tokenizer = tokenizer
