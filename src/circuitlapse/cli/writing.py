@@ -61,7 +61,7 @@ def write(
     if not key:
         raise CircuitlapseError(
             f"there is no key in the environment variable {key_env}",
-            fix=f"Set it, to any text where the server needs no key; --key-env names another one",
+            fix="Set it, to any text where the server needs no key; --key-env names another one",
         )
     from circuitlapse.writing import Server, write_items
 

@@ -102,6 +102,11 @@ def is_past(word: str) -> bool:
     return low in PAST or (low.endswith("ed") and len(low) > 3)
 
 
+def is_function(word: str) -> bool:
+    """Whether a word is of a closed class and can open a statement, as auxiliaries cannot."""
+    return word.lower() in FUNCTION - AUXILIARIES
+
+
 def opens_sentence(word: str) -> bool:
     """Whether a capitalised word at the start of a sentence may well be no name."""
     low = word.lower()

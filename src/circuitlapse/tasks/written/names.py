@@ -55,7 +55,9 @@ def find_names(text: str, words: list[Word], answer: str) -> list[Word]:
     """Find all that may be names: runs of capitalised words.
 
     The first word of a sentence counts unless it looks like an ordinary word (``Then``,
-    ``Suddenly``, ``Excited``) and is a name nowhere else.
+    ``Suddenly``, ``Excited``) and is a name nowhere else. Where a list may begin with it
+    (``Emily, Ana and Ben``, ``Excited, Ana and Ben``) it counts all the same, and
+    :func:`find_list` decides.
 
     Args:
         text: The prompt.
@@ -67,8 +69,12 @@ def find_names(text: str, words: list[Word], answer: str) -> list[Word]:
     for word in words:
         if not word.text[0].isupper() or word.text == "I":
             continue
-        if word.opens and word.text not in sure and grammar.opens_sentence(word.text):
-            continue
+        if word.opens and word.text not in sure:
+            listing = _JOINT.match(text, word.end) is not None
+            if grammar.is_function(word.text) or (
+                grammar.opens_sentence(word.text) and not listing
+            ):
+                continue
         if names and re.fullmatch(r"\.? ", text[names[-1].end : word.start]):
             titled = names[-1].text in grammar.HONORIFICS
             if titled or text[names[-1].end] == " ":
@@ -119,11 +125,17 @@ def find_list(
             name == answer or re.search(rf"(?<!\w){re.escape(name)}(?!\w)", elsewhere) is not None
         )
 
+    sure = {word.text for word in words if not word.opens} | {answer}
+    unsure = {n.text for n in names if n.opens and grammar.opens_sentence(n.text)} - sure
     for group in grouped(text, names):
         listed = [_shortened(name, i, again) for i, name in enumerate(group)]
-        while len(listed) > 1 and not again(listed[0].text, listed[0]):
-            if not _is_setting(text, words, listed[0], len(listed) > count):
-                break
+        while len(listed) > 1 and (
+            (len(listed) > count and listed[0].text in unsure)
+            or (
+                not again(listed[0].text, listed[0])
+                and _is_setting(text, words, listed[0], len(listed) > count)
+            )
+        ):
             listed = listed[1:]
         if len(listed) < count:
             continue
