@@ -5,7 +5,7 @@ from itertools import permutations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from circuitlapse.tasks import TASKS
@@ -186,7 +186,7 @@ def test_two_names_are_judged_likewise(prompt, verdict):
 @pytest.mark.parametrize("task", ["ioi2", "ioi3"])
 @pytest.mark.parametrize("split", ["train", "test_templates"])
 def test_the_prompts_of_our_own_templates_and_all_their_partners_are_read(task, split):
-    for item in TASKS[task].items(split, 100):
+    for item in TASKS[task].items(split, 40):
         for key, prompt in {"": item.prompt, **item.corrupt}.items():
             answer = item.corrupt_answers.get(key, item.answer)
             assert f" {judge(prompt, answer, task).recipient}" == answer
@@ -247,6 +247,7 @@ def test_any_wording_with_one_subject_is_refused(names, wording, order):
     assert _verdict(_told(names, opening, listing, manner, first), io) == "one_subject"
 
 
+@settings(max_examples=40)
 @given(_three, _wordings, st.permutations(range(3)))
 def test_partners_change_one_thing_and_say_their_answer(names, wording, order):
     opening, listing, manner = wording
@@ -262,12 +263,17 @@ def test_partners_change_one_thing_and_say_their_answer(names, wording, order):
         "IO": io, "S1": first, "S2": second, "S1_again": first, "S2_again": second,
     }  # fmt: skip
     expected = {"s1_to_io": first, "s2_to_io": second, "subject_order": io, "list_order": io}
+    last = max(item.spans[label][1] for label in ("IO", "S1", "S2"))
     for key, text in item.corrupt.items():
         assert text != prompt
         assert f" {judge(text, item.corrupt_answers[key]).recipient}" == item.corrupt_answers[key]
         if key in expected:
             assert item.corrupt_answers[key] == f" {expected[key]}"
-            assert sorted(text) == sorted(prompt)
+            assert len(text) == len(prompt) or key.endswith("_to_io")
+        if key == "list_order":
+            assert text.endswith(prompt[last:])
+        elif key in expected:
+            assert text.startswith(prompt[:last])
     assert not any(name in item.corrupt["names"].replace("'", " ").split() for name in names)
 
 

@@ -60,12 +60,15 @@ class Sorted:
         """Write both as JSONL; neither file is touched unless both can be written whole.
 
         Raises:
-            CircuitlapseError: If they are the same file, or cannot be written.
+            CircuitlapseError: If they are the same file, are directories, or cannot be written.
         """
         if out.resolve() == rejects.resolve():
             raise CircuitlapseError(
                 "items and rejects need a file each", got=str(out), fix="Give two different paths"
             )
+        for path in (out, rejects):
+            if path.is_dir():
+                raise CircuitlapseError(f"{path} is a directory", fix="Give the path of a file")
         good = "".join(item.model_dump_json() + "\n" for item in self.items)
         bad = "".join(json.dumps(vars(line), ensure_ascii=False) + "\n" for line in self.rejects)
         try:
