@@ -59,5 +59,5 @@ def render_report(records: RunRecords) -> str:
         csp=assets.content_security_policy(scripts, [style]),
         style=Markup(style),
         scripts=[Markup(text) for text in scripts],
-        data=Markup(assets.embeddable_json(payload(records))),
+        data=assets.packed(payload(records)),
     )

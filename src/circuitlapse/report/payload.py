@@ -9,7 +9,11 @@ from typing import Any
 
 import polars as pl
 
+from circuitlapse.report.circuit import circuit
 from circuitlapse.report.data import RunRecords
+from circuitlapse.report.extras import extras
+from circuitlapse.report.grid import grid_of
+from circuitlapse.report.looks import looks
 from circuitlapse.report.names import (
     FATES,
     GROUPS,
@@ -22,7 +26,6 @@ from circuitlapse.report.names import (
 )
 from circuitlapse.report.numbers import short
 
-_SEEDS = ("base_seed", "finetune_seed")
 _METRICS = ("accuracy_among", "accuracy", "logit_diff")
 
 
@@ -32,9 +35,10 @@ def payload(records: RunRecords) -> dict[str, Any]:
     Effects are in logits, laid out [steps, nodes] in one list per task and corruption.
     """
     tables = records.tables
-    runs = tables["behaviour"].select(_SEEDS).unique().sort(_SEEDS).rows()
-    steps = sorted({*tables["behaviour"]["step"].to_list(), *tables["nodes"]["step"].to_list()})
+    grid = grid_of(tables["behaviour"], tables["nodes"])
+    runs, steps = grid.runs, grid.steps
     tasks = records.experiment.tasks
+    nodes = _nodes(tables["nodes"], runs, steps)
     return {
         "tasks": [
             {"name": name, "title": task_title(name), "role": role}
@@ -48,12 +52,15 @@ def payload(records: RunRecords) -> dict[str, Any]:
             "splits": SPLITS,
         },
         "behaviour": _behaviour(tables["behaviour"], runs, steps),
-        **_nodes(tables["nodes"], runs, steps),
+        **nodes,
+        **circuit(records, grid),
+        **looks(records, grid, [node["id"] for node in nodes["nodes"]]),
         **_faithfulness(tables["faithfulness"], runs, steps),
         "controls": _controls(tables["controls"], runs, steps),
         "overlap": list(_overlap(tables["overlap"], runs, records)),
         "fates": _fates(tables["fates"], runs),
         "grafts": list(_grafts(tables["grafts"], runs)),
+        "extras": extras(tables, grid),
     }  # fmt: skip
 
 
@@ -189,7 +196,7 @@ def _grafts(frame: pl.DataFrame, runs: list[tuple[int, int]]) -> Iterator[dict[s
     for run, row in _rows(frame, runs):
         yield {
             "run": run, "step": row["step"], "group": row["group"], "quantity": row["quantity"],
-            "parameters": row["n_parameters"], "gain": _triple(row, "gain"),
+            "parameters": row["n_parameters"], "heads": row["heads"], "gain": _triple(row, "gain"),
             "share": None if row["share"] is None else _triple(row, "share"),
         }  # fmt: skip
 

@@ -38,6 +38,57 @@ function nodeName(node) {
   return isHead(node) ? `Head ${node.label}` : node.label;
 }
 
+// [value, low, high] of one column of a series that is laid out over [steps, columns].
+function spreadAt(columns, column, step = state.step) {
+  if (!columns) return null;
+  const place = step * (columns[0].length / data.steps.length) + column;
+  return (columns[0][place] ?? null) === null ? null : columns.map((each) => each[place]);
+}
+
+function lensAt(role, point, step, run = state.run) {
+  return spreadAt(data.lens[`${run}/${roles[role].name}`], point, step);
+}
+
+function directAt(role, component, step, run = state.run) {
+  return spreadAt(data.direct[`${run}/${roles[role].name}`],
+    data.components.indexOf(component), step);
+}
+
+// Patches keep half the width of their interval, which is symmetric.
+function patchAt(role, site, column, step = state.step) {
+  const found = spreadAt(data.patching[`${state.run}/${roles[role].name}/${site}`], column, step);
+  return found && [found[0], found[0] - found[1], found[0] + found[1]];
+}
+
+// A weight that was written as one character, or null where there is none.
+function weightOf(text, place) {
+  const code = text.charCodeAt(place);
+  return code === 0x20 || Number.isNaN(code) ? null : (code - 0x23) / 63;
+}
+
+// Edges of one task at the slider's step, the strongest first: {id, writer, reader, slot, score}.
+function edgesOf(role) {
+  const found = data.edges.series[`${state.run}/${roles[role].name}/${state.family}`]?.[state.step];
+  if (!found) return [];
+  return found[0].map((id, place) => {
+    const [writer, reader, slot, path] = data.edges.list[id];
+    return { id, writer, reader, slot, path, score: found[1][place] };
+  });
+}
+
+// Edges of which both tasks have a score, with the difference.
+function edgeDifferences() {
+  const old = new Map(edgesOf("old").map((edge) => [edge.id, edge.score]));
+  return edgesOf("new").filter((edge) => old.has(edge.id))
+    .map((edge) => ({ ...edge, score: edge.score - old.get(edge.id) }))
+    .sort((a, b) => Math.abs(b.score) - Math.abs(a.score));
+}
+
+function labelOf(node) {
+  if (!nodeIndex.has(node)) return node;
+  return nodeName(data.nodes[nodeIndex.get(node)]);
+}
+
 // Rows of one seed at the step nearest to the slider's, among the steps that have rows.
 function rowsAtStep(rows) {
   const mine = rows.filter((row) => row.run === state.run);
