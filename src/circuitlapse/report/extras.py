@@ -25,8 +25,8 @@ TITLES: Mapping[str, tuple[str, str]] = {
     "roles": ("Roles", "What each head does, by its signature."),
     "mediation": ("Mediation", "The gain left when everything outside a group is held at the "
                   "base\u2019s activations."),
-    "crosspatch": ("Cross-model patching", "The gain when a group\u2019s activations are those of the "
-                   "other model."),
+    "crosspatch": ("Cross-model patching", "The gain when activations of a group are those of "
+                   "the other model."),
     "elicitable": ("What the base could be brought to do", "Context for the answer; it is in no "
                    "share of the gain."),
     "dynamics": ("Dynamics", "When heads and behaviour change."),

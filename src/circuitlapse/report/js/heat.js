@@ -1,6 +1,7 @@
 // Small heat maps: rows upwards, columns to the right, one fixed scale for all panels of a figure.
 function heatMap(root, { title, role, rows, columns, width, rowHeight, every = 1, marker = false }) {
-  const left = 62, top = 24, bottom = 20;
+  const lines = d3.max(columns, (label) => String(label).split("_").length);
+  const left = 62, top = 24, bottom = 8 + 12 * lines;
   const cell = (width - left - 4) / columns.length;
   const height = top + rows.length * rowHeight + bottom;
   const svg = drawing(root, width, height, title);
@@ -14,9 +15,12 @@ function heatMap(root, { title, role, rows, columns, width, rowHeight, every = 1
         .attr("y", yOf(row) + rowHeight / 2).attr("text-anchor", "end").text(label);
   });
   columns.forEach((label, column) => {
-    if (column % every === 0)
-      svg.append("text").attr("class", "tick-label").attr("text-anchor", "middle")
-        .attr("x", left + (column + 0.5) * cell).attr("y", height - 6).text(label);
+    if (column % every) return;
+    const x = left + (column + 0.5) * cell;
+    const text = svg.append("text").attr("class", "tick-label").attr("text-anchor", "middle")
+      .attr("x", x).attr("y", height - bottom + 14);
+    String(label).split("_").forEach((word, line) =>
+      text.append("tspan").attr("x", x).attr("dy", line ? 11 : 0).text(word));
   });
   const places = d3.cross(d3.range(rows.length), d3.range(columns.length));
   const gap = cell > 8 ? 1 : 0;
