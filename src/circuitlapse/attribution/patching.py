@@ -117,6 +117,7 @@ def patch(
         CircuitlapseError: If site or direction is unknown, ``per_position`` is asked of a site
             without heads, or the model cannot run the pairs.
     """
+    _check(site, direction, per_position)
     effects = patch_effects(
         model, pairs, site, direction, metric, batch_size, per_position=per_position
     ).double()

@@ -65,8 +65,9 @@ const circuitMap = (() => {
     const below = svg.append("g").attr("class", "edges");
     const cell = svg.selectAll("g.cell").data(data.nodes).join("g").attr("class", "cell")
       .classed("bar", (node) => !isHead(node)).attr("role", "button");
-    place(cell.append("rect").attr("rx", 2), boxOf);
-    cell.append("text").attr("class", "sign").attr("text-anchor", "middle").attr("dy", "0.36em")
+    const rects = cell.append("rect").attr("rx", 2);
+    place(rects, boxOf);
+    const signs = cell.append("text").attr("class", "sign").attr("text-anchor", "middle").attr("dy", "0.36em")
       .attr("x", (node) => boxOf(node)[0] + boxOf(node)[2] / 2)
       .attr("y", (node) => boxOf(node)[1] + boxOf(node)[3] / 2)
       .attr("font-size", (node) => Math.min(14, Math.round(0.62 * d3.min(boxOf(node).slice(2)))))
@@ -78,7 +79,7 @@ const circuitMap = (() => {
     const above = svg.append("g").attr("class", "edges above");
     const nothing = svg.append("text").attr("class", "nothing").attr("text-anchor", "middle")
       .attr("x", width / 2).attr("y", height / 2);
-    return { kind, cell, chips, below, above, nothing };
+    return { kind, cell, rects, signs, chips, below, above, nothing, found: [] };
   }
 
   function place(rects, box) {
@@ -163,8 +164,7 @@ const circuitMap = (() => {
   }
 
   // A node's own edges are drawn above the cells, all others behind them.
-  function drawEdges({ kind, below, above }, node) {
-    const found = kind.edges();
+  function drawEdges({ kind, below, above, found }, node) {
     const touches = (edge) => node !== null && (edge.writer === node || edge.reader === node);
     const shown = found.slice(0, state.edges);
     below.classed("faint", node !== null);
@@ -187,15 +187,14 @@ const circuitMap = (() => {
       cell.classed("missing", (_, index) => values[index] === null)
         .attr("aria-label", (node, index) => `${nodeName(node)}, ${kind.title()}: `
           + `${number(values[index])} logits, ${fateOf.get(node.id) ?? "no fate"}`);
-      cell.select("rect").attr("fill", (_, index) =>
+      map.rects.attr("fill", (_, index) =>
         (values[index] === null ? "none" : toColour(values[index])));
-      cell.select("text").style("fill", (_, index) =>
-        (values[index] === null ? null : inkOn(values[index])));
-      cell.filter((node) => !isHead(node)).select("text") // beyond the scale colour says no more
+      map.signs.attr("fill", (_, index) => (values[index] === null ? null : inkOn(values[index])));
+      map.signs.filter((node) => !isHead(node)) // beyond the scale colour says no more
         .text((node) => barText(node, values[nodeIndex.get(node.id)]));
       colourChips(kind, chips);
       nothing.text(values.some((value) => value !== null) ? "" : `no corruption “${state.family}”`);
-      drawEdges(map, state.head);
+      map.found = kind.edges();
     }
     reachable();
     pin();
@@ -206,7 +205,7 @@ const circuitMap = (() => {
     chips.classed("missing", (_, index) => values[index] === null);
     chips.select("rect").attr("fill", (_, index) =>
       (values[index] === null ? "none" : toColour(values[index])));
-    chips.select("text").style("fill", (_, index) =>
+    chips.select("text").attr("fill", (_, index) =>
       (values[index] === null ? null : inkOn(values[index])));
   }
 

@@ -20,9 +20,13 @@ const patchingChart = (() => {
   }
 
   // column: the number of a head, or the name of a position.
+  function columnAt(site, layer, column) {
+    return ofHeads(site) ? place.get(`${layer}/${column}`)
+      : layer * data.positions.length + data.positions.indexOf(column);
+  }
+
   function at(role, site, layer, column, step = state.step) {
-    return patchAt(role, site, ofHeads(site) ? place.get(`${layer}/${column}`)
-      : layer * data.positions.length + data.positions.indexOf(column), step);
+    return patchAt(role, site, columnAt(site, layer, column), step);
   }
 
   function draw() {
@@ -45,7 +49,9 @@ const patchingChart = (() => {
           map.details((layer, column) => [
             `${sites[site]}, layer ${layer}, ${ofHeads(site) ? `head ${column}` : columns[column]}`,
             [[roles[role].title, interval(at(role, site, layer, columns[column])), role]], `step ${data.steps[state.step]}`]);
-          drawn.push({ map, role, site });
+          const where = layers.map((layer) =>
+            columns.map((column) => columnAt(site, layer, column)));
+          drawn.push({ map, role, site, where });
         }
       }
     }
@@ -55,9 +61,11 @@ const patchingChart = (() => {
   }
 
   function step() {
-    for (const { map, role, site } of drawn)
-      map.colour((layer, column) =>
-        at(role, site, layer, columnsOf(site, role)[column])?.[0] ?? null, largest);
+    for (const { map, role, site, where } of drawn) {
+      const effects = patches(role, site)?.[0] ?? [];
+      const first = state.step * (effects.length / data.steps.length);
+      map.colour((layer, column) => effects[first + where[layer][column]] ?? null, largest);
+    }
   }
 
   function csv() {

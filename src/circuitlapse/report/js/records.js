@@ -54,9 +54,13 @@ function directAt(role, component, step, run = state.run) {
     data.components.indexOf(component), step);
 }
 
+function patches(role, site) {
+  return data.patching[`${state.run}/${roles[role].name}/${site}`];
+}
+
 // Patches keep half the width of their interval, which is symmetric.
 function patchAt(role, site, column, step = state.step) {
-  const found = spreadAt(data.patching[`${state.run}/${roles[role].name}/${site}`], column, step);
+  const found = spreadAt(patches(role, site), column, step);
   return found && [found[0], found[0] - found[1], found[0] + found[1]];
 }
 
@@ -66,14 +70,13 @@ function weightOf(text, place) {
   return code === 0x20 || Number.isNaN(code) ? null : (code - 0x23) / 63;
 }
 
+const knownEdges = data.edges.list.map(([writer, reader, slot, path], id) =>
+  ({ id, writer, reader, slot, path }));
+
 // Edges of one task at the slider's step, the strongest first: {id, writer, reader, slot, score}.
 function edgesOf(role) {
   const found = data.edges.series[`${state.run}/${roles[role].name}/${state.family}`]?.[state.step];
-  if (!found) return [];
-  return found[0].map((id, place) => {
-    const [writer, reader, slot, path] = data.edges.list[id];
-    return { id, writer, reader, slot, path, score: found[1][place] };
-  });
+  return found ? found[0].map((id, place) => ({ ...knownEdges[id], score: found[1][place] })) : [];
 }
 
 // Edges of which both tasks have a score, with the difference.
