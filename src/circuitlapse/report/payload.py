@@ -7,6 +7,7 @@ Keys of series join seed index, task and the rest by ``/``. Four significant dig
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from circuitlapse.report.circuit import circuit
@@ -53,6 +54,7 @@ def payload(records: RunRecords) -> dict[str, Any]:
         },
         "behaviour": _behaviour(tables["behaviour"], runs, steps),
         **nodes,
+        "largest": short(_largest(nodes["nodes"], nodes["effects"], records)),
         **circuit(records, grid),
         **looks(records, grid, [node["id"] for node in nodes["nodes"]]),
         **_faithfulness(tables["faithfulness"], runs, steps),
@@ -133,6 +135,25 @@ def _nodes(frame: pl.DataFrame, runs: list[tuple[int, int]], steps: list[int]) -
         values = [*_triple(row, "effect"), short(row["attribution"])]
         _fill(columns, at[row["step"]] + column[row["node"]], values)
     return {"nodes": nodes, "effects": series}
+
+
+def _largest(nodes: list[dict[str, Any]], series: dict[str, list], records: RunRecords) -> float:
+    """The colour scale's end: the largest effect of any head in the run, or difference of tasks.
+
+    An early MLP can matter many times more than any head, which would leave all heads pale.
+    """
+    heads = [place for place, node in enumerate(nodes) if node["head"] >= 0]
+    tasks = records.experiment.tasks
+    sizes = [0.0]
+    for key, columns in series.items():
+        run, task, family = key.split("/", 2)
+        values = np.array(columns[0], dtype=float).reshape(-1, len(nodes))[:, heads]
+        sizes.append(np.nanmax(np.abs(values), initial=0))
+        other = series.get(f"{run}/{tasks.new}/{family}")
+        if task == tasks.old and other:
+            against = np.array(other[0], dtype=float).reshape(-1, len(nodes))[:, heads]
+            sizes.append(np.nanmax(np.abs(against - values), initial=0))
+    return max(sizes) or 1.0
 
 
 def _faithfulness(frame: pl.DataFrame, runs: list[tuple[int, int]], steps: list[int]) -> dict:

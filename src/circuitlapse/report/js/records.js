@@ -101,21 +101,4 @@ function rowsAtStep(rows) {
   return { step, rows: mine.filter((row) => row.step === step) };
 }
 
-// The largest size of a head's effect or difference anywhere in the run: the colour scale's end.
-// An early MLP can matter many times more than any head, which would leave all heads pale.
-const largestEffect = (() => {
-  let largest = 0;
-  for (const [key, columns] of Object.entries(data.effects)) {
-    const [run, task, ...family] = key.split("/");
-    const other = task === roles.old.name
-      ? data.effects[[run, roles.new.name, ...family].join("/")] : null;
-    columns[0].forEach((value, place) => {
-      if (!isHead(data.nodes[place % data.nodes.length])) return;
-      largest = Math.max(largest, Math.abs(value ?? 0));
-      const against = other?.[0][place];
-      if (value !== null && against !== null && against !== undefined)
-        largest = Math.max(largest, Math.abs(against - value));
-    });
-  }
-  return largest || 1;
-})();
+const largestEffect = data.largest; // the end of the colour scale
