@@ -9,13 +9,14 @@ from rich.console import Console
 
 import circuitlapse
 from circuitlapse.api import load_run, run_experiment
+from circuitlapse.cli.console import console_of
 from circuitlapse.cli.export import export
 from circuitlapse.cli.progress import watch
+from circuitlapse.cli.show import show
 from circuitlapse.cli.summary import print_estimates, print_summary
+from circuitlapse.cli.trial import try_prompt
 from circuitlapse.config import Experiment, demo_experiment, read_experiment, to_toml
 from circuitlapse.errors import CircuitlapseError
-
-_PLAIN_WIDTH = 120  # of tables in files and pipes
 
 app = typer.Typer(
     name="circuitlapse",
@@ -27,6 +28,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(export, name="export")
+app.command()(show)
+app.command("try")(try_prompt)
 
 Out = Annotated[
     Path | None,
@@ -135,7 +138,7 @@ def check(
     """
     from circuitlapse.cli.check import check_published
 
-    check_published(model, prompts, seed, device, _console())
+    check_published(model, prompts, seed, device, console_of())
 
 
 def _run(
@@ -146,7 +149,7 @@ def _run(
         update={key: value for key, value in changes.items() if value is not None}
     )
     experiment = experiment.model_copy(update={"compute": compute})
-    console = _console()
+    console = console_of()
     if dry_run:
         from circuitlapse.pipeline.estimate import estimates
 
@@ -155,11 +158,6 @@ def _run(
     with watch(Console(stderr=True)) as listen:
         finished = run_experiment(experiment, out, listen)
     print_summary(finished, console)
-
-
-def _console() -> Console:
-    console = Console()
-    return console if console.is_terminal else Console(width=_PLAIN_WIDTH)
 
 
 def main() -> None:

@@ -12,10 +12,14 @@ import json
 from importlib import resources
 from typing import Any
 
-_SCRIPTS = (
-    "format", "state", "records", "plot", "tooltip", "colours", "heat", "download", "timeline",
-    "map", "head", "patterns", "heads", "lens", "patching", "ranges", "evidence", "extras", "main",
-)  # fmt: skip
+_SCRIPTS = {
+    "report": (
+        "unpack", "format", "state", "records", "plot", "tooltip", "colours", "heat", "download",
+        "timeline", "map", "head", "patterns", "heads", "lens", "patching", "ranges", "evidence",
+        "extras", "main",
+    ),
+    "trial": ("unpack", "format", "plot", "tooltip", "colours", "trial"),
+}  # fmt: skip
 
 
 def read_asset(*parts: str) -> str:
@@ -28,9 +32,9 @@ def style() -> str:
     return read_asset("css", "report.css")
 
 
-def script() -> str:
-    """Return the page's script, as one function that leaves no global name behind."""
-    body = "\n".join(read_asset("js", f"{name}.js") for name in _SCRIPTS)
+def script(page: str = "report") -> str:
+    """Return a page's script, as one function that leaves no global name behind."""
+    body = "\n".join(read_asset("js", f"{name}.js") for name in _SCRIPTS[page])
     return f'(async () => {{\n"use strict";\n{body}\n}})();\n'
 
 
