@@ -4,11 +4,15 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from circuitlapse.report import build_report
 from report_synthetic import write_run
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
 playwright = pytest.importorskip("playwright.sync_api", reason="`make test-browser` installs it")
 CHROMIUM = shutil.which("chromium")
@@ -18,11 +22,11 @@ FLAGS = [
 ]  # fmt: skip
 HOSTILE = "</script><script>document.title = 'taken'</script> <b>Ann</b>"
 
-Opener = Callable[..., "playwright.Page"]
+Opener = Callable[..., "Page"]
 
 
 @pytest.fixture(scope="session")
-def browser() -> "Iterator[playwright.Browser]":
+def browser() -> "Iterator[Browser]":
     if CHROMIUM is None:
         pytest.skip("there is no Chromium here: `make test-browser` installs it")
     with playwright.sync_playwright() as driver:
@@ -46,11 +50,11 @@ def large_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def opened(browser: "playwright.Browser", report: Path) -> Iterator[Opener]:
+def opened(browser: "Browser", report: Path) -> Iterator[Opener]:
     """Open the page at a view; afterwards nothing may have been asked for or complained about."""
     contexts, complaints, requests = [], [], []
 
-    def open_page(view: str = "", path: Path = report, **options) -> "playwright.Page":
+    def open_page(view: str = "", path: Path = report, **options) -> "Page":
         options = {"viewport": {"width": 1280, "height": 900}, **options}
         context = browser.new_context(**options)
         contexts.append(context)

@@ -43,8 +43,8 @@ def place(effect: float, largest: float) -> int:
 
 
 def ink(colour: str) -> str:
-    """Return the text colour with the higher contrast on a colour (WCAG relative luminance)."""
+    """Return the text colour with the higher contrast on a colour (WCAG 2, relative luminance)."""
     parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
     luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-    return "#15171a" if luminance > 0.18 else "#ffffff"
+    return "#15171a" if luminance > 0.198 else "#ffffff"

@@ -20,6 +20,7 @@ _FONT = "DejaVu Sans, Helvetica, Arial, sans-serif"
 _INK, _MUTED, _RULE, _PAPER = "#1b1d20", "#5a6169", "#dddcd6", "#fffefb"
 _OF = {"old": "#56616d", "new": "#b0206f", "difference": _INK}
 _FOR, _AGAINST = "#2166ac", "#b35806"
+_Number = float | int
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ def _edges(kind: str, data: dict[str, Any], frame: Frame) -> list[tuple[int, flo
 
 
 def _curves(
-    svg: ElementTree.Element, data: dict[str, Any], frame: Frame, box: tuple[float, ...]
+    svg: ElementTree.Element, data: dict[str, Any], frame: Frame, box: tuple[_Number, ...]
 ) -> None:
     """Accuracy among the names of both tasks, with the frame's step marked."""
     left, top, right, bottom = box
@@ -174,7 +175,7 @@ def _curves(
     def x(step: int) -> float:
         return round(left + (right - left) * (step - steps[0]) / span, 2)
 
-    def y(value: float) -> float:
+    def y(value: _Number) -> float:
         return round(bottom - (bottom - top) * value, 2)
 
     for value in (0, 0.5, 1):
@@ -200,7 +201,7 @@ def _curves(
     _text(svg, right, bottom + 16, f"step {steps[-1]}", anchor="end", fill=_MUTED)
 
 
-def _legend(svg: ElementTree.Element, left: float, top: float, largest: float) -> None:
+def _legend(svg: ElementTree.Element, left: _Number, top: _Number, largest: _Number) -> None:
     colours, width = ramp("light"), 300.0
     for index, colour in enumerate(colours):
         _add(svg, "rect", x=round(left + width * index / len(colours), 2), y=top, height=10,
@@ -213,7 +214,7 @@ def _legend(svg: ElementTree.Element, left: float, top: float, largest: float) -
           fill=_MUTED, size=10)  # fmt: skip
 
 
-def _edge_key(svg: ElementTree.Element, left: float, top: float, largest: float) -> None:
+def _edge_key(svg: ElementTree.Element, left: _Number, top: _Number, largest: _Number) -> None:
     for index, share in enumerate((1.0, 0.5, 0.1)):
         x = left + 82 * index
         _add(svg, "path", d=f"M{x:g} {top + 6:g}h34", stroke=_FOR, stroke_width=_WIDEST * share)
@@ -222,8 +223,8 @@ def _edge_key(svg: ElementTree.Element, left: float, top: float, largest: float)
 
 
 def _box(
-    parent: ElementTree.Element, box: list[float], fill: str, text: str, colour: str,
-    size: float = 9,
+    parent: ElementTree.Element, box: list[_Number], fill: str, text: str, colour: str,
+    size: _Number = 9,
 ) -> None:  # fmt: skip
     x, y, width, height = box
     _add(parent, "rect", x=x, y=y, width=width, height=height, rx=2, fill=fill,
@@ -234,8 +235,8 @@ def _box(
 
 
 def _text(
-    parent: ElementTree.Element, x: float, y: float, text: str, *, anchor: str = "start",
-    fill: str = _INK, size: float = 11, weight: str = "400",
+    parent: ElementTree.Element, x: _Number, y: _Number, text: str, *, anchor: str = "start",
+    fill: str = _INK, size: _Number = 11, weight: str = "400",
 ) -> None:  # fmt: skip
     element = _add(parent, "text", x=round(x, 2), y=round(y, 2), text_anchor=anchor, fill=fill,
                    font_size=round(size, 1), font_weight=weight)  # fmt: skip

@@ -38,9 +38,9 @@ def frames(
     data = payload(records)
     seeds = [run["finetune_seed"] for run in data["runs"]]
     families = [*data["families"]["shared"], *data["families"]["single"]]
-    seed = seeds[0] if seed is None else seed
-    corruption = families[0] if corruption is None else corruption
-    for what, got, known in (("seed", seed, seeds), ("corruption", corruption, families)):
+    chosen = seeds[0] if seed is None else seed
+    family = families[0] if corruption is None else corruption
+    for what, got, known in (("seed", chosen, seeds), ("corruption", family, families)):
         if got not in known:
             raise CircuitlapseError(
                 f"the run has no such {what}",
@@ -49,7 +49,7 @@ def frames(
             )
     layout = layout_of(records)
     for place, step in enumerate(data["steps"]):
-        frame = Frame(place, seeds.index(seed), corruption, edges)
+        frame = Frame(place, seeds.index(chosen), family, edges)
         picture = draw_frame(records, data, layout, frame)
         yield len(data["steps"]), step, ElementTree.tostring(picture, encoding="unicode")
 
