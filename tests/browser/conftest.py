@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,6 @@ from report_synthetic import write_run
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-playwright = pytest.importorskip("playwright.sync_api", reason="`make test-browser` installs it")
 CHROMIUM = shutil.which("chromium")
 FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -27,8 +27,9 @@ Opener = Callable[..., "Page"]
 
 @pytest.fixture(scope="session")
 def browser() -> "Iterator[Browser]":
+    playwright = pytest.importorskip("playwright.sync_api", reason="`make test-browser` brings it")
     if CHROMIUM is None:
-        pytest.skip("there is no Chromium here: `make test-browser` installs it")
+        pytest.skip("there is no Chromium here: `make test-browser` brings it")
     with playwright.sync_playwright() as driver:
         chromium = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield chromium
@@ -54,7 +55,9 @@ def opened(browser: "Browser", report: Path) -> Iterator[Opener]:
     """Open the page at a view; afterwards nothing may have been asked for or complained about."""
     contexts, complaints, requests = [], [], []
 
-    def open_page(view: str = "", path: Path = report, **options) -> "Page":
+    def open_page(
+        view: str = "", path: Path = report, drawn: str = "#map-old .cell", **options
+    ) -> "Page":
         options = {"viewport": {"width": 1280, "height": 900}, **options}
         context = browser.new_context(**options)
         contexts.append(context)
@@ -63,7 +66,7 @@ def opened(browser: "Browser", report: Path) -> Iterator[Opener]:
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("request", lambda request: requests.append(request.url))
         page.goto(f"{path.as_uri()}#{view}")
-        page.wait_for_selector("#map-old .cell")
+        page.wait_for_selector(drawn)
         return page
 
     yield open_page
@@ -72,6 +75,24 @@ def opened(browser: "Browser", report: Path) -> Iterator[Opener]:
     assert complaints == []
     elsewhere = [url for url in requests if not url.startswith(("file:", "blob:", "data:"))]
     assert elsewhere == []
+
+
+@pytest.fixture
+def axe() -> "Callable[[Page], list]":
+    """Look for serious faults of accessibility with axe-core."""
+    source = resources.files("axe_playwright_python") / "axe.min.js"
+
+    def look(page: "Page") -> list:
+        page.evaluate(source.read_text(encoding="utf-8"))  # the page's policy lets no script in
+        found = page.evaluate("axe.run()")
+        assert len(found["passes"]) > 10
+        return [
+            (fault["id"], [node["html"][:200] for node in fault["nodes"]])
+            for fault in found["violations"]
+            if fault["impact"] in ("serious", "critical")
+        ]
+
+    return look
 
 
 @pytest.fixture(scope="session")

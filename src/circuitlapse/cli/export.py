@@ -1,10 +1,9 @@
 """``circuitlapse export``: what a run found, in the files that other tools read."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
-from typer import Context
 from typer.core import TyperGroup
 
 from circuitlapse.api import Run, load_run
@@ -15,7 +14,7 @@ from circuitlapse.errors import CircuitlapseError
 class _Export(TyperGroup):
     """Takes ``export RUN --gif OUT.gif`` for ``export map RUN --gif OUT.gif``."""
 
-    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Name the command where a run stands in its place."""
         if args and not args[0].startswith("-") and args[0] not in self.commands:
             args = ["map", *args]

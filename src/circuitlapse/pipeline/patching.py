@@ -67,7 +67,7 @@ def patching_rows(scores: Scores) -> list[Row]:
                 task, site = name.split(".")
                 at = positions[task] if site in get_args(StreamSite) else None
                 spreads = mean_intervals(values.reshape(-1, values.shape[-1]).T)
-                for place, interval in enumerate(spreads):
+                for place in range(len(spreads)):
                     layer, column = divmod(place, values.shape[1])
                     rows.append(
                         {
@@ -79,7 +79,7 @@ def patching_rows(scores: Scores) -> list[Row]:
                             "layer": layer,
                             "head": -1 if at else column,
                             "position": at[column] if at else "",
-                            **spread("effect", interval),
+                            **spread("effect", spreads[place]),
                         }
                     )
     return rows

@@ -133,9 +133,11 @@ def _both(old: float | None, new: float | None, kind: str) -> float | None:
 
 def _effect(kind: str, data: dict[str, Any], frame: Frame, node: int) -> float | None:
     at = frame.step * len(data["nodes"]) + node
-    found = (data["effects"].get(f"{frame.run}/{task['name']}/{frame.family}")
-             for task in data["tasks"])  # fmt: skip
-    return _both(*(columns[0][at] if columns else None for columns in found), kind)
+    found = (
+        data["effects"].get(f"{frame.run}/{task['name']}/{frame.family}") for task in data["tasks"]
+    )
+    old, new = (columns[0][at] if columns else None for columns in found)
+    return _both(old, new, kind)
 
 
 def _position_effect(kind: str, data: dict[str, Any], frame: Frame, name: str) -> float | None:

@@ -8,7 +8,7 @@ Bars reach into a lane on the right, in which edges between bars run without cro
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from circuitlapse.report.names import place_of
+from circuitlapse.records.nodes import place_of
 
 _WIDTH, _LEFT, _LANE, _TITLE = 360.0, 30.0, 34.0, 26.0
 _PORTS = {"q": 0.25, "k": 0.5, "v": 0.75}
@@ -56,7 +56,7 @@ class Layout:
 
 def _is_bar(node: str) -> bool:
     place = place_of(node)
-    return place is None or place[1] < 0
+    return place is None or place.head < 0
 
 
 def map_layout(nodes: Sequence[str], positions: Mapping[str, Sequence[str]]) -> Layout:
@@ -67,8 +67,8 @@ def map_layout(nodes: Sequence[str], positions: Mapping[str, Sequence[str]]) -> 
         positions: Named positions from left to right, of each of the maps.
     """
     places = [place for node in nodes if (place := place_of(node))]
-    n_layers = 1 + max(layer for layer, _ in places)
-    n_heads = 1 + max(head for _, head in places)
+    n_layers = 1 + max(place.layer for place in places)
+    n_heads = 1 + max(place.head for place in places)
     cell = (_WIDTH - _LEFT - _LANE) / n_heads
     tall = min(cell, 27.0)
     bar = max(7.0, min(15.0, 0.5 * tall))
