@@ -96,7 +96,7 @@ class Run:
 
         Args:
             name: ``behaviour``, ``nodes``, ``edges``, ``faithfulness``, ``controls``, ``overlap``,
-                ``fates``, ``grafts``, ``placebo`` or ``readings``.
+                ``fates``, ``grafts``, ``placebo``, ``readings`` or ``patching``.
 
         Raises:
             CircuitlapseError: If there is no such table, or the run is not finished.
