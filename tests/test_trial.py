@@ -129,3 +129,13 @@ def test_export_draws_the_map_of_a_run_without_naming_the_command(run: cl.Run, t
     (tmp_path / "file").write_text("x")
     with pytest.raises(CircuitlapseError, match=r"file is not a directory"):
         _cli("export", run.path, "--png", tmp_path / "file")
+
+
+def test_a_directory_in_a_files_place_is_left_alone(run: cl.Run, tmp_path: Path):
+    kept = tmp_path / "mine" / "kept.txt"
+    kept.parent.mkdir()
+    kept.write_text("x")
+    for arguments in (("export", run.path, "--gif"), ("try", run.path, PROMPT, "--html")):
+        with pytest.raises(CircuitlapseError, match=r"mine is a directory\. Name a file"):
+            _cli(*arguments, kept.parent)
+    assert kept.read_text() == "x"

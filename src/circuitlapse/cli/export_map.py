@@ -37,6 +37,8 @@ def export_map(
     for directory in (png, svg):
         if directory is not None and directory.exists() and not directory.is_dir():
             raise CircuitlapseError(f"{directory} is not a directory", fix="Name another one")
+    if gif is not None and gif.is_dir():
+        raise CircuitlapseError(f"{gif} is a directory", fix="Name a file, such as map.gif")
     records = read_run(run)
 
     def pictures():

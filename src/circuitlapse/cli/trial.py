@@ -11,6 +11,7 @@ from rich.text import Text
 from circuitlapse.api import load_run
 from circuitlapse.cli.console import console_of
 from circuitlapse.cli.progress import counting
+from circuitlapse.errors import CircuitlapseError
 from circuitlapse.records.store import replacing
 from circuitlapse.records.trial import Trial
 from circuitlapse.report.names import node_label
@@ -31,6 +32,8 @@ def try_prompt(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 and so on.")] = "auto",
 ) -> None:
     """Ask every checkpoint what comes after a prompt: next tokens, logit lens, circuit's heads."""
+    if html is not None and html.is_dir():
+        raise CircuitlapseError(f"{html} is a directory", fix="Name a file, such as page.html")
     opened = load_run(run)
     with counting(Console(stderr=True), "checkpoints") as advance:
         tried = opened.try_prompt(prompt, max(top, 5) if html else top, seed, device, advance)

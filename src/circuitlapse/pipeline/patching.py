@@ -64,7 +64,7 @@ def patching_rows(scores: Scores) -> list[Row]:
             path = scores.store.read(plan.patching(plan.arm(seed), step))
             positions = load_about(path)["positions"]
             for name, values in sorted(load_arrays(path).items()):
-                task, site = name.split(".")
+                task, _, site = name.rpartition(".")
                 at = positions[task] if site in get_args(StreamSite) else None
                 spreads = mean_intervals(values.reshape(-1, values.shape[-1]).T)
                 for place in range(len(spreads)):
