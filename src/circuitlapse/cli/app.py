@@ -9,11 +9,13 @@ from rich.console import Console
 
 import circuitlapse
 from circuitlapse.api import load_run, run_experiment
-from circuitlapse.cli.console import console
+from circuitlapse.cli.console import console_of
 from circuitlapse.cli.export import export
 from circuitlapse.cli.progress import watch
+from circuitlapse.cli.show import show
 from circuitlapse.cli.summary import print_estimates, print_summary
 from circuitlapse.cli.tasks import tasks
+from circuitlapse.cli.trial import try_prompt
 from circuitlapse.config import Experiment, demo_experiment, read_experiment, to_toml
 from circuitlapse.errors import CircuitlapseError
 
@@ -28,6 +30,8 @@ app = typer.Typer(
 )
 app.add_typer(export, name="export")
 app.add_typer(tasks, name="tasks")
+app.command()(show)
+app.command("try")(try_prompt)
 
 Out = Annotated[
     Path | None,
@@ -136,7 +140,7 @@ def check(
     """
     from circuitlapse.cli.check import check_published
 
-    check_published(model, prompts, seed, device, console())
+    check_published(model, prompts, seed, device, console_of())
 
 
 def _run(
@@ -147,15 +151,15 @@ def _run(
         update={key: value for key, value in changes.items() if value is not None}
     )
     experiment = experiment.model_copy(update={"compute": compute})
-    screen = console()
+    console = console_of()
     if dry_run:
         from circuitlapse.pipeline.estimate import estimates
 
-        print_estimates(estimates(experiment, out), screen)
+        print_estimates(estimates(experiment, out), console)
         return
     with watch(Console(stderr=True)) as listen:
         finished = run_experiment(experiment, out, listen)
-    print_summary(finished, screen)
+    print_summary(finished, console)
 
 
 def main() -> None:

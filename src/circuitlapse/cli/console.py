@@ -5,7 +5,7 @@ from rich.console import Console
 _PLAIN_WIDTH = 120  # of tables in files and pipes
 
 
-def console() -> Console:
-    """Return the console of standard output, wide enough for tables where it is no terminal."""
-    on_screen = Console()
-    return on_screen if on_screen.is_terminal else Console(width=_PLAIN_WIDTH)
+def console_of() -> Console:
+    """Return standard output's console, with a fixed width where that is no terminal."""
+    console = Console()
+    return console if console.is_terminal else Console(width=_PLAIN_WIDTH)

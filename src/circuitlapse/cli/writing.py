@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from circuitlapse.cli.console import console
+from circuitlapse.cli.console import console_of
 from circuitlapse.cli.written import (
     Out,
     Rejects,
@@ -75,7 +75,7 @@ def write(
     with _watch(n) as listen:
         found = write_items(server, journal, task, n, batch=batch, tokenizer=reader, listen=listen)
     found.sorted.save(out, rejects)
-    screen = console()
+    screen = console_of()
     surplus = f", {found.surplus} more than their place needed" if found.surplus else ""
     rejected = len(found.sorted.rejects)
     screen.print(f"{n} good items from {found.replies} replies, {rejected} rejected{surplus}")

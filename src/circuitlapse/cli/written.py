@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from circuitlapse.cli.console import console
+from circuitlapse.cli.console import console_of
 from circuitlapse.errors import CircuitlapseError
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def import_(
                 "the file would be overwritten by its own items", got=str(path), fix="Change --out"
             )
     found.save(out, rejects)
-    screen = console()
+    screen = console_of()
     n = len(found.items) + len(found.rejects)
     screen.print(f"{n} items: {len(found.items)} good, {len(found.rejects)} rejected")
     print_reasons(found.counts(), screen)

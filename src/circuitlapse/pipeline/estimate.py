@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from circuitlapse.config import Experiment
+from circuitlapse.pipeline.patching import PROMPTS as PATCHED
 from circuitlapse.pipeline.plan import Job
 from circuitlapse.pipeline.run import jobs_of
 from circuitlapse.records import Store
@@ -140,7 +141,12 @@ def _seconds(job: Job, e: Experiment, shape: _Shape, speed: float) -> float:
             return seconds
         case "read":
             # Per task a lens, a direct attribution, attention twice and first blocks; two mentions.
-            return 2 * e.measure.circuit_prompts * (5 * forward + 4 * shape.heads * unembed)
+            reading = 2 * e.measure.circuit_prompts * (5 * forward + 4 * shape.heads * unembed)
+            # A patch at one position runs what is to its right and above it: a quarter on average.
+            by_position = 3 * _PROMPT_TOKENS * shape.layers * forward / 4
+            variants = sum(len(get_task(t).families[e.measure.corruptions[0]])
+                           for t in (e.tasks.old, e.tasks.new))  # fmt: skip
+            return reading + variants * PATCHED * (by_position + 3 * patch_all / 2)
         case "graft":
             hybrids = 32 * e.compare.graft_prompts * (forward + unembed)
             return hybrids + 7 * e.compare.group_prompts * patch_all / 2

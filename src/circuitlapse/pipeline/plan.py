@@ -59,6 +59,16 @@ def readings(arm: str, step: int) -> str:
     return f"readings/{arm}/step-{step:05d}.safetensors"
 
 
+def patterns(arm: str, step: int) -> str:
+    """Path of one checkpoint's attention on example prompts."""
+    return f"patterns/{arm}/step-{step:05d}.safetensors"
+
+
+def patching(arm: str, step: int) -> str:
+    """Path of what one checkpoint does when its sites are patched."""
+    return f"patching/{arm}/step-{step:05d}.safetensors"
+
+
 def grafts(arm: str) -> str:
     """Path of what the hybrids of base and fine-tuned weights reach."""
     return f"scores/{arm}/grafts.safetensors"
@@ -158,7 +168,8 @@ def plan_jobs(experiment: Experiment, base_identity: Mapping[str, Any]) -> list[
                 measure_at(name, step, task, tuned, ["behaviour", "circuits"])
             read.append(
                 graph.add(
-                    "read", f"read {name} step {step}", (readings(name, step),),
+                    "read", f"read {name} step {step}",
+                    (readings(name, step), patterns(name, step), patching(name, step)),
                     [e.measure.circuit_prompts, e.measure.corruptions[0], e.measure.seed],
                     (tuned, *(held_out[task, "test"] for task in tasks)), arm=name, step=step,
                 )
@@ -187,7 +198,7 @@ def plan_jobs(experiment: Experiment, base_identity: Mapping[str, Any]) -> list[
     sources = {
         "behaviour": arms, "placebo": tuple(placebos), "nodes": arms, "edges": arms,
         "faithfulness": arms, "controls": arms, "overlap": arms, "fates": everything,
-        "grafts": tuple(grafted), "readings": tuple(read),
+        "grafts": tuple(grafted), "readings": tuple(read), "patching": tuple(read),
     }  # fmt: skip
     tables = tuple(
         graph.add(

@@ -15,13 +15,17 @@ from circuitlapse.pipeline.base import base_identity
 from circuitlapse.pipeline.compare import fate_rows, graft_arrays, graft_rows, overlap_rows
 from circuitlapse.pipeline.decide import decide
 from circuitlapse.pipeline.measure import measure, save_arrays
+from circuitlapse.pipeline.patching import PROMPTS as PATCHED
+from circuitlapse.pipeline.patching import patching, patching_rows
+from circuitlapse.pipeline.patterns import PROMPTS as EXAMPLES
+from circuitlapse.pipeline.patterns import patterns
 from circuitlapse.pipeline.plan import Job
 from circuitlapse.pipeline.prompts import Prompts, read_items, write_items
 from circuitlapse.pipeline.provenance import provenance
 from circuitlapse.pipeline.read import read, reading_rows
 from circuitlapse.pipeline.tabulate import TABULATED, Row, Scores
 from circuitlapse.records import Store, table
-from circuitlapse.tasks import Item, get_task
+from circuitlapse.tasks import Item, PromptPairs, get_task
 from circuitlapse.training import finetune, get_recipe, organism
 
 Advance = Callable[[int, int], None]
@@ -150,12 +154,26 @@ def _read(job: Job, store: Store, experiment: Experiment, advance: Advance) -> N
     settings = experiment.measure
     with store.write(job.outputs[0], job.key) as path:
         model = _load(store, experiment, job.params["arm"], job.params["step"])
-        pairs_of = {}
-        for task in (experiment.tasks.old, experiment.tasks.new):
-            corruption = get_task(task).families[settings.corruptions[0]][0]
-            prompts = Prompts(store, task, model.tokenizer)
-            pairs_of[task] = prompts.pairs("test", settings.circuit_prompts, corruption)
-        save_arrays(read(model, pairs_of, settings.seed), path, asdict(model.graph))
+        tasks = (experiment.tasks.old, experiment.tasks.new)
+        variants = {task: get_task(task).families[settings.corruptions[0]] for task in tasks}
+        prompts = {task: Prompts(store, task, model.tokenizer) for task in tasks}
+
+        def pairs(task: str, n: int, variant: int = 0) -> PromptPairs:
+            return prompts[task].pairs("test", n, variants[task][variant])
+
+        read_of = {task: pairs(task, settings.circuit_prompts) for task in tasks}
+        save_arrays(read(model, read_of, settings.seed), path, asdict(model.graph))
+    with store.write(job.outputs[1], job.key) as path:
+        few = min(EXAMPLES, settings.circuit_prompts)
+        seen, about = patterns(model, {task: pairs(task, few) for task in tasks})
+        save_arrays(seen, path, about)
+    with store.write(job.outputs[2], job.key) as path:
+        n = min(PATCHED, settings.circuit_prompts)
+        patched = {
+            task: [pairs(task, n, place) for place in range(len(variants[task]))] for task in tasks
+        }
+        positions = {task: list(pairs(task, n).positions) for task in tasks}
+        save_arrays(patching(model, patched), path, {"positions": positions})
 
 
 def _graft(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
@@ -200,6 +218,7 @@ _TABLES: dict[str, Callable[[Scores], list[Row]]] = {
     "fates": fate_rows,
     "grafts": graft_rows,
     "readings": reading_rows,
+    "patching": patching_rows,
 }
 _KINDS: dict[str, Callable[[Job, Store, Experiment, Advance], None]] = {
     "prompts": _prompts,

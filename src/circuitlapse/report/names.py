@@ -51,7 +51,7 @@ SPLITS = {"test": "held-out name pairs", "test_templates": "held-out templates"}
 SECTIONS = {
     "behaviour": "learning", "nodes": "map", "edges": "map", "overlap": "overlap",
     "fates": "fates", "grafts": "grafts", "faithfulness": "faithfulness",
-    "controls": "controls", "placebo": "placebo",
+    "controls": "controls", "placebo": "placebo", "readings": "lens", "patching": "patching",
 }  # fmt: skip
 
 
