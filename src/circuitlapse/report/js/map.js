@@ -162,7 +162,9 @@ const circuitMap = (() => {
       cell.select("text").style("fill", (_, index) => (colours[index] ? inkOn(colours[index]) : null))
         .filter((node) => !isHead(node)) // beyond the scale's end the colour says no more
         .text((_, place) => beyondScale(values[mlpIndices[place]]));
-      nothing.text(values.some((value) => value !== null) ? "" : `no corruption “${state.family}”`);
+      nothing.text(values.some((value) => value !== null) ? ""
+        : kind.id !== "difference" && effects(kind.id) ? "not patched exactly at this step"
+          : `no corruption “${state.family}”`);
     }
     reachable();
     pin();
