@@ -134,6 +134,7 @@ class Run:
             CircuitlapseError: If there is no such checkpoint, or it was changed.
         """
         from circuitlapse.models import load_model
+        from circuitlapse.pipeline.foreign import load_checkpoint
 
         seeds = self.experiment.finetune.seeds
         seed = seeds[0] if seed is None else seed
@@ -144,6 +145,8 @@ class Run:
                 fix=f"Steps: {', '.join(map(str, self.experiment.steps()))}; "
                 f"seeds: {', '.join(map(str, seeds))}",
             )
+        if self.experiment.checkpoints:
+            return load_checkpoint(self.path, self.experiment, step, device)
         return load_model(self._store.read(checkpoint(arm(seed), step)), device)
 
     def try_prompt(

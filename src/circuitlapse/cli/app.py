@@ -9,6 +9,7 @@ from rich.console import Console
 
 import circuitlapse
 from circuitlapse.api import load_run, run_experiment
+from circuitlapse.cli.checkpoints import experiment_from, run_name
 from circuitlapse.cli.console import console_of
 from circuitlapse.cli.export import export
 from circuitlapse.cli.progress import watch
@@ -16,7 +17,7 @@ from circuitlapse.cli.show import show
 from circuitlapse.cli.summary import print_estimates, print_summary
 from circuitlapse.cli.tasks import tasks
 from circuitlapse.cli.trial import try_prompt
-from circuitlapse.config import Experiment, demo_experiment, read_experiment, to_toml
+from circuitlapse.config import Experiment, demo_experiment, to_toml
 from circuitlapse.errors import CircuitlapseError
 
 app = typer.Typer(
@@ -96,21 +97,57 @@ def demo(
 @app.command()
 def run(
     experiment: Annotated[
-        Path,
+        Path | None,
         typer.Argument(help="Experiment file; `circuitlapse demo --print-config` writes one."),
-    ],
+    ] = None,
+    checkpoints: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Instead of a file: checkpoints that you have, as a directory, a quoted pattern "
+            "or OWNER/NAME@REVISION; may be repeated."
+        ),
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option(help="The base; without it, the first checkpoint is.")
+    ] = None,
+    old: Annotated[str | None, typer.Option(help="The old task.", show_default="ioi2")] = None,
+    new: Annotated[str | None, typer.Option(help="The new task.", show_default="ioi3")] = None,
+    prompts: Annotated[
+        int | None,
+        typer.Option(
+            min=8,
+            help="Prompts for behaviour, circuits, groups and grafts alike.",
+            show_default="1024, 96, 256 and 512",
+        ),
+    ] = None,
+    corruption: Annotated[
+        list[str] | None,
+        typer.Option(help="Corruption family; may be repeated.", show_default="subject, names"),
+    ] = None,
+    exact_at: Annotated[
+        Literal["every", "ends"] | None,
+        typer.Option(
+            help="Checkpoints that are patched exactly too: all, or base and last.",
+            show_default="every",
+        ),
+    ] = None,
     out: Out = None,
     workers: Workers = None,
     device: Device = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Run an experiment from its TOML file, or go on where an earlier run stopped.
+    """Run an experiment from its TOML file, or on checkpoints that you have.
 
-    Without --out the run goes to runs/NAME, where NAME is the file's name without its ending.
+    A run that was stopped goes on where it was. Without --out it goes to runs/NAME, where NAME is
+    the file's name without its ending, or the directory that holds the checkpoints.
     """
-    _run(
-        read_experiment(experiment), out or Path("runs") / experiment.stem, workers, device, dry_run
-    )
+    patterns = checkpoints or []
+    described = experiment_from(
+        experiment, patterns, base=base, old=old, new=new, prompts=prompts,
+        corruptions=corruption, exact_at=exact_at,
+    )  # fmt: skip
+    name = run_name(patterns) if experiment is None else experiment.stem
+    _run(described, out or Path("runs") / name, workers, device, dry_run)
 
 
 @app.command()

@@ -10,7 +10,7 @@ from circuitlapse.config.experiment import (
     Measure,
     Tasks,
 )
-from circuitlapse.config.toml import demo_experiment, read_experiment, to_toml
+from circuitlapse.config.toml import demo_experiment, read_experiment, to_toml, validated
 
 __all__ = [
     "MIB_FRACTIONS",
@@ -24,4 +24,5 @@ __all__ = [
     "demo_experiment",
     "read_experiment",
     "to_toml",
+    "validated",
 ]

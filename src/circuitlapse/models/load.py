@@ -80,7 +80,7 @@ def load_model(
     if isinstance(source, PreTrainedModel):
         hf, tokenizer = _placed(source, device, dtype), None
     elif isinstance(source, str | Path):
-        hf, tokenizer = _from_files(source, _device(device), dtype)
+        hf, tokenizer = _from_files(source, place(device), dtype)
     else:
         raise CircuitlapseError(
             "a model is loaded from a directory, a Hub name or a transformers model",
@@ -91,7 +91,12 @@ def load_model(
     return model
 
 
-def _device(device: str | torch.device) -> torch.device:
+def place(device: str | torch.device) -> torch.device:
+    """Return the device of that name; ``auto`` is a GPU where there is one.
+
+    Raises:
+        CircuitlapseError: If there is no such device.
+    """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -119,7 +124,7 @@ def _dtype(dtype: str | torch.dtype) -> torch.dtype:
 
 def _placed(hf: PreTrainedModel, device: str | torch.device, dtype: torch.dtype) -> PreTrainedModel:
     _reader(hf.config, "the model")
-    wanted = hf.device if device == "auto" else _device(device)
+    wanted = hf.device if device == "auto" else place(device)
     if hf.dtype == dtype and hf.device == wanted:
         return hf
     moved: Any = copy.deepcopy(hf)

@@ -12,8 +12,8 @@ from circuitlapse.config import Experiment
 from circuitlapse.records import SCHEMAS, key_of
 
 Kind = Literal[
-    "prompts", "base", "finetune", "placebo", "measure", "read", "graft", "table", "verdict",
-    "provenance",
+    "prompts", "checkpoint", "base", "finetune", "placebo", "measure", "read", "graft", "table",
+    "verdict", "provenance",
 ]  # fmt: skip
 
 # Raised by one when a job of that kind would give other results from the same inputs.
@@ -47,6 +47,11 @@ class Job:
 def checkpoint(arm: str, step: int) -> str:
     """Path of a checkpoint's directory inside the run."""
     return f"checkpoints/{arm}/step-{step:05d}"
+
+
+def checkpoint_record(arm: str, step: int) -> str:
+    """Path of what is known of a checkpoint that stays where the user has it."""
+    return f"{checkpoint(arm, step)}.json"
 
 
 def scores(arm: str, step: int, task: str) -> str:
@@ -108,18 +113,32 @@ class _Graph:
         return name
 
 
-def plan_jobs(experiment: Experiment, base_identity: Mapping[str, Any]) -> list[Job]:
+def plan_jobs(
+    experiment: Experiment,
+    base_identity: Mapping[str, Any],
+    checkpoints: Mapping[int, Mapping[str, Any]] | None = None,
+) -> list[Job]:
     """List an experiment's jobs, each after those that it needs.
 
     Args:
         experiment: What to do.
         base_identity: What the base model is, down to the hash of its recipe or weights.
+        checkpoints: What each of the user's checkpoints is, by step, where nothing is trained.
     """
     graph = _Graph()
     e, tasks = experiment, (experiment.tasks.old, experiment.tasks.new)
     measure, compare = (section.model_dump(mode="json") for section in (e.measure, e.compare))
     finetune = e.finetune.model_dump(mode="json", exclude={"seeds", "placebo"})
-    base = graph.add("base", "base model", ("base.json",), dict(base_identity))
+    taken = {
+        step: graph.add(
+            "checkpoint", f"checkpoint of step {step}", (checkpoint_record(arm(0), step),), None,
+            identity=dict(identity),
+        )
+        for step, identity in (checkpoints or {}).items()
+    }  # fmt: skip
+    base = graph.add(
+        "base", "base model", ("base.json",), dict(base_identity), tuple(taken.values())[:1]
+    )
     held_out = {}
     for task in tasks:
         for split in ("test", "test_templates", "validation"):
@@ -134,16 +153,19 @@ def plan_jobs(experiment: Experiment, base_identity: Mapping[str, Any]) -> list[
             [finetune, *tasks, e.measure.seed], (base,), task=use, split="train",
         )
         for use in (FINETUNE, PLACEBO)
-        if use == FINETUNE or e.finetune.placebo
+        if not taken and (use == FINETUNE or e.finetune.placebo)
     }  # fmt: skip
 
     measured: dict[tuple[str, int, str], str] = {}
+
+    def exact_at(step: int) -> bool:
+        return e.measure.exact_at == "every" or step in (0, e.steps()[-1])
 
     def measure_at(name: str, step: int, task: str, source: str, roles: list[str]) -> None:
         measured[name, step, task] = graph.add(
             "measure", f"measure {name} step {step} {task}", (scores(name, step, task),),
             [measure, roles], (source, held_out[task, "test"], held_out[task, "test_templates"]),
-            arm=name, step=step, task=task, circuits="circuits" in roles,
+            arm=name, step=step, task=task, circuits="circuits" in roles, exact=exact_at(step),
         )  # fmt: skip
 
     last = e.steps()[-1]
@@ -152,9 +174,12 @@ def plan_jobs(experiment: Experiment, base_identity: Mapping[str, Any]) -> list[
     placebos: list[str] = []
     for seed in e.finetune.seeds:
         name = arm(seed)
-        tuned = graph.add(
-            "finetune", f"fine-tune {name}", tuple(checkpoint(name, s) for s in e.steps()),
-            finetune, (base, training[FINETUNE]), seed=seed,
+        tuned = taken or dict.fromkeys(
+            e.steps(),
+            graph.add(
+                "finetune", f"fine-tune {name}", tuple(checkpoint(name, s) for s in e.steps()),
+                finetune, (base, training[FINETUNE]), seed=seed,
+            ),
         )  # fmt: skip
         control = None
         if e.finetune.placebo:
@@ -165,13 +190,13 @@ def plan_jobs(experiment: Experiment, base_identity: Mapping[str, Any]) -> list[
             )  # fmt: skip
         for step in e.steps():
             for task in tasks:
-                measure_at(name, step, task, tuned, ["behaviour", "circuits"])
+                measure_at(name, step, task, tuned[step], ["behaviour", "circuits"])
             read.append(
                 graph.add(
                     "read", f"read {name} step {step}",
                     (readings(name, step), patterns(name, step), patching(name, step)),
                     [e.measure.circuit_prompts, e.measure.corruptions[0], e.measure.seed],
-                    (tuned, *(held_out[task, "test"] for task in tasks)), arm=name, step=step,
+                    (tuned[step], *(held_out[task, "test"] for task in tasks)), arm=name, step=step,
                 )
             )  # fmt: skip
         if control is not None:
@@ -185,7 +210,7 @@ def plan_jobs(experiment: Experiment, base_identity: Mapping[str, Any]) -> list[
                 (grafts(name),),
                 [measure, compare],
                 (
-                    tuned,
+                    *dict.fromkeys((tuned[0], tuned[last])),
                     *(held_out[task, "validation"] for task in tasks),
                     held_out[tasks[1], "test"],
                     *((control,) if control else ()),

@@ -124,7 +124,8 @@ def _nodes(scores: Scores) -> list[Row]:
     for names, arrays in scores.checkpoints():
         found = _corruptions(names["task"], scores.experiment.measure.corruptions)
         for corruption, variants in found.items():
-            effects = mean_intervals(family_mean(arrays, "effects", variants))
+            exact = all(f"effects.{variant}" in arrays for variant in variants)
+            effects = mean_intervals(family_mean(arrays, "effects", variants)) if exact else None
             # What a head writes, over all that read it: the node's attribution.
             totals = family_mean(arrays, "edges", variants).sum(axis=1)[1:]
             rows += list(_node_rows(graph, {**names, "corruption": corruption}, effects, totals))
@@ -132,7 +133,7 @@ def _nodes(scores: Scores) -> list[Row]:
 
 
 def _node_rows(
-    graph: Graph, names: Row, effects: Intervals, attribution: np.ndarray
+    graph: Graph, names: Row, effects: Intervals | None, attribution: np.ndarray
 ) -> Iterator[Row]:
     for index, (node, place) in enumerate(zip(graph.nodes, graph.places, strict=True)):
         yield {
@@ -141,7 +142,7 @@ def _node_rows(
             "kind": "mlp" if place.head < 0 else "head",
             "layer": place.layer,
             "head": place.head,
-            **spread("effect", effects[index]),
+            **spread("effect", effects[index] if effects else None),
             "attribution": float(attribution[index]),
         }
 

@@ -14,6 +14,7 @@ from circuitlapse.pipeline import plan
 from circuitlapse.pipeline.base import base_identity
 from circuitlapse.pipeline.compare import fate_rows, graft_arrays, graft_rows, overlap_rows
 from circuitlapse.pipeline.decide import decide
+from circuitlapse.pipeline.foreign import base_of, shelf
 from circuitlapse.pipeline.measure import measure, save_arrays
 from circuitlapse.pipeline.patching import PROMPTS as PATCHED
 from circuitlapse.pipeline.patching import patching, patching_rows
@@ -69,8 +70,18 @@ def _training_items(experiment: Experiment, *, placebo: bool) -> list[Item]:
     return items
 
 
+def _checkpoint(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
+    with store.write(job.outputs[0], job.key) as path:
+        path.write_text(json.dumps(job.params["identity"], indent=1) + "\n", encoding="utf-8")
+
+
 def _base(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
     with store.write(job.outputs[0], job.key) as path:
+        if experiment.checkpoints:
+            shelf(store, experiment).model(0)  # or a refusal, and why
+            identity = json.loads(store.read(plan.checkpoint_record(plan.arm(0), 0)).read_text())
+            path.write_text(json.dumps(base_of(experiment.base, identity), indent=1) + "\n")
+            return
         document: dict[str, Any] = dict(base_identity(experiment.base))
         directory = base_directory(experiment, advance)
         about = Path(directory) / "organism.json"
@@ -134,8 +145,20 @@ def _check_same_base(base: Path | str, store: Store) -> None:
 
 
 def _load(store: Store, experiment: Experiment, arm: str, step: int) -> Model:
+    if experiment.checkpoints:
+        return shelf(store, experiment).model(step)
     directory = store.read(plan.checkpoint(arm, step))
     return load_model(directory, experiment.compute.device)
+
+
+def _load_several(
+    store: Store, experiment: Experiment, places: dict[str, tuple[str, int]]
+) -> dict[str, Model]:
+    if not experiment.checkpoints:
+        return {name: _load(store, experiment, *place) for name, place in places.items()}
+    own = shelf(store, experiment)
+    own.clear()
+    return {name: own.only(step) for name, (_, step) in places.items()}
 
 
 def _measure(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
@@ -145,7 +168,7 @@ def _measure(job: Job, store: Store, experiment: Experiment, advance: Advance) -
         prompts = Prompts(store, task, model.tokenizer)
         arrays = measure(
             model, get_task(task), prompts, experiment.measure,
-            circuits=job.params["circuits"], advance=advance,
+            circuits=job.params["circuits"], exact=job.params["exact"], advance=advance,
         )  # fmt: skip
         save_arrays(arrays, path, asdict(model.graph))
 
@@ -188,7 +211,7 @@ def _graft(job: Job, store: Store, experiment: Experiment, advance: Advance) -> 
     }
     scored = read_items(store.read(plan.prompts(new, "test")))[: experiment.compare.graft_prompts]
     with store.write(job.outputs[0], job.key) as path:
-        models = {name: _load(store, experiment, *place) for name, place in places.items()}
+        models = _load_several(store, experiment, places)
         arrays, about = graft_arrays(models, validation, scored, family, advance)
         save_arrays(arrays, path, about)
 
@@ -222,6 +245,7 @@ _TABLES: dict[str, Callable[[Scores], list[Row]]] = {
 }
 _KINDS: dict[str, Callable[[Job, Store, Experiment, Advance], None]] = {
     "prompts": _prompts,
+    "checkpoint": _checkpoint,
     "base": _base,
     "finetune": _finetune,
     "placebo": _finetune,

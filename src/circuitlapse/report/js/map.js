@@ -193,7 +193,9 @@ const circuitMap = (() => {
       map.signs.filter((node) => !isHead(node)) // beyond the scale colour says no more
         .text((node) => barText(node, values[nodeIndex.get(node.id)]));
       colourChips(kind, chips);
-      nothing.text(values.some((value) => value !== null) ? "" : `no corruption “${state.family}”`);
+      nothing.text(values.some((value) => value !== null) ? ""
+        : kind.id !== "difference" && effects(kind.id) ? "not patched exactly at this step"
+          : `no corruption “${state.family}”`);
       map.found = kind.edges();
     }
     reachable();

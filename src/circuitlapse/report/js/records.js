@@ -8,18 +8,19 @@ function effects(role, run = state.run, family = state.family) {
   return data.effects[`${run}/${roles[role].name}/${family}`] ?? null;
 }
 
-// [effect, low, high, attribution] of one node at one step, or null where it was not measured.
+// [effect, low, high, attribution] of one node at one step, or null where none was measured; where
+// only the attribution was, the others are null.
 function effectAt(role, node, step = state.step) {
   const columns = effects(role);
   if (!columns) return null;
-  const place = step * nodeCount + node;
-  return columns[0][place] === null ? null : columns.map((column) => column[place]);
+  const found = columns.map((column) => column[step * nodeCount + node]);
+  return found.every((value) => value === null) ? null : found;
 }
 
 function difference(node, step = state.step) {
   const old = effectAt("old", node, step);
   const now = effectAt("new", node, step);
-  return old && now ? now[0] - old[0] : null;
+  return old && now && old[0] !== null && now[0] !== null ? now[0] - old[0] : null;
 }
 
 function behaviour(role, run = state.run) {
