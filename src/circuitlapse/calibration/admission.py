@@ -13,7 +13,7 @@ transformed    the base reaches less than .3 of G by gains on the trained heads 
                has changed, not only how loudly they do it
 elicited       the locked base has .25 to .45 on the new task and at least .98 on the old one, and
                at least .95 on the new one as soon as the lock is taken out
-nothing        the new task's accuracy among the names is within .05 of the base's
+nothing        the new task's accuracy among the names rises by at most .05 (it may fall to chance)
 =============  =====================================================================================
 
 The first three must also have gained: at least half of the way from the base's accuracy among the
@@ -62,7 +62,7 @@ BARS: dict[str, tuple[Bar, ...]] = {
         Bar("base_old", low=0.98),
         Bar("opened_new", low=0.95),
     ),
-    "nothing": (Bar("rise", low=-0.05, high=0.05),),
+    "nothing": (Bar("rise", high=0.05),),
 }
 
 

@@ -133,13 +133,13 @@ class _Pair:
 
     @classmethod
     def of(cls, base: Path, tuned: Path, n: int) -> "_Pair":
-        models = [load_model(directory, "cpu") for directory in (base, tuned)]
+        first, last = load_model(base, "cpu"), load_model(tuned, "cpu")
         old, new = (
-            tokenize(get_task(task).items("validation", n), models[0].tokenizer, "names")
+            tokenize(get_task(task).items("validation", n), first.tokenizer, "names")
             for task in (OLD, NEW)
         )
-        before, after = (scores(model, old, new) for model in models)
-        return cls((base, tuned), *models, new, before, after)
+        before, after = scores(first, old, new), scores(last, old, new)
+        return cls((base, tuned), first, last, new, before, after)
 
     @property
     def gain(self) -> float:
