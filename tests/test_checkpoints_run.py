@@ -16,6 +16,7 @@ import torch
 import circuitlapse as cl
 from circuitlapse.cli.app import run as run_command
 from circuitlapse.config import read_experiment, to_toml
+from circuitlapse.models.foreign import read_tensors
 from circuitlapse.pipeline import Progress, foreign
 from circuitlapse.records import Store
 from small_checkpoints import grown, moved, save, tokenizer_of, trained
@@ -123,7 +124,7 @@ def test_at_most_two_checkpoints_are_in_memory_and_the_next_is_read_meanwhile(
     finished, monkeypatch
 ):
     shape, most, readers = (250, 16), 0, set()
-    genuine = foreign.read_tensors
+    genuine = read_tensors
 
     def alive() -> int:
         # Nothing is collected first: a model must go when it is let go, not some time later.

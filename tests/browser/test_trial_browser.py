@@ -11,7 +11,7 @@ PROMPT = "After <script>document.title = 'taken'</script> and Mary gave a drink 
 
 @pytest.fixture(scope="module")
 def page_path(tmp_path_factory):
-    tokens: list[str] = PROMPT.split()
+    tokens = [str(token) for token in PROMPT.split()]
     steps = list(range(0, 80, 8))
     attention = np.zeros((len(steps), 2, len(tokens)))
     attention[:, 0, 1] = np.linspace(0, 1, len(steps))

@@ -314,7 +314,9 @@ def _check_ties(files: Files, base: Reference) -> None:
     """Refuse an unembedding of its own in a model whose unembedding is the embedding."""
     aliases = base.skeleton.state_dict().keys() - base.shapes.keys()
     named = {base.canonical(name): name for name in files.shapes()}
-    both = [named[alias] for alias in aliases if alias in named and alias.startswith("lm_head")]
+    both = [
+        named[alias] for alias in aliases if alias in named and str(alias).startswith("lm_head")
+    ]
     if not both:
         return
     wanted = {*both, named[base.vocabulary[0]]}

@@ -9,7 +9,7 @@ import glob
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from circuitlapse.errors import CircuitlapseError
@@ -21,7 +21,7 @@ _SMALL = ["*.json", "*.txt", "*.model", "*.jinja"]  # configs, adapters' configs
 _TABLE = 'Name the step yourself in the experiment file: [checkpoints], then 8 = "path" and so on'
 
 
-def find_checkpoints(names: Iterable[str] | Mapping[int, str]) -> dict[int, str]:
+def find_checkpoints(names: Sequence[str] | dict[int, str]) -> dict[int, str]:
     """Give every checkpoint its step, in order.
 
     Args:
@@ -33,7 +33,7 @@ def find_checkpoints(names: Iterable[str] | Mapping[int, str]) -> dict[int, str]
     Raises:
         CircuitlapseError: If a name leads nowhere, has no step, or the step of another.
     """
-    if isinstance(names, Mapping):
+    if isinstance(names, dict):
         return {step: absolute(name) for step, name in sorted(names.items())}
     found: dict[int, str] = {}
     for name in dict.fromkeys(each for pattern in names for each in _expand(pattern)):

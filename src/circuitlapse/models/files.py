@@ -110,7 +110,7 @@ def files_of(name: str) -> Files:
     path = locate(name)
     directory = path if path.is_dir() else path.parent
     config = directory / "config.json"
-    kind: Literal["model", "adapter", "state dict"]
+    kind: Literal["model", "adapter", "state dict"] = "model"
     if path.is_file():
         kind, weights = "state dict", (path,)
         if path.suffix not in WEIGHT_SUFFIXES:
@@ -118,7 +118,6 @@ def files_of(name: str) -> Files:
                 "this file holds no weights", got=name, fix=f"Use one of {WEIGHT_SUFFIXES}"
             )
     elif weights := _weights(name, directory, ("model", "pytorch_model")):
-        kind = "model"
         if not config.is_file():
             raise CircuitlapseError(
                 f"{name} has weights but no config.json",

@@ -49,7 +49,7 @@ def build_model(
             rows changes a logit, or ``load_model`` refuses the model.
     """
     with quiet():
-        hf = _merged(files, base) if files.kind == "adapter" else _filled(files, tensors, base)
+        hf: Any = _merged(files, base) if files.kind == "adapter" else _filled(files, tensors, base)
         hf = _trimmed(hf, files, base)
     hf = hf.to(place(device)).eval().requires_grad_(False)
     return replace(load_model(hf), tokenizer=base.tokenizer)
@@ -93,7 +93,8 @@ def _merged(files: Files, base: Reference) -> Any:
 @torch.no_grad()
 def _trimmed(hf: PreTrainedModel, files: Files, base: Reference) -> PreTrainedModel:
     """Drop the vocabulary's rows beyond the base's, and check that nothing else changed."""
-    if len(hf.get_input_embeddings().weight) == base.rows:
+    embedding: Any = hf.get_input_embeddings()
+    if len(embedding.weight) == base.rows:
         return hf
     hf.eval()
     probe = torch.randint(base.rows, _PROBE, generator=torch.Generator().manual_seed(0))

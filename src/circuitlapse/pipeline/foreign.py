@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -84,7 +84,7 @@ def examined(experiment: Experiment) -> dict[int, dict[str, Any]]:
     Raises:
         CircuitlapseError: Naming the first that is broken or no relative of the base.
     """
-    sources = dict(experiment.checkpoints)
+    sources = cast(dict[int, str], experiment.checkpoints)  # looked up before
     base = reference(files_of(sources[0]))
     found = {}
     for step, source in sources.items():
