@@ -9,13 +9,13 @@ from rich.console import Console
 
 import circuitlapse
 from circuitlapse.api import load_run, run_experiment
+from circuitlapse.cli.console import console
 from circuitlapse.cli.export import export
 from circuitlapse.cli.progress import watch
 from circuitlapse.cli.summary import print_estimates, print_summary
+from circuitlapse.cli.tasks import tasks
 from circuitlapse.config import Experiment, demo_experiment, read_experiment, to_toml
 from circuitlapse.errors import CircuitlapseError
-
-_PLAIN_WIDTH = 120  # of tables in files and pipes
 
 app = typer.Typer(
     name="circuitlapse",
@@ -27,6 +27,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(export, name="export")
+app.add_typer(tasks, name="tasks")
 
 Out = Annotated[
     Path | None,
@@ -135,7 +136,7 @@ def check(
     """
     from circuitlapse.cli.check import check_published
 
-    check_published(model, prompts, seed, device, _console())
+    check_published(model, prompts, seed, device, console())
 
 
 def _run(
@@ -146,20 +147,15 @@ def _run(
         update={key: value for key, value in changes.items() if value is not None}
     )
     experiment = experiment.model_copy(update={"compute": compute})
-    console = _console()
+    screen = console()
     if dry_run:
         from circuitlapse.pipeline.estimate import estimates
 
-        print_estimates(estimates(experiment, out), console)
+        print_estimates(estimates(experiment, out), screen)
         return
     with watch(Console(stderr=True)) as listen:
         finished = run_experiment(experiment, out, listen)
-    print_summary(finished, console)
-
-
-def _console() -> Console:
-    console = Console()
-    return console if console.is_terminal else Console(width=_PLAIN_WIDTH)
+    print_summary(finished, screen)
 
 
 def main() -> None:

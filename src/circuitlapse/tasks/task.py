@@ -70,6 +70,10 @@ class Task(ABC):
             raise CircuitlapseError("the number of items must be at least 1", got=n)
         return self._items(split, n, seed, tokenizer)
 
+    def most(self, split: str) -> int | None:
+        """Return how many items a split holds; None where they are generated as needed."""
+        return None
+
     @abstractmethod
     def _items(
         self, split: str, n: int, seed: int, tokenizer: PreTrainedTokenizerBase | None
