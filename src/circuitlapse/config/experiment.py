@@ -5,10 +5,13 @@ section ``compute`` says how to run rather than what to measure: it is left out 
 run may be continued on another machine with other settings there.
 """
 
+import hashlib
 import os
+import re
+from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Positive = Annotated[int, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0)]
@@ -16,6 +19,14 @@ Fraction = Annotated[float, Field(gt=0, le=1)]
 
 # The circuit sizes of the MIB benchmark (Mueller et al. 2025), as fractions of all edges.
 MIB_FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+
+
+def file_label(task: str) -> str:
+    """Name a task in paths: its own name, or for someone's file its stem and a hash of the path."""
+    if re.fullmatch(r"[\w-]+", task):
+        return task
+    stem = re.sub(r"[^\w-]+", "-", Path(task).stem).strip("-")
+    return f"{stem}-{hashlib.sha256(task.encode()).hexdigest()[:8]}"
 
 
 class _Section(BaseModel):
@@ -50,8 +61,20 @@ class Base(_Section):
 class Tasks(_Section):
     """What the base already does, and what it learns."""
 
-    old: str = Field("ioi2", description="The old task, which the base does.")
+    old: str = Field(
+        "ioi2",
+        description="The old task, which the base does: a name of `circuitlapse tasks list`, or "
+        "the path of a file of your own.",
+    )
     new: str = Field("ioi3", description="The new task, which it is fine-tuned on.")
+
+    @field_validator("old", "new")
+    @classmethod
+    def _absolute(cls, value: str) -> str:
+        # A run must find the file again from wherever it is gone on with.
+        path = Path(value).expanduser()
+        is_path = path.suffix == ".jsonl" or (os.sep in value and path.exists())
+        return str(path.absolute()) if is_path else value
 
     @model_validator(mode="after")
     def _two_tasks(self) -> "Tasks":
