@@ -10,15 +10,19 @@ from circuitlapse.tasks.metrics import logit_difference
 from circuitlapse.tasks.pairs import PromptPairs
 from circuitlapse.tasks.registry import get_task
 from circuitlapse.tasks.splits import SPLITS
+from circuitlapse.tasks.story import Change, Story
 from circuitlapse.tasks.task import Task
 from circuitlapse.tasks.tokenization import tokenize
-from circuitlapse.tasks.validation import determine_answer, validate
+from circuitlapse.tasks.validation import Candidates, determine_answer, validate
 
 __all__ = [
     "SPLITS",
     "TASKS",
+    "Candidates",
+    "Change",
     "Item",
     "PromptPairs",
+    "Story",
     "Task",
     "determine_answer",
     "get_task",
