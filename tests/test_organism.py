@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel
 
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.tasks import SPLITS, TASKS, get_task, tokenize
+from circuitlapse.tasks import SPLITS, get_task, tokenize
 from circuitlapse.tasks.splits import PAIR_SPLIT
 from circuitlapse.tasks.templates import CONTINUATIONS, OPENINGS
 from circuitlapse.tasks.words import NAMES
@@ -29,7 +29,7 @@ TINY = Recipe(
 def test_tokenizer_spells_every_prompt_and_row_with_whole_words() -> None:
     tokenizer = build_tokenizer()
     texts = rows(random.Random(0), dict.fromkeys(KINDS, 1.0), 400)
-    for name in TASKS:
+    for name in ("ioi2", "ioi3"):
         for split in SPLITS:
             texts += [item.prompt for item in get_task(name).items(split, 30)]
     for text, ids in zip(texts, tokenizer(texts)["input_ids"], strict=True):

@@ -1,9 +1,12 @@
 """The documents' code runs as it stands, on a tiny model instead of the one it names."""
 
+import re
+
 import pytest
 
 import circuitlapse as cl
-from pages import code_of
+from circuitlapse.tasks import TASKS
+from pages import DOCS, code_of
 
 
 @pytest.mark.parametrize("page", ["patching.md"])
@@ -26,3 +29,18 @@ class _Few:
 
     def items(self, split: str, n: int):
         return self.task.items(split, min(n, 3))
+
+
+def test_the_page_on_tasks_adds_one_and_reads_ones_own(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    seen = {}
+    exec(compile(code_of("tasks.md"), "tasks.md", "exec"), seen)
+    assert len({item.prompt for item in seen["items"]}) == 20
+    assert capsys.readouterr().out == "The capital of France is\n"
+    (item,) = seen["task"].items("test", 1)
+    assert item.prompt[slice(*item.spans["COUNTRY"])] == "France"
+
+
+def test_the_page_on_tasks_names_them_all():
+    page = (DOCS / "tasks.md").read_text()
+    assert set(re.findall(r"`([a-z0-9_]+)`", page)) >= set(TASKS)

@@ -48,12 +48,13 @@ def made_from(model: Model, pairs: PromptPairs, metric: Metric, names: tuple[str
     for tensor in (pairs.clean, pairs.corrupt):
         digest.update(_bytes(tensor.cpu().where(real, 0)))
     where = [pairs.positions[name] for name in names]
-    for tensor in (pairs.lengths, pairs.answers, pairs.distractors, pairs.continuations, *where):
+    parts = (pairs.right(), pairs.distractors, pairs.continuations)
+    for tensor in (pairs.lengths, *parts, *where):
         digest.update(_bytes(tensor))
     config = model.hf.config.to_dict()
     for name in ("_name_or_path", "transformers_version"):
         config.pop(name, None)
-    shapes = [list(pairs.distractors.shape), list(pairs.continuations.shape)]
+    shapes = [list(part.shape) for part in parts]
     return key_of("exact", metric, str(config), shapes, list(names), digest.hexdigest())
 
 

@@ -13,10 +13,9 @@ from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import Behaviour, Model, behaviour, logit_differences
 from circuitlapse.records.nodes import head_name
 from circuitlapse.shapes import Float
-from circuitlapse.tasks import Item, PromptPairs, Task, tokenize
+from circuitlapse.tasks import PromptPairs, Task, tokenize
 
 _SHARE = 10  # a tenth of all heads
-_DRAWS = 5
 
 
 @dataclass(frozen=True)
@@ -155,27 +154,11 @@ def pairs_for(model: Model, task: Task, corruption: str, n: int, seed: int = 0) 
     """Draw prompts of a task whose names the model's tokenizer has as single tokens.
 
     Raises:
-        CircuitlapseError: If the model has no tokenizer, or too few prompts can be used.
+        CircuitlapseError: If the model has no tokenizer, or the task cannot be built for it.
     """
     if model.tokenizer is None:
         raise CircuitlapseError(
             "the model has no tokenizer, so that no prompts can be written for it",
             fix="Save its tokenizer beside it with tokenizer.save_pretrained",
         )
-    usable: dict[str, Item] = {}
-    reason = ""
-    for draw in range(_DRAWS):
-        for item in task.items("test", n, seed + draw):
-            try:
-                tokenize([item], model.tokenizer, corruption)
-            except CircuitlapseError as error:
-                reason = str(error)
-            else:
-                usable[item.prompt] = item
-        if len(usable) >= n:
-            return tokenize(list(usable.values())[:n], model.tokenizer, corruption)
-    raise CircuitlapseError(
-        f"too few prompts of {task.name} suit the model's tokenizer: {reason}",
-        got=f"{len(usable)} of {n}",
-        fix="Ask for fewer prompts",
-    )
+    return tokenize(task.items("test", n, seed, model.tokenizer), model.tokenizer, corruption)

@@ -1,12 +1,146 @@
 """``circuitlapse tasks``: the prompts that everything is measured on."""
 
-import typer
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from circuitlapse.cli.console import console_of
 from circuitlapse.cli.writing import write
 from circuitlapse.cli.written import import_
+from circuitlapse.errors import CircuitlapseError
+
+if TYPE_CHECKING:
+    from circuitlapse.tasks import Item
+
+_MOST_SHOWN = 6  # distractors
 
 tasks = typer.Typer(
-    no_args_is_help=True, help="Prompts: import what others wrote, have some written."
+    no_args_is_help=True,
+    help="Prompts: list the tasks, show and export items, import what others wrote, have some "
+    "written.",
 )
 tasks.command("import")(import_)
 tasks.command("write")(write)
+
+TaskName = Annotated[
+    str, typer.Argument(help="A task of the list, or the path of a JSONL file or data set.")
+]
+Split = Annotated[
+    str,
+    typer.Option(help="train, validation, test, validation_templates or test_templates."),
+]
+Seed = Annotated[int, typer.Option(min=0, help="Draws other items.")]
+TokenizerName = Annotated[
+    str | None,
+    typer.Option(help="Directory or Hub name: take words that are single tokens in it."),
+]
+
+
+@tasks.command("list")
+def list_() -> None:
+    """List the tasks with what they ask and how they are corrupted."""
+    from circuitlapse.tasks import TASKS
+
+    table = Table("task", "question", "corruptions by family", "controls")
+    for task in TASKS.values():
+        families = "; ".join(f"{name}: {', '.join(v)}" for name, v in task.families.items())
+        table.add_row(task.name, task.question, families, ", ".join(task.controls))
+    console_of().print(table)
+
+
+@tasks.command()
+def show(
+    task: TaskName,
+    n: Annotated[int, typer.Option("-n", "--n", min=1, help="How many items.")] = 3,
+    split: Split = "test",
+    seed: Seed = 0,
+    tokenizer: TokenizerName = None,
+) -> None:
+    """Show items: the prompt with its named positions, answers, and every corruption."""
+    from circuitlapse.tasks import get_task
+
+    screen = console_of()
+    for item in get_task(task).items(split, n, seed, load_tokenizer(tokenizer)):
+        rows = [("prompt", _marked(item)), ("answer", repr(item.answer))]
+        if item.also:
+            rows.append(("also right", _some(item.also)))
+        rows.append(("distractors", _some(item.distractors)))
+        for name, prompt in item.corrupt.items():
+            answer = item.corrupt_answers.get(name)
+            rows.append((name, prompt + ("" if answer is None else f" → {answer.strip()}")))
+        width = max(len(name) for name, _ in rows)
+        for name, value in rows:
+            screen.print(Text(f"{name:>{width}}  {value}"), soft_wrap=True)
+        screen.print()
+
+
+@tasks.command()
+def export(
+    task: TaskName,
+    tokenizer: TokenizerName = None,
+    split: Split = "test",
+    n: Annotated[int, typer.Option("-n", "--n", min=1, help="How many items.")] = 1000,
+    seed: Seed = 0,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="JSONL file to write; by default standard output.")
+    ] = None,
+) -> None:
+    """Write items as JSON lines, which `get_task` and experiments take back by their path.
+
+    With --tokenizer every item is tokenised with each of its corruptions, so that what is written
+    can be used with that model as it stands.
+    """
+    from circuitlapse.records import replacing
+    from circuitlapse.tasks import get_task, tokenize
+
+    found, spelling = get_task(task), load_tokenizer(tokenizer)
+    items = found.items(split, n, seed, spelling)
+    if spelling is not None:
+        for corruption in (*found.corruptions, *found.controls):
+            tokenize(items, spelling, corruption)
+    text = "".join(item.model_dump_json() + "\n" for item in items)
+    if out is None:
+        sys.stdout.write(text)
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(out) as draft:
+        draft.write_text(text, encoding="utf-8")
+    typer.echo(f"{len(items)} items of {task}: {out}")
+
+
+def load_tokenizer(name: str | None) -> Any:
+    """Load a tokenizer, or return None where none is named.
+
+    Raises:
+        CircuitlapseError: If there is no such tokenizer.
+    """
+    if name is None:
+        return None
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise CircuitlapseError(
+            "there is no such tokenizer",
+            got=name,
+            fix="Give a directory that a tokenizer was saved in, or a name on the Hub that can be "
+            "reached from here",
+        ) from error
+
+
+def _marked(item: "Item") -> str:
+    """Put each named word in brackets, with its position's name."""
+    text = item.prompt
+    for label, (start, end) in sorted(item.spans.items(), key=lambda s: s[1], reverse=True):
+        text = f"{text[:start]}[{text[start:end]}]{label}{text[end:]}"
+    return text
+
+
+def _some(words: tuple[str, ...]) -> str:
+    more = f" and {len(words) - _MOST_SHOWN} more" if len(words) > _MOST_SHOWN else ""
+    return ", ".join(map(repr, words[:_MOST_SHOWN])) + more

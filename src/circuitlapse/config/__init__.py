@@ -9,6 +9,7 @@ from circuitlapse.config.experiment import (
     Finetune,
     Measure,
     Tasks,
+    file_label,
 )
 from circuitlapse.config.toml import demo_experiment, read_experiment, to_toml, validated
 
@@ -22,6 +23,7 @@ __all__ = [
     "Measure",
     "Tasks",
     "demo_experiment",
+    "file_label",
     "read_experiment",
     "to_toml",
     "validated",

@@ -5,11 +5,21 @@ section ``compute`` says how to run rather than what to measure: it is left out 
 run may be continued on another machine with other settings there.
 """
 
+import hashlib
 import os
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 from circuitlapse.errors import CircuitlapseError
 
@@ -22,6 +32,14 @@ MIB_FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
 _ONE_BASE = "name exactly one of `organism` and `path`"
+
+
+def file_label(task: str) -> str:
+    """Name a task in paths: its own name, or for someone's file its stem and a hash of the path."""
+    if re.fullmatch(r"[\w-]+", task):
+        return task
+    stem = re.sub(r"[^\w-]+", "-", Path(task).stem).strip("-")
+    return f"{stem}-{hashlib.sha256(task.encode()).hexdigest()[:8]}"
 
 
 class _Section(BaseModel):
@@ -56,8 +74,20 @@ class Base(_Section):
 class Tasks(_Section):
     """What the base already does, and what it learns."""
 
-    old: str = Field("ioi2", description="The old task, which the base does.")
+    old: str = Field(
+        "ioi2",
+        description="The old task, which the base does: a name of `circuitlapse tasks list`, or "
+        "the path of a file of your own.",
+    )
     new: str = Field("ioi3", description="The new task, which it is fine-tuned on.")
+
+    @field_validator("old", "new")
+    @classmethod
+    def _absolute(cls, value: str) -> str:
+        # A run must find the file again from wherever it is gone on with.
+        path = Path(value).expanduser()
+        is_path = path.suffix == ".jsonl" or (os.sep in value and path.exists())
+        return str(path.absolute()) if is_path else value
 
     @model_validator(mode="after")
     def _two_tasks(self) -> "Tasks":

@@ -10,7 +10,7 @@ from circuitlapse.models.load import Model
 from circuitlapse.models.memory import most_tokens
 from circuitlapse.models.prefix import Suffixes, alike, checked, each_batch
 from circuitlapse.shapes import Bool, Float
-from circuitlapse.tasks.metrics import is_right
+from circuitlapse.tasks.metrics import best, candidate_mean, is_right, logit_difference
 from circuitlapse.tasks.pairs import PromptPairs
 
 
@@ -19,11 +19,14 @@ class Behaviour:
     """How a model answers the clean prompts, one entry per prompt.
 
     Attributes:
-        logit_diff: Answer logit minus the distractors' mean logit, in logits.
+        logit_diff: Answer logit minus the distractors' mean logit, in logits. Where an answer or a
+            distractor has several tokens, the difference of their log probabilities as sequences,
+            in nats: of single tokens both are the same. NaN where there are no distractors.
         correct: Whether the answer has the largest logit of the whole vocabulary; of an answer of
             several tokens, whether each has, given those before it.
-        correct_among: Whether it has the largest logit among answer and distractors. This and
-            ``logit_diff`` look at the first token of an answer only.
+        correct_among: Whether it is the most probable among answer and distractors, as a sequence.
+
+    Where several answers are right, their mean logit counts, and the best of them must win.
     """
 
     logit_diff: Float[Tensor, " prompts"]
@@ -47,13 +50,44 @@ def behaviour(model: Model, pairs: PromptPairs, batch_size: int | None = None) -
         batch, rows = pairs[rows].trimmed(), rows.cpu()
         context = Context(batch.reads())
         all_logits = decoder.logits(decoder.run(decoder.embed(batch.clean), context)).float()
-        logits = all_logits[:, 0]
-        answer = logits.gather(1, batch.answers[:, None])
-        wrong = logits.gather(1, batch.distractors)
-        difference[rows] = (answer[:, 0] - wrong.mean(dim=1)).cpu()
-        among[rows] = (answer > wrong).all(dim=1).cpu()
+        logits, right, wrong = all_logits[:, 0], batch.right(), batch.distractors
+        difference[rows] = logit_difference(logits, right, wrong).cpu()
+        among[rows] = True
+        if wrong.shape[1]:
+            among[rows] = (best(right, logits) > best(wrong, logits)).cpu()
         correct[rows] = is_right(all_logits, batch).cpu()
+    if pairs.is_sequence and pairs.distractors.shape[1]:
+        difference, among = _sequences(model, pairs, batch_size)
     return Behaviour(difference, correct, among)
+
+
+def _sequences(
+    model: Model, pairs: PromptPairs, batch_size: int | None
+) -> tuple[Float[Tensor, " prompts"], Bool[Tensor, " prompts"]]:
+    """Compare the answers with their distractors by log probability, token after token."""
+    tokens = pairs.distractors.cpu()
+    answer = _log_prob(model, pairs, batch_size)
+    others = [pairs.answered_by(i) for i in range(tokens.shape[1])]
+    wrong = torch.stack([_log_prob(model, one, batch_size) for one in others], dim=1)
+    best_wrong = wrong.where(tokens >= 0, -torch.inf).amax(dim=1)
+    return answer - candidate_mean(wrong, tokens), answer > best_wrong
+
+
+def _log_prob(
+    model: Model, pairs: PromptPairs, batch_size: int | None
+) -> Float[Tensor, " prompts"]:
+    decoder = model.decoder
+    values = torch.empty(len(pairs))
+
+    def work(batch: Suffixes) -> None:
+        final = decoder.run(batch.clean, batch.context)
+        values[batch.rows] = batch.metric(decoder, final).float().cpu()
+
+    each_batch(
+        decoder, pairs, 16 * decoder.d_model, work,
+        metric="log_prob", batch_size=batch_size, whole=True,
+    )  # fmt: skip
+    return values
 
 
 @torch.no_grad()

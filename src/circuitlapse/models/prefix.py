@@ -17,7 +17,7 @@ from circuitlapse.models.context import Context
 from circuitlapse.models.decoder import Decoder
 from circuitlapse.models.memory import most_tokens
 from circuitlapse.shapes import Float, Int
-from circuitlapse.tasks.metrics import Metric, check_metric, compute_metric
+from circuitlapse.tasks.metrics import Metric, candidate_mean, check_metric, compute_metric
 from circuitlapse.tasks.pairs import PromptPairs
 
 
@@ -176,8 +176,11 @@ def _suffixes(
     clean = decoder.embed(pairs.clean.gather(1, take), start)
     direction = reference = None
     if metric == "logit_diff":
-        wrong = _single(decoder.W_U[pairs.distractors]).mean(dim=1)
-        direction = _single(decoder.W_U[pairs.answers]) - wrong
+        right, wrong = (
+            candidate_mean(_single(decoder.W_U[tokens.clamp(min=0)]), tokens)
+            for tokens in (pairs.right(), pairs.distractors)
+        )
+        direction = right - wrong
     elif metric == "neg_kl":
         reference = _single(decoder.logits(decoder.run(clean, context)))
     corrupt = decoder.embed(pairs.corrupt.gather(1, take), start)
@@ -204,7 +207,9 @@ def checked(decoder: Decoder, pairs: PromptPairs) -> PromptPairs:
         "clean": pairs.clean,
         "corrupt": pairs.corrupt,
         "answers": pairs.answer_tokens()[0],
-        "distractors": pairs.distractors,
+        "other answers": pairs.also.clamp(min=0),
+        "distractors": pairs.distractors.clamp(min=0),
+        "distractors' further tokens": pairs.distractor_continuations.clamp(min=0),
     }
     for name, ids in ids_of.items():
         if ids.numel() and (int(ids.min()) < 0 or int(ids.max()) >= vocabulary):

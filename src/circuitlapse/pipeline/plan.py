@@ -6,13 +6,15 @@ work is done: what is already there, and what a change of the experiment would m
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
-from circuitlapse.config import Experiment
-from circuitlapse.records import SCHEMAS, key_of
+from circuitlapse.config import Experiment, file_label
+from circuitlapse.records import SCHEMAS, content_hash, key_of
 
 Kind = Literal[
-    "prompts", "checkpoint", "base", "finetune", "placebo", "measure", "read", "graft", "table",
+    "prompts", "separation", "checkpoint", "base", "finetune", "placebo", "measure", "read", "graft",
+    "table",
     "verdict", "provenance",
 ]  # fmt: skip
 
@@ -21,6 +23,7 @@ _VERSIONS: dict[Kind, int] = dict.fromkeys(Kind.__args__, 1)
 
 FINETUNE = "finetune"
 PLACEBO = "placebo-old-task"
+SEPARATION = "tasks/separation.json"
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ def checkpoint_record(arm: str, step: int) -> str:
 
 def scores(arm: str, step: int, task: str) -> str:
     """Path of what was measured of one task at one checkpoint."""
-    return f"scores/{arm}/step-{step:05d}/{task}.safetensors"
+    return f"scores/{arm}/step-{step:05d}/{file_label(task)}.safetensors"
 
 
 def readings(arm: str, step: int) -> str:
@@ -81,7 +84,7 @@ def grafts(arm: str) -> str:
 
 def prompts(task: str, split: str) -> str:
     """Path of a task's items."""
-    return f"tasks/{task}.{split}.jsonl"
+    return f"tasks/{file_label(task)}.{split}.jsonl"
 
 
 def arm(seed: int) -> str:
@@ -136,6 +139,8 @@ def plan_jobs(
         )
         for step, identity in (checkpoints or {}).items()
     }  # fmt: skip
+    # A task of the battery is known by its name, one of someone's own by its file's content.
+    files = [content_hash(Path(task)) for task in tasks if Path(task).is_absolute()]
     base = graph.add(
         "base", "base model", ("base.json",), dict(base_identity), tuple(taken.values())[:1]
     )
@@ -144,18 +149,22 @@ def plan_jobs(
         for split in ("test", "test_templates", "validation"):
             held_out[task, split] = graph.add(
                 "prompts", f"prompts {task} {split}", (prompts(task, split),),
-                [measure, compare], (base,),
+                [measure, compare, *files], (base,),
                 task=task, split=split,
             )  # fmt: skip
     training = {
         use: graph.add(
             "prompts", f"prompts for {use}", (prompts(use, "train"),),
-            [finetune, *tasks, e.measure.seed], (base,), task=use, split="train",
+            [finetune, *tasks, e.measure.seed, *files], (base,), task=use, split="train",
         )
         for use in (FINETUNE, PLACEBO)
         if not taken and (use == FINETUNE or e.finetune.placebo)
     }  # fmt: skip
 
+    separation = graph.add(
+        "separation", "training apart from test", (SEPARATION,), None,
+        (*held_out.values(), *training.values()),
+    )  # fmt: skip
     measured: dict[tuple[str, int, str], str] = {}
 
     def exact_at(step: int) -> bool:
@@ -164,7 +173,8 @@ def plan_jobs(
     def measure_at(name: str, step: int, task: str, source: str, roles: list[str]) -> None:
         measured[name, step, task] = graph.add(
             "measure", f"measure {name} step {step} {task}", (scores(name, step, task),),
-            [measure, roles], (source, held_out[task, "test"], held_out[task, "test_templates"]),
+            [measure, roles],
+            (source, held_out[task, "test"], held_out[task, "test_templates"], separation),
             arm=name, step=step, task=task, circuits="circuits" in roles, exact=exact_at(step),
         )  # fmt: skip
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
+from circuitlapse.errors import CircuitlapseError
 from circuitlapse.pipeline import plan
 from circuitlapse.records import Store
 from circuitlapse.tasks import Item, PromptPairs, tokenize
@@ -24,6 +25,24 @@ def read_items(path: Path) -> list[Item]:
 def write_items(items: Sequence[Item], path: Path) -> None:
     """Write a task's items as JSON lines."""
     path.write_text("".join(item.model_dump_json() + "\n" for item in items), encoding="utf-8")
+
+
+def check_apart(trained: Path, tested: Path) -> None:
+    """Refuse to evaluate on what was trained on.
+
+    Raises:
+        CircuitlapseError: With the first test prompt that is among the training prompts, and the
+            lines of both.
+    """
+    lines = {item.prompt: number for number, item in enumerate(read_items(trained), 1)}
+    for number, item in enumerate(read_items(tested), 1):
+        if item.prompt in lines:
+            raise CircuitlapseError(
+                f"{tested.name}, line {number}: this test prompt is trained on too, in "
+                f"{trained.name}, line {lines[item.prompt]}",
+                got=item.prompt,
+                fix="Give the old and the new task items that differ, and each item one split",
+            )
 
 
 class Prompts:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import torch
 
+from circuitlapse.config import file_label
 from circuitlapse.models import Graph, Model
 from circuitlapse.pipeline import plan
 from circuitlapse.pipeline.measure import Arrays, load_about, load_arrays
@@ -50,6 +51,7 @@ def read(model: Model, pairs_of: Mapping[str, PromptPairs], seed: int) -> Arrays
         direct = direct_logit_attribution(model, pairs)
         names = [name for name in pairs.positions if name != "END"]
         ways = list(_ways(pairs))
+        task = file_label(task)
         found[f"{task}.logit_lens"] = logit_lens(model, pairs)
         found[f"{task}.direct"] = torch.cat([direct.writers, direct.constant[None]])
         found[f"{task}.copying"] = copying_scores(model, pairs, names)
@@ -76,16 +78,19 @@ def _token(pairs: PromptPairs, name: str) -> torch.Tensor:
 def reading_rows(scores: Scores) -> list[Row]:
     """Every reading of every checkpoint, one row for each component."""
     rows: list[Row] = []
+    tasks = {file_label(task): task for task in scores.tasks}
     for seed in scores.experiment.finetune.seeds:
         for step in scores.experiment.steps():
             path = scores.store.read(plan.readings(plan.arm(seed), step))
             graph, names = Graph(**load_about(path)), {**scores.seeds(seed), "step": step}
             for name, values in sorted(load_arrays(path).items()):
-                rows += _rows(graph, names, name, values)
+                rows += _rows(graph, names, name, values, tasks)
     return rows
 
 
-def _rows(graph: Graph, names: Row, name: str, values: np.ndarray) -> Iterator[Row]:
+def _rows(
+    graph: Graph, names: Row, name: str, values: np.ndarray, tasks: Mapping[str, str]
+) -> Iterator[Row]:
     task, reading, positions, *_ = [None, name, ""] if name in _REPEATS else [*name.split("."), ""]
     per_prompt = reading in ("logit_lens", "direct", "attention")
     if reading == "logit_lens":
@@ -101,7 +106,7 @@ def _rows(graph: Graph, names: Row, name: str, values: np.ndarray) -> Iterator[R
         value = {"value": float(table[index, 0]), "value_low": None, "value_high": None}
         yield {
             **names,
-            "task": task,
+            "task": tasks.get(task),
             "reading": reading,
             "positions": positions,
             "component": component,

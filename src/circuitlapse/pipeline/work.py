@@ -7,9 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
 from circuitlapse.config import Experiment
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import Model, load_model, quiet
+from circuitlapse.models.files import files_of
 from circuitlapse.pipeline import plan
 from circuitlapse.pipeline.base import base_identity
 from circuitlapse.pipeline.compare import fate_rows, graft_arrays, graft_rows, overlap_rows
@@ -21,7 +24,7 @@ from circuitlapse.pipeline.patching import patching, patching_rows
 from circuitlapse.pipeline.patterns import PROMPTS as EXAMPLES
 from circuitlapse.pipeline.patterns import patterns
 from circuitlapse.pipeline.plan import Job
-from circuitlapse.pipeline.prompts import Prompts, read_items, write_items
+from circuitlapse.pipeline.prompts import Prompts, check_apart, read_items, write_items
 from circuitlapse.pipeline.provenance import provenance
 from circuitlapse.pipeline.read import read, reading_rows
 from circuitlapse.pipeline.tabulate import TABULATED, Row, Scores
@@ -55,7 +58,8 @@ def _prompts(job: Job, store: Store, experiment: Experiment, advance: Advance) -
         n = experiment.compare.group_prompts if validation else experiment.measure.prompts
         if split == "test":
             n = max(n, 2 * experiment.measure.circuit_prompts, experiment.compare.graft_prompts)
-        items = get_task(task).items(split, n, experiment.measure.seed)
+        tokenizer = _tokenizer(experiment)
+        items = get_task(task).items(split, n, experiment.measure.seed, tokenizer)
     with store.write(job.outputs[0], job.key) as path:
         write_items(items, path)
 
@@ -64,15 +68,41 @@ def _training_items(experiment: Experiment, *, placebo: bool) -> list[Item]:
     total = experiment.finetune.steps * experiment.finetune.batch_size
     n_old = total if placebo else round(total * experiment.finetune.old_fraction)
     items: list[Item] = []
-    for task, n in ((experiment.tasks.old, n_old), (experiment.tasks.new, total - n_old)):
+    tokenizer = _tokenizer(experiment)
+    for name, n in ((experiment.tasks.old, n_old), (experiment.tasks.new, total - n_old)):
         if n:
-            items += get_task(task).items("train", n, experiment.measure.seed)
+            task = get_task(name)
+            n = min(n, task.most("train") or n)  # of someone's own few items, all are repeated
+            items += task.items("train", n, experiment.measure.seed, tokenizer)
     return items
 
 
 def _checkpoint(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
     with store.write(job.outputs[0], job.key) as path:
         path.write_text(json.dumps(job.params["identity"], indent=1) + "\n", encoding="utf-8")
+
+
+def _tokenizer(experiment: Experiment) -> PreTrainedTokenizerBase:
+    taken = experiment.checkpoints
+    base = files_of(taken[0]).directory if isinstance(taken, dict) else base_directory(experiment)
+    with quiet():
+        return AutoTokenizer.from_pretrained(base)
+
+
+def _separation(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
+    """Compare every training prompt with every test and validation prompt."""
+    uses = [] if experiment.checkpoints else [plan.FINETUNE]
+    uses += [plan.PLACEBO] if experiment.finetune.placebo else []
+    tasks = (experiment.tasks.old, experiment.tasks.new)
+    tested = [(t, split) for t in tasks for split in ("test", "test_templates", "validation")]
+    with store.write(job.outputs[0], job.key) as path:
+        for use in uses:
+            for task, split in tested:
+                check_apart(
+                    store.read(plan.prompts(use, "train")), store.read(plan.prompts(task, split))
+                )
+        document = {"trained_on": uses, "apart_from": [plan.prompts(*pair) for pair in tested]}
+        path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
 def _base(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
@@ -246,6 +276,7 @@ _TABLES: dict[str, Callable[[Scores], list[Row]]] = {
 _KINDS: dict[str, Callable[[Job, Store, Experiment, Advance], None]] = {
     "prompts": _prompts,
     "checkpoint": _checkpoint,
+    "separation": _separation,
     "base": _base,
     "finetune": _finetune,
     "placebo": _finetune,

@@ -10,7 +10,7 @@ import polars as pl
 from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError, safe_open
 
-from circuitlapse.config import Experiment, read_experiment
+from circuitlapse.config import Experiment, file_label, read_experiment
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.records import SCHEMAS, Provenance, Store, Verdict
 
@@ -86,7 +86,7 @@ def read_run(run: Path, prompts: int = 4) -> RunRecords:
         verdict=_document(store, "verdict.json", Verdict),
         tables={name: _table(store, name) for name in SCHEMAS},
         prompts={
-            task: _items(store.read(f"tasks/{task}.test.jsonl"), prompts)
+            task: _items(store.read(f"tasks/{file_label(task)}.test.jsonl"), prompts)
             for task in (tasks.old, tasks.new)
         },
         patterns=_patterns(store, experiment),

@@ -9,8 +9,9 @@ class Item(BaseModel):
     Attributes:
         prompt: The clean prompt; the answer comes right after it.
         answer: The right continuation, with the space before it (``" Mary"``).
+        also: Other right continuations, where there are several (a larger year); none for most.
         distractors: The wrong candidates that the metric compares with, spelt like ``answer``.
-        names: Everyone listed, in the order of the list, without spaces.
+        names: Everyone named, those of the list first and in its order, without spaces.
         template: Opening and continuation, such as ``o03.c11``.
         split: The split that it was drawn for.
         spans: Start and end of named words in ``prompt``, in characters (``IO``, ``S1`` …).
@@ -22,6 +23,7 @@ class Item(BaseModel):
 
     prompt: str
     answer: str
+    also: tuple[str, ...] = ()
     distractors: tuple[str, ...]
     names: tuple[str, ...]
     template: str

@@ -3,27 +3,36 @@
 - ``logit_diff``: the answer's logit minus the mean of the distractors' (Wang et al. 2022).
 - ``logit_diff_hardest``: the answer's logit minus the largest of the distractors'.
 - ``prob``: probability of the answer over the whole vocabulary.
-- ``log_prob``: its logarithm, which is minus the negative log-likelihood, in nats.
+- ``prob_diff``: the answer's probability minus that of all distractors (Hanna et al. 2023).
+- ``log_prob``: the logarithm of ``prob``, which is minus the negative log-likelihood, in nats.
 - ``neg_kl``: minus KL(clean ‖ intervened), the divergence from the clean model's answer, in nats.
 - ``accuracy``: 1 where the answer has the largest logit of the whole vocabulary, else 0; a tie is
   wrong. It has no gradient.
 
+Where a prompt has several right answers, all of them count: their mean logit (the largest, for
+``logit_diff_hardest``) takes the answer's place, their probabilities add up, and ``accuracy`` asks
+for any.
+
 An answer of several tokens is read with its earlier tokens given (teacher forcing): log
 probabilities and divergences add up over its tokens, and it is right where all of them are. Logit
-differences compare single tokens only.
+and probability differences compare single tokens only.
 """
 
 import inspect
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
+import torch
 from torch import Tensor
 
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.shapes import Bool, Float, Int
 from circuitlapse.tasks.pairs import PromptPairs
 
-MetricName = Literal["logit_diff", "logit_diff_hardest", "prob", "log_prob", "neg_kl", "accuracy"]
+MetricName = Literal[
+    "logit_diff", "logit_diff_hardest", "prob", "prob_diff", "log_prob", "neg_kl", "accuracy"
+]  # fmt: skip
+_COMPARING = ("logit_diff", "logit_diff_hardest", "prob_diff")
 Metric = MetricName | Callable[..., Any]
 """A name, or a callable from the last position's logits, ``[prompts, vocab]``, to ``[prompts]``.
 
@@ -34,7 +43,7 @@ second argument, the batch's :class:`~circuitlapse.tasks.PromptPairs`.
 
 def logit_difference(
     logits: Float[Tensor, "prompts vocab"],
-    answers: Int[Tensor, " prompts"],
+    answers: Int[Tensor, " prompts"] | Int[Tensor, "prompts right"],
     distractors: Int[Tensor, "prompts distractors"],
 ) -> Float[Tensor, " prompts"]:
     """Return the answer's logit minus the mean of the distractors' logits.
@@ -43,11 +52,32 @@ def logit_difference(
 
     Args:
         logits: Logits at each prompt's last token.
-        answers: Token id of the right answer.
-        distractors: Token ids of the wrong candidates.
+        answers: Token id of the right answer, or of all right ones, −1 where there are fewer.
+        distractors: Token ids of the wrong candidates, −1 where there are fewer.
     """
-    right = logits.gather(1, answers[:, None]).squeeze(1)
-    return right - logits.gather(1, distractors).mean(dim=1)
+    right = answers[:, None] if answers.ndim == 1 else answers
+    return candidate_mean(_logits_of(right, logits), right) - candidate_mean(
+        _logits_of(distractors, logits), distractors
+    )
+
+
+def candidate_mean(
+    values: Float[Tensor, "prompts candidates *more"], tokens: Int[Tensor, "prompts candidates"]
+) -> Float[Tensor, "prompts *more"]:
+    """Average over each prompt's candidates, leaving out those whose token is −1."""
+    real = tokens >= 0
+    if bool(real.all()):
+        return values.mean(dim=1)
+    real = real.view(*real.shape, *[1] * (values.ndim - 2))
+    return values.where(real, 0).sum(dim=1) / real.sum(dim=1)
+
+
+def _logits_of(
+    tokens: Int[Tensor, "prompts candidates"],
+    logits: Float[Tensor, "prompts vocab"],
+    missing: float = 0.0,
+) -> Float[Tensor, "prompts candidates"]:
+    return logits.gather(1, tokens.clamp(min=0)).where(tokens >= 0, missing)
 
 
 def check_metric(metric: Metric, pairs: PromptPairs, needs_gradient: bool = False) -> None:
@@ -69,18 +99,17 @@ def check_metric(metric: Metric, pairs: PromptPairs, needs_gradient: bool = Fals
             "accuracy has no gradient to attribute",
             fix="Use log_prob or logit_diff here; accuracy works with patch and evaluate_circuit",
         )
-    if pairs.continuations.shape[1] and (
-        callable(metric) or metric in ("logit_diff", "logit_diff_hardest")
-    ):
+    more = max(pairs.continuations.shape[1], pairs.distractor_continuations.shape[2])
+    if pairs.is_sequence and (callable(metric) or metric in _COMPARING):
         raise CircuitlapseError(
             "a metric on the last position's logits knows answers of one token only",
-            got=f"answers of up to {1 + pairs.continuations.shape[1]} tokens",
+            got=f"answers of up to {1 + more} tokens",
             fix="Use metric='log_prob' (or prob, neg_kl, accuracy)",
         )
-    if metric in ("logit_diff", "logit_diff_hardest") and pairs.distractors.shape[1] == 0:
+    if metric in _COMPARING and not bool((pairs.distractors >= 0).any(dim=1).all()):
         raise CircuitlapseError(
             f"{metric} needs distractors to compare with",
-            got="pairs without any",
+            got="pairs without any" if not pairs.distractors.numel() else "a prompt without any",
             fix="Give distractors, or use metric='log_prob'",
         )
 
@@ -105,14 +134,20 @@ def compute_metric(
     if callable(metric):
         return _called(metric, logits[:, 0], pairs)
     if metric == "logit_diff":
-        return logit_difference(logits[:, 0], pairs.answers, pairs.distractors)
+        return logit_difference(logits[:, 0], pairs.right(), pairs.distractors)
     if metric == "logit_diff_hardest":
-        right = logits[:, 0].gather(1, pairs.answers[:, None])[:, 0]
-        return right - logits[:, 0].gather(1, pairs.distractors).amax(dim=1)
+        return best(pairs.right(), logits[:, 0]) - best(pairs.distractors, logits[:, 0])
+    if metric == "prob_diff":
+        probs = logits[:, 0].softmax(dim=-1)
+        right, wrong = (_logits_of(t, probs) for t in (pairs.right(), pairs.distractors))
+        return right.sum(dim=1) - wrong.sum(dim=1)
     if metric == "accuracy":
         return is_right(logits, pairs).to(logits.dtype)
     tokens, real = pairs.answer_tokens()
     logs = logits.log_softmax(dim=-1)
+    if pairs.also.shape[1] and metric != "neg_kl":
+        total = _logits_of(pairs.right(), logs[:, 0], -torch.inf).logsumexp(dim=1)
+        return total.exp() if metric == "prob" else total
     if metric == "neg_kl":
         if reference is None:
             raise CircuitlapseError("neg_kl needs the clean model's logits to compare with")
@@ -124,10 +159,25 @@ def compute_metric(
     return total.exp() if metric == "prob" else total
 
 
+def best(
+    tokens: Int[Tensor, "prompts candidates"], logits: Float[Tensor, "prompts vocab"]
+) -> Float[Tensor, " prompts"]:
+    """Return the largest logit among candidates, some of which may be missing (−1)."""
+    return _logits_of(tokens, logits, -torch.inf).amax(dim=1)
+
+
 def is_right(
     logits: Float[Tensor, "prompts reads vocab"], pairs: PromptPairs
 ) -> Bool[Tensor, " prompts"]:
-    """Whether every token of the answer has the largest logit of all; a tie counts as wrong."""
+    """Whether every token of the answer has the largest logit of all; a tie counts as wrong.
+
+    Where several answers are right, whether any of them has it.
+    """
+    if pairs.also.shape[1]:
+        answer = best(pairs.right(), logits[:, 0])
+        right = pairs.right()
+        others = logits[:, 0].scatter(1, right.where(right >= 0, right[:, :1]), -torch.inf)
+        return answer > others.amax(dim=1)
     tokens, real = pairs.answer_tokens()
     answer = logits.gather(2, tokens[:, :, None])
     return (((logits >= answer).sum(dim=2) == 1) | ~real).all(dim=1)

@@ -25,10 +25,14 @@ class PromptPairs:
         corrupt: The same prompts with one causal variable changed, ``[prompts, pos]``.
         lengths: Tokens in each prompt, ``[prompts]``; its last token is at ``lengths - 1``.
         answers: The right next token after the clean prompt, ``[prompts]``.
-        distractors: The wrong candidates, ``[prompts, distractors]``.
+        distractors: The wrong candidates, ``[prompts, distractors]``, −1 where there are fewer.
         positions: Token index of each named position in the clean prompt, ``[prompts]`` each.
         continuations: The answers' further tokens, ``[prompts, more]``, −1 behind their ends; no
             columns where every answer is one token.
+        also: Other right next tokens, ``[prompts, also]``, −1 where there are fewer; no columns
+            where every prompt has one right answer.
+        distractor_continuations: The distractors' further tokens, ``[prompts, distractors, more]``,
+            −1 behind their ends; no columns where every distractor is one token.
     """
 
     clean: Int[Tensor, "prompts pos"]
@@ -40,11 +44,21 @@ class PromptPairs:
     continuations: Int[Tensor, "_ more"] = field(
         default_factory=lambda: torch.empty(0, 0, dtype=torch.long)
     )
+    also: Int[Tensor, "_ also"] = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.long))
+    distractor_continuations: Int[Tensor, "_ distractors further"] = field(
+        default_factory=lambda: torch.empty(0, 0, 0, dtype=torch.long)
+    )
 
     def __post_init__(self) -> None:
-        """Give one-token answers their empty continuations."""
-        if self.continuations.shape[1] == 0:
-            object.__setattr__(self, "continuations", self.answers.new_empty(len(self.clean), 0))
+        """Give single answers of one token their empty further tokens and answers."""
+        empty = {
+            "continuations": (len(self.clean), 0),
+            "also": (len(self.clean), 0),
+            "distractor_continuations": (*self.distractors.shape, 0),
+        }
+        for name, shape in empty.items():
+            if getattr(self, name).shape[-1] == 0:
+                object.__setattr__(self, name, self.answers.new_empty(shape))
 
     @classmethod
     def from_tensors(
@@ -55,6 +69,8 @@ class PromptPairs:
         distractors: Tensor | None = None,
         attention_mask: Tensor | None = None,
         positions: Mapping[str, Tensor] | None = None,
+        also: Tensor | None = None,
+        distractor_continuations: Tensor | None = None,
     ) -> "PromptPairs":
         """Check tensors of token ids and bring them into right-padded form.
 
@@ -63,11 +79,14 @@ class PromptPairs:
             corrupt: Token ids of the same shape.
             answers: ``[prompts]``, or ``[prompts, tokens]`` for answers of several tokens, the
                 shorter ones filled up with −1.
-            distractors: ``[prompts, distractors]``, or ``[prompts]`` for one each; None where the
-                metric needs none.
+            distractors: ``[prompts, distractors]``, or ``[prompts]`` for one each, filled up with
+                −1; None where the metric needs none.
             attention_mask: ``[prompts, pos]``, 1 at real tokens; either side may be padded.
                 Without it every position is a real token.
             positions: Named token indices into ``clean`` as given, ``[prompts]`` each.
+            also: Other right answers of one token, ``[prompts, also]``, filled up with −1.
+            distractor_continuations: Further tokens of distractors that have several,
+                ``[prompts, distractors, more]``, filled up with −1.
 
         Raises:
             CircuitlapseError: If shapes disagree, ids are not integers, the mask is not one run of
@@ -109,11 +128,19 @@ class PromptPairs:
                 got=f"{len(answers)} answers and {len(distractors)} distractors for {n} prompts",
             )
         answers, more = _one_run(answers), answers[:, 1:]
+        further = distractor_continuations
+        if also is None:
+            also = answers.new_empty(n, 0)
+        if further is None:
+            further = answers.new_empty(*distractors.shape, 0)
         # Longer answers may well begin as their distractors do.
-        clash = (distractors == answers[:, None]).any(dim=1)
+        clash = (distractors == answers[:, None]) | (distractors[:, :, None] == also[:, None]).any(
+            dim=2
+        )
+        clash &= (distractors >= 0) & ((further >= 0).sum(dim=2) == 0)
         if more.shape[1]:
-            clash &= more[:, 0] < 0
-        clash = clash.nonzero().flatten()
+            clash &= (more[:, 0] < 0)[:, None]
+        clash = clash.any(dim=1).nonzero().flatten()
         if len(clash):
             raise CircuitlapseError(
                 "an answer is among its own distractors",
@@ -146,7 +173,9 @@ class PromptPairs:
         both = [
             _appended(tokens.gather(1, take), lengths, answers, more) for tokens in (clean, corrupt)
         ]
-        return cls(both[0], both[1], lengths, answers, distractors, named, more)
+        return cls(
+            both[0], both[1], lengths, answers, distractors, named, more, also, further
+        )  # fmt: skip
 
     def __len__(self) -> int:
         """Return the number of pairs."""
@@ -176,11 +205,34 @@ class PromptPairs:
         tokens = torch.cat([self.answers[:, None], self.continuations], dim=1)
         return tokens.clamp(min=0), tokens >= 0
 
+    @property
+    def is_sequence(self) -> bool:
+        """Whether an answer or a distractor has several tokens."""
+        return self.continuations.shape[1] > 0 or self.distractor_continuations.shape[2] > 0
+
+    def right(self) -> Int[Tensor, "prompts right"]:
+        """First tokens of all right answers, −1 where there are fewer."""
+        return torch.cat([self.answers[:, None], self.also], dim=1)
+
+    def answered_by(self, distractor: int) -> "PromptPairs":
+        """Put one distractor in the answer's place; where there is none, what is there stays."""
+        first, more = self.distractors[:, distractor], self.distractor_continuations[:, distractor]
+        first = torch.where(first < 0, self.answers, first)
+        both = [
+            _appended(tokens, self.lengths, first, more) for tokens in (self.clean, self.corrupt)
+        ]
+        return replace(
+            self, clean=both[0], corrupt=both[1], answers=first, continuations=more,
+            also=self.also[:, :0],
+        )  # fmt: skip
+
     def _each(self, change: Callable[[Tensor], Tensor]) -> "PromptPairs":
         return PromptPairs(
             *map(change, (self.clean, self.corrupt, self.lengths, self.answers, self.distractors)),
             positions={name: change(where) for name, where in self.positions.items()},
             continuations=change(self.continuations),
+            also=change(self.also),
+            distractor_continuations=change(self.distractor_continuations),
         )
 
     def first_difference(self) -> Int[Tensor, " prompts"]:

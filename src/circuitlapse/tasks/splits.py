@@ -1,7 +1,8 @@
 """Which name pairs and templates belong to which split.
 
 Names are held out as unordered pairs, not one by one: a model must have met every name, but must
-not have met a test prompt's names together. A prompt of three names holds three pairs.
+not have met a test prompt's names together. A prompt of three names holds three pairs. What has no
+names is held out by a hash of what matters in it (a year, a pair of tokens).
 
 ============================  ==========================================  =====================
 split                         name pairs in a prompt                      templates
@@ -14,6 +15,7 @@ split                         name pairs in a prompt                      templa
 ============================  ==========================================  =====================
 """
 
+import hashlib
 import random
 from collections.abc import Sequence
 from itertools import combinations
@@ -27,6 +29,8 @@ SPLITS: tuple[str, ...] = (
 
 # Shares of the unordered pairs held out; the rest is for training.
 _VALIDATION, _TEST = 0.10, 0.15
+# Of 30 names every fourth draw fits or so; far fewer names may hold no fitting pair at all.
+_TRIES = 10_000
 
 
 def _assign() -> dict[frozenset[str], str]:
@@ -56,8 +60,31 @@ def names_split(names: Sequence[str]) -> str:
     return next(split for split in ("test", "validation", "train") if split in found)
 
 
+def hash_split(text: str) -> str:
+    """Return the split of anything, by its hash: "train", "validation" or "test"."""
+    place = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
+    if place < _TEST:
+        return "test"
+    return "validation" if place < _TEST + _VALIDATION else "train"
+
+
+def held_out(split: str) -> tuple[str, str]:
+    """Say which names and which templates a split has.
+
+    Returns:
+        ``train``, ``validation`` or ``test`` for names, and for templates ``train``,
+        ``validation_templates`` or ``test_templates``.
+    """
+    own = split.endswith("_templates")
+    return split.removesuffix("_templates"), split if own else "train"
+
+
 def draw_names(
-    rng: random.Random, count: int, split: str, unlike: Sequence[str] = ()
+    rng: random.Random,
+    count: int,
+    split: str,
+    unlike: Sequence[str] = (),
+    among: Sequence[str] = NAMES,
 ) -> tuple[str, ...]:
     """Draw different names whose pairs belong to a split.
 
@@ -66,10 +93,19 @@ def draw_names(
         count: How many names, at least two.
         split: Any of ``SPLITS``.
         unlike: Names that must not be drawn.
+        among: The names to draw from.
+
+    Raises:
+        CircuitlapseError: If no such names are found among so few.
     """
-    wanted = split.removesuffix("_templates")
-    pool = [name for name in NAMES if name not in unlike]
-    while True:
+    wanted, _ = held_out(split)
+    pool = [name for name in among if name not in unlike]
+    for _ in range(_TRIES if len(pool) >= count else 0):
         names = tuple(rng.sample(pool, count))
         if names_split(names) == wanted:
             return names
+    raise CircuitlapseError(
+        f"there are too few names for the split {split!r}",
+        got=f"{len(pool)} to draw {count} from: {', '.join(pool) or 'none'}",
+        fix="A model with more names as single tokens is needed",
+    )

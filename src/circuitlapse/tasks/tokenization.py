@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.tasks.items import Item
 from circuitlapse.tasks.pairs import PromptPairs
+from circuitlapse.tasks.pools import unknown_token
 
 
 def tokenize(
@@ -25,11 +26,13 @@ def tokenize(
         corruption: A key of every item's ``corrupt``, such as ``s1_to_io`` or ``list_order``.
 
     Returns:
-        Pairs whose ``positions`` hold the items' named words and ``END``, the last token.
+        Pairs whose ``positions`` hold the items' named words and ``END``, the last token. Answers
+        and distractors may have several tokens.
 
     Raises:
         CircuitlapseError: Naming the item, if a prompt and its corruption differ in token length,
-            a name or answer is not exactly one token, or a word is not in the vocabulary.
+            a named word is not exactly one token, an answer cannot be told from its prompt or from
+            another candidate, or a word is not in the vocabulary.
     """
     if not items:
         raise CircuitlapseError("there are no items to tokenise", fix="Pass at least one item")
@@ -51,9 +54,12 @@ def tokenize(
     encoded = tokenizer(prompts, return_offsets_mapping=True)
     clean: list[list[int]] = encoded["input_ids"]
     corrupt: list[list[int]] = tokenizer([item.corrupt[corruption] for item in items])["input_ids"]
-    with_answers = [item.prompt + word for item in items for word in _candidates(item)]
-    extended = iter(tokenizer(with_answers)["input_ids"])
-    rows, where = [], {label: [] for label in labels}
+    words = [(item.answer, *item.also, *item.distractors) for item in items]
+    extended = iter(
+        tokenizer([item.prompt + word for item, group in zip(items, words, strict=True)
+                   for word in group])["input_ids"]
+    )  # fmt: skip
+    right, wrong, where = [], [], {label: [] for label in labels}
     for i, item in enumerate(items):
         _check_known(item, tokenizer, clean[i] + corrupt[i])
         if len(clean[i]) != len(corrupt[i]):
@@ -62,9 +68,10 @@ def tokenize(
                 got=f"{len(clean[i])} and {len(corrupt[i])} for {item.prompt!r}",
                 fix="Use words of one token each",
             )
-        rows.append(
-            [_one_token(item, word, clean[i], next(extended)) for word in _candidates(item)]
-        )
+        follow = [_tokens_after(item, word, clean[i], next(extended)) for word in words[i]]
+        _check_apart(item, words[i], follow)
+        right.append(follow[: 1 + len(item.also)])
+        wrong.append(follow[1 + len(item.also) :])
         if list(item.spans) != labels:
             raise CircuitlapseError(
                 "items of one call must name the same positions",
@@ -73,22 +80,20 @@ def tokenize(
             )
         for label, span in item.spans.items():
             where[label].append(_token_at(item, label, span, encoded["offset_mapping"][i]))
-    lengths = torch.tensor([len(ids) for ids in clean])
-    width = int(lengths.max())
-    table = torch.tensor(rows)
+    width = max(map(len, clean))
+    mask = torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids in clean])
     positions = {label: torch.tensor(index) for label, index in where.items()}
-    return PromptPairs(
-        clean=_padded(clean, width),
-        corrupt=_padded(corrupt, width),
-        lengths=lengths,
-        answers=table[:, 0],
-        distractors=table[:, 1:],
-        positions={**positions, "END": lengths - 1},
+    answers = _filled([group[0] for group in right])
+    return PromptPairs.from_tensors(
+        _padded(clean, width),
+        _padded(corrupt, width),
+        answers,
+        _filled([[ids[0] for ids in group] for group in wrong]),
+        mask,
+        {**positions, "END": mask.sum(dim=1) - 1},
+        also=_filled([[ids[0] for ids in group[1:]] for group in right]),
+        distractor_continuations=_filled_twice([[ids[1:] for ids in group] for group in wrong]),
     )
-
-
-def _candidates(item: Item) -> tuple[str, ...]:
-    return (item.answer, *item.distractors)
 
 
 def _padded(rows: list[list[int]], width: int) -> Tensor:
@@ -96,11 +101,21 @@ def _padded(rows: list[list[int]], width: int) -> Tensor:
     return torch.tensor([ids + [0] * (width - len(ids)) for ids in rows])
 
 
+def _filled(rows: list[list[int]]) -> Tensor:
+    width = max(map(len, rows))
+    full = [ids + [-1] * (width - len(ids)) for ids in rows]
+    return torch.tensor(full, dtype=torch.long).view(len(rows), width)
+
+
+def _filled_twice(rows: list[list[list[int]]]) -> Tensor:
+    most = max(map(len, rows))
+    flat = _filled([ids for row in rows for ids in [*row, *[[]] * (most - len(row))]] or [[]])
+    return flat.reshape(len(rows), most, -1) if most else flat.new_empty(len(rows), 0, 0)
+
+
 def _check_known(item: Item, tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> None:
-    if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids:
-        if tokenizer.unk_token_id == tokenizer.eos_token_id:
-            # GPT-2's tokenizer names its end-of-text token as unknown, but can spell every word.
-            return
+    unknown = unknown_token(tokenizer)
+    if unknown is not None and unknown in ids:
         raise CircuitlapseError(
             "a prompt has a word that the tokenizer does not know",
             got=item.prompt,
@@ -108,16 +123,36 @@ def _check_known(item: Item, tokenizer: PreTrainedTokenizerBase, ids: list[int])
         )
 
 
-def _one_token(item: Item, word: str, prompt: list[int], extended: list[int]) -> int:
-    # Comparing with the prompt's own tokens finds the token that would follow this very prompt,
+def _tokens_after(item: Item, word: str, prompt: list[int], extended: list[int]) -> list[int]:
+    # Comparing with the prompt's own tokens finds the tokens that would follow this very prompt,
     # also for tokenizers that spell a word differently when it stands alone.
-    if len(extended) != len(prompt) + 1 or extended[:-1] != prompt:
+    if len(extended) <= len(prompt) or extended[: len(prompt)] != prompt:
         raise CircuitlapseError(
-            f"{word!r} is not one token after its prompt",
+            f"the tokens of {word!r} cannot be told from those of its prompt",
             got=item.prompt,
-            fix="Use names that the tokenizer has as single tokens",
+            fix="Begin the answer with a space, or end the prompt at a word's end",
         )
-    return extended[-1]
+    return extended[len(prompt) :]
+
+
+def _check_apart(item: Item, words: tuple[str, ...], tokens: list[list[int]]) -> None:
+    """Refuse candidates that are the same tokens, and several right ones of several tokens."""
+    seen: dict[tuple[int, ...], str] = {}
+    for word, ids in zip(words, tokens, strict=True):
+        if tuple(ids) in seen:
+            raise CircuitlapseError(
+                f"{seen[tuple(ids)]!r} and {word!r} are the same tokens",
+                got=item.prompt,
+                fix="Give candidates that the tokenizer tells apart",
+            )
+        seen[tuple(ids)] = word
+    if item.also and any(len(ids) > 1 for ids in tokens):
+        long = next(word for word, ids in zip(words, tokens, strict=True) if len(ids) > 1)
+        raise CircuitlapseError(
+            f"{long!r} is not one token, as each of several right answers must be",
+            got=item.prompt,
+            fix="Use another task, or a tokenizer that has each answer as one token",
+        )
 
 
 def _token_at(item: Item, label: str, span: tuple[int, int], offsets: list[tuple[int, int]]) -> int:

@@ -11,34 +11,22 @@ import re
 from itertools import permutations
 
 from circuitlapse.tasks.items import Item
-from circuitlapse.tasks.splits import draw_names
+from circuitlapse.tasks.pools import Pools
+from circuitlapse.tasks.splits import draw_names, held_out
+from circuitlapse.tasks.task import Case, GeneratedTask
 from circuitlapse.tasks.templates import CONTINUATIONS, OPENINGS, render
-from circuitlapse.tasks.words import OBJECTS, PLACES
+from circuitlapse.tasks.validation import recipient
 
 
-def ioi_cases(n_names: int) -> list[tuple[int, ...]]:
-    """List every arrangement of a prompt: where in the list IO and the subjects stand.
-
-    Each arrangement holds the list positions of IO and of the subjects in acting order, so that
-    going through all of them balances the answer's position and the order of the subjects.
-    """
-    return list(permutations(range(n_names)))
-
-
-def draw_ioi(rng: random.Random, split: str, case: tuple[int, ...]) -> Item:
-    """Draw one item.
-
-    Args:
-        rng: Source of randomness.
-        split: Any of ``SPLITS``.
-        case: An arrangement from ``ioi_cases``; its length says how many names there are.
-    """
-    templates = split if split.endswith("_templates") else "train"
+def _draw(rng: random.Random, split: str, case: Case, pools: Pools) -> Item:
+    """Draw one item; a case says where in the list IO and the subjects, as they act, stand."""
+    _, templates = held_out(split)
     opening = rng.choice(OPENINGS[templates])
     continuation = rng.choice(CONTINUATIONS[templates])
-    place, obj = rng.choice(PLACES), rng.choice(OBJECTS)
-    names = draw_names(rng, len(case), split)
-    others = dict(zip(names, draw_names(rng, len(case), split, unlike=names), strict=True))
+    place, obj = rng.choice(pools["place"]), rng.choice(pools["object"])
+    names = draw_names(rng, len(case), split, among=pools["name"])
+    new = draw_names(rng, len(case), split, unlike=names, among=pools["name"])
+    others = dict(zip(names, new, strict=True))
     orders = [order for order in permutations(names) if order != names]
     io, *rest = (names[i] for i in case)
     subjects = tuple(rest)
@@ -87,3 +75,29 @@ def _spans(prompt: str, io: str, subjects: tuple[str, ...]) -> dict[str, tuple[i
 
 def _mentions(prompt: str, name: str) -> list[tuple[int, int]]:
     return [match.span() for match in re.finditer(rf"\b{name}\b", prompt)]
+
+
+TASKS = (
+    GeneratedTask(
+        name="ioi2",
+        question="Two people are listed and one of them acts: who is the recipient?",
+        families={"subject": ("s_to_io",), "names": ("names",)},
+        controls=("list_order",),
+        positions=("IO", "S", "S_again", "END"),
+        cases=tuple(permutations(range(2))),
+        draw=_draw,
+        solve=recipient,
+        needs={"name": 4, "place": 1, "object": 1},
+    ),
+    GeneratedTask(
+        name="ioi3",
+        question="Three people are listed and two of them act: who is the recipient?",
+        families={"subject": ("s1_to_io", "s2_to_io"), "names": ("names",)},
+        controls=("subject_order", "list_order"),
+        positions=("IO", "S1", "S2", "S1_again", "S2_again", "END"),
+        cases=tuple(permutations(range(3))),
+        draw=_draw,
+        solve=recipient,
+        needs={"name": 6, "place": 1, "object": 1},
+    ),
+)

@@ -1,0 +1,156 @@
+"""Indirect object identification in other clause orders than ``ioi2`` and ``ioi3`` have.
+
+``_apart``: the people are named in clauses of their own instead of in one list. ``_before``: those
+who act are named before the list. ``ioi3_home``: two go out, the third stays at home and is the
+recipient. The embedded organism's pretraining text has none of these wordings.
+"""
+
+from collections import Counter
+from collections.abc import Collection
+
+from circuitlapse.tasks.story import Change, Part, Story, with_slot
+from circuitlapse.tasks.validation import Candidates, names_in, undetermined
+
+_APART2 = {
+    "train": (
+        "At the {place} {1} met {2}.",
+        "Then {1} came to the {place}, and {2} came later.",
+        "When {1} went to the {place} {2} was there.",
+        "Today {1} had lunch with {2} at the {place}.",
+    ),
+    "validation_templates": ("In the {place} {1} waited for {2}.",),
+    "test_templates": (
+        "On the way to the {place} {1} saw {2}.",
+        "Last night {1} was at the {place}, and so was {2}.",
+    ),
+}
+_APART3 = {
+    "train": (
+        "At the {place} {1} met {2} and {3}.",
+        "Then {1} and {2} came to the {place}, and {3} came later.",
+        "When {1} went to the {place} {2} was there, and so was {3}.",
+        "Today {1} had lunch with {2} at the {place}, and {3} joined in.",
+    ),
+    "validation_templates": ("In the {place} {1} waited for {2}, and later for {3}.",),
+    "test_templates": (
+        "On the way to the {place} {1} saw {2}, who was with {3}.",
+        "Last night {1} was at the {place}, and so were {2} and {3}.",
+    ),
+}
+_HOME = {
+    "train": (
+        "After {list} went to the {place}, {IO} stayed at home.",
+        "While {IO} stayed at home, {list} went to the {place}.",
+        "Today {list} were at the {place}, but {IO} stayed at home.",
+        "Because {IO} was tired, {list} went to the {place} alone.",
+    ),
+    "validation_templates": ("Since {IO} was ill, {list} walked to the {place} alone.",),
+    "test_templates": (
+        "When {list} left for the {place}, {IO} did not come with them.",
+        "Although {IO} stayed in bed, {list} went to the {place}.",
+    ),
+}
+_GIVE = {
+    "train": (
+        "{ACT} gave a {object} to",
+        "Then {ACT} gave the {object} to",
+        "Later {ACT} bought a {object} for",
+        "In the end {ACT} handed a {object} to",
+        "After some time {ACT} sent a {object} to",
+    ),
+    "validation_templates": ("Soon {ACT} brought a {object} to",),
+    "test_templates": ("With a smile {ACT} passed the {object} to", "{ACT} found a {object} for"),
+}
+_BEFORE = {
+    "train": (
+        "With a {object} of {ACT} there was a surprise when {list} met at the {place}. It was for",
+        "A present from {ACT} was there when {list} came to the {place}, and the {object} was for",
+        "Once {ACT} had wrapped the {object}, {list} met at the {place}. The present was for",
+        "The {object} that {ACT} had bought was there when {list} came to the {place}. It was for",
+    ),
+    "validation_templates": (
+        "Long after {ACT} had found the {object}, {list} met at the {place}. The {object} went to",
+    ),
+    "test_templates": (
+        "Before noon {ACT} made a {object}. Then {list} met at the {place}. The {object} was for",
+        "As {ACT} had a {object} to give when {list} were at the {place}, the {object} went to",
+    ),
+}
+
+
+def named_once(prompt: str, names: Collection[str]) -> Candidates:
+    """Find the one name that is named once, all others being named twice."""
+    count = Counter(names_in(prompt, names))
+    once = [name for name, times in count.items() if times == 1]
+    if len(once) != 1 or len(count) < 2 or max(count.values()) > 2:
+        raise undetermined(prompt, "Name all people twice but the recipient")
+    return Candidates.of_words(once[0], count)
+
+
+def _two(name: str, question: str, parts: tuple[Part, ...]) -> Story:
+    return Story(
+        name=name,
+        question=question,
+        parts=tuple(with_slot(part, "ACT", "{S}") for part in parts),
+        roles=("IO", "S"),
+        listed=("IO", "S"),
+        answer="IO",
+        solve=named_once,
+        families={"subject": {"s_to_io": Change({"S": "IO"}, "S")}},
+        positions=("IO", "S", "S_again"),
+    )
+
+
+def _three(
+    name: str,
+    question: str,
+    parts: tuple[Part, ...],
+    listed: tuple[str, ...] = ("IO", "S1", "S2"),
+) -> Story:
+    return Story(
+        name=name,
+        question=question,
+        parts=tuple(with_slot(part, "ACT", "{S1} and {S2}") for part in parts),
+        roles=("IO", "S1", "S2"),
+        listed=listed,
+        answer="IO",
+        solve=named_once,
+        families={
+            "subject": {
+                "s1_to_io": Change({"S1": "IO"}, "S1"),
+                "s2_to_io": Change({"S2": "IO"}, "S2"),
+            }
+        },
+        controls={"subject_order": {"S1": "S2", "S2": "S1"}},
+        positions=("IO", "S1", "S2", "S1_again", "S2_again"),
+    )
+
+
+TASKS = (
+    _two(
+        "ioi2_apart",
+        "Two people are named in separate clauses and one of them acts: who is the recipient?",
+        (_APART2, _GIVE),
+    ).task(),
+    _three(
+        "ioi3_apart",
+        "Three people are named in separate clauses and two of them act: who is the recipient?",
+        (_APART3, _GIVE),
+    ).task(),
+    _two(
+        "ioi2_before",
+        "One acts, then two people are listed: who is the recipient?",
+        (_BEFORE,),
+    ).task(),
+    _three(
+        "ioi3_before",
+        "Two act, then three people are listed: who is the recipient?",
+        (_BEFORE,),
+    ).task(),
+    _three(
+        "ioi3_home",
+        "Two people go out, one stays at home and the two act: who is the recipient?",
+        (_HOME, _GIVE),
+        ("S1", "S2"),
+    ).task(),
+)
