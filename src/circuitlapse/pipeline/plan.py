@@ -13,9 +13,8 @@ from circuitlapse.config import Experiment, file_label
 from circuitlapse.records import SCHEMAS, content_hash, key_of
 
 Kind = Literal[
-    "prompts", "separation", "checkpoint", "base", "finetune", "placebo", "measure", "read", "graft",
-    "table",
-    "verdict", "provenance",
+    "prompts", "separation", "checkpoint", "base", "finetune", "placebo", "measure", "read",
+    "graft", "table", "verdict", "provenance",
 ]  # fmt: skip
 
 # Raised by one when a job of that kind would give other results from the same inputs.
