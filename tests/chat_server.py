@@ -108,9 +108,9 @@ def serving() -> Iterator[ChatServer]:
 
         def reply(self, body: dict) -> None:
             asked = body["messages"][-1]["content"]
-            n = int(re.search(r"Write (\d+) items", asked)[1])
-            place = _WORDS.index(re.search(r"is the (\w+) name", asked)[1])
-            items = chat.items(n, place)
+            (n,) = re.findall(r"Write (\d+) items", asked)
+            (place,) = re.findall(r"completion is the (\w+) name", asked)
+            items = chat.items(int(n), _WORDS.index(place))
             content = chat.dress(items)
             message = {"role": "assistant", "content": content}
             answer = {"id": "1", "object": "chat.completion", "choices": [{"message": message}]}

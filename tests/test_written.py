@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from circuitlapse.tasks import TASKS
-from circuitlapse.tasks.written import ItemError, judge, to_item
+from circuitlapse.tasks.written import ItemError, WrittenTask, judge, to_item
 
 # A stratified sample of a file that a language model wrote. A person read each item alone, knowing
 # the question "three people are listed, two act: who is the recipient?", and labelled it before
@@ -17,7 +17,7 @@ from circuitlapse.tasks.written import ItemError, judge, to_item
 _LABELLED = Path(__file__).parent / "data" / "written_ioi3_labels.jsonl"
 
 
-def _verdict(prompt: str, completion: str, task="ioi3") -> str:
+def _verdict(prompt: str, completion: str, task: WrittenTask = "ioi3") -> str:
     try:
         judge(prompt, completion, task)
     except ItemError as error:
