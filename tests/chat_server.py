@@ -27,6 +27,7 @@ class ChatServer:
         requests: How many requests came in.
         forms: The form of reply that each request asked for.
         keys: Every key that came with a request.
+        busy: Requests that are being answered.
     """
 
     def __init__(self) -> None:
@@ -36,7 +37,7 @@ class ChatServer:
         )
         self.delay = 0.0
         self.sent: list[str] = []
-        self.asked = self.requests = 0
+        self.asked = self.requests = self.busy = 0
         self.forms: list[str | None] = []
         self.keys: set[str] = set()
         self.lock = threading.Lock()
@@ -69,10 +70,20 @@ def serving() -> Iterator[ChatServer]:
             with chat.lock:
                 number = chat.requests
                 chat.requests += 1
+                chat.busy += 1
                 chat.forms.append(body.get("response_format", {}).get("type"))
                 chat.keys.add(self.headers["Authorization"].removeprefix("Bearer "))
+            try:
+                self.answer(body, chat.fault(number))
+            except ConnectionError:
+                pass  # a client that was killed, or waited no longer
+            finally:
+                with chat.lock:
+                    chat.busy -= 1
+
+        def answer(self, body: dict, fault: str) -> None:
             time.sleep(chat.delay)
-            match chat.fault(number):
+            match fault:
                 case "":
                     self.reply(body)
                 case "busy":
@@ -92,13 +103,13 @@ def serving() -> Iterator[ChatServer]:
                 case "key":
                     error = f"wrong key {self.headers['Authorization']}"
                     self.send(401, json.dumps({"error": {"message": error}}).encode())
-                case fault:
+                case _:
                     self.send(int(fault), b'{"error": {"message": "sorry"}}')
 
         def reply(self, body: dict) -> None:
             asked = body["messages"][-1]["content"]
             (n,) = re.findall(r"Write (\d+) items", asked)
-            (place,) = re.findall(r"is the (\w+) name", asked)
+            (place,) = re.findall(r"completion is the (\w+) name", asked)
             items = chat.items(int(n), _WORDS.index(place))
             content = chat.dress(items)
             message = {"role": "assistant", "content": content}
@@ -129,8 +140,9 @@ def serving() -> Iterator[ChatServer]:
 
 
 def three_in_ten(seed: int = 0) -> Callable[[int], str]:
-    """Fail 30 % of the requests, in every way there is, the same ones for the same seed."""
+    """Fail 3 of every 10 requests, in every way there is, the same ones for the same seed."""
     rng = random.Random(seed)
-    ways = ["busy", "500", "503", "cut", "no json", "busy", "500", "cut", "hang", "no json"]
-    fails = {number: ways[i % len(ways)] for i, number in enumerate(rng.sample(range(100), 30))}
-    return lambda number: fails.get(number % 100, "")
+    ways = ("busy", "500", "cut", "no json", "503", "hang")
+    where = [10 * block + i for block in range(50) for i in rng.sample(range(10), 3)]
+    fails = {number: ways[i % len(ways)] for i, number in enumerate(sorted(where))}
+    return lambda number: fails.get(number, "")

@@ -59,7 +59,7 @@ def test_a_server_that_fails_three_times_in_ten_loses_and_doubles_nothing(chat, 
     assert seen[-1].good == 60
     assert [now.replies for now in seen] == list(range(len(replies) + 1))
     failures = sum(bool(chat.fault(number)) for number in range(chat.requests))
-    assert failures > 0.2 * chat.requests
+    assert failures >= 6  # every way of failing at least once
     assert chat.keys == {KEY}
     assert _nowhere(KEY, tmp_path)
     assert KEY not in caplog.text
@@ -84,6 +84,8 @@ def test_what_a_killed_process_has_is_not_asked_for_again(chat, tmp_path, monkey
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
+    while chat.busy:
+        time.sleep(0.01)
     assert not out.exists()
     kept = journal.read_bytes()
     had = sum(len(items_in(json.loads(line)["text"])) for line in kept.splitlines()[1:])

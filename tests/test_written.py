@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from circuitlapse.tasks import TASKS
-from circuitlapse.tasks.written import ItemError, judge, to_item
-from circuitlapse.tasks.written.judge import WrittenTask
+from circuitlapse.tasks.written import ItemError, WrittenTask, judge, to_item
 
 # A stratified sample of a file that a language model wrote. A person read each item alone, knowing
 # the question "three people are listed, two act: who is the recipient?", and labelled it before
