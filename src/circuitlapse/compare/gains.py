@@ -19,23 +19,19 @@ The *elicited share* is (v(gained M0) - v(M0)) / G, on prompts that the gains we
 
 import copy
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from circuitlapse.compare.components import component_pieces
 from circuitlapse.compare.replaced import check_alike
-from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import Graph, Model, load_model
+from circuitlapse.models.components import component_pieces
 from circuitlapse.models.context import Context
 from circuitlapse.models.decoder import Decoder
 from circuitlapse.models.prefix import BATCH_TOKENS, alike, checked
 from circuitlapse.shapes import Float
 from circuitlapse.tasks.pairs import PromptPairs
-
-Sign = Literal["free", "non_negative"]
-SIGNS: tuple[Sign, ...] = get_args(Sign)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +60,8 @@ def fit_gains(
     base: Model,
     tuned: Model,
     pairs: PromptPairs,
-    sign: Sign = "free",
+    *,
+    non_negative: bool = False,
     batch_size: int | None = None,
 ) -> Gains:
     """Fit one gain per head and MLP of the base to the tuned model's component outputs.
@@ -73,17 +70,12 @@ def fit_gains(
         base: M0.
         tuned: M1, of the same architecture and vocabulary.
         pairs: Validation prompts, of which the clean ones are run.
-        sign: Whether a gain may be negative (``free``) or not.
+        non_negative: Whether to keep gains from turning a component round.
         batch_size: Prompts per batch.
 
     Raises:
-        CircuitlapseError: If the sign is unknown, the models differ in architecture, or cannot run
-            the prompts.
+        CircuitlapseError: If the models differ in architecture, or cannot run the prompts.
     """
-    if sign not in SIGNS:
-        raise CircuitlapseError(
-            "there is no such sign of gains", got=sign, fix=f"Use one of {', '.join(SIGNS)}"
-        )
     check_alike(base, tuned)
     pairs = checked(base.decoder, pairs)
     starts = torch.zeros_like(pairs.lengths)
@@ -95,7 +87,7 @@ def fit_gains(
     for layer in range(base.graph.n_layers):
         for part in ("heads", "mlp"):
             products = torch.stack([getattr(batch, part)(layer) for batch in batches]).sum(dim=0)
-            gain, fit = _least_squares(products, sign)
+            gain, fit = _least_squares(products, non_negative)
             for batch in batches:
                 batch.turn(layer, part, gain)
             gains.append(gain)
@@ -120,12 +112,12 @@ def gained(base: Model, gains: Gains) -> Model:
 
 
 def _least_squares(
-    products: Float[Tensor, "3 components"], sign: Sign
+    products: Float[Tensor, "3 components"], non_negative: bool
 ) -> tuple[Float[Tensor, " components"], Float[Tensor, " components"]]:
     """Gains and how much of the output they reproduce, from <a, b>, <b, b> and <a, a>."""
     both, ours, theirs = products
     gain = torch.where(ours > 0, both / ours, 1.0)
-    if sign == "non_negative":
+    if non_negative:
         gain = gain.clamp(min=0.0)
     left = theirs - 2 * gain * both + gain.square() * ours
     return gain, 1 - left / theirs

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from circuitlapse.compare.components import Piece
 from circuitlapse.compare.groups import GROUPS, ParameterGroups
 from circuitlapse.compare.replaced import check_alike
 from circuitlapse.compare.shares import SUBSETS
 from circuitlapse.models import Model, behaviour, load_model
+from circuitlapse.models.components import Piece
 from circuitlapse.shapes import Float
 from circuitlapse.tasks.pairs import PromptPairs
 

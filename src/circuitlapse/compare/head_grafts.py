@@ -14,12 +14,12 @@ from typing import Literal
 
 import numpy as np
 
-from circuitlapse.compare.components import Piece, component_pieces
 from circuitlapse.compare.grafts import Grafts
 from circuitlapse.compare.matched import RANDOM_GROUPS, Beside, beside, matched_heads
 from circuitlapse.compare.ratios import divide, logit_rounding
 from circuitlapse.compare.replaced import head_mask
 from circuitlapse.models import Model, behaviour
+from circuitlapse.models.components import Piece, component_pieces
 from circuitlapse.records.documents import Estimate
 from circuitlapse.shapes import Float
 from circuitlapse.tasks.pairs import PromptPairs
