@@ -37,7 +37,7 @@ def test_p_value_counts_the_group_itself():
     assert row is not None
     assert (row.n, row.mean, row.low, row.high) == (4, 2.5, 1.0, 4.0)
     assert row.p_value == 3 / 5
-    largest = beside(9.0, list(range(19)))
+    largest = beside(19.0, [float(each) for each in range(19)])
     assert largest is not None
     assert largest.p_value == pytest.approx(0.05)
 

@@ -41,6 +41,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from circuitlapse.compare.thresholds import USED_FRACTION
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.records.intervals import Intervals, mean_interval, mean_intervals
 from circuitlapse.records.nodes import head_of
@@ -50,11 +51,6 @@ Fate = Literal["unused", "kept", "strengthened", "weakened", "repurposed", "recr
 Course = Literal["idle", "gained", "steady", "lost", "flipped", "grew", "shrank"]
 FATES: tuple[Fate, ...] = get_args(Fate)
 COURSES: tuple[Course, ...] = get_args(Course)
-
-# A corruption that swaps the answer turns the metric's sign, so that a fiftieth of clean - corrupt
-# is a twenty-fifth of the metric itself. On a trial organism the heads above it carried .92 to .94
-# of all heads' absolute effect on the old task, those above a twentieth .84.
-USED_FRACTION = 0.02
 
 _CONDITIONS = ("base_old", "base_new", "tuned_old", "tuned_new", "placebo_old")
 _UP, _DOWN = {"gained", "grew"}, {"lost", "shrank"}
