@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from circuitlapse.compare.matched import beside, matched_heads
-from circuitlapse.compare.permutations import head_of
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import Graph
+from circuitlapse.records.nodes import head_of
 
 HEADS = st.sets(st.tuples(st.integers(0, 2), st.integers(0, 3)))
 
@@ -27,7 +27,7 @@ def test_groups_have_as_many_heads_per_layer_and_are_all_different(places, n, se
     for group in drawn:
         assert set(group) != heads
         assert len(set(group)) == len(group)
-        assert Counter(head_of(head)[0] for head in group) == wanted
+        assert Counter(head_of(head).layer for head in group) == wanted
     assert drawn == matched_heads(graph, sorted(heads), n, seed)
 
 

@@ -20,7 +20,6 @@ from torch import Tensor
 
 from circuitlapse.attribution.tails import trace_parts
 from circuitlapse.compare.matched import RANDOM_GROUPS, Beside, beside, matched_heads
-from circuitlapse.compare.permutations import head_of
 from circuitlapse.compare.ratios import divide, logit_rounding
 from circuitlapse.compare.replaced import check_alike, head_mask, run_replaced
 from circuitlapse.errors import CircuitlapseError
@@ -29,6 +28,7 @@ from circuitlapse.models.behaviour import behaviours
 from circuitlapse.models.context import Context
 from circuitlapse.reading.attention import place
 from circuitlapse.records.documents import Estimate
+from circuitlapse.records.nodes import head_of
 from circuitlapse.shapes import Bool
 from circuitlapse.tasks.pairs import PromptPairs
 

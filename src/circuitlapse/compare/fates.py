@@ -26,7 +26,8 @@ On each task a head then has exactly one course:
 gained and grew count as *up*, lost and shrank as *down*. The fate is the first that fits, whichever
 of the two tasks is meant:
 
-    repurposed    flipped on a task; or up on one and down on the other
+    repurposed    flipped on a task; or up on one and down on the other; or used before and after,
+                  and its role changed (:mod:`circuitlapse.compare.roles`)
     recruited     the base uses it on neither task, and it gained one
     unused        the base uses it on neither task, and it gained none
     retired       every task that the base uses it for is lost
@@ -35,7 +36,7 @@ of the two tasks is meant:
     kept          none of these: the base uses it, and no change was shown
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -167,12 +168,13 @@ def used_threshold(
     return fraction * difference.value
 
 
-def head_fates(effects: HeadEffects, threshold: float) -> Fates:
+def head_fates(effects: HeadEffects, threshold: float, role_changed: Collection[str] = ()) -> Fates:
     """Decide every head's fate by the table above.
 
     Args:
         effects: Per-prompt effects of both models and the placebo.
         threshold: Smallest effect that counts, in logits; see :func:`used_threshold`.
+        role_changed: Heads whose role signature changed.
 
     Raises:
         CircuitlapseError: With fewer than two prompts, or a column that is not a head.
@@ -196,7 +198,7 @@ def head_fates(effects: HeadEffects, threshold: float) -> Fates:
         shown[name] = None if measured is None else mean_intervals(measured)
     rows = []
     for column, (name, place) in enumerate(zip(effects.heads, filter(None, places), strict=True)):
-        fate = fate_of(old[column], new[column])
+        fate = fate_of(old[column], new[column], name in role_changed)
         rows.append(HeadFate(name, place.layer, place.head, fate, **_columns(shown, column)))
     return Fates(
         rows,
@@ -206,7 +208,7 @@ def head_fates(effects: HeadEffects, threshold: float) -> Fates:
     )
 
 
-def fate_of(old: Course, new: Course) -> Fate:
+def fate_of(old: Course, new: Course, role_changed: bool = False) -> Fate:
     """Look up the fate for a head's course on the old and on the new task."""
     courses = {old, new}
     up, down = bool(courses & _UP), bool(courses & _DOWN)
@@ -216,6 +218,8 @@ def fate_of(old: Course, new: Course) -> Fate:
         return "recruited" if up else "unused"
     if courses - _NOT_IN_BASE == {"lost"}:
         return "retired"
+    if role_changed:
+        return "repurposed"
     if up:
         return "strengthened"
     return "weakened" if down else "kept"

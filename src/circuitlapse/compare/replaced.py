@@ -5,11 +5,11 @@ from collections.abc import Callable, Collection
 import torch
 from torch import Tensor
 
-from circuitlapse.compare.permutations import head_of
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import Graph, Model
 from circuitlapse.models.context import Context
 from circuitlapse.models.decoder import Decoder
+from circuitlapse.records.nodes import head_of
 from circuitlapse.shapes import Bool, Float
 
 Change = Callable[[int, Tensor], Tensor]
@@ -59,7 +59,7 @@ def head_mask(graph: Graph, heads: Collection[str]) -> Bool[Tensor, "layers head
                 got=name,
                 fix="Name heads like a0.h3: layer and head count from 0",
             )
-        mask[place] = True
+        mask[place.layer, place.head] = True
     return mask
 
 

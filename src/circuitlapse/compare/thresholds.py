@@ -41,3 +41,8 @@ LARGEST_P = 0.05
 # Seeds from which a bootstrap over seeds says something: with four, one resample in 64 is a single
 # seed repeated.
 POOLED_SEEDS = 5
+
+# --- Roles ---------------------------------------------------------------------------------------
+
+# A tenth of all attention, or of all names copied, in one feature alone.
+SMALLEST_ROLE_CHANGE = 0.1
