@@ -29,7 +29,8 @@ from circuitlapse.models import Graph, Model, load_model
 from circuitlapse.models.components import component_pieces
 from circuitlapse.models.context import Context
 from circuitlapse.models.decoder import Decoder
-from circuitlapse.models.prefix import BATCH_TOKENS, alike, checked
+from circuitlapse.models.memory import most_tokens
+from circuitlapse.models.prefix import alike, checked
 from circuitlapse.shapes import Float
 from circuitlapse.tasks.pairs import PromptPairs
 
@@ -79,9 +80,12 @@ def fit_gains(
     check_alike(base, tuned)
     pairs = checked(base.decoder, pairs)
     starts = torch.zeros_like(pairs.lengths)
+    # Every head's output in both models, in double precision too.
+    floats = 8 * base.decoder.d_model * (base.graph.n_heads + 1)
+    most = most_tokens(base.device, base.decoder.W_E.itemsize * floats)
     batches = [
         _Batch(base.decoder, tuned.decoder, pairs[rows].trimmed())
-        for rows in alike(pairs.reads().amax(dim=1) + 1, starts, BATCH_TOKENS, batch_size)
+        for rows in alike(pairs.reads().amax(dim=1) + 1, starts, most, batch_size)
     ]
     gains, fits = [], []
     for layer in range(base.graph.n_layers):

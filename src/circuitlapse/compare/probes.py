@@ -17,7 +17,8 @@ import torch
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import Model
 from circuitlapse.models.context import Context, at_reads
-from circuitlapse.models.prefix import BATCH_TOKENS, alike, checked
+from circuitlapse.models.memory import most_tokens
+from circuitlapse.models.prefix import alike, checked
 from circuitlapse.records.documents import Estimate
 from circuitlapse.records.intervals import proportion_interval
 from circuitlapse.shapes import Float, Int
@@ -152,7 +153,8 @@ def _streams(model: Model, pairs: PromptPairs) -> Float[np.ndarray, "layers prom
     decoder, pairs = model.decoder, checked(model.decoder, pairs)
     found = torch.empty(decoder.n_layers + 1, len(pairs), decoder.d_model)
     starts = torch.zeros_like(pairs.lengths)
-    for rows in alike(pairs.lengths, starts, BATCH_TOKENS):
+    most = most_tokens(model.device, 16 * decoder.W_E.itemsize * decoder.d_model)
+    for rows in alike(pairs.lengths, starts, most):
         batch = pairs[rows].trimmed()
         context, x = Context((batch.lengths - 1)[:, None]), decoder.embed(batch.clean)
         for layer in range(decoder.n_layers):
