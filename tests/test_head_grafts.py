@@ -60,7 +60,7 @@ def test_every_piece_of_a_head_has_its_slot_and_every_mlp_its_output(family):
     shares_keys = getattr(hf.config, "num_key_value_heads", 2) != hf.config.num_attention_heads
     for component, found in slots.items():
         if component == "shared":
-            assert found == {""}
+            assert found == ({"", "k", "v"} if shares_keys else {""})
         elif component.startswith("m"):
             assert found == {"", "o"}
         else:
@@ -71,3 +71,20 @@ def test_unknown_heads_are_refused():
     base = load_model(tiny("gpt2"))
     with pytest.raises(CircuitlapseError, match=r"no such head \(got 'a0\.h7'\)"):
         head_grafts(base, base, random_pairs(0), {"x": ("a0.h7",)}, seed=0)
+
+
+def test_shared_keys_and_values_go_with_a_group_that_holds_all_their_heads():
+    base, tuned = (load_model(tiny("llama", seed, hidden_size=16)) for seed in (0, 1))
+    pairs = random_pairs(0, n=20)
+    groups = {"whole": ("a0.h0", "a0.h1"), "part": ("a0.h1", "a0.h2")}
+    rows = head_grafts(base, tuned, pairs, groups, seed=0, n_random=0, repeats=20)
+    named = {(row.group, row.quantity): row.gain.value for row in rows}
+    for group, slots in (("whole", "qkvo"), ("part", "qo")):
+        by_hand = load_model(tiny("llama", 0, hidden_size=16))
+        ours, theirs = (dict(m.hf.named_parameters()) for m in (by_hand, tuned))
+        for piece in component_pieces(base.hf):
+            own = {piece.component, *piece.sharers} - {"shared"}
+            if own and own <= set(groups[group]) and piece.slot in slots:
+                ours[piece.parameter].data[piece.index] = theirs[piece.parameter][piece.index]
+        gain = behaviour(by_hand, pairs).logit_diff - behaviour(base, pairs).logit_diff
+        assert named[group, "first_in"] == pytest.approx(float(gain.double().mean()), abs=1e-6)

@@ -3,9 +3,8 @@
 *First in* is what a group's tuned weights bring to the base by themselves, *last in* what the tuned
 model loses when they alone are put back. Within a group, ``qk`` is its query and key weights with
 their biases (where its heads look) and ``ov`` its value and output weights (what they move); the
-two are grafted apart from each other in the same way. Keys and values that several heads share
-belong to no single head (see :mod:`circuitlapse.compare.groups`), so that grouped-query models have
-queries alone in ``qk`` and outputs alone in ``ov``.
+two are grafted apart from each other in the same way. Keys and values that several heads share go
+with a group that holds all of them, and otherwise stay as they are.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -26,6 +25,7 @@ from circuitlapse.tasks.pairs import PromptPairs
 
 Part = Literal["whole", "qk", "ov"]
 Quantity = Literal["first_in", "last_in"]
+Key = tuple[tuple[str, ...], str]  # whose weights these are, and their slot
 _SLOTS: dict[Part, str] = {"whole": "qkvo", "qk": "qk", "ov": "vo"}
 
 
@@ -78,12 +78,12 @@ def head_grafts(
     Raises:
         CircuitlapseError: If the models' parameters differ, or they have no such head.
     """
-    pieces: dict[tuple[str, str], list[Piece]] = {}
+    pieces: dict[Key, list[Piece]] = {}
     for piece in component_pieces(base.hf):
-        pieces.setdefault((piece.component, piece.slot), []).append(piece)
+        pieces.setdefault((piece.sharers or (piece.component,), piece.slot), []).append(piece)
     grafts = Grafts(base, tuned, pieces)
 
-    def value(written: Collection[tuple[str, str]]) -> Float[np.ndarray, " prompts"]:
+    def value(written: Collection[Key]) -> Float[np.ndarray, " prompts"]:
         return behaviour(grafts.write(written), pairs).logit_diff.double().numpy()
 
     before, after = value(()), value(pieces)
@@ -113,7 +113,5 @@ def head_grafts(
     ]
 
 
-def _of(
-    pieces: Collection[tuple[str, str]], heads: Collection[str], slots: str
-) -> set[tuple[str, str]]:
-    return {(node, slot) for node, slot in pieces if node in heads and slot in slots}
+def _of(pieces: Collection[Key], heads: Collection[str], slots: str) -> set[Key]:
+    return {key for key in pieces if set(key[0]) <= set(heads) and key[1] in slots}
