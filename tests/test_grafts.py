@@ -128,7 +128,7 @@ def same(left, right):
 def test_no_op_and_full_grafts_are_the_models_bit_for_bit(models):
     base, tuned = models
     before, target = weights(base), weights(tuned)
-    grafts = Grafts(base, tuned, parameter_groups(base.hf, OLD, RECRUITED))
+    grafts = Grafts(base, tuned, parameter_groups(base.hf, OLD, RECRUITED).pieces)
     assert same(weights(grafts.write(())), before)
     assert same(weights(grafts.write(GROUPS)), target)
     assert same(weights(grafts.write(())), before)
@@ -139,7 +139,7 @@ def test_no_op_and_full_grafts_are_the_models_bit_for_bit(models):
 def test_a_graft_takes_exactly_its_groups_in_any_order_of_writing(models):
     base, tuned = models
     groups = parameter_groups(base.hf, OLD, RECRUITED)
-    grafts = Grafts(base, tuned, groups)
+    grafts = Grafts(base, tuned, groups.pieces)
     order = np.random.default_rng(0).permutation(len(SUBSETS))
     for number in order:
         literal = weights(base)
@@ -158,7 +158,7 @@ def test_values_are_those_of_models_loaded_afresh(models, pairs):
     assert values.shape == (32, 12)
     assert seen[-1] == (32, 32)
     for number in (0, 5, 31):
-        scratch = Grafts(base, tuned, groups).write(SUBSETS[number])
+        scratch = Grafts(base, tuned, groups.pieces).write(SUBSETS[number])
         fresh = load_model(copy.deepcopy(scratch.hf))
         np.testing.assert_array_equal(values[number], behaviour(fresh, pairs).logit_diff.numpy())
     np.testing.assert_array_equal(values[0], behaviour(base, pairs).logit_diff.numpy())
@@ -180,7 +180,7 @@ def test_grafts_refuse_models_of_other_shapes(models):
     base, _ = models
     grown = load_model(gpt2(0, tie_word_embeddings=False))
     with pytest.raises(CircuitlapseError, match=r"shape of lm_head\.weight \(got 'nothing and"):
-        Grafts(base, grown, parameter_groups(base.hf, [], []))
+        Grafts(base, grown, parameter_groups(base.hf, [], []).pieces)
 
 
 def test_subsets_are_all_of_them():

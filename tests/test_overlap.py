@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
+from circuitlapse.compare.noise import corrected_for_noise
 from circuitlapse.compare.overlap import (
     EdgeImportance,
     NodeImportance,
@@ -193,6 +194,37 @@ def test_ceiling_is_the_agreement_of_halves_on_the_less_reliable_side():
         a, b = noisy.effects[order[: n // 2]], noisy.effects[order[n // 2 :]]
         agreement.append(stats.pearsonr(a.mean(axis=0), b.mean(axis=0))[0])
     assert rows["pearson"].ceiling == pytest.approx(np.mean(agreement), abs=0.05)
+
+
+def test_correction_finds_the_correlation_behind_the_noise():
+    rng = np.random.default_rng(0)
+    nodes = [f"a{layer}.h{head}" for layer in range(40) for head in range(10)]
+    shared = rng.normal(size=400)
+    true = [shared, 0.8 * shared + 0.6 * rng.normal(size=400)]
+    noisy = [
+        NodeImportance("base", task, mean + 5 * rng.normal(size=(30, 400)))
+        for task, mean in zip(("old", "new"), true, strict=True)
+    ]
+    rows = {r.measure: r for r in node_overlaps(noisy, nodes, seed=0, permutations=5).rows}
+    wanted = np.corrcoef(true)[0, 1]
+    assert rows["pearson"].value < wanted - 0.2
+    assert rows["pearson"].corrected == pytest.approx(wanted, abs=0.1)
+    assert rows["pearson"].uncorrected == ""
+    assert rows["weighted_jaccard"].corrected is None
+    assert rows["weighted_jaccard"].uncorrected == "not a correlation"
+
+
+def test_correction_is_by_both_reliabilities_and_refused_below_one_half():
+    # Halves of .6 make a whole of 1.2 / 1.6; halves of 1 / 3 make one of exactly one half.
+    corrected, reason = corrected_for_noise(0.5, 0.6, 1 / 3)
+    assert corrected == pytest.approx(0.5 / np.sqrt(0.75 * 0.5))
+    assert reason == ""
+    assert corrected_for_noise(0.9, 0.35, 0.35)[0] == pytest.approx(0.9 / (0.7 / 1.35))
+    assert corrected_for_noise(0.5, 0.6, 0.3) == (
+        None, "the right side's reliability is 0.46, below 0.5"
+    )  # fmt: skip
+    assert corrected_for_noise(0.5, -1.0, 0.6)[1].startswith("the left side's reliability is 0.00")
+    assert corrected_for_noise(0.5, 0.6, None) == (None, "the right side has no reliability")
 
 
 def test_same_prompts_are_resampled_together():

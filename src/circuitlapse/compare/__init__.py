@@ -7,7 +7,6 @@ are pure functions of arrays, so that they are tested on arrays whose truth is k
 
 from circuitlapse.compare.fates import (
     FATES,
-    USED_FRACTION,
     Fate,
     Fates,
     HeadEffects,
@@ -29,6 +28,7 @@ from circuitlapse.compare.overlap import (
 from circuitlapse.compare.preconditions import Findings, check_preconditions
 from circuitlapse.compare.shares import SUBSETS, Contribution, Shares, gain_shares
 from circuitlapse.compare.statements import Context
+from circuitlapse.compare.thresholds import USED_FRACTION
 from circuitlapse.compare.verdict import build_verdict
 
 __all__ = [

@@ -26,7 +26,8 @@ On each task a head then has exactly one course:
 gained and grew count as *up*, lost and shrank as *down*. The fate is the first that fits, whichever
 of the two tasks is meant:
 
-    repurposed    flipped on a task; or up on one and down on the other
+    repurposed    flipped on a task; or up on one and down on the other; or used before and after,
+                  and its role changed (:mod:`circuitlapse.compare.roles`)
     recruited     the base uses it on neither task, and it gained one
     unused        the base uses it on neither task, and it gained none
     retired       every task that the base uses it for is lost
@@ -35,12 +36,13 @@ of the two tasks is meant:
     kept          none of these: the base uses it, and no change was shown
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import numpy as np
 
+from circuitlapse.compare.thresholds import USED_FRACTION
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.records.intervals import Intervals, mean_interval, mean_intervals
 from circuitlapse.records.nodes import head_of
@@ -50,11 +52,6 @@ Fate = Literal["unused", "kept", "strengthened", "weakened", "repurposed", "recr
 Course = Literal["idle", "gained", "steady", "lost", "flipped", "grew", "shrank"]
 FATES: tuple[Fate, ...] = get_args(Fate)
 COURSES: tuple[Course, ...] = get_args(Course)
-
-# A corruption that swaps the answer turns the metric's sign, so that a fiftieth of clean - corrupt
-# is a twenty-fifth of the metric itself. On a trial organism the heads above it carried .92 to .94
-# of all heads' absolute effect on the old task, those above a twentieth .84.
-USED_FRACTION = 0.02
 
 _CONDITIONS = ("base_old", "base_new", "tuned_old", "tuned_new", "placebo_old")
 _UP, _DOWN = {"gained", "grew"}, {"lost", "shrank"}
@@ -171,12 +168,13 @@ def used_threshold(
     return fraction * difference.value
 
 
-def head_fates(effects: HeadEffects, threshold: float) -> Fates:
+def head_fates(effects: HeadEffects, threshold: float, role_changed: Collection[str] = ()) -> Fates:
     """Decide every head's fate by the table above.
 
     Args:
         effects: Per-prompt effects of both models and the placebo.
         threshold: Smallest effect that counts, in logits; see :func:`used_threshold`.
+        role_changed: Heads whose role signature changed.
 
     Raises:
         CircuitlapseError: With fewer than two prompts, or a column that is not a head.
@@ -200,7 +198,7 @@ def head_fates(effects: HeadEffects, threshold: float) -> Fates:
         shown[name] = None if measured is None else mean_intervals(measured)
     rows = []
     for column, (name, place) in enumerate(zip(effects.heads, filter(None, places), strict=True)):
-        fate = fate_of(old[column], new[column])
+        fate = fate_of(old[column], new[column], name in role_changed)
         rows.append(HeadFate(name, place.layer, place.head, fate, **_columns(shown, column)))
     return Fates(
         rows,
@@ -210,7 +208,7 @@ def head_fates(effects: HeadEffects, threshold: float) -> Fates:
     )
 
 
-def fate_of(old: Course, new: Course) -> Fate:
+def fate_of(old: Course, new: Course, role_changed: bool = False) -> Fate:
     """Look up the fate for a head's course on the old and on the new task."""
     courses = {old, new}
     up, down = bool(courses & _UP), bool(courses & _DOWN)
@@ -220,6 +218,8 @@ def fate_of(old: Course, new: Course) -> Fate:
         return "recruited" if up else "unused"
     if courses - _NOT_IN_BASE == {"lost"}:
         return "retired"
+    if role_changed:
+        return "repurposed"
     if up:
         return "strengthened"
     return "weakened" if down else "kept"

@@ -6,64 +6,54 @@ written in place into one scratch copy; neither model is touched.
 """
 
 import copy
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from circuitlapse.compare.groups import GROUPS, ParameterGroups
+from circuitlapse.compare.replaced import check_alike
 from circuitlapse.compare.shares import SUBSETS
-from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import Model, behaviour, load_model
-from circuitlapse.records.documents import Group
+from circuitlapse.models.components import Piece
 from circuitlapse.shapes import Float
 from circuitlapse.tasks.pairs import PromptPairs
 
 
 class Grafts:
-    """A scratch copy of the base into which groups of tuned weights are written.
+    """A scratch copy of the base into which parts of the tuned weights are written.
 
     Attributes:
         model: The scratch model; :meth:`write` changes it in place.
     """
 
-    def __init__(self, base: Model, tuned: Model, groups: ParameterGroups) -> None:
+    def __init__(self, base: Model, tuned: Model, parts: Mapping[Any, Sequence[Piece]]) -> None:
         """Copy the base.
 
         Args:
             base: M0.
             tuned: M1, of the same architecture and vocabulary.
-            groups: A partition of the parameters of either.
+            parts: A partition of the parameters of either, by what its parts are called.
 
         Raises:
             CircuitlapseError: If the models' parameters differ in name or shape.
         """
+        check_alike(base, tuned)
         self._base, self._tuned = _parameters(base), _parameters(tuned)
-        for name in sorted(self._base.keys() | self._tuned.keys()):
-            shapes = [
-                tuple(side[name].shape) if name in side else "nothing"
-                for side in (self._base, self._tuned)
-            ]
-            if shapes[0] != shapes[1]:
-                raise CircuitlapseError(
-                    f"base and tuned model differ in the shape of {name}",
-                    got=f"{shapes[0]} and {shapes[1]}",
-                    fix="Fine-tune without changing the architecture or adding tokens",
-                )
-        self._groups = groups
+        self._parts = parts
         hf: Any = copy.deepcopy(base.hf)
         self.model = load_model(hf, dtype=base.decoder.W_E.dtype)
         self._scratch = _parameters(self.model)
-        self._written: frozenset[Group] = frozenset()
+        self._written: frozenset[Hashable] = frozenset()
 
     @torch.no_grad()
-    def write(self, tuned: Collection[Group]) -> Model:
-        """Give the scratch model the tuned weights of these groups and the base's elsewhere."""
+    def write(self, tuned: Collection[Hashable]) -> Model:
+        """Give the scratch model the tuned weights of these parts and the base's elsewhere."""
         wanted = frozenset(tuned)
-        for group in wanted ^ self._written:
-            source = self._tuned if group in wanted else self._base
-            for piece in self._groups.pieces[group]:
+        for part in wanted ^ self._written:
+            source = self._tuned if part in wanted else self._base
+            for piece in self._parts[part]:
                 target = self._scratch[piece.parameter]
                 target[piece.index].copy_(source[piece.parameter][piece.index])
         self._written = wanted
@@ -92,7 +82,7 @@ def graft_values(
     Raises:
         CircuitlapseError: If the models' parameters differ in name or shape.
     """
-    grafts = Grafts(base, tuned, groups)
+    grafts = Grafts(base, tuned, groups.pieces)
     # A group without parameters makes no hybrid of its own.
     filled = {group for group in GROUPS if groups.n_parameters[group]}
     distinct = list(dict.fromkeys(subset & filled for subset in SUBSETS))

@@ -1,4 +1,13 @@
-"""How much of an overlap is noise: its interval, its ceiling and its null."""
+"""How much of an overlap is noise: its interval, its ceiling, its correction and its null.
+
+A correlation of two noisy vectors is lower than that of what they measure, by the root of the
+product of their reliabilities (Spearman 1904): value / sqrt(r_left r_right) is the correlation
+without noise. A vector's reliability is what it would correlate with itself measured again on as
+many prompts: 2 h / (1 + h), where h is the correlation of two halves (Spearman 1910, Brown 1910).
+The correction is refused where a reliability is too low, and never clamped: it can exceed 1. It
+takes the noise of both sides for independent: for two models on the same prompts, which share some
+of it, it is an upper bound.
+"""
 
 from collections.abc import Sequence
 
@@ -7,6 +16,7 @@ from scipy import stats
 
 from circuitlapse.compare.permutations import EdgeSources
 from circuitlapse.compare.similarity import Similarity
+from circuitlapse.compare.thresholds import LOWEST_RELIABILITY
 from circuitlapse.records.intervals import CONFIDENCE
 from circuitlapse.shapes import Float, Int
 
@@ -31,6 +41,33 @@ def half_agreement(
     agreement = similarity(halves[0], halves[1])
     agreement = agreement[np.isfinite(agreement)]
     return float(agreement.mean()) if len(agreement) else None
+
+
+def corrected_for_noise(
+    value: float, left_halves: float | None, right_halves: float | None
+) -> tuple[float | None, str]:
+    """Correct a correlation for the noise of both sides, or say why that cannot be done.
+
+    Args:
+        value: The correlation, over all prompts.
+        left_halves: Correlation of the left side's halves; None where there is none.
+        right_halves: Likewise of the right side's.
+
+    Returns:
+        The corrected correlation and an empty text, or None and the reason.
+    """
+    reliabilities = []
+    for side, halves in (("left", left_halves), ("right", right_halves)):
+        if halves is None:
+            return None, f"the {side} side has no reliability"
+        # Halves that contradict each other have none: the formula's pole lies there, too.
+        reliability = 2 * halves / (1 + halves) if halves > 0 else 0.0
+        if reliability < LOWEST_RELIABILITY:
+            return None, (
+                f"the {side} side's reliability is {reliability:.2f}, below {LOWEST_RELIABILITY}"
+            )
+        reliabilities.append(reliability)
+    return value / float(np.sqrt(np.prod(reliabilities))), ""
 
 
 def shuffled(

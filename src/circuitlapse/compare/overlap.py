@@ -1,11 +1,13 @@
 """Overlap of the importances of any two (model, task) pairs, with a noise ceiling and a null.
 
 An overlap by itself says nothing (Prakash et al. 2024 read "enhancement" from circuits that share
-54 of 175 heads). Three figures stand beside each one:
+54 of 175 heads). Four figures stand beside each one:
 
 - its *interval*: how far it moves when the prompts are drawn again;
 - the *ceiling*: what two disjoint halves of the prompts reach on one and the same model and task,
   taken on the less reliable side. Halves are noisier than the whole, so it is a low ceiling;
+- the correlation *corrected for noise* (see :mod:`circuitlapse.compare.noise`), where both sides
+  are reliable enough;
 - the *null*: the same overlap when head labels are shuffled within each layer, jointly over all
   of a head's slots, and the share of shuffles that reach the value (one-sided, (k + 1)/(n + 1)).
 
@@ -19,6 +21,7 @@ from itertools import combinations
 import numpy as np
 
 from circuitlapse.compare.noise import (
+    corrected_for_noise,
     half_agreement,
     half_means,
     p_value,
@@ -70,7 +73,8 @@ class Overlap:
     """One row of the table ``overlap``, without the columns that name the run and corruption.
 
     ``value_low`` and ``value_high`` are None for edges, of which no per-prompt scores exist: two
-    halves show reliability (the ceiling), but are no interval.
+    halves show reliability (the ceiling), but are no interval. ``uncorrected`` says why
+    ``corrected`` is None where it is.
     """
 
     unit: str
@@ -81,6 +85,8 @@ class Overlap:
     value_low: float | None
     value_high: float | None
     ceiling: float | None
+    corrected: float | None
+    uncorrected: str
     null_mean: float
     null_low: float
     null_high: float
@@ -251,10 +257,15 @@ def _compare(
             null = shuffled(similarity, prepared[i], prepared[j], sources)
             null_low, null_high = percentile_ends(null[:, None])
             sides = [ceiling for ceiling in (ceilings[i], ceilings[j]) if ceiling is not None]
+            corrected, uncorrected = None, "not a correlation"
+            if similarity.lowest < 0:
+                corrected, uncorrected = corrected_for_noise(value, ceilings[i], ceilings[j])
             result.rows.append(
                 Overlap(
                     unit, labels[i], labels[j], name, value, low, high,
                     ceiling=min(sides) if len(sides) == 2 else None,
+                    corrected=corrected,
+                    uncorrected=uncorrected,
                     null_mean=float(null.mean()),
                     null_low=float(null_low[0]),
                     null_high=float(null_high[0]),

@@ -1,23 +1,18 @@
 """What must hold before the question "elicited, transformed or formed?" means anything.
 
 Each check compares an end of a 95 % interval with a threshold, so that too few prompts fail it
-rather than pass it. The thresholds stand here and nowhere else, each with its reason; they are
-judgements of this version and have not been calibrated.
+rather than pass it. The thresholds stand in :mod:`circuitlapse.compare.thresholds`.
 """
 
 from dataclasses import dataclass
 
+from circuitlapse.compare.thresholds import (
+    NEW_LEARNT,
+    NEW_NOT_MASTERED,
+    OLD_MASTERED,
+    PLACEBO_LARGEST_SHARE,
+)
 from circuitlapse.records.documents import Estimate, Precondition
-
-# An old circuit can only be read from a model that does the old task nearly always. The organisms
-# are gated higher (.98 on its point value); this leaves room for models trained elsewhere.
-OLD_MASTERED = 0.90
-# Beyond this there is little left to learn: the `natural` organism's own gate.
-NEW_NOT_MASTERED = 0.75
-# Three right in four on held-out name pairs: far from the chance of any task here (1/3 or 1/2).
-NEW_LEARNT = 0.75
-# A placebo that makes more than a fifth of the gain would make any share of it doubtful.
-PLACEBO_LARGEST_SHARE = 0.2
 
 
 @dataclass(frozen=True)

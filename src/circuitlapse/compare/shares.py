@@ -21,14 +21,9 @@ from typing import Literal, get_args
 import numpy as np
 
 from circuitlapse.compare.groups import GROUPS
+from circuitlapse.compare.ratios import divide, logit_rounding
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.records.documents import Estimate, Group
-from circuitlapse.records.intervals import (
-    Intervals,
-    bootstrap_indices,
-    bootstrap_means,
-    percentile_ends,
-)
 from circuitlapse.shapes import Float
 
 Quantity = Literal["first_in", "last_in", "shapley"]
@@ -107,31 +102,21 @@ def gain_shares(
     names: list[tuple[Quantity, Group]] = [
         (quantity, group) for quantity in QUANTITIES for group in GROUPS
     ]
-    per_prompt = np.stack(
-        [_contribution(values, *name) for name in names] + [values[-1] - values[0]], axis=1
-    )
-    gains = per_prompt.mean(axis=0)
-    drawn = bootstrap_means(per_prompt, bootstrap_indices(prompts, repeats, seed))
-    low, high = percentile_ends(drawn)
-    gain = Estimate(value=float(gains[-1]), low=float(low[-1]), high=float(high[-1]))
-    divided = None
-    # Logits are single precision: what lies below their rounding is no gain.
-    rounding = float(np.abs(values).mean() * np.finfo(np.float32).eps)
-    if gain.low > rounding:
-        # At most 2.5 % of the resamples have no gain; those have no shares either.
-        positive = drawn[drawn[:, -1] > rounding]
-        divided = Intervals(gains / gains[-1], *percentile_ends(positive / positive[:, -1:]))
+    per_prompt = np.stack([contribution(values, *name) for name in names], axis=1)
+    divided = divide(
+        per_prompt, values[-1] - values[0],
+        seed=seed, repeats=repeats, rounding=logit_rounding(values),
+    )  # fmt: skip
     rows = []
     for i, (quantity, group) in enumerate(names):
-        share = (None,) * 3
-        if divided is not None:
-            share = (float(divided.value[i]), float(divided.low[i]), float(divided.high[i]))
-        gained = (float(gains[i]), float(low[i]), float(high[i]))
-        rows.append(Contribution(group, quantity, n_parameters[group], *gained, *share))
-    return Shares(gain, rows)
+        part, share = divided.parts[i], divided.share(i)
+        gained = (part.value, part.low, part.high)
+        ends = (None,) * 3 if share is None else (share.value, share.low, share.high)
+        rows.append(Contribution(group, quantity, n_parameters[group], *gained, *ends))
+    return Shares(divided.whole, rows)
 
 
-def _contribution(
+def contribution(
     values: Float[np.ndarray, "subsets prompts"], quantity: Quantity, group: Group
 ) -> Float[np.ndarray, " prompts"]:
     """Gain that a group brings to the sets without it, per prompt, weighted as defined above."""

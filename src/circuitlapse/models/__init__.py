@@ -5,7 +5,7 @@ decoder whose forward this package owns, and the two are compared. Owning the fo
 from any layer, inputs per edge and gradients per head cheap; all else stays Hugging Face's.
 """
 
-from circuitlapse.models.behaviour import Behaviour, behaviour, logit_differences
+from circuitlapse.models.behaviour import Behaviour, behaviour, behaviours, logit_differences
 from circuitlapse.models.export import export_transformerlens
 from circuitlapse.models.graph import Circuit, Graph
 from circuitlapse.models.load import Model, load_model
@@ -17,6 +17,7 @@ __all__ = [
     "Graph",
     "Model",
     "behaviour",
+    "behaviours",
     "export_transformerlens",
     "load_model",
     "logit_differences",

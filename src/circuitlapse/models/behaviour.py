@@ -1,6 +1,7 @@
-"""What a model answers: its metric and its accuracy, without any intervention."""
+"""What a model answers: its metric and its accuracy, as it is or with an intervention."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -12,6 +13,10 @@ from circuitlapse.models.prefix import Suffixes, alike, checked, each_batch
 from circuitlapse.shapes import Bool, Float
 from circuitlapse.tasks.metrics import best, candidate_mean, is_right, logit_difference
 from circuitlapse.tasks.pairs import PromptPairs
+
+Runs = Callable[[PromptPairs, Context], Iterable[Tensor]]
+"""Runs a batch of whole prompts in one or more ways, and gives the last residual stream of each,
+``[batch, reads, d_model]``. The context says where logits are read."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,7 @@ class Behaviour:
         correct: Whether the answer has the largest logit of the whole vocabulary; of an answer of
             several tokens, whether each has, given those before it.
         correct_among: Whether it is the most probable among answer and distractors, as a sequence.
+        spread: Standard deviation of the first logits over the vocabulary, in logits: their scale.
 
     Where several answers are right, their mean logit counts, and the best of them must win.
     """
@@ -32,33 +38,77 @@ class Behaviour:
     logit_diff: Float[Tensor, " prompts"]
     correct: Bool[Tensor, " prompts"]
     correct_among: Bool[Tensor, " prompts"]
+    spread: Float[Tensor, " prompts"]
+
+    @property
+    def standardised(self) -> Float[Tensor, " prompts"]:
+        """The logit difference in units of the logits' spread.
+
+        A model that multiplies all its logits by the same number is surer, but no better: this does
+        not change, and ``logit_diff`` does.
+        """
+        return self.logit_diff / self.spread
 
 
-@torch.no_grad()
 def behaviour(model: Model, pairs: PromptPairs, batch_size: int | None = None) -> Behaviour:
     """Run the clean prompts and read the logits after their last tokens.
 
     A tie counts as wrong. Results are on the CPU, in the order of the pairs.
     """
+    decoder = model.decoder
+
+    def run(batch: PromptPairs, context: Context) -> list[Tensor]:
+        return [decoder.run(decoder.embed(batch.clean), context)]
+
+    found = behaviours(model, pairs, run, batch_size)[0]
+    if pairs.is_sequence and pairs.distractors.shape[1]:
+        difference, among = _sequences(model, pairs, batch_size)
+        return replace(found, logit_diff=difference, correct_among=among)
+    return found
+
+
+@torch.no_grad()
+def behaviours(
+    model: Model, pairs: PromptPairs, runs: Runs, batch_size: int | None = None
+) -> list[Behaviour]:
+    """Read the answers of a model that is run in several ways of the caller's.
+
+    Answers and distractors are compared by their first tokens.
+
+    Args:
+        model: Whose last normalisation and unembedding read the streams.
+        pairs: Prompts; the clean ones are handed to ``runs``.
+        runs: Gives as many streams for each batch.
+        batch_size: Prompts per batch; by default as many as are worth it.
+
+    Returns:
+        One per stream, on the CPU, in the order of the pairs.
+    """
     decoder, pairs = model.decoder, checked(model.decoder, pairs)
-    difference = torch.empty(len(pairs))
-    correct, among = torch.empty(2, len(pairs), dtype=torch.bool)
+    found: list[Behaviour] = []
     starts = torch.zeros_like(pairs.lengths)
     floats = 16 * decoder.d_model + len(decoder.W_U)
     most = most_tokens(model.device, decoder.W_E.itemsize * floats)
     for rows in alike(pairs.reads().amax(dim=1) + 1, starts, most, batch_size):
         batch, rows = pairs[rows].trimmed(), rows.cpu()
-        context = Context(batch.reads())
-        all_logits = decoder.logits(decoder.run(decoder.embed(batch.clean), context)).float()
-        logits, right, wrong = all_logits[:, 0], batch.right(), batch.distractors
-        difference[rows] = logit_difference(logits, right, wrong).cpu()
-        among[rows] = True
-        if wrong.shape[1]:
-            among[rows] = (best(right, logits) > best(wrong, logits)).cpu()
-        correct[rows] = is_right(all_logits, batch).cpu()
-    if pairs.is_sequence and pairs.distractors.shape[1]:
-        difference, among = _sequences(model, pairs, batch_size)
-    return Behaviour(difference, correct, among)
+        right, wrong = batch.right(), batch.distractors
+        for index, final in enumerate(runs(batch, Context(batch.reads()))):
+            if index == len(found):
+                found.append(_empty(len(pairs)))
+            each, all_logits = found[index], decoder.logits(final).float()
+            logits = all_logits[:, 0]
+            each.logit_diff[rows] = logit_difference(logits, right, wrong).cpu()
+            each.correct_among[rows] = True
+            if wrong.shape[1]:
+                each.correct_among[rows] = (best(right, logits) > best(wrong, logits)).cpu()
+            each.correct[rows] = is_right(all_logits, batch).cpu()
+            each.spread[rows] = logits.std(dim=1, correction=0).cpu()
+    return found
+
+
+def _empty(n: int) -> Behaviour:
+    correct, among = torch.empty(2, n, dtype=torch.bool)
+    return Behaviour(torch.empty(n), correct, among, torch.empty(n))
 
 
 def _sequences(

@@ -58,10 +58,13 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     # Similarity of two importance vectors. left and right are model:task, such as base:old;
     # unit is nodes or edges; measure is pearson, spearman or weighted_jaccard. ceiling is what two
     # disjoint halves of the prompts reach on the same model and task (the lower of both sides);
-    # null_* is the distribution when head labels are permuted within each layer.
+    # corrected is a correlation corrected for the noise of both sides; where it is null,
+    # uncorrected says why. null_* is the distribution when head labels are permuted within each
+    # layer.
     "overlap": {
         **_SEEDS, "step": _INT, "corruption": _TEXT, "unit": _TEXT, "left": _TEXT, "right": _TEXT,
-        "measure": _TEXT, **_interval("value"), "ceiling": _REAL,
+        "measure": _TEXT, **_interval("value"), "ceiling": _REAL, "corrected": _REAL,
+        "uncorrected": _TEXT,
         "null_mean": _REAL, "null_low": _REAL, "null_high": _REAL, "p_value": _REAL,
     },
     # What became of each head between the base and the last step, with the effects that say so.

@@ -1,0 +1,202 @@
+"""Cross-model activation patching: one model's activations in the other's run of the same prompt.
+
+CMAP (Prakash et al. 2024): nothing is corrupted. The same prompt runs through both models, and in
+one of them some heads pass on the other model's mixed values, taken before W_O, at one position or
+at all; the patched model's *own* W_O is used. An MLP passes on the other model's output. What is
+put in comes from the other model's whole run, and everything behind the patch runs on freely.
+
+Forward, the base gets the tuned model's activations: does what these heads compute suffice?
+The gain is v(patched base) - v(M0). Backward, the tuned model gets the base's: is it needed?
+The gain is v(M1) - v(patched tuned model). Both are parts of G = v(M1) - v(M0).
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from circuitlapse.attribution.tails import trace_parts
+from circuitlapse.compare.matched import RANDOM_GROUPS, Beside, beside, matched_heads
+from circuitlapse.compare.ratios import divide, logit_rounding
+from circuitlapse.compare.replaced import check_alike, head_mask, run_replaced
+from circuitlapse.errors import CircuitlapseError
+from circuitlapse.models import Behaviour, Model, behaviour
+from circuitlapse.models.behaviour import behaviours
+from circuitlapse.models.context import Context
+from circuitlapse.reading.attention import place
+from circuitlapse.records.documents import Estimate
+from circuitlapse.records.nodes import head_of
+from circuitlapse.shapes import Bool
+from circuitlapse.tasks.pairs import PromptPairs
+
+Way = Literal["forward", "backward"]
+EVERYWHERE = "everywhere"
+"""Stands for all positions where a position is named."""
+
+
+@dataclass(frozen=True)
+class Patch:
+    """What is taken from the other model.
+
+    Attributes:
+        nodes: Heads and MLPs, such as ``a0.h3`` and ``m1``.
+        position: A named position of the pairs, perhaps with a shift such as ``S+1``.
+    """
+
+    nodes: tuple[str, ...]
+    position: str = EVERYWHERE
+
+
+def crosspatched(
+    into: Model,
+    source: Model,
+    pairs: PromptPairs,
+    patches: Sequence[Patch],
+    batch_size: int | None = None,
+) -> list[Behaviour]:
+    """Run one model with activations of the other put in, once for each patch.
+
+    Args:
+        into: The model that runs, and whose W_O and unembedding are used.
+        source: The model that the activations are from.
+        pairs: Prompts, of which the clean ones are run.
+        patches: What to take, for each run.
+        batch_size: Prompts per batch.
+
+    Raises:
+        CircuitlapseError: If the models differ in architecture, or there is no such node or
+            position.
+    """
+    check_alike(into, source)
+    graph, ours, theirs = into.graph, into.decoder, source.decoder
+    masks = []
+    for patch in patches:
+        heads = head_mask(graph, [node for node in patch.nodes if head_of(node)])
+        mlps = _mlp_mask(graph.n_layers, [node for node in patch.nodes if not head_of(node)])
+        masks.append((heads.to(into.device), mlps.tolist(), patch.position))
+
+    def runs(batch: PromptPairs, context: Context) -> Iterator[Tensor]:
+        taken = ("z", "mlp_out")
+        steps, _ = trace_parts(theirs, theirs.embed(batch.clean), context, taken)
+        x = ours.embed(batch.clean)
+        for heads, mlps, position in masks:
+            here = _at(batch, position)
+
+            def attention(layer: int, z: Tensor, heads=heads, here=here) -> Tensor:
+                where = ours.to_queries(layer, here, context)[..., None] & heads[layer, :, None]
+                return ours.attention_out(layer, torch.where(where, steps[layer].z, z))
+
+            def mlp(layer: int, out: Tensor, mlps=mlps, here=here) -> Tensor:
+                if not mlps[layer]:
+                    return out
+                where = ours.to_queries(layer, here, context)
+                return torch.where(where, steps[layer].mlp_out, out)
+
+            yield run_replaced(ours, x, context, attention, mlp)
+
+    return behaviours(into, pairs, runs, batch_size)
+
+
+def _at(batch: PromptPairs, position: str) -> Bool[Tensor, "batch pos 1"]:
+    columns = torch.arange(batch.clean.shape[1], device=batch.clean.device)
+    if position == EVERYWHERE:
+        return torch.ones_like(batch.clean, dtype=torch.bool)[..., None]
+    return (columns == place(batch, position)[:, None])[..., None]
+
+
+def _mlp_mask(n_layers: int, nodes: Collection[str]) -> Bool[Tensor, " layers"]:
+    names = [f"m{layer}" for layer in range(n_layers)]
+    unknown = sorted(set(nodes) - set(names))
+    if unknown:
+        raise CircuitlapseError(
+            "the model has no such head or MLP",
+            got=unknown[0],
+            fix="Heads are named like a0.h1 and MLPs like m0, as in graph.nodes",
+        )
+    return torch.tensor([name in nodes for name in names])
+
+
+@dataclass(frozen=True)
+class Crosspatched:
+    """What one group's activations bring, or take away, at one position.
+
+    Attributes:
+        group: Its name.
+        position: A named position, or ``everywhere``.
+        way: ``forward`` into the base, ``backward`` into the tuned model.
+        gain: Part of G that the patch brings or takes away, in logits, with its interval.
+        share: The same over G; None where G's interval is not above zero.
+        accuracy: The patched model's accuracy among the names (Prakash et al. report this).
+        random: Gains of size-matched random heads at the same position; None where there are none.
+    """
+
+    group: str
+    position: str
+    way: Way
+    gain: Estimate
+    share: Estimate | None
+    accuracy: float
+    random: Beside | None
+
+
+def crosspatch(
+    base: Model,
+    tuned: Model,
+    pairs: PromptPairs,
+    groups: Mapping[str, Collection[str]],
+    positions: Sequence[str],
+    *,
+    seed: int,
+    n_random: int = RANDOM_GROUPS,
+    repeats: int = 1000,
+    advance: Callable[[int, int], None] | None = None,
+) -> list[Crosspatched]:
+    """Patch every group at every position, both ways.
+
+    Args:
+        base: M0.
+        tuned: M1.
+        pairs: The new task's test prompts; groups must have been chosen on others.
+        groups: Heads, MLPs or both by name of their group. Random groups stand beside those that
+            hold heads only.
+        positions: Named positions of the pairs, and ``everywhere``.
+        seed: Fixes random groups and bootstrap.
+        n_random: Random groups beside each.
+        repeats: Bootstrap resamples of the prompts.
+        advance: Called with (patches done, patches in all).
+
+    Raises:
+        CircuitlapseError: If the models differ in architecture, or there is no such node or
+            position.
+    """
+    before, after = (behaviour(model, pairs).logit_diff.double().numpy() for model in (base, tuned))
+    keys: list[tuple[str, str, Way]] = []
+    parts, accuracies, random = [], [], []
+    total = len(get_args(Way)) * len(groups) * len(positions)
+    for name, nodes in groups.items():
+        heads_only = all(map(head_of, nodes))
+        drawn = matched_heads(base.graph, nodes, n_random, seed) if heads_only else []
+        for position in positions:
+            patches = [Patch(tuple(each), position) for each in (nodes, *drawn)]
+            for way in get_args(Way):
+                models = (base, tuned) if way == "forward" else (tuned, base)
+                found = crosspatched(*models, pairs, patches)
+                values = np.stack([answers.logit_diff.double().numpy() for answers in found])
+                gains = values - before if way == "forward" else after - values
+                keys.append((name, position, way))
+                parts.append(gains[0])
+                accuracies.append(float(found[0].correct_among.double().mean()))
+                random.append(beside(float(gains[0].mean()), gains[1:].mean(axis=1).tolist()))
+                if advance is not None:
+                    advance(len(keys), total)
+    divided = divide(
+        np.stack(parts, axis=1), after - before,
+        seed=seed, repeats=repeats, rounding=logit_rounding(np.stack([before, after])),
+    )  # fmt: skip
+    return [
+        Crosspatched(*key, divided.parts[i], divided.share(i), accuracies[i], random[i])
+        for i, key in enumerate(keys)
+    ]

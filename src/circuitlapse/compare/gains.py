@@ -1,0 +1,190 @@
+"""Elicited: how far the base gets with its own components merely turned up or down.
+
+An ability that was there and hidden needs no new computation: it needs what the base already
+computes, louder or softer. So every head and MLP of M0 gets one number that its output is
+multiplied by, fitted to what the same component puts out in M1, and never to the task:
+
+    g_c = argmin over g of  sum over prompts and positions of |a_c(M1) - g b_c|^2
+
+where a_c is what the component adds to the residual stream in M1 (a head through W_O, without the
+bias that all heads share; an MLP with its bias) and b_c what it adds, ungained, in M0 *with the
+gains of everything before it already at work*. Layers are fitted in turn: if all were fitted at
+once on M0's own activations, the gains of one layer would shift the inputs of the next away from
+those that their gains were fitted for. Each g_c is the closed form <a_c, b_c> / <b_c, b_c>; where
+it must not be negative, the larger of that and 0. A component that puts out nothing keeps 1. In the
+last layer the positions are those where logits are read, since nothing else of it is used.
+
+The *elicited share* is (v(gained M0) - v(M0)) / G, on prompts that the gains were not fitted on.
+"""
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from circuitlapse.compare.replaced import check_alike
+from circuitlapse.models import Graph, Model, load_model
+from circuitlapse.models.components import component_pieces
+from circuitlapse.models.context import Context
+from circuitlapse.models.decoder import Decoder
+from circuitlapse.models.memory import most_tokens
+from circuitlapse.models.prefix import alike, checked
+from circuitlapse.shapes import Float
+from circuitlapse.tasks.pairs import PromptPairs
+
+
+@dataclass(frozen=True, eq=False)
+class Gains:
+    """One number per component that its output is multiplied by.
+
+    Attributes:
+        graph: The models' graph.
+        nodes: Gains in the order of ``graph.nodes``.
+        fit: Per component, the share of its squared output in M1 that the gained output reproduces,
+            1 - |a - g b|² / |a|²: 1 where M1's component is M0's with a gain. NaN where M1's puts
+            out nothing.
+    """
+
+    graph: Graph
+    nodes: Float[Tensor, " nodes"]
+    fit: Float[Tensor, " nodes"]
+
+    def of(self, node: str) -> float:
+        """The gain of a head or MLP, such as ``a0.h3`` or ``m1``."""
+        return float(self.nodes[self.graph.nodes.index(node)])
+
+
+@torch.no_grad()
+def fit_gains(
+    base: Model,
+    tuned: Model,
+    pairs: PromptPairs,
+    *,
+    non_negative: bool = False,
+    batch_size: int | None = None,
+) -> Gains:
+    """Fit one gain per head and MLP of the base to the tuned model's component outputs.
+
+    Args:
+        base: M0.
+        tuned: M1, of the same architecture and vocabulary.
+        pairs: Validation prompts, of which the clean ones are run.
+        non_negative: Whether to keep gains from turning a component round.
+        batch_size: Prompts per batch.
+
+    Raises:
+        CircuitlapseError: If the models differ in architecture, or cannot run the prompts.
+    """
+    check_alike(base, tuned)
+    pairs = checked(base.decoder, pairs)
+    starts = torch.zeros_like(pairs.lengths)
+    # Every head's output in both models, in double precision too.
+    floats = 8 * base.decoder.d_model * (base.graph.n_heads + 1)
+    most = most_tokens(base.device, base.decoder.W_E.itemsize * floats)
+    batches = [
+        _Batch(base.decoder, tuned.decoder, pairs[rows].trimmed())
+        for rows in alike(pairs.reads().amax(dim=1) + 1, starts, most, batch_size)
+    ]
+    gains, fits = [], []
+    for layer in range(base.graph.n_layers):
+        for part in ("heads", "mlp"):
+            products = torch.stack([getattr(batch, part)(layer) for batch in batches]).sum(dim=0)
+            gain, fit = _least_squares(products, non_negative)
+            for batch in batches:
+                batch.turn(layer, part, gain)
+            gains.append(gain)
+            fits.append(fit)
+    return Gains(base.graph, torch.cat(gains).float().cpu(), torch.cat(fits).float().cpu())
+
+
+def gained(base: Model, gains: Gains) -> Model:
+    """Return a copy of the base whose components' outputs are multiplied by their gains.
+
+    The gains go into the output weights (a head's W_O; an MLP's output matrix and bias), so that
+    the copy is a model like any other: everything can be measured on it, and grafted into it.
+    """
+    hf: Any = copy.deepcopy(base.hf)
+    parameters = dict(hf.named_parameters())
+    factors = dict(zip(gains.graph.nodes, gains.nodes.tolist(), strict=True))
+    with torch.no_grad():
+        for piece in component_pieces(hf):
+            if piece.slot == "o":
+                parameters[piece.parameter][piece.index] *= factors[piece.component]
+    return load_model(hf, dtype=base.decoder.W_E.dtype)
+
+
+def _least_squares(
+    products: Float[Tensor, "3 components"], non_negative: bool
+) -> tuple[Float[Tensor, " components"], Float[Tensor, " components"]]:
+    """Gains and how much of the output they reproduce, from <a, b>, <b, b> and <a, a>."""
+    both, ours, theirs = products
+    gain = torch.where(ours > 0, both / ours, 1.0)
+    if non_negative:
+        gain = gain.clamp(min=0.0)
+    left = theirs - 2 * gain * both + gain.square() * ours
+    return gain, 1 - left / theirs
+
+
+class _Batch:
+    """One batch on its way through both models, the base with the gains found so far."""
+
+    def __init__(self, base: Decoder, tuned: Decoder, pairs: PromptPairs) -> None:
+        self.context = Context(pairs.reads())
+        self.decoders = (base, tuned)
+        self.streams = [decoder.embed(pairs.clean) for decoder in self.decoders]
+        self.z: list[Tensor] = []
+        self.out: list[Tensor] = []
+        self.mid: list[Tensor] = []
+        columns = torch.arange(pairs.clean.shape[1], device=pairs.clean.device)
+        # Behind a prompt's end stands padding; answers of several tokens are read there.
+        self.real = (columns <= pairs.reads().amax(dim=1, keepdim=True))[..., None]
+
+    def heads(self, layer: int) -> Float[Tensor, "3 heads"]:
+        """Run both attentions and return the heads' products."""
+        self.z, outputs = [], []
+        for index, decoder in enumerate(self.decoders):
+            x = self.streams[index]
+            q, k, v = decoder.attention[layer].project(x)
+            q, stream = (decoder.to_queries(layer, each, self.context) for each in (q, x))
+            z = decoder.attend(layer, q, k, v, self.context)
+            self.streams[index] = stream
+            self.z.append(z)
+            weight = decoder.attention[layer].W_O
+            outputs.append(torch.einsum("bphk,hkd->bphd", z, weight))
+        return self._products(layer, outputs)
+
+    def mlp(self, layer: int) -> Float[Tensor, "3 1"]:
+        """Run both MLPs and return their products."""
+        self.out = [
+            decoder.mlp[layer](stream if decoder.parallel else mid)
+            for decoder, stream, mid in zip(self.decoders, self.streams, self.mid, strict=True)
+        ]
+        return self._products(layer, [out[:, :, None] for out in self.out])
+
+    def turn(self, layer: int, part: str, gain: Tensor) -> None:
+        """Go on with the gains of one part of a layer, which the tuned model does not have."""
+        factors = (
+            gain.to(self.streams[0].dtype),
+            gain.new_ones(len(gain)).to(self.streams[1].dtype),
+        )
+        if part == "heads":
+            self.mid = [
+                stream + decoder.attention_out(layer, z * factor[:, None])
+                for decoder, stream, z, factor in zip(
+                    self.decoders, self.streams, self.z, factors, strict=True
+                )
+            ]
+        else:
+            self.streams = [
+                mid + out * factor
+                for mid, out, factor in zip(self.mid, self.out, factors, strict=True)
+            ]
+
+    def _products(self, layer: int, outputs: list[Tensor]) -> Float[Tensor, "3 components"]:
+        """Sum <a, b>, <b, b> and <a, a> over real tokens, in double precision."""
+        real = self.decoders[0].to_queries(layer, self.real, self.context)[..., None]
+        ours, theirs = ((output * real).double() for output in outputs)
+        pairs = ((theirs, ours), (ours, ours), (theirs, theirs))
+        return torch.stack([(a * b).sum(dim=(0, 1, 3)) for a, b in pairs])

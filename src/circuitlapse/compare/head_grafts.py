@@ -1,0 +1,117 @@
+"""Grafts of groups of heads beside size-matched random groups, and of QK against OV within them.
+
+*First in* is what a group's tuned weights bring to the base by themselves, *last in* what the tuned
+model loses when they alone are put back. Within a group, ``qk`` is its query and key weights with
+their biases (where its heads look) and ``ov`` its value and output weights (what they move); the
+two are grafted apart from each other in the same way. Keys and values that several heads share go
+with a group that holds all of them, and otherwise stay as they are.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from circuitlapse.compare.grafts import Grafts
+from circuitlapse.compare.matched import RANDOM_GROUPS, Beside, beside, matched_heads
+from circuitlapse.compare.ratios import divide, logit_rounding
+from circuitlapse.compare.replaced import head_mask
+from circuitlapse.models import Model, behaviour
+from circuitlapse.models.components import Piece, component_pieces
+from circuitlapse.records.documents import Estimate
+from circuitlapse.shapes import Float
+from circuitlapse.tasks.pairs import PromptPairs
+
+Part = Literal["whole", "qk", "ov"]
+Quantity = Literal["first_in", "last_in"]
+Key = tuple[tuple[str, ...], str]  # whose weights these are, and their slot
+_SLOTS: dict[Part, str] = {"whole": "qkvo", "qk": "qk", "ov": "vo"}
+
+
+@dataclass(frozen=True)
+class HeadGraft:
+    """What the weights of one group of heads bring.
+
+    Attributes:
+        group: Its name.
+        part: All its weights, or those of its heads' QK or OV circuits only.
+        quantity: ``first_in`` or ``last_in``.
+        gain: In logits, with its interval over prompts.
+        share: The same over G; None where G's interval is not above zero.
+        random: The same part and quantity of size-matched random groups; None where there are none.
+    """
+
+    group: str
+    part: Part
+    quantity: Quantity
+    gain: Estimate
+    share: Estimate | None
+    random: Beside | None
+
+
+def head_grafts(
+    base: Model,
+    tuned: Model,
+    pairs: PromptPairs,
+    groups: Mapping[str, Collection[str]],
+    *,
+    seed: int,
+    parts: Collection[Part] = ("whole",),
+    n_random: int = RANDOM_GROUPS,
+    repeats: int = 1000,
+    advance: Callable[[int, int], None] | None = None,
+) -> list[HeadGraft]:
+    """Graft every group of heads first and last, beside random groups.
+
+    Args:
+        base: M0.
+        tuned: M1.
+        pairs: The new task's test prompts; groups must have been chosen on others.
+        groups: Heads by name of their group.
+        seed: Fixes random groups and bootstrap.
+        parts: Which of the heads' weights.
+        n_random: Random groups beside each.
+        repeats: Bootstrap resamples of the prompts.
+        advance: Called with (groups and parts done, all of them).
+
+    Raises:
+        CircuitlapseError: If the models' parameters differ, or they have no such head.
+    """
+    pieces: dict[Key, list[Piece]] = {}
+    for piece in component_pieces(base.hf):
+        pieces.setdefault((piece.sharers or (piece.component,), piece.slot), []).append(piece)
+    grafts = Grafts(base, tuned, pieces)
+
+    def value(written: Collection[Key]) -> Float[np.ndarray, " prompts"]:
+        return behaviour(grafts.write(written), pairs).logit_diff.double().numpy()
+
+    before, after = value(()), value(pieces)
+    names: list[tuple[str, Part, Quantity]] = []
+    columns, random = [], []
+    for name, heads in groups.items():
+        head_mask(base.graph, heads)
+        drawn = matched_heads(base.graph, heads, n_random, seed)
+        for part in parts:
+            sets = [_of(pieces, group, _SLOTS[part]) for group in (heads, *drawn)]
+            first = np.stack([value(own) - before for own in sets])
+            last = np.stack([after - value(pieces.keys() - own) for own in sets])
+            both: dict[Quantity, np.ndarray] = {"first_in": first, "last_in": last}
+            for quantity, gains in both.items():
+                names.append((name, part, quantity))
+                columns.append(gains[0])
+                random.append(beside(float(gains[0].mean()), gains[1:].mean(axis=1).tolist()))
+            if advance is not None:
+                advance(len(names) // 2, len(groups) * len(parts))
+    divided = divide(
+        np.stack(columns, axis=1), after - before,
+        seed=seed, repeats=repeats, rounding=logit_rounding(np.stack([before, after])),
+    )  # fmt: skip
+    return [
+        HeadGraft(*key, divided.parts[i], divided.share(i), random[i])
+        for i, key in enumerate(names)
+    ]
+
+
+def _of(pieces: Collection[Key], heads: Collection[str], slots: str) -> set[Key]:
+    return {key for key in pieces if set(key[0]) <= set(heads) and key[1] in slots}

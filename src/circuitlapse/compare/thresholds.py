@@ -1,0 +1,48 @@
+"""Every threshold of the verdict, each with its reason, and nothing else.
+
+They are judgements, made before any organism with a planted truth was scored.
+"""
+
+# --- Which heads count as used -------------------------------------------------------------------
+
+# A corruption that swaps the answer turns the metric's sign, so that a fiftieth of clean - corrupt
+# is a twenty-fifth of the metric itself. On a trial organism the heads above it carried .92 to .94
+# of all heads' absolute effect on the old task, those above a twentieth .84.
+USED_FRACTION = 0.02
+
+# --- Overlap -------------------------------------------------------------------------------------
+
+# Correcting for noise divides by the root of both reliabilities: below one half the correction is
+# larger than what was measured.
+LOWEST_RELIABILITY = 0.5
+
+# --- Preconditions -------------------------------------------------------------------------------
+
+# An old circuit can only be read from a model that does the old task nearly always. The organisms
+# are gated higher (.98 on its point value); this leaves room for models trained elsewhere.
+OLD_MASTERED = 0.90
+# Beyond this there is little left to learn: the `natural` organism's own gate.
+NEW_NOT_MASTERED = 0.75
+# Three right in four on held-out name pairs: far from the chance of any task here (1/3 or 1/2).
+NEW_LEARNT = 0.75
+# A placebo that makes more than a fifth of the gain would make any share of it doubtful.
+PLACEBO_LARGEST_SHARE = 0.2
+
+# --- Decision ------------------------------------------------------------------------------------
+
+# A tenth more right answers: below it, nothing happened that a reader would call an ability.
+SMALLEST_ACCURACY_GAIN = 0.1
+# More than all others together.
+MAJORITY = 0.5
+# An interval wider than this cannot tell a quarter from a half; "mixed" needs to.
+TIGHT = 0.25
+# One of twenty random groups may do as well by chance.
+LARGEST_P = 0.05
+# Seeds from which a bootstrap over seeds says something: with four, one resample in 64 is a single
+# seed repeated.
+POOLED_SEEDS = 5
+
+# --- Roles ---------------------------------------------------------------------------------------
+
+# A tenth of all attention, or of all names copied, in one feature alone.
+SMALLEST_ROLE_CHANGE = 0.1

@@ -1,0 +1,91 @@
+import pytest
+import torch
+
+from circuitlapse.compare.crosspatch import EVERYWHERE, Patch, crosspatch, crosspatched
+from circuitlapse.errors import CircuitlapseError
+from circuitlapse.models import behaviour, load_model
+from circuitlapse.tasks.pairs import PromptPairs
+from twins_compare import LiteralMix
+from twins_engine import tiny
+
+
+def named_pairs(n=6, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(5, 9, (n,), generator=generator)
+    clean, corrupt = torch.randint(23, (2, n, 9), generator=generator)
+    mask = (torch.arange(9) < lengths[:, None]).long()
+    positions = {"IO": torch.full((n,), 2), "END": lengths - 1}
+    answers = torch.randint(20, (n,), generator=generator)
+    wrong = answers[:, None] + torch.tensor([1, 2])
+    return PromptPairs.from_tensors(clean, corrupt, answers, wrong, mask, positions)
+
+
+def models(family="gpt2", **options):
+    return load_model(tiny(family, 0, **options)), load_model(tiny(family, 1, **options))
+
+
+@pytest.mark.parametrize("family", ["gpt2", "pythia", "qwen3"])
+@pytest.mark.parametrize(
+    "patch",
+    [
+        Patch(("a0.h1", "a1.h0"), "IO"),
+        Patch(("a0.h0", "m0"), "IO+1"),
+        Patch(("a0.h0", "a1.h1", "m0")),
+    ],
+)
+def test_patched_activations_are_the_sources_through_ones_own_output_weights(family, patch):
+    into, source = models(family)
+    pairs = named_pairs()
+    (found,) = crosspatched(into, source, pairs, [patch])
+    ours, theirs = LiteralMix(into.hf), LiteralMix(source.hf)
+    with torch.no_grad():
+        for row, (clean, _, metric) in enumerate(ours.prompts(pairs)):
+            name = patch.position.removesuffix("+1")
+            where = slice(None)
+            if patch.position != EVERYWHERE:
+                where = int(pairs.positions[name][row]) + patch.position.endswith("+1")
+            _, outputs = theirs.plain(clean)
+            ours.mixed = {node: (where, theirs.z.get(node, outputs[node])) for node in patch.nodes}
+            wanted = float(metric(ours.plain(clean)[0]))
+            assert float(found.logit_diff[row]) == pytest.approx(wanted, abs=1e-4)
+
+
+def test_no_patch_and_a_patch_from_oneself_change_nothing():
+    into, source = models()
+    pairs = named_pairs()
+    plain = behaviour(into, pairs).logit_diff
+    every = Patch(tuple(into.graph.nodes))
+    assert torch.equal(crosspatched(into, source, pairs, [Patch(())])[0].logit_diff, plain)
+    assert torch.equal(crosspatched(into, into, pairs, [every])[0].logit_diff, plain)
+
+
+def test_rows_hold_every_group_position_and_way():
+    base, tuned = models(num_attention_heads=4, hidden_size=16)
+    pairs = named_pairs(30)
+    seen = []
+    groups = {"pair": ("a0.h1", "a1.h2"), "mlps": ("m0", "m1"), "none": ()}
+    rows = crosspatch(
+        base, tuned, pairs, groups, ("END", EVERYWHERE),
+        seed=0, n_random=4, advance=lambda *at: seen.append(at),
+    )  # fmt: skip
+    assert seen[-1] == (12, 12)
+    assert len(rows) == 12
+    found = {(row.group, row.position, row.way): row for row in rows}
+    assert found["mlps", "END", "forward"].random is None
+    random = found["pair", "END", "backward"].random
+    assert random is not None
+    assert random.n == 4
+    assert found["none", "END", "forward"].gain.value == pytest.approx(0, abs=1e-6)
+    (patched,) = crosspatched(tuned, base, pairs, [Patch(groups["pair"], "END")])
+    lost = behaviour(tuned, pairs).logit_diff - patched.logit_diff
+    row = found["pair", "END", "backward"]
+    assert row.gain.value == pytest.approx(float(lost.double().mean()), abs=1e-5)
+    assert row.accuracy == float(patched.correct_among.double().mean())
+
+
+def test_refusals_name_the_node_and_the_position():
+    into, source = models()
+    with pytest.raises(CircuitlapseError, match=r"no such head or MLP \(got 'm7'\)"):
+        crosspatched(into, source, named_pairs(), [Patch(("m7",))])
+    with pytest.raises(CircuitlapseError, match=r"no such position \(got 'S1'\)\. Use one of IO"):
+        crosspatched(into, source, named_pairs(), [Patch(("a0.h0",), "S1")])

@@ -1,0 +1,68 @@
+import pytest
+import torch
+
+from circuitlapse.compare.gains import Gains, fit_gains, gained
+from circuitlapse.models import behaviour, load_model
+from twins_compare import LiteralMix
+from twins_engine import FAMILIES, random_pairs, tiny
+
+
+def drawn(graph, seed=0, low=-1.0, high=3.0):
+    generator = torch.Generator().manual_seed(seed)
+    nodes = low + (high - low) * torch.rand(len(graph.nodes), generator=generator)
+    return Gains(graph, nodes, torch.ones(len(nodes)))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gains_put_into_the_base_are_found_again(family):
+    base, pairs = load_model(tiny(family)), random_pairs(0)
+    true = drawn(base.graph)
+    tuned = gained(base, true)
+    fit = fit_gains(base, tuned, pairs)
+    torch.testing.assert_close(fit.nodes, true.nodes, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(fit.fit, torch.ones(len(fit.fit)), atol=1e-5, rtol=0)
+    again = behaviour(gained(base, fit), pairs).logit_diff
+    torch.testing.assert_close(again, behaviour(tuned, pairs).logit_diff, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "pythia", "qwen3"])
+def test_gains_are_the_literal_least_squares_layer_by_layer(family):
+    base, tuned, pairs = load_model(tiny(family, 0)), load_model(tiny(family, 1)), random_pairs(3)
+    fit = fit_gains(base, tuned, pairs, batch_size=2)
+    ours, theirs = LiteralMix(base.hf), LiteralMix(tuned.hf)
+    gains: dict[str, float] = {}
+    last = base.graph.n_layers - 1
+    with torch.no_grad():
+        for node in base.graph.nodes:
+            both = own = 0.0
+            for clean, _, _ in ours.prompts(pairs):
+                ours.gains = gains
+                b, a = (twin.plain(clean)[1][node] for twin in (ours, theirs))
+                where = slice(-1, None) if int(node[1:].split(".")[0]) == last else slice(None)
+                both += float((a[where] * b[where]).sum())
+                own += float((b[where] * b[where]).sum())
+            # Heads of one layer do not read each other, so that their order does not matter.
+            gains = {**gains, node: both / own}
+    assert {node: fit.of(node) for node in gains} == pytest.approx(gains, abs=1e-4)
+
+
+def test_gains_that_must_not_be_negative_stop_at_zero():
+    base, pairs = load_model(tiny("gpt2")), random_pairs(0)
+    true = drawn(base.graph)
+    assert bool((true.nodes < 0).any())
+    fit = fit_gains(base, gained(base, true), pairs, non_negative=True)
+    first = base.graph.n_heads
+    wanted = true.nodes[:first].clamp(min=0)
+    torch.testing.assert_close(fit.nodes[:first], wanted, atol=1e-4, rtol=0)
+    assert bool((fit.nodes >= 0).all())
+
+
+def test_gains_of_a_model_over_itself_are_one_and_leave_it_as_it_is():
+    base, pairs = load_model(tiny("gpt2")), random_pairs(0)
+    before = {name: weight.clone() for name, weight in base.hf.named_parameters()}
+    fit = fit_gains(base, base, pairs)
+    assert bool((fit.nodes == 1).all())
+    same = gained(base, fit)
+    assert torch.equal(behaviour(same, pairs).logit_diff, behaviour(base, pairs).logit_diff)
+    gained(base, drawn(base.graph))
+    assert all(torch.equal(before[name], weight) for name, weight in base.hf.named_parameters())

@@ -1,0 +1,90 @@
+import pytest
+
+from circuitlapse.compare.grafts import Grafts
+from circuitlapse.compare.groups import parameter_groups
+from circuitlapse.compare.head_grafts import head_grafts
+from circuitlapse.errors import CircuitlapseError
+from circuitlapse.models import behaviour, load_model
+from circuitlapse.models.components import component_pieces
+from twins_engine import FAMILIES, random_pairs, tiny
+
+
+def test_whole_heads_first_and_last_are_the_groups_own_grafts():
+    options = {"num_attention_heads": 4, "hidden_size": 16}
+    base, tuned = (load_model(tiny("gpt2", seed, **options)) for seed in (0, 1))
+    pairs, heads = random_pairs(0, n=20), ("a0.h1", "a1.h0")
+    rows = head_grafts(base, tuned, pairs, {"old": heads}, seed=0, n_random=3, repeats=50)
+    grafts = Grafts(base, tuned, parameter_groups(base.hf, heads, ()).pieces)
+    v = [
+        float(behaviour(grafts.write(groups), pairs).logit_diff.double().mean())
+        for groups in (
+            (), ("old_heads",), ("recruited_heads", "other_heads", "mlps", "shared"),
+            ("old_heads", "recruited_heads", "other_heads", "mlps", "shared"),
+        )
+    ]  # fmt: skip
+    assert [row.quantity for row in rows] == ["first_in", "last_in"]
+    assert rows[0].gain.value == pytest.approx(v[1] - v[0], abs=1e-6)
+    assert rows[1].gain.value == pytest.approx(v[3] - v[2], abs=1e-6)
+    assert rows[0].random is not None
+    assert rows[0].random.n == 3
+
+
+def test_queries_and_keys_move_the_pattern_and_values_and_outputs_do_not():
+    """QK and OV of one head, grafted apart, change nothing that is the other's."""
+    base, tuned = (load_model(tiny("gpt2", seed)) for seed in (0, 1))
+    pairs = random_pairs(0, n=20)
+    rows = head_grafts(
+        base, tuned, pairs, {"one": ("a1.h0",)}, seed=0, parts=("whole", "qk", "ov"), repeats=20
+    )
+    named = {(row.part, row.quantity): row.gain.value for row in rows}
+    assert len({round(value, 9) for value in named.values()}) == 6
+    # Written by hand: the columns of the fused matrix, and the rows of the output matrix.
+    width, d_head = base.decoder.d_model, base.decoder.attention[0].W_O.shape[1]
+    theirs = dict(tuned.hf.named_parameters())
+    by_hand = load_model(tiny("gpt2", 0))
+    ours = dict(by_hand.hf.named_parameters())
+    for start in (0, width):
+        for name in ("weight", "bias"):
+            full = f"transformer.h.1.attn.c_attn.{name}"
+            ours[full].data[..., start : start + d_head] = theirs[full][..., start : start + d_head]
+    gain = behaviour(by_hand, pairs).logit_diff - behaviour(base, pairs).logit_diff
+    assert named["qk", "first_in"] == pytest.approx(float(gain.double().mean()), abs=1e-6)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_piece_of_a_head_has_its_slot_and_every_mlp_its_output(family):
+    hf = tiny(family)
+    slots: dict[str, set[str]] = {}
+    for piece in component_pieces(hf):
+        slots.setdefault(piece.component, set()).add(piece.slot)
+    shares_keys = getattr(hf.config, "num_key_value_heads", 2) != hf.config.num_attention_heads
+    for component, found in slots.items():
+        if component == "shared":
+            assert found == ({"", "k", "v"} if shares_keys else {""})
+        elif component.startswith("m"):
+            assert found == {"", "o"}
+        else:
+            assert found == ({"q", "o"} if shares_keys else set("qkvo"))
+
+
+def test_unknown_heads_are_refused():
+    base = load_model(tiny("gpt2"))
+    with pytest.raises(CircuitlapseError, match=r"no such head \(got 'a0\.h7'\)"):
+        head_grafts(base, base, random_pairs(0), {"x": ("a0.h7",)}, seed=0)
+
+
+def test_shared_keys_and_values_go_with_a_group_that_holds_all_their_heads():
+    base, tuned = (load_model(tiny("llama", seed, hidden_size=16)) for seed in (0, 1))
+    pairs = random_pairs(0, n=20)
+    groups = {"whole": ("a0.h0", "a0.h1"), "part": ("a0.h1", "a0.h2")}
+    rows = head_grafts(base, tuned, pairs, groups, seed=0, n_random=0, repeats=20)
+    named = {(row.group, row.quantity): row.gain.value for row in rows}
+    for group, slots in (("whole", "qkvo"), ("part", "qo")):
+        by_hand = load_model(tiny("llama", 0, hidden_size=16))
+        ours, theirs = (dict(m.hf.named_parameters()) for m in (by_hand, tuned))
+        for piece in component_pieces(base.hf):
+            own = {piece.component, *piece.sharers} - {"shared"}
+            if own and own <= set(groups[group]) and piece.slot in slots:
+                ours[piece.parameter].data[piece.index] = theirs[piece.parameter][piece.index]
+        gain = behaviour(by_hand, pairs).logit_diff - behaviour(base, pairs).logit_diff
+        assert named[group, "first_in"] == pytest.approx(float(gain.double().mean()), abs=1e-6)

@@ -1,0 +1,47 @@
+from collections import Counter
+from math import comb
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from circuitlapse.compare.matched import beside, matched_heads
+from circuitlapse.errors import CircuitlapseError
+from circuitlapse.models import Graph
+from circuitlapse.records.nodes import head_of
+
+HEADS = st.sets(st.tuples(st.integers(0, 2), st.integers(0, 3)))
+
+
+@given(HEADS, st.integers(1, 30), st.integers(0, 9))
+def test_groups_have_as_many_heads_per_layer_and_are_all_different(places, n, seed):
+    graph = Graph(3, 4)
+    heads = {f"a{layer}.h{head}" for layer, head in places}
+    drawn = matched_heads(graph, heads, n, seed)
+    wanted = Counter(layer for layer, _ in places)
+    available = 1
+    for layer in range(3):
+        available *= comb(4, wanted[layer])
+    assert len(drawn) == min(n, available - 1)
+    assert len(set(drawn)) == len(drawn)
+    for group in drawn:
+        assert set(group) != heads
+        assert len(set(group)) == len(group)
+        assert Counter(head_of(head).layer for head in group) == wanted
+    assert drawn == matched_heads(graph, sorted(heads), n, seed)
+
+
+def test_p_value_counts_the_group_itself():
+    assert beside(3.0, []) is None
+    row = beside(3.0, [1.0, 2.0, 3.0, 4.0])
+    assert row is not None
+    assert (row.n, row.mean, row.low, row.high) == (4, 2.5, 1.0, 4.0)
+    assert row.p_value == 3 / 5
+    largest = beside(19.0, [float(each) for each in range(19)])
+    assert largest is not None
+    assert largest.p_value == pytest.approx(0.05)
+
+
+def test_unknown_heads_are_refused():
+    with pytest.raises(CircuitlapseError, match=r"no such head \(got 'm0'\)"):
+        matched_heads(Graph(2, 2), ["m0"])

@@ -1,0 +1,148 @@
+"""Signatures and moves on a GPT-2 whose heads' roles are set by hand."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from circuitlapse.attribution import Scores
+from circuitlapse.compare.fates import fate_of
+from circuitlapse.compare.roles import compare_roles
+from circuitlapse.compare.signatures import Signatures, reads_of, role_signatures
+from circuitlapse.errors import CircuitlapseError
+from circuitlapse.models import Graph, load_model
+from circuitlapse.models.components import component_pieces
+from handmade import handmade, handmade_pairs
+from twins_engine import random_pairs
+
+
+def exchanged(hf, one, other):
+    """The model with all weights of two heads exchanged."""
+    changed = copy.deepcopy(hf)
+    ours, theirs = dict(changed.named_parameters()), dict(hf.named_parameters())
+    parts = {
+        head: [p for p in component_pieces(hf) if p.component == head] for head in (one, other)
+    }
+    for mine, its in zip(parts[one], parts[other], strict=True):
+        ours[mine.parameter].data[mine.index] = theirs[its.parameter][its.index]
+        ours[its.parameter].data[its.index] = theirs[mine.parameter][mine.index]
+    return changed
+
+
+@pytest.fixture(scope="module")
+def base():
+    return load_model(handmade())
+
+
+def test_signatures_say_what_each_head_was_made_to_do(base):
+    found = role_signatures(base, handmade_pairs())
+    assert found.heads == ("a0.h0", "a0.h1", "a0.h2", "a1.h0", "a1.h1", "a1.h2")
+    assert "END>IO" in found.features
+    assert "IO>END" not in found.features
+    assert found.of("a1.h1")["END>IO"] > 0.9
+    assert found.of("a1.h1")["copying"] == 1
+    assert found.of("a1.h2")["suppressing"] == 1
+    assert found.of("a1.h2")["copying"] == 0
+    assert found.of("a0.h0")["previous"] > 0.9
+    assert found.of("a0.h1")["duplicate"] > 0.8
+    assert found.of("a1.h0")["induction"] > 0.8
+    assert max(found.of("a0.h2").values()) < 0.55
+
+
+def test_reads_are_the_writers_numbers_by_the_edges_that_lead_there():
+    graph = Graph(2, 2)
+    sizes = np.zeros((len(graph.writers), len(graph.readers)))
+    column = graph.readers.index("a1.h1<k>")
+    for writer, size in {"input": 1.0, "a0.h0": 2.0, "a0.h1": 4.0, "m0": 1.0}.items():
+        sizes[graph.writers.index(writer), column] = size
+    own = {name: np.zeros(4) for name in ("copying", "suppressing", "duplicate", "induction")}
+    own["previous"] = np.array([1.0, 0.5, 0.9, 0.9])
+    found = {name: values[3] for name, values in reads_of(graph, sizes, own).items()}
+    assert found["k<input"] == 1 / 8
+    assert found["k<mlps"] == 1 / 8
+    assert found["k<heads"] == 6 / 8
+    assert found["k<previous"] == pytest.approx((2 * 1.0 + 4 * 0.5) / 8)
+    assert found["q<heads"] == found["q<previous"] == 0
+
+
+def test_an_edge_score_per_slot_enters_the_signature(base):
+    graph = base.graph
+    mean = torch.zeros(len(graph.writers), len(graph.readers))
+    mean[graph.writers.index("a0.h0"), graph.readers.index("a1.h0<k>")] = -3.0
+    scores = Scores(graph, mean, mean.expand(2, *mean.shape), 1)
+    found = role_signatures(base, handmade_pairs(), scores)
+    assert found.of("a1.h0")["k<previous"] == pytest.approx(found.of("a0.h0")["previous"])
+    assert found.of("a1.h0")["q<heads"] == 0
+
+
+def test_a_role_that_goes_from_one_head_to_another_is_found(base):
+    pairs = handmade_pairs(24)
+    tuned = load_model(exchanged(base.hf, "a0.h0", "a0.h2"))
+    ours, theirs = role_signatures(base, pairs), role_signatures(tuned, pairs)
+    halves = role_signatures(base, pairs[:12]), role_signatures(base, pairs[12:])
+    roles = compare_roles(ours, theirs, halves, seed=0, repeats=200)
+    # a1.h0 reads a0.h0's place: what it does changes with it, unlike what the name movers do.
+    assert {"a0.h0", "a0.h2"} <= set(roles.changed)
+    assert not {"a1.h1", "a1.h2"} & set(roles.changed)
+    assert ("a0.h0", "a0.h2") in [(move.source, move.target) for move in roles.moves]
+    named = {change.head: change for change in roles.changes}
+    assert dict(named["a0.h2"].features)["previous"] > 0.8
+    assert named["a1.h1"].distance < 0.1
+
+
+def signatures(values):
+    heads = tuple(f"a{i // 8}.h{i % 8}" for i in range(len(values)))
+    return Signatures(heads, tuple(map(str, range(values.shape[1]))), values)
+
+
+def test_moves_have_a_small_p_where_roles_appear_where_they_were_given_up():
+    rng = np.random.default_rng(0)
+    values = rng.uniform(size=(32, 6))
+    halves = signatures(values), signatures(values + 0.001)
+    after = values.copy()
+    after[[3, 20, 9, 14]] = values[[20, 3, 14, 9]]
+    roles = compare_roles(signatures(values), signatures(after), halves, seed=0)
+    assert {(move.source, move.target) for move in roles.moves} == {
+        ("a0.h3", "a2.h4"), ("a2.h4", "a0.h3"), ("a1.h1", "a1.h6"), ("a1.h6", "a1.h1")
+    }  # fmt: skip
+    assert roles.p_value is not None
+    assert roles.p_value < 0.01
+    elsewhere = values.copy()
+    elsewhere[[3, 20, 9, 14]] = rng.uniform(size=(4, 6))
+    drifted = compare_roles(signatures(values), signatures(elsewhere), halves, seed=0)
+    assert drifted.p_value is None or drifted.p_value > 0.05
+
+
+def test_noise_and_placebos_keep_a_change_from_being_one():
+    values = np.full((4, 2), 0.5)
+    moved = values.copy()
+    moved[:, 0] += [0.0, 0.05, 0.2, 0.4]
+    placebo = values.copy()
+    placebo[2, 1] += 0.3
+    same = signatures(values), signatures(values)
+    plain = compare_roles(signatures(values), signatures(moved), same, seed=0)
+    assert plain.changed == ("a0.h2", "a0.h3")
+    beside = compare_roles(
+        signatures(values), signatures(moved), same, [signatures(placebo)], seed=0
+    )
+    assert beside.changed == ("a0.h3",)
+    assert beside.changes[2].noise == pytest.approx(0.3)
+    still = compare_roles(signatures(values), signatures(values), same, seed=0)
+    assert (still.changed, still.moves, still.p_value) == ((), [], None)
+
+
+def test_a_used_head_whose_role_changed_is_repurposed_and_no_other():
+    assert fate_of("steady", "idle", role_changed=True) == "repurposed"
+    assert fate_of("grew", "grew", role_changed=True) == "repurposed"
+    assert fate_of("lost", "idle", role_changed=True) == "retired"
+    assert fate_of("idle", "gained", role_changed=True) == "recruited"
+    assert fate_of("idle", "idle", role_changed=True) == "unused"
+
+
+def test_signatures_refuse_prompts_without_names_and_other_features(base):
+    with pytest.raises(CircuitlapseError, match="role signatures need named positions"):
+        role_signatures(base, random_pairs(0, vocab=16))
+    left, right = signatures(np.zeros((4, 2))), signatures(np.zeros((4, 3)))
+    with pytest.raises(CircuitlapseError, match="the same heads and features"):
+        compare_roles(left, right, (left, left), seed=0)
