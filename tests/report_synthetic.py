@@ -80,7 +80,9 @@ class _Rows:
     def __init__(self, seeds: tuple[int, ...], steps: list[int]) -> None:
         self.random = Random(0)
         self.steps = steps
-        self.seeds = [{"base_seed": 0, "finetune_seed": seed} for seed in seeds]
+        self.seeds = [
+            {"base_seed": 0, "recipe": "default", "finetune_seed": seed} for seed in seeds
+        ]
         self.nodes_ = [
             *((f"a{layer}.h{head}", "head", layer, head)
               for layer in range(LAYERS) for head in range(HEADS)),
@@ -122,6 +124,9 @@ class _Rows:
 
     def readings(self) -> list[dict[str, Any]]:
         return []  # no picture shows them
+
+    def training(self) -> list[dict[str, Any]]:
+        return []  # no picture shows how training went
 
     def placebo(self) -> list[dict[str, Any]]:
         return [

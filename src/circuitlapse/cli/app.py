@@ -115,8 +115,8 @@ def report(
     """Build a run's report.html again from its tables. Needs neither the models nor torch."""
     from circuitlapse.report import build_report
 
-    load_run(run)
-    typer.echo(f"Report: {build_report(run)}")
+    for recipe in load_run(run).recipes:
+        typer.echo(f"Report: {build_report(run, recipe=recipe)}")
 
 
 @app.command()

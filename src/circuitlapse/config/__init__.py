@@ -6,19 +6,23 @@ from circuitlapse.config.experiment import (
     Compare,
     Compute,
     Experiment,
-    Finetune,
     Measure,
     Tasks,
 )
+from circuitlapse.config.finetune import ONLY, Arm, Finetune, Grid, Lora
 from circuitlapse.config.toml import demo_experiment, read_experiment, to_toml
 
 __all__ = [
     "MIB_FRACTIONS",
+    "ONLY",
+    "Arm",
     "Base",
     "Compare",
     "Compute",
     "Experiment",
     "Finetune",
+    "Grid",
+    "Lora",
     "Measure",
     "Tasks",
     "demo_experiment",

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from circuitlapse.config import Experiment
-from circuitlapse.records import SCHEMAS, key_of
+from circuitlapse.config import ONLY, Arm, Experiment
+from circuitlapse.records import SCHEMAS, key_of, verdict_path
 
 Kind = Literal[
     "prompts", "base", "finetune", "placebo", "measure", "read", "graft", "table", "verdict",
@@ -59,6 +59,16 @@ def readings(arm: str, step: int) -> str:
     return f"readings/{arm}/step-{step:05d}.safetensors"
 
 
+def training(arm: str) -> str:
+    """Path of how a fine-tune went."""
+    return f"training/{arm}.json"
+
+
+def restart(job: "Job") -> str:
+    """Path of the state that an interrupted fine-tune goes on from; no artifact of the run."""
+    return f".restart-{job.key[:16]}"
+
+
 def grafts(arm: str) -> str:
     """Path of what the hybrids of base and fine-tuned weights reach."""
     return f"scores/{arm}/grafts.safetensors"
@@ -69,14 +79,9 @@ def prompts(task: str, split: str) -> str:
     return f"tasks/{task}.{split}.jsonl"
 
 
-def arm(seed: int) -> str:
-    """Name of the fine-tune with this seed."""
-    return f"seed-{seed}"
-
-
-def placebo_arm(seed: int) -> str:
-    """Name of the placebo fine-tune with this seed."""
-    return f"{PLACEBO}-seed-{seed}"
+def placebo_arm(arm: Arm) -> str:
+    """Name of the placebo fine-tune beside a fine-tune."""
+    return f"{PLACEBO}-{arm.name}"
 
 
 class _Graph:
@@ -108,7 +113,11 @@ def plan_jobs(experiment: Experiment, base_identity: Mapping[str, Any]) -> list[
     graph = _Graph()
     e, tasks = experiment, (experiment.tasks.old, experiment.tasks.new)
     measure, compare = (section.model_dump(mode="json") for section in (e.measure, e.compare))
-    finetune = e.finetune.model_dump(mode="json", exclude={"seeds", "placebo"})
+    recipes = {
+        name: recipe.model_dump(mode="json", exclude={"seeds", "placebo", "grid"})
+        for name, recipe in e.finetune.recipes().items()
+    }
+    sampling = [e.finetune.steps, e.finetune.batch_size, e.finetune.old_fraction]
     base = graph.add("base", "base model", ("base.json",), dict(base_identity))
     held_out = {}
     for task in tasks:
@@ -118,10 +127,10 @@ def plan_jobs(experiment: Experiment, base_identity: Mapping[str, Any]) -> list[
                 [measure, compare], (base,),
                 task=task, split=split,
             )  # fmt: skip
-    training = {
+    training_items = {
         use: graph.add(
             "prompts", f"prompts for {use}", (prompts(use, "train"),),
-            [finetune, *tasks, e.measure.seed], (base,), task=use, split="train",
+            [*sampling, *tasks, e.measure.seed], (base,), task=use, split="train",
         )
         for use in (FINETUNE, PLACEBO)
         if use == FINETUNE or e.finetune.placebo
@@ -137,21 +146,25 @@ def plan_jobs(experiment: Experiment, base_identity: Mapping[str, Any]) -> list[
         )  # fmt: skip
 
     last = e.steps()[-1]
+    tunes: list[str] = []
     grafted: list[str] = []
     read: list[str] = []
     placebos: list[str] = []
-    for seed in e.finetune.seeds:
-        name = arm(seed)
+    watched = tuple(held_out[task, "validation"] for task in tasks)
+    for arm in e.arms():
+        name, params = arm.name, {"recipe": arm.recipe, "seed": arm.seed}
         tuned = graph.add(
-            "finetune", f"fine-tune {name}", tuple(checkpoint(name, s) for s in e.steps()),
-            finetune, (base, training[FINETUNE]), seed=seed,
+            "finetune", f"fine-tune {name}",
+            (*(checkpoint(name, s) for s in e.steps()), training(name)),
+            recipes[arm.recipe], (base, training_items[FINETUNE], *watched), **params,
         )  # fmt: skip
+        tunes.append(tuned)
         control = None
         if e.finetune.placebo:
-            name_of_placebo = placebo_arm(seed)
+            name_of_placebo = placebo_arm(arm)
             control = graph.add(
                 "placebo", f"fine-tune {name_of_placebo}", (checkpoint(name_of_placebo, last),),
-                finetune, (base, training[PLACEBO]), seed=seed,
+                recipes[arm.recipe], (base, training_items[PLACEBO]), **params,
             )  # fmt: skip
         for step in e.steps():
             for task in tasks:
@@ -164,9 +177,9 @@ def plan_jobs(experiment: Experiment, base_identity: Mapping[str, Any]) -> list[
                 )
             )  # fmt: skip
         if control is not None:
-            measure_at(placebo_arm(seed), last, tasks[0], control, ["behaviour", "circuits"])
-            measure_at(placebo_arm(seed), last, tasks[1], control, ["behaviour"])
-            placebos += [measured[placebo_arm(seed), last, task] for task in tasks]
+            measure_at(placebo_arm(arm), last, tasks[0], control, ["behaviour", "circuits"])
+            measure_at(placebo_arm(arm), last, tasks[1], control, ["behaviour"])
+            placebos += [measured[placebo_arm(arm), last, task] for task in tasks]
         grafted.append(
             graph.add(
                 "graft",
@@ -179,7 +192,7 @@ def plan_jobs(experiment: Experiment, base_identity: Mapping[str, Any]) -> list[
                     held_out[tasks[1], "test"],
                     *((control,) if control else ()),
                 ),
-                seed=seed,
+                **params,
             )
         )
     everything = tuple(measured.values())
@@ -187,7 +200,7 @@ def plan_jobs(experiment: Experiment, base_identity: Mapping[str, Any]) -> list[
     sources = {
         "behaviour": arms, "placebo": tuple(placebos), "nodes": arms, "edges": arms,
         "faithfulness": arms, "controls": arms, "overlap": arms, "fates": everything,
-        "grafts": tuple(grafted), "readings": tuple(read),
+        "grafts": tuple(grafted), "readings": tuple(read), "training": tuple(tunes),
     }  # fmt: skip
     tables = tuple(
         graph.add(
@@ -200,8 +213,12 @@ def plan_jobs(experiment: Experiment, base_identity: Mapping[str, Any]) -> list[
         )
         for name in SCHEMAS
     )
-    verdict = graph.add(
-        "verdict", "verdict", ("verdict.json",), compare, (*everything, *grafted, *tables)
-    )
-    graph.add("provenance", "provenance", ("provenance.json",), None, (verdict,))
+    verdicts = tuple(
+        graph.add(
+            "verdict", "verdict" if recipe == ONLY else f"verdict {recipe}",
+            (verdict_path(recipe),), compare, (*everything, *grafted, *tables), recipe=recipe,
+        )
+        for recipe in recipes
+    )  # fmt: skip
+    graph.add("provenance", "provenance", ("provenance.json",), None, verdicts)
     return list(graph.jobs.values())

@@ -48,9 +48,10 @@ def run_in(experiment: Experiment, out: Path, listen: Listener) -> bool:
 
 def jobs_of(experiment: Experiment) -> list[Job]:
     """Plan an experiment, after checking what can be checked without doing anything."""
-    from circuitlapse.pipeline.base import base_identity, check_tasks
+    from circuitlapse.pipeline.base import base_identity, check_tasks, check_training
 
     check_tasks(experiment)
+    check_training(experiment)
     return plan_jobs(experiment, base_identity(experiment.base))
 
 

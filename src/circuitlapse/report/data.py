@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 import polars as pl
 from pydantic import BaseModel, ValidationError
 
-from circuitlapse.config import Experiment, read_experiment
+from circuitlapse.config import ONLY, Experiment, read_experiment
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.records import SCHEMAS, Provenance, Store, Verdict
+from circuitlapse.records import SCHEMAS, Provenance, Store, Verdict, verdict_path
 
 _Document = TypeVar("_Document", bound=BaseModel)
 _AGAIN = "Delete it and run the experiment again: only what is missing is made"
@@ -40,12 +40,13 @@ class RunRecords:
     prompts: dict[str, list[dict[str, Any]]]
 
 
-def read_run(run: Path, prompts: int = 4) -> RunRecords:
-    """Read a finished run's records.
+def read_run(run: Path, prompts: int = 4, recipe: str = ONLY) -> RunRecords:
+    """Read a finished run's records on one recipe.
 
     Args:
         run: The run directory.
         prompts: How many sample items to take from each task's file.
+        recipe: Which of a grid's recipes; rows of the others are left out.
 
     Raises:
         CircuitlapseError: If the directory or a file is missing, unreadable, or of another
@@ -65,8 +66,8 @@ def read_run(run: Path, prompts: int = 4) -> RunRecords:
         experiment=experiment,
         experiment_text=experiment_file.read_text(encoding="utf-8"),
         provenance=_document(store, "provenance.json", Provenance),
-        verdict=_document(store, "verdict.json", Verdict),
-        tables={name: _table(store, name) for name in SCHEMAS},
+        verdict=_document(store, verdict_path(recipe), Verdict),
+        tables={name: _table(store, name, recipe) for name in SCHEMAS},
         prompts={
             task: _items(store.read(f"tasks/{task}.test.jsonl"), prompts)
             for task in (tasks.old, tasks.new)
@@ -88,7 +89,7 @@ def _document(store: Store, name: str, kind: type[_Document]) -> _Document:
         ) from None
 
 
-def _table(store: Store, name: str) -> pl.DataFrame:
+def _table(store: Store, name: str, recipe: str) -> pl.DataFrame:
     path = store.read(f"tables/{name}.parquet")
     try:
         frame = pl.read_parquet(path)
@@ -103,6 +104,7 @@ def _table(store: Store, name: str) -> pl.DataFrame:
             got=f"missing or of another type: {', '.join(wrong)}",
             fix=_AGAIN,
         )
+    frame = frame.filter(pl.col("recipe") == recipe)
     if name in ("behaviour", "nodes") and frame.is_empty():
         raise CircuitlapseError(f"{path} has no rows", fix=_AGAIN)
     return frame.select(list(SCHEMAS[name]))
