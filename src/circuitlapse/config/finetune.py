@@ -1,12 +1,12 @@
 """How the base is fine-tuned: one recipe or a grid of them, each with every seed."""
 
+from collections.abc import Callable
 from itertools import product
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import (
     Field,
     ValidationError,
-    ValidatorFunctionWrapHandler,
     WrapValidator,
     field_validator,
     model_validator,
@@ -66,7 +66,10 @@ class Grid(Section):
         return self
 
 
-def _one_message(value: object, check: ValidatorFunctionWrapHandler) -> object:
+_NO_GRID = Grid()  # pyright: ignore[reportCallIssue]
+
+
+def _one_message(value: object, check: Callable[[object], object]) -> object:
     try:
         return check(value)
     except ValidationError:
@@ -111,7 +114,7 @@ class Finetune(Section):
         description="Also fine-tune on the old task alone, as the noise floor of the heads' fates.",
     )
     lora: Lora = Lora()  # pyright: ignore[reportCallIssue]
-    grid: Grid = Grid()  # pyright: ignore[reportCallIssue]
+    grid: Grid = _NO_GRID
     trainer: dict[str, Any] = Field(
         default_factory=dict,
         description="Any other argument of TRL's SFTConfig, such as warmup_steps = 20, bf16 = true "
@@ -168,7 +171,7 @@ class Finetune(Section):
                 for key, value in chosen.items()
                 if key in varied
             ]
-            found["_".join(parts) or ONLY] = self.model_copy(update={**chosen, "grid": Grid()})
+            found["_".join(parts) or ONLY] = self.model_copy(update={**chosen, "grid": _NO_GRID})
         return found
 
     def arms(self) -> list[Arm]:

@@ -111,7 +111,7 @@ def adapters(recipe: Finetune) -> LoraConfig | None:
     lora = recipe.lora
     return LoraConfig(
         r=lora.rank,
-        lora_alpha=lora.alpha,
+        lora_alpha=lora.alpha,  # pyright: ignore[reportArgumentType]
         lora_dropout=lora.dropout,
         target_modules=list(lora.targets) or None,
         task_type="CAUSAL_LM",

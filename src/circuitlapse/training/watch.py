@@ -137,7 +137,7 @@ def _spread(name: str, estimate: Estimate) -> dict[str, float]:
 _PLACE = ("step", "split", "task")
 
 
-def logged(figures: Figures) -> dict[str, float]:
+def logged(figures: Figures) -> dict[str, int | float]:
     """Return figures as the trainer logs them, under names that loggers group."""
     values = {key: value for key, value in asdict(figures).items() if key not in _PLACE}
     return {f"{_group(figures)}{key}": value for key, value in values.items()}
