@@ -65,7 +65,7 @@ def test_all_faults_are_named_at_once(tmp_path):
             "name exactly one of `organism` and `path`",
         ),
         ('[base]\npath = "gpt2"\n[tasks]\nold = "ioi3"\n', "must be two tasks"),
-        ('[base]\npath = "gpt2"\n[finetune]\nseeds = [1, 1]\n', "names a seed twice: [1, 1]"),
+        ('[base]\npath = "gpt2"\n[finetune]\nseeds = [1, 1]\n', "`seeds` names a value twice: [1, 1]"),
         ('[base]\npath = "gpt2"\n[finetune]\nsteps = 4\n', "`save_every` (8) exceeds `steps` (4)"),
         ('[base]\npath = "gpt2"\n[measure]\nfractions = [1.5]\n', "less than or equal to 1"),
         ("[base\n", "not valid TOML"),

@@ -22,14 +22,14 @@ RECIPE = Finetune.model_validate(
 
 # What each process runs: the checkpoints go to files, what was returned to one more.
 SCRIPT = """
-import json, sys
+import json, os, sys
 from dataclasses import asdict
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from circuitlapse.config import Finetune
+from circuitlapse.config import Finetune, processes
 from circuitlapse.tasks import get_task
-from circuitlapse.training import Restart, Watched, finetune, processes
+from circuitlapse.training import Restart, Watched, finetune
 
 base, out, recipe, kept = sys.argv[1:]
 task = get_task("ioi3")
@@ -43,7 +43,8 @@ def save(step, model, tokenizer):
 restart = Restart(Path(kept), 6, every_seconds=0.0) if kept else None
 figures = finetune(base, items, save, Finetune.model_validate_json(recipe), seed=0, device="cpu",
                    watched=watched, restart=restart)
-if (out / "step-6").exists() and figures:
+(out / f"rank-{os.environ.get('RANK', 0)}").touch()
+if processes() == 1 or os.environ["RANK"] == "0":
     (out / "figures.json").write_text(json.dumps([asdict(each) for each in figures]))
 """
 
@@ -139,7 +140,7 @@ def test_two_processes_train_as_one(tiny_model, tmp_path):
     recipe = RECIPE.model_dump_json()
     runs = {
         "one": [sys.executable],
-        "two": [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2",
+        "two": [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
                 "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
                 "--num_cpu_threads_per_process", "1", "--main_process_port", "0"],
     }  # fmt: skip
@@ -150,6 +151,7 @@ def test_two_processes_train_as_one(tiny_model, tmp_path):
             list(map(str, command)), capture_output=True, text=True, check=False, timeout=300
         )
         assert done.returncode == 0, done.stderr[-3000:]
+    assert {path.name for path in (tmp_path / "two").glob("rank-*")} == {"rank-0", "rank-1"}
     one, two = (json.loads((tmp_path / name / "figures.json").read_text()) for name in runs)
     assert len(one) == len(two) == 4
     for ours, theirs in zip(one, two, strict=True):

@@ -9,9 +9,9 @@ import polars as pl
 from safetensors.numpy import load_file
 
 from circuitlapse import __version__
-from circuitlapse.config import ONLY, Arm, Experiment, read_experiment
+from circuitlapse.config import ONLY, Arm, Experiment, joins, read_experiment
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.pipeline import Listener, run_in
+from circuitlapse.pipeline import Listener, join_in, run_in
 from circuitlapse.pipeline.plan import checkpoint, scores
 from circuitlapse.records import (
     SCHEMAS,
@@ -171,12 +171,18 @@ def run_experiment(
         out: Directory of the run. A finished run of the same experiment is returned as it is.
         progress: Called with events while it works; nothing is printed.
 
+    Started by ``accelerate launch`` on several processes, all share the trainings; the others
+    return when those are done, with the run that the first goes on with.
+
     Raises:
         CircuitlapseError: For any mistake in the experiment, the models or the directory.
     """
     if not isinstance(experiment, Experiment):
         experiment = read_experiment(experiment)
     out, listen = Path(out), progress or (lambda event: None)
+    if joins():
+        join_in(experiment, out)
+        return Run(out)
     run_in(experiment, out, listen)
     for recipe in experiment.finetune.recipes():
         _keep_report(Store(out), recipe)

@@ -12,7 +12,7 @@ from circuitlapse.api import load_run, run_experiment
 from circuitlapse.cli.export import export
 from circuitlapse.cli.progress import watch
 from circuitlapse.cli.summary import print_estimates, print_summary
-from circuitlapse.config import Experiment, demo_experiment, read_experiment, to_toml
+from circuitlapse.config import Experiment, demo_experiment, joins, read_experiment, to_toml
 from circuitlapse.errors import CircuitlapseError
 
 _PLAIN_WIDTH = 120  # of tables in files and pipes
@@ -151,6 +151,9 @@ def _run(
         from circuitlapse.pipeline.estimate import estimates
 
         print_estimates(estimates(experiment, out), console)
+        return
+    if joins():
+        run_experiment(experiment, out)
         return
     with watch(Console(stderr=True)) as listen:
         finished = run_experiment(experiment, out, listen)

@@ -10,6 +10,7 @@ from circuitlapse.config.experiment import (
     Tasks,
 )
 from circuitlapse.config.finetune import ONLY, Arm, Finetune, Grid, Lora
+from circuitlapse.config.processes import joins, processes
 from circuitlapse.config.toml import demo_experiment, read_experiment, to_toml
 
 __all__ = [
@@ -26,6 +27,8 @@ __all__ = [
     "Measure",
     "Tasks",
     "demo_experiment",
+    "joins",
+    "processes",
     "read_experiment",
     "to_toml",
 ]

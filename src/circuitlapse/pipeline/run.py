@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from circuitlapse.config import Experiment, read_experiment, to_toml
+from circuitlapse.config import Experiment, processes, read_experiment, to_toml
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.pipeline.execute import execute, unfinished
 from circuitlapse.pipeline.plan import Job, plan_jobs
@@ -37,13 +37,30 @@ def run_in(experiment: Experiment, out: Path, listen: Listener) -> bool:
             with replacing(out / "experiment.toml") as draft:
                 draft.write_text(to_toml(experiment), encoding="utf-8")
         todo = unfinished(jobs, store, listen)
-        if not todo:
+        if not todo and processes() == 1:
             listen(Progress("planned", done=len(jobs), total=len(jobs)))
             return False
         from circuitlapse.pipeline.work import work
 
-        execute(jobs, todo, store, experiment, work, listen)
+        if processes() > 1:
+            from circuitlapse.pipeline.together import lead, leave
+
+            execute(jobs, lead(todo, experiment), store, experiment, work, listen)
+            leave()
+        else:
+            execute(jobs, todo, store, experiment, work, listen)
     return True
+
+
+def join_in(experiment: Experiment, out: Path) -> None:
+    """Take part in the trainings of a run that another process does.
+
+    Raises:
+        CircuitlapseError: As the run's own process does.
+    """
+    from circuitlapse.pipeline.together import join
+
+    join(jobs_of(experiment), out, experiment)
 
 
 def jobs_of(experiment: Experiment) -> list[Job]:

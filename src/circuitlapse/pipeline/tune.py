@@ -6,7 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from circuitlapse.config import Arm, Experiment
+from accelerate import PartialState
+
+from circuitlapse.config import Arm, Experiment, joins, processes
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import quiet
 from circuitlapse.pipeline import plan
@@ -45,6 +47,8 @@ def base_directory(experiment: Experiment, advance: Advance | None = None) -> Pa
 
 def tune(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
     """Fine-tune, or go on with an interrupted fine-tune; checkpoints that are there stay."""
+    if processes() > 1:
+        PartialState().wait_for_everyone()  # what is read below must be there for all
     placebo = job.kind == "placebo"
     arm = arm_of(job)
     name = plan.placebo_arm(arm) if placebo else arm.name
@@ -91,6 +95,8 @@ def tune(job: Job, store: Store, experiment: Experiment, advance: Advance) -> No
         progress=progress,
         notice=lambda text: advance(done, experiment.finetune.steps, text),
     )
+    if joins():
+        return
     if not placebo:
         with store.write(plan.training(name), job.key) as path:
             path.write_text(json.dumps([asdict(each) for each in figures]), encoding="utf-8")

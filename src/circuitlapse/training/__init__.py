@@ -4,7 +4,7 @@ A time-lapse needs the training itself, not only its end: the base is made here 
 given, and fine-tuning saves what the analyses then look at.
 """
 
-from circuitlapse.training.arguments import check_names, processes
+from circuitlapse.training.arguments import check_names, on_cpu
 from circuitlapse.training.finetune import finetune
 from circuitlapse.training.organism import (
     Progress,
@@ -33,8 +33,8 @@ __all__ = [
     "flagged",
     "gate_figures",
     "get_recipe",
+    "on_cpu",
     "organism",
     "organism_key",
     "pretrain",
-    "processes",
 ]

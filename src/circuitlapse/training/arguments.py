@@ -1,7 +1,6 @@
 """From a recipe to the trainer's own arguments, with names checked before any work starts."""
 
 import difflib
-import os
 from dataclasses import fields
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from transformers import SchedulerType
 from transformers.training_args import OptimizerNames
 from trl.trainer.sft_config import SFTConfig
 
-from circuitlapse.config import Finetune
+from circuitlapse.config import Finetune, processes
 from circuitlapse.errors import CircuitlapseError
 
 _PLATEAU = "reduce_lr_on_plateau"  # it follows an evaluation of the trainer's, which is not run
@@ -66,7 +65,6 @@ def arguments(recipe: Finetune, seed: int, device: str, output: Path) -> SFTConf
             f"{recipe.accumulate}",
             fix="Choose finetune.batch_size as a multiple of their product",
         )
-    on_cpu = device == "cpu" or (device == "auto" and not torch.cuda.is_available())
     chosen = {
         "warmup_steps": 0,
         "weight_decay": 0.0,
@@ -74,7 +72,7 @@ def arguments(recipe: Finetune, seed: int, device: str, output: Path) -> SFTConf
         "bf16": False,
         "fp16": False,
         "activation_checkpointing": False,
-        "dataloader_pin_memory": not on_cpu,
+        "dataloader_pin_memory": not on_cpu(device),
         "logging_strategy": "steps" if "report_to" in recipe.trainer else "no",
         "report_to": "none",
         **recipe.trainer,
@@ -90,7 +88,7 @@ def arguments(recipe: Finetune, seed: int, device: str, output: Path) -> SFTConf
             optim=recipe.optimizer,
             seed=seed,
             data_seed=seed,
-            use_cpu=on_cpu,
+            use_cpu=on_cpu(device),
             max_length=None,
             dataset_kwargs={"skip_prepare_dataset": True},
             save_strategy="no",
@@ -118,6 +116,6 @@ def adapters(recipe: Finetune) -> LoraConfig | None:
     )
 
 
-def processes() -> int:
-    """How many processes train together, as ``accelerate launch`` tells each of them."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+def on_cpu(device: str) -> bool:
+    """Whether a training on this device is one on the CPU."""
+    return device == "cpu" or (device == "auto" and not torch.cuda.is_available())

@@ -27,11 +27,11 @@ from transformers import (
 )
 from trl.trainer.sft_trainer import SFTTrainer
 
-from circuitlapse.config import Finetune
+from circuitlapse.config import Finetune, processes
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import quiet
 from circuitlapse.tasks import Item
-from circuitlapse.training.arguments import adapters, arguments, processes
+from circuitlapse.training.arguments import adapters, arguments
 from circuitlapse.training.encode import encode
 from circuitlapse.training.restart import Restart
 from circuitlapse.training.traps import flags, sentence

@@ -10,7 +10,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from circuitlapse.training.arguments import processes
+from circuitlapse.config import processes
 
 
 @dataclass(frozen=True)
