@@ -72,6 +72,7 @@ def arguments(recipe: Finetune, seed: int, device: str, output: Path) -> SFTConf
         "bf16": False,
         "fp16": False,
         "activation_checkpointing": False,
+        "ddp_find_unused_parameters": False,
         "dataloader_pin_memory": not on_cpu(device),
         "logging_strategy": "steps" if "report_to" in recipe.trainer else "no",
         "report_to": "none",
