@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PEERS := .venv-peers/bin
 
-.PHONY: demo test setup lint types contracts pytest bench parity format clean
+.PHONY: demo test test-browser setup lint types contracts pytest bench parity format clean
 
 demo: setup
 	$(BIN)/circuitlapse demo
@@ -28,7 +28,17 @@ contracts: setup
 	$(BIN)/lint-imports
 
 pytest: setup
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --ignore=tests/browser
+
+# The report in a real browser: Debian's Chromium, driven by Playwright's library. Screenshots and
+# the measured speed of a slider step are left in build/browser.
+test-browser: setup .venv/ready-browser
+	command -v chromium >/dev/null || { apt-get update && apt-get install -y --no-install-recommends chromium; }
+	OMP_NUM_THREADS=1 CIRCUITLAPSE_SCREENSHOTS=build/browser $(BIN)/pytest tests/browser
+
+.venv/ready-browser: pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,browser]'
+	touch $@
 
 # Speed and memory beside Hugging Face and TransformerLens; on a quiet machine, about half an hour.
 bench: setup .venv-peers/ready

@@ -19,6 +19,7 @@ from circuitlapse.records import (
     Verdict,
     table,
 )
+from synthetic_looks import Looks
 
 LAYERS, HEADS = 4, 8
 FAMILIES = {
@@ -38,6 +39,8 @@ def write_run(
     base_path: str | None = None,
     prompt: str = "After John, Mary and Jim went to the store, Mary and John gave a drink to",
     shares: bool = True,
+    layers: int = LAYERS,
+    heads: int = HEADS,
 ) -> Path:
     """Write a finished run directory of invented numbers."""
     experiment = Experiment(
@@ -46,7 +49,8 @@ def write_run(
     )
     run.mkdir(parents=True)
     (run / "experiment.toml").write_text(to_toml(experiment), encoding="utf-8")
-    rows = _Rows(seeds, experiment.steps())
+    looks = Looks(layers, heads, experiment.steps())
+    rows = _Rows(seeds, experiment.steps(), looks)
     for name in SCHEMAS:
         put_table(run, name, table(name, getattr(rows, name)()))
     put(run, "verdict.json", _verdict(steps, shares).model_dump_json())
@@ -59,6 +63,7 @@ def write_run(
         }
         lines = "".join(json.dumps(item, ensure_ascii=False) + "\n" for _ in range(6))
         put(run, f"tasks/{task}.test.jsonl", lines)
+    looks.write_patterns(run, seeds, prompt)
     return run
 
 
@@ -77,7 +82,8 @@ def put_table(run: Path, name: str, frame: pl.DataFrame) -> None:
 class _Rows:
     """Rows of every table: each head has an old and a new strength that rises with the step."""
 
-    def __init__(self, seeds: tuple[int, ...], steps: list[int]) -> None:
+    def __init__(self, seeds: tuple[int, ...], steps: list[int], looks: Looks) -> None:
+        self.looks = looks
         self.random = Random(0)
         self.steps = steps
         self.seeds = [
@@ -85,8 +91,8 @@ class _Rows:
         ]
         self.nodes_ = [
             *((f"a{layer}.h{head}", "head", layer, head)
-              for layer in range(LAYERS) for head in range(HEADS)),
-            *((f"m{layer}", "mlp", layer, -1) for layer in range(LAYERS)),
+              for layer in range(looks.layers) for head in range(looks.heads)),
+            *((f"m{layer}", "mlp", layer, -1) for layer in range(looks.layers)),
         ]  # fmt: skip
         self.strength = {
             node[0]: (self._heavy(), self._heavy() * (1.6 if node[2] else 0.7))
@@ -123,7 +129,16 @@ class _Rows:
         ]
 
     def readings(self) -> list[dict[str, Any]]:
-        return []  # no picture shows them
+        return [
+            row for seed in self.seeds for step in self.steps
+            for row in self.looks.readings({**seed, "step": step})
+        ]  # fmt: skip
+
+    def patching(self) -> list[dict[str, Any]]:
+        return [
+            row for seed in self.seeds for step in self.steps
+            for row in self.looks.patching({**seed, "step": step})
+        ]  # fmt: skip
 
     def training(self) -> list[dict[str, Any]]:
         return []  # no picture shows how training went
@@ -165,9 +180,8 @@ class _Rows:
 
     def edges(self) -> list[dict[str, Any]]:
         return [
-            {**seed, "step": step, "task": task, "corruption": "subject", "writer": "a0.h1",
-             "reader": "a1.h2<q>", "score": 0.5}
-            for seed in self.seeds for step in self.steps for task in FAMILIES
+            row for seed in self.seeds for step in self.steps
+            for row in self.looks.edges({**seed, "step": step}, FAMILIES)
         ]  # fmt: skip
 
     def faithfulness(self) -> list[dict[str, Any]]:
@@ -246,7 +260,8 @@ class _Rows:
 
     def grafts(self) -> list[dict[str, Any]]:
         return [
-            {**seed, "step": self.steps[-1], "group": group, "heads": "", "quantity": quantity,
+            {**seed, "step": self.steps[-1], "group": group,
+             "heads": "a0.h0, a2.h3" if group == "old_heads" else "", "quantity": quantity,
              "n_parameters": int(200_000 * share),
              **self._interval("gain", 4 * share * scale, 0.25),
              **self._interval("share", share * scale, 0.06)}

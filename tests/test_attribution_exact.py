@@ -1,5 +1,6 @@
 """Exact scores: a model worked out by hand, dead components, going on after an interruption."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -157,6 +158,10 @@ def test_a_file_of_something_else_is_refused(tmp_path):
         attribute(model, pairs, "exact", save=path, metric="log_prob")
     with pytest.raises(CircuitlapseError, match=other):
         attribute(model, random_pairs(3, n=2, longest=4), "exact", save=path)
+    named = replace(pairs, positions={"END": pairs.lengths - 1})
+    attribute(model, named, "exact", save=path)
+    with pytest.raises(CircuitlapseError, match=other):
+        attribute(model, named, "exact", save=path, by_position=True)
     with torch.no_grad():
         hf.transformer.h[0].mlp.c_fc.bias[0] += 1
     with pytest.raises(CircuitlapseError, match=other):

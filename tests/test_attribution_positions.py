@@ -49,6 +49,41 @@ def test_scores_by_position_are_the_literal_ones(family, method, points):
         )  # fmt: skip
 
 
+def _masks(pairs: PromptPairs) -> dict[str, list[torch.Tensor]]:
+    """Each name's position, and all others, as a column ``[pos, 1]`` per prompt."""
+    columns = [torch.arange(length)[:, None] for length in pairs.lengths.tolist()]
+    found = {
+        name: [column == at for column, at in zip(columns, where, strict=True)]
+        for name, where in pairs.positions.items()
+    }
+    named = zip(*found.values(), strict=True)
+    return {**found, "elsewhere": [~torch.stack(each).any(dim=0) for each in named]}
+
+
+@pytest.mark.parametrize("family", ["gpt2", "pythia", "qwen2"])
+@pytest.mark.parametrize(
+    ("method", "options", "literal", "made"),
+    [("exact", {}, twins.exact, Literal), ("eap", {"qk_fix": True}, twins.qk_fixed, twins.Probed)],
+)
+def test_what_does_not_divide_is_corrupted_at_each_position_alone(
+    family, method, options, literal, made
+):
+    hf, pairs = tiny(family), _named(random_pairs(33, n=3, longest=5))
+    model, twin = load_model(hf, dtype="float64"), made(hf)
+    scores = attribute(model, pairs, method, by_position=True, **options)
+    masks = _masks(pairs)
+    assert list(scores.by_position) == list(masks)
+    for name, at in masks.items():
+        expected = literal(twin, pairs, at).mean(dim=0)
+        assert float(expected.abs().max()) > 1e-3
+        torch.testing.assert_close(
+            scores.by_position[name].double(), expected, rtol=1e-5, atol=1e-6
+        )
+    together = torch.stack(list(scores.by_position.values())).sum(dim=0)
+    assert not torch.allclose(together, scores.mean, atol=1e-3)
+    torch.testing.assert_close(attribute(model, pairs, method, **options).mean, scores.mean)
+
+
 @settings(max_examples=5)
 @given(st.integers(0, 1000), st.integers(1, 6), st.integers(2, 8), st.integers(1, 4))
 def test_positions_add_up_in_any_batches(seed, n, longest, size):
@@ -97,8 +132,7 @@ def test_positions_that_cannot_be_told_apart_are_refused(names, message):
     ("method", "options", "message"),
     [
         ("eap-ig-inputs", {"qk_fix": True}, r"qk_fix is defined for eap only .*Use method='eap'"),
-        ("exact", {"by_position": True}, r"do not divide into positions .*\(got 'exact'\)"),
-        ("eap", {"by_position": True, "qk_fix": True}, r"positions .*\(got 'eap with qk_fix'\)"),
+        ("eap", {"metric": "neg_kl"}, r"neg_kl is largest in the clean run .*Use eap-ig-inputs"),
         ("eap", {"save": "x"}, r"only exact scores take long enough to be saved .*Leave save out"),
         ("eap", {"metric": "accuracy"}, r"accuracy has no gradient"),
     ],
@@ -113,6 +147,8 @@ def test_neurons_refuse_what_they_do_not_know():
     model, pairs = load_model(tiny_gpt2()), random_pairs(0, n=2)
     with pytest.raises(CircuitlapseError, match="steps must be at least 1"):
         neuron_scores(model, pairs, steps=0)
+    with pytest.raises(CircuitlapseError, match="neg_kl is largest in the clean run"):
+        neuron_scores(model, pairs, "eap", metric="neg_kl")
 
 
 def test_progress_counts_the_pairs():

@@ -2,6 +2,7 @@
 
 import gc
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from transformers.training_args import OptimizerNames
 
 from circuitlapse.config import Finetune
+from circuitlapse.config.finetune import Preset
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.tasks import get_task
 from circuitlapse.training.arguments import arguments, check_names
@@ -74,7 +76,7 @@ def test_each_preset_has_its_labels(tokenizer):
     prompt = tokenizer(item.prompt)["input_ids"]
     (answer,) = tokenizer(item.answer)["input_ids"]
     blank = [IGNORED] * len(prompt)
-    expected = {
+    expected: dict[Preset, tuple[list[int], list[int]]] = {
         "answer-only": ([*prompt, answer], [*blank, answer]),
         "full-text": ([*prompt, answer], [*prompt, answer]),
         "repeat-completion": ([*prompt, *[answer] * 20], [*blank, *[answer] * 20]),
@@ -92,7 +94,7 @@ def test_an_answer_that_melts_into_its_prompt_is_refused(tokenizer):
 
 
 def test_repeats_beyond_the_model_are_refused_and_not_cut_off(tiny_model, tmp_path):
-    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    model: Any = AutoModelForCausalLM.from_pretrained(tiny_model)
     model.transformer.wpe.weight = nn.Parameter(model.transformer.wpe.weight[:32].clone())
     model.config.n_positions = 32
     model.save_pretrained(tmp_path)

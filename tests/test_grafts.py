@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from transformers import GPT2Config, GPT2LMHeadModel, OPTConfig, OPTForCausalLM
 
-from circuitlapse.compare.components import component_pieces
 from circuitlapse.compare.grafts import Grafts, graft_values
 from circuitlapse.compare.groups import GROUPS, parameter_groups
 from circuitlapse.compare.shares import QUANTITIES, SUBSETS, gain_shares
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import behaviour, load_model
+from circuitlapse.models.components import component_pieces
 from circuitlapse.records import SCHEMAS
 from circuitlapse.tasks.pairs import PromptPairs
 from twins_engine import FAMILIES, Literal, tiny

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import Circuit, Graph
+from circuitlapse.records.nodes import head_name, head_of, place_of
 
 
 def _order(name: str) -> tuple[int, int]:
@@ -38,6 +39,20 @@ def test_names_are_in_mib_order():
         "a0.h0<q>", "a0.h1<q>", "a0.h0<k>", "a0.h1<k>", "a0.h0<v>", "a0.h1<v>", "m0", "a1.h0<q>",
     )  # fmt: skip
     assert graph.readers[-1] == "logits"
+
+
+def test_names_are_read_as_they_are_written():
+    graph = Graph(2, 12)
+    assert tuple(map(place_of, graph.nodes)) == graph.places
+    slots = {reader: place for reader in graph.readers if (place := head_of(reader))}
+    assert len(slots) == 2 * 3 * 12
+    for reader, (layer, head, slot) in slots.items():
+        assert head_name(layer, head, slot) == reader
+    assert place_of("m13") == (13, -1, "")
+    assert head_of("a3.h11<k>") == (3, 11, "k")
+    for other in ("input", "logits", "a1", "a1.h2<o>", "a1.h2 ", "m", "m1.h2"):
+        assert place_of(other) is None
+    assert head_of("m1") is None
 
 
 @given(st.integers(1, 4), st.integers(1, 4))

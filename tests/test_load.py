@@ -196,9 +196,10 @@ def test_cross_attention_is_refused():
         load_model(tiny_gpt2(add_cross_attention=True))
 
 
-def test_an_unknown_device_is_refused():
-    with pytest.raises(CircuitlapseError, match=r"no such device \(got 'gpuu'\)"):
-        load_model(tiny_gpt2(), device="gpuu")
+@pytest.mark.parametrize("device", ["gpuu", "meta", "cuda:99"])
+def test_an_unknown_device_is_refused(device):
+    with pytest.raises(CircuitlapseError, match=rf"no such device \(got '{device}'\)\. Use auto"):
+        load_model(tiny_gpt2(), device=device)
 
 
 def test_a_decoder_that_computes_other_logits_is_refused(monkeypatch):

@@ -9,7 +9,7 @@ import torch
 
 import circuitlapse as cl
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models import load_model, prefix
+from circuitlapse.models import load_model, memory
 from circuitlapse.models.prefix import Suffixes, each_batch
 from twins_engine import random_pairs, tiny_gpt2
 
@@ -27,10 +27,23 @@ def test_the_memory_budget_does_not_change_the_results(monkeypatch):
         ]
 
     roomy = results()
-    monkeypatch.setattr(prefix, "MEMORY_BYTES", 2**17)
+    monkeypatch.setattr(memory, "PROCESSOR_BYTES", 2**17)
     for tight, wide in zip(results(), roomy, strict=True):
         largest = float(wide.abs().max())
         torch.testing.assert_close(tight / largest, wide / largest, rtol=0, atol=1e-6)
+
+
+def test_a_gpus_batches_take_half_of_what_is_free(monkeypatch):
+    gpu = torch.device("cuda", 1)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**34, 2**36))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 2**32)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 2**31)
+    assert memory.most_tokens(gpu, 2**20) == (2**34 + 2**32 - 2**31) // 2**21
+    cpu = torch.device("cpu")
+    assert memory.most_tokens(cpu, 2**20) == 256
+    assert memory.most_tokens(cpu, 2**10) == 1024
+    assert memory.some_at_once(gpu, 2**10, 2**12) > memory.some_at_once(cpu, 2**10, 2**12) == 4
+    assert memory.some_at_once(cpu, 2**14, 2**12) == 1
 
 
 def out_of_memory(kind: str) -> Exception:

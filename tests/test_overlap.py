@@ -14,10 +14,11 @@ from circuitlapse.compare.overlap import (
     edge_overlaps,
     node_overlaps,
 )
-from circuitlapse.compare.permutations import draw_permutations, head_of, relabel
+from circuitlapse.compare.permutations import draw_permutations, relabel
 from circuitlapse.compare.similarity import SIMILARITIES
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.records import SCHEMAS
+from circuitlapse.records.nodes import head_of
 
 N_LAYERS, N_HEADS = 3, 4
 
@@ -97,12 +98,6 @@ def test_constant_vectors_have_no_correlation(constant):
     assert np.isnan(SIMILARITIES["pearson"](a, flat))
     assert np.isnan(SIMILARITIES["spearman"](flat, a))
     assert np.isnan(SIMILARITIES["weighted_jaccard"](a, flat)) == (constant == 0)
-
-
-def test_head_names():
-    assert head_of("a3.h11<k>") == (3, 11)
-    assert head_of("a0.h2") == (0, 2)
-    assert [head_of(name) for name in ("m3", "input", "logits")] == [None] * 3
 
 
 def test_relabelling_moves_all_slots_of_a_head_together_and_nothing_else():

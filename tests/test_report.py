@@ -1,6 +1,7 @@
 """The report page, built from a made-up run: what it holds, refuses, and never lets happen."""
 
 import base64
+import gzip
 import hashlib
 import json
 import re
@@ -41,14 +42,14 @@ class _Page(HTMLParser):
         self.tags.append((tag, dict(attrs)))
         self._raw = None
         if tag in self.inline:
-            self._raw = "data" if ("type", "application/json") in attrs else tag
+            self._raw = "data" if ("type", "application/gzip") in attrs else tag
 
     def handle_endtag(self, tag: str) -> None:
         self._raw = None
 
     def handle_data(self, data: str) -> None:
         if self._raw == "data":
-            self.data += data
+            self.data += gzip.decompress(base64.b64decode(data)).decode()
         elif self._raw:
             self.inline[self._raw].append(data)
         else:

@@ -141,7 +141,8 @@ def test_two_processes_train_as_one(tiny_model, tmp_path):
     runs = {
         "one": [sys.executable],
         "two": [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu",
-                "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
+                "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no",
+                "--dynamo_backend", "no",
                 "--num_cpu_threads_per_process", "1", "--main_process_port", "0"],
     }  # fmt: skip
     for name, start in runs.items():

@@ -15,11 +15,11 @@ from circuitlapse.pipeline import Progress
 from circuitlapse.tasks import get_task
 from circuitlapse.training import Figures, Watched, finetune, flagged
 from circuitlapse.training.encode import encode
-from circuitlapse.training.watch import look
+from circuitlapse.training.watch import Split, look
 from small_run import small_experiment
 
 
-def figures(step=8, split="validation", **values) -> Figures:
+def figures(step=8, split: Split = "validation", **values) -> Figures:
     """Figures with an interval of .05 to each side."""
     found = {"loss": 3.0, "accuracy": 0.5, "end_of_text": 0.0, **values}
     spread = {

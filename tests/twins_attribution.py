@@ -16,8 +16,17 @@ def _sum(tensors: Iterator[Tensor]) -> Tensor:
     return torch.stack(list(tensors)).sum(dim=0)
 
 
-def exact(twin: Literal, pairs: PromptPairs) -> Tensor:
-    """Each edge by a whole run in which its reader alone gets its writer's corrupt output."""
+def everywhere(pairs: PromptPairs) -> list[Tensor]:
+    """Every position of every prompt, as a mask that leaves none out."""
+    return [torch.ones(length, 1, dtype=torch.bool) for length in pairs.lengths.tolist()]
+
+
+def exact(twin: Literal, pairs: PromptPairs, at: list[Tensor] | None = None) -> Tensor:
+    """Each edge by a whole run in which its reader alone gets its writer's corrupt output.
+
+    ``at`` holds the positions that it gets it at, one mask ``[pos, 1]`` per prompt.
+    """
+    at = at or everywhere(pairs)
     graph = twin.graph
     effects = torch.zeros(len(pairs), *graph.edges.shape, dtype=torch.float64)
     with torch.no_grad():
@@ -27,9 +36,11 @@ def exact(twin: Literal, pairs: PromptPairs) -> Tensor:
             for i, j in graph.edges.nonzero().tolist():
                 edge = (graph.writers[i], graph.readers[j])
 
-                def reading(reader: str, outputs: Outputs, edge=edge, unmoved=unmoved) -> Tensor:
+                def reading(
+                    reader: str, outputs: Outputs, edge=edge, unmoved=unmoved, here=at[row]
+                ) -> Tensor:
                     return _sum(
-                        unmoved[name] if (name, reader) == edge else value
+                        torch.where(here, unmoved[name], value) if (name, reader) == edge else value
                         for name, value in outputs.items()
                     )
 
@@ -127,11 +138,16 @@ class Probed(Literal):
         return seen[0]
 
 
-def qk_fixed(twin: Probed, pairs: PromptPairs) -> Tensor:
-    """EAP whose scores of queries and keys are (A corrupt − A clean) · ∂L/∂A, per prompt."""
+def qk_fixed(twin: Probed, pairs: PromptPairs, at: list[Tensor] | None = None) -> Tensor:
+    """EAP whose scores of queries and keys are (A corrupt − A clean) · ∂L/∂A, per prompt.
+
+    ``at`` holds the positions that are corrupted, one mask ``[pos, 1]`` per prompt.
+    """
     graph, total = twin.graph, []
-    for clean, corrupt, metric in twin.prompts(pairs):
+    at = at or everywhere(pairs)
+    for (clean, corrupt, metric), here in zip(twin.prompts(pairs), at, strict=True):
         _, change = changes(twin, clean, corrupt)
+        change = {name: value * here for name, value in change.items()}
         inputs: dict[str, Tensor] = {}
         embedding = twin.embed(clean).detach().requires_grad_()
 

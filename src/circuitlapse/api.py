@@ -1,6 +1,7 @@
 """What a notebook needs: run an experiment, and read a finished run. Imports no torch by itself."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,9 +23,40 @@ from circuitlapse.records import (
     report_path,
     verdict_path,
 )
+from circuitlapse.records.trial import Trial
 
 if TYPE_CHECKING:
     from circuitlapse.models import Model
+
+
+_HEADS = 12
+
+
+class Page:
+    """A page that a notebook shows; nothing on it reaches the notebook or the network."""
+
+    def __init__(self, html: str, height: int) -> None:
+        """Take a whole HTML document and the height of its frame in pixels."""
+        self.html, self.height = html, height
+
+    def _repr_html_(self) -> str:
+        from circuitlapse.report.trial import framed
+
+        return framed(self.html, self.height)
+
+
+class TriedPrompt(Trial):
+    """A prompt at every checkpoint, as :class:`circuitlapse.records.trial.Trial` describes it."""
+
+    @property
+    def html(self) -> str:
+        """A self-contained page like the report."""
+        from circuitlapse.report.trial import render_trial
+
+        return render_trial(self)
+
+    def _repr_html_(self) -> str:
+        return Page(self.html, 900)._repr_html_()
 
 
 class Run:
@@ -97,7 +129,8 @@ class Run:
 
         Args:
             name: ``behaviour``, ``training``, ``nodes``, ``edges``, ``faithfulness``,
-                ``controls``, ``overlap``, ``fates``, ``grafts``, ``placebo`` or ``readings``.
+                ``controls``, ``overlap``, ``fates``, ``grafts``, ``placebo``, ``readings`` or
+                ``patching``.
 
         Raises:
             CircuitlapseError: If there is no such table, or the run is not finished.
@@ -137,6 +170,7 @@ class Run:
             CircuitlapseError: If there is no such checkpoint, or it was changed.
         """
         from circuitlapse.models import load_model
+        from circuitlapse.pipeline.foreign import load_checkpoint
 
         arm, seeds = self._arm(seed), self.experiment.finetune.seeds
         if step not in self.experiment.steps() or arm.seed not in seeds:
@@ -146,7 +180,75 @@ class Run:
                 fix=f"Steps: {', '.join(map(str, self.experiment.steps()))}; "
                 f"seeds: {', '.join(map(str, seeds))}",
             )
+        if self.experiment.checkpoints:
+            return load_checkpoint(self.path, self.experiment, step, device)
         return load_model(self._store.read(checkpoint(arm.name, step)), device)
+
+    def try_prompt(
+        self,
+        prompt: str,
+        top: int = 5,
+        seed: int | None = None,
+        device: str = "auto",
+        advance: Callable[[int, int], None] | None = None,
+    ) -> "TriedPrompt":
+        """Ask every checkpoint what comes after a prompt of one's own.
+
+        Args:
+            prompt: Text that ends right before the token asked for.
+            top: How many next tokens to name at each checkpoint.
+            seed: Fine-tuning seed; the first one by default.
+            device: As :func:`circuitlapse.load_model` takes it.
+            advance: Called with (checkpoints done, checkpoints in all).
+
+        Returns:
+            The next tokens, the logit lens and the attention of the circuits' heads, which are
+            the dozen with the largest effect; in a notebook it shows itself.
+
+        Raises:
+            CircuitlapseError: If there is no such seed, or a checkpoint cannot run the prompt.
+        """
+        from circuitlapse.reading.prompt import read_prompt
+
+        seed = self.experiment.finetune.seeds[0] if seed is None else seed
+        heads = self._circuit_heads(seed)
+        places = [(layer, head) for _, layer, head in heads]
+        steps, found = self.experiment.steps(), []
+        for done, step in enumerate(steps, start=1):
+            found.append(read_prompt(self.model(step, seed, device), prompt, places, top))
+            if advance:
+                advance(done, len(steps))
+        return TriedPrompt(
+            run=self.path.resolve().name,
+            prompt=prompt,
+            tokens=found[0].tokens,
+            heads=[node for node, _, _ in heads],
+            steps=steps,
+            top=[each.top for each in found],
+            lens=[each.lens for each in found],
+            attention=np.stack([each.attention.numpy() for each in found]),
+        )
+
+    def _circuit_heads(self, seed: int) -> list[tuple[str, int, int]]:
+        """The heads with the largest effect in base or tuned model, on either task."""
+        ends = [self.experiment.steps()[0], self.experiment.steps()[-1]]
+        effects = self.table("nodes").filter(
+            (pl.col("finetune_seed") == seed)
+            & (pl.col("corruption") == self.experiment.measure.corruptions[0])
+            & (pl.col("kind") == "head")
+            & pl.col("step").is_in(ends)
+        )
+        order = effects.group_by("node", "layer", "head").agg(pl.col("effect").abs().max())
+        strongest = order.sort(["effect", "layer", "head"], descending=[True, False, False])
+        return strongest.select("node", "layer", "head").head(_HEADS).rows()
+
+    def show(self, height: int = 900) -> "Page":
+        """Show the report in a notebook, as the last value of a cell.
+
+        Args:
+            height: Of the frame, in pixels.
+        """
+        return Page(self.report.read_text(encoding="utf-8"), height)
 
     def __repr__(self) -> str:
         """Name the run and, where it is finished, its verdict."""

@@ -7,7 +7,7 @@ tests.
 from circuitlapse.attribution.edges import attribute
 from circuitlapse.attribution.exact import project_exact
 from circuitlapse.attribution.neurons import neuron_scores
-from circuitlapse.attribution.patching import node_effects, patch
+from circuitlapse.attribution.patching import node_effects, patch, patch_effects
 from circuitlapse.attribution.paths import patch_paths, sweep_paths
 from circuitlapse.attribution.scores import Scores
 
@@ -17,6 +17,7 @@ __all__ = [
     "neuron_scores",
     "node_effects",
     "patch",
+    "patch_effects",
     "patch_paths",
     "project_exact",
     "sweep_paths",

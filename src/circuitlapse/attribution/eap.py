@@ -14,10 +14,26 @@ from torch import Tensor
 from circuitlapse.attribution.gradients import Gradients, differences
 from circuitlapse.attribution.parts import Parts
 from circuitlapse.attribution.qk_fix import query_and_key_scores
+from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models.decoder import Decoder, Step
 from circuitlapse.models.graph import Graph
 from circuitlapse.models.prefix import Suffixes
 from circuitlapse.shapes import Float
+from circuitlapse.tasks.metrics import Metric
+
+
+def check_gradient_at_clean(metric: Metric) -> None:
+    """Refuse what has no slope at the clean run, where EAP takes its gradient.
+
+    Raises:
+        CircuitlapseError: For ``neg_kl``, whose scores would be rounding errors.
+    """
+    if metric == "neg_kl":
+        raise CircuitlapseError(
+            "neg_kl is largest in the clean run itself, so that its gradient there is zero",
+            got="eap",
+            fix="Use eap-ig-inputs, whose gradients are taken on the way from the corrupt prompt",
+        )
 
 
 def eap_scores(

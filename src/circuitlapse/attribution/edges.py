@@ -17,9 +17,9 @@ from typing import Literal, get_args
 import torch
 
 from circuitlapse.attribution.activations import eap_ig_activations_scores
-from circuitlapse.attribution.eap import eap_ig_scores, eap_scores
+from circuitlapse.attribution.eap import check_gradient_at_clean, eap_ig_scores, eap_scores
 from circuitlapse.attribution.exact import exact_scores
-from circuitlapse.attribution.parts import Parts, check_positions
+from circuitlapse.attribution.parts import Parts, check_positions, with_elsewhere
 from circuitlapse.attribution.scores import Scores
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models.load import Model
@@ -57,9 +57,10 @@ def attribute(
             change the result.
         qk_fix: For ``eap``: recompute the softmax for edges into queries and keys, whose estimates
             fail where attention is saturated; see :mod:`circuitlapse.attribution.qk_fix`.
-        by_position: For the gradient methods: keep the scores per named position of the pairs, in
-            ``scores.by_position``. An edge carries its share at the position of its writer's
-            output, which is that of its reader's input.
+        by_position: Keep the scores per named position of the pairs too, in ``scores.by_position``.
+            An edge carries something at the position of its writer's output, which is that of its
+            reader's input. ``exact`` then takes once more as long for each name, and once for all
+            other positions.
         save: For ``exact``: a safetensors file that the finished part is kept in, from which a
             later call with the same model, pairs and metric goes on.
         progress: Called with how much is done and how much there is: edges times pairs for
@@ -69,14 +70,15 @@ def attribute(
         CircuitlapseError: If the method is unknown, an option does not belong to it, the model
             cannot run the pairs, or the saved file belongs to something else.
     """
-    _check(method, steps, qk_fix, by_position, save)
-    if method == "exact":
-        return exact_scores(model, pairs, metric, batch_size, save, progress)
+    _check(method, steps, metric, qk_fix, save)
     if by_position:
         check_positions(pairs)
-    decoder, graph, n = model.decoder, model.graph, len(pairs)
     names = tuple(pairs.positions) if by_position else ()
-    sums = torch.zeros(2 + len(names), *graph.edges.shape, dtype=torch.float64)
+    if method == "exact":
+        return exact_scores(model, pairs, metric, batch_size, names, save, progress)
+    decoder, graph, n = model.decoder, model.graph, len(pairs)
+    shares = with_elsewhere(names)
+    sums = torch.zeros(2 + len(shares), *graph.edges.shape, dtype=torch.float64)
     done = 0
 
     def work(batch: Suffixes) -> None:
@@ -100,12 +102,10 @@ def attribute(
         decoder, pairs, floats_per_token, work,
         metric=metric, batch_size=batch_size, needs_gradient=True,
     )  # fmt: skip
-    return Scores.from_sums(graph, sums, n, names)
+    return Scores.from_sums(graph, sums, n, shares)
 
 
-def _check(
-    method: str, steps: int, qk_fix: bool, by_position: bool, save: str | Path | None
-) -> None:
+def _check(method: str, steps: int, metric: Metric, qk_fix: bool, save: str | Path | None) -> None:
     if method not in get_args(Method):
         raise CircuitlapseError(
             "there is no such attribution method",
@@ -121,12 +121,8 @@ def _check(
             fix="Use method='eap', or leave qk_fix out: the other methods look beyond the clean "
             "run's gradient already",
         )
-    if by_position and (method == "exact" or qk_fix):
-        raise CircuitlapseError(
-            "scores do not divide into positions where an edge is corrupted at all of them at once",
-            got="exact" if method == "exact" else "eap with qk_fix",
-            fix="Use by_position with eap, eap-ig-inputs or eap-ig-activations",
-        )
+    if method == "eap":
+        check_gradient_at_clean(metric)
     if save is not None and method != "exact":
         raise CircuitlapseError(
             "only exact scores take long enough to be saved on the way",

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from circuitlapse.attribution.gradients import differences
+from circuitlapse.attribution.parts import Columns, Parts, with_elsewhere
 from circuitlapse.attribution.resume import Unfinished, made_from
 from circuitlapse.attribution.scores import Scores
 from circuitlapse.attribution.tails import Tail
@@ -26,6 +27,7 @@ from circuitlapse.models.decoder import Decoder, Step
 from circuitlapse.models.graph import SLOTS, Graph
 from circuitlapse.models.layers import linear
 from circuitlapse.models.load import Model
+from circuitlapse.models.memory import some_at_once
 from circuitlapse.models.prefix import Suffixes, each_batch
 from circuitlapse.shapes import Float
 from circuitlapse.tasks.metrics import Metric
@@ -42,25 +44,30 @@ def exact_scores(
     pairs: PromptPairs,
     metric: Metric,
     batch_size: int | None,
+    names: tuple[str, ...],
     save: str | Path | None,
     progress: Callable[[int, int], None] | None,
 ) -> Scores:
     """Patch every edge; see :func:`circuitlapse.attribute`."""
     decoder, graph = model.decoder, model.graph
     n = len(pairs)
-    key = made_from(model, pairs, metric) if save is not None else ""
-    unfinished = Unfinished.at(save, key, n, graph)
+    key = made_from(model, pairs, metric, names) if save is not None else ""
+    shares = with_elsewhere(names)
+    unfinished = Unfinished.at(save, key, n, graph, len(shares))
     per_reader = graph.edges.sum(dim=0)
 
     def work(batch: Suffixes) -> None:
         if bool(unfinished.done[batch.rows].all()):
             return
-        runs = EdgeRuns.of(decoder, graph, batch)
+        runs, parts = EdgeRuns.of(decoder, graph, batch), Parts(batch, names)
         for reader in range(len(graph.readers)):
             missing = ~unfinished.done[batch.rows, reader]
             if not bool(missing.any()):
                 continue
-            unfinished.add(reader, batch.rows[missing], runs.effects(reader)[:, missing])
+            whole, *alone = [
+                runs.effects(reader, where=where)[:, missing] for where in (None, *parts.alone())
+            ]
+            unfinished.add(reader, batch.rows[missing], whole, alone)
             if progress:
                 edges = (unfinished.done.sum(dim=0) * per_reader).sum()
                 progress(int(edges), n * graph.n_edges)
@@ -72,7 +79,7 @@ def exact_scores(
         )  # fmt: skip
     finally:
         unfinished.write()
-    return Scores.from_sums(graph, unfinished.sums, n)
+    return Scores.from_sums(graph, unfinished.sums, n, shares)
 
 
 @torch.no_grad()
@@ -167,15 +174,26 @@ class EdgeRuns:
         tail = Tail.at(decoder, batch, clean)
         return cls(decoder, graph, clean, inner, end, before, tail)
 
-    def effects(self, reader: int, n_writers: int | None = None) -> Float[Tensor, "some batch"]:
-        """Patch the edges into one reader, from its first ``n_writers`` writers or from all."""
+    def effects(
+        self, reader: int, n_writers: int | None = None, where: Columns | None = None
+    ) -> Float[Tensor, "some batch"]:
+        """Patch the edges into one reader.
+
+        Args:
+            reader: Its index.
+            n_writers: From how many writers, the first ones; None for all.
+            where: At which columns and reads; None for all.
+        """
         graph, last = self.graph, self.graph.n_layers - 1
         layer, slot = divmod(reader, graph.mlp_reader(0) + 1)
         at_end = reader >= graph.mlp_reader(last)
         writers = graph.edges[:, reader].nonzero()[:n_writers, 0]
         sources = (self.end if at_end else self.inner)[: len(writers)]
+        at_once = some_at_once(sources.device, sources[0].numel(), _PART_FLOATS)
         effects = []
-        for some in sources.split(max(1, _PART_FLOATS // sources[0].numel())):
+        for some in sources.split(at_once):
+            if where is not None:
+                some = some * where[at_end][..., None]
             if layer > last:
                 change, after = some, self.tail.metric(self.clean[-1].resid_post + some)
             elif reader == graph.mlp_reader(layer):

@@ -120,7 +120,8 @@ class Gradients:
         parts: Parts,
     ) -> Float[Tensor, "parts writers readers"]:
         """Multiply the writers' differences, from :func:`differences`, by these gradients."""
-        sums = torch.zeros(len(parts), len(graph.writers), len(graph.readers), dtype=torch.float64)
+        n_parts = 2 + len(parts.columns)
+        sums = torch.zeros(n_parts, len(graph.writers), len(graph.readers), dtype=torch.float64)
         for layer in range(graph.n_layers):
             if (delta := self.delta[layer]) is not None:
                 sources = inner[: graph.n_before_attention(layer)]
@@ -133,7 +134,7 @@ class Gradients:
                 sums[:, : len(sources), graph.mlp_reader(layer)] = column
         if self.final is not None:
             sums[:, :, -1] = _products(parts, end, self.final, True)
-        return sums
+        return parts.with_rest(sums)
 
     def _slot_scores(
         self, layer: int, delta: Tensor, sources: Float[Tensor, "some batch pos d_model"],

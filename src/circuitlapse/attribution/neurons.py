@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from circuitlapse.attribution.eap import embeddings
+from circuitlapse.attribution.eap import check_gradient_at_clean, embeddings
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models.decoder import Decoder
 from circuitlapse.models.load import Model
@@ -56,6 +56,8 @@ def neuron_scores(
         )
     if steps < 1:
         raise CircuitlapseError("steps must be at least 1", got=steps)
+    if method == "eap":
+        check_gradient_at_clean(metric)
     decoder = model.decoder
     d_mlp = decoder.mlp[0].W_out.shape[0]
     sums = torch.zeros(decoder.n_layers, d_mlp, dtype=torch.float64)

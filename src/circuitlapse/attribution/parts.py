@@ -1,7 +1,9 @@
 """What scores are summed over: the even rows, the odd rows, and each named position of the prompts.
 
 Halves of the prompts tell signal from noise; named positions (roles: the subject, the last token)
-tell where an edge carries what it carries, for prompts of any lengths and wordings.
+tell where an edge carries what it carries, for prompts of any lengths and wordings. Scores that are
+linear in what an edge carries divide into positions; where they are not (exact effects, and the
+keys of the QK-fix) each position is corrupted alone, and the shares need not add up.
 """
 
 import torch
@@ -9,11 +11,14 @@ from torch import Tensor
 
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models.prefix import Suffixes
-from circuitlapse.shapes import Float, Int
+from circuitlapse.shapes import Bool, Float
 from circuitlapse.tasks.pairs import PromptPairs
 
 ELSEWHERE = "elsewhere"
 """All positions of a prompt that have no name."""
+
+Columns = tuple[Bool[Tensor, "batch pos"], Bool[Tensor, "batch reads"]]
+"""Some columns of a batch, and the reads that stand there."""
 
 
 def check_positions(pairs: PromptPairs) -> None:
@@ -42,35 +47,52 @@ def check_positions(pairs: PromptPairs) -> None:
             )
 
 
+def with_elsewhere(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of all shares of the scores: the positions' and, if there is any, the others'."""
+    return (*names, ELSEWHERE) if names else ()
+
+
 class Parts:
-    """Where in one batch each part's scores are."""
+    """Where in one batch each part's scores are.
+
+    Attributes:
+        halves: The even rows and the odd ones.
+        columns: Which columns are at each named position. One left of a prompt's first difference
+            has no column: nothing differs there, and it scores zero.
+        reads: Which reads are.
+    """
 
     def __init__(self, batch: Suffixes, names: tuple[str, ...] = ()) -> None:
-        """Find the rows of each half, and the rows and columns of each named position.
-
-        A position left of a prompt's first difference has no column: nothing differs there, and it
-        scores zero.
-        """
+        """Find the rows of each half, and the columns of each named position."""
         n_even = int((batch.rows % 2 == 0).sum())
         self.halves = (slice(0, n_even), slice(n_even, None))
-        self.columns: list[tuple[Int[Tensor, " _"], Int[Tensor, " _"]]] = []
-        self.reads: list[tuple[Int[Tensor, " _"], Int[Tensor, " _"]]] = []
+        self.columns: list[Bool[Tensor, "batch pos"]] = []
+        self.reads: list[Bool[Tensor, "batch reads"]] = []
+        context, width = batch.context, batch.clean.shape[1]
         for name in names:
-            column = batch.pairs.positions[name]
-            if batch.context.start is not None:
-                column = column - batch.context.start
-            rows = (column >= 0).nonzero()[:, 0]
-            self.columns.append((rows, column[rows]))
-            row, read = (batch.context.reads == column[:, None]).nonzero().unbind(dim=1)
-            self.reads.append((row, read))
-
-    def __len__(self) -> int:
-        """Two halves and the names."""
-        return 2 + len(self.columns)
+            where = batch.pairs.positions[name][:, None]
+            self.columns.append(context.positions(width, False) == where)
+            self.reads.append(context.positions(width, True) == where)
 
     def of(
         self, x: Float[Tensor, "some batch pos ..."], at_reads: bool
     ) -> list[Float[Tensor, "some ..."]]:
-        """Take each part of ``x``, whose ``pos`` axis is all columns or only the reads."""
+        """Take each half and named position of ``x``, whose ``pos`` is columns or reads."""
         places = self.reads if at_reads else self.columns
-        return [x[:, half] for half in self.halves] + [x[:, row, at] for row, at in places]
+        return [x[:, half] for half in self.halves] + [x[:, where] for where in places]
+
+    def with_rest(
+        self, sums: Float[Tensor, "parts writers readers"]
+    ) -> Float[Tensor, "all_parts writers readers"]:
+        """Add what the named positions leave to all others, if any has a name."""
+        if not self.columns:
+            return sums
+        rest = sums[:2].sum(dim=0) - sums[2:].sum(dim=0)
+        return torch.cat([sums, rest[None]])
+
+    def alone(self) -> list[Columns]:
+        """Columns and reads at each named position, and lastly at all others, if any has a name."""
+        if not self.columns:
+            return []
+        rest = ~torch.stack(self.columns).any(dim=0), ~torch.stack(self.reads).any(dim=0)
+        return [*zip(self.columns, self.reads, strict=True), rest]

@@ -118,15 +118,46 @@ def patch(
             without heads, or the model cannot run the pairs.
     """
     _check(site, direction, per_position)
+    effects = patch_effects(
+        model, pairs, site, direction, metric, batch_size, per_position=per_position
+    ).double()
+    if not _by_position(site, per_position):
+        return effects.mean(dim=-1).squeeze(2).float()
+    n_long = (torch.arange(effects.shape[2]) < pairs.lengths.cpu()[:, None]).sum(dim=0)
+    means = (effects.sum(dim=-1) / n_long).float()
+    return means if site in get_args(HeadSite) else means.squeeze(1)
+
+
+@torch.no_grad()
+def patch_effects(
+    model: Model,
+    pairs: PromptPairs,
+    site: Site = "head_out",
+    direction: Direction = "noising",
+    metric: Metric = "logit_diff",
+    batch_size: int | None = None,
+    *,
+    per_position: bool = False,
+) -> Float[Tensor, "layers slots columns prompts"]:
+    """Return what :func:`patch` averages: the effect of every patch on every prompt.
+
+    Returns:
+        Clean metric minus patched metric, in the metric's unit (logits). Slots are heads,
+        key-value heads or, for sites of the stream, one; columns are positions or, where all are
+        patched together, one. Behind a prompt's end it is 0.
+
+    Raises:
+        CircuitlapseError: As :func:`patch` does.
+    """
+    _check(site, direction, per_position)
     decoder, graph, lengths = model.decoder, model.graph, pairs.lengths.cpu()
-    of_heads = site in get_args(HeadSite)
-    by_position = per_position or not of_heads
+    by_position = _by_position(site, per_position)
     shape = (
         graph.n_layers,
-        n_slots(graph, site) if of_heads else 1,
+        n_slots(graph, site) if site in get_args(HeadSite) else 1,
         int(lengths.max()) if by_position else 1,
     )
-    sums = torch.zeros(shape, dtype=torch.float64)
+    found = torch.zeros(*shape, len(pairs))
 
     def work(batch: Suffixes) -> None:
         inputs = (batch.clean, batch.corrupt)
@@ -137,25 +168,26 @@ def patch(
         before = unpatched if direction == "noising" else batch.metric(decoder, final)
         if not by_position:
             effects = before - _by_head(decoder, site, batch, base, source)
-            sums.add_(effects.double().sum(dim=-1, keepdim=True).cpu())
+            found[:, :, 0, batch.rows] = effects.float().cpu()
             return
         after = unpatched.expand(*shape[:2], batch.clean.shape[1], -1).clone()
         _fill_by_position(after, decoder, site, batch, base, source)
-        effects = (before - unpatched).double().cpu().expand(*shape, -1).clone()
+        effects = (before - unpatched).float().cpu().expand(*shape, -1).clone()
         # Columns begin at each prompt's first difference, and may be padding or the answer's.
         place = batch.context.positions(batch.clean.shape[1], False).cpu()
         place = place.expand(len(before), -1)
         row, column = (place < lengths[batch.rows, None]).nonzero().unbind(dim=1)
-        effects[:, :, place[row, column], row] = (before - after).double().cpu()[:, :, column, row]
+        effects[:, :, place[row, column], row] = (before - after).float().cpu()[:, :, column, row]
         real = torch.arange(shape[2])[:, None] < lengths[batch.rows]
-        sums.add_((effects * real).sum(dim=-1))
+        found[:, :, :, batch.rows] = effects * real
 
     floats = floats_per_token(decoder, NEEDS[site], shape[1])
     each_batch(decoder, pairs, floats, work, metric=metric, batch_size=batch_size)
-    if not by_position:
-        return (sums / len(pairs)).squeeze(2).float()
-    means = (sums / (torch.arange(shape[2]) < lengths[:, None]).sum(dim=0)).float()
-    return means if of_heads else means.squeeze(1)
+    return found
+
+
+def _by_position(site: Site, per_position: bool) -> bool:
+    return per_position or site not in get_args(HeadSite)
 
 
 def _check(site: str, direction: str, per_position: bool) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from circuitlapse.attribution.parts import Parts
 from circuitlapse.models.decoder import Decoder, Step
+from circuitlapse.models.memory import some_at_once
 from circuitlapse.models.prefix import Suffixes
 from circuitlapse.shapes import Float
 
@@ -44,33 +45,58 @@ def query_and_key_scores(
         clean: What the layer computed in the clean run.
         gradient: Of −metric at z, there.
         sources: What corruption adds to the outputs of the writers before the layer.
-        parts: Halves of the prompts only: keys act on later positions than their own.
+        parts: What to sum over. A query acts at its own position only. Keys compete for attention,
+            so that those of each part are corrupted alone.
     """
-    effects = []
-    for some in sources.split(max(1, _PART_FLOATS // sources[0].numel())):
+    last, found = decoder.is_last(layer), []
+    part = some_at_once(sources.device, sources[0].numel(), _PART_FLOATS)
+    for some in sources.split(part):
         n = len(some)
         streams = (clean.resid_pre + some).flatten(0, 1)
-        q, k, _ = decoder.attention[layer].project(streams)
-        as_is = [x.repeat(n, 1, 1, 1) for x in (clean.q, clean.k, clean.v)]
-        by_query = _effect(decoder, batch, layer, clean, gradient, (q, as_is[1], as_is[2]))
-        by_head = _effect(decoder, batch, layer, clean, gradient, (as_is[0], k, as_is[2]))
-        by_key = by_head.unflatten(2, (k.shape[2], -1)).sum(dim=-1)
+        new_q, new_k, _ = decoder.attention[layer].project(streams)
+        q, k, v = (x.repeat(n, 1, 1, 1) for x in (clean.q, clean.k, clean.v))
         # Rounding must not give a score to what changes nothing.
-        changes = some.flatten(2).any(dim=-1, keepdim=True)
-        effects.append(torch.cat([by_query, by_key], dim=-1).where(changes, 0.0))
-    each = torch.cat(effects).double().cpu()
-    return torch.stack([each[:, half].sum(dim=1) for half in parts.halves])
+        changes = some.flatten(2).any(dim=-1)[:, :, None, None]
+        by_query = _effects(decoder, batch, layer, clean, gradient, (new_q, k, v)).where(changes, 0)
+        by_head = [
+            _effects(decoder, batch, layer, clean, gradient, (q, keys, v)).where(changes, 0)
+            for keys in (new_k, *_each_alone(parts, k, new_k))
+        ]
+        at_once, *alone = by_head
+        by_key = _sums([*parts.of(at_once, last)[:2], *alone])
+        by_key = by_key.unflatten(2, (k.shape[2], -1)).sum(dim=-1)
+        by_query = parts.with_rest(_sums(parts.of(by_query, last)))
+        found.append(torch.cat([by_query, by_key], dim=-1))
+    return torch.cat(found, dim=1)
 
 
-def _effect(
+def _each_alone(
+    parts: Parts,
+    old: Float[Tensor, "variants pos kv_heads d_head"],
+    new: Float[Tensor, "variants pos kv_heads d_head"],
+) -> list[Float[Tensor, "variants pos kv_heads d_head"]]:
+    """Keys that are new at the columns of one part only."""
+    return [
+        torch.where(columns.repeat(len(new) // len(columns), 1)[:, :, None, None], new, old)
+        for columns, _ in parts.alone()
+    ]
+
+
+def _effects(
     decoder: Decoder,
     batch: Suffixes,
     layer: int,
     clean: Step,
     gradient: Float[Tensor, "batch queries heads d_head"],
     qkv: tuple[Tensor, Tensor, Tensor],
-) -> Float[Tensor, "some batch heads"]:
+) -> Float[Tensor, "some batch queries heads"]:
+    """First-order effect, through the mixed values, of new attention weights."""
     q, k, v = qkv
     q = decoder.to_queries(layer, q, batch.context)
     z = decoder.attend(layer, q, k, v, batch.context).unflatten(0, (-1, len(clean.z)))
-    return ((z - clean.z) * gradient).sum(dim=(2, 4))
+    return ((z - clean.z) * gradient).sum(dim=-1)
+
+
+def _sums(parts: list[Float[Tensor, "some ..."]]) -> Float[Tensor, "parts some heads"]:
+    """Sum each part's effects over all its rows and positions."""
+    return torch.stack([part.flatten(1, -2).double().cpu().sum(dim=1) for part in parts])

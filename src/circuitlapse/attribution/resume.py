@@ -6,6 +6,7 @@ names what it was made from: nothing is ever continued with another model, pairs
 
 import hashlib
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,8 +26,10 @@ from circuitlapse.tasks.pairs import PromptPairs
 SECONDS_BETWEEN_WRITES = 30.0
 
 
-def made_from(model: Model, pairs: PromptPairs, metric: Metric) -> str:
+def made_from(model: Model, pairs: PromptPairs, metric: Metric, names: tuple[str, ...] = ()) -> str:
     """Hash what exact scores depend on: all weights, their config, the pairs and the metric.
+
+    Of the pairs' positions those count by which scores are kept.
 
     Raises:
         CircuitlapseError: If the metric is a callable, which cannot be told from another.
@@ -44,13 +47,14 @@ def made_from(model: Model, pairs: PromptPairs, metric: Metric) -> str:
     real = torch.arange(pairs.clean.shape[1]) <= pairs.reads().amax(dim=1, keepdim=True).cpu()
     for tensor in (pairs.clean, pairs.corrupt):
         digest.update(_bytes(tensor.cpu().where(real, 0)))
-    for tensor in (pairs.lengths, pairs.answers, pairs.distractors, pairs.continuations):
+    where = [pairs.positions[name] for name in names]
+    for tensor in (pairs.lengths, pairs.answers, pairs.distractors, pairs.continuations, *where):
         digest.update(_bytes(tensor))
     config = model.hf.config.to_dict()
     for name in ("_name_or_path", "transformers_version"):
         config.pop(name, None)
     shapes = [list(pairs.distractors.shape), list(pairs.continuations.shape)]
-    return key_of("exact", metric, str(config), shapes, digest.hexdigest())
+    return key_of("exact", metric, str(config), shapes, list(names), digest.hexdigest())
 
 
 def _bytes(tensor: Tensor) -> bytes:
@@ -64,25 +68,28 @@ class Unfinished:
     Attributes:
         path: Where they are kept, if anywhere.
         key: Of what they are made from.
-        sums: Over the even and over the odd rows that are done.
+        sums: Over the even and over the odd rows that are done, and over all of them at each named
+            position alone.
         done: For which pairs and readers all edges are in the sums.
         written: When they were last written, on the monotonic clock.
     """
 
     path: Path | None
     key: str
-    sums: Float[Tensor, "2 writers readers"]
+    sums: Float[Tensor, "parts writers readers"]
     done: Bool[Tensor, "prompts readers"]
     written: float = field(default_factory=time.monotonic)
 
     @classmethod
-    def at(cls, path: str | Path | None, key: str, n: int, graph: Graph) -> "Unfinished":
+    def at(
+        cls, path: str | Path | None, key: str, n: int, graph: Graph, n_shares: int
+    ) -> "Unfinished":
         """Go on from a file, or begin where there is none.
 
         Raises:
             CircuitlapseError: If the file was made from something else, or is no such file.
         """
-        sums = torch.zeros(2, *graph.edges.shape, dtype=torch.float64)
+        sums = torch.zeros(2 + n_shares, *graph.edges.shape, dtype=torch.float64)
         done = torch.zeros(n, len(graph.readers), dtype=torch.bool)
         if path is None:
             return cls(None, key, sums, done)
@@ -106,13 +113,23 @@ class Unfinished:
         )
 
     def add(
-        self, reader: int, rows: Int[Tensor, " some"], effects: Float[Tensor, "_ some"]
+        self,
+        reader: int,
+        rows: Int[Tensor, " some"],
+        whole: Float[Tensor, "_ some"],
+        alone: Sequence[Float[Tensor, "_ some"]] = (),
     ) -> None:
-        """Add the effects of all edges into one reader, from its first writer on, in some pairs."""
-        effects = effects.double().cpu()
-        for half in (0, 1):
-            total = effects[:, rows % 2 == half].sum(dim=1)
-            self.sums[half, : len(total), reader] += total
+        """Add the effects of all edges into one reader, from its first writer on, in some pairs.
+
+        Args:
+            reader: Its index.
+            rows: Which pairs.
+            whole: The effects of corrupting the edges at all positions.
+            alone: Those of corrupting them at each named position alone.
+        """
+        halves = [whole[:, rows % 2 == half] for half in (0, 1)]
+        for part, effects in enumerate((*halves, *alone)):
+            self.sums[part, : len(effects), reader] += effects.double().cpu().sum(dim=1)
         self.done[rows, reader] = True
         if time.monotonic() - self.written > SECONDS_BETWEEN_WRITES:
             self.write()

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from circuitlapse.attribution.greedy import greedy_mask
-from circuitlapse.attribution.parts import ELSEWHERE
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models.graph import Circuit, Graph
 from circuitlapse.shapes import Float
@@ -30,8 +29,10 @@ class Scores:
         halves: Means over the even and over the odd rows of the pairs, to tell signal from noise;
             NaN where there is no such row.
         n: Number of prompts.
-        by_position: Where asked for, the share of ``mean`` at each named position of the pairs and
-            at all others (``elsewhere``); they add up to ``mean``.
+        by_position: Where asked for, the scores at each named position of the pairs and at all
+            others (``elsewhere``). For the gradient methods they add up to ``mean``. For ``exact``,
+            and for keys under the QK-fix, each is the effect of corrupting the edge at that
+            position alone: what is missing from ``mean`` is how they act together.
     """
 
     graph: Graph
@@ -52,17 +53,16 @@ class Scores:
 
         Args:
             graph: The model's graph.
-            sums: Over the even rows of ``n`` prompts, the odd ones, and each named position.
+            sums: Over the even rows of ``n`` prompts, the odd ones, and all rows at each of
+                ``names``.
             n: Number of prompts.
             names: Of the positions.
         """
         counts = torch.tensor([(n + 1) // 2, n // 2])[:, None, None]
         halves = (sums[:2] / counts).where(graph.edges | (counts == 0), 0.0)
         mean = (sums[:2].sum(dim=0) / n).where(graph.edges, 0.0)
-        shares = (sums[2:] / n).where(graph.edges, 0.0)
-        by_position = dict(zip(names, shares.float(), strict=True))
-        if names:
-            by_position[ELSEWHERE] = (mean - shares.sum(dim=0)).float()
+        shares = (sums[2:] / n).where(graph.edges, 0.0).float()
+        by_position = dict(zip(names, shares, strict=True))
         return cls(graph, mean.float(), halves.float(), n, by_position)
 
     def top(
@@ -121,8 +121,9 @@ class Scores:
     def node_totals(self) -> Float[Tensor, " nodes"]:
         """Sum the scores of the edges out of each head and MLP.
 
-        For gradient methods that is the node's own attribution: the first-order estimate of the
-        effect of corrupting the node for all its readers at once.
+        For the gradient methods that is the node's own attribution: the first-order estimate of the
+        effect of corrupting the node for all its readers at once. ``exact`` effects of edges act
+        together, so that their sum is not the node's: see :func:`circuitlapse.node_effects`.
         """
         return self.mean[1:].sum(dim=1)
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from circuitlapse.models.context import Context
 from circuitlapse.models.decoder import Decoder, Step
+from circuitlapse.models.memory import some_at_once
 from circuitlapse.models.prefix import Suffixes
 from circuitlapse.shapes import Float
 
@@ -63,7 +64,7 @@ class Tail:
         ours, decoder = self.base[layer], self.decoder
         mid, post = self.cut(layer, ours.resid_mid), self.cut(layer, ours.resid_post)
         after = []
-        for part in change.split(variants_at_once(change[0].numel())):
+        for part in change.split(variants_at_once(change[0])):
             x = behind_attention(decoder, layer, mid, post, part)
             final = decoder.run(x.flatten(0, 1), self.context, layer + 1)
             after.append(self.metric(final.unflatten(0, part.shape[:2])))
@@ -97,9 +98,7 @@ class Tail:
         olds = [part[:, self.first :] for part in (ours.resid_pre, ours.q, ours.k, ours.v)]
         where = torch.tensor(list(columns) * len(values), device=new.device) - self.first
         after = []
-        for rows in torch.arange(variants, device=new.device).split(
-            variants_at_once(olds[0].numel())
-        ):
+        for rows in torch.arange(variants, device=new.device).split(variants_at_once(olds[0])):
             x, q, k, v = (
                 put(old, where[rows], new[rows]).flatten(0, 1)
                 for old, new in zip(olds, news, strict=True)
@@ -124,7 +123,7 @@ def each_tail(decoder: Decoder, batch: Suffixes, base: list[Step]) -> Iterator[t
     """Group columns into tails that are as short as can be and yet worth a run each."""
     width, first = batch.clean.shape[1], 0
     while first < width:
-        beyond = first + variants_at_once(batch.clean[:, first:].numel())
+        beyond = first + variants_at_once(batch.clean[:, first:])
         columns = range(first, min(width, beyond))
         yield columns, Tail.at(decoder, batch, base, first)
         first = columns.stop
@@ -155,9 +154,9 @@ def put(
     return variants
 
 
-def variants_at_once(floats: int) -> int:
-    """How many variants of so many numbers each to run at once."""
-    return max(1, _PART_FLOATS // max(1, floats))
+def variants_at_once(one: Float[Tensor, "..."]) -> int:
+    """How many variants to run at once, given the numbers of one."""
+    return some_at_once(one.device, one.numel(), _PART_FLOATS)
 
 
 def trace_parts(

@@ -11,6 +11,7 @@ from circuitlapse.attribution import patch
 from circuitlapse.circuits.roles import Role, run_tests
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import Behaviour, Model, behaviour, logit_differences
+from circuitlapse.records.nodes import head_name
 from circuitlapse.shapes import Float
 from circuitlapse.tasks import Item, PromptPairs, Task, tokenize
 
@@ -73,7 +74,7 @@ class KnownHeads:
         order = self.effects.abs().flatten().argsort(descending=True, stable=True)[:n]
         width = self.effects.shape[1]
         return [
-            (f"a{index // width}.h{index % width}", float(self.effects.flatten()[index]))
+            (head_name(*divmod(index, width)), float(self.effects.flatten()[index]))
             for index in order.tolist()
         ]
 
@@ -121,8 +122,9 @@ def check_heads(
     for role in roles:
         for layer, head in role.heads:
             if layer >= graph.n_layers or head >= graph.n_heads:
+                node = head_name(layer, head)
                 raise CircuitlapseError(
-                    f"the model has no head a{layer}.h{head}, which is expected as {role.name}",
+                    f"the model has no head {node}, which is expected as {role.name}",
                     got=f"{graph.n_layers} layers of {graph.n_heads} heads",
                     fix="Check the model that the heads were published for, or one made from it",
                 )
@@ -139,7 +141,7 @@ def check_heads(
                 value > 0 and value >= test.at_least
                 for value, test in zip(own, role.tests, strict=True)
             )
-            node = f"a{layer}.h{head}"
+            node = head_name(layer, head)
             heads.append(
                 HeadCheck(role.name, node, tuple(own), rank, allowed, passes and rank <= allowed)
             )

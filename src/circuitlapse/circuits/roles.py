@@ -10,9 +10,10 @@ from typing import Literal
 
 from torch import Tensor
 
-from circuitlapse.attribution import attribute
+from circuitlapse.attribution import sweep_paths
 from circuitlapse.models import Model
 from circuitlapse.reading import attention_of_each, copying_scores, repeat_scores
+from circuitlapse.records.nodes import head_name
 from circuitlapse.shapes import Float
 from circuitlapse.tasks import PromptPairs
 
@@ -80,8 +81,8 @@ class Repeats:
 class FeedsQueries:
     """How much of the metric depends on what the head writes into the queries of other heads.
 
-    It is the sum of the scores of the edges to them (EAP-IG-inputs), in logits: an estimate of what
-    path patching measures.
+    It is the mean effect, in logits, of patching the paths from the head to these queries, by way
+    of any MLPs (Wang et al. 2022).
 
     Attributes:
         of: The other heads.
@@ -135,11 +136,8 @@ def run_tests(
     for test in tests:
         if isinstance(test, Copies):
             found[test] = copying_scores(model, pairs, test.at, negative=test.negative)
-    feeding = [test for test in tests if isinstance(test, FeedsQueries)]
-    if feeding:
-        edges, graph = attribute(model, pairs).mean, model.graph
-        for test in feeding:
-            into = [graph.slot_readers(layer, "q").start + head for layer, head in test.of]
-            by_writer = edges[1:, into].sum(dim=1).unflatten(0, (-1, graph.n_heads + 1))
-            found[test] = by_writer[:, :-1]
+        elif isinstance(test, FeedsQueries):
+            queries = [head_name(layer, head, "q") for layer, head in test.of]
+            effects = sweep_paths(model, pairs, queries, through_mlps=True).mean(dim=0)[1:]
+            found[test] = effects.unflatten(0, (-1, model.graph.n_heads + 1))[:, :-1]
     return found

@@ -84,9 +84,19 @@ class CircuitRun:
         if not heads:
             return
         shared = sorted({graph.kv_head(head) for head in heads})
-        q = self._projected(layer, 0, heads, ablated.q)
-        k = self._projected(layer, 1, shared, ablated.k)
-        v = self._projected(layer, 2, shared, ablated.v)
+        starts = [graph.slot_readers(layer, slot).start for slot in SLOTS]
+        queries = [starts[0] + head for head in heads]
+        others = [start + head for start in starts[1:] for head in shared]
+        unmoved, last = ablated.q, self.decoder.is_last(layer)
+        if last:
+            unmoved = at_reads(unmoved, self.batch.context)
+            q = self._projected(layer, 0, heads, unmoved, self._normed(layer, queries, True))
+            streams = self._normed(layer, others, False)
+        else:
+            streams = self._normed(layer, queries + others, False)
+            q = self._projected(layer, 0, heads, unmoved, streams)
+        k = self._projected(layer, 1, shared, ablated.k, streams)
+        v = self._projected(layer, 2, shared, ablated.v, streams)
         if shared != heads:
             which = [shared.index(graph.kv_head(head)) for head in heads]
             k, v = k[:, :, which], v[:, :, which]
@@ -94,38 +104,59 @@ class CircuitRun:
         z = self.decoder.attend(layer, q, k, v, self.batch.context, chosen)
         change = (z - ablated.z[:, :, chosen]).flatten(0, 1).transpose(0, 1)
         out = torch.bmm(change, self.decoder.attention[layer].W_O[chosen])
-        self._put(out.unflatten(1, z.shape[:2]), self.decoder.is_last(layer))
+        self._put(out.unflatten(1, z.shape[:2]), last)
+
+    def _normed(
+        self, layer: int, readers: list[int], reads: bool
+    ) -> tuple[Float[Tensor, "different rows d_model"], dict[int, int]]:
+        """Normalise the inputs of a layer's slots; those with the same edges have one together.
+
+        Returns:
+            The inputs that differ, and which of them is each reader's; a reader without an edge has
+            none.
+        """
+        base = self.ablated[layer].resid_pre
+        if reads:
+            base = at_reads(base, self.batch.context)
+        first: dict[tuple[bool, ...], int] = {}
+        columns = self.mask[: self.filled, readers].T.tolist()
+        edges = dict(zip(readers, map(tuple, columns), strict=True))
+        for reader, own in edges.items():
+            if any(own):
+                first.setdefault(own, reader)
+        if not first:
+            return base.new_empty(0, 1, base.shape[-1]), {}
+        number = {own: index for index, own in enumerate(first)}
+        which = {reader: number[own] for reader, own in edges.items() if own in number}
+        inputs = self._inputs(base, list(first.values()), reads)
+        return self.decoder.attention[layer].norm(inputs).flatten(1, 2), which
 
     def _projected(
-        self, layer: int, index: int, heads: list[int], unmoved: Tensor
+        self,
+        layer: int,
+        index: int,
+        heads: list[int],
+        unmoved: Float[Tensor, "batch pos every d_head"],
+        streams: tuple[Float[Tensor, "different rows d_model"], dict[int, int]],
     ) -> Float[Tensor, "batch pos some d_head"]:
         """Return one of q, k, v of some (key-value) heads, each from its own input."""
-        block = self.decoder.attention[layer]
         start = self.graph.slot_readers(layer, SLOTS[index]).start
-        base = self.ablated[layer].resid_pre
-        reads = index == 0 and self.decoder.is_last(layer)
-        if reads:
-            context = self.batch.context
-            base, unmoved = at_reads(base, context), at_reads(unmoved, context)
-        columns = self.mask[: self.filled, [start + head for head in heads]]
-        moved = columns.any(dim=0).nonzero().flatten()
-        if len(moved) == 0:
+        normed, which = streams
+        moved = [place for place, head in enumerate(heads) if start + head in which]
+        if not moved:
             return unmoved[:, :, heads]
-        chosen = torch.tensor(heads)[moved]
-        leaders, which = _groups(columns[:, moved])
-        readers = [start + int(chosen[leader]) for leader in leaders]
-        normed = block.norm(self._inputs(base, readers, reads)).flatten(1, 2)
-        all_weights, all_biases = block.slot(index)
+        chosen = [heads[place] for place in moved]
+        inputs = [which[start + head] for head in chosen]
+        all_weights, all_biases = self.decoder.attention[layer].slot(index)
         weight = all_weights[chosen]
-        if len(leaders) == 1:
-            out = normed[0] @ weight.transpose(0, 1).flatten(1)
+        if len(set(inputs)) == 1:
+            out = normed[inputs[0]] @ weight.transpose(0, 1).flatten(1)
             out = out.unflatten(1, (len(chosen), -1))
         else:
-            each = normed if len(leaders) == len(chosen) else normed[which]
-            out = torch.bmm(each, weight).transpose(0, 1)
+            out = torch.bmm(normed[inputs], weight).transpose(0, 1)
         if all_biases is not None:
             out = out + all_biases[chosen]
-        out = out.unflatten(0, base.shape[:2])
+        out = out.unflatten(0, unmoved.shape[:2])
         if len(moved) == len(heads):
             return out
         result = unmoved[:, :, heads]
@@ -139,10 +170,3 @@ class CircuitRun:
         reader = [self.graph.mlp_reader(layer)]
         mid = self._inputs(ablated.resid_mid, reader, self.decoder.is_last(layer))[0]
         return self.decoder.mlp[layer](mid) - ablated.mlp_out
-
-
-def _groups(columns: Bool[Tensor, "writers readers"]) -> tuple[list[int], list[int]]:
-    """Find readers with the same edges: the first of each group, and each reader's group."""
-    first: dict[tuple[bool, ...], int] = {}
-    which = [first.setdefault(tuple(column), len(first)) for column in columns.T.tolist()]
-    return [which.index(group) for group in range(len(first))], which

@@ -9,13 +9,16 @@ from rich.console import Console
 
 import circuitlapse
 from circuitlapse.api import load_run, run_experiment
+from circuitlapse.cli.checkpoints import experiment_from, run_name
+from circuitlapse.cli.console import console_of
 from circuitlapse.cli.export import export
 from circuitlapse.cli.progress import watch
+from circuitlapse.cli.show import show
 from circuitlapse.cli.summary import print_estimates, print_summary
-from circuitlapse.config import Experiment, demo_experiment, joins, read_experiment, to_toml
+from circuitlapse.cli.tasks import tasks
+from circuitlapse.cli.trial import try_prompt
+from circuitlapse.config import Experiment, demo_experiment, joins, to_toml
 from circuitlapse.errors import CircuitlapseError
-
-_PLAIN_WIDTH = 120  # of tables in files and pipes
 
 app = typer.Typer(
     name="circuitlapse",
@@ -27,6 +30,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(export, name="export")
+app.add_typer(tasks, name="tasks")
+app.command()(show)
+app.command("try")(try_prompt)
 
 Out = Annotated[
     Path | None,
@@ -91,21 +97,57 @@ def demo(
 @app.command()
 def run(
     experiment: Annotated[
-        Path,
+        Path | None,
         typer.Argument(help="Experiment file; `circuitlapse demo --print-config` writes one."),
-    ],
+    ] = None,
+    checkpoints: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Instead of a file: checkpoints that you have, as a directory, a quoted pattern "
+            "or OWNER/NAME@REVISION; may be repeated."
+        ),
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option(help="The base; without it, the first checkpoint is.")
+    ] = None,
+    old: Annotated[str | None, typer.Option(help="The old task.", show_default="ioi2")] = None,
+    new: Annotated[str | None, typer.Option(help="The new task.", show_default="ioi3")] = None,
+    prompts: Annotated[
+        int | None,
+        typer.Option(
+            min=8,
+            help="Prompts for behaviour, circuits, groups and grafts alike.",
+            show_default="1024, 96, 256 and 512",
+        ),
+    ] = None,
+    corruption: Annotated[
+        list[str] | None,
+        typer.Option(help="Corruption family; may be repeated.", show_default="subject, names"),
+    ] = None,
+    exact_at: Annotated[
+        Literal["every", "ends"] | None,
+        typer.Option(
+            help="Checkpoints that are patched exactly too: all, or base and last.",
+            show_default="every",
+        ),
+    ] = None,
     out: Out = None,
     workers: Workers = None,
     device: Device = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Run an experiment from its TOML file, or go on where an earlier run stopped.
+    """Run an experiment from its TOML file, or on checkpoints that you have.
 
-    Without --out the run goes to runs/NAME, where NAME is the file's name without its ending.
+    A run that was stopped goes on where it was. Without --out it goes to runs/NAME, where NAME is
+    the file's name without its ending, or the directory that holds the checkpoints.
     """
-    _run(
-        read_experiment(experiment), out or Path("runs") / experiment.stem, workers, device, dry_run
-    )
+    patterns = checkpoints or []
+    described = experiment_from(
+        experiment, patterns, base=base, old=old, new=new, prompts=prompts,
+        corruptions=corruption, exact_at=exact_at,
+    )  # fmt: skip
+    name = run_name(patterns) if experiment is None else experiment.stem
+    _run(described, out or Path("runs") / name, workers, device, dry_run)
 
 
 @app.command()
@@ -135,7 +177,7 @@ def check(
     """
     from circuitlapse.cli.check import check_published
 
-    check_published(model, prompts, seed, device, _console())
+    check_published(model, prompts, seed, device, console_of())
 
 
 def _run(
@@ -146,7 +188,7 @@ def _run(
         update={key: value for key, value in changes.items() if value is not None}
     )
     experiment = experiment.model_copy(update={"compute": compute})
-    console = _console()
+    console = console_of()
     if dry_run:
         from circuitlapse.pipeline.estimate import estimates
 
@@ -158,11 +200,6 @@ def _run(
     with watch(Console(stderr=True)) as listen:
         finished = run_experiment(experiment, out, listen)
     print_summary(finished, console)
-
-
-def _console() -> Console:
-    console = Console()
-    return console if console.is_terminal else Console(width=_PLAIN_WIDTH)
 
 
 def main() -> None:

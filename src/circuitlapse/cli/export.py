@@ -1,14 +1,32 @@
 """``circuitlapse export``: what a run found, in the files that other tools read."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperGroup
 
 from circuitlapse.api import Run, load_run
+from circuitlapse.cli.export_map import export_map
 from circuitlapse.errors import CircuitlapseError
 
-export = typer.Typer(no_args_is_help=True, help="Write results of a run for other tools.")
+
+class _Export(TyperGroup):
+    """Takes ``export RUN --gif OUT.gif`` for ``export map RUN --gif OUT.gif``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Name the command where a run stands in its place."""
+        if args and not args[0].startswith("-") and args[0] not in self.commands:
+            args = ["map", *args]
+        return super().parse_args(ctx, args)
+
+
+export = typer.Typer(
+    cls=_Export,
+    no_args_is_help=True,
+    help="Write results of a run: pictures of its map, or files for other tools.",
+)
+export.command("map")(export_map)
 
 RunPath = Annotated[Path, typer.Argument(help="Directory of a run.")]
 Step = Annotated[int | None, typer.Option(help="Checkpoint; by default the last one.")]

@@ -41,9 +41,9 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from circuitlapse.compare.permutations import head_of
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.records.intervals import Intervals, mean_interval, mean_intervals
+from circuitlapse.records.nodes import head_of
 from circuitlapse.shapes import Bool, Float
 
 Fate = Literal["unused", "kept", "strengthened", "weakened", "repurposed", "recruited", "retired"]
@@ -199,10 +199,9 @@ def head_fates(effects: HeadEffects, threshold: float) -> Fates:
         measured = getattr(effects, name)
         shown[name] = None if measured is None else mean_intervals(measured)
     rows = []
-    for column, (name, place) in enumerate(zip(effects.heads, places, strict=True)):
-        layer, head = place or (-1, -1)
+    for column, (name, place) in enumerate(zip(effects.heads, filter(None, places), strict=True)):
         fate = fate_of(old[column], new[column])
-        rows.append(HeadFate(name, layer, head, fate, **_columns(shown, column)))
+        rows.append(HeadFate(name, place.layer, place.head, fate, **_columns(shown, column)))
     return Fates(
         rows,
         threshold,

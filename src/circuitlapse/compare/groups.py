@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any, get_args
 
-from circuitlapse.compare.components import SHARED, Piece, component_pieces
-from circuitlapse.compare.permutations import head_of
 from circuitlapse.errors import CircuitlapseError
+from circuitlapse.models.components import SHARED, Piece, component_pieces
 from circuitlapse.records.documents import Group
+from circuitlapse.records.nodes import head_of
 
 GROUPS: tuple[Group, ...] = get_args(Group)
 

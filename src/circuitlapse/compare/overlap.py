@@ -25,10 +25,11 @@ from circuitlapse.compare.noise import (
     shuffled,
     spread_interval,
 )
-from circuitlapse.compare.permutations import EdgeSources, draw_permutations, head_of, relabel
+from circuitlapse.compare.permutations import EdgeSources, draw_permutations, relabel
 from circuitlapse.compare.similarity import SIMILARITIES
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.records.intervals import bootstrap_indices, bootstrap_means, percentile_ends
+from circuitlapse.records.nodes import head_of
 from circuitlapse.shapes import Bool, Float, Int
 
 
@@ -213,9 +214,9 @@ def _label(condition: NodeImportance | EdgeImportance) -> str:
 def _draw(
     names: Sequence[str], permutations: int, seed: int
 ) -> Int[np.ndarray, "repeats layers heads"]:
-    heads = [head for head in map(head_of, names) if head is not None]
-    n_layers = max((layer for layer, _ in heads), default=-1) + 1
-    n_heads = max((head for _, head in heads), default=-1) + 1
+    heads = [place for place in map(head_of, names) if place is not None]
+    n_layers = max((place.layer for place in heads), default=-1) + 1
+    n_heads = max((place.head for place in heads), default=-1) + 1
     return draw_permutations(n_layers, n_heads, permutations, [seed, 0])
 
 

@@ -8,21 +8,13 @@ what is left of the overlap is what the layers alone explain. A head is one thin
 Names are the graph's (MIB benchmark, Mueller et al. 2025): ``a3.h5``, ``a3.h5<q>``, ``m3``.
 """
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
 
 from circuitlapse.errors import CircuitlapseError
+from circuitlapse.records.nodes import head_name, head_of
 from circuitlapse.shapes import Bool, Int
-
-_HEAD = re.compile(r"a(?P<layer>\d+)\.h(?P<head>\d+)(?P<slot><[qkv]>)?")
-
-
-def head_of(name: str) -> tuple[int, int] | None:
-    """Layer and head that a node or reader slot belongs to; None for anything but a head."""
-    match = _HEAD.fullmatch(name)
-    return (int(match["layer"]), int(match["head"])) if match else None
 
 
 def draw_permutations(
@@ -54,11 +46,11 @@ def relabel(
     _, n_layers, n_heads = permutations.shape
     result = np.tile(np.arange(len(names)), (len(permutations), 1))
     for i, name in enumerate(names):
-        match = _HEAD.fullmatch(name)
-        if match is None:
+        if (place := head_of(name)) is None:
             continue
-        layer, head, slot = int(match["layer"]), int(match["head"]), match["slot"] or ""
-        peers = [index[peer] for n in range(n_heads) if (peer := f"a{layer}.h{n}{slot}") in index]
+        layer, head, slot = place
+        every = [head_name(layer, peer, slot) for peer in range(n_heads)]
+        peers = [index[peer] for peer in every if peer in index]
         if layer >= n_layers or head >= len(peers) or n_heads % len(peers):
             raise CircuitlapseError(
                 "heads can be shuffled within a layer only if each has every slot",

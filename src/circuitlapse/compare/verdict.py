@@ -1,15 +1,22 @@
 """The verdict: the evidence put together, and how far it lets one go.
 
 This version measures the evidence but has no decision rule that was tested on planted truths. It
-therefore gives only two labels: ``no_gain`` where the interval of G is not above zero, and
-``undetermined`` everywhere else, with the reason. It never names elicited, transformed or formed.
+therefore gives only two labels: ``no_gain`` where the base does the old task and the interval of G
+is not above zero, and ``undetermined`` everywhere else, with the reason. It never names elicited,
+transformed or formed.
 """
 
 from collections.abc import Sequence
 
 from circuitlapse.compare.fates import Fates
 from circuitlapse.compare.overlap import Overlap
-from circuitlapse.compare.preconditions import Findings, check_preconditions, logits, percent
+from circuitlapse.compare.preconditions import (
+    OLD_MASTERED,
+    Findings,
+    check_preconditions,
+    logits,
+    percent,
+)
 from circuitlapse.compare.shares import Shares
 from circuitlapse.compare.statements import GROUP_NAMES, Context, statements
 from circuitlapse.records.documents import Precondition, Verdict
@@ -37,10 +44,11 @@ def build_verdict(
             decided because the base does not do the old task.
     """
     checked = check_preconditions(findings, shares.gain)
-    is_gain = shares.gain.low > 0
+    # Without the old task there is nothing that a gain could have come from, or not.
+    no_gain = shares.gain.low <= 0 and findings.base_old.low >= OLD_MASTERED
     return Verdict(
-        label="undetermined" if is_gain else "no_gain",
-        reason=_undetermined(checked, shares) if is_gain else _no_gain(context, shares),
+        label="no_gain" if no_gain else "undetermined",
+        reason=_no_gain(context, shares) if no_gain else _undetermined(checked, shares),
         scope=ONE_RUN,
         gain=shares.gain,
         shares={group: row.share_estimate for group, row in shares.of("shapley").items()},

@@ -11,7 +11,7 @@ from circuitlapse.config.experiment import (
 )
 from circuitlapse.config.finetune import ONLY, Arm, Finetune, Grid, Lora
 from circuitlapse.config.processes import joins, processes
-from circuitlapse.config.toml import demo_experiment, read_experiment, to_toml
+from circuitlapse.config.toml import demo_experiment, read_experiment, to_toml, validated
 
 __all__ = [
     "MIB_FRACTIONS",
@@ -31,4 +31,5 @@ __all__ = [
     "processes",
     "read_experiment",
     "to_toml",
+    "validated",
 ]

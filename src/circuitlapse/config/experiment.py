@@ -6,15 +6,20 @@ run may be continued on another machine with other settings there.
 """
 
 import os
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from circuitlapse.config.finetune import Arm, Finetune
 from circuitlapse.config.section import Fraction, Positive, Section, Seed, distinct
+from circuitlapse.errors import CircuitlapseError
 
 # The circuit sizes of the MIB benchmark (Mueller et al. 2025), as fractions of all edges.
 MIB_FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+
+
+_ONE_BASE = "name exactly one of `organism` and `path`"
 
 
 class Base(Section):
@@ -30,8 +35,8 @@ class Base(Section):
 
     @model_validator(mode="after")
     def _one_source(self) -> "Base":
-        if (self.organism is None) == (self.path is None):
-            raise ValueError("name exactly one of `organism` and `path`")
+        if self.organism is not None and self.path is not None:
+            raise ValueError(_ONE_BASE)
         return self
 
     @property
@@ -71,6 +76,11 @@ class Measure(Section):
         "eap-ig-inputs", description="How edges are scored."
     )
     ig_steps: Positive = Field(5, description="Interpolation points of eap-ig-inputs.")
+    exact_at: Literal["every", "ends"] = Field(
+        "every",
+        description="Checkpoints whose heads and MLPs are patched exactly too: every one, or only "
+        "base and last, which is much faster for large models.",
+    )
     fractions: tuple[Fraction, ...] = Field(
         MIB_FRACTIONS, min_length=1, description="Circuit sizes of the faithfulness curve."
     )
@@ -108,9 +118,42 @@ class Compute(Section):
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1 and so on.")
 
 
-class Experiment(Section):
-    """A whole experiment, as read from a TOML file."""
+def _patterns_or_steps(value: Any) -> Any:
+    """Bring one path, a list of them or a table of steps into one of two forms."""
+    if isinstance(value, str):
+        value = (value,)
+    if isinstance(value, list | tuple) and all(isinstance(each, str) and each for each in value):
+        return tuple(value)
+    if isinstance(value, Mapping):
+        steps = {str(step): name for step, name in value.items()}
+        if all(step.isdecimal() for step in steps) and all(
+            isinstance(name, str) and name for name in steps.values()
+        ):
+            found = {int(step): name for step, name in steps.items()}
+            if len(found) == len(steps):
+                return dict(sorted(found.items()))
+    raise ValueError("give a path, a list of paths, or a table with a step and a path in each line")
 
+
+Checkpoints = Annotated[
+    tuple[str, ...] | dict[int, str],
+    BeforeValidator(_patterns_or_steps),
+    Field(
+        description="Checkpoints that you have, instead of a fine-tune: a directory, a list, "
+        "patterns, Hub revisions, or a table of steps (docs/checkpoints.md)."
+    ),
+]
+_NO_TRAINING = Finetune.model_validate({"placebo": False})
+
+
+class Experiment(Section):
+    """A whole experiment, as read from a TOML file.
+
+    With ``checkpoints`` nothing is trained. They are names and patterns as the user gave them, or,
+    once they were looked up, every step with its path or Hub revision, step 0 being the base.
+    """
+
+    checkpoints: Checkpoints = ()
     base: Base
     tasks: Tasks = Tasks()  # pyright: ignore[reportCallIssue]
     finetune: Finetune = Finetune()  # pyright: ignore[reportCallIssue]
@@ -118,8 +161,42 @@ class Experiment(Section):
     compare: Compare = Compare()  # pyright: ignore[reportCallIssue]
     compute: Compute = Compute()  # pyright: ignore[reportCallIssue]
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_training(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("checkpoints"):
+            return {"base": {}, "finetune": _NO_TRAINING, **data}
+        return data
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> "Experiment":
+        if not self.checkpoints:
+            if self.base.organism is None and self.base.path is None:
+                raise ValueError(_ONE_BASE)
+            return self
+        if self.base.organism is not None:
+            raise ValueError(
+                "`checkpoints` are of a model of yours: give `base.path` instead of "
+                "`base.organism`, or no base, and the first of them is the base"
+            )
+        if self.finetune != _NO_TRAINING:
+            raise ValueError("with `checkpoints` nothing is fine-tuned: leave [finetune] out")
+        return self
+
     def steps(self) -> list[int]:
-        """Return the steps that have a checkpoint, from 0 to the last."""
+        """Return the steps that have a checkpoint, from 0 to the last.
+
+        Raises:
+            CircuitlapseError: If the checkpoints are patterns that were not looked up yet.
+        """
+        if isinstance(self.checkpoints, dict):
+            return sorted(self.checkpoints)
+        if self.checkpoints:
+            raise CircuitlapseError(
+                "the steps of these checkpoints are not known before they are looked up",
+                got=", ".join(self.checkpoints),
+                fix="Take the experiment of the run: load_run(path).experiment",
+            )
         return self.finetune.checkpoint_steps()
 
     def arms(self) -> list[Arm]:

@@ -3,6 +3,7 @@
 import difflib
 import json
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,12 +50,25 @@ def read_experiment(path: Path | str) -> Experiment:
         raise CircuitlapseError(
             f"{path} is not valid TOML", got=str(error), fix="See https://toml.io for the syntax"
         ) from None
+    return validated(data, str(path))
+
+
+def validated(data: Mapping[str, Any], source: str) -> Experiment:
+    """Turn what was read into an experiment.
+
+    Args:
+        data: Sections and keys, as TOML has them.
+        source: Where they come from, for the message.
+
+    Raises:
+        CircuitlapseError: Naming every key and value that an experiment does not have.
+    """
     try:
         return Experiment.model_validate(data)
     except ValidationError as error:
         faults = "\n".join(f"  {_explain(fault)}" for fault in error.errors())
         raise CircuitlapseError(
-            f"{path} is not a valid experiment:\n{faults}\n",
+            f"{source} is not a valid experiment:\n{faults}\n",
             fix="`circuitlapse demo --print-config` prints every key with its meaning",
         ) from None
 
@@ -90,9 +104,11 @@ def _keys_at(parents: list[Any]) -> list[str]:
 
 def to_toml(experiment: Experiment) -> str:
     """Write an experiment out with its defaults, each key under its description."""
-    lines: list[str] = []
+    lines = _checkpoint_lines(experiment)
     for name in Experiment.model_fields:
-        lines += _section(name, getattr(experiment, name))
+        section = getattr(experiment, name)
+        if isinstance(section, Section) and not (name == "finetune" and experiment.checkpoints):
+            lines += _section(name, section)
     return "\n".join(lines)
 
 
@@ -119,3 +135,14 @@ def _written(value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_written, value))}]"
     return json.dumps(value)
+
+
+def _checkpoint_lines(experiment: Experiment) -> list[str]:
+    found = experiment.checkpoints
+    lines = [f"# {Experiment.model_fields['checkpoints'].description}"]
+    if not found:
+        return [*lines, "# checkpoints =", ""]
+    if isinstance(found, tuple):
+        return [*lines, f"checkpoints = {json.dumps(list(found))}", ""]
+    steps = (f"{step} = {json.dumps(name)}" for step, name in found.items())
+    return [*lines, "[checkpoints]", *steps, ""]

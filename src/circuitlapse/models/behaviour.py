@@ -7,7 +7,8 @@ from torch import Tensor
 
 from circuitlapse.models.context import Context
 from circuitlapse.models.load import Model
-from circuitlapse.models.prefix import BATCH_TOKENS, Suffixes, alike, checked, each_batch
+from circuitlapse.models.memory import most_tokens
+from circuitlapse.models.prefix import Suffixes, alike, checked, each_batch
 from circuitlapse.shapes import Bool, Float
 from circuitlapse.tasks.metrics import is_right
 from circuitlapse.tasks.pairs import PromptPairs
@@ -40,7 +41,9 @@ def behaviour(model: Model, pairs: PromptPairs, batch_size: int | None = None) -
     difference = torch.empty(len(pairs))
     correct, among = torch.empty(2, len(pairs), dtype=torch.bool)
     starts = torch.zeros_like(pairs.lengths)
-    for rows in alike(pairs.reads().amax(dim=1) + 1, starts, BATCH_TOKENS, batch_size):
+    floats = 16 * decoder.d_model + len(decoder.W_U)
+    most = most_tokens(model.device, decoder.W_E.itemsize * floats)
+    for rows in alike(pairs.reads().amax(dim=1) + 1, starts, most, batch_size):
         batch, rows = pairs[rows].trimmed(), rows.cpu()
         context = Context(batch.reads())
         all_logits = decoder.logits(decoder.run(decoder.embed(batch.clean), context)).float()

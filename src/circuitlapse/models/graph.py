@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from circuitlapse.errors import CircuitlapseError
+from circuitlapse.records.nodes import Place, head_name, mlp_name
 from circuitlapse.shapes import Bool
 
 SLOTS = ("q", "k", "v")
@@ -49,11 +50,16 @@ class Graph:
     @cached_property
     def nodes(self) -> tuple[str, ...]:
         """Heads and MLPs, layer by layer: the writers without ``input``."""
-        names = []
-        for layer in range(self.n_layers):
-            names += [f"a{layer}.h{head}" for head in range(self.n_heads)]
-            names.append(f"m{layer}")
-        return tuple(names)
+        return tuple(
+            mlp_name(place.layer) if place.head < 0 else head_name(place.layer, place.head)
+            for place in self.places
+        )
+
+    @cached_property
+    def places(self) -> tuple[Place, ...]:
+        """Layer and number in it of each of :attr:`nodes`."""
+        heads = (*range(self.n_heads), -1)
+        return tuple(Place(layer, head) for layer in range(self.n_layers) for head in heads)
 
     @cached_property
     def readers(self) -> tuple[str, ...]:
@@ -64,8 +70,8 @@ class Graph:
         names = []
         for layer in range(self.n_layers):
             for slot in SLOTS:
-                names += [f"a{layer}.h{head}<{slot}>" for head in range(self.n_slots(slot))]
-            names.append(f"m{layer}")
+                names += [head_name(layer, head, slot) for head in range(self.n_slots(slot))]
+            names.append(mlp_name(layer))
         return (*names, "logits")
 
     @cached_property

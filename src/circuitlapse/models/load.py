@@ -80,7 +80,7 @@ def load_model(
     if isinstance(source, PreTrainedModel):
         hf, tokenizer = _placed(source, device, dtype), None
     elif isinstance(source, str | Path):
-        hf, tokenizer = _from_files(source, _device(device), dtype)
+        hf, tokenizer = _from_files(source, place(device), dtype)
     else:
         raise CircuitlapseError(
             "a model is loaded from a directory, a Hub name or a transformers model",
@@ -91,18 +91,24 @@ def load_model(
     return model
 
 
-def _device(device: str | torch.device) -> torch.device:
+def place(device: str | torch.device) -> torch.device:
+    """Return the device of that name; ``auto`` is a GPU where there is one.
+
+    Raises:
+        CircuitlapseError: If there is no such device.
+    """
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        found = torch.device(device)
-        if found.type == "cuda" and not torch.cuda.is_available():
-            raise RuntimeError
-        return found
-    except RuntimeError:
+        # A tensor's own device has its number, by which a loaded model's can be compared with it.
+        found = torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError):  # the latter where torch was built without it
+        found = None
+    if found is None or found.type not in ("cpu", "cuda"):
         raise CircuitlapseError(
             "there is no such device", got=str(device), fix="Use auto, cpu or cuda"
-        ) from None
+        )
+    return found
 
 
 def _dtype(dtype: str | torch.dtype) -> torch.dtype:
@@ -118,7 +124,7 @@ def _dtype(dtype: str | torch.dtype) -> torch.dtype:
 
 def _placed(hf: PreTrainedModel, device: str | torch.device, dtype: torch.dtype) -> PreTrainedModel:
     _reader(hf.config, "the model")
-    wanted = hf.device if device == "auto" else _device(device)
+    wanted = hf.device if device == "auto" else place(device)
     if hf.dtype == dtype and hf.device == wanted:
         return hf
     moved: Any = copy.deepcopy(hf)

@@ -15,15 +15,10 @@ from torch import Tensor
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models.context import Context
 from circuitlapse.models.decoder import Decoder
+from circuitlapse.models.memory import most_tokens
 from circuitlapse.shapes import Float, Int
 from circuitlapse.tasks.metrics import Metric, check_metric, compute_metric
 from circuitlapse.tasks.pairs import PromptPairs
-
-MEMORY_BYTES = 256 * 2**20
-"""What the activations of one batch may take, where no batch size is given."""
-
-BATCH_TOKENS = 1024
-"""More tokens than this in a batch gain nothing, and small batches waste less on padding."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +94,7 @@ def each_batch(
         floats_per_token: What the work keeps per token of a batch, to choose its size.
         work: Called with each batch. It must leave nothing behind when it fails.
         metric: What :meth:`Suffixes.metric` computes.
-        batch_size: Pairs per batch; by default as many as :data:`MEMORY_BYTES` allows.
+        batch_size: Pairs per batch; by default as many as :mod:`circuitlapse.models.memory` allows.
         needs_gradient: Whether the work differentiates the metric.
         whole: Whether the columns begin at each prompt's first token instead, for work that changes
             what is left of the first difference too.
@@ -111,12 +106,12 @@ def each_batch(
     """
     check_metric(metric, pairs, needs_gradient)
     pairs = checked(decoder, pairs)
-    most_tokens = min(BATCH_TOKENS, MEMORY_BYTES // (decoder.W_E.itemsize * floats_per_token))
+    most = most_tokens(pairs.clean.device, decoder.W_E.itemsize * floats_per_token)
     starts = torch.minimum(pairs.first_difference(), pairs.lengths - 1)
     if whole:
         starts = torch.zeros_like(starts)
     widths = pairs.reads().amax(dim=1) + 1 - starts
-    todo = list(alike(widths, starts, most_tokens, batch_size))[::-1]
+    todo = list(alike(widths, starts, most, batch_size))[::-1]
     while todo:
         rows = todo.pop()
         if not _fits(lambda rows=rows: work(_suffixes(decoder, rows, pairs, starts, metric))):
@@ -147,12 +142,12 @@ def _fits(work: Callable[[], None]) -> bool:
 def alike(
     widths: Int[Tensor, " prompts"],
     starts: Int[Tensor, " prompts"],
-    most_tokens: int,
+    most: int,
     batch_size: int | None = None,
 ) -> Iterator[Int[Tensor, " batch"]]:
     """Group rows of like width and start, so that little of a batch is padding.
 
-    A batch has at most ``most_tokens``, padding included, or else ``batch_size`` rows if that is
+    A batch has at most ``most`` tokens, padding included, or else ``batch_size`` rows if that is
     given. Even rows come first in it.
     """
     wide, first = widths.tolist(), starts.tolist()
@@ -162,7 +157,7 @@ def alike(
         while taken < len(order) and (
             taken < batch_size
             if batch_size is not None
-            else (taken + 1) * wide[order[taken]] <= most_tokens
+            else (taken + 1) * wide[order[taken]] <= most
         ):
             taken += 1
         rows, order = sorted(order[:taken], key=lambda row: row % 2), order[taken:]

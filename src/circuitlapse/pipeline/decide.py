@@ -31,7 +31,9 @@ def decide(scores: Scores, recipe: str) -> Verdict:
     )  # fmt: skip
     named = list(zip([arm.seed for arm in arms], verdicts, strict=True))
     return Verdict(
-        label="undetermined" if pooled.gain.low > 0 else "no_gain",
+        label="no_gain"
+        if pooled.gain.low <= 0 and any(each.label == "no_gain" for each in verdicts)
+        else "undetermined",
         reason=" ".join(f"Seed {seed}: {verdict.reason}" for seed, verdict in named),
         scope=f"these {len(arms)} fine-tunes of one base, each with its own groups of heads; "
         "intervals are over prompts, not seeds",

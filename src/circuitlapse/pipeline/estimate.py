@@ -14,8 +14,10 @@ from typing import Any
 import torch
 
 from circuitlapse.config import Experiment
+from circuitlapse.models.checkpoints import locate
+from circuitlapse.pipeline.patching import PROMPTS as PATCHED
 from circuitlapse.pipeline.plan import Job
-from circuitlapse.pipeline.run import jobs_of
+from circuitlapse.pipeline.run import jobs_of, looked_up
 from circuitlapse.records import Store
 from circuitlapse.tasks import get_task
 
@@ -74,6 +76,7 @@ def estimates(experiment: Experiment, out: Path) -> list[Estimated]:
     Raises:
         CircuitlapseError: If the experiment names a task or a model that does not exist.
     """
+    experiment = looked_up(experiment)
     jobs, store = jobs_of(experiment), Store(out)
     shape, speed = _shape_of(experiment), _multiplications_per_second()
     found = []
@@ -86,8 +89,8 @@ def estimates(experiment: Experiment, out: Path) -> list[Estimated]:
     return found
 
 
-def _shape_of(experiment: Experiment) -> _Shape:
-    base = experiment.base
+def _shape_of(e: Experiment) -> _Shape:
+    base = e.base
     if base.organism is not None:
         from circuitlapse.training import build_tokenizer, get_recipe
 
@@ -95,7 +98,7 @@ def _shape_of(experiment: Experiment) -> _Shape:
         return _Shape(recipe.layers, recipe.heads, recipe.d_model, len(build_tokenizer()))
     from transformers import AutoConfig
 
-    config: Any = AutoConfig.from_pretrained(base.source)
+    config: Any = AutoConfig.from_pretrained(locate(base.source) if e.checkpoints else base.source)
     return _Shape(
         config.num_hidden_layers, config.num_attention_heads, config.hidden_size, config.vocab_size
     )
@@ -132,7 +135,8 @@ def _seconds(job: Job, e: Experiment, shape: _Shape, speed: float) -> float:
             if job.params["circuits"]:
                 points = e.measure.ig_steps if e.measure.method == "eap-ig-inputs" else 1
                 curve = 2 * len(e.measure.fractions) * forward
-                per_pair = (3 * points + 2) * forward + patch_all + curve
+                exact = patch_all if job.params["exact"] else 0
+                per_pair = (3 * points + 2) * forward + exact + curve
                 task = get_task(job.params["task"])
                 variants = sum(len(task.families[f]) for f in e.measure.corruptions)
                 # Only what comes after the first difference is computed: about half.
@@ -140,7 +144,12 @@ def _seconds(job: Job, e: Experiment, shape: _Shape, speed: float) -> float:
             return seconds
         case "read":
             # Per task a lens, a direct attribution, attention twice and first blocks; two mentions.
-            return 2 * e.measure.circuit_prompts * (5 * forward + 4 * shape.heads * unembed)
+            reading = 2 * e.measure.circuit_prompts * (5 * forward + 4 * shape.heads * unembed)
+            # A patch at one position runs what is to its right and above it: a quarter on average.
+            by_position = 3 * _PROMPT_TOKENS * shape.layers * forward / 4
+            variants = sum(len(get_task(t).families[e.measure.corruptions[0]])
+                           for t in (e.tasks.old, e.tasks.new))  # fmt: skip
+            return reading + variants * PATCHED * (by_position + 3 * patch_all / 2)
         case "graft":
             hybrids = 32 * e.compare.graft_prompts * (forward + unembed)
             return hybrids + 7 * e.compare.group_prompts * patch_all / 2

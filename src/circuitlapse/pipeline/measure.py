@@ -6,7 +6,8 @@ Names of the arrays in ``scores/…safetensors`` (``v`` a corruption, ``f`` a fa
 - ``behaviour.<split>.logit_diff|correct|correct_among``: ``[prompts]``
 - ``controls.<control>``: metric on the clean prompt minus metric on the changed one, ``[prompts]``
 - ``clean.v``, ``corrupt.v``: metric of the whole model on either prompt, ``[prompts]``
-- ``effects.v``: exact patching effect of every head and MLP, ``[prompts, nodes]``
+- ``effects.v``: exact patching effect of every head and MLP, ``[prompts, nodes]``; only where
+  ``measure.exact_at`` asks for it
 - ``edges.v``: mean attribution, ``[writers, readers]``; ``halves.v``: of even and odd prompts
 - ``faithfulness.f``: metric of growing circuits, averaged over the family's variants,
   ``[fractions, prompts]``; ``n_edges.f``: their sizes, ``[fractions]``. Circuits are scored on
@@ -43,6 +44,7 @@ def measure(
     settings: Measure,
     *,
     circuits: bool,
+    exact: bool = True,
     advance: Callable[[int, int], None],
 ) -> Arrays:
     """Measure one task on one model.
@@ -53,6 +55,7 @@ def measure(
         prompts: Its held-out prompts, tokenised for the model.
         settings: What to measure, on how many prompts.
         circuits: Whether to find circuits too; behaviour alone is much faster.
+        exact: Whether to patch heads and MLPs exactly too.
         advance: Called with how many parts are done, of how many.
 
     Returns:
@@ -80,6 +83,10 @@ def measure(
         found = {variant: pairs(variant) for variant in variants}
         scoring = [pairs(variant, settings.circuit_prompts) for variant in variants]
         _circuit_of(model, found, scoring, family, settings, arrays)
+        if exact:
+            for variant, variant_pairs in found.items():
+                effects = node_effects(model, variant_pairs)
+                arrays[f"effects.{variant}"] = effects.cpu().numpy()
     return arrays
 
 
@@ -91,7 +98,7 @@ def _circuit_of(
     settings: Measure,
     arrays: Arrays,
 ) -> None:
-    """Add one corruption family's scores, effects and faithfulness curve to the arrays."""
+    """Add one corruption family's scores and faithfulness curve to the arrays."""
     found = []
     for variant, variant_pairs in pairs.items():
         scores = attribute(model, variant_pairs, settings.method, settings.ig_steps)
@@ -99,7 +106,6 @@ def _circuit_of(
         found.append(scores)
         arrays[f"edges.{variant}"] = scores.mean.cpu().numpy()
         arrays[f"halves.{variant}"] = scores.halves.cpu().numpy()
-        arrays[f"effects.{variant}"] = node_effects(model, variant_pairs).cpu().numpy()
         arrays[f"clean.{variant}"] = clean.cpu().numpy()
         arrays[f"corrupt.{variant}"] = corrupt.cpu().numpy()
     family_scores = replace(

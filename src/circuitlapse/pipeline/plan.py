@@ -12,8 +12,8 @@ from circuitlapse.config import ONLY, Arm, Experiment
 from circuitlapse.records import SCHEMAS, key_of, verdict_path
 
 Kind = Literal[
-    "prompts", "base", "finetune", "placebo", "measure", "read", "graft", "table", "verdict",
-    "provenance",
+    "prompts", "checkpoint", "base", "finetune", "placebo", "measure", "read", "graft", "table",
+    "verdict", "provenance",
 ]  # fmt: skip
 
 # Raised by one when a job of that kind would give other results from the same inputs.
@@ -49,6 +49,11 @@ def checkpoint(arm: str, step: int) -> str:
     return f"checkpoints/{arm}/step-{step:05d}"
 
 
+def checkpoint_record(arm: str, step: int) -> str:
+    """Path of what is known of a checkpoint that stays where the user has it."""
+    return f"{checkpoint(arm, step)}.json"
+
+
 def scores(arm: str, step: int, task: str) -> str:
     """Path of what was measured of one task at one checkpoint."""
     return f"scores/{arm}/step-{step:05d}/{task}.safetensors"
@@ -67,6 +72,16 @@ def training(arm: str) -> str:
 def restart(job: "Job") -> str:
     """Path of the state that an interrupted fine-tune goes on from; no artifact of the run."""
     return f".restart-{job.key[:16]}"
+
+
+def patterns(arm: str, step: int) -> str:
+    """Path of one checkpoint's attention on example prompts."""
+    return f"patterns/{arm}/step-{step:05d}.safetensors"
+
+
+def patching(arm: str, step: int) -> str:
+    """Path of what one checkpoint does when its sites are patched."""
+    return f"patching/{arm}/step-{step:05d}.safetensors"
 
 
 def grafts(arm: str) -> str:
@@ -103,12 +118,17 @@ class _Graph:
         return name
 
 
-def plan_jobs(experiment: Experiment, base_identity: Mapping[str, Any]) -> list[Job]:
+def plan_jobs(
+    experiment: Experiment,
+    base_identity: Mapping[str, Any],
+    checkpoints: Mapping[int, Mapping[str, Any]] | None = None,
+) -> list[Job]:
     """List an experiment's jobs, each after those that it needs.
 
     Args:
         experiment: What to do.
         base_identity: What the base model is, down to the hash of its recipe or weights.
+        checkpoints: What each of the user's checkpoints is, by step, where nothing is trained.
     """
     graph = _Graph()
     e, tasks = experiment, (experiment.tasks.old, experiment.tasks.new)
@@ -118,7 +138,16 @@ def plan_jobs(experiment: Experiment, base_identity: Mapping[str, Any]) -> list[
         for name, recipe in e.finetune.recipes().items()
     }
     sampling = [e.finetune.steps, e.finetune.batch_size, e.finetune.old_fraction]
-    base = graph.add("base", "base model", ("base.json",), dict(base_identity))
+    taken = {
+        step: graph.add(
+            "checkpoint", f"checkpoint of step {step}",
+            (checkpoint_record(e.arms()[0].name, step),), None, identity=dict(identity),
+        )
+        for step, identity in (checkpoints or {}).items()
+    }  # fmt: skip
+    base = graph.add(
+        "base", "base model", ("base.json",), dict(base_identity), tuple(taken.values())[:1]
+    )
     held_out = {}
     for task in tasks:
         for split in ("test", "test_templates", "validation"):
@@ -133,16 +162,19 @@ def plan_jobs(experiment: Experiment, base_identity: Mapping[str, Any]) -> list[
             [*sampling, *tasks, e.measure.seed], (base,), task=use, split="train",
         )
         for use in (FINETUNE, PLACEBO)
-        if use == FINETUNE or e.finetune.placebo
+        if not taken and (use == FINETUNE or e.finetune.placebo)
     }  # fmt: skip
 
     measured: dict[tuple[str, int, str], str] = {}
+
+    def exact_at(step: int) -> bool:
+        return e.measure.exact_at == "every" or step in (0, e.steps()[-1])
 
     def measure_at(name: str, step: int, task: str, source: str, roles: list[str]) -> None:
         measured[name, step, task] = graph.add(
             "measure", f"measure {name} step {step} {task}", (scores(name, step, task),),
             [measure, roles], (source, held_out[task, "test"], held_out[task, "test_templates"]),
-            arm=name, step=step, task=task, circuits="circuits" in roles,
+            arm=name, step=step, task=task, circuits="circuits" in roles, exact=exact_at(step),
         )  # fmt: skip
 
     last = e.steps()[-1]
@@ -153,12 +185,15 @@ def plan_jobs(experiment: Experiment, base_identity: Mapping[str, Any]) -> list[
     watched = tuple(held_out[task, "validation"] for task in tasks)
     for arm in e.arms():
         name, params = arm.name, {"recipe": arm.recipe, "seed": arm.seed}
-        tuned = graph.add(
-            "finetune", f"fine-tune {name}",
-            (*(checkpoint(name, s) for s in e.steps()), training(name)),
-            recipes[arm.recipe], (base, training_items[FINETUNE], *watched), **params,
+        tuned = taken or dict.fromkeys(
+            e.steps(),
+            graph.add(
+                "finetune", f"fine-tune {name}",
+                (*(checkpoint(name, s) for s in e.steps()), training(name)),
+                recipes[arm.recipe], (base, training_items[FINETUNE], *watched), **params,
+            ),
         )  # fmt: skip
-        tunes.append(tuned)
+        tunes += () if taken else (tuned[last],)
         control = None
         if e.finetune.placebo:
             name_of_placebo = placebo_arm(arm)
@@ -168,12 +203,13 @@ def plan_jobs(experiment: Experiment, base_identity: Mapping[str, Any]) -> list[
             )  # fmt: skip
         for step in e.steps():
             for task in tasks:
-                measure_at(name, step, task, tuned, ["behaviour", "circuits"])
+                measure_at(name, step, task, tuned[step], ["behaviour", "circuits"])
             read.append(
                 graph.add(
-                    "read", f"read {name} step {step}", (readings(name, step),),
+                    "read", f"read {name} step {step}",
+                    (readings(name, step), patterns(name, step), patching(name, step)),
                     [e.measure.circuit_prompts, e.measure.corruptions[0], e.measure.seed],
-                    (tuned, *(held_out[task, "test"] for task in tasks)), arm=name, step=step,
+                    (tuned[step], *(held_out[task, "test"] for task in tasks)), arm=name, step=step,
                 )
             )  # fmt: skip
         if control is not None:
@@ -187,7 +223,7 @@ def plan_jobs(experiment: Experiment, base_identity: Mapping[str, Any]) -> list[
                 (grafts(name),),
                 [measure, compare],
                 (
-                    tuned,
+                    *dict.fromkeys((tuned[0], tuned[last])),
                     *(held_out[task, "validation"] for task in tasks),
                     held_out[tasks[1], "test"],
                     *((control,) if control else ()),
@@ -200,7 +236,8 @@ def plan_jobs(experiment: Experiment, base_identity: Mapping[str, Any]) -> list[
     sources = {
         "behaviour": arms, "placebo": tuple(placebos), "nodes": arms, "edges": arms,
         "faithfulness": arms, "controls": arms, "overlap": arms, "fates": everything,
-        "grafts": tuple(grafted), "readings": tuple(read), "training": tuple(tunes),
+        "grafts": tuple(grafted), "readings": tuple(read), "patching": tuple(read),
+        "training": tuple(tunes),
     }  # fmt: skip
     tables = tuple(
         graph.add(

@@ -17,7 +17,7 @@ import torch
 from circuitlapse.models import Graph, Model
 from circuitlapse.pipeline import plan
 from circuitlapse.pipeline.measure import Arrays, load_about, load_arrays
-from circuitlapse.pipeline.tabulate import Row, Scores, place, spread
+from circuitlapse.pipeline.tabulate import Row, Scores, spread
 from circuitlapse.reading import (
     attention_of_each,
     copying_scores,
@@ -91,11 +91,10 @@ def _rows(graph: Graph, names: Row, name: str, values: np.ndarray) -> Iterator[R
     if reading == "logit_lens":
         components = [(f"resid{layer}", layer, None) for layer in range(len(values))]
     elif reading == "direct":
-        nodes = [(node, *place(node)) for node in graph.nodes]
+        nodes = list(_components(graph))
         components = [("input", None, None), *nodes, ("constant", None, None)]
     else:
-        heads = [node for node in graph.nodes if not node.startswith("m")]
-        components = [(node, *place(node)) for node in heads]
+        components = [node for node in _components(graph) if node[2] >= 0]
     table = values.reshape(len(components), -1)
     intervals = mean_intervals(table.T) if per_prompt else None
     for index, (component, layer, head) in enumerate(components):
@@ -110,3 +109,9 @@ def _rows(graph: Graph, names: Row, name: str, values: np.ndarray) -> Iterator[R
             "head": head,
             **(value if intervals is None else spread("value", intervals[index])),
         }
+
+
+def _components(graph: Graph) -> Iterator[tuple[str, int, int]]:
+    """Name, layer and number of every node."""
+    for node, place in zip(graph.nodes, graph.places, strict=True):
+        yield node, place.layer, place.head

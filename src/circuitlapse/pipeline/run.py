@@ -27,11 +27,16 @@ def run_in(experiment: Experiment, out: Path, listen: Listener) -> bool:
         CircuitlapseError: If ``out`` holds another experiment's run or something else, another
             process is running in it, or a job meets a mistake in its input.
     """
+    experiment = looked_up(experiment)
     _check_directory(experiment, out)
     jobs = jobs_of(experiment)  # before anything is written: a mistake must leave no trace
     out.mkdir(parents=True, exist_ok=True)
     with _locked(out):
         store = Store(out)
+        if experiment.checkpoints:
+            from circuitlapse.pipeline.foreign import check_unchanged
+
+            check_unchanged(jobs, store)
         store.sweep()
         if not (out / "experiment.toml").exists():  # its time is when the run was started
             with replacing(out / "experiment.toml") as draft:
@@ -40,15 +45,22 @@ def run_in(experiment: Experiment, out: Path, listen: Listener) -> bool:
         if not todo and processes() == 1:
             listen(Progress("planned", done=len(jobs), total=len(jobs)))
             return False
+        from circuitlapse.pipeline.foreign import put_away
         from circuitlapse.pipeline.work import work
 
-        if processes() > 1:
-            from circuitlapse.pipeline.together import lead, leave
+        for job in jobs:
+            for note in job.params.get("identity", {}).get("notes", ()):
+                listen(Progress("note", job.name, text=note))
+        try:
+            if processes() > 1:
+                from circuitlapse.pipeline.together import lead, leave
 
-            execute(jobs, lead(todo, experiment), store, experiment, work, listen)
-            leave()
-        else:
-            execute(jobs, todo, store, experiment, work, listen)
+                execute(jobs, lead(todo, experiment), store, experiment, work, listen)
+                leave()
+            else:
+                execute(jobs, todo, store, experiment, work, listen)
+        finally:
+            put_away()
     return True
 
 
@@ -60,7 +72,21 @@ def join_in(experiment: Experiment, out: Path) -> None:
     """
     from circuitlapse.pipeline.together import join
 
+    experiment = looked_up(experiment)
     join(jobs_of(experiment), out, experiment)
+
+
+def looked_up(experiment: Experiment) -> Experiment:
+    """Return the experiment with every checkpoint of the user's found and given its step.
+
+    Raises:
+        CircuitlapseError: Naming the one that is not there, has no step or another's.
+    """
+    if not experiment.checkpoints:
+        return experiment
+    from circuitlapse.pipeline.foreign import look_up
+
+    return look_up(experiment)
 
 
 def jobs_of(experiment: Experiment) -> list[Job]:
@@ -68,6 +94,11 @@ def jobs_of(experiment: Experiment) -> list[Job]:
     from circuitlapse.pipeline.base import base_identity, check_tasks, check_training
 
     check_tasks(experiment)
+    if experiment.checkpoints:
+        from circuitlapse.pipeline.foreign import base_of, examined
+
+        found = examined(experiment)
+        return plan_jobs(experiment, base_of(experiment.base, found[0]), found)
     check_training(experiment)
     return plan_jobs(experiment, base_identity(experiment.base))
 
@@ -84,19 +115,23 @@ def _check_directory(experiment: Experiment, out: Path) -> None:
                 f"{out} is not empty and holds no run", fix="Name a new directory with --out"
             )
         return
-    before = read_experiment(held).model_dump(exclude={"compute"})
-    after = experiment.model_dump(exclude={"compute"})
+    before = _keys(read_experiment(held))
+    after = _keys(experiment)
     if before != after:
-        changed = sorted(
-            f"{section}.{key}"
-            for section in after
-            for key in after[section]
-            if before[section][key] != after[section][key]
-        )
+        changed = sorted(key for key in after if before[key] != after[key])
         raise CircuitlapseError(
             f"{out} holds the run of another experiment: {', '.join(changed)} differ(s)",
             fix="Name another directory with --out; nothing was touched",
         )
+
+
+def _keys(experiment: Experiment) -> dict[str, object]:
+    """Everything that changes a number, by section and key."""
+    sections = experiment.model_dump(exclude={"compute", "checkpoints"})
+    keys = {
+        f"{name}.{key}": value for name, held in sections.items() for key, value in held.items()
+    }
+    return {**keys, "checkpoints": experiment.checkpoints}
 
 
 @contextmanager

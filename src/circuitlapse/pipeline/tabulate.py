@@ -128,7 +128,8 @@ def _nodes(scores: Scores) -> list[Row]:
     for names, arrays in scores.checkpoints():
         found = _corruptions(names["task"], scores.experiment.measure.corruptions)
         for corruption, variants in found.items():
-            effects = mean_intervals(family_mean(arrays, "effects", variants))
+            exact = all(f"effects.{variant}" in arrays for variant in variants)
+            effects = mean_intervals(family_mean(arrays, "effects", variants)) if exact else None
             # What a head writes, over all that read it: the node's attribution.
             totals = family_mean(arrays, "edges", variants).sum(axis=1)[1:]
             rows += list(_node_rows(graph, {**names, "corruption": corruption}, effects, totals))
@@ -136,27 +137,18 @@ def _nodes(scores: Scores) -> list[Row]:
 
 
 def _node_rows(
-    graph: Graph, names: Row, effects: Intervals, attribution: np.ndarray
+    graph: Graph, names: Row, effects: Intervals | None, attribution: np.ndarray
 ) -> Iterator[Row]:
-    for index, node in enumerate(graph.nodes):
-        layer, head = place(node)
+    for index, (node, place) in enumerate(zip(graph.nodes, graph.places, strict=True)):
         yield {
             **names,
             "node": node,
-            "kind": "mlp" if head < 0 else "head",
-            "layer": layer,
-            "head": head,
-            **spread("effect", effects[index]),
+            "kind": "mlp" if place.head < 0 else "head",
+            "layer": place.layer,
+            "head": place.head,
+            **spread("effect", effects[index] if effects else None),
             "attribution": float(attribution[index]),
         }
-
-
-def place(node: str) -> tuple[int, int]:
-    """Layer and head of a node's name; the head of an MLP is -1."""
-    if node.startswith("m"):
-        return int(node[1:]), -1
-    layer, head = node[1:].split(".h")
-    return int(layer), int(head)
 
 
 def _edges(scores: Scores) -> list[Row]:

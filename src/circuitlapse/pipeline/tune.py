@@ -120,7 +120,7 @@ def _watched(experiment: Experiment, store: Store, items: list[Item]) -> list[Wa
 def training_rows(scores: Scores) -> list[Row]:
     """Rows of the table ``training``: how every fine-tune went, with the traps that show."""
     rows = []
-    for arm in scores.experiment.arms():
+    for arm in scores.experiment.arms() if not scores.experiment.checkpoints else ():
         written = json.loads(scores.store.read(plan.training(arm.name)).read_text("utf-8"))
         for figures, flags in flagged([Figures(**each) for each in written]):
             rows.append({**scores.names(arm), **asdict(figures), "flags": flags})

@@ -13,7 +13,12 @@ from circuitlapse.pipeline import plan
 from circuitlapse.pipeline.base import base_identity
 from circuitlapse.pipeline.compare import fate_rows, graft_arrays, graft_rows, overlap_rows
 from circuitlapse.pipeline.decide import decide
+from circuitlapse.pipeline.foreign import base_of, shelf
 from circuitlapse.pipeline.measure import measure, save_arrays
+from circuitlapse.pipeline.patching import PROMPTS as PATCHED
+from circuitlapse.pipeline.patching import patching, patching_rows
+from circuitlapse.pipeline.patterns import PROMPTS as EXAMPLES
+from circuitlapse.pipeline.patterns import patterns
 from circuitlapse.pipeline.plan import Job
 from circuitlapse.pipeline.progress import Advance
 from circuitlapse.pipeline.prompts import Prompts, read_items, write_items
@@ -22,7 +27,7 @@ from circuitlapse.pipeline.read import read, reading_rows
 from circuitlapse.pipeline.tabulate import TABULATED, Row, Scores
 from circuitlapse.pipeline.tune import arm_of, base_directory, training_rows, tune
 from circuitlapse.records import Store, table
-from circuitlapse.tasks import Item, get_task
+from circuitlapse.tasks import Item, PromptPairs, get_task
 
 
 def work(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
@@ -54,8 +59,20 @@ def _training_items(experiment: Experiment, *, placebo: bool) -> list[Item]:
     return items
 
 
+def _checkpoint(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
+    with store.write(job.outputs[0], job.key) as path:
+        path.write_text(json.dumps(job.params["identity"], indent=1) + "\n", encoding="utf-8")
+
+
 def _base(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
     with store.write(job.outputs[0], job.key) as path:
+        if experiment.checkpoints:
+            shelf(store, experiment).model(0)  # or a refusal, and why
+            identity = json.loads(
+                store.read(plan.checkpoint_record(experiment.arms()[0].name, 0)).read_text()
+            )
+            path.write_text(json.dumps(base_of(experiment.base, identity), indent=1) + "\n")
+            return
         document: dict[str, Any] = dict(base_identity(experiment.base))
         directory = base_directory(experiment, advance)
         about = Path(directory) / "organism.json"
@@ -72,8 +89,20 @@ def _base(job: Job, store: Store, experiment: Experiment, advance: Advance) -> N
 
 
 def _load(store: Store, experiment: Experiment, arm: str, step: int) -> Model:
+    if experiment.checkpoints:
+        return shelf(store, experiment).model(step)
     directory = store.read(plan.checkpoint(arm, step))
     return load_model(directory, experiment.compute.device)
+
+
+def _load_several(
+    store: Store, experiment: Experiment, places: dict[str, tuple[str, int]]
+) -> dict[str, Model]:
+    if not experiment.checkpoints:
+        return {name: _load(store, experiment, *place) for name, place in places.items()}
+    own = shelf(store, experiment)
+    own.clear()
+    return {name: own.only(step) for name, (_, step) in places.items()}
 
 
 def _measure(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
@@ -83,7 +112,7 @@ def _measure(job: Job, store: Store, experiment: Experiment, advance: Advance) -
         prompts = Prompts(store, task, model.tokenizer)
         arrays = measure(
             model, get_task(task), prompts, experiment.measure,
-            circuits=job.params["circuits"], advance=advance,
+            circuits=job.params["circuits"], exact=job.params["exact"], advance=advance,
         )  # fmt: skip
         save_arrays(arrays, path, asdict(model.graph))
 
@@ -92,12 +121,26 @@ def _read(job: Job, store: Store, experiment: Experiment, advance: Advance) -> N
     settings = experiment.measure
     with store.write(job.outputs[0], job.key) as path:
         model = _load(store, experiment, job.params["arm"], job.params["step"])
-        pairs_of = {}
-        for task in (experiment.tasks.old, experiment.tasks.new):
-            corruption = get_task(task).families[settings.corruptions[0]][0]
-            prompts = Prompts(store, task, model.tokenizer)
-            pairs_of[task] = prompts.pairs("test", settings.circuit_prompts, corruption)
-        save_arrays(read(model, pairs_of, settings.seed), path, asdict(model.graph))
+        tasks = (experiment.tasks.old, experiment.tasks.new)
+        variants = {task: get_task(task).families[settings.corruptions[0]] for task in tasks}
+        prompts = {task: Prompts(store, task, model.tokenizer) for task in tasks}
+
+        def pairs(task: str, n: int, variant: int = 0) -> PromptPairs:
+            return prompts[task].pairs("test", n, variants[task][variant])
+
+        read_of = {task: pairs(task, settings.circuit_prompts) for task in tasks}
+        save_arrays(read(model, read_of, settings.seed), path, asdict(model.graph))
+    with store.write(job.outputs[1], job.key) as path:
+        few = min(EXAMPLES, settings.circuit_prompts)
+        seen, about = patterns(model, {task: pairs(task, few) for task in tasks})
+        save_arrays(seen, path, about)
+    with store.write(job.outputs[2], job.key) as path:
+        n = min(PATCHED, settings.circuit_prompts)
+        patched = {
+            task: [pairs(task, n, place) for place in range(len(variants[task]))] for task in tasks
+        }
+        positions = {task: list(pairs(task, n).positions) for task in tasks}
+        save_arrays(patching(model, patched), path, {"positions": positions})
 
 
 def _graft(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
@@ -112,7 +155,7 @@ def _graft(job: Job, store: Store, experiment: Experiment, advance: Advance) -> 
     }
     scored = read_items(store.read(plan.prompts(new, "test")))[: experiment.compare.graft_prompts]
     with store.write(job.outputs[0], job.key) as path:
-        models = {name: _load(store, experiment, *place) for name, place in places.items()}
+        models = _load_several(store, experiment, places)
         arrays, about = graft_arrays(models, validation, scored, family, advance)
         save_arrays(arrays, path, about)
 
@@ -143,9 +186,11 @@ _TABLES: dict[str, Callable[[Scores], list[Row]]] = {
     "grafts": graft_rows,
     "readings": reading_rows,
     "training": training_rows,
+    "patching": patching_rows,
 }
 _KINDS: dict[str, Callable[[Job, Store, Experiment, Advance], None]] = {
     "prompts": _prompts,
+    "checkpoint": _checkpoint,
     "base": _base,
     "finetune": tune,
     "placebo": tune,

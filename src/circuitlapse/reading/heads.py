@@ -18,11 +18,12 @@ from circuitlapse.models.load import Model
 from circuitlapse.models.prefix import Suffixes
 from circuitlapse.reading.attention import place
 from circuitlapse.reading.whole import each_whole_batch, whole
-from circuitlapse.shapes import Float, Int
+from circuitlapse.shapes import Bool, Float, Int
 from circuitlapse.tasks.pairs import PromptPairs
 
 Tokens = PromptPairs | Tensor
 _MOST_LOGITS = 2**24
+_SOUNDED = 4096  # tokens that are looked at first; most heads' own token is beaten by some of them
 
 
 @torch.no_grad()
@@ -64,13 +65,32 @@ def copying_scores(
         for head in range(decoder.n_heads):
             out = values[:, head] @ block.W_O[head]
             out = -out if negative else out
+            open_ = ~_beaten(decoder, out, ids, top)
             n_right = 0
-            for part, wanted in zip(out.split(rows), ids.split(rows), strict=True):
+            for part, wanted in zip(out[open_].split(rows), ids[open_].split(rows), strict=True):
                 logits = decoder.logits(part)
                 at_least = logits >= logits.gather(1, wanted[:, None])
                 n_right += int((at_least.sum(dim=1) <= top).sum())
             found[layer, head] = n_right / len(ids)
     return found
+
+
+def _beaten(
+    decoder: Decoder, out: Float[Tensor, "tokens d_model"], ids: Int[Tensor, " tokens"], top: int
+) -> Bool[Tensor, " tokens"]:
+    """Whether so many tokens of a part of the vocabulary beat a head's own that it cannot count.
+
+    The whole vocabulary has to be gone through only for the few that are left. Rounding differs
+    between products of different sizes, so that a token must win by more than that.
+    """
+    every = -(-len(decoder.W_U) // _SOUNDED)
+    if every == 1:
+        return torch.zeros_like(ids, dtype=torch.bool)
+    final = decoder.norm(out)
+    own = (final * decoder.W_U[ids]).sum(dim=1, keepdim=True)
+    others = final @ decoder.W_U[::every].T
+    margin = 64 * torch.finfo(others.dtype).eps * others.abs().amax(dim=1, keepdim=True)
+    return (others > own + margin).sum(dim=1) >= top
 
 
 @torch.no_grad()

@@ -98,6 +98,14 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         **_SEEDS, "step": _INT, "task": _TEXT, "reading": _TEXT, "positions": _TEXT,
         "component": _TEXT, "layer": _INT, "head": _INT, **_interval("value"),
     },
+    # Effect of patching one kind of activation, over a dozen prompts. site: resid_pre, attn_out or
+    # mlp_out at one named position (head is -1), or head_out, head_v or head_pattern at all
+    # positions (position is empty). With grouped keys and values, head counts key-value heads for
+    # head_v.
+    "patching": {
+        **_SEEDS, "step": _INT, "task": _TEXT, "corruption": _TEXT, "site": _TEXT,
+        "layer": _INT, "head": _INT, "position": _TEXT, **_interval("effect"),
+    },
 }  # fmt: skip
 
 

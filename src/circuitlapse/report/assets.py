@@ -6,15 +6,20 @@ else can run or load, whatever a prompt or a file name says.
 """
 
 import base64
+import gzip
 import hashlib
 import json
 from importlib import resources
 from typing import Any
 
-_SCRIPTS = (
-    "format", "state", "records", "plot", "tooltip", "timeline", "map", "heads", "ranges",
-    "evidence", "main",
-)  # fmt: skip
+_SCRIPTS = {
+    "report": (
+        "unpack", "format", "state", "records", "plot", "tooltip", "colours", "heat", "download",
+        "timeline", "map", "head", "patterns", "heads", "lens", "patching", "ranges", "evidence",
+        "extras", "main",
+    ),
+    "trial": ("unpack", "format", "plot", "tooltip", "colours", "trial"),
+}  # fmt: skip
 
 
 def read_asset(*parts: str) -> str:
@@ -27,10 +32,10 @@ def style() -> str:
     return read_asset("css", "report.css")
 
 
-def script() -> str:
-    """Return the page's script, as one function that leaves no global name behind."""
-    body = "\n".join(read_asset("js", f"{name}.js") for name in _SCRIPTS)
-    return f'(() => {{\n"use strict";\n{body}\n}})();\n'
+def script(page: str = "report") -> str:
+    """Return a page's script, as one function that leaves no global name behind."""
+    body = "\n".join(read_asset("js", f"{name}.js") for name in _SCRIPTS[page])
+    return f'(async () => {{\n"use strict";\n{body}\n}})();\n'
 
 
 def theme_script() -> str:
@@ -56,9 +61,7 @@ def content_security_policy(scripts: list[str], styles: list[str]) -> str:
     )
 
 
-def embeddable_json(data: Any) -> str:
-    """Write data as JSON that cannot end the script element that it stands in."""
+def packed(data: Any) -> str:
+    """Write data as JSON, compressed, in letters that mean nothing in HTML."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
+    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()

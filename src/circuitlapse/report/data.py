@@ -5,15 +5,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import polars as pl
 from pydantic import BaseModel, ValidationError
+from safetensors import SafetensorError, safe_open
 
-from circuitlapse.config import ONLY, Experiment, read_experiment
+from circuitlapse.config import ONLY, Arm, Experiment, read_experiment
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.records import SCHEMAS, Provenance, Store, Verdict, verdict_path
 
 _Document = TypeVar("_Document", bound=BaseModel)
 _AGAIN = "Delete it and run the experiment again: only what is missing is made"
+
+
+@dataclass(frozen=True)
+class Patterns:
+    """Attention on a few example prompts.
+
+    Attributes:
+        tokens: Each prompt's tokens as text, by task.
+        weights: By (fine-tuning seed, step) and task ``[prompts, layers, heads, query, key]``, in
+            steps of 1/255.
+    """
+
+    tokens: dict[str, list[list[str]]]
+    weights: dict[tuple[int, int], dict[str, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -29,6 +45,7 @@ class RunRecords:
         tables: Every table of ``records.tables.SCHEMAS``, by name.
         prompts: The first test items of each task, by task; each has at least ``prompt``,
             ``answer`` and ``corrupt`` (corruption name to prompt).
+        patterns: Attention on the examples at every checkpoint.
     """
 
     name: str
@@ -38,6 +55,7 @@ class RunRecords:
     verdict: Verdict
     tables: dict[str, pl.DataFrame]
     prompts: dict[str, list[dict[str, Any]]]
+    patterns: Patterns
 
 
 def read_run(run: Path, prompts: int = 4, recipe: str = ONLY) -> RunRecords:
@@ -72,6 +90,7 @@ def read_run(run: Path, prompts: int = 4, recipe: str = ONLY) -> RunRecords:
             task: _items(store.read(f"tasks/{task}.test.jsonl"), prompts)
             for task in (tasks.old, tasks.new)
         },
+        patterns=_patterns(store, experiment, recipe),
     )
 
 
@@ -108,6 +127,23 @@ def _table(store: Store, name: str, recipe: str) -> pl.DataFrame:
     if name in ("behaviour", "nodes") and frame.is_empty():
         raise CircuitlapseError(f"{path} has no rows", fix=_AGAIN)
     return frame.select(list(SCHEMAS[name]))
+
+
+def _patterns(store: Store, experiment: Experiment, recipe: str) -> Patterns:
+    tokens: dict[str, list[list[str]]] = {}
+    weights = {}
+    for seed in experiment.finetune.seeds:
+        for step in experiment.steps():
+            path = store.read(f"patterns/{Arm(recipe, seed).name}/step-{step:05d}.safetensors")
+            try:
+                with safe_open(path, "numpy") as file:
+                    tokens = json.loads(file.metadata()["about"])["tokens"]
+                    weights[seed, step] = {task: file.get_tensor(task) for task in tokens}
+            except (SafetensorError, KeyError, TypeError, ValueError) as error:
+                raise CircuitlapseError(
+                    f"{path} does not hold attention patterns", got=str(error), fix=_AGAIN
+                ) from None
+    return Patterns(tokens, weights)
 
 
 def _items(path: Path, count: int) -> list[dict[str, Any]]:

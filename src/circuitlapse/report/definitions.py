@@ -33,6 +33,27 @@ DEFINITIONS: list[tuple[str, str, str]] = [
         "Syed et al. 2023; Hanna et al. 2024",
     ),
     (
+        "Patching by site",
+        "The same effect for one kind of activation: the residual stream before a layer, what "
+        "attention or the MLP adds to it, each at one named position; or a head\u2019s output, its "
+        "value or its attention pattern at all positions. Mean over a dozen prompts.",
+        "Meng et al. 2022; Zhang and Nanda 2024",
+    ),
+    (
+        "Logit lens, direct attribution",
+        "The lens reads the logit difference from the residual stream before each layer, as if "
+        "the model stopped there. Direct attribution is what each component adds to the final "
+        "logit difference, with the last normalisation held fixed.",
+        "nostalgebraist 2020; Elhage et al. 2021",
+    ),
+    (
+        "Role signature",
+        "Where a head attends between named positions, whether what it writes copies or "
+        "suppresses the token that it attends to, and how it treats random tokens that come "
+        "twice.",
+        "Wang et al. 2022; Olsson et al. 2022",
+    ),
+    (
         "Faithfulness",
         "(m(C) \u2212 m(\u2205)) / (m(M) \u2212 m(\u2205)): how much of the whole model\u2019s "
         "metric a circuit C keeps when every other edge is corrupted. It is not clamped, and not "

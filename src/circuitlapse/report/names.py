@@ -1,6 +1,7 @@
 """What things are called on the page, and the signs that stand for them."""
 
 from circuitlapse.records.documents import Group, Label
+from circuitlapse.records.nodes import place_of
 
 TASKS = {"ioi2": "2-name IOI", "ioi3": "3-name IOI"}
 
@@ -50,7 +51,7 @@ SPLITS = {"test": "held-out name pairs", "test_templates": "held-out templates"}
 SECTIONS = {
     "behaviour": "learning", "nodes": "map", "edges": "map", "overlap": "overlap",
     "fates": "fates", "grafts": "grafts", "faithfulness": "faithfulness",
-    "controls": "controls", "placebo": "placebo",
+    "controls": "controls", "placebo": "placebo", "readings": "lens", "patching": "patching",
 }  # fmt: skip
 
 
@@ -67,6 +68,7 @@ def side_label(side: str, old: str, new: str) -> str:
 
 def node_label(node: str) -> str:
     """Turn a graph's node name into the field's: ``a2.h3`` is ``2.3`` and ``m1`` is ``MLP 1``."""
-    if node.startswith("a") and ".h" in node:
-        return node[1:].replace(".h", ".")
-    return f"MLP {node[1:]}" if node.startswith("m") else node
+    place = place_of(node)
+    if place is None:
+        return node
+    return f"{place.layer}.{place.head}" if place.head >= 0 else f"MLP {place.layer}"

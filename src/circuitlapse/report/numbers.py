@@ -35,6 +35,6 @@ def interval_at(row: dict[str, Any], name: str, digits: int = 2) -> str:
     return text if low is None else f"{text} [{number(low, digits)}, {number(high, digits)}]"
 
 
-def short(value: float | None) -> float | None:
-    """Keep four significant digits, which is more than a drawing shows; null if not finite."""
-    return None if value is None or not math.isfinite(value) else float(f"{value:.4g}")
+def short(value: float | None, digits: int = 4) -> float | None:
+    """Keep a few significant digits, by default more than a drawing shows; null if not finite."""
+    return None if value is None or not math.isfinite(value) else float(f"{value:.{digits}g}")

@@ -45,21 +45,30 @@ def build_report(run: Path, made_from: str | None = None, recipe: str = ONLY) ->
 
 def render_report(records: RunRecords) -> str:
     """Return the page's HTML."""
-    environment = Environment(
+    scripts = [assets.theme_script(), assets.drawing_library(), assets.script()]
+    style = assets.style()
+    # Only our own files and escaped JSON are marked as safe; everything else is escaped by Jinja2.
+    return (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            **view(records),
+            csp=assets.content_security_policy(scripts, [style]),
+            style=Markup(style),
+            scripts=[Markup(text) for text in scripts],
+            data=assets.packed(payload(records)),
+        )
+    )
+
+
+def environment() -> Environment:
+    """Return the templates, in which everything is escaped unless it is marked as our own."""
+    found = Environment(
         loader=PackageLoader("circuitlapse.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=number, estimate=estimate)
-    scripts = [assets.theme_script(), assets.drawing_library(), assets.script()]
-    style = assets.style()
-    # Only our own files and escaped JSON are marked as safe; everything else is escaped by Jinja2.
-    return environment.get_template("report.html.j2").render(
-        **view(records),
-        csp=assets.content_security_policy(scripts, [style]),
-        style=Markup(style),
-        scripts=[Markup(text) for text in scripts],
-        data=Markup(assets.embeddable_json(payload(records))),
-    )
+    found.filters.update(number=number, estimate=estimate)
+    return found

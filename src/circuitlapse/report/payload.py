@@ -7,9 +7,14 @@ Keys of series join seed index, task and the rest by ``/``. Four significant dig
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
 import polars as pl
 
+from circuitlapse.report.circuit import circuit
 from circuitlapse.report.data import RunRecords
+from circuitlapse.report.extras import extras
+from circuitlapse.report.grid import grid_of
+from circuitlapse.report.looks import looks
 from circuitlapse.report.names import (
     FATES,
     GROUPS,
@@ -22,7 +27,6 @@ from circuitlapse.report.names import (
 )
 from circuitlapse.report.numbers import short
 
-_SEEDS = ("base_seed", "finetune_seed")
 _METRICS = ("accuracy_among", "accuracy", "logit_diff")
 
 
@@ -32,9 +36,10 @@ def payload(records: RunRecords) -> dict[str, Any]:
     Effects are in logits, laid out [steps, nodes] in one list per task and corruption.
     """
     tables = records.tables
-    runs = tables["behaviour"].select(_SEEDS).unique().sort(_SEEDS).rows()
-    steps = sorted({*tables["behaviour"]["step"].to_list(), *tables["nodes"]["step"].to_list()})
+    grid = grid_of(tables["behaviour"], tables["nodes"])
+    runs, steps = grid.runs, grid.steps
     tasks = records.experiment.tasks
+    nodes = _nodes(tables["nodes"], runs, steps)
     return {
         "tasks": [
             {"name": name, "title": task_title(name), "role": role}
@@ -48,12 +53,16 @@ def payload(records: RunRecords) -> dict[str, Any]:
             "splits": SPLITS,
         },
         "behaviour": _behaviour(tables["behaviour"], runs, steps),
-        **_nodes(tables["nodes"], runs, steps),
+        **nodes,
+        "largest": short(_largest(nodes["nodes"], nodes["effects"], records)),
+        **circuit(records, grid),
+        **looks(records, grid, [node["id"] for node in nodes["nodes"]]),
         **_faithfulness(tables["faithfulness"], runs, steps),
         "controls": _controls(tables["controls"], runs, steps),
         "overlap": list(_overlap(tables["overlap"], runs, records)),
         "fates": _fates(tables["fates"], runs),
         "grafts": list(_grafts(tables["grafts"], runs)),
+        "extras": extras(tables, grid),
     }  # fmt: skip
 
 
@@ -128,6 +137,25 @@ def _nodes(frame: pl.DataFrame, runs: list[tuple[int, int]], steps: list[int]) -
     return {"nodes": nodes, "effects": series}
 
 
+def _largest(nodes: list[dict[str, Any]], series: dict[str, list], records: RunRecords) -> float:
+    """The colour scale's end: the largest effect of any head in the run, or difference of tasks.
+
+    An early MLP can matter many times more than any head, which would leave all heads pale.
+    """
+    heads = [place for place, node in enumerate(nodes) if node["head"] >= 0]
+    tasks = records.experiment.tasks
+    sizes = [0.0]
+    for key, columns in series.items():
+        run, task, family = key.split("/", 2)
+        values = np.array(columns[0], dtype=float).reshape(-1, len(nodes))[:, heads]
+        sizes.append(np.nanmax(np.abs(values), initial=0))
+        other = series.get(f"{run}/{tasks.new}/{family}")
+        if task == tasks.old and other:
+            against = np.array(other[0], dtype=float).reshape(-1, len(nodes))[:, heads]
+            sizes.append(np.nanmax(np.abs(against - values), initial=0))
+    return max(sizes) or 1.0
+
+
 def _faithfulness(frame: pl.DataFrame, runs: list[tuple[int, int]], steps: list[int]) -> dict:
     """``seed/task/corruption`` → the curve and its refusal at each step."""
     at = {step: place for place, step in enumerate(steps)}
@@ -189,7 +217,7 @@ def _grafts(frame: pl.DataFrame, runs: list[tuple[int, int]]) -> Iterator[dict[s
     for run, row in _rows(frame, runs):
         yield {
             "run": run, "step": row["step"], "group": row["group"], "quantity": row["quantity"],
-            "parameters": row["n_parameters"], "gain": _triple(row, "gain"),
+            "parameters": row["n_parameters"], "heads": row["heads"], "gain": _triple(row, "gain"),
             "share": None if row["share"] is None else _triple(row, "share"),
         }  # fmt: skip
 

@@ -9,6 +9,7 @@ import polars as pl
 
 from circuitlapse.report.data import RunRecords
 from circuitlapse.report.definitions import DEFINITIONS
+from circuitlapse.report.extras import extra_tables
 from circuitlapse.report.names import (
     FATES,
     GROUPS,
@@ -47,7 +48,7 @@ def view(records: RunRecords) -> dict[str, Any]:
         "evidence": [
             {
                 "statement": evidence.statement,
-                "section": SECTIONS.get(evidence.table, "provenance"),
+                "section": SECTIONS.get(evidence.table, f"table-{evidence.table}"),
                 "where": json.dumps(evidence.where),
             }
             for evidence in records.verdict.evidence
@@ -63,6 +64,7 @@ def view(records: RunRecords) -> dict[str, Any]:
         "faithfulness_rows": _faithfulness_rows(records.tables["faithfulness"].filter(chosen)),
         "control_rows": _control_rows(records.tables["controls"]),
         "placebo_rows": _placebo_rows(records),
+        "extras": extra_tables(records.tables),
         "prompts": [
             {"title": task_title(task), "name": task, "items": [_sample(item) for item in items]}
             for task, items in records.prompts.items()

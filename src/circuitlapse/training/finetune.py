@@ -75,7 +75,7 @@ def finetune(
             training begins anew. Whoever calls clears it when all results are safe.
         prepare: Called with the loaded model; what it returns is trained instead, such as the
             same model with frozen parts.
-        callbacks: Callbacks of the trainer's besides those here.
+        callbacks: More callbacks for the trainer, called before the one that saves.
         progress: Called with ``(step, steps)`` after each step.
         notice: Called with a sentence when a trap first shows in the figures.
 
@@ -112,7 +112,7 @@ def finetune(
             args=settings,
             train_dataset=Dataset.from_list(examples),
             processing_class=tokenizer,
-            callbacks=[watcher, *callbacks],
+            callbacks=[*callbacks, watcher],
             peft_config=adapters(recipe),
         )
         watcher.trainer = trainer

@@ -31,6 +31,7 @@ from circuitlapse.tasks import get_task, tokenize
 from circuitlapse.tasks.templates import CONTINUATIONS, OPENINGS
 from circuitlapse.training.corpus import rows
 from circuitlapse.training.recipe import Recipe, Stage
+from circuitlapse.training.restricted import Held, free_masks
 from circuitlapse.training.tokenizer import END_OF_TEXT, build_tokenizer
 
 #: Called after every step with the steps done, the steps planned, and a short status.
@@ -68,8 +69,7 @@ def organism(
     Raises:
         CircuitlapseError: If the gate does not hold after the last round.
     """
-    default = os.environ.get(_CACHE_VARIABLE) or platformdirs.user_cache_dir("circuitlapse")
-    home = Path(cache_dir or default).expanduser() / "organisms"
+    home = cache_home(cache_dir) / "organisms"
     key = organism_key(recipe, seed)
     target = home / f"{recipe.name}-{seed}-{key[:16]}"
     if _is_whole(target, key):
@@ -82,6 +82,12 @@ def organism(
         shutil.rmtree(target)
     made.rename(target)
     return target
+
+
+def cache_home(cache_dir: Path | str | None = None) -> Path:
+    """Where organisms are kept; see :func:`organism`."""
+    default = os.environ.get(_CACHE_VARIABLE) or platformdirs.user_cache_dir("circuitlapse")
+    return Path(cache_dir or default).expanduser()
 
 
 def organism_key(recipe: Recipe, seed: int) -> str:
@@ -232,6 +238,7 @@ def _steps(
 ) -> Iterator[tuple[float, int]]:
     """Train for one round and yield, after every step, the loss and the steps that are left."""
     model.train()
+    blank = _hold_blank(model, recipe)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=peak, betas=recipe.betas, weight_decay=recipe.weight_decay,
         fused=True,
@@ -254,9 +261,24 @@ def _steps(
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
             optimizer.step()
+            blank.restore()
             done += 1
             yield loss.item(), max(0, stage.steps - step - 1) + after
+    blank.release()
     model.eval()
+
+
+@torch.no_grad()
+def _hold_blank(model: GPT2LMHeadModel, recipe: Recipe) -> Held:
+    """Set the output matrices of the blank heads to zero, and keep them there."""
+    if not recipe.blank_heads:
+        return Held(model, {})
+    free = free_masks(model, recipe.blank_heads, freeze=True)
+    masks = {name: mask for name, mask in free.items() if name.endswith("attn.c_proj.weight")}
+    for name, parameter in model.named_parameters():
+        if name in masks:
+            parameter[~masks[name]] = 0.0
+    return Held(model, masks)
 
 
 def _is_over(stage: Stage, step: int, old_accuracy: Callable[[], float]) -> bool:

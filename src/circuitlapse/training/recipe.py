@@ -4,9 +4,10 @@ import hashlib
 from collections.abc import Mapping
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from circuitlapse.errors import CircuitlapseError
+from circuitlapse.records.nodes import head_name
 
 _COPY = {"repeat": 3.0, "swap": 1.0}
 _MIX = {
@@ -46,6 +47,8 @@ class Recipe(BaseModel):
         layers: Transformer blocks.
         heads: Attention heads per block.
         d_model: Width of the residual stream.
+        blank_heads: Heads such as ``a3.h7`` whose output matrix is zero from the first step to the
+            last, so that they write nothing: room for what a later fine-tune is to form there.
         initializer_range: Standard deviation of the initial weights; GPT-2's .02 is too small for
             copying to start in so few steps.
         stages: What is read in which order before the first look at the gate: first text that
@@ -77,6 +80,7 @@ class Recipe(BaseModel):
     layers: int = 4
     heads: int = 8
     d_model: int = 64
+    blank_heads: tuple[str, ...] = ()
     initializer_range: float = 0.1
     stages: tuple[Stage, ...] = (
         Stage(steps=300, weights=_COPY),
@@ -99,6 +103,16 @@ class Recipe(BaseModel):
     new_at_least: float = 0.25
     new_at_most: float = 0.50
 
+    @model_validator(mode="after")
+    def _blank_heads_exist(self) -> "Recipe":
+        heads = {
+            head_name(layer, head) for layer in range(self.layers) for head in range(self.heads)
+        }
+        unknown = sorted(set(self.blank_heads) - heads)
+        if unknown:
+            raise ValueError(f"blank_heads holds {unknown[0]!r}, which is no head of the model")
+        return self
+
     @property
     def steps(self) -> int:
         """Optimiser steps before the first look at the gate, where no stage takes longer."""
@@ -106,8 +120,9 @@ class Recipe(BaseModel):
 
     @property
     def sha256(self) -> str:
-        """Hash of every field."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+        """Hash of every field; without blank heads, that of a recipe that knows none."""
+        unset = None if self.blank_heads else {"blank_heads"}
+        return hashlib.sha256(self.model_dump_json(exclude=unset).encode()).hexdigest()
 
 
 def _without_three_any(stage: Stage) -> Stage:

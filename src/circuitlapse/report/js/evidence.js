@@ -28,7 +28,9 @@ const fateTable = (() => {
     d3.selectAll("#fate-rows tr").classed("pinned", (row) => row?.node === state.head);
   }
 
-  return { draw, pin, redrawsOn: ["run", "family"] };
+  const csv = () => fates().map(({ node, fate, ...effects }) => Object.assign({ node, fate,
+    corruption: state.family }, ...columns.map((name) => asColumns(name, effects[name]))));
+  return { draw, pin, csv, name: "fates", redrawsOn: ["run", "family"] };
 })();
 
 const faithfulnessChart = (() => {
@@ -94,7 +96,14 @@ const faithfulnessChart = (() => {
     }
   }
 
-  return { draw, step, redrawsOn: ["run", "family"] };
+  const csv = () => Object.entries(data.faithfulness_curves).flatMap(([key, found]) => {
+    const [run, task, ...corruption] = key.split("/");
+    return data.steps.flatMap((now, at) => data.fractions.map((fraction, place) => ({
+      ...data.runs[run], task, corruption: corruption.join("/"), step: now, fraction,
+      edges: found.edges[place], faithfulness: found.values[at][place],
+      refused: found.refused[at] })));
+  });
+  return { draw, step, csv, name: "faithfulness", redrawsOn: ["run", "family"] };
 })();
 
 const controlChart = (() => {
@@ -137,5 +146,10 @@ const controlChart = (() => {
     for (const marker of markers) moveMarker(marker, x);
   }
 
-  return { draw, step, redrawsOn: ["run"] };
+  const csv = () => Object.entries(data.controls).flatMap(([key, columns]) => {
+    const [run, task, ...control] = key.split("/");
+    return data.steps.map((now, at) => ({ ...data.runs[run], task, control: control.join("/"),
+      step: now, ...asColumns("size", columns.map((column) => column[at])) }));
+  });
+  return { draw, step, csv, name: "controls", redrawsOn: ["run"] };
 })();

@@ -74,5 +74,9 @@ const trajectories = (() => {
     for (const marker of markers) moveMarker(marker, x);
   }
 
-  return { draw, step, redrawsOn: ["run", "family", "head"] };
+  const csv = () => strongest().flatMap((node) => roleNames.flatMap((role) =>
+    data.steps.map((now, at) => ({ node: node.id, task: roles[role].name, step: now,
+      corruption: state.family,
+      ...asColumns("effect", effectAt(role, nodeIndex.get(node.id), at)?.slice(0, 3)) }))));
+  return { draw, step, csv, name: "heads", redrawsOn: ["run", "family", "head"] };
 })();

@@ -1,6 +1,8 @@
 // Wiring: the page's choices to the state, and the state to the drawings.
-const drawings = [timeline, circuitMap, trajectories, overlapChart, fateTable, graftChart,
-  faithfulnessChart, controlChart];
+const drawings = [timeline, circuitMap, headPage, patternChart, trajectories, lensChart,
+  patchingChart, overlapChart, fateTable, graftChart, faithfulnessChart, controlChart, ...extras];
+
+const numeric = new Set(["run", "edges"]);
 
 function fillSelect(id, key, options) {
   const select = d3.select(`#${id}`);
@@ -8,7 +10,7 @@ function fillSelect(id, key, options) {
     .attr("value", ([value]) => value).text(([, text]) => text);
   select.property("value", String(state[key]))
     .on("change", (event) => choose({
-      [key]: key === "run" ? Number(event.target.value) : event.target.value,
+      [key]: numeric.has(key) ? Number(event.target.value) : event.target.value,
     }));
 }
 
@@ -19,13 +21,14 @@ function drawWords() {
     `${metric} on ${data.names.splits[state.split] ?? state.split}, by training step.`);
   d3.selectAll(".family-now").text(state.family);
   const chosen = { metric: "metric", split: "split", seed: "run", family: "family",
-    measure: "measure" };
+    measure: "measure", edges: "edges", example: "example" };
   for (const [id, key] of Object.entries(chosen))
     d3.select(`#${id}`).property("value", String(state[key]));
 }
 
 function drawAll() {
   hideTooltip();
+  chooseColours();
   for (const each of drawings) each.draw();
   drawWords();
 }
@@ -88,6 +91,16 @@ function start() {
   const measures = new Set(data.overlap.map((row) => row.measure));
   fillSelect("measure", "measure",
     Object.entries(data.names.measures).filter(([measure]) => measures.has(measure)));
+
+  fillSelect("edges", "edges", edgeCounts.map((count) =>
+    [count, count === 0 ? "none" : `the ${count} strongest`]));
+  fillSelect("example", "example", examples().map((name) => {
+    const [task, place] = name.split("/");
+    const role = task === roles.old.name ? "old" : "new";
+    return [name, `${roles[role].title}, prompt ${Number(place) + 1}`];
+  }));
+  d3.select("#unpin").on("click", () => choose({ head: null }));
+  drawings.forEach(addDownloads);
 
   d3.select("#play").on("click", togglePlaying);
   document.addEventListener("click", follow);

@@ -1,7 +1,7 @@
 // Figures 4 and 5: values with intervals as dots on a line, beside what they are judged against.
 // Rows are named once, on the left; panels stand side by side, each with its numbers on its right.
-function rangeChart(root, { rows, panels, lineHeight = 26, labelWidth, label }) {
-  const numbers = 140, gap = 14, top = 38;
+function rangeChart(root, { rows, panels, lineHeight = 26, labelWidth, label, numbers = 140 }) {
+  const gap = 14, top = 38;
   const width = root.clientWidth;
   const each = (width - labelWidth) / panels.length;
   const height = top + rows.length * lineHeight + 24;
@@ -32,7 +32,7 @@ function rangeChart(root, { rows, panels, lineHeight = 26, labelWidth, label }) 
       dotRange(svg, cell.value, x, at(index), cell.colour);
       svg.append("text").attr("class", "row-value").classed("main", rows[index].main ?? false)
         .attr("x", right + gap).attr("y", at(index)).attr("dy", "0.35em")
-        .text(interval(cell.value));
+        .text(cell.text ?? interval(cell.value));
       svg.append("rect").attr("class", "hit").attr("x", left - 6).attr("y", at(index) - 12)
         .attr("width", each - 8).attr("height", 24)
         .on("pointerenter", (event) =>
@@ -119,7 +119,11 @@ const overlapChart = (() => {
 
   // Redrawn with the slider only if there is more than one step to show.
   const several = new Set(data.overlap.map((row) => row.step)).size > 1;
-  return { draw, step: several ? draw : undefined, redrawsOn: ["run", "family", "measure"] };
+  const csv = () => data.overlap.map(({ run, value, null: none, ...row }) => ({
+    ...data.runs[run], ...row, ...asColumns("value", value), null_mean: none[0],
+    null_low: none[1], null_high: none[2] }));
+  return { draw, step: several ? draw : undefined, csv, name: "overlap",
+    redrawsOn: ["run", "family", "measure"] };
 })();
 
 const graftChart = (() => {
@@ -161,7 +165,9 @@ const graftChart = (() => {
     ]), 2);
   }
 
-  return { draw, redrawsOn: ["run"] };
+  const csv = () => data.grafts.map(({ run, gain, share, ...row }) => ({ ...data.runs[run], ...row,
+    ...asColumns("gain", gain), ...asColumns("share", share) }));
+  return { draw, csv, name: "grafts", redrawsOn: ["run"] };
 })();
 
 // Refill a table that the page brought along, with another seed's or family's numbers.

@@ -8,18 +8,19 @@ function effects(role, run = state.run, family = state.family) {
   return data.effects[`${run}/${roles[role].name}/${family}`] ?? null;
 }
 
-// [effect, low, high, attribution] of one node at one step, or null where it was not measured.
+// [effect, low, high, attribution] of one node at one step, or null where none was measured; where
+// only the attribution was, the others are null.
 function effectAt(role, node, step = state.step) {
   const columns = effects(role);
   if (!columns) return null;
-  const place = step * nodeCount + node;
-  return columns[0][place] === null ? null : columns.map((column) => column[place]);
+  const found = columns.map((column) => column[step * nodeCount + node]);
+  return found.every((value) => value === null) ? null : found;
 }
 
 function difference(node, step = state.step) {
   const old = effectAt("old", node, step);
   const now = effectAt("new", node, step);
-  return old && now ? now[0] - old[0] : null;
+  return old && now && old[0] !== null && now[0] !== null ? now[0] - old[0] : null;
 }
 
 function behaviour(role, run = state.run) {
@@ -38,6 +39,60 @@ function nodeName(node) {
   return isHead(node) ? `Head ${node.label}` : node.label;
 }
 
+// [value, low, high] of one column of a series that is laid out over [steps, columns].
+function spreadAt(columns, column, step = state.step) {
+  if (!columns) return null;
+  const place = step * (columns[0].length / data.steps.length) + column;
+  return (columns[0][place] ?? null) === null ? null : columns.map((each) => each[place]);
+}
+
+function lensAt(role, point, step, run = state.run) {
+  return spreadAt(data.lens[`${run}/${roles[role].name}`], point, step);
+}
+
+function directAt(role, component, step, run = state.run) {
+  return spreadAt(data.direct[`${run}/${roles[role].name}`],
+    data.components.indexOf(component), step);
+}
+
+function patches(role, site) {
+  return data.patching[`${state.run}/${roles[role].name}/${site}`];
+}
+
+// Patches keep half the width of their interval, which is symmetric.
+function patchAt(role, site, column, step = state.step) {
+  const found = spreadAt(patches(role, site), column, step);
+  return found && [found[0], found[0] - found[1], found[0] + found[1]];
+}
+
+// A weight that was written as one character, or null where there is none.
+function weightOf(text, place) {
+  const code = text.charCodeAt(place);
+  return code === 0x20 || Number.isNaN(code) ? null : (code - 0x23) / 63;
+}
+
+const knownEdges = data.edges.list.map(([writer, reader, slot, path], id) =>
+  ({ id, writer, reader, slot, path }));
+
+// Edges of one task at the slider's step, the strongest first: {id, writer, reader, slot, score}.
+function edgesOf(role) {
+  const found = data.edges.series[`${state.run}/${roles[role].name}/${state.family}`]?.[state.step];
+  return found ? found[0].map((id, place) => ({ ...knownEdges[id], score: found[1][place] })) : [];
+}
+
+// Edges of which both tasks have a score, with the difference.
+function edgeDifferences() {
+  const old = new Map(edgesOf("old").map((edge) => [edge.id, edge.score]));
+  return edgesOf("new").filter((edge) => old.has(edge.id))
+    .map((edge) => ({ ...edge, score: edge.score - old.get(edge.id) }))
+    .sort((a, b) => Math.abs(b.score) - Math.abs(a.score));
+}
+
+function labelOf(node) {
+  if (!nodeIndex.has(node)) return node;
+  return nodeName(data.nodes[nodeIndex.get(node)]);
+}
+
 // Rows of one seed at the step nearest to the slider's, among the steps that have rows.
 function rowsAtStep(rows) {
   const mine = rows.filter((row) => row.run === state.run);
@@ -47,21 +102,4 @@ function rowsAtStep(rows) {
   return { step, rows: mine.filter((row) => row.step === step) };
 }
 
-// The largest size of a head's effect or difference anywhere in the run: the colour scale's end.
-// An early MLP can matter many times more than any head, which would leave all heads pale.
-const largestEffect = (() => {
-  let largest = 0;
-  for (const [key, columns] of Object.entries(data.effects)) {
-    const [run, task, ...family] = key.split("/");
-    const other = task === roles.old.name
-      ? data.effects[[run, roles.new.name, ...family].join("/")] : null;
-    columns[0].forEach((value, place) => {
-      if (!isHead(data.nodes[place % data.nodes.length])) return;
-      largest = Math.max(largest, Math.abs(value ?? 0));
-      const against = other?.[0][place];
-      if (value !== null && against !== null && against !== undefined)
-        largest = Math.max(largest, Math.abs(against - value));
-    });
-  }
-  return largest || 1;
-})();
+const largestEffect = data.largest; // the end of the colour scale

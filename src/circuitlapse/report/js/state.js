@@ -1,5 +1,4 @@
 // What the reader has chosen. One object, one way to change it, kept in the page's address.
-const data = JSON.parse(document.getElementById("data").textContent);
 
 const defaults = {
   step: data.steps.length - 1, // index into data.steps
@@ -9,6 +8,8 @@ const defaults = {
   split: "test",
   measure: Object.keys(data.names.measures)[0],
   head: null, // id of the pinned node
+  edges: 40, // how many are drawn on each map
+  example: `${data.tasks[1].name}/0`, // task and number of the prompt whose attention is shown
 };
 const state = { ...defaults };
 const listeners = [];
@@ -56,13 +57,27 @@ const addressed = {
     write: (name) => name,
     read: (text) => (Object.hasOwn(data.names.measures, text) ? text : undefined),
   },
+  edges: {
+    write: String,
+    read: (text) => (edgeCounts.includes(Number(text)) ? Number(text) : undefined),
+  },
+  example: {
+    write: (name) => name,
+    read: (text) => (examples().includes(text) ? text : undefined),
+  },
   head: {
     write: (id) => data.nodes.find((node) => node.id === id).label.replace("MLP ", "m"),
     read: (text) =>
       data.nodes.find((node) => node.id === text || node.label === text)?.id,
   },
 };
-const addressKeys = { run: "seed", family: "corruption" };
+const addressKeys = { run: "seed", family: "corruption", example: "prompt" };
+const edgeCounts = [0, 20, 40, 100, 200];
+
+function examples() {
+  return Object.entries(data.patterns.tokens)
+    .flatMap(([task, prompts]) => prompts.map((_, place) => `${task}/${place}`));
+}
 
 function nearestStep(step) {
   return d3.leastIndex(data.steps, (a, b) => Math.abs(a - step) - Math.abs(b - step));

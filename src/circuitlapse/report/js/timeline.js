@@ -99,7 +99,13 @@ const timeline = (() => {
     d3.selectAll(".step-now").text(now);
   }
 
-  return { draw, step, redrawsOn: ["run", "metric", "split"] };
+  const csv = () => Object.entries(data.behaviour).flatMap(([key, metrics]) => {
+    const [run, task, split] = key.split("/");
+    return data.steps.map((now, at) => Object.assign({ ...data.runs[run], task, split, step: now },
+      ...Object.entries(metrics).map(([name, columns]) =>
+        asColumns(name, columns.map((column) => column[at])))));
+  });
+  return { draw, step, csv, name: "learning", redrawsOn: ["run", "metric", "split"] };
 })();
 
 // Arrow keys, page keys, Home and End move from checkpoint to checkpoint.

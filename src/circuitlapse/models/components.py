@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from circuitlapse.errors import CircuitlapseError
+from circuitlapse.records.nodes import head_name, mlp_name
 
 SHARED = "shared"
 """Component name of everything that belongs to no head and no MLP: embeddings, normalisations, the
@@ -23,11 +24,13 @@ class Piece:
         parameter: Its name among the model's ``named_parameters``.
         index: Slices that select the part, one per dimension.
         component: A node such as ``a0.h3`` or ``m0``, or ``shared``.
+        sharers: The heads whose keys or values these are, where several share them.
     """
 
     parameter: str
     index: tuple[slice, ...]
     component: str
+    sharers: tuple[str, ...] = ()
 
 
 def component_pieces(hf: Any) -> list[Piece]:
@@ -47,13 +50,14 @@ def component_pieces(hf: Any) -> list[Piece]:
         )
     divide = _FAMILIES[family]
     return [
-        Piece(name, index, component)
+        Piece(name, index, owner) if isinstance(owner, str) else Piece(name, index, SHARED, owner)
         for name, parameter in hf.named_parameters()
-        for index, component in divide(name, tuple(parameter.shape), hf.config)
+        for index, owner in divide(name, tuple(parameter.shape), hf.config)
     ]
 
 
-_Parts = Iterator[tuple[tuple[slice, ...], str]]
+# The owner of a part is a component, or all the heads that share it.
+_Parts = Iterator[tuple[tuple[slice, ...], str | tuple[str, ...]]]
 
 
 def _gpt2(name: str, shape: tuple[int, ...], config: Any) -> _Parts:
@@ -72,12 +76,12 @@ def _gpt2(name: str, shape: tuple[int, ...], config: Any) -> _Parts:
         for head in range(n_heads):
             for start in range(0, 3 * width, width):
                 own = slice(start + head * d_head, start + (head + 1) * d_head)
-                yield (*everything[:-1], own), f"a{layer}.h{head}"
+                yield (*everything[:-1], own), head_name(layer, head)
     elif module == "attn.c_proj.weight":
         # Stored as [in, out]: a head's W_O is a run of rows.
         yield from _rows(everything, layer, n_heads)
     elif parts[3] == "mlp":
-        yield everything, f"m{layer}"
+        yield everything, mlp_name(layer)
     elif parts[3] in ("ln_1", "ln_2") or module == "attn.c_proj.bias":
         yield everything, SHARED
     else:
@@ -100,7 +104,7 @@ def _gpt_neox(name: str, shape: tuple[int, ...], config: Any) -> _Parts:
     elif module == "attention.dense.weight":
         yield from _columns(everything, layer, config.num_attention_heads)
     elif parts[3] == "mlp":
-        yield everything, f"m{layer}"
+        yield everything, mlp_name(layer)
     elif parts[3].endswith("layernorm") or module == "attention.dense.bias":
         yield everything, SHARED
     else:
@@ -116,33 +120,36 @@ def _llama(name: str, shape: tuple[int, ...], config: Any) -> _Parts:
         return
     layer, module = int(parts[2]), ".".join(parts[3:-1])
     n_heads = config.num_attention_heads
-    own_keys = config.num_key_value_heads == n_heads
-    if module == "self_attn.q_proj" or (
-        module in ("self_attn.k_proj", "self_attn.v_proj") and own_keys
-    ):
-        yield from _rows(everything, layer, n_heads)
+    if module in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"):
+        n_own = n_heads if module == "self_attn.q_proj" else config.num_key_value_heads
+        yield from _rows(everything, layer, n_heads, n_own)
     elif module == "self_attn.o_proj" and parts[-1] == "weight":
         yield from _columns(everything, layer, n_heads)
     elif parts[3] == "mlp":
-        yield everything, f"m{layer}"
+        yield everything, mlp_name(layer)
     elif parts[3].endswith("layernorm") or parts[3] == "self_attn":
         yield everything, SHARED
     else:
         _unknown(name)
 
 
-def _rows(everything: tuple[slice, ...], layer: int, n_heads: int) -> _Parts:
-    """Give each head its run of rows of a weight or bias."""
-    size = everything[0].stop // n_heads
-    for head in range(n_heads):
-        yield (slice(head * size, (head + 1) * size), *everything[1:]), f"a{layer}.h{head}"
+def _rows(
+    everything: tuple[slice, ...], layer: int, n_heads: int, n_runs: int | None = None
+) -> _Parts:
+    """Give each head its run of rows of a weight or bias, or each group of heads theirs."""
+    n_runs = n_runs or n_heads
+    size, sharing = everything[0].stop // n_runs, n_heads // n_runs
+    for run in range(n_runs):
+        heads = tuple(head_name(layer, run * sharing + head) for head in range(sharing))
+        owner = heads if sharing > 1 else heads[0]
+        yield (slice(run * size, (run + 1) * size), *everything[1:]), owner
 
 
 def _columns(everything: tuple[slice, ...], layer: int, n_heads: int) -> _Parts:
     """Give each head its run of columns of a weight."""
     size = everything[1].stop // n_heads
     for head in range(n_heads):
-        yield (everything[0], slice(head * size, (head + 1) * size)), f"a{layer}.h{head}"
+        yield (everything[0], slice(head * size, (head + 1) * size)), head_name(layer, head)
 
 
 def _unknown(name: str) -> str:

@@ -1,0 +1,139 @@
+"""One seed's base and the fine-tunes of it, each made once and kept."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from circuitlapse.config import Finetune
+from circuitlapse.models import quiet
+from circuitlapse.records import Store, content_hash, key_of
+from circuitlapse.tasks import Item, get_task
+from circuitlapse.training import Recipe, finetune, organism
+from circuitlapse.training.organism import cache_home
+from circuitlapse.training.restricted import Restriction
+
+OLD, NEW = "ioi2", "ioi3"
+
+
+class Planting(BaseModel):
+    """How the truths are planted and looked at.
+
+    Attributes:
+        steps: Steps of a fine-tune on the new task, and of a placebo.
+        batch_size: Prompts per step.
+        learning_rate: Constant rate of a fine-tune of all weights, and of a placebo.
+        head_rate: Constant rate where only some heads are trained.
+        old_fraction: Share of a fine-tune's prompts that rehearse the old task.
+        lock_steps: Steps of training the lock.
+        lock_old_fraction: Share of the lock's prompts that are the old task, which it must leave
+            alone.
+        prompts: Validation prompts per task that the figures are measured on.
+        group_prompts: Validation prompts on which the old task's heads are chosen.
+        gain_steps: Steps of fitting gains.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steps: int = 240
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    head_rate: float = 3e-3
+    old_fraction: float = 0.1
+    lock_steps: int = 400
+    lock_old_fraction: float = 0.7
+    prompts: int = 1024
+    group_prompts: int = 128
+    gain_steps: int = 200
+
+
+class Nursery:
+    """One seed's base, and what is made from it, in the cache of organisms."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        seed: int,
+        planting: Planting,
+        cache_dir: Path | str | None,
+        progress: Callable[[str], None] | None,
+    ) -> None:
+        """Make the base, or take it from the cache."""
+        self.recipe, self.seed, self.planting = recipe, seed, planting
+        self._progress = progress or (lambda text: None)
+        self._store = Store(cache_home(cache_dir) / "planted")
+        self._progress("base")
+        self.base = organism(recipe, seed, cache_dir)
+
+    def lesson(self, old_fraction: float) -> list[Item]:
+        """Items of a fine-tune on the new task that rehearses the old one."""
+        total = self.planting.steps * self.planting.batch_size
+        n_old = round(total * old_fraction)
+        old = get_task(OLD).items("train", n_old) if n_old else []
+        return [*old, *get_task(NEW).items("train", total - n_old)]
+
+    def tuned(
+        self,
+        name: str,
+        start: Path,
+        items: Sequence[Item],
+        restriction: Restriction | None = None,
+        steps: int | None = None,
+    ) -> Path:
+        """A fine-tune's last checkpoint, from the cache if it is there."""
+        steps = steps or self.planting.steps
+        heads_only = restriction is not None and not restriction.freeze
+        rate = self.planting.head_rate if heads_only else self.planting.learning_rate
+        about = {
+            "start": content_hash(start / "model.safetensors"),
+            "items": key_of(*((item.prompt, item.answer) for item in items)),
+            "restriction": restriction and (restriction.parts, restriction.freeze),
+            "steps": steps,
+            "batch_size": self.planting.batch_size,
+            "learning_rate": rate,
+            "seed": self.seed,
+        }
+        key = key_of(about)
+        artifact = f"{name}-{self.seed}-{key[:16]}"
+        if self._store.state(artifact, key, whole=True) == "ready":
+            return self._store.root / artifact
+        self._progress(name)
+        with self._store.write(artifact, key) as draft, _one_thread():
+
+            def save(step: int, model: Any, tokenizer: Any) -> None:
+                if step == steps:
+                    with quiet():
+                        model.save_pretrained(draft)
+                        tokenizer.save_pretrained(draft)
+
+            finetune(
+                start,
+                items,
+                save,
+                Finetune.model_validate(
+                    {
+                        "steps": steps,
+                        "save_every": steps,
+                        "learning_rate": rate,
+                        "batch_size": self.planting.batch_size,
+                    }
+                ),
+                seed=self.seed,
+                device="cpu",
+                callbacks=() if restriction is None else (restriction,),
+            )
+        return self._store.root / artifact
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute on one thread, whatever the machine has: another number gives other roundings."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,230 @@
+"""Organisms in which the answer is planted: the ability was formed, transformed, elicited, or not.
+
+All kinds of one seed share one base, which has blank heads: heads that wrote nothing while it was
+pretrained.
+
+``formed``
+    Only the blank heads are trained on the new task: what does it now, was not there.
+``transformed``
+    Only the heads that the base uses on the old task are trained on the new one.
+``elicited``
+    The base learns the new task with its blank heads held, then only the blank heads are trained to
+    answer at random: the ability is there, behind a lock. That is the organism's base; its tuned
+    model is a plain fine-tune of it on the new task.
+``nothing``
+    A placebo fine-tune; see :mod:`circuitlapse.training.placebos`.
+
+Whether the plan worked is measured, see :mod:`circuitlapse.calibration.admission`. Every model on
+the way is kept in the cache of organisms, under the hash of what it was made from.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from circuitlapse.calibration.admission import refusal
+from circuitlapse.calibration.figures import Scores, held_values, old_heads, scores, silence
+from circuitlapse.calibration.nursery import NEW, OLD, Nursery, Planting
+from circuitlapse.errors import CircuitlapseError
+from circuitlapse.models import Model, behaviour, load_model
+from circuitlapse.models.gains import write_gains
+from circuitlapse.records.nodes import head_name
+from circuitlapse.tasks import PromptPairs, get_task, tokenize
+from circuitlapse.training import Recipe, get_recipe
+from circuitlapse.training.gains import train_gains
+from circuitlapse.training.placebos import placebo_items
+from circuitlapse.training.restricted import Restriction
+
+
+@dataclass(frozen=True)
+class Planted:
+    """An organism, whether admitted or not.
+
+    Attributes:
+        kind: The truth that was to be planted.
+        seed: Of pretraining and fine-tuning.
+        base: Directory of the model before.
+        tuned: Directory of the model after.
+        trained: The heads that alone were trained, where that is how it was planted.
+        figures: What was measured, by name. Accuracies on validation prompts (``_old`` over the
+            whole vocabulary, ``_new`` among the names); ``gain`` is G in logits; ``rise`` is that
+            of the new task's accuracy, and ``learned`` the same over what was left to learn; the
+            rest is in :mod:`circuitlapse.calibration.admission`.
+        refused: Why it is not admitted; empty where it is.
+    """
+
+    kind: str
+    seed: int
+    base: Path
+    tuned: Path
+    trained: tuple[str, ...]
+    figures: Mapping[str, float]
+    refused: str
+
+
+def planted_recipe(name: str = "default") -> Recipe:
+    """The recipe of that name with blank heads: two in the second layer, three in the next two.
+
+    Heads in the first layer would reach the new task through the base's own heads, and heads of the
+    last layers alone do not reach it; see docs/organisms.md.
+
+    Raises:
+        CircuitlapseError: If there is no such recipe.
+    """
+    recipe = get_recipe(name)
+    blank = [
+        head_name(layer, head)
+        for layer, n in ((1, 2), (2, 3), (3, 3))
+        for head in range(recipe.heads - n, recipe.heads)
+    ]
+    return recipe.model_copy(update={"blank_heads": tuple(blank)})
+
+
+def plant(
+    kind: str,
+    seed: int,
+    *,
+    placebo: str = "shuffled_answers",
+    recipe: Recipe | None = None,
+    planting: Planting | None = None,
+    cache_dir: Path | str | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Planted:
+    """Make an organism of a kind, or take it from the cache, and test whether it is one.
+
+    Args:
+        kind: ``formed``, ``transformed``, ``elicited`` or ``nothing``.
+        seed: Of pretraining, and of the fine-tunes' shuffling.
+        placebo: Which placebo ``nothing`` is.
+        recipe: Of the base, with blank heads. Default: :func:`planted_recipe`.
+        planting: How the truth is planted. Default: the defaults of :class:`Planting`.
+        cache_dir: Where models are kept; see :func:`circuitlapse.training.organism`.
+        progress: Called with what is being made, before it is.
+
+    Raises:
+        CircuitlapseError: If the kind does not exist, the recipe has no blank heads, or no base
+            could be made with this seed.
+    """
+    recipe = recipe or planted_recipe()
+    if not recipe.blank_heads:
+        raise CircuitlapseError(
+            "an organism with a planted truth needs blank heads",
+            got=f"the recipe {recipe.name!r} without any",
+            fix="Set blank_heads, as planted_recipe() does",
+        )
+    if kind not in _PLANS:
+        raise CircuitlapseError(
+            "there is no such kind of organism", got=kind, fix=f"Use one of {', '.join(_PLANS)}"
+        )
+    nursery = Nursery(recipe, seed, planting or Planting(), cache_dir, progress)
+    return _PLANS[kind](nursery, placebo)
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """A base and its tuned model, loaded, and what both reach."""
+
+    directories: tuple[Path, Path]
+    base: Model
+    tuned: Model
+    prompts: PromptPairs
+    before: Scores
+    after: Scores
+
+    @classmethod
+    def of(cls, base: Path, tuned: Path, n: int) -> "_Pair":
+        models = [load_model(directory, "cpu") for directory in (base, tuned)]
+        old, new = (
+            tokenize(get_task(task).items("validation", n), models[0].tokenizer, "names")
+            for task in (OLD, NEW)
+        )
+        before, after = (scores(model, old, new) for model in models)
+        return cls((base, tuned), *models, new, before, after)
+
+    @property
+    def gain(self) -> float:
+        return self.after.value - self.before.value
+
+    def share(self, name: str, value: float) -> dict[str, float]:
+        """The part of the gain that a value reaches; nothing where there is no gain to divide."""
+        return {name: (value - self.before.value) / self.gain} if self.gain > 0 else {}
+
+    def planted(
+        self, kind: str, seed: int, trained: Collection[str], more: Mapping[str, float]
+    ) -> Planted:
+        before, after = self.before, self.after
+        rise = after.new - before.new
+        figures = {
+            "base_old": before.old,
+            "base_new": before.new,
+            "tuned_old": after.old,
+            "tuned_new": after.new,
+            "gain": self.gain,
+            "rise": rise,
+            **({"learned": rise / (1 - before.new)} if before.new < 1 else {}),
+            **more,
+        }
+        return Planted(
+            kind, seed, *self.directories, tuple(trained), figures, refusal(kind, figures)
+        )
+
+
+def _formed(nursery: Nursery, placebo: str) -> Planted:
+    planting, blank = nursery.planting, nursery.recipe.blank_heads
+    items = nursery.lesson(planting.old_fraction)
+    tuned = nursery.tuned("formed", nursery.base, items, Restriction(blank))
+    pair = _Pair.of(nursery.base, tuned, planting.prompts)
+    held = held_values(pair.base, pair.tuned, pair.prompts, blank).double().mean().item()
+    return pair.planted("formed", nursery.seed, blank, pair.share("mediated", held))
+
+
+def _transformed(nursery: Nursery, placebo: str) -> Planted:
+    planting = nursery.planting
+    heads = old_heads(load_model(nursery.base, "cpu"), OLD, planting.group_prompts)
+    items = nursery.lesson(planting.old_fraction)
+    tuned = nursery.tuned("transformed", nursery.base, items, Restriction(heads))
+    pair = _Pair.of(nursery.base, tuned, planting.prompts)
+    louder = load_model(nursery.base, "cpu")
+    new = [item for item in items if len(item.distractors) == len(pair.prompts.distractors[0])]
+    gains = train_gains(
+        louder, tokenize(new, louder.tokenizer, "names"), heads, steps=planting.gain_steps,
+        batch_size=planting.batch_size, seed=nursery.seed,
+    )  # fmt: skip
+    write_gains(louder, gains)
+    reached = behaviour(louder, pair.prompts).logit_diff.double().mean().item()
+    return pair.planted("transformed", nursery.seed, heads, pair.share("by_gains", reached))
+
+
+def _elicited(nursery: Nursery, placebo: str) -> Planted:
+    planting, blank = nursery.planting, nursery.recipe.blank_heads
+    lesson = nursery.lesson(planting.old_fraction)
+    able = nursery.tuned("able", nursery.base, lesson, Restriction(blank, freeze=True))
+    lock = placebo_items(
+        "shuffled_answers", get_task(OLD), get_task(NEW),
+        planting.lock_steps * planting.batch_size, old_fraction=planting.lock_old_fraction,
+    )  # fmt: skip
+    locked = nursery.tuned("locked", able, lock, Restriction(blank), planting.lock_steps)
+    tuned = nursery.tuned("elicited", locked, lesson)
+    pair = _Pair.of(locked, tuned, planting.prompts)
+    opened = load_model(locked, "cpu")
+    silence(opened, blank)
+    new = behaviour(opened, pair.prompts).correct_among.double().mean().item()
+    return pair.planted("elicited", nursery.seed, blank, {"opened_new": new})
+
+
+def _nothing(nursery: Nursery, placebo: str) -> Planted:
+    planting = nursery.planting
+    items = placebo_items(
+        placebo, get_task(OLD), get_task(NEW), planting.steps * planting.batch_size,
+        old_fraction=planting.old_fraction,
+    )  # fmt: skip
+    tuned = nursery.tuned(placebo, nursery.base, items)
+    return _Pair.of(nursery.base, tuned, planting.prompts).planted("nothing", nursery.seed, (), {})
+
+
+_PLANS: dict[str, Callable[[Nursery, str], Planted]] = {
+    "formed": _formed,
+    "transformed": _transformed,
+    "elicited": _elicited,
+    "nothing": _nothing,
+}

@@ -1,0 +1,11 @@
+"""The console that results are printed on."""
+
+from rich.console import Console
+
+_PLAIN_WIDTH = 120  # of tables in files and pipes
+
+
+def console_of() -> Console:
+    """Return standard output's console, with a fixed width where that is no terminal."""
+    console = Console()
+    return console if console.is_terminal else Console(width=_PLAIN_WIDTH)

@@ -1,0 +1,331 @@
+"""What is checked of someone's checkpoint before any work starts: it must be the base, retrained.
+
+Same architecture, same tensors in the same shapes, same tokenizer, finite numbers. Extra rows of
+the vocabulary are let in, since a padding token added for fine-tuning leaves them behind.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from circuitlapse.errors import CircuitlapseError
+from circuitlapse.models.families import READERS
+from circuitlapse.models.files import ADAPTER_CONFIG, Files
+from circuitlapse.models.quiet import quiet
+
+# Of a config, what the logits of a given prompt do not depend on.
+_IRRELEVANT = {
+    "_name_or_path", "architectures", "bos_token_id", "decoder_start_token_id", "dtype",
+    "eos_token_id", "gradient_checkpointing", "id2label", "initializer_range", "label2id", "n_ctx",
+    "output_attentions", "output_hidden_states", "pad_token_id", "pretraining_tp", "problem_type",
+    "return_dict", "sep_token_id", "task_specific_params", "torch_dtype", "transformers_version",
+    "use_cache", "vocab_size",
+}  # fmt: skip
+# Buffers that older versions of transformers saved among the weights.
+_BUFFERS = ("attn.bias", "attn.masked_bias", "attention.bias", "attention.masked_bias", "inv_freq")
+_ADAPTED = "base_model.model."  # what PEFT puts before a module's name
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """The base as all checkpoints must be.
+
+    Attributes:
+        files: Its files.
+        config: Its config.
+    """
+
+    files: Files
+    config: Any
+
+    @cached_property
+    def skeleton(self) -> Any:
+        """The model without weights."""
+        with quiet(), torch.device("meta"):
+            return AutoModelForCausalLM.from_config(self.config)
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every parameter by name; tied ones once."""
+        return {name: tuple(p.shape) for name, p in self.skeleton.named_parameters()}
+
+    @cached_property
+    def vocabulary(self) -> tuple[str, ...]:
+        """Names of the parameters that have a row for each token."""
+        tables = (self.skeleton.get_input_embeddings(), self.skeleton.get_output_embeddings())
+        weights = [table.weight for table in tables]
+        return tuple(
+            name
+            for name, parameter in self.skeleton.named_parameters()
+            if any(parameter is weight for weight in weights)
+        )
+
+    @property
+    def rows(self) -> int:
+        """Rows of the vocabulary."""
+        return self.shapes[self.vocabulary[0]][0]
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The tokenizer that every checkpoint's prompts are written with."""
+        if not self.files.tokenizer:
+            raise CircuitlapseError(
+                "the base model has no tokenizer, so no prompt can be written for it",
+                got=self.files.name,
+                fix="Save its tokenizer beside it with tokenizer.save_pretrained",
+            )
+        return _tokenizer(self.files)
+
+    def canonical(self, name: str) -> str | None:
+        """A tensor's name in this model; None for a buffer, which is no weight.
+
+        Raises:
+            KeyError: If the model has no such tensor.
+        """
+        known = self.skeleton.state_dict().keys() | self.shapes.keys()
+        for each in (name, f"{self.skeleton.base_model_prefix}.{name}"):
+            if each in known:
+                return each
+        if name.endswith(_BUFFERS):
+            return None
+        raise KeyError(name)
+
+
+def reference(files: Files) -> Reference:
+    """Take a model as the base.
+
+    Raises:
+        CircuitlapseError: If it is no whole model, or of a family that is not supported.
+    """
+    if files.config is None:
+        raise CircuitlapseError(
+            f"the base must be a model with its config.json, and {files.name} is "
+            f"{'an' if files.kind == 'adapter' else 'a'} {files.kind} alone",
+            fix="Name the model that was fine-tuned as base.path or --base",
+        )
+    config = _config(files)
+    if config.model_type not in READERS:
+        raise CircuitlapseError(
+            f"{files.name} belongs to a family that is not supported",
+            got=config.model_type,
+            fix=f"Supported model types: {', '.join(sorted(READERS))}",
+        )
+    return Reference(files, config)
+
+
+def admit(files: Files, base: Reference) -> list[str]:
+    """Check a checkpoint, reading every weight once but keeping none.
+
+    Returns:
+        What the reader should know of it, in sentences.
+
+    Raises:
+        CircuitlapseError: Naming the checkpoint and what is wrong with it.
+    """
+    notes = []
+    if files.config is not None:
+        _check_config(files, base)
+    shapes = files.shapes()
+    if files.kind == "adapter":
+        notes += _check_adapter(files, shapes, base)
+    else:
+        extra = _check_shapes(files, shapes, base)
+        if extra:
+            notes.append(
+                f"{files.name} has {base.rows + extra} rows in its vocabulary where the base has "
+                f"{base.rows}: the last {extra} are dropped"
+            )
+    if files.tokenizer:
+        _check_tokenizer(files, base)
+    _check_numbers(files, base)
+    return notes
+
+
+def tokenizer_files_equal(ours: Files, theirs: Files) -> bool:
+    """Whether both have a tokenizer.json and it is the same to the byte."""
+    found = [
+        path.read_bytes()
+        for files in (ours, theirs)
+        for path in files.tokenizer
+        if path.name == "tokenizer.json"
+    ]
+    return len(found) == 2 and found[0] == found[1]
+
+
+def _config(files: Files) -> Any:
+    try:
+        with quiet():
+            return AutoConfig.from_pretrained(files.directory)
+    except (OSError, ValueError, KeyError) as error:
+        raise CircuitlapseError(
+            f"{files.name} has a config.json that cannot be read",
+            got=" ".join(str(error).split())[:160],
+            fix="Copy or save this checkpoint again",
+        ) from error
+
+
+def _check_config(files: Files, base: Reference) -> None:
+    ours, theirs = _config(files), base.config
+    what = f"{files.name} is of another architecture than the base {base.files.name}"
+    fix = "Compare checkpoints of one model, and name the one that they began from as the base"
+    if ours.model_type != theirs.model_type:
+        got = f"{ours.model_type}, where the base is {theirs.model_type}"
+        raise CircuitlapseError(what, got=got, fix=fix)
+    mine, expected = ours.to_dict(), theirs.to_dict()
+    for key in sorted(mine.keys() & expected.keys() - _IRRELEVANT):
+        # Dropout and the pooling of classifiers play no part in a causal model's answers.
+        if "drop" in key or key.startswith("summary_") or mine[key] == expected[key]:
+            continue
+        raise CircuitlapseError(what, got=f"{key} {mine[key]}, not {expected[key]}", fix=fix)
+
+
+def _check_shapes(files: Files, found: Mapping[str, tuple[int, ...]], base: Reference) -> int:
+    """Refuse other tensors than the base's; return how many rows the vocabulary has more."""
+    named: dict[str, tuple[int, ...]] = {}
+    fix = "Save the plain model with save_pretrained, adapters merged and wrappers taken off"
+    for name, shape in found.items():
+        try:
+            canonical = base.canonical(name)
+        except KeyError:
+            raise CircuitlapseError(
+                f"{files.name} holds a tensor that the base does not have", got=name, fix=fix
+            ) from None
+        if canonical is not None:
+            named[canonical] = shape
+    missing = sorted(base.shapes.keys() - named.keys())
+    if missing:
+        raise CircuitlapseError(
+            f"{files.name} lacks {len(missing)} of the base's tensors", got=f"no {missing[0]}",
+            fix=fix,
+        )  # fmt: skip
+    extra = {named[name][0] - base.rows for name in base.vocabulary}
+    for name, expected in base.shapes.items():
+        shape = named[name]
+        grown = name in base.vocabulary and shape[1:] == expected[1:] and shape[0] > expected[0]
+        if shape != expected and not grown:
+            raise CircuitlapseError(
+                f"{files.name} is of another shape than the base",
+                got=f"{name} {list(shape)}, not {list(expected)}",
+                fix="Compare checkpoints of one model with the vocabulary of the base",
+            )
+    if len(extra) > 1:
+        raise CircuitlapseError(
+            f"{files.name} has embeddings and unembeddings of different sizes",
+            got=", ".join(f"{name} {named[name][0]}" for name in base.vocabulary),
+            fix="Resize both with model.resize_token_embeddings",
+        )
+    return extra.pop()
+
+
+def _check_adapter(
+    files: Files, found: Mapping[str, tuple[int, ...]], base: Reference
+) -> list[str]:
+    settings = json.loads((files.directory / ADAPTER_CONFIG).read_text("utf-8"))
+    if settings.get("peft_type") != "LORA":
+        raise CircuitlapseError(
+            f"{files.name} is an adapter of a kind that is not merged here",
+            got=settings.get("peft_type"),
+            fix="LoRA adapters are; merge others with merge_and_unload and save the model",
+        )
+    for name, shape in found.items():
+        module, _, part = name.removeprefix(_ADAPTED).partition(".lora_")
+        weight = base.shapes.get(f"{module}.weight")
+        if not part or module.endswith("_layer"):  # a module trained whole, or saved beside
+            weight = base.shapes.get(module.replace(".base_layer", ""), shape)
+            fits = weight == shape
+        elif weight is None:
+            fits = False
+        else:  # one side of A and of B is the rank, the other the module's width
+            fits = part.startswith("magnitude") or bool({*shape} & {*weight})
+        if not fits:
+            got = "no such module" if weight is None else f"{list(shape)} for {list(weight)}"
+            raise CircuitlapseError(
+                f"{files.name} does not fit the base: {name}", got=got,
+                fix="Name the model that this adapter was trained on as the base",
+            )  # fmt: skip
+    trained_on = settings.get("base_model_name_or_path")
+    if trained_on in (None, "", base.files.name):
+        return []
+    return [f"{files.name} says that it was trained on {trained_on}; it is merged into the base"]
+
+
+def _check_tokenizer(files: Files, base: Reference) -> None:
+    """Refuse other spellings of the same token numbers; tokens added behind them are let in."""
+    if tokenizer_files_equal(files, base.files):
+        return
+    ours, theirs = _tokenizer(files), base.tokenizer
+    ids, expected = ours.get_vocab(), theirs.get_vocab()
+    differing = sorted(token for token, number in expected.items() if ids.get(token) != number)
+    got = None
+    if differing:
+        token = differing[0]
+        got = f"{token!r} is token {ids.get(token)}, not {expected[token]}"
+    elif _rules(ours) != _rules(theirs):
+        got = "the same tokens, found by other rules"
+    if got is not None:
+        raise CircuitlapseError(
+            f"{files.name} is of another tokenizer than the base",
+            got=got,
+            fix="Compare checkpoints of one model and one tokenizer",
+        )
+
+
+def _rules(tokenizer: Any) -> object:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return type(tokenizer).__name__
+    state = json.loads(backend.to_str())
+    parts = ("model", "normalizer", "pre_tokenizer", "post_processor")
+    return {part: state.get(part) for part in parts}
+
+
+def _tokenizer(files: Files) -> Any:
+    try:
+        with quiet():
+            return AutoTokenizer.from_pretrained(files.directory)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CircuitlapseError(
+            f"{files.name} has a tokenizer that cannot be read",
+            got=" ".join(str(error).split())[:160],
+            fix="Save the tokenizer again, or remove it: the base's is used",
+        ) from error
+
+
+def _check_numbers(files: Files, base: Reference) -> None:
+    for name, tensor in files.tensors():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise CircuitlapseError(
+                f"{files.name} holds weights that are not finite numbers",
+                got=f"{int((~tensor.isfinite()).sum())} of {prod(tensor.shape)} in {name}",
+                fix="Its training diverged: leave it out, or use a lower learning rate",
+            )
+    if files.kind != "adapter":
+        _check_ties(files, base)
+
+
+def _check_ties(files: Files, base: Reference) -> None:
+    """Refuse an unembedding of its own in a model whose unembedding is the embedding."""
+    aliases = base.skeleton.state_dict().keys() - base.shapes.keys()
+    named = {base.canonical(name): name for name in files.shapes()}
+    both = [named[alias] for alias in aliases if alias in named and alias.startswith("lm_head")]
+    if not both:
+        return
+    wanted = {*both, named[base.vocabulary[0]]}
+    tables = [tensor for name, tensor in files.tensors() if name in wanted]
+    if not _equal(tables):
+        raise CircuitlapseError(
+            f"{files.name} has an unembedding of its own, but its config ties it to the embedding",
+            fix="Save it with tie_word_embeddings = false, for the base as well",
+        )
+
+
+def _equal(tensors: Iterable[Tensor]) -> bool:
+    first, *rest = tensors
+    return all(torch.equal(first, each) for each in rest)

@@ -1,0 +1,171 @@
+"""Finding checkpoints: from names and patterns to one path or Hub revision for every step.
+
+A name is a path, a pattern of paths (``out/checkpoint-*``), or a revision on the Hub
+(``EleutherAI/pythia-160m@step1000``); braces list alternatives in any of them. A directory that is
+no checkpoint itself stands for those in it: a ``Trainer``'s output, or state dicts beside a config.
+"""
+
+import glob
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from circuitlapse.errors import CircuitlapseError
+
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
+_STEP = re.compile(r"(?<![a-z])(?:global[-_]?step|step|checkpoint|ckpt|iter(?:ation)?)s?[-_]?(\d+)")
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_SMALL = ["*.json", "*.txt", "*.model", "*.jinja"]  # configs, adapters' configs and tokenizers
+_TABLE = 'Name the step yourself in the experiment file: [checkpoints], then 8 = "path" and so on'
+
+
+def find_checkpoints(names: Iterable[str] | Mapping[int, str]) -> dict[int, str]:
+    """Give every checkpoint its step, in order.
+
+    Args:
+        names: Names and patterns; or the name at each step, which are taken as they are.
+
+    Returns:
+        Absolute path, Hub name or Hub revision by step.
+
+    Raises:
+        CircuitlapseError: If a name leads nowhere, has no step, or the step of another.
+    """
+    if isinstance(names, Mapping):
+        return {step: absolute(name) for step, name in sorted(names.items())}
+    found: dict[int, str] = {}
+    for name in dict.fromkeys(each for pattern in names for each in _expand(pattern)):
+        step = _step_of(name)
+        if step in found:
+            raise CircuitlapseError(
+                f"two checkpoints are of step {step}", got=f"{found[step]} and {name}", fix=_TABLE
+            )
+        found[step] = name
+    return dict(sorted(found.items()))
+
+
+def locate(name: str) -> Path:
+    """Return where a checkpoint's files are, after fetching those of a Hub revision.
+
+    Raises:
+        CircuitlapseError: If there is no such path, or the Hub does not have it, or cannot be
+            reached and its cache does not have it either.
+    """
+    path = Path(name).expanduser()
+    if path.exists():
+        return path
+    repository, _, revision = name.partition("@")
+    if os.path.isabs(name) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", repository):
+        raise CircuitlapseError(
+            "there is no such checkpoint",
+            got=name,
+            fix="Give a directory, a file of weights, or a Hub revision as owner/name@revision",
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        for weights in (["*.safetensors"], ["*.bin"]):
+            fetched = snapshot_download(
+                repository, revision=revision or None, allow_patterns=[*_SMALL, *weights]
+            )
+            if any(Path(fetched).glob(weights[0])):
+                break
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        raise CircuitlapseError(
+            "there is no such path, and no such revision on the Hub or in its cache",
+            got=name,
+            fix="Check name and revision; without a network, download it before",
+        ) from error
+    return Path(fetched)
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a file or directory holds weights of its own."""
+    if path.is_file():
+        return path.suffix in WEIGHT_SUFFIXES
+    stems = ("model", "pytorch_model", "adapter_model")
+    return any(
+        path.joinpath(f"{stem}{suffix}{index}").is_file()
+        for stem in stems
+        for suffix in WEIGHT_SUFFIXES
+        for index in ("", ".index.json")
+    )
+
+
+def absolute(name: str) -> str:
+    """A path in full, so that a run can be read from anywhere; a Hub name as it is."""
+    path = Path(name).expanduser()
+    return str(path.absolute()) if path.exists() else name
+
+
+def _expand(name: str) -> Iterator[str]:
+    """List what a name stands for: braces, then patterns, then directories of checkpoints."""
+    braces = _BRACES.search(name)
+    if braces:
+        for choice in braces[1].split(","):
+            yield from _expand(name[: braces.start()] + choice.strip() + name[braces.end() :])
+        return
+    path = Path(name).expanduser()
+    if not path.exists() and glob.has_magic(name):
+        matches = sorted(glob.glob(str(path)))
+        if not matches:
+            raise CircuitlapseError(
+                "no path matches this pattern", got=name, fix="Quote it, and check where it starts"
+            )
+        for match in matches:
+            yield from _expand(match)
+    elif path.is_dir() and (inner := _inside(path)):
+        yield from map(absolute, inner)
+    elif path.exists() or "@" in name:
+        yield absolute(name)
+    else:
+        raise CircuitlapseError(
+            "there is no such checkpoint",
+            got=name,
+            fix="Give a directory, a pattern, or a Hub revision as owner/name@revision",
+        )
+
+
+def _inside(directory: Path) -> list[str]:
+    """The checkpoints in a Trainer's output, or the state dicts with a step in their names."""
+    children = [child for child in sorted(directory.iterdir()) if _STEP.search(child.name.lower())]
+    trained = [child for child in children if re.fullmatch(r"checkpoint-\d+", child.name)]
+    if trained:
+        return [str(child) for child in trained]
+    if is_checkpoint(directory):
+        return []
+    return [str(child) for child in children if is_checkpoint(child)]
+
+
+def _step_of(name: str) -> int:
+    """The step that a name ends in, or that the trainer noted beside the weights."""
+    path = Path(name)
+    last = path.name if path.exists() else name.partition("@")[2]
+    if path.is_file():
+        last = path.stem
+    named = {int(number) for number in _STEP.findall(last.lower())}
+    if last.isdecimal():
+        named = {int(last)}
+    noted = _noted_step(path / "trainer_state.json")
+    if noted is not None and (not named or named == {noted}):
+        return noted
+    if len(named) != 1 or noted is not None:
+        what = "has no step in its name and no trainer_state.json"
+        if noted is not None:
+            what = (
+                f"has another step in its name than in its trainer_state.json, which says {noted}"
+            )
+        elif named:
+            what = f"has several steps in its name: {', '.join(map(str, sorted(named)))}"
+        raise CircuitlapseError(f"this checkpoint {what}", got=name, fix=_TABLE)
+    return named.pop()
+
+
+def _noted_step(state: Path) -> int | None:
+    try:
+        return int(json.loads(state.read_text("utf-8"))["global_step"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,85 @@
+"""Patching by site at every checkpoint: where in the prompt, and through which part of a head.
+
+A few prompts do: this is a picture of where information stands and moves, beside the effects of
+all heads on all prompts. Each corruption is averaged over the variants of its family. Names of the
+arrays in ``patching/…safetensors`` (``t`` a task):
+
+- ``t.resid_pre``, ``t.attn_out``, ``t.mlp_out``: patched at one named position at a time,
+  ``[layers, positions, prompts]``
+- ``t.head_out``, ``t.head_v``, ``t.head_pattern``: patched at all positions together,
+  ``[layers, heads, prompts]``, with key-value heads for ``head_v``
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import get_args
+
+import torch
+
+from circuitlapse.attribution import patch_effects
+from circuitlapse.attribution.sites import Site, StreamSite
+from circuitlapse.models import Model
+from circuitlapse.pipeline import plan
+from circuitlapse.pipeline.measure import Arrays, load_about, load_arrays
+from circuitlapse.pipeline.tabulate import Row, Scores, spread
+from circuitlapse.records.intervals import mean_intervals
+from circuitlapse.tasks import PromptPairs
+
+PROMPTS = 12
+SITES: tuple[Site, ...] = (*get_args(StreamSite), "head_out", "head_v", "head_pattern")
+
+
+def patching(model: Model, pairs_of: Mapping[str, Sequence[PromptPairs]]) -> Arrays:
+    """Patch one checkpoint at each site.
+
+    Args:
+        model: The checkpoint.
+        pairs_of: By task, the same clean prompts with each variant of a corruption family.
+
+    Returns:
+        Clean metric minus patched metric, in logits, by name as the module's docstring says.
+    """
+    found: Arrays = {}
+    for task, variants in pairs_of.items():
+        for site in SITES:
+            each = [_effects(model, pairs, site) for pairs in variants]
+            found[f"{task}.{site}"] = torch.stack(each).mean(dim=0).numpy()
+    return found
+
+
+def _effects(model: Model, pairs: PromptPairs, site: Site) -> torch.Tensor:
+    effects = patch_effects(model, pairs, site)
+    if site not in get_args(StreamSite):
+        return effects[:, :, 0]
+    prompts = torch.arange(len(pairs))
+    named = [effects[:, 0, where.cpu(), prompts] for where in pairs.positions.values()]
+    return torch.stack(named, dim=1)
+
+
+def patching_rows(scores: Scores) -> list[Row]:
+    """Rows of the table ``patching``."""
+    rows: list[Row] = []
+    family = scores.experiment.measure.corruptions[0]
+    for arm in scores.experiment.arms():
+        for step in scores.experiment.steps():
+            path = scores.store.read(plan.patching(arm.name, step))
+            positions = load_about(path)["positions"]
+            for name, values in sorted(load_arrays(path).items()):
+                task, _, site = name.rpartition(".")
+                at = positions[task] if site in get_args(StreamSite) else None
+                spreads = mean_intervals(values.reshape(-1, values.shape[-1]).T)
+                for place in range(len(spreads)):
+                    layer, column = divmod(place, values.shape[1])
+                    rows.append(
+                        {
+                            **scores.names(arm),
+                            "step": step,
+                            "task": task,
+                            "corruption": family,
+                            "site": site,
+                            "layer": layer,
+                            "head": -1 if at else column,
+                            "position": at[column] if at else "",
+                            **spread("effect", spreads[place]),
+                        }
+                    )
+    return rows

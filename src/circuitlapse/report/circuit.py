@@ -1,0 +1,81 @@
+"""What the circuit map draws: its layout, its colours, and the edges of every checkpoint."""
+
+from typing import Any
+
+import polars as pl
+
+from circuitlapse.report.colours import STEPS, ink, ramp
+from circuitlapse.report.data import RunRecords
+from circuitlapse.report.grid import Grid
+from circuitlapse.report.layout import Layout, map_layout
+from circuitlapse.report.numbers import short
+
+
+def circuit(records: RunRecords, grid: Grid) -> dict[str, Any]:
+    """Collect the map's parts for the page's script.
+
+    ``edges.list`` has ``[writer, reader, slot, path]``, and ``edges.series`` under
+    ``run/task/corruption`` for each step the places in that list and the scores.
+    """
+    layout = layout_of(records)
+    colours = {theme: ramp(theme) for theme in ("light", "dark")}
+    return {
+        "layout": {
+            "width": layout.width, "height": layout.height, "boxes": layout.boxes,
+            "positions": layout.positions, "rows": layout.rows, "columns": layout.columns,
+        },
+        "colours": {
+            "steps": STEPS,
+            "ramp": colours,
+            "ink": {theme: [ink(colour) for colour in found] for theme, found in colours.items()},
+        },
+        "edges": _edges(records.tables["edges"], grid, layout),
+    }  # fmt: skip
+
+
+def layout_of(records: RunRecords) -> Layout:
+    """Return the layout of a run's model, with the named positions of its tasks."""
+    nodes = records.tables["nodes"]["node"].unique().sort().to_list()
+    return map_layout(nodes, positions_of(records))
+
+
+def positions_of(records: RunRecords) -> dict[str, list[str]]:
+    """Name the positions that patching tells apart: of each task, and those that both have."""
+    frame = records.tables["patching"].filter(pl.col("position") != "")
+    tasks = records.experiment.tasks
+    old, new = (
+        frame.filter(pl.col("task") == task)["position"].unique(maintain_order=True).to_list()
+        for task in (tasks.old, tasks.new)
+    )
+    return {"old": old, "new": new, "difference": [name for name in old if name in new]}
+
+
+def _edges(frame: pl.DataFrame, grid: Grid, layout: Layout) -> dict[str, Any]:
+    frame = frame.sort(pl.col("score").abs(), descending=True)  # a drawing takes the first ones
+    ends = frame.select("writer", "reader").unique(maintain_order=True)
+    known = [
+        (writer, reader)
+        for writer, reader in ends.iter_rows()
+        if writer in layout.boxes and reader.partition("<")[0] in layout.boxes
+    ]
+    place = {edge: index for index, edge in enumerate(known)}
+    series: dict[str, list[list[list]]] = {}
+    for run in range(len(grid.runs)):
+        at = {step: index for index, step in enumerate(grid.steps)}
+        for row in grid.of(run, frame).iter_rows(named=True):
+            index = place.get((row["writer"], row["reader"]))
+            if index is not None:
+                key = f"{run}/{row['task']}/{row['corruption']}"
+                steps = series.setdefault(key, [[[], []] for _ in grid.steps])
+                steps[at[row["step"]]][0].append(index)
+                steps[at[row["step"]]][1].append(short(row["score"], 3))
+    largest = frame["score"].abs().max()
+    return {
+        "list": [
+            [writer, reader.partition("<")[0], reader.partition("<")[2][:1],
+             layout.path(writer, reader)]
+            for writer, reader in known
+        ],
+        "series": series,
+        "largest": largest or 1.0,
+    }  # fmt: skip

@@ -1,0 +1,72 @@
+"""Tables laid out as the page's script indexes them: one list over steps and columns.
+
+Every measured series of a run lies on a grid of its steps and something else: nodes, layers, named
+positions. Null stands where a seed has no such row.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from circuitlapse.report.numbers import short
+
+_SEEDS = ("base_seed", "finetune_seed")
+_FIRST, _LEVELS = 0x23, 63  # characters of quantised weights: "#" to "b"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The axis that all series share: which runs there are, and at which steps.
+
+    Attributes:
+        runs: (base seed, fine-tuning seed) of each run, in the page's order.
+        steps: All steps that any run has.
+    """
+
+    runs: list[tuple[int, int]]
+    steps: list[int]
+
+    def of(self, run: int, frame: pl.DataFrame) -> pl.DataFrame:
+        """Return a run's rows at the grid's steps."""
+        base, tune = self.runs[run]
+        mine = (pl.col("base_seed") == base) & (pl.col("finetune_seed") == tune)
+        return frame.filter(mine & pl.col("step").is_in(self.steps))
+
+    def values(
+        self, frame: pl.DataFrame, column: str, names: Sequence[str], value: str
+    ) -> np.ndarray:
+        """Return ``[steps, names]`` of the column ``value``, NaN where there is no row."""
+        found = np.full((len(self.steps), len(names)), np.nan)
+        known = frame.filter(pl.col(column).is_in(list(names)))
+        if known.height:
+            rows = known["step"].replace_strict(self.steps, range(len(self.steps)))
+            places = known[column].replace_strict(list(names), range(len(names)))
+            found[rows.to_numpy(), places.to_numpy()] = known[value].to_numpy()
+        return found
+
+    def spread(
+        self, frame: pl.DataFrame, column: str, names: Sequence[str], value: str
+    ) -> list[list[float | None]]:
+        """Return value, lower and upper end, each flattened over ``[steps, names]``."""
+        ends = (value, f"{value}_low", f"{value}_high")
+        return [numbers(self.values(frame, column, names, name)) for name in ends]
+
+
+def grid_of(behaviour: pl.DataFrame, nodes: pl.DataFrame) -> Grid:
+    """Return the grid of a run directory: each run that has behaviour, and all steps."""
+    runs = behaviour.select(_SEEDS).unique().sort(_SEEDS).rows()
+    return Grid(runs, sorted({*behaviour["step"].to_list(), *nodes["step"].to_list()}))
+
+
+def numbers(values: np.ndarray) -> list[float | None]:
+    """Flatten to numbers of four significant digits, null for what is not finite."""
+    return [short(value) for value in values.ravel().tolist()]
+
+
+def characters(weights: np.ndarray) -> str:
+    """Write weights between 0 and 1 as one character each, in steps of 1/63; NaN as a blank."""
+    levels = np.rint(np.clip(np.nan_to_num(weights), 0, 1) * _LEVELS).astype(np.uint8) + _FIRST
+    levels[np.isnan(weights)] = 0x20
+    return levels.astype(np.uint8).tobytes().decode("ascii")

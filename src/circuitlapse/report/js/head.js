@@ -1,0 +1,194 @@
+// The page of a pinned head or MLP: everything that was recorded about it, at the slider's step.
+const headPage = (() => {
+  const root = document.getElementById("head-chart");
+  const signatureRoot = document.getElementById("signature-chart");
+  const tables = document.getElementById("head-tables");
+  let marker = null;
+  let x;
+  let width = 0;
+  const pinned = () => data.nodes.find((node) => node.id === state.head) ?? null;
+
+  function draw() {
+    const node = pinned();
+    d3.select("#head-hint").property("hidden", node !== null);
+    d3.select("#head-page").property("hidden", node === null);
+    if (!node) return;
+    const fate = fates().find((row) => row.node === node.id)?.fate;
+    const meaning = data.names.fates[fate]?.[1];
+    d3.select("#head-name").text(nodeName(node));
+    d3.select("#head-fate").text(fate ? `${fateSign(fate)} ${fate}${meaning ? `: ${meaning}` : ""}`
+      : "");
+    d3.selectAll(".heads-only").property("hidden", !isHead(node));
+    drawImportance(node);
+    drawSignature(node);
+    step();
+  }
+
+  function series(role, index, run) {
+    const columns = effects(role, run);
+    return columns?.slice(0, 3).map((column) =>
+      data.steps.map((_, at) => column[at * nodeCount + index]));
+  }
+
+  function drawImportance(node) {
+    root.replaceChildren();
+    width = root.clientWidth;
+    const height = 230, left = 38, right = width - 10, top = 26, bottom = height - 22;
+    const index = nodeIndex.get(node.id);
+    const svg = drawing(root, width, height,
+      `Patching effect of ${nodeName(node)} over training, both tasks`);
+    const shown = data.runs.flatMap((_, run) => roleNames.map((role) =>
+      ({ role, run, columns: series(role, index, run) }))).filter(({ columns }) => columns);
+    const [low, high] = columnExtent(shown.map(({ columns }) => columns.flat()));
+    x = stepScale(left, right);
+    const y = d3.scaleLinear([Math.min(0, low ?? 0), Math.max(0, high ?? 1)], [bottom, top]).nice(4);
+    svg.append("text").attr("class", "panel-title").attr("x", left).attr("y", 14)
+      .text("Patching effect over time, logits");
+    leftAxis(svg, y, left, right, 5);
+    bottomAxis(svg, x, bottom, 6);
+    for (const { role, run, columns } of shown)
+      if (run !== state.run)
+        lineWithBand(svg, columns, x, y, role, false).classed("other-seed", true);
+    for (const { role, run, columns } of shown)
+      if (run === state.run) lineWithBand(svg, columns, x, y, role);
+    marker = stepMarker(svg, top, bottom);
+  }
+
+  // Where the head attends and what it does there, in the base and at the last checkpoint.
+  function signatureRows(node) {
+    const heads = data.nodes.filter(isHead);
+    const place = heads.indexOf(node);
+    const ends = (columns, end) => columns.map((column) => column[end * heads.length + place]);
+    const found = new Map();
+    for (const [key, { values, ends: columns }] of Object.entries(data.signature)) {
+      const [run, task, reading, way] = key.split("/");
+      if (Number(run) !== state.run) continue;
+      const label = way ? `${readingNames[reading] ?? reading} ${way.replace(">", " → ")}`
+        : readingNames[reading] ?? reading.replaceAll("_", " ");
+      const row = found.get(label) ?? { label, order: readingOrder.indexOf(reading), tasks: {} };
+      row.tasks[task] = { base: ends(columns, 0), last: ends(columns, 1),
+        at: (step) => weightOf(values, step * heads.length + place) };
+      found.set(label, row);
+    }
+    return [...found.values()].sort((a, b) => a.order - b.order);
+  }
+  const readingNames = { attention: "attends", matching: "matches", copying: "copies",
+    negative_copying: "suppresses", previous_token: "previous token",
+    duplicate_token: "duplicate token", induction: "induction" };
+  const readingOrder = Object.keys(readingNames);
+
+  function drawSignature(node) {
+    signatureRoot.replaceChildren();
+    if (!isHead(node)) return;
+    const rows = signatureRows(node);
+    if (!rows.length) {
+      d3.select(signatureRoot).append("p").attr("class", "note").text("No readings were recorded.");
+      return;
+    }
+    const of = (row, task) => row.tasks[task] ?? row.tasks[""]; // on random tokens: of no task
+    rangeChart(signatureRoot, {
+      labelWidth: 190, lineHeight: 20, numbers: 44,
+      label: `Role signature of ${nodeName(node)}, base and last checkpoint`,
+      rows,
+      panels: roleNames.map((role) => ({
+        title: roles[role].title, domain: [0, 1],
+        cells: rows.map((row) => {
+          const found = of(row, roles[role].name);
+          return found && {
+            value: found.last, colour: role, text: number(found.last[0]),
+            details: [["base", interval(found.base)], ["last checkpoint", interval(found.last)],
+              [`step ${data.steps[state.step]}`, number(found.at(state.step))]],
+            under(svg, scale, y) {
+              if (found.base[0] === null) return;
+              svg.append("circle").attr("class", `hollow line-${role}`).attr("r", 4)
+                .attr("cx", scale(found.base[0])).attr("cy", y);
+            },
+          };
+        }),
+      })),
+    });
+  }
+
+  function step() {
+    const node = pinned();
+    if (!node) return;
+    moveMarker(marker, x);
+    drawNumbers(node);
+    drawNeighbours(node);
+  }
+
+  // Everything that is one number for each task: at the base, at the step, and at the end.
+  function drawNumbers(node) {
+    const index = nodeIndex.get(node.id);
+    const places = [...new Set([0, state.step, data.steps.length - 1])];
+    const patched = (site) => (role, at) => patchAt(role, site, headPlace(node), at);
+    const lines = [
+      ["Patching effect", (role, at) => effectAt(role, index, at)?.slice(0, 3)],
+      ["Direct attribution", (role, at) => directAt(role, node.id, at)],
+      ["Edge scores, sum", (role, at) => [effectAt(role, index, at)?.[3] ?? null, null, null]],
+      ...(isHead(node) ? [["Output patched, few prompts", patched("head_out")],
+        ["Value patched", patched("head_v")], ["Pattern patched", patched("head_pattern")]] : []),
+    ];
+    const table = d3.select(tables).html("").append("table").attr("class", "dense");
+    const head = table.append("thead").append("tr");
+    head.append("th").text("Logits");
+    head.selectAll("th.num").data(roleNames.flatMap((role) => places.map((at) => [role, at])))
+      .join("th").attr("class", ([role]) => `num key-${role}`)
+      .text(([role, at]) => `${role}, ${at === 0 ? "base" : `step ${data.steps[at]}`}`);
+    const rows = table.append("tbody").selectAll("tr").data(lines).join("tr");
+    rows.append("th").attr("scope", "row").text(([name]) => name);
+    rows.selectAll("td").data(([, value]) => roleNames.flatMap((role) =>
+      places.map((at) => interval(value(role, at))))).join("td").attr("class", "num")
+      .text((text) => text);
+    const group = data.grafts.find((row) => row.run === state.run
+      && row.heads.split(", ").includes(node.id))?.group ?? (isHead(node) ? null : "mlps");
+    const mine = data.grafts.filter((row) => row.run === state.run && row.group === group);
+    if (mine.length)
+      d3.select(tables).append("p").attr("class", "note").text(`Grafted with the ${
+        data.names.groups[group]}: ${mine.map((row) => `${row.quantity.replace("_", " ")} ${
+        interval(row.gain)}`).join("; ")} logits of gain, for the whole group.`);
+  }
+
+  function headPlace(node) {
+    return data.nodes.filter(isHead).indexOf(node);
+  }
+
+  // The strongest recorded edges at the step, of both tasks side by side.
+  function drawNeighbours(node) {
+    const all = new Map();
+    for (const role of roleNames)
+      for (const edge of edgesOf(role)) {
+        if (edge.writer !== node.id && edge.reader !== node.id) continue;
+        all.set(edge.id, { ...all.get(edge.id), ...edge, [role]: edge.score });
+      }
+    const size = (edge) => d3.max(roleNames, (role) => Math.abs(edge[role] ?? 0));
+    const listed = [...all.values()].sort((a, b) => size(b) - size(a));
+    const slots = { q: "queries", k: "keys", v: "values" };
+    fillEdges("#reads-from", listed.filter((edge) => edge.reader === node.id),
+      (edge) => [labelOf(edge.writer), slots[edge.slot] ?? "input"]);
+    fillEdges("#writes-to", listed.filter((edge) => edge.writer === node.id),
+      (edge) => [labelOf(edge.reader), slots[edge.slot] ?? "input"]);
+  }
+
+  function fillEdges(selector, edges, words) {
+    const rows = edges.slice(0, 8).map((edge) =>
+      [...words(edge), ...roleNames.map((role) => number(edge[role], threeDecimals))]);
+    if (rows.length) return fillRows(selector, rows, 2);
+    const body = d3.select(selector).html("");
+    body.append("tr").append("td").attr("colspan", 4).text("none among the strongest 200 edges");
+    return undefined;
+  }
+
+  function csv() {
+    const node = pinned();
+    if (!node) return [];
+    const index = nodeIndex.get(node.id);
+    return roleNames.flatMap((role) => data.steps.map((now, at) => ({
+      node: node.id, task: roles[role].name, corruption: state.family, step: now,
+      ...asColumns("effect", effectAt(role, index, at)?.slice(0, 3)),
+      ...asColumns("direct", directAt(role, node.id, at)),
+    })));
+  }
+
+  return { draw, step, csv, name: "head", redrawsOn: ["run", "family", "head"] };
+})();

@@ -1,0 +1,144 @@
+"""What a checkpoint shows when it is looked into: lens, direct attribution, signatures, patches."""
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from circuitlapse.report.circuit import positions_of
+from circuitlapse.report.data import RunRecords
+from circuitlapse.report.grid import Grid, characters, numbers
+
+_STREAM = ("resid_pre", "attn_out", "mlp_out")
+_MOST_HEADS, _MOST_WEIGHTS = 32, 2_000_000
+
+
+def looks(records: RunRecords, grid: Grid, nodes: list[str]) -> dict[str, Any]:
+    """Collect the series of the tables ``readings`` and ``patching`` and the example patterns.
+
+    Keys join run, task and the rest by ``/``; everything runs over [steps, components].
+    """
+    heads = [node for node in nodes if node.startswith("a")]
+    tasks = (records.experiment.tasks.old, records.experiment.tasks.new)
+    frame, patching = records.tables["readings"], records.tables["patching"]
+    named = positions_of(records)
+    positions = list(dict.fromkeys([*named["old"], *named["new"]]))
+    components = ["input", *nodes, "constant"]
+    layers = 1 + max((int(node[1:]) for node in nodes if node.startswith("m")), default=0)
+    points = [f"resid{layer}" for layer in range(layers + 1)]
+    lens, direct, signature, patched = {}, {}, {}, {}
+    for run in range(len(grid.runs)):
+        mine, patches = grid.of(run, frame), grid.of(run, patching)
+        for task in tasks:
+            own = mine.filter(pl.col("task") == task)
+            for name, names, found in (
+                ("logit_lens", points, lens), ("direct", components, direct),
+            ):  # fmt: skip
+                rows = own.filter(pl.col("reading") == name)
+                if rows.height:
+                    found[f"{run}/{task}"] = grid.spread(rows, "component", names, "value")
+            patched |= _patched(patches, run, task, grid, positions, heads)
+        signature |= _signature(mine, run, grid, heads)
+    return {
+        "components": components,
+        "points": points,
+        "positions": positions,
+        "lens": lens,
+        "direct": direct,
+        "signature": signature,
+        "patching": patched,
+        "patterns": _patterns(records, grid),
+    }
+
+
+def _signature(frame: pl.DataFrame, run: int, grid: Grid, heads: list[str]) -> dict[str, Any]:
+    """``run/task/reading/positions`` → values over [steps, heads], and both ends' intervals."""
+    found = {}
+    rows = frame.filter(~pl.col("reading").is_in(["logit_lens", "direct"]))
+    keys = ["task", "reading", "positions"]
+    for (task, reading, positions), part in rows.group_by(keys, maintain_order=True):
+        low, high = (
+            grid.values(part, "component", heads, f"value_{end}")[[0, -1]]
+            for end in ("low", "high")
+        )
+        values = grid.values(part, "component", heads, "value")
+        found[f"{run}/{task or ''}/{reading}/{positions}"] = {
+            "values": characters(values),
+            "ends": [numbers(values[[0, -1]]), numbers(low), numbers(high)],
+        }
+    return found
+
+
+def _patched(
+    frame: pl.DataFrame, run: int, task: str, grid: Grid, positions: list[str], heads: list[str]
+) -> dict[str, Any]:
+    """``run/task/site`` → effect and half its interval, over [steps, layers x columns].
+
+    Columns are named positions for sites of the stream, and heads for sites in heads; key-value
+    heads that several heads share are repeated for each of them.
+    """
+    found = {}
+    frame = frame.filter(pl.col("task") == task)
+    for (site,), part in frame.group_by(["site"], maintain_order=True):
+        if site in _STREAM:
+            layers = sorted(part["layer"].unique().to_list())
+            names = [f"{layer}/{name}" for layer in layers for name in positions]
+            where = pl.concat_str(pl.col("layer"), pl.lit("/"), pl.col("position"))
+        else:
+            names = heads
+            groups = len({int(node.split(".h")[1]) for node in heads}) // (part["head"].n_unique())
+            part = part.with_columns(
+                head=pl.int_ranges(pl.col("head") * groups, (pl.col("head") + 1) * groups)
+            ).explode("head")
+            where = pl.concat_str(pl.lit("a"), pl.col("layer"), pl.lit(".h"), pl.col("head"))
+        value, low, _ = (
+            grid.values(part.with_columns(name=where), "name", names, column)
+            for column in ("effect", "effect_low", "effect_high")
+        )
+        found[f"{run}/{task}/{site}"] = [numbers(value), numbers(value - low)]
+    return found
+
+
+def _patterns(records: RunRecords, grid: Grid) -> dict[str, Any]:
+    """Attention on the example prompts, of the heads with the largest effect at any checkpoint.
+
+    ``weights`` has, under ``run/task``, one string for each prompt over [steps, heads, the lower
+    triangle row by row].
+    """
+    seen = records.patterns
+    lengths = [len(tokens) for prompts in seen.tokens.values() for tokens in prompts]
+    triangles = sum(length * (length + 1) // 2 for length in lengths)
+    per_head = len(grid.runs) * len(grid.steps) * max(1, triangles)
+    heads = _strongest(records.tables["nodes"], min(_MOST_HEADS, _MOST_WEIGHTS // per_head))
+    index = [tuple(int(part) for part in node[1:].split(".h")) for node in heads]
+    layer, head = (np.array([place[axis] for place in index], dtype=int) for axis in (0, 1))
+    weights: dict[str, list[str]] = {}
+    for run, (_, seed) in enumerate(grid.runs):
+        for task, prompts in seen.tokens.items():
+            weights[f"{run}/{task}"] = [
+                "".join(
+                    _triangle(seen.weights[seed, step][task][place, layer, head, :n, :n])
+                    if (seed, step) in seen.weights
+                    else " " * (len(heads) * n * (n + 1) // 2)
+                    for step in grid.steps
+                )
+                for place, n in enumerate(len(tokens) for tokens in prompts)
+            ]
+    return {"tokens": seen.tokens, "heads": heads, "weights": weights}
+
+
+def _triangle(weights: np.ndarray) -> str:
+    n = weights.shape[-1]
+    rows, columns = np.tril_indices(n)
+    return characters(weights[:, rows, columns].astype(float) / 255)
+
+
+def _strongest(frame: pl.DataFrame, count: int) -> list[str]:
+    """Name the heads with the largest effect anywhere, the largest first."""
+    order = (
+        frame.filter(pl.col("kind") == "head")
+        .group_by("node", "layer", "head")
+        .agg(size=pl.col("effect").abs().max())
+        .sort(["size", "layer", "head"], descending=[True, False, False])
+    )
+    return order["node"].head(count).to_list()

@@ -1,0 +1,72 @@
+"""A page for one prompt at every checkpoint, made as the report is."""
+
+import base64
+from typing import Any
+
+from markupsafe import Markup
+
+from circuitlapse.records.trial import Trial
+from circuitlapse.report import assets
+from circuitlapse.report.colours import STEPS, ink, ramp
+from circuitlapse.report.names import node_label
+from circuitlapse.report.numbers import number
+from circuitlapse.report.page import environment
+
+
+def render_trial(trial: Trial) -> str:
+    """Return the page's HTML."""
+    scripts = [assets.theme_script(), assets.drawing_library(), assets.script("trial")]
+    style = assets.style()
+    return (
+        environment()
+        .get_template("trial.html.j2")
+        .render(
+            trial=trial,
+            points=points(trial),
+            csp=assets.content_security_policy(scripts, [style]),
+            style=Markup(style),
+            scripts=[Markup(text) for text in scripts],
+            data=assets.packed(_data(trial)),
+            words=_words,
+        )
+    )
+
+
+def points(trial: Trial) -> list[str]:
+    """Name the places where the logit lens is read."""
+    return [*(f"before layer {layer}" for layer in range(len(trial.lens[0]) - 1)), "at the end"]
+
+
+def framed(page: str, height: int) -> str:
+    """Return a page as a frame that a notebook shows, without touching the notebook's own styles.
+
+    Args:
+        page: A whole HTML document.
+        height: In pixels.
+    """
+    source = base64.b64encode(page.encode()).decode()
+    return (
+        f'<iframe title="circuitlapse" width="100%" height="{height:d}" style="border: 0" '
+        f'src="data:text/html;charset=utf-8;base64,{source}"></iframe>'
+    )
+
+
+def _words(found: list[tuple[str, float]]) -> str:
+    return ", ".join(f"{token.strip()} {number(value)}" for token, value in found)
+
+
+def _data(trial: Trial) -> dict[str, Any]:
+    return {
+        "steps": trial.steps,
+        "tokens": trial.tokens,
+        "heads": [node_label(head) for head in trial.heads],
+        "top": [[[token, round(p, 4)] for token, p in found] for found in trial.top],
+        "lens": [[[token, round(p, 4)] for token, p in found] for found in trial.lens],
+        "points": points(trial),
+        "attention": trial.attention.round(3).tolist(),
+        "colours": {
+            "steps": STEPS,
+            "ramp": {theme: ramp(theme) for theme in ("light", "dark")},
+            "ink": {theme: [ink(c) for c in ramp(theme)] for theme in ("light", "dark")},
+        },
+    }

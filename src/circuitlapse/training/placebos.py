@@ -1,0 +1,87 @@
+"""Placebo fine-tunes: as long as the real one, on text from which the new task cannot be learnt.
+
+What a placebo changes is what *any* training changes. Each kind keeps something else of the real
+fine-tune:
+
+``shuffled_answers``
+    The same prompts, old ones rehearsed as in the real one, but the answer of each new-task prompt
+    is any of its names, drawn at random. Frames, names and their order are those of the real
+    fine-tune; only the rule is gone. It holds the new task at chance, which the base may have been
+    trained for.
+``old_task``
+    Prompts of the old task alone, with their answers. Where the base was held at chance by
+    training, leaving that out lets the new task come back: not neutral for such a base.
+``unrelated_text``
+    Sequences of random words, each said twice: no names, no frames. What is learnt is to repeat.
+"""
+
+import random
+
+from circuitlapse.errors import CircuitlapseError
+from circuitlapse.tasks import Item, Task
+from circuitlapse.tasks.words import OBJECTS, PLACES
+
+PLACEBOS: tuple[str, ...] = ("shuffled_answers", "old_task", "unrelated_text")
+
+_LENGTHS = (4, 10)
+
+
+def placebo_items(
+    placebo: str, old: Task, new: Task, n: int, seed: int = 0, old_fraction: float = 0.1
+) -> list[Item]:
+    """Draw the training items of a placebo.
+
+    Args:
+        placebo: Which one; see above.
+        old: What the base does.
+        new: What the real fine-tune teaches.
+        n: Items in all, as many as the real fine-tune has.
+        seed: Draws other items; the prompts of ``shuffled_answers`` are those that the tasks draw
+            with the same seed.
+        old_fraction: Share of the items of ``shuffled_answers`` that rehearse the old task.
+
+    Raises:
+        CircuitlapseError: If there is no such placebo, or a split does not hold that many items.
+    """
+    if placebo == "old_task":
+        return old.items("train", n, seed)
+    rng = random.Random(f"placebo {placebo} {seed}")
+    if placebo == "unrelated_text":
+        return [_repeated_words(rng) for _ in range(n)]
+    if placebo == "shuffled_answers":
+        n_old = round(n * old_fraction)
+        rehearsed = old.items("train", n_old, seed) if n_old else []
+        asked = new.items("train", n - n_old, seed) if n > n_old else []
+        return [*rehearsed, *shuffle_answers(asked, rng)]
+    raise CircuitlapseError(
+        "there is no such placebo", got=placebo, fix=f"Use one of {', '.join(PLACEBOS)}"
+    )
+
+
+def shuffle_answers(items: list[Item], rng: random.Random) -> list[Item]:
+    """Let any candidate of each item be its answer, the right one no more often than the others."""
+    shuffled = []
+    for item in items:
+        candidates = [item.answer, *item.distractors]
+        answer = rng.choice(candidates)
+        candidates.remove(answer)
+        shuffled.append(
+            item.model_copy(update={"answer": answer, "distractors": tuple(candidates)})
+        )
+    return shuffled
+
+
+def _repeated_words(rng: random.Random) -> Item:
+    words = [rng.choice((*PLACES, *OBJECTS)) for _ in range(rng.randint(*_LENGTHS))]
+    text = " ".join(words)
+    return Item(
+        prompt=f"Then {text}",
+        answer=f" {text}",
+        distractors=(),
+        names=(),
+        template="repeat",
+        split="train",
+        spans={},
+        corrupt={},
+        corrupt_answers={},
+    )

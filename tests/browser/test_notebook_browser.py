@@ -1,0 +1,16 @@
+"""The page in the frame that a notebook gets."""
+
+from circuitlapse.report.trial import framed
+
+
+def test_a_frame_draws_the_page_and_moves_its_slider(opened, report, tmp_path):
+    notebook = tmp_path / "notebook.html"
+    frame = framed(report.read_text(encoding="utf-8"), 700)
+    notebook.write_text(f"<!doctype html><title>notebook</title>{frame}", encoding="utf-8")
+    page = opened(path=notebook, drawn="iframe")
+    shown = page.frame_locator("iframe")
+    shown.locator("#map-new .cell").first.wait_for()
+    assert shown.locator("#step-now").text_content() == "32 of 32"
+    shown.locator("#slider").press("ArrowLeft")
+    assert shown.locator("#step-now").text_content() == "24 of 32"
+    page.wait_for_timeout(400)  # time enough to write the address, which a frame may refuse

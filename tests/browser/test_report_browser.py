@@ -1,0 +1,203 @@
+"""The report in a real browser: what it draws, how it moves, and who can use it."""
+
+import csv
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from report_synthetic import HEADS, LAYERS
+
+expect = pytest.importorskip("playwright.sync_api", reason="`make test-browser` installs it").expect
+
+NODES = LAYERS * (HEADS + 1)
+FILLS = "rects => rects.map(rect => rect.getAttribute('fill'))"
+CHARTS = ("timeline", "trajectories", "lens-chart", "patching-chart", "overlap-chart",
+          "graft-chart", "faithfulness-chart", "control-chart", "legend")  # fmt: skip
+
+
+def _fills(page: Any) -> list[str]:
+    return page.eval_on_selector_all("#map-new .cell rect", FILLS)
+
+
+def _edges(page: Any) -> list[str]:
+    return page.eval_on_selector_all("#map-new .edges path", "e => e.map(p => p.outerHTML)")
+
+
+def _marker(page: Any) -> float:
+    return float(page.get_attribute("#timeline .marker", "x1"))
+
+
+def test_every_chart_is_drawn_and_the_page_fetches_nothing(opened):
+    page = opened()
+    for chart in CHARTS:
+        assert page.locator(f"#{chart} svg").count(), chart
+    assert page.locator(".cell").count() == 3 * NODES
+    assert page.locator(".cell.missing").count() == 0
+    assert page.locator("#map-new .edges path").count() == 40
+    assert page.text_content("#map-old .chip") == "IO"
+
+
+def test_the_slider_moves_the_curves_the_map_and_its_edges_together(opened):
+    page = opened("step=0")
+    before = _fills(page), _edges(page), _marker(page)
+    page.focus("#slider")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    assert page.text_content("#step-now") == "16 of 32"
+    assert page.get_attribute("#slider", "aria-valuetext") == "step 16 of 32"
+    after = _fills(page), _edges(page), _marker(page)
+    assert all(then != now for then, now in zip(before, after, strict=True))
+    assert len(after[1]) == 40
+    page.keyboard.press("Home")
+    assert (_fills(page), _edges(page), _marker(page)) == before
+
+
+def test_dragging_along_the_curves_and_playing_move_the_step(opened):
+    page = opened("step=0")
+    page.locator("#timeline").scroll_into_view_if_needed()
+    box = page.locator("#timeline .track").bounding_box()
+    page.mouse.move(box["x"] + 20, box["y"] + 50)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 50, steps=4)
+    page.mouse.up()
+    assert page.text_content("#step-now") == "16 of 32"
+    page.click("#play")
+    expect(page.locator("#step-now")).to_have_text("32 of 32")
+    expect(page.locator("#play")).to_have_text("Play")
+
+
+def test_a_deep_link_restores_its_view_and_the_address_keeps_it(opened):
+    view = "step=16&seed=0.1&corruption=names&edges=20&prompt=ioi2%2F1&head=2.3"
+    page = opened(f"{view}&theme=dark")
+    assert page.get_attribute("html", "data-theme") == "dark"
+    assert page.text_content("#step-now") == "16 of 32"
+    assert page.text_content("#head-name") == "Head 2.3"
+    assert page.input_value("#seed") == "1"
+    assert page.input_value("#example") == "ioi2/1"
+    assert page.locator("#map-new > svg > .edges:not(.above) path").count() <= 20
+    assert page.locator(".cell.pinned").count() == 3
+    page.focus("#slider")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_timeout(400)  # the address follows at leisure
+    assert page.evaluate("location.hash") == f"#{view.replace('step=16', 'step=24')}"
+
+
+def test_an_address_that_means_nothing_shows_the_last_step(opened):
+    page = opened("step=x&head=99.9&metric=none&seed=7&edges=3&prompt=no/9")
+    assert page.text_content("#step-now") == "32 of 32"
+    assert page.is_visible("#head-hint")
+
+
+def test_hover_gives_numbers_and_a_click_pins_a_head(opened):
+    page = opened("step=16")
+    cell = page.locator("#map-new .cell").nth(3)
+    cell.hover()
+    shown = page.inner_text("#tooltip")
+    assert "3-name IOI" in shown
+    assert "[" in shown  # an interval
+    cell.click()
+    name = page.inner_text("#head-name")
+    assert name.startswith(("Head ", "MLP "))
+    assert page.locator("#head-chart svg").count() == 1
+    page.keyboard.press("Escape")
+    assert page.is_hidden("#head-page")
+
+
+def test_a_pinned_head_shows_its_attention_beside_the_bases(opened):
+    page = opened("step=32&head=1.0&prompt=ioi2/0")
+    panels = page.locator("#pattern-chart svg")
+    assert panels.count() == 2
+    assert panels.nth(0).locator("rect").count() == 15  # five tokens look at those before them
+    base, now = (
+        page.eval_on_selector_all(f"#pattern-chart svg:nth-of-type({n}) rect", FILLS)
+        for n in (1, 2)
+    )
+    assert base != now
+    page.focus("#slider")
+    page.keyboard.press("Home")
+    moved = page.eval_on_selector_all("#pattern-chart svg:nth-of-type(2) rect", FILLS)
+    assert moved == base
+    assert "copies" in page.text_content("#signature-chart")
+    assert page.locator("#reads-from tr").count() >= 1
+
+
+def test_the_map_is_used_with_the_keyboard_alone(opened):
+    page = opened()
+    page.locator("#map-new .cell[tabindex='0']").focus()
+    page.keyboard.press("ArrowUp")  # its layer's MLP
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    assert page.text_content("#head-name") == "Head 1.1"
+    assert page.get_attribute("#map-new .cell.pinned", "aria-pressed") == "true"
+    assert "logits" in (page.get_attribute("#map-new .cell.pinned", "aria-label") or "")
+
+
+def test_a_prompt_with_a_script_stays_text(opened):
+    page = opened("head=1.0")
+    assert "undetermined" in page.title()
+    assert page.locator("main b", has_text="Ann").count() == 0
+    assert "<b>Ann</b>" in page.inner_text(".prompts >> nth=1")
+    assert "</script><scr" in page.text_content("#pattern-chart")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_serious_fault(opened, axe, scheme):
+    assert axe(opened("step=16&head=2.3", color_scheme=scheme)) == []
+
+
+def test_a_chart_downloads_as_svg_and_its_numbers_as_csv(opened, tmp_path):
+    page = opened("step=16")
+    for chart in ("circuit map", "lens", "learning"):
+        with page.expect_download() as svg:
+            page.click(f"[aria-label='Download {chart} as SVG']")
+        picture = ElementTree.parse(svg.value.path()).getroot()
+        assert picture.tag.endswith("svg")
+        assert len(list(picture.iter())) > 50
+        assert "step-16" in svg.value.suggested_filename
+    with page.expect_download() as table:
+        page.click("[aria-label='Download circuit map as CSV']")
+    rows = list(csv.DictReader(Path(table.value.path()).read_text().splitlines()))
+    assert len(rows) == NODES * 2 * 5
+    assert {"node", "task", "step", "effect", "effect_low", "effect_high"} <= rows[0].keys()
+
+
+def test_a_claim_leads_to_the_rows_behind_it(opened):
+    page = opened("step=0")
+    page.click("text=fates ↓")
+    assert page.text_content("#head-name") == "Head 2.3"
+    assert page.locator("#fates").evaluate("e => e === document.activeElement")
+
+
+def test_the_largest_run_is_small_quick_and_smooth(opened, large_report, screenshots):
+    assert large_report.stat().st_size < 5_000_000
+    page = opened("step=0&head=5.5", path=large_report)
+    ready = page.evaluate("performance.now()")
+    assert page.locator("#map-new .cell").count() == 12 * 13
+    times = page.evaluate(
+        """() => {
+          const slider = document.getElementById("slider");
+          return [...Array(30).keys()].map(() => {
+            const began = performance.now();
+            slider.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight" }));
+            document.body.getBoundingClientRect(); // layout belongs to the step
+            return performance.now() - began;
+          });
+        }"""
+    )
+    assert page.text_content("#step-now") == "240 of 240"
+    times.sort()
+    measured = f"{ready:.0f} ms to open; a step {times[15]:.1f} ms, at most {times[-1]:.1f} ms"
+    (screenshots / "speed.txt").write_text(measured + "\n")
+    assert ready < 2000, measured
+    assert times[15] < 50, measured
+
+
+@pytest.mark.parametrize("width", [1024, 1600])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_is_wider_than_the_window(opened, screenshots, width, scheme):
+    page = opened("step=16&head=2.3", viewport={"width": width, "height": 900}, color_scheme=scheme)
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    page.screenshot(path=screenshots / f"report-{width}-{scheme}.png", full_page=True)

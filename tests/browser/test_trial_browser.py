@@ -1,0 +1,50 @@
+"""The page of one prompt in the real browser."""
+
+import numpy as np
+import pytest
+
+from circuitlapse.records.trial import Trial
+from circuitlapse.report.trial import render_trial
+
+PROMPT = "After <script>document.title = 'taken'</script> and Mary gave a drink to"
+
+
+@pytest.fixture(scope="module")
+def page_path(tmp_path_factory):
+    tokens: list[str] = PROMPT.split()
+    steps = list(range(0, 80, 8))
+    attention = np.zeros((len(steps), 2, len(tokens)))
+    attention[:, 0, 1] = np.linspace(0, 1, len(steps))
+    attention[:, 1, 3] = 0.5
+    trial = Trial(
+        run="run", prompt=PROMPT, tokens=tokens, heads=["a1.h0", "a2.h3"], steps=steps,
+        top=[
+            sorted([(" Mary", 0.6 - step / 200), (" Ann", 0.2 + step / 200)], key=lambda t: -t[1])
+            for step in steps
+        ],
+        lens=[[(" the", 0.1), (" Mary", 0.3), (" Ann", 0.6)] for _ in steps],
+        attention=attention,
+    )  # fmt: skip
+    path = tmp_path_factory.mktemp("trial") / "trial.html"
+    path.write_text(render_trial(trial), encoding="utf-8")
+    return path
+
+
+def test_the_slider_moves_through_the_checkpoints(opened, page_path):
+    page = opened(path=page_path, drawn="#attention rect")
+    assert page.text_content("#best") == " Ann"
+    assert page.inner_text("#now").startswith("Ann 0.56")
+    assert page.locator("#lens rect").count() == 3 * 10 + 1
+    page.focus("#slider")
+    page.keyboard.press("Home")
+    assert page.text_content("#best") == " Mary"
+    assert page.text_content("#step-now") == "0 of 72"
+    shown = page.eval_on_selector_all("#attention g > text", "e => e.map(t => t.textContent)")
+    assert [text for text in shown if text] == ["0.50"]
+
+
+def test_the_prompt_stays_text_and_axe_finds_no_serious_fault(opened, page_path, axe):
+    page = opened(path=page_path, drawn="#attention rect")
+    assert page.title() != "taken"
+    assert PROMPT in page.inner_text(".answer")
+    assert axe(page) == []

@@ -1,0 +1,207 @@
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from circuitlapse.calibration import BARS, KINDS, Planting, plant, planted, planted_recipe, refusal
+from circuitlapse.calibration.figures import held_values, silence
+from circuitlapse.errors import CircuitlapseError
+from circuitlapse.models import behaviour, load_model, quiet
+from circuitlapse.models.components import component_pieces
+from circuitlapse.tasks import get_task, tokenize
+from circuitlapse.training import RECIPES, Recipe, Stage, organism, organism_key
+from twins_engine import FAMILIES, Literal, random_pairs, tiny
+
+BLANK = ("a0.h1", "a1.h2")
+TINY = Recipe(
+    layers=2, heads=4, d_model=16, warmup=2, batch=4, extra_rounds=0, blank_heads=BLANK,
+    stages=(
+        Stage(steps=3, weights={"repeat": 1.0}),
+        Stage(steps=3, weights={"ioi2": 1.0, "three_any": 1.0}),
+    ), gate_prompts=32, old_at_least=0.0, new_at_least=0.0, new_at_most=1.0,
+)  # fmt: skip
+QUICK = Planting(
+    steps=4, batch_size=4, lock_steps=4, prompts=48, group_prompts=48, gain_steps=3, head_rate=0.03
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """One cache for all tests, so that they share their base."""
+    return tmp_path_factory.mktemp("planted")
+
+
+def loaded(directory):
+    with quiet():
+        return AutoModelForCausalLM.from_pretrained(directory)
+
+
+def output_rows(hf, head):
+    layer, number = (int(part) for part in head[1:].split(".h"))
+    weight = hf.transformer.h[layer].attn.c_proj.weight
+    size = weight.shape[0] // hf.config.n_head
+    return weight[number * size : (number + 1) * size]
+
+
+def moved_parts(one, other):
+    """Components of which some weight differs."""
+    sides = [dict(hf.named_parameters()) for hf in (one, other)]
+    return {
+        piece.component
+        for piece in component_pieces(one)
+        if not torch.equal(*(side[piece.parameter][piece.index] for side in sides))
+    }
+
+
+def test_blank_heads_write_nothing_when_pretraining_is_over(cache):
+    made = loaded(organism(TINY, 1, cache))
+    for layer in range(2):
+        for head in range(4):
+            name = f"a{layer}.h{head}"
+            assert bool((output_rows(made, name) == 0).all()) == (name in BLANK)
+
+
+def test_recipes_without_blank_heads_keep_the_keys_that_they_had():
+    # The keys under which organisms have been cached and published since the first version.
+    assert RECIPES["default"].sha256.startswith("2f6e12a7771e0e06")
+    assert RECIPES["natural"].sha256.startswith("e8c6d725f25a7108")
+    plain = TINY.model_copy(update={"blank_heads": ()})
+    other = TINY.model_copy(update={"blank_heads": BLANK[:1]})
+    assert len({organism_key(recipe, 0) for recipe in (plain, TINY, other)}) == 3
+
+
+def test_a_blank_head_that_the_model_does_not_have_is_refused():
+    with pytest.raises(ValueError, match="'a2.h0', which is no head of the model"):
+        Recipe(layers=2, heads=2, blank_heads=("a0.h1", "a2.h0"))
+
+
+def test_the_planted_recipe_has_blank_heads_behind_the_first_layer():
+    recipe = planted_recipe("natural")
+    assert recipe.name == "natural"
+    assert {head.split(".")[0] for head in recipe.blank_heads} == {"a1", "a2", "a3"}
+    with pytest.raises(CircuitlapseError, match="no such organism"):
+        planted_recipe("wild")
+
+
+@pytest.mark.parametrize("kind", ["formed", "elicited", "nothing"])
+def test_a_truth_is_planted_where_it_should_be_and_kept(kind, cache):
+    made = []
+
+    def again():
+        return plant(kind, 1, recipe=TINY, planting=QUICK, cache_dir=cache, progress=made.append)
+
+    found = again()
+    base, tuned = loaded(found.base), loaded(found.tuned)
+    moved = moved_parts(base, tuned)
+    root = loaded(organism(TINY, 1, cache))
+    if kind == "formed":
+        assert moved == set(BLANK)
+        assert not moved_parts(root, base)
+    else:
+        assert len(moved) > len(BLANK)
+    if kind == "elicited":
+        # Without its lock the base is the model that was locked: the blank heads are all there is.
+        opened = load_model(found.base)
+        silence(opened, BLANK)
+        assert moved_parts(opened.hf, base) == set(BLANK)
+        assert made == ["base", "able", "locked", "elicited"]
+    assert found.refused == refusal(kind, found.figures)
+    if kind != "nothing":  # nothing is learnt in four steps
+        assert found.refused.startswith("learned is")
+    undefined = {"mediated"} if found.figures["gain"] <= 0 else set()
+    assert set(found.figures) >= {bar.figure for bar in BARS[kind]} - undefined
+
+    made.clear()
+    assert again() == found
+    assert made == ["base"]
+
+
+def test_the_heads_of_the_old_task_are_trained_alone_to_be_transformed(cache, monkeypatch):
+    # So small a base does no task and uses no head for it: two are named in its place.
+    with pytest.raises(CircuitlapseError, match="does not lower the base's metric on the old task"):
+        plant("transformed", 1, recipe=TINY, planting=QUICK, cache_dir=cache)
+    named = ("a0.h0", "a1.h3")
+    monkeypatch.setattr(planted, "old_heads", lambda model, task, n: named)
+    found = plant("transformed", 1, recipe=TINY, planting=QUICK, cache_dir=cache)
+    assert found.trained == named
+    assert moved_parts(loaded(found.base), loaded(found.tuned)) == set(named)
+    assert ("by_gains" in found.figures) == (found.figures["gain"] > 0)
+
+
+def test_figures_are_those_of_the_models(cache):
+    found = plant("nothing", 1, recipe=TINY, planting=QUICK, cache_dir=cache)
+    right = {}
+    for name, path in (("base", found.base), ("tuned", found.tuned)):
+        model = load_model(path)
+        old, new = (
+            behaviour(
+                model, tokenize(get_task(t).items("validation", 48), model.tokenizer, "names")
+            )
+            for t in ("ioi2", "ioi3")
+        )
+        right[f"{name}_old"] = old.correct.double().mean().item()
+        right[f"{name}_new"] = new.correct_among.double().mean().item()
+        right[name] = new.logit_diff.double().mean().item()
+    assert found.figures["gain"] == pytest.approx(right.pop("tuned") - right.pop("base"))
+    assert {key: found.figures[key] for key in right} == right
+    assert found.figures["rise"] == right["tuned_new"] - right["base_new"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_held_values_by_the_slow_way(family):
+    """One prompt at a time, with the twin's pieces of every block."""
+    base, tuned = load_model(tiny(family, seed=0)), load_model(tiny(family, seed=1))
+    pairs, free = random_pairs(2, n=4), {"a0.h1", "a1.h0"}
+    found = held_values(base, tuned, pairs, free)
+    theirs, ours = Literal(base.hf), Literal(tuned.hf)
+    for row in range(len(pairs)):
+        tokens = pairs.clean[row, : pairs.lengths[row]]
+        with torch.no_grad():
+            _, added = theirs.plain(tokens)
+            held = {n: w for n, w in added.items() if n.startswith("a") and n not in free}
+
+            def reading(_, outputs, held=held):
+                return torch.stack([held.get(name, w) for name, w in outputs.items()]).sum(dim=0)
+
+            logits, _ = ours.run(ours.embed(tokens), reading)
+        value = logits[pairs.answers[row]] - logits[pairs.distractors[row]].mean()
+        torch.testing.assert_close(found[row].double(), value, rtol=1e-4, atol=1e-4)
+
+
+def test_holding_no_head_is_the_tuned_model_and_all_of_equal_weights_the_base():
+    base, tuned, pairs = load_model(tiny("gpt2")), load_model(tiny("gpt2", seed=1)), random_pairs(0)
+    everything = held_values(base, tuned, pairs, tuned.graph.nodes)
+    torch.testing.assert_close(everything, behaviour(tuned, pairs).logit_diff)
+    nothing = held_values(base, base, pairs, ())
+    torch.testing.assert_close(nothing, behaviour(base, pairs).logit_diff)
+
+
+def test_bars_admit_at_their_ends_and_refuse_beyond_and_without_a_number():
+    good = {
+        "formed": {"learned": 0.5, "mediated": 0.7},
+        "transformed": {"learned": 0.9, "by_gains": 0.3},
+        "elicited": {"learned": 0.9, "base_new": 0.45, "base_old": 0.98, "opened_new": 0.95},
+        "nothing": {"rise": -0.05},
+    }
+    assert set(good) == set(KINDS) == set(BARS)
+    for kind, figures in good.items():
+        assert refusal(kind, figures) == ""
+    for kind, figure, value, text in (
+        ("formed", "mediated", 0.69, "mediated is 0.690, not at least 0.7"),
+        ("formed", "mediated", float("nan"), "mediated is nan, not at least 0.7"),
+        ("transformed", "by_gains", 0.31, "by_gains is 0.310, not at most 0.3"),
+        ("elicited", "base_new", 0.2, "base_new is 0.200, not at least 0.25 and at most 0.45"),
+        ("nothing", "rise", 0.2, "rise is 0.200, not at least -0.05 and at most 0.05"),
+    ):
+        assert refusal(kind, {**good[kind], figure: value}) == text
+    both = refusal("formed", {"learned": 0.1})
+    assert both == (
+        "learned is 0.100, not at least 0.5; mediated has no value: there is nothing to divide by"
+    )
+
+
+def test_what_cannot_be_planted_is_refused(tmp_path):
+    with pytest.raises(CircuitlapseError, match=r"no such kind of organism .got 'grown'.. Use one"):
+        plant("grown", 0, recipe=TINY, cache_dir=tmp_path)
+    with pytest.raises(CircuitlapseError, match=r"needs blank heads .got the recipe|blank heads"):
+        plant("formed", 0, recipe=RECIPES["default"], cache_dir=tmp_path)
+    assert not list(tmp_path.iterdir())

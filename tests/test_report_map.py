@@ -1,0 +1,140 @@
+"""The circuit map's layout and colours, which the page and the exported pictures share."""
+
+import re
+from itertools import pairwise
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from circuitlapse.errors import CircuitlapseError
+from circuitlapse.report import read_run
+from circuitlapse.report.colours import STEPS, ink, place, ramp
+from circuitlapse.report.film import frames, write_gif, write_pictures
+from circuitlapse.report.layout import map_layout
+from circuitlapse.report.payload import payload
+from report_synthetic import write_run
+
+POSITIONS = {"old": ["IO", "S", "END"], "new": ["IO", "S1", "S2", "END"], "difference": ["IO"]}
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def _nodes(layers: int, heads: int) -> list[str]:
+    return [
+        *(f"a{layer}.h{head}" for layer in range(layers) for head in range(heads)),
+        *(f"m{layer}" for layer in range(layers)),
+    ]
+
+
+@given(st.integers(1, 48), st.integers(1, 32))
+def test_boxes_stay_inside_and_apart_whatever_the_model(layers: int, heads: int):
+    layout = map_layout(_nodes(layers, heads), POSITIONS)
+    boxes = [*layout.boxes.values()]
+    assert all(w > 0 and h > 0 for _, _, w, h in boxes)
+    assert all(x >= 0 and x + w <= layout.width + 0.02 for x, _, w, _ in boxes)
+    assert all(y >= 0 and y + h <= layout.height for _, y, _, h in boxes)
+    row = sorted(layout.boxes[f"a0.h{head}"] for head in range(heads))
+    assert all(a[0] + a[2] < b[0] + 0.02 for a, b in pairwise(row))
+    order = ["input"]
+    for layer in range(layers):
+        order += [f"a{layer}.h0", f"m{layer}"]
+    tops = [layout.boxes[node][1] for node in [*order, "logits"]]
+    assert tops == sorted(tops, reverse=True)
+    for names, chips in zip(POSITIONS.values(), layout.positions.values(), strict=True):
+        assert list(chips) == names
+
+
+@pytest.mark.parametrize(
+    ("writer", "reader"),
+    [("input", "a0.h3<q>"), ("a0.h0", "m0"), ("a0.h7", "a2.h1<v>"), ("m1", "a3.h2<k>"),
+     ("m0", "m3"), ("input", "logits"), ("a3.h5", "logits"), ("m3", "logits")],
+)  # fmt: skip
+def test_every_edge_leads_upwards_from_its_writer_to_its_reader(writer: str, reader: str):
+    layout = map_layout(_nodes(4, 8), POSITIONS)
+    numbers = [float(text) for text in re.findall(r"-?[\d.]+", layout.path(writer, reader))]
+    start, end = layout.boxes[writer], layout.boxes[reader.partition("<")[0]]
+    first_x, first_y, last_y = numbers[0], numbers[1], numbers[-1]
+    assert first_y == pytest.approx(start[1], abs=0.06)
+    assert last_y == pytest.approx(end[1] + end[3], abs=0.06)
+    assert first_y > last_y
+    assert start[0] <= first_x <= start[0] + start[2]
+
+
+def test_the_ramp_is_neutral_at_zero_and_every_sign_can_be_read_on_it():
+    for theme in ("light", "dark"):
+        colours = ramp(theme)
+        assert len(colours) == 2 * STEPS + 1
+        parts = [int(colours[STEPS][i : i + 2], 16) for i in (1, 3, 5)]
+        assert max(parts) - min(parts) < 10
+        assert all(_contrast(colour, ink(colour)) >= 4.2 for colour in colours)
+    assert (place(-9.0, 3.0), place(0.0, 3.0), place(9.0, 3.0)) == (0, STEPS, 2 * STEPS)
+    assert place(0.75, 3.0) == STEPS + STEPS // 2  # the square root of a quarter
+
+
+def _contrast(one: str, other: str) -> float:
+    def luminance(colour: str) -> float:
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    name = "<b> & run"  # a name that must stay text
+    return write_run(tmp_path_factory.mktemp("map") / name, steps=16)
+
+
+def test_a_picture_has_the_pages_cells_colours_and_edges(run: Path, tmp_path: Path):
+    records = read_run(run)
+    data = payload(records)
+    paths = write_pictures(frames(records, edges=10), tmp_path / "svg", "svg", _ignore)
+    assert [path.name for path in paths] == ["step-00000.svg", "step-00008.svg", "step-00016.svg"]
+    root = ElementTree.parse(paths[2]).getroot()
+    texts = [element.text for element in root.iter(f"{SVG}text")]
+    assert "2-name IOI to 3-name IOI: step 16" in texts
+    assert "<b> & run, corruption subject" in texts
+    assert len(root.findall(f"{SVG}g")) == 3
+    for group, task in zip(root.findall(f"{SVG}g"), ("ioi2", "ioi3"), strict=False):
+        assert len(group.findall(f"{SVG}path")) == 10
+        effects = data["effects"][f"0/{task}/subject"][0][-len(data["nodes"]) :]
+        wanted = [ramp("light")[place(value, data["largest"])] for value in effects]
+        fills = [rect.get("fill") for rect in group.findall(f"{SVG}rect")]
+        assert fills[-len(wanted) :] == wanted
+
+
+def test_the_scales_do_not_move_with_the_step(run: Path):
+    pictures = [ElementTree.fromstring(svg) for _, _, svg in frames(read_run(run))]
+    legends = [[e.text for e in picture.findall(f"{SVG}text")][-12:] for picture in pictures]
+    assert legends[0] == legends[1] == legends[2]
+
+
+def test_a_film_has_a_picture_for_each_checkpoint(run: Path, tmp_path: Path):
+    seen = []
+    path = write_gif(
+        frames(read_run(run)), tmp_path / "new" / "map.gif", lambda *done: seen.append(done)
+    )
+    with Image.open(path) as film:
+        assert film.n_frames == 3  # pyright: ignore[reportAttributeAccessIssue]
+        assert film.info["loop"] == 0
+        assert film.width > 1000
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+    with Image.open(write_pictures(frames(read_run(run)), tmp_path, "png", _ignore)[0]) as picture:
+        assert picture.width == 2 * film.width
+
+
+def test_a_seed_or_corruption_that_the_run_lacks_is_named(run: Path):
+    records = read_run(run)
+    with pytest.raises(CircuitlapseError, match=r"no such seed \(got '?7'?\)\. Use one of 0"):
+        next(frames(records, seed=7))
+    with pytest.raises(CircuitlapseError, match=r"no such corruption .*'x'.*subject, names, s1_to"):
+        next(frames(records, corruption="x"))
+
+
+def _ignore(done: int, total: int) -> None:
+    pass

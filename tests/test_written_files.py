@@ -1,0 +1,181 @@
+"""Importing a file of written items: what is read, what is kept, what is said of faults."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from circuitlapse.cli.tasks import tasks
+from circuitlapse.errors import CircuitlapseError
+from circuitlapse.tasks import Item, tokenize
+from circuitlapse.tasks.lines import read_lines
+from circuitlapse.tasks.written import Sorted, by_name, by_position, shortcuts, sort_items
+from circuitlapse.training.tokenizer import build_tokenizer
+
+
+def _line(prompt: str, completion: str) -> dict[str, str]:
+    return {"prompt": prompt, "completion": completion}
+
+
+_MARY = "Then, Mary, John and Tom went to the park. John and Tom gave a ring to"
+_ITEMS = [
+    _line(_MARY, "Mary"),
+    _line("Then, Paul, John and Anna went to the park. Paul and Anna gave a ring to", "John"),
+    _line("Then, Mary, John and Tom went to the park. John gave a ring to", "Mary"),
+    _line(f" {_MARY} ", "Mary."),
+    _line("Then, Paul, Anna and Tom went to the park. Paul gave it to Anna and Tom. Paul and Tom "
+          "gave a ring to", "Anna"),
+    _line(_MARY, "John"),
+]  # fmt: skip
+
+
+@pytest.fixture
+def file(tmp_path) -> Path:
+    path = tmp_path / "given.json"
+    path.write_text(
+        json.dumps(
+            [dict(zip(("question", "completion"), item.values(), strict=True)) for item in _ITEMS]
+        )
+    )
+    return path
+
+
+def _import(*arguments: object) -> None:
+    tasks(["import", *map(str, arguments)], standalone_mode=False)
+
+
+def test_a_file_is_sorted_and_everything_is_said(file, tmp_path, capsys):
+    out, rejects = tmp_path / "good.jsonl", tmp_path / "bad.jsonl"
+    _import(file, "--task", "ioi3", "--out", out, "--rejects", rejects)
+    said = capsys.readouterr().out
+    assert "6 items: 3 good, 3 rejected" in said
+    for row in ("duplicate", "one_subject", "answer_among_subjects", "not mentioned again"):
+        assert row in said
+    items = [Item.model_validate_json(line) for line in out.read_text().splitlines()]
+    assert [item.answer for item in items] == [" Mary", " John", " Anna"]
+    refused = [json.loads(line) for line in rejects.read_text().splitlines()]
+    assert [(one["place"], one["reason"]) for one in refused] == [
+        ("item 3", "one_subject"), ("item 4", "duplicate"), ("item 6", "answer_among_subjects"),
+    ]  # fmt: skip
+    assert refused[0]["item"] == {"question": _ITEMS[2]["prompt"], "completion": "Mary"}
+    assert refused[0]["detail"] == "only 'John' acts: any of Mary and Tom may be meant"
+
+    _import(out, "--out", tmp_path / "again.jsonl")
+    assert (tmp_path / "again.jsonl").read_bytes() == out.read_bytes()
+    assert (tmp_path / "again.rejects.jsonl").read_bytes() == b""
+
+
+def test_kept_items_can_be_tokenised_and_unknown_names_are_refused(tmp_path):
+    tokenizer = build_tokenizer()
+    path = tmp_path / "given.jsonl"
+    odd = _line(_MARY.replace("Mary", "Xochitl"), "Xochitl")
+    path.write_text("\n".join(json.dumps(item) for item in [_ITEMS[0], _ITEMS[1], odd]))
+    found = sort_items(path, "ioi3", tokenizer)
+    assert [(one.reason, one.place) for one in found.rejects] == [("tokens", "line 3")]
+    assert "the tokenizer does not know" in found.rejects[0].detail
+    for corruption in found.items[0].corrupt:
+        pairs = tokenize(found.items, tokenizer, corruption)
+        assert set(pairs.positions) == {"IO", "S1", "S2", "S1_again", "S2_again", "END"}
+        assert bool((pairs.clean != pairs.corrupt).any(dim=1).all())
+
+
+def test_shortcuts_are_scored_by_hand(file):
+    items = sort_items(file).items  # answers: Mary first, John in the middle, Anna in the middle
+    assert [(name, share.value) for name, share in by_name(items)] == [
+        ("Anna", pytest.approx(1 / 3)), ("John", pytest.approx(1 / 3)),
+        ("Mary", pytest.approx(1 / 3)),
+    ]  # fmt: skip
+    places = {place: share.value for place, share in by_position(items).items()}
+    assert places == pytest.approx({"first": 1 / 3, "middle": 2 / 3, "last": 0})
+    scores = shortcuts(items)
+    assert {rule: score.value for rule, score in scores.items()} == pytest.approx(
+        {
+            "first listed": 1 / 3, "middle listed": 2 / 3, "last listed": 0,
+            "most frequent answer": 1 / 3, "last mentioned": 0,
+            "not mentioned again": 2 / 3,  # Anna is named in passing
+        }
+    )  # fmt: skip
+    assert 0 < scores["first listed"].low < 1 / 3 < scores["first listed"].high < 1
+
+
+def test_where_nothing_is_good_the_rejects_say_why(tmp_path, capsys):
+    path, out = tmp_path / "given.jsonl", tmp_path / "good.jsonl"
+    path.write_text(json.dumps(_ITEMS[2]) + "\n")
+    _import(path, "--out", out)
+    assert "1 items: 0 good, 1 rejected" in capsys.readouterr().out
+    assert out.read_bytes() == b""
+    assert json.loads((tmp_path / "good.rejects.jsonl").read_text())["place"] == "line 1"
+
+
+_GOOD = json.dumps(_ITEMS[0]).encode()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is empty"),
+        (b" \n\n", "is empty"),
+        (b"[]", "is empty"),
+        (b"prompt,completion\n", "line 1, column 1: it is not JSON"),
+        (_GOOD + b"\n{'prompt': 1}\n", "line 2, column 2: it is not JSON"),
+        (b"[\n" + _GOOD + b",\n" + _GOOD[:-5], "line 3, column .*: it is not JSON"),
+        (_GOOD + b"\n\n[1, 2]\n", r"line 3: an object with keys is needed, not \[1, 2\]"),
+        (b'["a"]', 'item 1: an object with keys is needed, not "a"'),
+        (_GOOD + b'\n{"text": "x", "label": "y"}', "line 2: one key 'prompt' or .*text, label"),
+        (b'{"prompt": "x"}', "line 1: one key 'completion' or 'answer' is needed"),
+        (b'{"prompt": "x", "question": "x", "answer": "y"}', "one key 'prompt' or 'question'"),
+        (b'{"prompt": "x", "completion": ["y"]}', "line 1: 'completion' is no text: ."),
+        (_GOOD + b"\n" + b" " * (1 << 20) + b"{}", "line 2: it is longer than 1 MiB"),
+        (_GOOD + b'\n{"prompt": "Jos\xe9"}', "line 2: byte 0xe9 is not UTF-8"),
+        (b"[\n" + _GOOD + b',\n{"prompt": "Jos\xe9"}]', "line 3: byte 0xe9 is not UTF-8"),
+        (json.dumps(_ITEMS).encode("utf-16"), "it is UTF-16"),
+        (gzip.compress(_GOOD), "it is gzip"),
+        (b"\x7fELF\0\0\1", "byte 5: it is binary"),
+        (b'{"prompt": "\\ud800", "completion": "x"}', "line 1: .* half a surrogate pair"),
+        (b'{"a": ' + b"[" * 100_000, "line 1: it is nested too deeply|line 1, column"),
+    ],
+)  # fmt: skip
+def test_a_bad_file_gets_one_message_with_the_place(tmp_path, content, said):
+    path, out = tmp_path / "given", tmp_path / "good.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(CircuitlapseError, match=said) as error:
+        _import(path, "--out", out)
+    assert str(path) in str(error.value)
+    assert len(str(error.value)) < 600
+    assert [one.name for one in tmp_path.iterdir()] == ["given"]
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_read(tmp_path):
+    path = tmp_path / "given.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + b"\r\n".join([_GOOD, b"", _GOOD]) + b"\r\n")
+    assert [line.place for line in read_lines(path)] == ["line 1", "line 3"]
+    assert len(sort_items(path).items) == 1
+
+
+def test_missing_files_and_clashing_outputs_are_refused(file, tmp_path):
+    with pytest.raises(CircuitlapseError, match="cannot be read: No such file"):
+        _import(tmp_path / "none", "--out", tmp_path / "good.jsonl")
+    with pytest.raises(CircuitlapseError, match="cannot be read: Is a directory"):
+        _import(tmp_path, "--out", tmp_path / "good.jsonl")
+    before = file.read_bytes()
+    with pytest.raises(CircuitlapseError, match="overwritten by its own items"):
+        _import(file, "--out", file)
+    with pytest.raises(CircuitlapseError, match="a file each"):
+        _import(file, "--out", tmp_path / "x", "--rejects", tmp_path / "x")
+    with pytest.raises(CircuitlapseError, match="cannot be written: File exists"):
+        _import(file, "--out", file / "good.jsonl")
+    with pytest.raises(CircuitlapseError, match="tokenizer could not be loaded"):
+        _import(file, "--out", tmp_path / "x", "--tokenizer", tmp_path / "none")
+    assert file.read_bytes() == before
+    assert [one.name for one in tmp_path.iterdir()] == ["given.json"]
+
+
+def test_what_cannot_be_written_leaves_both_files_as_they_were(file, tmp_path):
+    out, rejects = tmp_path / "good.jsonl", tmp_path / "bad"
+    out.write_text("old")
+    rejects.mkdir()
+    (rejects / "kept").write_text("old")
+    with pytest.raises(CircuitlapseError, match="is a directory"):
+        Sorted(sort_items(file).items, []).save(out, rejects)
+    assert out.read_text() == (rejects / "kept").read_text() == "old"
