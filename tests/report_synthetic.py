@@ -86,7 +86,9 @@ class _Rows:
         self.looks = looks
         self.random = Random(0)
         self.steps = steps
-        self.seeds = [{"base_seed": 0, "finetune_seed": seed} for seed in seeds]
+        self.seeds = [
+            {"base_seed": 0, "recipe": "default", "finetune_seed": seed} for seed in seeds
+        ]
         self.nodes_ = [
             *((f"a{layer}.h{head}", "head", layer, head)
               for layer in range(looks.layers) for head in range(looks.heads)),
@@ -137,6 +139,9 @@ class _Rows:
             row for seed in self.seeds for step in self.steps
             for row in self.looks.patching({**seed, "step": step})
         ]  # fmt: skip
+
+    def training(self) -> list[dict[str, Any]]:
+        return []  # no picture shows how training went
 
     def placebo(self) -> list[dict[str, Any]]:
         return [

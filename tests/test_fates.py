@@ -165,7 +165,7 @@ def test_identical_models_change_nothing():
 
 def test_rows_have_the_tables_columns_and_95_percent_intervals():
     row = head_fates(effects([(2, 0, 2, 0, 2)]), threshold=0.5).rows[0]
-    columns = set(asdict(row)) | {"base_seed", "finetune_seed", "step", "corruption"}
+    columns = set(asdict(row)) | {"base_seed", "recipe", "finetune_seed", "step", "corruption"}
     assert columns == set(SCHEMAS["fates"])
     assert (row.node, row.layer, row.head) == ("a0.h0", 0, 0)
     assert row.base_old_low < row.base_old < row.base_old_high

@@ -155,7 +155,13 @@ def test_node_rows_have_the_tables_columns_for_every_pair_and_measure():
     assert result.refused == []
     assert len(result.rows) == 6 * 3
     assert [row.left for row in result.rows[:3]] == ["base:old"] * 3
-    columns = set(vars(result.rows[0])) | {"base_seed", "finetune_seed", "step", "corruption"}
+    columns = set(vars(result.rows[0])) | {
+        "base_seed",
+        "recipe",
+        "finetune_seed",
+        "step",
+        "corruption",
+    }
     assert columns == set(SCHEMAS["overlap"])
     for row in result.rows:
         assert row.value_low is not None

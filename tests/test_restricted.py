@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 from transformers.optimization import Adafactor
 
+from circuitlapse.config import Finetune
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models.components import SHARED, component_pieces
 from circuitlapse.tasks import get_task
@@ -149,13 +150,16 @@ def test_kinds_hold_the_parameters_that_their_names_say():
 def test_a_trainer_with_weight_decay_clipping_and_accumulation_moves_one_head_only(tiny_model):
     base = AutoModelForCausalLM.from_pretrained(tiny_model)
     before, saved = hashes(base), {}
+    recipe = Finetune.model_validate(
+        {"steps": 4, "save_every": 2, "learning_rate": 1e-2, "batch_size": 8, "accumulate": 2,
+         "trainer": {"weight_decay": 0.1}}
+    )  # fmt: skip
 
     def save(step, model, tokenizer):
         saved[step] = hashes(model)
 
     finetune(
-        tiny_model, get_task("ioi3").items("train", 32), save, steps=4, save_every=2,
-        learning_rate=1e-2, batch_size=8, seed=0, device="cpu",
+        tiny_model, get_task("ioi3").items("train", 32), save, recipe, seed=0, device="cpu",
         callbacks=[Restriction(["a1.h0"])],
     )  # fmt: skip
     for step in (2, 4):

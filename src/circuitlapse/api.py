@@ -10,11 +10,19 @@ import polars as pl
 from safetensors.numpy import load_file
 
 from circuitlapse import __version__
-from circuitlapse.config import Experiment, read_experiment
+from circuitlapse.config import ONLY, Arm, Experiment, joins, read_experiment
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.pipeline import Listener, run_in
-from circuitlapse.pipeline.plan import arm, checkpoint
-from circuitlapse.records import SCHEMAS, Provenance, Store, Verdict, key_of
+from circuitlapse.pipeline import Listener, join_in, run_in
+from circuitlapse.pipeline.plan import checkpoint, scores
+from circuitlapse.records import (
+    SCHEMAS,
+    Provenance,
+    Store,
+    Verdict,
+    key_of,
+    report_path,
+    verdict_path,
+)
 from circuitlapse.records.trial import Trial
 
 if TYPE_CHECKING:
@@ -57,9 +65,11 @@ class Run:
     Attributes:
         path: The directory.
         experiment: What was run.
+        recipe: Which recipe this is about; None where the run has a grid of several and none was
+            chosen yet.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, recipe: str | None = None) -> None:
         """Open a run; see ``load_run``."""
         self.path = Path(path)
         if not (self.path / "experiment.toml").exists():
@@ -69,11 +79,32 @@ class Run:
             )
         self.experiment = read_experiment(self.path / "experiment.toml")
         self._store = Store(self.path)
+        names = list(self.experiment.finetune.recipes())
+        if recipe is not None and recipe not in names:
+            raise CircuitlapseError(
+                "the run has no such recipe", got=recipe, fix=f"Use one of {', '.join(names)}"
+            )
+        self.recipe = recipe or (names[0] if len(names) == 1 else None)
+
+    @property
+    def recipes(self) -> "dict[str, Run]":
+        """The run once for each of its recipes, by the recipe's name."""
+        return {name: Run(self.path, name) for name in self.experiment.finetune.recipes()}
+
+    def _recipe(self) -> str:
+        if self.recipe is None:
+            names = ", ".join(self.experiment.finetune.recipes())
+            raise CircuitlapseError(
+                "the run has several recipes, each with its own results",
+                fix=f"Choose one with run.recipes[NAME] or --recipe NAME; names: {names}",
+            )
+        return self.recipe
 
     @property
     def verdict(self) -> Verdict:
         """The verdict with its shares, preconditions and evidence."""
-        return Verdict.model_validate_json(self._store.read("verdict.json").read_text("utf-8"))
+        path = self._store.read(verdict_path(self._recipe()))
+        return Verdict.model_validate_json(path.read_text("utf-8"))
 
     @property
     def provenance(self) -> Provenance:
@@ -89,14 +120,17 @@ class Run:
     @property
     def report(self) -> Path:
         """Path of the report, one self-contained HTML page."""
-        return self._store.read("report.html")
+        return self._store.read(report_path(self._recipe()))
 
     def table(self, name: str) -> pl.DataFrame:
         """Read one of the result tables, whose columns ``circuitlapse.records`` describes.
 
+        Rows are those of this recipe; of every recipe where none was chosen.
+
         Args:
-            name: ``behaviour``, ``nodes``, ``edges``, ``faithfulness``, ``controls``, ``overlap``,
-                ``fates``, ``grafts``, ``placebo``, ``readings`` or ``patching``.
+            name: ``behaviour``, ``training``, ``nodes``, ``edges``, ``faithfulness``,
+                ``controls``, ``overlap``, ``fates``, ``grafts``, ``placebo``, ``readings`` or
+                ``patching``.
 
         Raises:
             CircuitlapseError: If there is no such table, or the run is not finished.
@@ -105,7 +139,8 @@ class Run:
             raise CircuitlapseError(
                 "there is no such table", got=name, fix=f"Use one of {', '.join(SCHEMAS)}"
             )
-        return pl.read_parquet(self._store.read(f"tables/{name}.parquet"))
+        table = pl.read_parquet(self._store.read(f"tables/{name}.parquet"))
+        return table if self.recipe is None else table.filter(pl.col("recipe") == self.recipe)
 
     def scores(self, step: int, task: str, seed: int | None = None) -> dict[str, np.ndarray]:
         """Read what was measured per prompt at one checkpoint.
@@ -118,9 +153,10 @@ class Run:
         Returns:
             Arrays by name, such as ``effects.names`` of shape ``[prompts, nodes]`` in logits.
         """
-        seed = self.experiment.finetune.seeds[0] if seed is None else seed
-        name = f"scores/seed-{seed}/step-{step:05d}/{task}.safetensors"
-        return load_file(self._store.read(name))
+        return load_file(self._store.read(scores(self._arm(seed).name, step, task)))
+
+    def _arm(self, seed: int | None) -> Arm:
+        return Arm(self._recipe(), self.experiment.finetune.seeds[0] if seed is None else seed)
 
     def model(self, step: int, seed: int | None = None, device: str = "auto") -> "Model":
         """Load a checkpoint, ready for analysis.
@@ -136,18 +172,17 @@ class Run:
         from circuitlapse.models import load_model
         from circuitlapse.pipeline.foreign import load_checkpoint
 
-        seeds = self.experiment.finetune.seeds
-        seed = seeds[0] if seed is None else seed
-        if step not in self.experiment.steps() or seed not in seeds:
+        arm, seeds = self._arm(seed), self.experiment.finetune.seeds
+        if step not in self.experiment.steps() or arm.seed not in seeds:
             raise CircuitlapseError(
                 "the run has no such checkpoint",
-                got=f"step {step} of seed {seed}",
+                got=f"step {step} of seed {arm.seed}",
                 fix=f"Steps: {', '.join(map(str, self.experiment.steps()))}; "
                 f"seeds: {', '.join(map(str, seeds))}",
             )
         if self.experiment.checkpoints:
             return load_checkpoint(self.path, self.experiment, step, device)
-        return load_model(self._store.read(checkpoint(arm(seed), step)), device)
+        return load_model(self._store.read(checkpoint(arm.name, step)), device)
 
     def try_prompt(
         self,
@@ -217,8 +252,13 @@ class Run:
 
     def __repr__(self) -> str:
         """Name the run and, where it is finished, its verdict."""
-        finished = (self.path / "verdict.json").exists()
-        return f"Run({str(self.path)!r}, {self.verdict.label if finished else 'unfinished'})"
+        if not (self.path / "provenance.json").exists():
+            return f"Run({str(self.path)!r}, unfinished)"
+        if self.recipe == ONLY:
+            return f"Run({str(self.path)!r}, {self.verdict.label})"
+        runs = self.recipes if self.recipe is None else {self.recipe: self}
+        labels = ", ".join(f"{name}: {run.verdict.label}" for name, run in runs.items())
+        return f"Run({str(self.path)!r}, {labels})"
 
 
 def run_experiment(
@@ -233,33 +273,44 @@ def run_experiment(
         out: Directory of the run. A finished run of the same experiment is returned as it is.
         progress: Called with events while it works; nothing is printed.
 
+    Started by ``accelerate launch`` on several processes, all share the trainings; the others
+    return when those are done, with the run that the first goes on with.
+
     Raises:
         CircuitlapseError: For any mistake in the experiment, the models or the directory.
     """
     if not isinstance(experiment, Experiment):
         experiment = read_experiment(experiment)
     out, listen = Path(out), progress or (lambda event: None)
+    if joins():
+        join_in(experiment, out)
+        return Run(out)
     run_in(experiment, out, listen)
-    _keep_report(Store(out))
+    for recipe in experiment.finetune.recipes():
+        _keep_report(Store(out), recipe)
     return Run(out)
 
 
-def _keep_report(store: Store) -> None:
+def _keep_report(store: Store, recipe: str) -> None:
     """Build the report unless it was made from these very records by this version."""
     sources = [f"tables/{name}.parquet" for name in SCHEMAS]
-    records = [store.record(name) for name in (*sources, "verdict.json", "provenance.json")]
+    records = [store.record(name) for name in (*sources, verdict_path(recipe), "provenance.json")]
     key = key_of("report", __version__, [record.sha256 for record in records if record])
-    if store.state("report.html", key) == "ready":
+    if store.state(report_path(recipe), key) == "ready":
         return
     from circuitlapse.report import build_report
 
-    build_report(store.root, key)
+    build_report(store.root, key, recipe)
 
 
-def load_run(path: Path | str) -> Run:
+def load_run(path: Path | str, recipe: str | None = None) -> Run:
     """Open a run directory for reading.
 
+    Args:
+        path: The directory.
+        recipe: One of a grid's recipes; not needed where there is only one.
+
     Raises:
-        CircuitlapseError: If it is not a run.
+        CircuitlapseError: If it is not a run, or has no such recipe.
     """
-    return Run(path)
+    return Run(path, recipe)

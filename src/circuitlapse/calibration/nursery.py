@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict
 
+from circuitlapse.config import Finetune
 from circuitlapse.models import quiet
 from circuitlapse.records import Store, content_hash, key_of
 from circuitlapse.tasks import Item, get_task
@@ -112,10 +113,14 @@ class Nursery:
                 start,
                 items,
                 save,
-                steps=steps,
-                save_every=steps,
-                learning_rate=rate,
-                batch_size=self.planting.batch_size,
+                Finetune.model_validate(
+                    {
+                        "steps": steps,
+                        "save_every": steps,
+                        "learning_rate": rate,
+                        "batch_size": self.planting.batch_size,
+                    }
+                ),
                 seed=self.seed,
                 device="cpu",
                 callbacks=() if restriction is None else (restriction,),

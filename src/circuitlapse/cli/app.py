@@ -17,7 +17,7 @@ from circuitlapse.cli.show import show
 from circuitlapse.cli.summary import print_estimates, print_summary
 from circuitlapse.cli.tasks import tasks
 from circuitlapse.cli.trial import try_prompt
-from circuitlapse.config import Experiment, demo_experiment, to_toml
+from circuitlapse.config import Experiment, demo_experiment, joins, to_toml
 from circuitlapse.errors import CircuitlapseError
 
 app = typer.Typer(
@@ -157,8 +157,8 @@ def report(
     """Build a run's report.html again from its tables. Needs neither the models nor torch."""
     from circuitlapse.report import build_report
 
-    load_run(run)
-    typer.echo(f"Report: {build_report(run)}")
+    for recipe in load_run(run).recipes:
+        typer.echo(f"Report: {build_report(run, recipe=recipe)}")
 
 
 @app.command()
@@ -193,6 +193,9 @@ def _run(
         from circuitlapse.pipeline.estimate import estimates
 
         print_estimates(estimates(experiment, out), console)
+        return
+    if joins():
+        run_experiment(experiment, out)
         return
     with watch(Console(stderr=True)) as listen:
         finished = run_experiment(experiment, out, listen)

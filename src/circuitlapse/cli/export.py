@@ -30,6 +30,7 @@ export.command("map")(export_map)
 
 RunPath = Annotated[Path, typer.Argument(help="Directory of a run.")]
 Step = Annotated[int | None, typer.Option(help="Checkpoint; by default the last one.")]
+Recipe = Annotated[str | None, typer.Option(help="One of a grid's recipes.")]
 Seed = Annotated[int | None, typer.Option(help="Fine-tuning seed; by default the first one.")]
 
 
@@ -40,6 +41,7 @@ def circuit(
     task: Annotated[str | None, typer.Option(help="By default the new task.")] = None,
     step: Step = None,
     seed: Seed = None,
+    recipe: Recipe = None,
     corruption: Annotated[
         str | None, typer.Option(help="Family or variant; by default the run's first family.")
     ] = None,
@@ -54,7 +56,7 @@ def circuit(
     from circuitlapse.attribution import Scores
     from circuitlapse.circuits import export_circuit
 
-    opened = load_run(run)
+    opened = load_run(run, recipe)
     settings = opened.experiment
     step = settings.steps()[-1] if step is None else step
     task = task or settings.tasks.new
@@ -74,6 +76,7 @@ def checkpoint(
     out: Annotated[Path, typer.Argument(help="Directory to write; new or empty.")],
     step: Step = None,
     seed: Seed = None,
+    recipe: Recipe = None,
     vocab_size: Annotated[
         int | None, typer.Option(min=1, help="Tokens to keep; by default the official ones.")
     ] = None,
@@ -81,7 +84,7 @@ def checkpoint(
     """Write a checkpoint as TransformerLens loads it: official vocabulary, tokenizer beside it."""
     from circuitlapse.models import export_transformerlens
 
-    opened = load_run(run)
+    opened = load_run(run, recipe)
     step = opened.experiment.steps()[-1] if step is None else step
     path = export_transformerlens(opened.model(step, seed, device="cpu"), out, vocab_size)
     typer.echo(f"step {step}: {path}")

@@ -19,9 +19,10 @@ def show(run: Annotated[Path, typer.Argument(help="Directory of a finished run."
     """Print a run's summary and a compact map of both circuits, before and after."""
     opened, console = load_run(run), console_of()
     print_summary(opened, console)
-    console.print()
-    for line in map_lines(opened):
-        console.print(line, soft_wrap=True, highlight=False)
+    for name, part in opened.recipes.items():
+        console.print(f"\nrecipe {name}" if len(opened.recipes) > 1 else "")
+        for line in map_lines(part):
+            console.print(line, soft_wrap=True, highlight=False)
 
 
 def map_lines(run: Run) -> list[Text]:

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from circuitlapse.api import Run
+from circuitlapse.cli.training import print_training
 
 if TYPE_CHECKING:
     from circuitlapse.pipeline.estimate import Estimated
@@ -16,7 +17,15 @@ _TOP_HEADS = 5
 
 
 def print_summary(run: Run, console: Console) -> None:
-    """Print both tasks at base and final step, the top heads before and after, and the verdict."""
+    """Print how training went, and for each recipe its behaviour, top heads and verdict."""
+    print_training(run, console)
+    for name, part in run.recipes.items():
+        if len(run.recipes) > 1:
+            console.rule(f"recipe {name}", align="left")
+        _print_recipe(part, console)
+
+
+def _print_recipe(run: Run, console: Console) -> None:
     tasks, steps = run.experiment.tasks, run.experiment.steps()
     console.print(_behaviour(run, steps[-1]), "", _heads(run, steps[-1]), "")
     verdict = run.verdict

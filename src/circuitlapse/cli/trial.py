@@ -26,6 +26,7 @@ def try_prompt(
     seed: Annotated[
         int | None, typer.Option(help="Fine-tuning seed; by default the first one.")
     ] = None,
+    recipe: Annotated[str | None, typer.Option(help="One of a grid's recipes.")] = None,
     html: Annotated[
         Path | None, typer.Option(help="Write a page like the report instead of printing.")
     ] = None,
@@ -34,7 +35,7 @@ def try_prompt(
     """Ask every checkpoint what comes after a prompt: next tokens, logit lens, circuit's heads."""
     if html is not None and html.is_dir():
         raise CircuitlapseError(f"{html} is a directory", fix="Name a file, such as page.html")
-    opened = load_run(run)
+    opened = load_run(run, recipe)
     with counting(Console(stderr=True), "checkpoints") as advance:
         tried = opened.try_prompt(prompt, max(top, 5) if html else top, seed, device, advance)
     if html is not None:

@@ -6,24 +6,31 @@ from circuitlapse.config.experiment import (
     Compare,
     Compute,
     Experiment,
-    Finetune,
     Measure,
     Tasks,
     file_label,
 )
+from circuitlapse.config.finetune import ONLY, Arm, Finetune, Grid, Lora
+from circuitlapse.config.processes import joins, processes
 from circuitlapse.config.toml import demo_experiment, read_experiment, to_toml, validated
 
 __all__ = [
     "MIB_FRACTIONS",
+    "ONLY",
+    "Arm",
     "Base",
     "Compare",
     "Compute",
     "Experiment",
     "Finetune",
+    "Grid",
+    "Lora",
     "Measure",
     "Tasks",
     "demo_experiment",
     "file_label",
+    "joins",
+    "processes",
     "read_experiment",
     "to_toml",
     "validated",

@@ -12,20 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    field_validator,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from circuitlapse.config.finetune import Arm, Finetune
+from circuitlapse.config.section import Fraction, Positive, Section, Seed, distinct
 from circuitlapse.errors import CircuitlapseError
-
-Positive = Annotated[int, Field(gt=0)]
-Seed = Annotated[int, Field(ge=0)]
-Fraction = Annotated[float, Field(gt=0, le=1)]
 
 # The circuit sizes of the MIB benchmark (Mueller et al. 2025), as fractions of all edges.
 MIB_FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -42,11 +33,7 @@ def file_label(task: str) -> str:
     return f"{stem}-{hashlib.sha256(task.encode()).hexdigest()[:8]}"
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Base(_Section):
+class Base(Section):
     """The model before fine-tuning: an organism trained on the spot, or any model of yours."""
 
     organism: Literal["default", "natural"] | None = Field(
@@ -71,7 +58,7 @@ class Base(_Section):
         return os.path.expanduser(self.path)
 
 
-class Tasks(_Section):
+class Tasks(Section):
     """What the base already does, and what it learns."""
 
     old: str = Field(
@@ -96,36 +83,7 @@ class Tasks(_Section):
         return self
 
 
-class Finetune(_Section):
-    """Answer-only fine-tuning with AdamW at a constant learning rate."""
-
-    seeds: tuple[Seed, ...] = Field(
-        (0,), min_length=1, description="One fine-tune is run for each seed."
-    )
-    steps: Positive = Field(240, description="Optimiser steps.")
-    save_every: Positive = Field(8, description="Steps between checkpoints.")
-    batch_size: Positive = Field(32, description="Prompts per step; none is seen twice.")
-    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
-        1e-3, description="Learning rate, constant (2e-5 is usual for GPT-2)."
-    )
-    old_fraction: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="Share of old-task prompts mixed into the training data."
-    )
-    placebo: bool = Field(
-        True,
-        description="Also fine-tune on the old task alone, as the noise floor of the heads' fates.",
-    )
-
-    @model_validator(mode="after")
-    def _distinct(self) -> "Finetune":
-        if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError(f"`seeds` names a seed twice: {list(self.seeds)}")
-        if self.save_every > self.steps:
-            raise ValueError(f"`save_every` ({self.save_every}) exceeds `steps` ({self.steps})")
-        return self
-
-
-class Measure(_Section):
+class Measure(Section):
     """What is measured at every checkpoint, for both tasks."""
 
     prompts: Annotated[int, Field(ge=2)] = Field(
@@ -154,13 +112,11 @@ class Measure(_Section):
     @model_validator(mode="after")
     def _distinct(self) -> "Measure":
         for name in ("corruptions", "fractions"):
-            values = getattr(self, name)
-            if len(set(values)) != len(values):
-                raise ValueError(f"`{name}` names a value twice: {list(values)}")
+            distinct(name, getattr(self, name))
         return self
 
 
-class Compare(_Section):
+class Compare(Section):
     """How the base and the fine-tuned model are compared."""
 
     group_prompts: Annotated[int, Field(ge=8)] = Field(
@@ -176,7 +132,7 @@ class Compare(_Section):
     seed: Seed = Field(0, description="Seed of bootstrap, permutations and half splits.")
 
 
-class Compute(_Section):
+class Compute(Section):
     """How to run, never what to measure; not part of any hash."""
 
     workers: Annotated[int, Field(ge=0)] = Field(
@@ -213,7 +169,7 @@ Checkpoints = Annotated[
 _NO_TRAINING = Finetune.model_validate({"placebo": False})
 
 
-class Experiment(_Section):
+class Experiment(Section):
     """A whole experiment, as read from a TOML file.
 
     With ``checkpoints`` nothing is trained. They are names and patterns as the user gave them, or,
@@ -264,5 +220,8 @@ class Experiment(_Section):
                 got=", ".join(self.checkpoints),
                 fix="Take the experiment of the run: load_run(path).experiment",
             )
-        last = self.finetune.steps
-        return sorted({*range(0, last + 1, self.finetune.save_every), last})
+        return self.finetune.checkpoint_steps()
+
+    def arms(self) -> list[Arm]:
+        """Return every fine-tune: each recipe with each seed."""
+        return self.finetune.arms()

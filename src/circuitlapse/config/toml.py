@@ -9,7 +9,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
-from circuitlapse.config.experiment import Base, Experiment, Finetune
+from circuitlapse.config.experiment import Base, Experiment
+from circuitlapse.config.finetune import Finetune
+from circuitlapse.config.section import Section
 from circuitlapse.errors import CircuitlapseError
 
 
@@ -105,17 +107,34 @@ def to_toml(experiment: Experiment) -> str:
     lines = _checkpoint_lines(experiment)
     for name in Experiment.model_fields:
         section = getattr(experiment, name)
-        if not isinstance(section, BaseModel) or (name == "finetune" and experiment.checkpoints):
-            continue
-        lines += [f"# {(type(section).__doc__ or '').splitlines()[0]}", f"[{name}]"]
-        for key, field in type(section).model_fields.items():
-            value = getattr(section, key)
-            lines.append(f"# {field.description}")
-            # JSON's strings, numbers, booleans and lists are TOML's too; TOML has no null.
-            written = json.dumps(list(value) if isinstance(value, tuple) else value)
-            lines.append(f"# {key} =" if value is None else f"{key} = {written}")
-        lines.append("")
+        if isinstance(section, Section) and not (name == "finetune" and experiment.checkpoints):
+            lines += _section(name, section)
     return "\n".join(lines)
+
+
+def _section(name: str, section: Section) -> list[str]:
+    lines = [f"# {(type(section).__doc__ or '').splitlines()[0]}", f"[{name}]"]
+    inner: list[str] = []  # tables come after all keys, or the keys would be theirs
+    for key, field in type(section).model_fields.items():
+        value = getattr(section, key)
+        if isinstance(value, Section):
+            inner += _section(f"{name}.{key}", value)
+        elif isinstance(value, dict):
+            inner += [f"# {field.description}", f"[{name}.{key}]"]
+            inner += [f"{_written(k)} = {_written(v)}" for k, v in value.items()] + [""]
+        else:
+            lines.append(f"# {field.description}")
+            lines.append(f"# {key} =" if value is None else f"{key} = {_written(value)}")
+    return [*lines, "", *inner]
+
+
+def _written(value: Any) -> str:
+    """Write a value; JSON's strings, numbers, booleans and lists are TOML's too."""
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{_written(k)} = {_written(v)}' for k, v in value.items())}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_written, value))}]"
+    return json.dumps(value)
 
 
 def _checkpoint_lines(experiment: Experiment) -> list[str]:

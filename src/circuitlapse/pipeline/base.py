@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from circuitlapse.config import Base, Experiment
+from circuitlapse.config import Base, Experiment, Finetune
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.records import content_hash
 from circuitlapse.tasks import get_task
@@ -35,6 +35,21 @@ def base_identity(base: Base) -> dict[str, Any]:
             "reached from here",
         ) from error
     return {"path": base.path, "revision": revision, "seed": base.seed}
+
+
+def check_training(experiment: Experiment) -> None:
+    """Check that the trainer knows every name that the recipes use.
+
+    Raises:
+        CircuitlapseError: Listing the names that it knows.
+    """
+    plain = Finetune()  # pyright: ignore[reportCallIssue]
+    for recipe in experiment.finetune.recipes().values():
+        chosen = (recipe.optimizer, recipe.schedule, recipe.trainer)
+        if chosen != (plain.optimizer, plain.schedule, plain.trainer):  # importing it takes seconds
+            from circuitlapse.training import check_names
+
+            check_names(recipe)
 
 
 def check_tasks(experiment: Experiment) -> None:

@@ -22,6 +22,7 @@ from circuitlapse.compare import (
     parameter_groups,
     used_threshold,
 )
+from circuitlapse.config import Arm
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import Graph, Model, logit_differences
 from circuitlapse.pipeline import plan
@@ -33,13 +34,13 @@ from circuitlapse.tasks import Item, get_task, tokenize
 _EDGE_PERMUTATIONS = 5
 
 
-def overlaps_of(scores: Scores, seed: int, family: str) -> tuple[Overlaps, Overlaps]:
+def overlaps_of(scores: Scores, arm: Arm, family: str) -> tuple[Overlaps, Overlaps]:
     """Overlaps of node and of edge importances between both models on both tasks."""
     settings, graph = scores.experiment.compare, scores.graph
     nodes, edges = [], []
     for model, step in (("base", 0), ("tuned", scores.last)):
         for task in scores.tasks:
-            at = (plan.arm(seed), step, task)
+            at = (arm.name, step, task)
             nodes.append(NodeImportance(model, task, scores.family(*at, "effects", family)))
             mean = scores.family(*at, "edges", family)
             halves = scores.family(*at, "halves", family)
@@ -59,10 +60,10 @@ def overlaps_of(scores: Scores, seed: int, family: str) -> tuple[Overlaps, Overl
 def overlap_rows(scores: Scores) -> list[Row]:
     """Rows of the table ``overlap``, at the last step."""
     rows = []
-    for seed in scores.experiment.finetune.seeds:
+    for arm in scores.experiment.arms():
         for family in scores.experiment.measure.corruptions:
-            for found in overlaps_of(scores, seed, family):
-                names = {**scores.seeds(seed), "step": scores.last, "corruption": family}
+            for found in overlaps_of(scores, arm, family):
+                names = {**scores.names(arm), "step": scores.last, "corruption": family}
                 rows += [{**names, **asdict(row)} for row in found.rows]
     return rows
 
@@ -75,14 +76,14 @@ def _threshold(difference: np.ndarray) -> tuple[float | None, str]:
         return None, str(error)
 
 
-def fates_of(scores: Scores, seed: int, family: str) -> Fates | None:
+def fates_of(scores: Scores, arm: Arm, family: str) -> Fates | None:
     """Decide every head's fate from its effects on the test prompts.
 
     Raises:
         CircuitlapseError: If the base does not do the old task: no effect is then large or small.
     """
     old, new = scores.tasks
-    arm, last = plan.arm(seed), scores.last
+    last = scores.last
     columns = [index for index, node in enumerate(scores.graph.nodes) if not node.startswith("m")]
 
     def effects(name: str, step: int, task: str) -> np.ndarray:
@@ -91,13 +92,15 @@ def fates_of(scores: Scores, seed: int, family: str) -> Fates | None:
     placebo = scores.experiment.finetune.placebo
     measured = HeadEffects(
         heads=[scores.graph.nodes[index] for index in columns],
-        base_old=effects(arm, 0, old),
-        base_new=effects(arm, 0, new),
-        tuned_old=effects(arm, last, old),
-        tuned_new=effects(arm, last, new),
-        placebo_old=effects(plan.placebo_arm(seed), last, old) if placebo else None,
+        base_old=effects(arm.name, 0, old),
+        base_new=effects(arm.name, 0, new),
+        tuned_old=effects(arm.name, last, old),
+        tuned_new=effects(arm.name, last, new),
+        placebo_old=effects(plan.placebo_arm(arm), last, old) if placebo else None,
     )
-    clean, corrupt = (scores.family(arm, 0, old, name, family) for name in ("clean", "corrupt"))
+    clean, corrupt = (
+        scores.family(arm.name, 0, old, name, family) for name in ("clean", "corrupt")
+    )
     threshold, _ = _threshold(clean - corrupt)
     return None if threshold is None else head_fates(measured, threshold)
 
@@ -105,10 +108,10 @@ def fates_of(scores: Scores, seed: int, family: str) -> Fates | None:
 def fate_rows(scores: Scores) -> list[Row]:
     """Rows of the table ``fates``; none where the base does not do the old task."""
     rows = []
-    for seed in scores.experiment.finetune.seeds:
+    for arm in scores.experiment.arms():
         for family in scores.experiment.measure.corruptions:
-            fates = fates_of(scores, seed, family)
-            names = {**scores.seeds(seed), "step": scores.last, "corruption": family}
+            fates = fates_of(scores, arm, family)
+            names = {**scores.names(arm), "step": scores.last, "corruption": family}
             rows += [{**names, **asdict(row)} for row in (fates.rows if fates else [])]
     return rows
 
@@ -185,18 +188,18 @@ def _choose(
     return fates.old_heads, fates.recruited_heads, ""
 
 
-def hybrids_of(scores: Scores, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
+def hybrids_of(scores: Scores, arm: Arm) -> tuple[np.ndarray, dict[str, Any]]:
     """The hybrids' logit differences, ``[subsets, prompts]``, and what was noted about them."""
-    path = scores.store.read(plan.grafts(plan.arm(seed)))
+    path = scores.store.read(plan.grafts(arm.name))
     return load_arrays(path)["values"], load_about(path)
 
 
-def shares_of(scores: Scores, seed: int) -> Shares:
+def shares_of(scores: Scores, arm: Arm) -> Shares:
     """Divide the gain of one fine-tune among the parameter groups.
 
     Where no heads could be told apart, no group of heads has a share.
     """
-    values, about = hybrids_of(scores, seed)
+    values, about = hybrids_of(scores, arm)
     settings = scores.experiment.compare
     found = gain_shares(
         values, about["n_parameters"], seed=settings.seed, repeats=settings.bootstrap
@@ -212,9 +215,9 @@ def shares_of(scores: Scores, seed: int) -> Shares:
     return replace(found, rows=rows)
 
 
-def heads_of(scores: Scores, seed: int) -> dict[str, str]:
+def heads_of(scores: Scores, arm: Arm) -> dict[str, str]:
     """The heads of each group, in words; empty for groups that hold no heads."""
-    _, about = hybrids_of(scores, seed)
+    _, about = hybrids_of(scores, arm)
     old, recruited = about["old_heads"], about["recruited_heads"]
     heads = [node for node in scores.graph.nodes if not node.startswith("m")]
     others = [head for head in heads if head not in {*old, *recruited}]
@@ -225,11 +228,11 @@ def heads_of(scores: Scores, seed: int) -> dict[str, str]:
 def graft_rows(scores: Scores) -> list[Row]:
     """Rows of the table ``grafts``."""
     rows = []
-    for seed in scores.experiment.finetune.seeds:
-        names = {**scores.seeds(seed), "step": scores.last}
-        heads = heads_of(scores, seed)
+    for arm in scores.experiment.arms():
+        names = {**scores.names(arm), "step": scores.last}
+        heads = heads_of(scores, arm)
         rows += [
             {**names, "heads": heads.get(row.group, ""), **asdict(row)}
-            for row in shares_of(scores, seed).rows
+            for row in shares_of(scores, arm).rows
         ]
     return rows

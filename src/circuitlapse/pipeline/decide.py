@@ -3,6 +3,7 @@
 import numpy as np
 
 from circuitlapse.compare import Context, Findings, build_verdict, gain_shares
+from circuitlapse.config import Arm
 from circuitlapse.pipeline import plan
 from circuitlapse.pipeline.compare import fates_of, heads_of, hybrids_of, overlaps_of, shares_of
 from circuitlapse.pipeline.measure import Arrays
@@ -12,29 +13,29 @@ from circuitlapse.records import Estimate, Evidence, Verdict
 from circuitlapse.records.intervals import mean_interval, proportion_interval
 
 
-def decide(scores: Scores) -> Verdict:
-    """Give the verdict on a run; with several seeds, each seed's evidence stands beside it.
+def decide(scores: Scores, recipe: str) -> Verdict:
+    """Give the verdict on a recipe; with several seeds, each seed's evidence stands beside it.
 
     With several seeds gain and shares are those of the mean over seeds; each seed's groups hold
     its own heads, and the intervals speak about prompts only: the scope says both.
     """
-    seeds = scores.experiment.finetune.seeds
-    verdicts = [_of_seed(scores, seed) for seed in seeds]
+    arms = [arm for arm in scores.experiment.arms() if arm.recipe == recipe]
+    verdicts = [_of_arm(scores, arm) for arm in arms]
     if len(verdicts) == 1:
         return verdicts[0]
-    hybrids = [hybrids_of(scores, seed) for seed in seeds]
+    hybrids = [hybrids_of(scores, arm) for arm in arms]
     settings, sizes = scores.experiment.compare, hybrids[0][1]["n_parameters"]
     pooled = gain_shares(
         np.mean([values for values, _ in hybrids], axis=0), sizes,
         seed=settings.seed, repeats=settings.bootstrap,
     )  # fmt: skip
-    named = list(zip(seeds, verdicts, strict=True))
+    named = list(zip([arm.seed for arm in arms], verdicts, strict=True))
     return Verdict(
         label="no_gain"
         if pooled.gain.low <= 0 and any(each.label == "no_gain" for each in verdicts)
         else "undetermined",
         reason=" ".join(f"Seed {seed}: {verdict.reason}" for seed, verdict in named),
-        scope=f"these {len(seeds)} fine-tunes of one base, each with its own groups of heads; "
+        scope=f"these {len(arms)} fine-tunes of one base, each with its own groups of heads; "
         "intervals are over prompts, not seeds",
         gain=pooled.gain,
         shares={group: row.share_estimate for group, row in pooled.of("shapley").items()},
@@ -51,40 +52,42 @@ def decide(scores: Scores) -> Verdict:
     )
 
 
-def _of_seed(scores: Scores, seed: int) -> Verdict:
+def _of_arm(scores: Scores, arm: Arm) -> Verdict:
     experiment, (old, new) = scores.experiment, scores.tasks
     family = experiment.measure.corruptions[0]
     context = Context(
-        old=old, new=new, corruption=family, step=scores.last, seeds=scores.seeds(seed),
+        old=old, new=new, corruption=family, step=scores.last, seeds=scores.names(arm),
         placebo=plan.PLACEBO if experiment.finetune.placebo else None,
     )  # fmt: skip
-    fates = fates_of(scores, seed, family)
-    overlaps = [row for found in overlaps_of(scores, seed, family) for row in found.rows]
+    fates = fates_of(scores, arm, family)
+    overlaps = [row for found in overlaps_of(scores, arm, family) for row in found.rows]
     verdict = build_verdict(
-        context, _findings(scores, seed, family), shares_of(scores, seed), overlaps, fates
+        context, _findings(scores, arm, family), shares_of(scores, arm), overlaps, fates
     )
-    return verdict.model_copy(update={"evidence": [*verdict.evidence, _groups(scores, seed)]})
+    return verdict.model_copy(update={"evidence": [*verdict.evidence, _groups(scores, arm)]})
 
 
-def _groups(scores: Scores, seed: int) -> Evidence:
-    heads = heads_of(scores, seed)
+def _groups(scores: Scores, arm: Arm) -> Evidence:
+    heads = heads_of(scores, arm)
     return Evidence(
         statement="The groups were chosen on validation prompts: the old circuit's heads are "
         f"{heads['old_heads'] or 'none'}; recruited, {heads['recruited_heads'] or 'none'}. The "
         "fates are judged on test prompts and may differ for heads near the threshold.",
         table="grafts",
-        where={**scores.seeds(seed), "step": scores.last},
+        where={**scores.names(arm), "step": scores.last},
     )
 
 
-def _findings(scores: Scores, seed: int, family: str) -> Findings:
-    arm, last, (old, new) = plan.arm(seed), scores.last, scores.tasks
-    base_old, base_new = (scores.at(arm, 0, task) for task in (old, new))
-    tuned_old, tuned_new = (scores.at(arm, last, task) for task in (old, new))
-    clean, corrupt = (scores.family(arm, 0, old, name, family) for name in ("clean", "corrupt"))
+def _findings(scores: Scores, arm: Arm, family: str) -> Findings:
+    last, (old, new) = scores.last, scores.tasks
+    base_old, base_new = (scores.at(arm.name, 0, task) for task in (old, new))
+    tuned_old, tuned_new = (scores.at(arm.name, last, task) for task in (old, new))
+    clean, corrupt = (
+        scores.family(arm.name, 0, old, name, family) for name in ("clean", "corrupt")
+    )
     placebo_gain = None
     if scores.experiment.finetune.placebo:
-        placebo = scores.at(plan.placebo_arm(seed), last, new)
+        placebo = scores.at(plan.placebo_arm(arm), last, new)
         metric = "behaviour.test.logit_diff"
         placebo_gain = mean_interval(placebo[metric].astype(float) - base_new[metric])
     listed = read_items(scores.store.read(plan.prompts(new, "test")))[0].distractors

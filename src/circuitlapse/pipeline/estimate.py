@@ -167,7 +167,7 @@ def _memory(job: Job, e: Experiment, shape: _Shape) -> float:
 
 def _disk(job: Job, e: Experiment, shape: _Shape) -> float:
     if job.kind in ("finetune", "placebo"):
-        return len(job.outputs) * shape.mib
+        return sum(output.startswith("checkpoints/") for output in job.outputs) * shape.mib
     if job.kind == "measure" and job.params["circuits"]:
         nodes = shape.layers * (shape.heads + 1)
         readers = shape.layers * (3 * shape.heads + 1) + 1

@@ -18,10 +18,10 @@ from loky import ProcessPoolExecutor, cpu_count
 from loky.backend import get_context
 from loky.process_executor import TerminatedWorkerError
 
-from circuitlapse.config import Experiment
+from circuitlapse.config import Experiment, processes
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.pipeline.plan import Job
-from circuitlapse.pipeline.progress import Listener, Progress
+from circuitlapse.pipeline.progress import Advance, Listener, Progress
 from circuitlapse.records import Store
 
 _POLL_SECONDS = 0.2
@@ -31,7 +31,7 @@ _WHY = {
     "outdated": "was made from other things than this experiment's",
 }
 
-Work = Callable[[Job, Store, Experiment, Callable[[int, int], None]], None]
+Work = Callable[[Job, Store, Experiment, Advance], None]
 
 
 def unfinished(jobs: Sequence[Job], store: Store, listen: Listener) -> list[Job]:
@@ -70,6 +70,8 @@ def execute(
         CircuitlapseError: Whatever a job raised; the others' finished work stays.
     """
     workers = experiment.compute.workers or min(cpu_count(), _MOST_WORKERS)
+    if processes() > 1:  # those that train together are this process and its peers
+        workers = 1
     total = len(jobs)
     listen(Progress("planned", done=total - len(todo), total=total))
     if min(workers, len(todo)) <= 1:
@@ -88,8 +90,13 @@ def execute(
     _in_processes(list(todo), total, store, experiment, work, listen, workers)
 
 
-def _advance(listen: Listener, job: str) -> Callable[[int, int], None]:
-    return lambda done, of: listen(Progress("advanced", job, done, of))
+def _advance(listen: Listener, job: str) -> Advance:
+    def advance(done: int, of: int, note: str = "") -> None:
+        listen(Progress("advanced", job, done, of))
+        if note:
+            listen(Progress("note", job, text=f"{job}: {note}"))
+
+    return advance
 
 
 def _in_processes(
@@ -136,7 +143,8 @@ def _in_processes(
 def _drain(events: Any, listen: Listener) -> None:
     while True:
         try:
-            listen(Progress("advanced", *events.get_nowait()))
+            job, *event = events.get_nowait()
+            _advance(listen, job)(*event)
         except Empty:
             return
 
@@ -163,10 +171,11 @@ def _end_with(parent: int) -> None:
 def _in_worker(work: Work, job: Job, root: Path, experiment: Experiment) -> None:
     last = -1
 
-    def advance(done: int, of: int) -> None:
+    def advance(done: int, of: int, note: str = "") -> None:
         nonlocal last
-        if of and done * 100 // of != last:  # a queue is slow: a hundred events a job are enough
-            last = done * 100 // of
-            _events.put((job.name, done, of))
+        # A queue is slow: a hundred events a job are enough.
+        if note or (of and done * 100 // of != last):
+            last = done * 100 // of if of else last
+            _events.put((job.name, done, of, note))
 
     work(job, Store(root), experiment, advance)

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import torch
 
-from circuitlapse.config import Base, Experiment
+from circuitlapse.config import ONLY, Arm, Base, Experiment
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import Model
 from circuitlapse.models.admission import Reference, admit, reference
@@ -23,7 +23,7 @@ from circuitlapse.pipeline import plan
 from circuitlapse.pipeline.plan import Job
 from circuitlapse.records import Store
 
-_ARM = plan.arm(0)
+_ARM = Arm(ONLY, 0).name
 _OTHER = "Bring it back as it was, or start a new run with another --out"
 
 

@@ -59,9 +59,9 @@ def patching_rows(scores: Scores) -> list[Row]:
     """Rows of the table ``patching``."""
     rows: list[Row] = []
     family = scores.experiment.measure.corruptions[0]
-    for seed in scores.experiment.finetune.seeds:
+    for arm in scores.experiment.arms():
         for step in scores.experiment.steps():
-            path = scores.store.read(plan.patching(plan.arm(seed), step))
+            path = scores.store.read(plan.patching(arm.name, step))
             positions = load_about(path)["positions"]
             for name, values in sorted(load_arrays(path).items()):
                 task, _, site = name.rpartition(".")
@@ -71,7 +71,7 @@ def patching_rows(scores: Scores) -> list[Row]:
                     layer, column = divmod(place, values.shape[1])
                     rows.append(
                         {
-                            **scores.seeds(seed),
+                            **scores.names(arm),
                             "step": step,
                             "task": task,
                             "corruption": family,

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from circuitlapse.config import Experiment, file_label
-from circuitlapse.records import SCHEMAS, content_hash, key_of
+from circuitlapse.config import ONLY, Arm, Experiment, file_label
+from circuitlapse.records import SCHEMAS, content_hash, key_of, verdict_path
 
 Kind = Literal[
     "prompts", "separation", "checkpoint", "base", "finetune", "placebo", "measure", "read",
@@ -66,6 +66,16 @@ def readings(arm: str, step: int) -> str:
     return f"readings/{arm}/step-{step:05d}.safetensors"
 
 
+def training(arm: str) -> str:
+    """Path of how a fine-tune went."""
+    return f"training/{arm}.json"
+
+
+def restart(job: "Job") -> str:
+    """Path of the state that an interrupted fine-tune goes on from; no artifact of the run."""
+    return f".restart-{job.key[:16]}"
+
+
 def patterns(arm: str, step: int) -> str:
     """Path of one checkpoint's attention on example prompts."""
     return f"patterns/{arm}/step-{step:05d}.safetensors"
@@ -86,14 +96,9 @@ def prompts(task: str, split: str) -> str:
     return f"tasks/{file_label(task)}.{split}.jsonl"
 
 
-def arm(seed: int) -> str:
-    """Name of the fine-tune with this seed."""
-    return f"seed-{seed}"
-
-
-def placebo_arm(seed: int) -> str:
-    """Name of the placebo fine-tune with this seed."""
-    return f"{PLACEBO}-seed-{seed}"
+def placebo_arm(arm: Arm) -> str:
+    """Name of the placebo fine-tune beside a fine-tune."""
+    return f"{PLACEBO}-{arm.name}"
 
 
 class _Graph:
@@ -130,11 +135,15 @@ def plan_jobs(
     graph = _Graph()
     e, tasks = experiment, (experiment.tasks.old, experiment.tasks.new)
     measure, compare = (section.model_dump(mode="json") for section in (e.measure, e.compare))
-    finetune = e.finetune.model_dump(mode="json", exclude={"seeds", "placebo"})
+    recipes = {
+        name: recipe.model_dump(mode="json", exclude={"seeds", "placebo", "grid"})
+        for name, recipe in e.finetune.recipes().items()
+    }
+    sampling = [e.finetune.steps, e.finetune.batch_size, e.finetune.old_fraction]
     taken = {
         step: graph.add(
-            "checkpoint", f"checkpoint of step {step}", (checkpoint_record(arm(0), step),), None,
-            identity=dict(identity),
+            "checkpoint", f"checkpoint of step {step}",
+            (checkpoint_record(e.arms()[0].name, step),), None, identity=dict(identity),
         )
         for step, identity in (checkpoints or {}).items()
     }  # fmt: skip
@@ -151,10 +160,10 @@ def plan_jobs(
                 [measure, compare, *files], (base,),
                 task=task, split=split,
             )  # fmt: skip
-    training = {
+    training_items = {
         use: graph.add(
             "prompts", f"prompts for {use}", (prompts(use, "train"),),
-            [finetune, *tasks, e.measure.seed, *files], (base,), task=use, split="train",
+            [*sampling, *tasks, e.measure.seed, *files], (base,), task=use, split="train",
         )
         for use in (FINETUNE, PLACEBO)
         if not taken and (use == FINETUNE or e.finetune.placebo)
@@ -178,24 +187,28 @@ def plan_jobs(
         )  # fmt: skip
 
     last = e.steps()[-1]
+    tunes: list[str] = []
     grafted: list[str] = []
     read: list[str] = []
     placebos: list[str] = []
-    for seed in e.finetune.seeds:
-        name = arm(seed)
+    watched = tuple(held_out[task, "validation"] for task in tasks)
+    for arm in e.arms():
+        name, params = arm.name, {"recipe": arm.recipe, "seed": arm.seed}
         tuned = taken or dict.fromkeys(
             e.steps(),
             graph.add(
-                "finetune", f"fine-tune {name}", tuple(checkpoint(name, s) for s in e.steps()),
-                finetune, (base, training[FINETUNE]), seed=seed,
+                "finetune", f"fine-tune {name}",
+                (*(checkpoint(name, s) for s in e.steps()), training(name)),
+                recipes[arm.recipe], (base, training_items[FINETUNE], *watched), **params,
             ),
         )  # fmt: skip
+        tunes += () if taken else (tuned[last],)
         control = None
         if e.finetune.placebo:
-            name_of_placebo = placebo_arm(seed)
+            name_of_placebo = placebo_arm(arm)
             control = graph.add(
                 "placebo", f"fine-tune {name_of_placebo}", (checkpoint(name_of_placebo, last),),
-                finetune, (base, training[PLACEBO]), seed=seed,
+                recipes[arm.recipe], (base, training_items[PLACEBO]), **params,
             )  # fmt: skip
         for step in e.steps():
             for task in tasks:
@@ -209,9 +222,9 @@ def plan_jobs(
                 )
             )  # fmt: skip
         if control is not None:
-            measure_at(placebo_arm(seed), last, tasks[0], control, ["behaviour", "circuits"])
-            measure_at(placebo_arm(seed), last, tasks[1], control, ["behaviour"])
-            placebos += [measured[placebo_arm(seed), last, task] for task in tasks]
+            measure_at(placebo_arm(arm), last, tasks[0], control, ["behaviour", "circuits"])
+            measure_at(placebo_arm(arm), last, tasks[1], control, ["behaviour"])
+            placebos += [measured[placebo_arm(arm), last, task] for task in tasks]
         grafted.append(
             graph.add(
                 "graft",
@@ -224,7 +237,7 @@ def plan_jobs(
                     held_out[tasks[1], "test"],
                     *((control,) if control else ()),
                 ),
-                seed=seed,
+                **params,
             )
         )
     everything = tuple(measured.values())
@@ -233,6 +246,7 @@ def plan_jobs(
         "behaviour": arms, "placebo": tuple(placebos), "nodes": arms, "edges": arms,
         "faithfulness": arms, "controls": arms, "overlap": arms, "fates": everything,
         "grafts": tuple(grafted), "readings": tuple(read), "patching": tuple(read),
+        "training": tuple(tunes),
     }  # fmt: skip
     tables = tuple(
         graph.add(
@@ -245,8 +259,12 @@ def plan_jobs(
         )
         for name in SCHEMAS
     )
-    verdict = graph.add(
-        "verdict", "verdict", ("verdict.json",), compare, (*everything, *grafted, *tables)
-    )
-    graph.add("provenance", "provenance", ("provenance.json",), None, (verdict,))
+    verdicts = tuple(
+        graph.add(
+            "verdict", "verdict" if recipe == ONLY else f"verdict {recipe}",
+            (verdict_path(recipe),), compare, (*everything, *grafted, *tables), recipe=recipe,
+        )
+        for recipe in recipes
+    )  # fmt: skip
+    graph.add("provenance", "provenance", ("provenance.json",), None, verdicts)
     return list(graph.jobs.values())

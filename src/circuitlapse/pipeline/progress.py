@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 
 @dataclass(frozen=True)
@@ -26,3 +27,12 @@ class Progress:
 
 
 Listener = Callable[[Progress], None]
+
+
+@runtime_checkable
+class Advance(Protocol):
+    """What a job calls as it goes on: ``done`` of its ``of`` steps, and a sentence for the user."""
+
+    def __call__(self, done: int, of: int, note: str = "") -> None:
+        """Report."""
+        ...

@@ -10,7 +10,7 @@ import circuitlapse
 from circuitlapse.config import Experiment
 from circuitlapse.records import Provenance, Store, key_of
 
-_LIBRARIES = ("torch", "transformers", "tokenizers", "trl", "accelerate", "numpy", "scipy",
+_LIBRARIES = ("torch", "transformers", "tokenizers", "trl", "accelerate", "peft", "numpy", "scipy",
               "polars", "safetensors")  # fmt: skip
 
 

@@ -79,10 +79,10 @@ def reading_rows(scores: Scores) -> list[Row]:
     """Every reading of every checkpoint, one row for each component."""
     rows: list[Row] = []
     tasks = {file_label(task): task for task in scores.tasks}
-    for seed in scores.experiment.finetune.seeds:
+    for arm in scores.experiment.arms():
         for step in scores.experiment.steps():
-            path = scores.store.read(plan.readings(plan.arm(seed), step))
-            graph, names = Graph(**load_about(path)), {**scores.seeds(seed), "step": step}
+            path = scores.store.read(plan.readings(arm.name, step))
+            graph, names = Graph(**load_about(path)), {**scores.names(arm), "step": step}
             for name, values in sorted(load_arrays(path).items()):
                 rows += _rows(graph, names, name, values, tasks)
     return rows

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from circuitlapse.config import Experiment, read_experiment, to_toml
+from circuitlapse.config import Experiment, processes, read_experiment, to_toml
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.pipeline.execute import execute, unfinished
 from circuitlapse.pipeline.plan import Job, plan_jobs
@@ -42,7 +42,7 @@ def run_in(experiment: Experiment, out: Path, listen: Listener) -> bool:
             with replacing(out / "experiment.toml") as draft:
                 draft.write_text(to_toml(experiment), encoding="utf-8")
         todo = unfinished(jobs, store, listen)
-        if not todo:
+        if not todo and processes() == 1:
             listen(Progress("planned", done=len(jobs), total=len(jobs)))
             return False
         from circuitlapse.pipeline.foreign import put_away
@@ -52,10 +52,28 @@ def run_in(experiment: Experiment, out: Path, listen: Listener) -> bool:
             for note in job.params.get("identity", {}).get("notes", ()):
                 listen(Progress("note", job.name, text=note))
         try:
-            execute(jobs, todo, store, experiment, work, listen)
+            if processes() > 1:
+                from circuitlapse.pipeline.together import lead, leave
+
+                execute(jobs, lead(todo, experiment), store, experiment, work, listen)
+                leave()
+            else:
+                execute(jobs, todo, store, experiment, work, listen)
         finally:
             put_away()
     return True
+
+
+def join_in(experiment: Experiment, out: Path) -> None:
+    """Take part in the trainings of a run that another process does.
+
+    Raises:
+        CircuitlapseError: As the run's own process does.
+    """
+    from circuitlapse.pipeline.together import join
+
+    experiment = looked_up(experiment)
+    join(jobs_of(experiment), out, experiment)
 
 
 def looked_up(experiment: Experiment) -> Experiment:
@@ -73,7 +91,7 @@ def looked_up(experiment: Experiment) -> Experiment:
 
 def jobs_of(experiment: Experiment) -> list[Job]:
     """Plan an experiment, after checking what can be checked without doing anything."""
-    from circuitlapse.pipeline.base import base_identity, check_tasks
+    from circuitlapse.pipeline.base import base_identity, check_tasks, check_training
 
     check_tasks(experiment)
     if experiment.checkpoints:
@@ -81,6 +99,7 @@ def jobs_of(experiment: Experiment) -> list[Job]:
 
         found = examined(experiment)
         return plan_jobs(experiment, base_of(experiment.base, found[0]), found)
+    check_training(experiment)
     return plan_jobs(experiment, base_identity(experiment.base))
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from circuitlapse.config import Experiment
+from circuitlapse.config import Arm, Experiment
 from circuitlapse.models import Graph
 from circuitlapse.pipeline import plan
 from circuitlapse.pipeline.measure import Arrays, family_mean, load_about, load_arrays
@@ -50,7 +50,7 @@ class Scores:
     @cached_property
     def graph(self) -> Graph:
         """The graph that all checkpoints share."""
-        first = plan.scores(plan.arm(self.experiment.finetune.seeds[0]), 0, self.tasks[0])
+        first = plan.scores(self.experiment.arms()[0].name, 0, self.tasks[0])
         return Graph(**load_about(self.store.read(first)))
 
     def _at(self, arm: str, step: int, task: str) -> Arrays:
@@ -60,17 +60,21 @@ class Scores:
         """Array ``name`` averaged over the variants of a corruption family."""
         return family_mean(self.at(arm, step, task), name, get_task(task).families[family])
 
-    def seeds(self, seed: int) -> Row:
-        """The columns that say which run of which base a row is about."""
-        return {"base_seed": self.experiment.base.seed, "finetune_seed": seed}
+    def names(self, arm: Arm) -> Row:
+        """The columns that say which fine-tune of which base a row is about."""
+        return {
+            "base_seed": self.experiment.base.seed,
+            "recipe": arm.recipe,
+            "finetune_seed": arm.seed,
+        }
 
     def checkpoints(self) -> Iterator[tuple[Row, Arrays]]:
-        """Every measured (seed, step, task) with the columns that name it."""
-        for seed in self.experiment.finetune.seeds:
+        """Every measured (arm, step, task) with the columns that name it."""
+        for arm in self.experiment.arms():
             for step in self.experiment.steps():
                 for task in self.tasks:
-                    names = {**self.seeds(seed), "step": step, "task": task}
-                    yield names, self.at(plan.arm(seed), step, task)
+                    names = {**self.names(arm), "step": step, "task": task}
+                    yield names, self.at(arm.name, step, task)
 
 
 def spread(name: str, estimate: Estimate | None) -> Row:
@@ -104,10 +108,10 @@ def _placebo(scores: Scores) -> list[Row]:
     rows: list[Row] = []
     if not scores.experiment.finetune.placebo:
         return rows
-    for seed in scores.experiment.finetune.seeds:
+    for arm in scores.experiment.arms():
         for task in scores.tasks:
-            arrays = scores.at(plan.placebo_arm(seed), scores.last, task)
-            names = {**scores.seeds(seed), "step": scores.last, "task": task}
+            arrays = scores.at(plan.placebo_arm(arm), scores.last, task)
+            names = {**scores.names(arm), "step": scores.last, "task": task}
             rows += [{"placebo": plan.PLACEBO, **row} for row in behaviour_rows(names, arrays)]
     return rows
 

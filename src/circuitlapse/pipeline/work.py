@@ -1,7 +1,6 @@
 """What each kind of job does. A job reads and writes artifacts of its run and nothing else."""
 
 import json
-import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -24,29 +23,19 @@ from circuitlapse.pipeline.patching import patching, patching_rows
 from circuitlapse.pipeline.patterns import PROMPTS as EXAMPLES
 from circuitlapse.pipeline.patterns import patterns
 from circuitlapse.pipeline.plan import Job
+from circuitlapse.pipeline.progress import Advance
 from circuitlapse.pipeline.prompts import Prompts, check_apart, read_items, write_items
 from circuitlapse.pipeline.provenance import provenance
 from circuitlapse.pipeline.read import read, reading_rows
 from circuitlapse.pipeline.tabulate import TABULATED, Row, Scores
+from circuitlapse.pipeline.tune import arm_of, base_directory, training_rows, tune
 from circuitlapse.records import Store, table
 from circuitlapse.tasks import Item, PromptPairs, get_task
-from circuitlapse.training import finetune, get_recipe, organism
-
-Advance = Callable[[int, int], None]
 
 
 def work(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
     """Do one job and leave its artifacts in the store."""
     _KINDS[job.kind](job, store, experiment, advance)
-
-
-def base_directory(experiment: Experiment, advance: Advance | None = None) -> Path | str:
-    """Where the base model is: a path of the user's, or an organism, pretrained if need be."""
-    base = experiment.base
-    if base.organism is None:
-        return base.source
-    report = None if advance is None else lambda step, steps, status: advance(step, steps)
-    return organism(get_recipe(base.organism), base.seed, progress=report)
 
 
 def _prompts(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
@@ -66,7 +55,7 @@ def _prompts(job: Job, store: Store, experiment: Experiment, advance: Advance) -
 
 def _training_items(experiment: Experiment, *, placebo: bool) -> list[Item]:
     total = experiment.finetune.steps * experiment.finetune.batch_size
-    n_old = total if placebo else round(total * experiment.finetune.old_fraction)
+    n_old = total if placebo else experiment.finetune.old_prompts()
     items: list[Item] = []
     tokenizer = _tokenizer(experiment)
     for name, n in ((experiment.tasks.old, n_old), (experiment.tasks.new, total - n_old)):
@@ -109,7 +98,9 @@ def _base(job: Job, store: Store, experiment: Experiment, advance: Advance) -> N
     with store.write(job.outputs[0], job.key) as path:
         if experiment.checkpoints:
             shelf(store, experiment).model(0)  # or a refusal, and why
-            identity = json.loads(store.read(plan.checkpoint_record(plan.arm(0), 0)).read_text())
+            identity = json.loads(
+                store.read(plan.checkpoint_record(experiment.arms()[0].name, 0)).read_text()
+            )
             path.write_text(json.dumps(base_of(experiment.base, identity), indent=1) + "\n")
             return
         document: dict[str, Any] = dict(base_identity(experiment.base))
@@ -125,53 +116,6 @@ def _base(job: Job, store: Store, experiment: Experiment, advance: Advance) -> N
                 fix="Save its tokenizer beside it with tokenizer.save_pretrained",
             )
         path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-
-
-def _finetune(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
-    placebo = job.kind == "placebo"
-    use = plan.PLACEBO if placebo else plan.FINETUNE
-    arm = plan.placebo_arm(job.params["seed"]) if placebo else plan.arm(job.params["seed"])
-
-    since = time.monotonic()
-
-    def save(step: int, model: Any, tokenizer: Any) -> None:
-        nonlocal since
-        if plan.checkpoint(arm, step) not in job.outputs:
-            return
-        with store.write(plan.checkpoint(arm, step), job.key, since) as directory, quiet():
-            model.save_pretrained(directory)
-            tokenizer.save_pretrained(directory)
-        since = time.monotonic()
-
-    settings = experiment.finetune
-    base = base_directory(experiment)
-    _check_same_base(base, store)
-    finetune(
-        base,
-        read_items(store.read(plan.prompts(use, "train"))),
-        save,
-        steps=settings.steps,
-        save_every=settings.save_every,
-        learning_rate=settings.learning_rate,
-        batch_size=settings.batch_size,
-        seed=job.params["seed"],
-        device=experiment.compute.device,
-        progress=advance,
-    )
-
-
-def _check_same_base(base: Path | str, store: Store) -> None:
-    """Refuse an organism that was pretrained again, and differently, since the run began."""
-    admitted = json.loads(store.read("base.json").read_text("utf-8")).get("admission")
-    if admitted is None:
-        return
-    found = json.loads((Path(base) / "organism.json").read_text("utf-8"))
-    if found["weights_sha256"] != admitted["weights_sha256"]:
-        raise CircuitlapseError(
-            "the organism in the cache is not the one that this run began with",
-            got=str(base),
-            fix="Start a new run with another --out, or bring the cache of the first start back",
-        )
 
 
 def _load(store: Store, experiment: Experiment, arm: str, step: int) -> Model:
@@ -230,11 +174,11 @@ def _read(job: Job, store: Store, experiment: Experiment, advance: Advance) -> N
 
 
 def _graft(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
-    seed, last = job.params["seed"], experiment.steps()[-1]
+    arm, last = arm_of(job), experiment.steps()[-1]
     new, family = experiment.tasks.new, experiment.measure.corruptions[0]
-    places = {"base": (plan.arm(seed), 0), "tuned": (plan.arm(seed), last)}
+    places = {"base": (arm.name, 0), "tuned": (arm.name, last)}
     if experiment.finetune.placebo:
-        places["placebo"] = (plan.placebo_arm(seed), last)
+        places["placebo"] = (plan.placebo_arm(arm), last)
     validation = {
         task: read_items(store.read(plan.prompts(task, "validation")))
         for task in (experiment.tasks.old, new)
@@ -255,7 +199,7 @@ def _table(job: Job, store: Store, experiment: Experiment, advance: Advance) -> 
 
 def _verdict(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
     with store.write(job.outputs[0], job.key) as path:
-        verdict = decide(Scores(store, experiment))
+        verdict = decide(Scores(store, experiment), job.params["recipe"])
         path.write_text(verdict.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
@@ -271,6 +215,7 @@ _TABLES: dict[str, Callable[[Scores], list[Row]]] = {
     "fates": fate_rows,
     "grafts": graft_rows,
     "readings": reading_rows,
+    "training": training_rows,
     "patching": patching_rows,
 }
 _KINDS: dict[str, Callable[[Job, Store, Experiment, Advance], None]] = {
@@ -278,8 +223,8 @@ _KINDS: dict[str, Callable[[Job, Store, Experiment, Advance], None]] = {
     "checkpoint": _checkpoint,
     "separation": _separation,
     "base": _base,
-    "finetune": _finetune,
-    "placebo": _finetune,
+    "finetune": tune,
+    "placebo": tune,
     "measure": _measure,
     "read": _read,
     "graft": _graft,

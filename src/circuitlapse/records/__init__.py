@@ -8,6 +8,8 @@ from circuitlapse.records.documents import (
     Precondition,
     Provenance,
     Verdict,
+    report_path,
+    verdict_path,
 )
 from circuitlapse.records.store import Record, Store, content_hash, key_of, replacing
 from circuitlapse.records.tables import SCHEMAS, table
@@ -26,5 +28,7 @@ __all__ = [
     "content_hash",
     "key_of",
     "replacing",
+    "report_path",
     "table",
+    "verdict_path",
 ]

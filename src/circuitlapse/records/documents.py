@@ -4,8 +4,20 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from circuitlapse.config import ONLY
+
 Label = Literal["elicited", "transformed", "formed", "mixed", "no_gain", "undetermined"]
 Group = Literal["old_heads", "recruited_heads", "other_heads", "mlps", "shared"]
+
+
+def verdict_path(recipe: str) -> str:
+    """Path of a recipe's verdict inside the run."""
+    return "verdict.json" if recipe == ONLY else f"verdicts/{recipe}.json"
+
+
+def report_path(recipe: str) -> str:
+    """Path of a recipe's report inside the run."""
+    return "report.html" if recipe == ONLY else f"reports/{recipe}.html"
 
 
 class _Document(BaseModel):

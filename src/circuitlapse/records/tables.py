@@ -11,7 +11,8 @@ from typing import Any
 import polars as pl
 
 _INT, _REAL, _TEXT = pl.Int64, pl.Float64, pl.String
-_SEEDS = {"base_seed": _INT, "finetune_seed": _INT}
+# The run that a row is about. recipe: "default", or the values that differ in a grid of recipes.
+_SEEDS = {"base_seed": _INT, "recipe": _TEXT, "finetune_seed": _INT}
 
 
 def _interval(name: str) -> dict[str, Any]:
@@ -30,6 +31,14 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     "behaviour": _BEHAVIOUR,
     # The same for the placebo fine-tunes, at their last step; placebo names the kind.
     "placebo": {"placebo": _TEXT, **_BEHAVIOUR},
+    # How training went. split: train (prompts that were trained on), validation (held-out prompts
+    # of the same task) or old_task. loss: of the answer, in nats per token; end_of_text: share of
+    # prompts after which that token is predicted. flags: the traps that the row shows, joined by
+    # commas: end_of_text, overfit, old_task_lost, not_learning; empty where there is none.
+    "training": {
+        **_SEEDS, "step": _INT, "split": _TEXT, "task": _TEXT, "n": _INT, **_interval("loss"),
+        **_interval("accuracy"), **_interval("end_of_text"), "flags": _TEXT,
+    },
     # Exact patching effect and attribution total of every head and MLP.
     # corruption: a family (subject, names) or one of its variants (s1_to_io, s2_to_io).
     "nodes": {

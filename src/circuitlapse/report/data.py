@@ -10,9 +10,9 @@ import polars as pl
 from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError, safe_open
 
-from circuitlapse.config import Experiment, file_label, read_experiment
+from circuitlapse.config import ONLY, Arm, Experiment, file_label, read_experiment
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.records import SCHEMAS, Provenance, Store, Verdict
+from circuitlapse.records import SCHEMAS, Provenance, Store, Verdict, verdict_path
 
 _Document = TypeVar("_Document", bound=BaseModel)
 _AGAIN = "Delete it and run the experiment again: only what is missing is made"
@@ -58,12 +58,13 @@ class RunRecords:
     patterns: Patterns
 
 
-def read_run(run: Path, prompts: int = 4) -> RunRecords:
-    """Read a finished run's records.
+def read_run(run: Path, prompts: int = 4, recipe: str = ONLY) -> RunRecords:
+    """Read a finished run's records on one recipe.
 
     Args:
         run: The run directory.
         prompts: How many sample items to take from each task's file.
+        recipe: Which of a grid's recipes; rows of the others are left out.
 
     Raises:
         CircuitlapseError: If the directory or a file is missing, unreadable, or of another
@@ -83,13 +84,13 @@ def read_run(run: Path, prompts: int = 4) -> RunRecords:
         experiment=experiment,
         experiment_text=experiment_file.read_text(encoding="utf-8"),
         provenance=_document(store, "provenance.json", Provenance),
-        verdict=_document(store, "verdict.json", Verdict),
-        tables={name: _table(store, name) for name in SCHEMAS},
+        verdict=_document(store, verdict_path(recipe), Verdict),
+        tables={name: _table(store, name, recipe) for name in SCHEMAS},
         prompts={
             task: _items(store.read(f"tasks/{file_label(task)}.test.jsonl"), prompts)
             for task in (tasks.old, tasks.new)
         },
-        patterns=_patterns(store, experiment),
+        patterns=_patterns(store, experiment, recipe),
     )
 
 
@@ -107,7 +108,7 @@ def _document(store: Store, name: str, kind: type[_Document]) -> _Document:
         ) from None
 
 
-def _table(store: Store, name: str) -> pl.DataFrame:
+def _table(store: Store, name: str, recipe: str) -> pl.DataFrame:
     path = store.read(f"tables/{name}.parquet")
     try:
         frame = pl.read_parquet(path)
@@ -122,17 +123,18 @@ def _table(store: Store, name: str) -> pl.DataFrame:
             got=f"missing or of another type: {', '.join(wrong)}",
             fix=_AGAIN,
         )
+    frame = frame.filter(pl.col("recipe") == recipe)
     if name in ("behaviour", "nodes") and frame.is_empty():
         raise CircuitlapseError(f"{path} has no rows", fix=_AGAIN)
     return frame.select(list(SCHEMAS[name]))
 
 
-def _patterns(store: Store, experiment: Experiment) -> Patterns:
+def _patterns(store: Store, experiment: Experiment, recipe: str) -> Patterns:
     tokens: dict[str, list[list[str]]] = {}
     weights = {}
     for seed in experiment.finetune.seeds:
         for step in experiment.steps():
-            path = store.read(f"patterns/seed-{seed}/step-{step:05d}.safetensors")
+            path = store.read(f"patterns/{Arm(recipe, seed).name}/step-{step:05d}.safetensors")
             try:
                 with safe_open(path, "numpy") as file:
                     tokens = json.loads(file.metadata()["about"])["tokens"]

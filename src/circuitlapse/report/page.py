@@ -5,18 +5,19 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from circuitlapse.records import Store
+from circuitlapse.config import ONLY
+from circuitlapse.records import Store, report_path
 from circuitlapse.report import assets
 from circuitlapse.report.data import RunRecords, read_run
 from circuitlapse.report.numbers import estimate, number
 from circuitlapse.report.payload import payload
 from circuitlapse.report.view import view
 
-_NAME = "report.html"
 
-
-def build_report(run: Path, made_from: str | None = None) -> Path:
+def build_report(run: Path, made_from: str | None = None, recipe: str = ONLY) -> Path:
     """Write ``RUN/report.html`` from the run's records alone.
+
+    In a run with a grid each recipe has a report of its own, ``RUN/reports/RECIPE.html``.
 
     The file is replaced whole or not at all. The same records give the same bytes.
 
@@ -24,6 +25,7 @@ def build_report(run: Path, made_from: str | None = None) -> Path:
         run: A finished run directory.
         made_from: Key of the job that makes it, for the run's record of it. By default the key
             that is recorded already, as a report that is built again is made from the same things.
+        recipe: Which of a grid's recipes it is about.
 
     Returns:
         The report's path.
@@ -31,14 +33,14 @@ def build_report(run: Path, made_from: str | None = None) -> Path:
     Raises:
         CircuitlapseError: If a record is missing, unreadable, changed, or of another version.
     """
-    page = render_report(read_run(run))
-    store = Store(run)
-    recorded = store.record(_NAME)
+    page = render_report(read_run(run, recipe=recipe))
+    store, name = Store(run), report_path(recipe)
+    recorded = store.record(name)
     if made_from is None:
         made_from = recorded.made_from if recorded else ""
-    with store.write(_NAME, made_from) as path:
+    with store.write(name, made_from) as path:
         path.write_bytes(page.encode())
-    return store.root / _NAME
+    return store.root / name
 
 
 def render_report(records: RunRecords) -> str:

@@ -4,6 +4,7 @@ A time-lapse needs the training itself, not only its end: the base is made here 
 given, and fine-tuning saves what the analyses then look at.
 """
 
+from circuitlapse.training.arguments import check_names, on_cpu
 from circuitlapse.training.finetune import finetune
 from circuitlapse.training.organism import (
     Progress,
@@ -13,17 +14,26 @@ from circuitlapse.training.organism import (
     pretrain,
 )
 from circuitlapse.training.recipe import RECIPES, Recipe, Stage, get_recipe
+from circuitlapse.training.restart import Restart
 from circuitlapse.training.tokenizer import build_tokenizer
+from circuitlapse.training.traps import flagged
+from circuitlapse.training.watch import Figures, Watched
 
 __all__ = [
     "RECIPES",
+    "Figures",
     "Progress",
     "Recipe",
+    "Restart",
     "Stage",
+    "Watched",
     "build_tokenizer",
+    "check_names",
     "finetune",
+    "flagged",
     "gate_figures",
     "get_recipe",
+    "on_cpu",
     "organism",
     "organism_key",
     "pretrain",

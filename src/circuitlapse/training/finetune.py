@@ -1,19 +1,21 @@
-"""Fine-tuning through TRL's SFTTrainer, with the loss on the answer and nothing else.
+"""Fine-tuning through TRL's SFTTrainer, with a checkpoint at every step of a schedule.
 
-TRL appends the end-of-text token to every completion it tokenizes itself. With an answer of one
-token, half of the loss would then teach the model to stop. So the examples are tokenized here and
-their labels hold the answer's tokens only. No token is ever added to the vocabulary: where a
-tokenizer has no padding token, its end-of-text token pads, and padding carries no label.
+No token is ever added to the vocabulary: where a tokenizer has no padding token that the model
+knows, its end-of-text token pads, and padding carries no label.
 """
 
+import copy
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import datasets
-import torch
 from datasets import Dataset
+from peft import PeftModel
+from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -21,138 +23,211 @@ from transformers import (
     PreTrainedTokenizerBase,
     PrinterCallback,
     TrainerCallback,
+    set_seed,
 )
-from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
+from circuitlapse.config import Finetune, processes
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import quiet
 from circuitlapse.tasks import Item
+from circuitlapse.training.arguments import adapters, arguments
+from circuitlapse.training.encode import encode
+from circuitlapse.training.restart import Restart
+from circuitlapse.training.traps import flags, sentence
+from circuitlapse.training.watch import Figures, Watched, from_log, logged, look
 
 Save = Callable[[int, PreTrainedModel, PreTrainedTokenizerBase], None]
-IGNORED = -100  # the label that transformers' losses leave out
-
-
-def encode(items: Iterable[Item], tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:
-    """Turn items into ``input_ids`` and ``labels`` whose only label is the answer.
-
-    Raises:
-        CircuitlapseError: If tokenizing prompt and answer together does not give the prompt's
-            tokens followed by the answer's, so that the answer could not be told apart.
-    """
-    examples = []
-    for item in items:
-        prompt = tokenizer(item.prompt)["input_ids"]
-        whole = tokenizer(item.prompt + item.answer)["input_ids"]
-        if whole[: len(prompt)] != prompt or len(whole) == len(prompt):
-            raise CircuitlapseError(
-                "the answer's tokens cannot be separated from the prompt's",
-                got=item.prompt + item.answer,
-                fix="Begin the answer with a space, or end the prompt at a word's end",
-            )
-        labels = [IGNORED] * len(prompt) + whole[len(prompt) :]
-        examples.append({"input_ids": whole, "labels": labels})
-    return examples
 
 
 def finetune(
     base: Path | str,
     items: Sequence[Item],
     save: Save,
+    recipe: Finetune,
     *,
-    steps: int,
-    save_every: int,
-    learning_rate: float,
-    batch_size: int,
     seed: int,
     device: str = "auto",
-    progress: Callable[[int, int], None] | None = None,
+    watched: Sequence[Watched] = (),
+    restart: Restart | None = None,
+    prepare: Callable[[PreTrainedModel], Any] | None = None,
     callbacks: Sequence[TrainerCallback] = (),
-) -> None:
+    progress: Callable[[int, int], None] | None = None,
+    notice: Callable[[str], None] | None = None,
+) -> list[Figures]:
     """Fine-tune a model on items and hand over its checkpoints, from step 0 to the last.
 
-    Full fine-tuning with AdamW (no weight decay), a constant learning rate and gradients clipped
-    at norm 1, in the precision of the saved weights.
+    Unless ``recipe.trainer`` says otherwise: no weight decay, no warm-up, gradients clipped at
+    norm 1, in the precision of the saved weights. Started by ``accelerate launch``, all processes
+    call this with the same arguments, and the first one alone saves, watches and reports.
 
     Args:
         base: Directory or Hub name of the model and its tokenizer.
         items: What to train on, in any order; they are shuffled by ``seed`` and repeated as often
-            as ``steps`` needs.
-        save: Called with ``(step, model, tokenizer)`` at step 0, every ``save_every`` steps and
-            at the last step.
-        steps: Optimiser steps.
-        save_every: Steps between checkpoints.
-        learning_rate: Peak, and here also constant, learning rate.
-        batch_size: Items per step.
-        seed: Of the shuffling and of any dropout.
+            as the steps need.
+        save: Called with ``(step, model, tokenizer)`` at every step of
+            ``recipe.checkpoint_steps()``; adapters are merged into the model that it gets.
+        recipe: How to train. Its seeds, grid, placebo and old fraction are not looked at.
+        seed: Of the shuffling, of adapters and of any dropout.
         device: ``auto`` takes an accelerator where there is one; ``cpu`` never does.
+        watched: Prompts to look at whenever a checkpoint is saved.
+        restart: Where to keep the state that an interrupted training goes on from; without it a
+            training begins anew. Whoever calls clears it when all results are safe.
+        prepare: Called with the loaded model; what it returns is trained instead, such as the
+            same model with frozen parts.
+        callbacks: More callbacks for the trainer, called before the one that saves.
         progress: Called with ``(step, steps)`` after each step.
-        callbacks: More callbacks for the trainer, called before those that save.
+        notice: Called with a sentence when a trap first shows in the figures.
+
+    Returns:
+        The figures of the watched prompts, in the order of the steps.
 
     Raises:
-        CircuitlapseError: If there are no items, or an item cannot be encoded.
+        CircuitlapseError: If there are no items, an item cannot be encoded, the trainer refuses an
+            argument, or the training blows up.
     """
     if not items:
         raise CircuitlapseError("there is nothing to fine-tune on", got="0 items")
-    with quiet():
-        tokenizer = AutoTokenizer.from_pretrained(base)
-        model = AutoModelForCausalLM.from_pretrained(base)
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    vocabulary = _vocabulary(model)
-
-    class Checkpoints(TrainerCallback):
-        def on_train_begin(self, args, state, control, **kwargs):
-            save(0, model, tokenizer)
-
-        def on_step_end(self, args, state, control, **kwargs):
-            step = state.global_step
-            if step % save_every == 0 or step == steps:
-                save(step, model, tokenizer)
-            if progress is not None:
-                progress(step, steps)
-
     datasets.disable_progress_bars()
-    with tempfile.TemporaryDirectory() as scratch:
-        arguments = SFTConfig(
-            output_dir=scratch,
-            max_steps=steps,
-            per_device_train_batch_size=batch_size,
-            learning_rate=learning_rate,
-            lr_scheduler_type="constant",
-            warmup_steps=0,
-            weight_decay=0.0,
-            optim="adamw_torch",
-            max_grad_norm=1.0,
-            seed=seed,
-            data_seed=seed,
-            bf16=False,
-            fp16=False,
-            activation_checkpointing=False,
-            use_cpu=device == "cpu" or (device == "auto" and not torch.cuda.is_available()),
-            dataloader_pin_memory=torch.cuda.is_available() and device != "cpu",
-            max_length=None,
-            dataset_kwargs={"skip_prepare_dataset": True},
-            save_strategy="no",
-            logging_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
+    with ExitStack() as scratch:
+        output = (
+            restart.directory
+            if restart
+            else Path(scratch.enter_context(tempfile.TemporaryDirectory()))
         )
-        trainer = SFTTrainer(
+        settings = arguments(recipe, seed, device, output)
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(base)
+            model = AutoModelForCausalLM.from_pretrained(base)
+        vocabulary = _vocabulary(model)
+        _choose_padding(tokenizer, vocabulary)
+        longest = getattr(model.config, "max_position_embeddings", None)
+        examples = encode(items, tokenizer, recipe.preset, longest)
+        set_seed(seed)  # of adapters; the trainer sets it again
+        if prepare is not None:
+            model = prepare(model)
+        watcher = _Checkpoints(recipe, save, tokenizer, watched, restart, progress, notice)
+        trainer = _trainer(
             model=model,
-            args=arguments,
-            train_dataset=Dataset.from_list(encode(items, tokenizer)),
+            args=settings,
+            train_dataset=Dataset.from_list(examples),
             processing_class=tokenizer,
-            callbacks=[*callbacks, Checkpoints()],
+            callbacks=[*callbacks, watcher],
+            peft_config=adapters(recipe),
         )
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
-    grown = _vocabulary(model)
-    if grown != vocabulary:
+        watcher.trainer = trainer
+        state = restart.latest() if restart else None
+        with quiet():
+            trainer.train(resume_from_checkpoint=None if state is None else str(state))
+        grown = _vocabulary(trainer.model)
+        if grown != vocabulary:
+            raise CircuitlapseError(
+                "fine-tuning changed the size of the vocabulary", got=f"{vocabulary} -> {grown}"
+            )
+        return from_log(trainer.state.log_history, watched)
+
+
+def _trainer(**settings: Any) -> SFTTrainer:
+    """Build the trainer, turning its complaints about what the user chose into errors."""
+    try:
+        with quiet():
+            trainer = SFTTrainer(**settings)
+            trainer.create_optimizer()
+    except (ImportError, ValueError) as error:
         raise CircuitlapseError(
-            "fine-tuning changed the size of the vocabulary", got=f"{vocabulary} -> {grown}"
+            "the trainer cannot be set up with this recipe",
+            got=str(error),
+            fix="Correct finetune.optimizer, finetune.lora or finetune.trainer",
+        ) from error
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+class _Checkpoints(TrainerCallback):
+    """Looks at the watched prompts and saves, at every step of the schedule."""
+
+    trainer: SFTTrainer
+
+    def __init__(
+        self,
+        recipe: Finetune,
+        save: Save,
+        tokenizer: PreTrainedTokenizerBase,
+        watched: Sequence[Watched],
+        restart: Restart | None,
+        progress: Callable[[int, int], None] | None,
+        notice: Callable[[str], None] | None,
+    ) -> None:
+        self.steps, self.at = recipe.steps, frozenset(recipe.checkpoint_steps())
+        self.save, self.tokenizer, self.watched = save, tokenizer, watched
+        self.restart, self.progress, self.notice = restart, progress, notice
+        self.kept_at = time.monotonic()
+        self.named: set[str] = set()
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.global_step == 0:
+            self._checkpoint(state)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        step = state.global_step
+        if step in self.at:
+            self._checkpoint(state)
+            # Never at the last step: there is nothing to go on with.
+            if self.restart is not None and step < self.steps and self._due():
+                control.should_save = True
+                self.kept_at = time.monotonic()
+        if self.progress is not None and state.is_world_process_zero:
+            self.progress(step, self.steps)
+
+    def _due(self) -> bool:
+        # Several processes must decide alike, and their clocks do not.
+        waited = time.monotonic() - self.kept_at
+        return self.restart is not None and (
+            processes() > 1 or waited >= self.restart.every_seconds
         )
 
+    def _checkpoint(self, state: Any) -> None:
+        if not state.is_world_process_zero:
+            return
+        step, model = state.global_step, cast(nn.Module, self.trainer.model)
+        if self.watched:
+            found = [look(model, self.tokenizer, each, step) for each in self.watched]
+            self.trainer.log({k: v for each in found for k, v in logged(each).items()})
+            self._name_traps(found, from_log(state.log_history, self.watched))
+        self.save(step, _merged(model), self.tokenizer)
 
-def _vocabulary(model: PreTrainedModel) -> int:
-    embedding: Any = model.get_input_embeddings()
-    return embedding.weight.shape[0]
+    def _name_traps(self, found: Sequence[Figures], history: Sequence[Figures]) -> None:
+        base = [each for each in history if each.step == 0]
+        for each in found:
+            raised = flags(each, found, base, each.step == self.steps)
+            for flag in filter(None, raised.split(", ")):
+                if flag not in self.named and self.notice is not None:
+                    before = next(b for b in base if b.split == each.split)
+                    self.notice(f"step {each.step}: {sentence(flag, each, before)}")
+                self.named.add(flag)
+
+
+def _merged(model: Any) -> PreTrainedModel:
+    """The model without adapters: what they learnt is in its weights."""
+    if not isinstance(model, PeftModel):
+        return model
+    # A copy: taking the adapters out again would not give the same bits.
+    return copy.deepcopy(model).merge_and_unload()
+
+
+def _choose_padding(tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> None:
+    """Pad with a token that the model has; nothing is added for it."""
+    padding: Any = tokenizer.pad_token_id
+    end: Any = tokenizer.eos_token_id
+    if padding is not None and padding < vocabulary:
+        return
+    if end is None or end >= vocabulary:
+        raise CircuitlapseError(
+            "the tokenizer has neither a padding nor an end-of-text token that the model knows",
+            fix="Set tokenizer.pad_token to a token of the vocabulary and save it again",
+        )
+    tokenizer.pad_token = tokenizer.eos_token
+
+
+def _vocabulary(model: Any) -> int:
+    return model.get_input_embeddings().weight.shape[0]

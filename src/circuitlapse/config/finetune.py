@@ -1,0 +1,179 @@
+"""How the base is fine-tuned: one recipe or a grid of them, each with every seed."""
+
+from collections.abc import Callable
+from itertools import product
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import (
+    Field,
+    ValidationError,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
+
+from circuitlapse.config.section import Positive, Section, Seed, distinct
+from circuitlapse.config.trainer import check_trainer
+
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Method = Literal["full", "lora"]
+Preset = Literal["answer-only", "full-text", "repeat-completion"]
+# The trainer's own names; they become part of directory names.
+Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
+
+ONLY = "default"
+"""Name of the recipe where there is only one."""
+
+
+class Arm(NamedTuple):
+    """One fine-tune: a recipe with a seed."""
+
+    recipe: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Its directory's name: ``seed-0``, or ``lr-0.001_lora-seed-0`` in a grid."""
+        return f"seed-{self.seed}" if self.recipe == ONLY else f"{self.recipe}-seed-{self.seed}"
+
+
+class Lora(Section):
+    """Low-rank adapters (Hu et al. 2021), for the method "lora"; checkpoints are merged."""
+
+    rank: Positive = Field(8, description="Rank of the adapters.")
+    alpha: Rate = Field(16.0, description="The adapters' output is scaled by alpha / rank.")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="Dropout of the adapters' input."
+    )
+    targets: tuple[str, ...] = Field(
+        (), description="Modules that get one, such as c_attn; none named: PEFT's choice."
+    )
+
+
+class Grid(Section):
+    """Lists of values to try: every combination is a recipe of its own, with every seed."""
+
+    learning_rate: tuple[Rate, ...] = Field((), description="In place of learning_rate.")
+    method: tuple[Method, ...] = Field((), description="In place of method.")
+    preset: tuple[Preset, ...] = Field((), description="In place of preset.")
+    optimizer: tuple[Name, ...] = Field((), description="In place of optimizer.")
+    schedule: tuple[Name, ...] = Field((), description="In place of schedule.")
+
+    @model_validator(mode="after")
+    def _distinct(self) -> "Grid":
+        for key in Grid.model_fields:
+            distinct(key, getattr(self, key))
+        return self
+
+
+_NO_GRID = Grid()  # pyright: ignore[reportCallIssue]
+
+
+def _one_message(value: object, check: Callable[[object], object]) -> object:
+    try:
+        return check(value)
+    except ValidationError:
+        raise ValueError('must be "every", "log" or a list of steps above 0') from None
+
+
+class Finetune(Section):
+    """Fine-tuning on the new task, through TRL's SFTTrainer."""
+
+    seeds: tuple[Seed, ...] = Field(
+        (0,), min_length=1, description="One fine-tune is run for each seed."
+    )
+    steps: Positive = Field(240, description="Optimiser steps.")
+    save_every: Positive = Field(8, description="Steps between checkpoints.")
+    save_at: Annotated[
+        Literal["every", "log"] | tuple[Positive, ...], WrapValidator(_one_message)
+    ] = Field(
+        "every",
+        description='When to save checkpoints: "every" save_every steps, "log" at 1, 2, 4, 8 and '
+        "so on, or a list of steps. Step 0 and the last one always have a checkpoint.",
+    )
+    batch_size: Positive = Field(32, description="Prompts per step; none is seen twice.")
+    accumulate: Positive = Field(
+        1, description="Parts that each step's prompts are divided into, where memory is short."
+    )
+    method: Method = Field("full", description="full (all weights) or lora.")
+    preset: Preset = Field(
+        "answer-only",
+        description="What the loss is on: answer-only, full-text (prompt and answer), or "
+        "repeat-completion (the answer, 20 times).",
+    )
+    learning_rate: Rate = Field(1e-3, description="Peak learning rate (2e-5 is usual for GPT-2).")
+    optimizer: Name = Field("adamw_torch", description="Any `optim` of transformers' Trainer.")
+    schedule: Name = Field(
+        "constant", description="Any `lr_scheduler_type` of transformers' Trainer."
+    )
+    old_fraction: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="Share of old-task prompts mixed into the training data."
+    )
+    placebo: bool = Field(
+        True,
+        description="Also fine-tune on the old task alone, as the noise floor of the heads' fates.",
+    )
+    lora: Lora = Lora()  # pyright: ignore[reportCallIssue]
+    grid: Grid = _NO_GRID
+    trainer: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Any other argument of TRL's SFTConfig, such as warmup_steps = 20, bf16 = true "
+        'or report_to = "tensorboard".',
+    )
+
+    @field_validator("trainer")
+    @classmethod
+    def _safe(cls, trainer: dict[str, Any]) -> dict[str, Any]:
+        return check_trainer(trainer)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Finetune":
+        distinct("seeds", self.seeds)
+        if self.save_at == "every" and self.save_every > self.steps:
+            raise ValueError(f"`save_every` ({self.save_every}) exceeds `steps` ({self.steps})")
+        if isinstance(self.save_at, tuple):
+            distinct("save_at", self.save_at)
+            if max(self.save_at, default=0) > self.steps:
+                raise ValueError(f"`save_at` ({max(self.save_at)}) exceeds `steps` ({self.steps})")
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"`accumulate` ({self.accumulate}) does not divide `batch_size` ({self.batch_size})"
+            )
+        return self
+
+    def checkpoint_steps(self) -> list[int]:
+        """Return the steps that have a checkpoint, from 0 to the last."""
+        if self.save_at == "every":
+            between = range(0, self.steps, self.save_every)
+        elif self.save_at == "log":
+            between = (2**power for power in range(self.steps.bit_length()))
+        else:
+            between = self.save_at
+        return sorted({0, *(step for step in between if step < self.steps), self.steps})
+
+    def old_prompts(self) -> int:
+        """Return how many of the training prompts are of the old task."""
+        return round(self.steps * self.batch_size * self.old_fraction)
+
+    def recipes(self) -> dict[str, "Finetune"]:
+        """Return every recipe by its name, each without a grid.
+
+        A name holds the values that differ between recipes, such as ``lr-0.001_lora``; a single
+        recipe is called ``default``.
+        """
+        lists = {key: values for key, values in self.grid if values}
+        varied = {key for key, values in lists.items() if len(values) > 1}
+        found = {}
+        for combination in product(*lists.values()):
+            chosen = dict(zip(lists, combination, strict=True))
+            parts = [
+                f"lr-{value!r}" if key == "learning_rate" else value
+                for key, value in chosen.items()
+                if key in varied
+            ]
+            found["_".join(parts) or ONLY] = self.model_copy(update={**chosen, "grid": _NO_GRID})
+        return found
+
+    def arms(self) -> list[Arm]:
+        """Return every fine-tune of the experiment: each recipe with each seed."""
+        return [Arm(recipe, seed) for recipe in self.recipes() for seed in self.seeds]

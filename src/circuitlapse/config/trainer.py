@@ -1,0 +1,69 @@
+"""Which arguments of the trainer a user may set, and why not the others."""
+
+from typing import Any
+
+_OURS = {
+    "learning_rate": "finetune.learning_rate",
+    "optim": "finetune.optimizer",
+    "lr_scheduler_type": "finetune.schedule",
+    "max_steps": "finetune.steps",
+    "num_train_epochs": "finetune.steps",
+    "per_device_train_batch_size": "finetune.batch_size",
+    "gradient_accumulation_steps": "finetune.accumulate",
+    "seed": "finetune.seeds",
+    "data_seed": "finetune.seeds",
+    "use_cpu": "compute.device",
+    "completion_only_loss": "finetune.preset",
+    "assistant_only_loss": "finetune.preset",
+}
+_CHECKPOINTS = "checkpoints are saved by finetune.save_at, and an interrupted training goes on"
+_TOKENS = "prompts are tokenised here, so that no token is added, cut off or joined to another's"
+_WHOLE = "checkpoints must hold the whole model, as it is trained"
+_HELD_OUT = "held-out prompts are looked at whenever a checkpoint is saved"
+_NEVER = "nothing is sent to the Hub"
+_REFUSED = {
+    **dict.fromkeys(
+        (
+            "output_dir", "save_strategy", "save_steps", "save_total_limit", "save_only_model",
+            "resume_from_checkpoint", "restore_callback_states_from_checkpoint",
+            "load_best_model_at_end", "ignore_data_skip", "enable_jit_checkpoint",
+        ),
+        _CHECKPOINTS,
+    ),
+    **dict.fromkeys(
+        (
+            "max_length", "packing", "packing_strategy", "padding_free", "pad_token", "eos_token",
+            "pad_to_multiple_of", "dataset_kwargs", "dataset_text_field", "chat_template_path",
+            "truncation_mode", "remove_unused_columns",
+        ),
+        _TOKENS,
+    ),
+    **dict.fromkeys(
+        ("deepspeed", "fsdp", "fsdp_config", "model_init_kwargs", "use_liger_kernel"), _WHOLE
+    ),
+    **dict.fromkeys(
+        ("do_eval", "eval_strategy", "eval_steps", "eval_on_start", "eval_delay"), _HELD_OUT
+    ),
+    **dict.fromkeys(
+        (
+            "push_to_hub", "hub_model_id", "hub_token", "hub_strategy", "hub_private_repo",
+            "hub_revision", "hub_always_push",
+        ),
+        _NEVER,
+    ),
+    "auto_find_batch_size": "the same experiment must train on the same batches everywhere",
+    "disable_tqdm": "progress is shown by circuitlapse",
+}  # fmt: skip
+
+
+def check_trainer(trainer: dict[str, Any]) -> dict[str, Any]:
+    """Refuse the arguments that would break what a run promises, each with the reason.
+
+    Raises:
+        ValueError: Naming every such argument.
+    """
+    faults = [f"`{name}` is set by {_OURS[name]}" for name in trainer if name in _OURS]
+    faults += [f"`{name}`: {_REFUSED[name]}" for name in trainer if name in _REFUSED]
+    if faults:
+        raise ValueError("; ".join(faults))
+    return trainer

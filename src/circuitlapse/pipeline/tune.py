@@ -1,0 +1,143 @@
+"""The jobs that fine-tune, and the table of how it went."""
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+
+from circuitlapse.config import Arm, Experiment, joins, processes
+from circuitlapse.errors import CircuitlapseError
+from circuitlapse.models import quiet
+from circuitlapse.pipeline import plan
+from circuitlapse.pipeline.plan import Job
+from circuitlapse.pipeline.progress import Advance
+from circuitlapse.pipeline.prompts import read_items
+from circuitlapse.pipeline.tabulate import Row, Scores
+from circuitlapse.records import Store
+from circuitlapse.tasks import Item, get_task
+from circuitlapse.training import (
+    Figures,
+    Restart,
+    Watched,
+    finetune,
+    flagged,
+    get_recipe,
+    organism,
+)
+
+_WATCHED = 64  # prompts of each split, looked at whenever a checkpoint is saved
+
+
+def arm_of(job: Job) -> Arm:
+    """The fine-tune that a job is about."""
+    return Arm(job.params["recipe"], job.params["seed"])
+
+
+def base_directory(experiment: Experiment, advance: Advance | None = None) -> Path | str:
+    """Where the base model is: a path of the user's, or an organism, pretrained if need be."""
+    base = experiment.base
+    if base.organism is None:
+        return base.source
+    report = None if advance is None else lambda step, steps, status: advance(step, steps)
+    return organism(get_recipe(base.organism), base.seed, progress=report)
+
+
+def tune(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
+    """Fine-tune, or go on with an interrupted fine-tune; checkpoints that are there stay."""
+    if processes() > 1:
+        PartialState().wait_for_everyone()  # what is read below must be there for all
+    placebo = job.kind == "placebo"
+    arm = arm_of(job)
+    name = plan.placebo_arm(arm) if placebo else arm.name
+    items = read_items(
+        store.read(plan.prompts(plan.PLACEBO if placebo else plan.FINETUNE, "train"))
+    )
+    base = base_directory(experiment)
+    _check_same_base(base, store)
+    wanted = {
+        step: plan.checkpoint(name, step)
+        for step in experiment.steps()
+        if plan.checkpoint(name, step) in job.outputs
+    }
+    missing = {
+        step for step, path in wanted.items() if store.state(path, job.key, whole=True) != "ready"
+    }
+    restart = Restart(
+        store.root / plan.restart(job), before=min(missing, default=experiment.finetune.steps)
+    )
+    done, since = 0, time.monotonic()
+
+    def save(step: int, model: Any, tokenizer: Any) -> None:
+        nonlocal since
+        if step in missing:
+            with store.write(wanted[step], job.key, since) as directory, quiet():
+                model.save_pretrained(directory)
+                tokenizer.save_pretrained(directory)
+        since = time.monotonic()
+
+    def progress(step: int, steps: int) -> None:
+        nonlocal done
+        done = step
+        advance(step, steps)
+
+    figures = finetune(
+        base,
+        items,
+        save,
+        experiment.finetune.recipes()[arm.recipe],
+        seed=arm.seed,
+        device=experiment.compute.device,
+        watched=() if placebo else _watched(experiment, store, items),
+        restart=restart,
+        progress=progress,
+        notice=lambda text: advance(done, experiment.finetune.steps, text),
+    )
+    if joins():
+        return
+    if not placebo:
+        with store.write(plan.training(name), job.key) as path:
+            path.write_text(json.dumps([asdict(each) for each in figures]), encoding="utf-8")
+    restart.clear()
+
+
+def _watched(experiment: Experiment, store: Store, items: list[Item]) -> list[Watched]:
+    old, new = experiment.tasks.old, experiment.tasks.new
+    held_out = {
+        task: read_items(store.read(plan.prompts(task, "validation")))[:_WATCHED]
+        for task in (old, new)
+    }
+    n_old = experiment.finetune.old_prompts()
+    n_old = min(n_old, get_task(old).most("train") or n_old)
+    trained = items[n_old:][:_WATCHED]  # the new task's come last
+    return [
+        Watched("train", new, trained),
+        Watched("validation", new, held_out[new]),
+        Watched("old_task", old, held_out[old]),
+    ]
+
+
+def training_rows(scores: Scores) -> list[Row]:
+    """Rows of the table ``training``: how every fine-tune went, with the traps that show."""
+    rows = []
+    for arm in scores.experiment.arms() if not scores.experiment.checkpoints else ():
+        written = json.loads(scores.store.read(plan.training(arm.name)).read_text("utf-8"))
+        for figures, flags in flagged([Figures(**each) for each in written]):
+            rows.append({**scores.names(arm), **asdict(figures), "flags": flags})
+    return rows
+
+
+def _check_same_base(base: Path | str, store: Store) -> None:
+    """Refuse an organism that was pretrained again, and differently, since the run began."""
+    admitted = json.loads(store.read("base.json").read_text("utf-8")).get("admission")
+    if admitted is None:
+        return
+    found = json.loads((Path(base) / "organism.json").read_text("utf-8"))
+    if found["weights_sha256"] != admitted["weights_sha256"]:
+        raise CircuitlapseError(
+            "the organism in the cache is not the one that this run began with",
+            got=str(base),
+            fix="Start a new run with another --out, or bring the cache of the first start back",
+        )

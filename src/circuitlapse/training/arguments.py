@@ -1,0 +1,122 @@
+"""From a recipe to the trainer's own arguments, with names checked before any work starts."""
+
+import difflib
+from dataclasses import fields
+from pathlib import Path
+
+import torch
+from peft import LoraConfig
+from transformers import SchedulerType
+from transformers.training_args import OptimizerNames
+from trl.trainer.sft_config import SFTConfig
+
+from circuitlapse.config import Finetune, processes
+from circuitlapse.errors import CircuitlapseError
+
+_PLATEAU = "reduce_lr_on_plateau"  # it follows an evaluation of the trainer's, which is not run
+
+
+def check_names(recipe: Finetune) -> None:
+    """Check that the trainer knows the optimiser, the schedule and every other argument.
+
+    Raises:
+        CircuitlapseError: Listing the names that there are.
+    """
+    optimizers = [name.value for name in OptimizerNames]
+    schedules = [name.value for name in SchedulerType if name.value != _PLATEAU]
+    for key, name, known in (
+        ("optimizer", recipe.optimizer, optimizers),
+        ("schedule", recipe.schedule, schedules),
+    ):
+        if name not in known:
+            raise CircuitlapseError(
+                f"the trainer has no {key} of that name",
+                got=name,
+                fix=f"finetune.{key} may be {', '.join(known)}",
+            )
+    known = [field.name for field in fields(SFTConfig) if field.init]
+    for name in recipe.trainer:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            raise CircuitlapseError(
+                "the trainer has no such argument",
+                got=name,
+                fix=f"Did you mean {near[0]}?"
+                if near
+                else "finetune.trainer takes the arguments of TRL's SFTConfig",
+            )
+
+
+def arguments(recipe: Finetune, seed: int, device: str, output: Path) -> SFTConfig:
+    """Build the trainer's arguments.
+
+    Every step takes ``recipe.batch_size`` prompts in all, however many processes share them.
+
+    Raises:
+        CircuitlapseError: If the trainer refuses an argument, or the prompts of a step cannot be
+            divided among the processes.
+    """
+    check_names(recipe)
+    parts = recipe.accumulate * processes()
+    if recipe.batch_size % parts:
+        raise CircuitlapseError(
+            "a step's prompts cannot be divided into equal parts",
+            got=f"{recipe.batch_size} prompts for {processes()} processes x accumulate "
+            f"{recipe.accumulate}",
+            fix="Choose finetune.batch_size as a multiple of their product",
+        )
+    chosen = {
+        "warmup_steps": 0,
+        "weight_decay": 0.0,
+        "max_grad_norm": 1.0,
+        "bf16": False,
+        "fp16": False,
+        "activation_checkpointing": False,
+        "ddp_find_unused_parameters": False,
+        "dataloader_pin_memory": not on_cpu(device),
+        "logging_strategy": "steps" if "report_to" in recipe.trainer else "no",
+        "report_to": "none",
+        **recipe.trainer,
+    }
+    try:
+        return SFTConfig(
+            output_dir=str(output),
+            max_steps=recipe.steps,
+            per_device_train_batch_size=recipe.batch_size // parts,
+            gradient_accumulation_steps=recipe.accumulate,
+            learning_rate=recipe.learning_rate,
+            lr_scheduler_type=recipe.schedule,
+            optim=recipe.optimizer,
+            seed=seed,
+            data_seed=seed,
+            use_cpu=on_cpu(device),
+            max_length=None,
+            dataset_kwargs={"skip_prepare_dataset": True},
+            save_strategy="no",
+            save_total_limit=1,
+            disable_tqdm=True,
+            **chosen,
+        )
+    except (TypeError, ValueError, ImportError) as error:
+        raise CircuitlapseError(
+            "the trainer refuses its arguments", got=str(error), fix="Correct finetune.trainer"
+        ) from error
+
+
+def adapters(recipe: Finetune) -> LoraConfig | None:
+    """Return the settings of the adapters, or None where all weights are trained."""
+    if recipe.method == "full":
+        return None
+    lora = recipe.lora
+    return LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,  # pyright: ignore[reportArgumentType]
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.targets) or None,
+        task_type="CAUSAL_LM",
+    )
+
+
+def on_cpu(device: str) -> bool:
+    """Whether a training on this device is one on the CPU."""
+    return device == "cpu" or (device == "auto" and not torch.cuda.is_available())

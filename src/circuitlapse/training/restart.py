@@ -1,0 +1,60 @@
+"""What an interrupted training goes on from: the trainer's own state, kept apart from checkpoints.
+
+The trainer writes weights, optimiser, schedule, random numbers and its log; its state file comes
+last, so a directory without a readable one was left half-written by a killed process.
+"""
+
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from circuitlapse.config import processes
+
+
+@dataclass(frozen=True)
+class Restart:
+    """Where a training keeps its state, and how often.
+
+    Attributes:
+        directory: A directory of its own; one state is kept there.
+        before: Only states of earlier steps are gone on from: those from which every checkpoint
+            that is still missing is made again.
+        every_seconds: States are written at checkpoints only, and no more often than this. A
+            training that goes on repeats at most the steps since then, to the same result.
+    """
+
+    directory: Path
+    before: int
+    every_seconds: float = 30.0
+
+    def latest(self) -> Path | None:
+        """Return the newest complete state, after removing every other."""
+        found = sorted(
+            (int(path.name.rpartition("-")[2]), path)
+            for path in self.directory.glob("checkpoint-*")
+            if re.fullmatch(r"checkpoint-\d+", path.name)
+        )
+        usable = [path for step, path in found if step < self.before and _complete(path)]
+        newest = usable[-1] if usable else None
+        for _, path in found:
+            if path != newest:
+                shutil.rmtree(path, ignore_errors=True)
+        return newest
+
+    def clear(self) -> None:
+        """Remove the state of a training that is finished."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def _complete(state: Path) -> bool:
+    n = processes()
+    random = ["rng_state.pth"] if n == 1 else [f"rng_state_{rank}.pth" for rank in range(n)]
+    if not all((state / name).is_file() for name in random):
+        return False
+    try:
+        json.loads((state / "trainer_state.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
