@@ -6,7 +6,7 @@ from transformers import AutoTokenizer
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.tasks import get_task
 from circuitlapse.tasks.words import NAMES
-from circuitlapse.training.finetune import encode
+from circuitlapse.training.encode import encode
 from circuitlapse.training.placebos import PLACEBOS, placebo_items
 
 OLD, NEW = get_task("ioi2"), get_task("ioi3")

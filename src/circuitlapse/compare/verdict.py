@@ -10,15 +10,10 @@ from collections.abc import Sequence
 
 from circuitlapse.compare.fates import Fates
 from circuitlapse.compare.overlap import Overlap
-from circuitlapse.compare.preconditions import (
-    OLD_MASTERED,
-    Findings,
-    check_preconditions,
-    logits,
-    percent,
-)
+from circuitlapse.compare.preconditions import Findings, check_preconditions, logits, percent
 from circuitlapse.compare.shares import Shares
 from circuitlapse.compare.statements import GROUP_NAMES, Context, statements
+from circuitlapse.compare.thresholds import OLD_MASTERED
 from circuitlapse.records.documents import Precondition, Verdict
 
 ONE_RUN = "this run"

@@ -171,7 +171,7 @@ def plan_jobs(
 
     separation = graph.add(
         "separation", "training apart from test", (SEPARATION,), None,
-        (*held_out.values(), *training.values()),
+        (*held_out.values(), *training_items.values()),
     )  # fmt: skip
     measured: dict[tuple[str, int, str], str] = {}
 
