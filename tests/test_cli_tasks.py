@@ -54,7 +54,7 @@ def test_mistakes_are_named_and_leave_nothing(run, tiny_model: Path, tmp_path: P
     out = tmp_path / "none.jsonl"
     for arguments, message in (
         (("greater_than", "--tokenizer", tiny_model), "cannot be built for this tokenizer"),
-        (("ioi3", "--tokenizer", tmp_path / "no"), "there is no such tokenizer"),
+        (("ioi3", "--tokenizer", tmp_path / "no"), "the tokenizer could not be loaded"),
         (("ioi3", "--split", "dev"), "there is no such split"),
         (("ioi7",), "there is no such task"),
     ):

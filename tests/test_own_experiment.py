@@ -9,6 +9,7 @@ import circuitlapse as cl
 from circuitlapse.config import file_label
 from circuitlapse.pipeline import plan
 from circuitlapse.pipeline.prompts import check_apart
+from circuitlapse.report.data import read_run
 from circuitlapse.tasks import Item
 from small_run import small_experiment
 
@@ -40,6 +41,9 @@ def test_an_experiment_takes_files_as_its_tasks(experiment, tmp_path, monkeypatc
     assert [run.experiment.tasks.old, run.experiment.tasks.new] == names
     assert set(run.table("nodes")["task"]) == set(names)
     assert set(run.table("readings")["task"].drop_nulls()) == set(names)
+    assert "effects.s_to_io" in run.scores(2, names[0])
+    assert read_run(run.path).experiment.tasks.old == file_label(names[0])
+    assert file_label(names[1]) in run.report.read_text()
     copied = sorted((tmp_path / "run/tasks").glob("my-ioi3-v1-*.test.jsonl"))
     assert len(copied) == 1
     read = [Item.model_validate_json(line) for line in copied[0].read_text().splitlines()]

@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -10,8 +10,7 @@ from rich.text import Text
 
 from circuitlapse.cli.console import console_of
 from circuitlapse.cli.writing import write
-from circuitlapse.cli.written import import_
-from circuitlapse.errors import CircuitlapseError
+from circuitlapse.cli.written import import_, load_tokenizer
 
 if TYPE_CHECKING:
     from circuitlapse.tasks import Item
@@ -110,27 +109,6 @@ def export(
     with replacing(out) as draft:
         draft.write_text(text, encoding="utf-8")
     typer.echo(f"{len(items)} items of {task}: {out}")
-
-
-def load_tokenizer(name: str | None) -> Any:
-    """Load a tokenizer, or return None where none is named.
-
-    Raises:
-        CircuitlapseError: If there is no such tokenizer.
-    """
-    if name is None:
-        return None
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise CircuitlapseError(
-            "there is no such tokenizer",
-            got=name,
-            fix="Give a directory that a tokenizer was saved in, or a name on the Hub that can be "
-            "reached from here",
-        ) from error
 
 
 def _marked(item: "Item") -> str:

@@ -79,18 +79,21 @@ def read_run(run: Path, prompts: int = 4, recipe: str = ONLY) -> RunRecords:
         raise CircuitlapseError(f"{run} is not a run: it has no experiment.toml", fix=directory)
     experiment = read_experiment(experiment_file)
     tasks = experiment.tasks
+    # The page joins its keys by slashes, which the path of someone's own task has.
+    labels = {task: file_label(task) for task in (tasks.old, tasks.new)}
+    shown = tasks.model_copy(update={"old": labels[tasks.old], "new": labels[tasks.new]})
     return RunRecords(
         name=run.resolve().name,
-        experiment=experiment,
+        experiment=experiment.model_copy(update={"tasks": shown}),
         experiment_text=experiment_file.read_text(encoding="utf-8"),
         provenance=_document(store, "provenance.json", Provenance),
         verdict=_document(store, verdict_path(recipe), Verdict),
-        tables={name: _table(store, name, recipe) for name in SCHEMAS},
+        tables={name: _table(store, name, recipe, labels) for name in SCHEMAS},
         prompts={
-            task: _items(store.read(f"tasks/{file_label(task)}.test.jsonl"), prompts)
-            for task in (tasks.old, tasks.new)
+            label: _items(store.read(f"tasks/{label}.test.jsonl"), prompts)
+            for label in labels.values()
         },
-        patterns=_patterns(store, experiment, recipe),
+        patterns=_patterns(store, experiment, recipe, labels),
     )
 
 
@@ -108,7 +111,7 @@ def _document(store: Store, name: str, kind: type[_Document]) -> _Document:
         ) from None
 
 
-def _table(store: Store, name: str, recipe: str) -> pl.DataFrame:
+def _table(store: Store, name: str, recipe: str, labels: dict[str, str]) -> pl.DataFrame:
     path = store.read(f"tables/{name}.parquet")
     try:
         frame = pl.read_parquet(path)
@@ -126,10 +129,14 @@ def _table(store: Store, name: str, recipe: str) -> pl.DataFrame:
     frame = frame.filter(pl.col("recipe") == recipe)
     if name in ("behaviour", "nodes") and frame.is_empty():
         raise CircuitlapseError(f"{path} has no rows", fix=_AGAIN)
+    if "task" in SCHEMAS[name]:
+        frame = frame.with_columns(pl.col("task").replace(labels))
     return frame.select(list(SCHEMAS[name]))
 
 
-def _patterns(store: Store, experiment: Experiment, recipe: str) -> Patterns:
+def _patterns(
+    store: Store, experiment: Experiment, recipe: str, labels: dict[str, str]
+) -> Patterns:
     tokens: dict[str, list[list[str]]] = {}
     weights = {}
     for seed in experiment.finetune.seeds:
@@ -138,12 +145,12 @@ def _patterns(store: Store, experiment: Experiment, recipe: str) -> Patterns:
             try:
                 with safe_open(path, "numpy") as file:
                     tokens = json.loads(file.metadata()["about"])["tokens"]
-                    weights[seed, step] = {task: file.get_tensor(task) for task in tokens}
+                    weights[seed, step] = {labels[t]: file.get_tensor(t) for t in tokens}
             except (SafetensorError, KeyError, TypeError, ValueError) as error:
                 raise CircuitlapseError(
                     f"{path} does not hold attention patterns", got=str(error), fix=_AGAIN
                 ) from None
-    return Patterns(tokens, weights)
+    return Patterns({labels[task]: texts for task, texts in tokens.items()}, weights)
 
 
 def _items(path: Path, count: int) -> list[dict[str, Any]]:
