@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 import twins_attribution as twins
 from circuitlapse.attribution import attribute, neuron_scores
 from circuitlapse.models import load_model
+from circuitlapse.tasks.pairs import PromptPairs
 from twins_engine import FAMILIES, Literal, random_pairs, tiny, tiny_gpt2
 
 families = pytest.mark.parametrize("family", FAMILIES)
@@ -78,3 +79,49 @@ def test_no_method_depends_on_batches_or_padding(method, options, seed, n, size)
     parts = attribute(model, pairs, method, batch_size=size, **options)
     torch.testing.assert_close(parts.mean, whole.mean, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(parts.halves, whole.halves, rtol=1e-6, atol=1e-6)
+
+
+METHODS = {
+    "eap": lambda model, pairs: attribute(model, pairs, "eap", metric="log_prob").mean,
+    "inputs": lambda model, pairs: attribute(model, pairs, steps=2, metric="log_prob").mean,
+    "activations": lambda model, pairs: (
+        attribute(model, pairs, "eap-ig-activations", steps=2, metric="log_prob").mean
+    ),
+    "exact": lambda model, pairs: attribute(model, pairs, "exact", metric="log_prob").mean,
+    "qk_fix": lambda model, pairs: (
+        attribute(model, pairs, "eap", qk_fix=True, metric="log_prob").mean
+    ),
+    "neurons": lambda model, pairs: neuron_scores(model, pairs, steps=2, metric="log_prob"),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_answers_of_several_tokens_add_up_over_the_tokens(method):
+    """A log probability is a sum, so its scores are those of the tokens as prompts of their own."""
+    model, pairs = load_model(tiny("qwen2"), dtype="float64"), random_pairs(4, n=2, longest=5)
+    answers = torch.tensor([[3, 8, 1], [5, 2, -1]])
+    mask = (torch.arange(pairs.clean.shape[1]) < pairs.lengths[:, None]).long()
+    pairs = PromptPairs.from_tensors(pairs.clean, pairs.corrupt, answers, attention_mask=mask)
+    whole, total = METHODS[method](model, pairs), torch.zeros(())
+    for row, length in enumerate(pairs.lengths.tolist()):
+        answer = answers[row][answers[row] >= 0]
+        for k in range(len(answer)):
+            sides = [
+                torch.cat([side[row, :length], answer[:k]])[None]
+                for side in (pairs.clean, pairs.corrupt)
+            ]
+            one = PromptPairs.from_tensors(sides[0], sides[1], answer[k : k + 1])
+            total = total + METHODS[method](model, one) / len(pairs)
+    assert float(whole.abs().max()) > 1e-2
+    torch.testing.assert_close(whole, total, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("dtype", "relative"), [("bfloat16", 0.1), ("float16", 0.02)])
+@pytest.mark.parametrize("method", METHODS)
+def test_half_precision_gives_nearly_the_scores_of_the_same_weights(method, dtype, relative):
+    half, pairs = load_model(tiny("gpt2"), dtype=dtype), random_pairs(5, n=3)
+    double = METHODS[method](load_model(half.hf, dtype="float64"), pairs)
+    scores = METHODS[method](half, pairs)
+    assert scores.dtype == torch.float32
+    largest = float(double.abs().max())
+    torch.testing.assert_close(scores, double, rtol=0, atol=relative * largest)

@@ -126,25 +126,6 @@ def test_the_whole_answer_is_right_only_where_every_token_is():
     assert behaviour(load_model(hf), pairs).correct.tolist() == [True, False, True]
 
 
-def test_edges_of_answers_of_several_tokens_add_up_over_the_tokens():
-    """A log probability is a sum, so its scores are those of the tokens as prompts of their own."""
-    hf, pairs = tiny_gpt2(), long_answers()
-    model = load_model(hf)
-    tokens, real = pairs.answer_tokens()
-    for row in range(len(pairs)):
-        whole = cl.attribute(model, pairs[row : row + 1], steps=2, metric="log_prob").mean
-        length, answer = int(pairs.lengths[row]), tokens[row, real[row]].tolist()
-        parts = []
-        for k, token in enumerate(answer):
-            both = [
-                torch.cat([side[row, :length], torch.tensor(answer[:k], dtype=torch.long)])[None]
-                for side in (pairs.clean, pairs.corrupt)
-            ]
-            one = PromptPairs.from_tensors(both[0], both[1], torch.tensor([token]))
-            parts.append(cl.attribute(model, one, steps=2, metric="log_prob").mean)
-        torch.testing.assert_close(whole, torch.stack(parts).sum(dim=0), rtol=1e-4, atol=1e-5)
-
-
 def test_a_callable_sees_the_logits_and_can_ask_for_the_prompts():
     model, pairs = load_model(tiny_gpt2()), random_pairs(2, n=7)
 

@@ -197,14 +197,14 @@ def test_answers_of_several_tokens_are_read_at_all_of_them(site):
     st.sampled_from(list(FAMILIES)), st.sampled_from([1, 200, 2000]),
 )  # fmt: skip
 def test_sweeps_do_not_depend_on_batches(seed, size, which, family, part):
-    model, pairs = load_model(tiny(family)), random_pairs(seed, 4, 6)
+    model, pairs = load_model(tiny(family), dtype="float64"), random_pairs(seed, 4, 6)
     site, per_position = which
     whole = patch(model, pairs, site, "denoising", per_position=per_position)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("circuitlapse.attribution.tails._PART_FLOATS", part)
         torch.testing.assert_close(
             patch(model, pairs, site, "denoising", batch_size=size, per_position=per_position),
-            whole, rtol=1e-5, atol=1e-5,
+            whole, rtol=1e-6, atol=1e-6,
         )  # fmt: skip
 
 

@@ -92,13 +92,13 @@ def test_a_head_stands_for_its_query_key_and_value():
 
 
 def test_sweeps_do_not_depend_on_batches():
-    model, pairs = load_model(tiny("llama")), random_pairs(0, n=7)
+    model, pairs = load_model(tiny("llama"), dtype="float64"), random_pairs(0, n=7)
     whole = sweep_paths(model, pairs, ["a1.h0", "m1"], metric="log_prob", through_mlps=True)
     for size in (1, 3):
         again = sweep_paths(
             model, pairs, ["a1.h0", "m1"], metric="log_prob", batch_size=size, through_mlps=True
         )
-        torch.testing.assert_close(again, whole, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(again, whole, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize(
