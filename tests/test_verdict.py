@@ -14,7 +14,7 @@ from circuitlapse.compare.verdict import build_verdict
 from circuitlapse.records import Estimate, Verdict, table
 
 SIZES = dict.fromkeys(GROUPS, 1200)
-SEEDS = {"base_seed": 0, "finetune_seed": 3}
+SEEDS = {"base_seed": 0, "recipe": "default", "finetune_seed": 3}
 CONTEXT = Context("ioi2", "ioi3", "subject", 240, SEEDS, placebo="old_task")
 
 
