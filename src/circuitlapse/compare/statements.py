@@ -31,7 +31,7 @@ class Context:
         new: Name of the new task.
         corruption: Family under which overlap and fates were measured.
         step: The tuned model's training step.
-        seeds: Columns that pick the run, such as base_seed and finetune_seed.
+        seeds: Columns that pick the run: base_seed, recipe and finetune_seed.
         placebo: Name of the placebo in its table.
     """
 
@@ -39,7 +39,7 @@ class Context:
     new: str
     corruption: str
     step: int
-    seeds: Mapping[str, int]
+    seeds: Mapping[str, int | str]
     placebo: str | None = None
 
 
