@@ -112,7 +112,8 @@ def _in_processes(
     events = context.Queue()
     pool = ProcessPoolExecutor(
         workers, context=context, initializer=_start_worker, initargs=(events,),
-        env={"OMP_NUM_THREADS": "1"},
+        # A checkpoint that is kept for the next job is no leak to restart a worker for.
+        env={"OMP_NUM_THREADS": "1", "LOKY_MAX_MEMORY_LEAK_SIZE": "1e15"},
     )  # fmt: skip
     open_names = {job.name for job in waiting}
     running: dict[Future[None], Job] = {}
