@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from circuitlapse.config import Experiment, demo_experiment, read_experiment
     from circuitlapse.errors import CircuitlapseError
     from circuitlapse.models import Circuit, Graph, Model, export_transformerlens, load_model
+    from circuitlapse.pipeline.survey import survey
     from circuitlapse.reading import (
         DirectAttribution,
         RepeatScores,
@@ -83,6 +84,7 @@ _HOMES = {
     "config": ("Experiment", "demo_experiment", "read_experiment"),
     "errors": ("CircuitlapseError",),
     "models": ("Circuit", "Graph", "Model", "export_transformerlens", "load_model"),
+    "pipeline.survey": ("survey",),
     "reading": (
         "DirectAttribution",
         "RepeatScores",
@@ -143,6 +145,7 @@ __all__ = [
     "read_experiment",
     "repeat_scores",
     "run_experiment",
+    "survey",
     "sweep_paths",
     "tokenize",
 ]

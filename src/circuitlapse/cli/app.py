@@ -15,6 +15,7 @@ from circuitlapse.cli.export import export
 from circuitlapse.cli.progress import watch
 from circuitlapse.cli.show import show
 from circuitlapse.cli.summary import print_estimates, print_summary
+from circuitlapse.cli.survey import survey
 from circuitlapse.cli.tasks import tasks
 from circuitlapse.cli.trial import try_prompt
 from circuitlapse.config import Experiment, demo_experiment, joins, to_toml
@@ -32,6 +33,7 @@ app = typer.Typer(
 app.add_typer(export, name="export")
 app.add_typer(tasks, name="tasks")
 app.command()(show)
+app.command()(survey)
 app.command("try")(try_prompt)
 
 Out = Annotated[

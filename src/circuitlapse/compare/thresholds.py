@@ -23,6 +23,8 @@ LOWEST_RELIABILITY = 0.5
 OLD_MASTERED = 0.90
 # Beyond this there is little left to learn: the `natural` organism's own gate.
 NEW_NOT_MASTERED = 0.75
+# Halfway from chance to certainty: as one who knows half of the answers and guesses the others.
+FAILED_AT_MOST = 0.5
 # Three right in four on held-out name pairs: far from the chance of any task here (1/3 or 1/2).
 NEW_LEARNT = 0.75
 # A placebo that makes more than a fifth of the gain would make any share of it doubtful.
