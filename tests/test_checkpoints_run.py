@@ -70,6 +70,7 @@ def test_where_nothing_was_patched_exactly_the_table_says_so_and_keeps_the_attri
         assert between[column].is_null().all()
         assert nodes.filter(pl.col("step") != 8)[column].is_not_null().all()
     assert between["attribution"].is_not_null().all()
+    assert finished.table("patching")["step"].unique().sort().to_list() == [0, 16]
     assert finished.table("overlap").height > 0
 
 

@@ -101,8 +101,8 @@ class Measure(Section):
     ig_steps: Positive = Field(5, description="Interpolation points of eap-ig-inputs.")
     exact_at: Literal["every", "ends"] = Field(
         "every",
-        description="Checkpoints whose heads and MLPs are patched exactly too: every one, or only "
-        "base and last, which is much faster for large models.",
+        description="Checkpoints that are patched exactly too, by head and by site: every one, or "
+        "only base and last, which is much faster for large models.",
     )
     fractions: tuple[Fraction, ...] = Field(
         MIB_FRACTIONS, min_length=1, description="Circuit sizes of the faithfulness curve."
@@ -205,6 +205,10 @@ class Experiment(Section):
         if self.finetune != _NO_TRAINING:
             raise ValueError("with `checkpoints` nothing is fine-tuned: leave [finetune] out")
         return self
+
+    def patches_at(self, step: int) -> bool:
+        """Whether this checkpoint is patched exactly, besides attribution."""
+        return self.measure.exact_at == "every" or step in (0, self.steps()[-1])
 
     def steps(self) -> list[int]:
         """Return the steps that have a checkpoint, from 0 to the last.

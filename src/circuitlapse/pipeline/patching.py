@@ -1,4 +1,4 @@
-"""Patching by site at every checkpoint: where in the prompt, and through which part of a head.
+"""Patching by site, wherever heads are patched too: where in the prompt, through what of a head.
 
 A few prompts do: this is a picture of where information stands and moves, beside the effects of
 all heads on all prompts. Each corruption is averaged over the variants of its family. Names of the
@@ -60,7 +60,7 @@ def patching_rows(scores: Scores) -> list[Row]:
     rows: list[Row] = []
     family = scores.experiment.measure.corruptions[0]
     for arm in scores.experiment.arms():
-        for step in scores.experiment.steps():
+        for step in filter(scores.experiment.patches_at, scores.experiment.steps()):
             path = scores.store.read(plan.patching(arm.name, step))
             positions = load_about(path)["positions"]
             for name, values in sorted(load_arrays(path).items()):

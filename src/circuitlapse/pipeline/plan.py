@@ -175,15 +175,12 @@ def plan_jobs(
     )  # fmt: skip
     measured: dict[tuple[str, int, str], str] = {}
 
-    def exact_at(step: int) -> bool:
-        return e.measure.exact_at == "every" or step in (0, e.steps()[-1])
-
     def measure_at(name: str, step: int, task: str, source: str, roles: list[str]) -> None:
         measured[name, step, task] = graph.add(
             "measure", f"measure {name} step {step} {task}", (scores(name, step, task),),
             [measure, roles],
             (source, held_out[task, "test"], held_out[task, "test_templates"], separation),
-            arm=name, step=step, task=task, circuits="circuits" in roles, exact=exact_at(step),
+            arm=name, step=step, task=task, circuits="circuits" in roles, exact=e.patches_at(step),
         )  # fmt: skip
 
     last = e.steps()[-1]
@@ -216,7 +213,10 @@ def plan_jobs(
             read.append(
                 graph.add(
                     "read", f"read {name} step {step}",
-                    (readings(name, step), patterns(name, step), patching(name, step)),
+                    (
+                        readings(name, step), patterns(name, step),
+                        *([patching(name, step)] if e.patches_at(step) else []),
+                    ),
                     [e.measure.circuit_prompts, e.measure.corruptions[0], e.measure.seed],
                     (tuned[step], *(held_out[task, "test"] for task in tasks)), arm=name, step=step,
                 )

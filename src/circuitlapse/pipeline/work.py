@@ -164,6 +164,8 @@ def _read(job: Job, store: Store, experiment: Experiment, advance: Advance) -> N
         few = min(EXAMPLES, settings.circuit_prompts)
         seen, about = patterns(model, {task: pairs(task, few) for task in tasks})
         save_arrays(seen, path, about)
+    if not experiment.patches_at(job.params["step"]):
+        return
     with store.write(job.outputs[2], job.key) as path:
         n = min(PATCHED, settings.circuit_prompts)
         patched = {
