@@ -212,7 +212,8 @@ def test_correction_finds_the_correlation_behind_the_noise():
         for task, mean in zip(("old", "new"), true, strict=True)
     ]
     rows = {r.measure: r for r in node_overlaps(noisy, nodes, seed=0, permutations=5).rows}
-    wanted = stats.pearsonr(true[0], true[1])[0]
+    a, b = (values - values.mean() for values in true)
+    wanted = a @ b / np.sqrt((a @ a) * (b @ b))
     assert rows["pearson"].value < wanted - 0.2
     assert rows["pearson"].corrected == pytest.approx(wanted, abs=0.1)
     assert rows["pearson"].uncorrected == ""
