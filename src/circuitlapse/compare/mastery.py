@@ -5,7 +5,7 @@ with its distractors, and a model that would go on with another word altogether 
 wrong. They go by the ends of the interval, so that what too few prompts leave open is ``partial``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from circuitlapse.compare.thresholds import FAILED_AT_MOST, NEW_NOT_MASTERED, OLD_MASTERED
 from circuitlapse.records.documents import Estimate
@@ -38,14 +38,14 @@ def mark_of(among: Estimate, chance: float) -> Mark:
 
 
 def worthwhile(
-    figures: Sequence[TaskFigures], tasks: Mapping[str, Task], forms: Mapping[str, Form]
+    figures: Sequence[TaskFigures], tasks: Mapping[str, Task], form: Callable[[str], Form]
 ) -> list[TaskPair]:
     """Find the pairs of tasks of one model that are worth an experiment.
 
     Args:
         figures: What the model does.
         tasks: The tasks by name.
-        forms: Their forms by name.
+        form: Gives a task's form by its name; called for tasks of such pairs only.
 
     Returns:
         The nearest in form first, then by name.
@@ -57,7 +57,7 @@ def worthwhile(
         if each.mark != "mastered" and each.accuracy_among.high <= NEW_NOT_MASTERED
     ]
     pairs = [
-        TaskPair(old=a, new=b, distance=form_distance(forms[a], forms[b]), families=shared)
+        TaskPair(old=a, new=b, distance=form_distance(form(a), form(b)), families=shared)
         for a in old
         for b in new
         if (shared := [family for family in tasks[a].families if family in tasks[b].families])

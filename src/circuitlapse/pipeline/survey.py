@@ -5,7 +5,8 @@ model that cannot be loaded, are listed with the reason, and the survey goes on.
 """
 
 import gc
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -66,13 +67,13 @@ def survey(
         _check_name(name)
     listen = progress or (lambda event: None)
     listen(Progress("planned", total=len(names)))
-    forms: dict[str, Form] = {}
+    form = cache(lambda name: form_of(found[name]))
     surveyed: list[ModelSurvey] = []
     refused: list[LeftOut] = []
     for done, name in enumerate(names, 1):
         listen(Progress("started", name))
         try:
-            surveyed.append(_survey_one(name, found, forms, prompts, seed, device, listen))
+            surveyed.append(_survey_one(name, found, form, prompts, seed, device, listen))
         except (CircuitlapseError, torch.OutOfMemoryError) as error:
             refused.append(LeftOut(name=name, reason=str(error)))
             listen(Progress("note", text=f"{name} is left out: {error}"))
@@ -139,7 +140,7 @@ def _load(name: str, device: str, listen: Listener) -> Model:
 def _survey_one(
     name: str,
     tasks: Mapping[str, Task],
-    forms: dict[str, Form],
+    form: Callable[[str], Form],
     prompts: int,
     seed: int,
     device: str,
@@ -151,20 +152,16 @@ def _survey_one(
     for done, (label, task) in enumerate(tasks.items()):
         listen(Progress("advanced", name, done, len(tasks)))
         try:
-            measured = _measure(model, label, task, prompts, seed)
+            figures.append(_measure(model, label, task, prompts, seed))
         except CircuitlapseError as error:
             left_out.append(LeftOut(name=label, reason=str(error)))
-            continue
-        figures.append(measured)
-        if label not in forms:
-            forms[label] = form_of(task)
     figures.sort(key=lambda each: (MARKS.index(each.mark), -each.accuracy_among.value))
     return ModelSurvey(
         model=name,
         parameters=sum(weights.numel() for weights in model.hf.parameters()),
         tasks=figures,
         left_out=left_out,
-        pairs=worthwhile(figures, tasks, forms),
+        pairs=worthwhile(figures, tasks, form),
     )
 
 

@@ -53,7 +53,8 @@ def content_security_policy(scripts: list[str], styles: list[str]) -> str:
 
     def sources(texts: list[str]) -> str:
         digests = (hashlib.sha256(text.encode()).digest() for text in texts)
-        return " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
+        named = (f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
+        return " ".join(named) or "'none'"
 
     return (
         f"default-src 'none'; script-src {sources(scripts)}; style-src {sources(styles)}; "
