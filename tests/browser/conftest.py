@@ -1,5 +1,7 @@
 """A real browser and the pages that it opens. `make test-browser` installs what is needed."""
 
+# pyright: reportMissingImports=false
+
 import os
 import shutil
 from collections.abc import Callable, Iterator

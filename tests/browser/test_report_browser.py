@@ -1,5 +1,7 @@
 """The report in a real browser: what it draws, how it moves, and who can use it."""
 
+# pyright: reportMissingImports=false
+
 import csv
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
