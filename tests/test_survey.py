@@ -205,10 +205,13 @@ def test_a_model_that_cannot_be_loaded_does_not_end_the_survey(
     for file in bare.glob("tokenizer*"):
         file.unlink()
     notes = []
-    found = cl.survey(
-        [bare, tiny_model, tmp_path / "none"], ["ioi2"], prompts=6,
-        progress=lambda event: event.kind == "note" and notes.append(event.text),
-    )  # fmt: skip
+
+    def listen(event) -> None:
+        if event.kind == "note":
+            notes.append(event.text)
+
+    models = [bare, tiny_model, tmp_path / "none"]
+    found = cl.survey(models, ["ioi2"], prompts=6, progress=listen)
     assert [each.model for each in found.models] == [str(tiny_model)]
     assert [each.name for each in found.left_out] == [str(bare), str(tmp_path / "none")]
     assert "the model has no tokenizer" in found.left_out[0].reason
