@@ -51,6 +51,22 @@ def test_the_tables_have_their_columns_and_no_nan(finished):
             assert not column.is_nan().any(), (name, column.name)
 
 
+def test_shortcuts_are_scored_on_the_prompts_of_behaviour(finished):
+    keys = ["finetune_seed", "task", "split"]
+    last = finished.table("behaviour").filter(pl.col("step") == 4)
+    both = finished.table("shortcuts").join(last, on=keys, suffix="_model")
+    assert both.height == finished.table("shortcuts").height > 0
+    assert set(both.select(keys).unique().rows()) == set(last.select(keys).rows())
+    assert both.select((pl.col("n") == pl.col("n_model")).all()).item()
+    ahead = both["accuracy_among"] - both["accuracy"]
+    assert (both["margin"] - ahead).abs().max() < 1e-12
+    assert (both["margin_low"] <= both["margin"]).all()
+    rules = both.filter(pl.col("task") == "ioi3")["rule"].unique()
+    assert set(rules) == {
+        "first listed", "middle listed", "last listed", "most frequent answer", "last mentioned",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("family", ["llama", "pythia"])
 def test_other_families_run_to_the_end(family, tiny_model, tmp_path):
     """Shared keys and values, parallel blocks and weights stored the other way round."""

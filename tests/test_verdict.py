@@ -31,6 +31,10 @@ GOOD = Findings(
     candidates=3,
     old_difference=around(4.0, 0.3),
     placebo_gain=around(0.1, 0.05),
+    shortcuts={
+        ("last listed", "test"): around(0.6),
+        ("most frequent answer", "test_templates"): around(0.5),
+    },
 )
 
 
@@ -82,12 +86,26 @@ def test_all_preconditions_hold_for_a_good_run():
         ({"old_difference": around(0.1, 0.2)}, "The corruption breaks the old task in the base"),
         ({"tuned_new": around(0.76, 0.02)}, "The new task was learnt"),
         ({"tuned_new_templates": around(0.34)}, "It carries over to held-out templates"),
+        (
+            {"shortcuts": {**GOOD.shortcuts, ("last mentioned", "test"): around(0.01)}},
+            "It is ahead of every shortcut",
+        ),
         ({"placebo_gain": around(0.79, 0.02)}, "The placebo did not gain"),
         ({"placebo_gain": None}, "The placebo did not gain"),
     ],
 )
 def test_each_precondition_fails_alone(changes, name):
     assert failing(**changes) == [name]
+
+
+def test_the_closest_shortcut_is_named_with_its_distance():
+    (found,) = (
+        check for check in check_preconditions(GOOD, around(4.0, 0.2)) if "shortcut" in check.name
+    )
+    assert found.detail == (
+        "by 50 points [48, 52] of “most frequent answer” on held-out templates, the closest; must "
+        "be above zero"
+    )
 
 
 def test_a_placebo_that_fell_did_not_gain_even_where_the_model_lost():

@@ -4,6 +4,7 @@ Each check compares an end of a 95 % interval with a threshold, so that too few 
 rather than pass it. The thresholds stand in :mod:`circuitlapse.compare.thresholds`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from circuitlapse.compare.thresholds import (
@@ -30,6 +31,8 @@ class Findings:
         candidates: How many names a prompt of the new task lists; chance is one in so many.
         old_difference: Clean minus corrupt logit difference of the base on the old task, in logits.
         placebo_gain: Rise of the new task's logit difference in the placebo; None if none was run.
+        shortcuts: By rule and split, how far the tuned model's accuracy on the new task is ahead of
+            what a rule without understanding reaches on the same prompts.
     """
 
     base_old: Estimate
@@ -40,6 +43,7 @@ class Findings:
     candidates: int
     old_difference: Estimate
     placebo_gain: Estimate | None
+    shortcuts: Mapping[tuple[str, str], Estimate]
 
 
 def check_preconditions(findings: Findings, gain: Estimate) -> list[Precondition]:
@@ -85,8 +89,21 @@ def check_preconditions(findings: Findings, gain: Estimate) -> list[Precondition
             detail=f"accuracy {percent(findings.tuned_new_templates)}; the interval must lie "
             f"above chance, {100 * chance:.0f} %",
         ),
+        _shortcuts(findings.shortcuts),
         _placebo(findings.placebo_gain, gain),
     ]
+
+
+def _shortcuts(margins: Mapping[tuple[str, str], Estimate]) -> Precondition:
+    (rule, split), margin = min(margins.items(), key=lambda found: found[1].low)
+    where = {"test": "names", "test_templates": "templates"}[split]
+    points = [round(100 * end) for end in (margin.value, margin.low, margin.high)]
+    return Precondition(
+        name="It is ahead of every shortcut",
+        holds=margin.low > 0,
+        detail="by {} points [{}, {}] ".format(*points)
+        + f"of “{rule}” on held-out {where}, the closest; must be above zero",
+    )
 
 
 def _placebo(placebo: Estimate | None, gain: Estimate) -> Precondition:

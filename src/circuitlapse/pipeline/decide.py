@@ -8,6 +8,7 @@ from circuitlapse.pipeline import plan
 from circuitlapse.pipeline.compare import fates_of, heads_of, hybrids_of, overlaps_of, shares_of
 from circuitlapse.pipeline.measure import Arrays
 from circuitlapse.pipeline.prompts import read_items
+from circuitlapse.pipeline.shortcuts import shortcuts_of
 from circuitlapse.pipeline.tabulate import Scores
 from circuitlapse.records import Estimate, Evidence, Verdict
 from circuitlapse.records.intervals import mean_interval, proportion_interval
@@ -100,6 +101,9 @@ def _findings(scores: Scores, arm: Arm, family: str) -> Findings:
         candidates=len(listed) + 1,
         old_difference=mean_interval(clean - corrupt),
         placebo_gain=placebo_gain,
+        shortcuts={
+            (found.rule, found.split): found.margin for found in shortcuts_of(scores, arm, new)
+        },
     )
 
 

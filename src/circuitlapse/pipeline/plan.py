@@ -246,7 +246,7 @@ def plan_jobs(
         "behaviour": arms, "placebo": tuple(placebos), "nodes": arms, "edges": arms,
         "faithfulness": arms, "controls": arms, "overlap": arms, "fates": everything,
         "grafts": tuple(grafted), "readings": tuple(read), "patching": tuple(read),
-        "training": tuple(tunes),
+        "training": tuple(tunes), "shortcuts": arms,
     }  # fmt: skip
     tables = tuple(
         graph.add(

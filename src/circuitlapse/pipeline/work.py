@@ -27,6 +27,7 @@ from circuitlapse.pipeline.progress import Advance
 from circuitlapse.pipeline.prompts import Prompts, check_apart, read_items, write_items
 from circuitlapse.pipeline.provenance import provenance
 from circuitlapse.pipeline.read import read, reading_rows
+from circuitlapse.pipeline.shortcuts import shortcut_rows
 from circuitlapse.pipeline.tabulate import TABULATED, Row, Scores
 from circuitlapse.pipeline.tune import arm_of, base_directory, training_rows, tune
 from circuitlapse.records import Store, table
@@ -217,6 +218,7 @@ _TABLES: dict[str, Callable[[Scores], list[Row]]] = {
     "fates": fate_rows,
     "grafts": graft_rows,
     "readings": reading_rows,
+    "shortcuts": shortcut_rows,
     "training": training_rows,
     "patching": patching_rows,
 }

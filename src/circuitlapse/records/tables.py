@@ -31,6 +31,13 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     "behaviour": _BEHAVIOUR,
     # The same for the placebo fine-tunes, at their last step; placebo names the kind.
     "placebo": {"placebo": _TEXT, **_BEHAVIOUR},
+    # What rules reach that need no understanding (first listed, last mentioned …), on the prompts
+    # of behaviour. margin: accuracy among the candidates at the last step minus the rule's, on the
+    # same prompts.
+    "shortcuts": {
+        **_SEEDS, "step": _INT, "task": _TEXT, "split": _TEXT, "rule": _TEXT, "n": _INT,
+        **_interval("accuracy"), **_interval("margin"),
+    },
     # How training went. split: train (prompts that were trained on), validation (held-out prompts
     # of the same task) or old_task. loss: of the answer, in nats per token; end_of_text: share of
     # prompts after which that token is predicted. flags: the traps that the row shows, joined by
