@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from contextlib import contextmanager
+from dataclasses import replace
 from inspect import unwrap
 from typing import Any
 
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from circuitlapse.attribution import attribute, node_effects, patch
+from circuitlapse.attribution import attribute, node_effects, patch, patch_effects
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import load_model
 from circuitlapse.tasks.pairs import PromptPairs
@@ -252,6 +253,28 @@ def test_gradient_totals_and_exact_effects_agree_in_kind():
     assert float(torch.corrcoef(torch.stack([exact, estimate]))[0, 1]) > 0.8
 
 
+@pytest.mark.parametrize("part", [1, 2**18])
+@pytest.mark.parametrize(("site", "per_position"), [each for each in EVERY if each[1] or
+                         not each[0].startswith("head")])  # fmt: skip
+def test_named_positions_are_columns_of_the_whole_sweep(site, per_position, part, monkeypatch):
+    monkeypatch.setattr("circuitlapse.attribution.tails._PART_FLOATS", part)
+    model, pairs = load_model(tiny_gpt2()), random_pairs(3, n=7)
+    ends = pairs.lengths - 1
+    # Left of the first difference for some prompts; the first token of all.
+    pairs = replace(pairs, positions={"END": ends, "half": ends // 2, "first": 0 * ends})
+    names, rows = ("half", "END-1", "END", "first"), torch.arange(7)
+    every = patch_effects(model, pairs, site, "denoising", per_position=per_position)
+    found = patch_effects(
+        model, pairs, site, "denoising", per_position=per_position, positions=names
+    )
+    for index, where in enumerate((ends // 2, ends - 1, ends, 0 * ends)):
+        expected = every[:, :, where, rows]
+        torch.testing.assert_close(found[:, :, index], expected, rtol=1e-5, atol=2e-6)
+    mean = patch(model, pairs, site, "denoising", per_position=per_position, positions=names)
+    expected = found.mean(dim=-1) if per_position else found.mean(dim=-1)[:, 0]
+    torch.testing.assert_close(mean, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_unknown_sites_and_directions_are_refused():
     unchecked: Any = unwrap(patch)
     model, pairs = load_model(tiny_gpt2()), random_pairs(0)
@@ -263,6 +286,10 @@ def test_unknown_sites_and_directions_are_refused():
         unchecked(model, pairs, "head_out", "up")
     with pytest.raises(CircuitlapseError, match=r"sites of heads \(got 'mlp_out'\).*leave per_pos"):
         patch(model, pairs, "mlp_out", per_position=True)
+    with pytest.raises(CircuitlapseError, match=r"all positions .*'head_v'.*Add per_position=True"):
+        patch(model, pairs, "head_v", positions=["END"])
+    with pytest.raises(CircuitlapseError, match=r"no such position \(got 'END'\).*name no posit"):
+        patch(model, pairs, "mlp_out", positions=["END"])
 
 
 @pytest.mark.parametrize(("site", "per_position"), EVERY)

@@ -5,6 +5,7 @@ Every number is a real forward pass with one activation replaced, never an estim
 this one say what a patch changes in its layer (``sites``) and how its run goes on (``tails``).
 """
 
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
@@ -26,9 +27,10 @@ from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models.decoder import Decoder, Step
 from circuitlapse.models.load import Model
 from circuitlapse.models.prefix import Suffixes, each_batch
-from circuitlapse.shapes import Float
+from circuitlapse.shapes import Float, Int
 from circuitlapse.tasks.metrics import Metric
 from circuitlapse.tasks.pairs import PromptPairs
+from circuitlapse.tasks.places import place
 
 Direction = Literal["noising", "denoising"]
 
@@ -83,6 +85,7 @@ def patch(
     batch_size: int | None = None,
     *,
     per_position: bool = False,
+    positions: Sequence[str] = (),
 ) -> Float[Tensor, "layers ..."]:
     """Sweep one kind of activation over the model, exactly.
 
@@ -105,25 +108,33 @@ def patch(
         per_position: For head sites, patch one position at a time: the one the head writes to
             (``head_out``), asks from (``head_q``, ``head_pattern``) or looks at (``head_k``,
             ``head_v``).
+        positions: Where one position is patched at a time, patch at these named positions of the
+            pairs only, perhaps with a shift such as ``END-1``: what prompts of different lengths
+            have in common, and much faster.
 
     Returns:
         Mean clean metric minus patched metric, in the metric's unit (logits): ``[layer,
         position]``, ``[layer, head]`` or ``[layer, head, position]``, with key-value heads for
-        ``head_k`` and ``head_v``. At a position the mean is over the prompts that are so long.
+        ``head_k`` and ``head_v``. At a position the mean is over the prompts that are so long, at
+        a named one over all.
         What reaches no logit has exactly the effect of no patch: left of the first differing
         token, and in the last layer where nothing is read.
 
     Raises:
         CircuitlapseError: If site or direction is unknown, ``per_position`` is asked of a site
-            without heads, or the model cannot run the pairs.
+            without heads or ``positions`` of heads without it, there is no such position, or the
+            model cannot run the pairs.
     """
-    _check(site, direction, per_position)
+    _check(site, direction, per_position, named=bool(positions))
     effects = patch_effects(
-        model, pairs, site, direction, metric, batch_size, per_position=per_position
-    ).double()
+        model, pairs, site, direction, metric, batch_size,
+        per_position=per_position, positions=positions,
+    ).double()  # fmt: skip
     if not _by_position(site, per_position):
         return effects.mean(dim=-1).squeeze(2).float()
-    n_long = (torch.arange(effects.shape[2]) < pairs.lengths.cpu()[:, None]).sum(dim=0)
+    n_long: Tensor | int = len(pairs)
+    if not positions:
+        n_long = (torch.arange(effects.shape[2]) < pairs.lengths.cpu()[:, None]).sum(dim=0)
     means = (effects.sum(dim=-1) / n_long).float()
     return means if site in get_args(HeadSite) else means.squeeze(1)
 
@@ -138,24 +149,27 @@ def patch_effects(
     batch_size: int | None = None,
     *,
     per_position: bool = False,
+    positions: Sequence[str] = (),
 ) -> Float[Tensor, "layers slots columns prompts"]:
     """Return what :func:`patch` averages: the effect of every patch on every prompt.
 
     Returns:
         Clean metric minus patched metric, in the metric's unit (logits). Slots are heads,
-        key-value heads or, for sites of the stream, one; columns are positions or, where all are
-        patched together, one. Behind a prompt's end it is 0.
+        key-value heads or, for sites of the stream, one; columns are positions, the named ones
+        where some are asked for, or, where all are patched together, one. Behind a prompt's end it
+        is 0.
 
     Raises:
         CircuitlapseError: As :func:`patch` does.
     """
-    _check(site, direction, per_position)
-    decoder, graph, lengths = model.decoder, model.graph, pairs.lengths.cpu()
     by_position = _by_position(site, per_position)
+    _check(site, direction, per_position, named=bool(positions))
+    decoder, graph, lengths = model.decoder, model.graph, pairs.lengths.cpu()
+    named = [place(pairs, name).cpu() for name in positions]
     shape = (
         graph.n_layers,
         n_slots(graph, site) if site in get_args(HeadSite) else 1,
-        int(lengths.max()) if by_position else 1,
+        (len(named) or int(lengths.max())) if by_position else 1,
     )
     found = torch.zeros(*shape, len(pairs))
 
@@ -170,27 +184,35 @@ def patch_effects(
             effects = before - _by_head(decoder, site, batch, base, source)
             found[:, :, 0, batch.rows] = effects.float().cpu()
             return
-        after = unpatched.expand(*shape[:2], batch.clean.shape[1], -1).clone()
-        _fill_by_position(after, decoder, site, batch, base, source)
-        effects = (before - unpatched).float().cpu().expand(*shape, -1).clone()
         # Columns begin at each prompt's first difference, and may be padding or the answer's.
-        place = batch.context.positions(batch.clean.shape[1], False).cpu()
-        place = place.expand(len(before), -1)
-        row, column = (place < lengths[batch.rows, None]).nonzero().unbind(dim=1)
-        effects[:, :, place[row, column], row] = (before - after).float().cpu()[:, :, column, row]
-        real = torch.arange(shape[2])[:, None] < lengths[batch.rows]
-        found[:, :, :, batch.rows] = effects * real
+        rows, width = batch.rows, batch.clean.shape[1]
+        first = batch.context.positions(1, False)[:, 0].cpu()
+        columns = torch.arange(width)[:, None].expand(-1, len(rows))
+        if named:
+            columns = torch.stack([where[rows] for where in named]) - first
+        inside = (columns >= 0) & (columns < width) & (columns + first < lengths[rows])
+        some = inside.any(dim=1).nonzero().flatten()
+        after = unpatched.expand(*shape[:2], len(some), -1).clone()
+        chosen = columns[some].clamp(0, width - 1).to(unpatched.device)
+        _fill_by_position(after, decoder, site, batch, base, source, chosen)
+        effects = (before - unpatched).float().cpu().expand(*shape, -1).clone()
+        which, row = inside[some].nonzero().unbind(dim=1)
+        to = some[which] if named else columns[some[which], row] + first[row]
+        effects[:, :, to, row] = (before - after).float().cpu()[:, :, which, row]
+        if not named:
+            effects *= torch.arange(shape[2])[:, None] < lengths[rows]
+        found[:, :, :, rows] = effects
 
     floats = floats_per_token(decoder, NEEDS[site], shape[1])
     each_batch(decoder, pairs, floats, work, metric=metric, batch_size=batch_size)
     return found
 
 
-def _by_position(site: Site, per_position: bool) -> bool:
+def _by_position(site: str, per_position: bool) -> bool:
     return per_position or site not in get_args(HeadSite)
 
 
-def _check(site: str, direction: str, per_position: bool) -> None:
+def _check(site: str, direction: str, per_position: bool, named: bool) -> None:
     sites = (*get_args(StreamSite), *get_args(HeadSite))
     if site not in sites:
         raise CircuitlapseError(
@@ -202,6 +224,12 @@ def _check(site: str, direction: str, per_position: bool) -> None:
             "per_position is for the sites of heads",
             got=site,
             fix=f"{site} is patched by position as it is: leave per_position out",
+        )
+    if named and not _by_position(site, per_position):
+        raise CircuitlapseError(
+            "heads are patched at all positions together unless per_position is given",
+            got=site,
+            fix="Add per_position=True, or leave positions out",
         )
 
 
@@ -232,34 +260,34 @@ def _by_head(
 
 
 def _fill_by_position(
-    after: Float[Tensor, "layers slots columns batch"],
+    after: Float[Tensor, "layers slots some batch"],
     decoder: Decoder,
     site: Site,
     batch: Suffixes,
     base: list[Step],
     source: list[Step],
+    columns: Int[Tensor, "some batch"],
 ) -> None:
     """Write down the metric with each activation patched at one column, where that matters."""
     context, last = batch.context, decoder.n_layers - 1
-    for columns, tail in each_tail(decoder, batch, base):
-        where = slice(columns.start, columns.stop)
+    for which, tail in each_tail(decoder, batch, base, columns):
+        few = columns[which]
         for layer, theirs in enumerate(source):
             if site in SHARED:
-                change = shared_changes(site, layer, theirs, tail, columns)
+                change = shared_changes(site, layer, theirs, tail, few)
                 metric = tail.after_attention(layer, change.flatten(0, 1))
-                after[layer, :, where] = metric.unflatten(0, change.shape[:2])
+                after[layer, :, which] = metric.unflatten(0, change.shape[:2])
             elif layer < last or site == "resid_pre":
                 reader, values = single_values(
-                    decoder, site, layer, base[layer], theirs, context, where
+                    decoder, site, layer, base[layer], theirs, context, few
                 )
-                after[layer, :, where] = tail.replaced(reader, columns, values)
+                after[layer, :, which] = tail.replaced(reader, few, values)
     if site in SHARED or site == "resid_pre":
         return
     # What the last layer adds matters where logits are read only, and for each read by itself.
     _, values = single_values(decoder, site, last, base[last], source[last], context)
     whole = Tail.at(decoder, batch, base)
-    rows = torch.arange(len(batch.rows), device=values.device)
     for column in context.reads.unbind(dim=1):
         here = (context.reads == column[:, None])[..., None]
-        final = torch.where(here, values, base[last].resid_post)
-        after[last][:, column, rows] = whole.metric(final)
+        metric = whole.metric(torch.where(here, values, base[last].resid_post))
+        after[last] = torch.where(columns == column, metric[:, None], after[last])

@@ -10,11 +10,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from circuitlapse.attribution.tails import Tail, behind_attention, put
+from circuitlapse.attribution.tails import Tail, behind_attention, put, take
 from circuitlapse.models.context import Context
 from circuitlapse.models.decoder import Decoder, Step
 from circuitlapse.models.graph import Graph
-from circuitlapse.shapes import Float
+from circuitlapse.shapes import Float, Int
 
 StreamSite = Literal["resid_pre", "attn_out", "mlp_out"]
 HeadSite = Literal["head_out", "head_q", "head_k", "head_v", "head_pattern"]
@@ -67,20 +67,18 @@ def head_changes(
 
 
 def shared_changes(
-    site: Site, layer: int, theirs: Step, tail: Tail, columns: range
-) -> Float[Tensor, "kv_heads columns batch queries d_model"]:
+    site: Site, layer: int, theirs: Step, tail: Tail, columns: Int[Tensor, "some batch"]
+) -> Float[Tensor, "kv_heads some batch queries d_model"]:
     """What a layer adds more to a tail when one key or value of one column is ``theirs``."""
     decoder, context, ours = tail.decoder, tail.context, tail.base[layer]
-    n = len(columns)
+    n, where = len(columns), columns - tail.first
     q, k, v = (getattr(ours, slot)[:, tail.first :] for slot in ("q", "k", "v"))
-    where = torch.arange(n, device=q.device)
-    chosen = slice(columns.start, columns.stop)
     if site == "head_k":
-        k = put(k, where, theirs.k[:, chosen].transpose(0, 1)).flatten(0, 1)
+        k = put(k, where, take(theirs.k, columns)).flatten(0, 1)
         v = v.repeat(n, 1, 1, 1)
     else:
         k = k.repeat(n, 1, 1, 1)
-        v = put(v, where, theirs.v[:, chosen].transpose(0, 1)).flatten(0, 1)
+        v = put(v, where, take(theirs.v, columns)).flatten(0, 1)
     q = decoder.to_queries(layer, q, context).repeat(n, 1, 1, 1)
     z = decoder.attend(layer, q, k, v, context).unflatten(0, (n, -1))
     change = (z - tail.cut(layer, ours.z)).flatten(0, 1)
@@ -94,7 +92,7 @@ def single_values(
     ours: Step,
     theirs: Step,
     context: Context,
-    where: slice = slice(None),
+    columns: Int[Tensor, "some batch"] | None = None,
 ) -> tuple[int, Float[Tensor, "slots batch some d_model"]]:
     """What the stream becomes at a position where one activation of a layer is ``theirs``.
 
@@ -105,22 +103,29 @@ def single_values(
         ours: What the patched run computed there.
         theirs: What the run computed that the activation is from.
         context: What both runs have to their left.
-        where: Which columns to work out; of the last layer's outputs, which reads.
+        columns: Which columns to work out, by default all; the last layer's outputs stand where
+            logits are read.
 
     Returns:
         The layer that reads the stream, and its values at each position patched alone.
     """
+
+    def some(x: Tensor) -> Tensor:
+        if columns is None:
+            return x
+        rows = torch.arange(x.shape[-3], device=x.device)[:, None]
+        return x[..., rows, columns.T, :]
+
     if site == "resid_pre":
-        return layer, theirs.resid_pre[None, :, where]
-    post = ours.resid_post[:, where]
+        return layer, some(theirs.resid_pre)[None]
+    post = some(ours.resid_post)
     if site == "mlp_out":
-        return layer + 1, (post + (theirs.mlp_out - ours.mlp_out)[:, where])[None]
+        return layer + 1, (post + some(theirs.mlp_out - ours.mlp_out))[None]
     if site == "attn_out":
         change = (theirs.attn_out - ours.attn_out)[None]
     else:
         change = head_changes(decoder, site, layer, ours, theirs, context)
-    mid = ours.resid_mid[:, where]
-    return layer + 1, behind_attention(decoder, layer, mid, post, change[:, :, where])
+    return layer + 1, behind_attention(decoder, layer, some(ours.resid_mid), post, some(change))
 
 
 def through_out(

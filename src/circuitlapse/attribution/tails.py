@@ -16,7 +16,7 @@ from circuitlapse.models.context import Context
 from circuitlapse.models.decoder import Decoder, Step
 from circuitlapse.models.memory import some_at_once
 from circuitlapse.models.prefix import Suffixes
-from circuitlapse.shapes import Float
+from circuitlapse.shapes import Float, Int
 
 _PART_FLOATS = 2**18
 
@@ -79,15 +79,18 @@ class Tail:
         return self.metric(final.unflatten(0, change.shape[:2]))
 
     def replaced(
-        self, layer: int, columns: range, values: Float[Tensor, "slots batch columns d_model"]
-    ) -> Float[Tensor, "slots columns batch"]:
+        self,
+        layer: int,
+        columns: Int[Tensor, "some batch"],
+        values: Float[Tensor, "slots batch some d_model"],
+    ) -> Float[Tensor, "slots some batch"]:
         """Return the metric where the stream before ``layer`` has a new value at one column.
 
         Only that column's query, key and value are projected anew.
 
         Args:
             layer: Whose input is changed.
-            columns: The columns, by their numbers in the whole batch: one in each variant.
+            columns: One column of each prompt in each variant, by its number in the whole batch.
             values: What to put there.
         """
         ours, decoder = self.base[layer], self.decoder
@@ -96,7 +99,7 @@ class Tail:
         projected = decoder.attention[layer].project(new.flatten(0, 1)[:, None])
         news = [new, *(part.unflatten(0, (variants, n))[:, :, 0] for part in projected)]
         olds = [part[:, self.first :] for part in (ours.resid_pre, ours.q, ours.k, ours.v)]
-        where = torch.tensor(list(columns) * len(values), device=new.device) - self.first
+        where = columns.repeat(len(values), 1) - self.first
         after = []
         for rows in torch.arange(variants, device=new.device).split(variants_at_once(olds[0])):
             x, q, k, v = (
@@ -119,14 +122,27 @@ class Tail:
         return metric.unflatten(0, final.shape[:2])
 
 
-def each_tail(decoder: Decoder, batch: Suffixes, base: list[Step]) -> Iterator[tuple[range, Tail]]:
-    """Group columns into tails that are as short as can be and yet worth a run each."""
-    width, first = batch.clean.shape[1], 0
-    while first < width:
-        beyond = first + variants_at_once(batch.clean[:, first:])
-        columns = range(first, min(width, beyond))
-        yield columns, Tail.at(decoder, batch, base, first)
-        first = columns.stop
+def each_tail(
+    decoder: Decoder, batch: Suffixes, base: list[Step], columns: Int[Tensor, "some batch"]
+) -> Iterator[tuple[Int[Tensor, " few"], Tail]]:
+    """Group patches into tails that are as short as can be and yet worth a run each.
+
+    Args:
+        decoder: The model.
+        batch: The batch.
+        base: What the unpatched run computed.
+        columns: The column of each prompt that each patch is at.
+
+    Yields:
+        Which of the patches, and the tail from the first of their columns on.
+    """
+    firsts = columns.amin(dim=1)
+    todo = firsts.argsort(stable=True)
+    while len(todo):
+        first = int(firsts[todo[0]])
+        taken = variants_at_once(batch.clean[:, first:])
+        yield todo[:taken], Tail.at(decoder, batch, base, first)
+        todo = todo[taken:]
 
 
 def behind_attention(
@@ -145,13 +161,21 @@ def behind_attention(
 
 def put(
     old: Float[Tensor, "batch pos ..."],
-    where: Tensor,
+    where: Int[Tensor, "variants batch"],
     new: Float[Tensor, "variants batch ..."],
 ) -> Float[Tensor, "variants batch pos ..."]:
-    """Repeat ``old`` with one column replaced in each variant."""
+    """Repeat ``old`` with one column of each prompt replaced in each variant."""
     variants = old.expand(len(where), *old.shape).clone()
-    variants[torch.arange(len(where), device=where.device), :, where] = new
+    variant, row = (torch.arange(n, device=where.device) for n in where.shape)
+    variants[variant[:, None], row, where] = new
     return variants
+
+
+def take(
+    x: Float[Tensor, "batch pos ..."], columns: Int[Tensor, "some batch"]
+) -> Float[Tensor, "some batch ..."]:
+    """Return some columns of each prompt."""
+    return x[torch.arange(len(x), device=x.device), columns]
 
 
 def variants_at_once(one: Float[Tensor, "..."]) -> int:

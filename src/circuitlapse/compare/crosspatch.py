@@ -26,11 +26,11 @@ from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import Behaviour, Model, behaviour
 from circuitlapse.models.behaviour import behaviours
 from circuitlapse.models.context import Context
-from circuitlapse.reading.attention import place
 from circuitlapse.records.documents import Estimate
 from circuitlapse.records.nodes import head_of
 from circuitlapse.shapes import Bool
 from circuitlapse.tasks.pairs import PromptPairs
+from circuitlapse.tasks.places import place
 
 Way = Literal["forward", "backward"]
 EVERYWHERE = "everywhere"

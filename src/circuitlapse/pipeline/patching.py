@@ -47,12 +47,9 @@ def patching(model: Model, pairs_of: Mapping[str, Sequence[PromptPairs]]) -> Arr
 
 
 def _effects(model: Model, pairs: PromptPairs, site: Site) -> torch.Tensor:
-    effects = patch_effects(model, pairs, site)
     if site not in get_args(StreamSite):
-        return effects[:, :, 0]
-    prompts = torch.arange(len(pairs))
-    named = [effects[:, 0, where.cpu(), prompts] for where in pairs.positions.values()]
-    return torch.stack(named, dim=1)
+        return patch_effects(model, pairs, site)[:, :, 0]
+    return patch_effects(model, pairs, site, positions=tuple(pairs.positions))[:, 0]
 
 
 def patching_rows(scores: Scores) -> list[Row]:

@@ -1,7 +1,5 @@
 """Attention patterns: from where each head takes what it moves."""
 
-import re
-
 import torch
 from torch import Tensor
 
@@ -9,10 +7,9 @@ from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models.load import Model
 from circuitlapse.models.prefix import Suffixes
 from circuitlapse.reading.whole import Prompts, each_whole_batch, patterns, whole
-from circuitlapse.shapes import Float, Int
+from circuitlapse.shapes import Float
 from circuitlapse.tasks.pairs import PromptPairs
-
-_PLACE = re.compile(r"(?P<name>.*?)(?P<shift>[+-]\d+)?")
+from circuitlapse.tasks.places import place
 
 
 @torch.no_grad()
@@ -109,26 +106,3 @@ def attention_of_each(
 
     each_whole_batch(decoder, pairs, work, batch_size)
     return found
-
-
-def place(pairs: PromptPairs, name: str) -> Int[Tensor, " prompts"]:
-    """Find a named position, perhaps with a shift such as ``S+1``, in each prompt.
-
-    Raises:
-        CircuitlapseError: If there is none, or the shift leads out of a prompt.
-    """
-    found = _PLACE.fullmatch(name)
-    if found is None or found["name"] not in pairs.positions:
-        raise CircuitlapseError(
-            "there is no such position",
-            got=name,
-            fix=f"Use one of {', '.join(pairs.positions) or 'none: these pairs name no positions'}"
-            ", or one with a shift such as END-1",
-        )
-    where = pairs.positions[found["name"]] + int(found["shift"] or 0)
-    outside = ((where < 0) | (where >= pairs.lengths)).nonzero().flatten()
-    if len(outside):
-        raise CircuitlapseError(
-            f"position {name} lies outside its prompt", got=f"prompt {int(outside[0])}"
-        )
-    return where

@@ -16,10 +16,10 @@ from circuitlapse.models.decoder import Decoder
 from circuitlapse.models.layers import Norm
 from circuitlapse.models.load import Model
 from circuitlapse.models.prefix import Suffixes
-from circuitlapse.reading.attention import place
 from circuitlapse.reading.whole import each_whole_batch, whole
 from circuitlapse.shapes import Bool, Float, Int
 from circuitlapse.tasks.pairs import PromptPairs
+from circuitlapse.tasks.places import place
 
 Tokens = PromptPairs | Tensor
 _MOST_LOGITS = 2**24

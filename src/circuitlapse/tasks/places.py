@@ -1,0 +1,34 @@
+"""Named positions of prompts, found by name and shift."""
+
+import re
+
+from torch import Tensor
+
+from circuitlapse.errors import CircuitlapseError
+from circuitlapse.shapes import Int
+from circuitlapse.tasks.pairs import PromptPairs
+
+_PLACE = re.compile(r"(?P<name>.*?)(?P<shift>[+-]\d+)?")
+
+
+def place(pairs: PromptPairs, name: str) -> Int[Tensor, " prompts"]:
+    """Find a named position, perhaps with a shift such as ``S+1``, in each prompt.
+
+    Raises:
+        CircuitlapseError: If there is none, or the shift leads out of a prompt.
+    """
+    found = _PLACE.fullmatch(name)
+    if found is None or found["name"] not in pairs.positions:
+        raise CircuitlapseError(
+            "there is no such position",
+            got=name,
+            fix=f"Use one of {', '.join(pairs.positions) or 'none: these pairs name no positions'}"
+            ", or one with a shift such as END-1",
+        )
+    where = pairs.positions[found["name"]] + int(found["shift"] or 0)
+    outside = ((where < 0) | (where >= pairs.lengths)).nonzero().flatten()
+    if len(outside):
+        raise CircuitlapseError(
+            f"position {name} lies outside its prompt", got=f"prompt {int(outside[0])}"
+        )
+    return where
