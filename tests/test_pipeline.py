@@ -305,6 +305,23 @@ def test_the_table_says_what_the_functions_say(finished):
     assert found["value_low"].is_null().all()
 
 
+def test_patches_by_site_are_those_of_the_same_prompts(finished):
+    model = finished.model(2, device="cpu")
+    items = cl.get_task("ioi3").items("test", 24)
+    variants = [cl.tokenize(items, model.tokenizer, name)[:12] for name in ("s1_to_io", "s2_to_io")]
+    found = finished.table("patching").filter(
+        (pl.col("task") == "ioi3") & (pl.col("step") == 2)
+    ).sort("layer", "head")  # fmt: skip
+    for site in ("head_out", "head_v", "head_pattern"):
+        expected = sum(cl.patch(model, pairs, site) for pairs in variants) / 2
+        values = found.filter(pl.col("site") == site)["effect"]
+        assert values.to_list() == pytest.approx(expected.flatten().tolist(), abs=1e-5)
+        assert float(expected.abs().max()) > 1e-4
+    expected = sum(cl.patch(model, pairs, "mlp_out", positions=["END"]) for pairs in variants) / 2
+    values = found.filter((pl.col("site") == "mlp_out") & (pl.col("position") == "END"))
+    assert values["effect"].to_list() == pytest.approx(expected.flatten().tolist(), abs=1e-5)
+
+
 def test_the_page_on_readings_runs_as_it_stands(finished, tiny_model):
     code = code_of("reading.md")
     exec(code.replace("gpt2", str(tiny_model)).replace("runs/demo", str(finished.path)), {})

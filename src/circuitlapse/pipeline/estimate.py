@@ -22,6 +22,7 @@ from circuitlapse.records import Store
 from circuitlapse.tasks import get_task
 
 _PROMPT_TOKENS = 22  # the mean over the tasks' templates
+_NAMED = 5  # named positions of a task
 _TRAFFIC = (
     5e-8  # seconds per token, layer and unit of width, measured on a 4-layer model of width 64
 )
@@ -146,10 +147,10 @@ def _seconds(job: Job, e: Experiment, shape: _Shape, speed: float) -> float:
             # Per task a lens, a direct attribution, attention twice and first blocks; two mentions.
             reading = 2 * e.measure.circuit_prompts * (5 * forward + 4 * shape.heads * unembed)
             # A patch at one position runs what is to its right and above it: a quarter on average.
-            by_position = 3 * _PROMPT_TOKENS * shape.layers * forward / 4
+            by_position = 3 * _NAMED * shape.layers * forward / 4
             variants = sum(len(get_task(t).families[e.measure.corruptions[0]])
                            for t in (e.tasks.old, e.tasks.new))  # fmt: skip
-            return reading + variants * PATCHED * (by_position + 3 * patch_all / 2)
+            return reading + variants * PATCHED * (by_position + 2 * patch_all / 2)
         case "graft":
             hybrids = 32 * e.compare.graft_prompts * (forward + unembed)
             return hybrids + 7 * e.compare.group_prompts * patch_all / 2

@@ -6,8 +6,10 @@ arrays in ``patching/…safetensors`` (``t`` a task):
 
 - ``t.resid_pre``, ``t.attn_out``, ``t.mlp_out``: patched at one named position at a time,
   ``[layers, positions, prompts]``
-- ``t.head_out``, ``t.head_v``, ``t.head_pattern``: patched at all positions together,
-  ``[layers, heads, prompts]``, with key-value heads for ``head_v``
+- ``t.head_v``, ``t.head_pattern``: patched at all positions together, ``[layers, heads,
+  prompts]``, with key-value heads for ``head_v``
+
+Effects of heads' outputs stand in the scores already; the table takes those of the same prompts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +27,7 @@ from circuitlapse.records.intervals import mean_intervals
 from circuitlapse.tasks import PromptPairs
 
 PROMPTS = 12
-SITES: tuple[Site, ...] = (*get_args(StreamSite), "head_out", "head_v", "head_pattern")
+SITES: tuple[Site, ...] = (*get_args(StreamSite), "head_v", "head_pattern")
 
 
 def patching(model: Model, pairs_of: Mapping[str, Sequence[PromptPairs]]) -> Arrays:
@@ -60,7 +62,13 @@ def patching_rows(scores: Scores) -> list[Row]:
         for step in filter(scores.experiment.patches_at, scores.experiment.steps()):
             path = scores.store.read(plan.patching(arm.name, step))
             positions = load_about(path)["positions"]
-            for name, values in sorted(load_arrays(path).items()):
+            arrays = load_arrays(path)
+            for task in scores.tasks:
+                n = arrays[f"{task}.head_v"].shape[-1]
+                effects = scores.family(arm.name, step, task, "effects", family)[:n]
+                by_layer = effects.T.reshape(scores.graph.n_layers, -1, n)
+                arrays[f"{task}.head_out"] = by_layer[:, :-1]  # the last column is the MLP's
+            for name, values in sorted(arrays.items()):
                 task, _, site = name.rpartition(".")
                 at = positions[task] if site in get_args(StreamSite) else None
                 spreads = mean_intervals(values.reshape(-1, values.shape[-1]).T)

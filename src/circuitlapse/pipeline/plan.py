@@ -245,7 +245,7 @@ def plan_jobs(
     sources = {
         "behaviour": arms, "placebo": tuple(placebos), "nodes": arms, "edges": arms,
         "faithfulness": arms, "controls": arms, "overlap": arms, "fates": everything,
-        "grafts": tuple(grafted), "readings": tuple(read), "patching": tuple(read),
+        "grafts": tuple(grafted), "readings": tuple(read), "patching": (*read, *arms),
         "training": tuple(tunes), "shortcuts": arms,
     }  # fmt: skip
     tables = tuple(
