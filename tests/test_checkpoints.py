@@ -12,10 +12,11 @@ from safetensors.torch import load_file, save_file
 
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import load_model, quiet
-from circuitlapse.models.admission import admit, reference
+from circuitlapse.models.admission import admit
 from circuitlapse.models.checkpoints import find_checkpoints
 from circuitlapse.models.files import files_of
 from circuitlapse.models.foreign import build_model, read_tensors
+from circuitlapse.models.reference import reference
 from small_checkpoints import grown, model_of, moved, save, tokenizer_of, trained
 from twins_engine import tiny
 

@@ -15,7 +15,8 @@ from circuitlapse.tasks.templates import CONTINUATIONS, OPENINGS
 from circuitlapse.tasks.words import NAMES
 from circuitlapse.training import RECIPES, Recipe, Stage, build_tokenizer, get_recipe, organism
 from circuitlapse.training.corpus import KINDS, rows
-from circuitlapse.training.organism import _encode, gate_figures, organism_key
+from circuitlapse.training.organism import gate_figures, organism_key
+from circuitlapse.training.pretraining import encode
 
 TINY = Recipe(
     layers=1, heads=2, d_model=8, warmup=2, batch=4, extra_rounds=1, extra_steps=3,
@@ -192,7 +193,7 @@ def test_a_stage_goes_on_until_the_old_task_is_learned_or_it_has_had_enough(
 
 def test_repeated_tokens_count_more_and_padding_nothing() -> None:
     texts = ["Then Mary and Tom. Tom and Mary.", "Then Tom."]
-    ids, counts = _encode(texts, build_tokenizer(), 4.0)
+    ids, counts = encode(texts, build_tokenizer(), 4.0)
     #                          Then Mary and Tom .  Tom and Mary .  end
     assert counts[0].tolist() == [1, 1, 1, 1, 1, 4, 4, 4, 4, 1]
     assert counts[1].tolist() == [1, 1, 1, 1, 0, 0, 0, 0, 0, 0]

@@ -13,10 +13,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models.admission import Reference
 from circuitlapse.models.files import Files
 from circuitlapse.models.load import Model, load_model, place
 from circuitlapse.models.quiet import quiet
+from circuitlapse.models.reference import Reference
 
 _PROBE = (3, 12)  # prompts and tokens on which dropping rows must leave the logits as they are
 

@@ -15,10 +15,11 @@ import torch
 from circuitlapse.config import ONLY, Arm, Base, Experiment
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import Model
-from circuitlapse.models.admission import Reference, admit, reference
+from circuitlapse.models.admission import admit
 from circuitlapse.models.checkpoints import absolute, find_checkpoints
 from circuitlapse.models.files import Files, files_of
 from circuitlapse.models.foreign import Tensors, build_model, read_tensors
+from circuitlapse.models.reference import Reference, reference
 from circuitlapse.pipeline import plan
 from circuitlapse.pipeline.plan import Job
 from circuitlapse.records import Store
