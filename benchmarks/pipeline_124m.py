@@ -11,6 +11,7 @@ The tokenizer is GPT-2's own: a directory with its vocab.json and merges.txt.
 
 import argparse
 import os
+import resource
 import sys
 from pathlib import Path
 
@@ -67,13 +68,15 @@ def main() -> int:
     ]  # fmt: skip
     seconds, peak, status = watch(command, os.environ.get("CIRCUITLAPSE_CACHE", ""))
     minutes = seconds / 60
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
     if status:
         return status
     verdict = cl.load_run(out).verdict
     failed = [check.name for check in verdict.preconditions if not check.holds]
     print(f"\n{minutes:.1f} minutes (at most {LIMITS['minutes']:.0f}), {peak:.2f} GiB over all "
-          f"processes (at most {LIMITS['GiB']:.0f}), {arguments.workers} workers; load of the "
-          f"machine {os.getloadavg()[0]:.1f}")  # fmt: skip
+          f"processes (at most {LIMITS['GiB']:.0f}), {arguments.workers} workers that took "
+          f"{(used.ru_utime + used.ru_stime) / 60:.1f} minutes of a core; load of the machine "
+          f"{os.getloadavg()[0]:.1f}")  # fmt: skip
     print(f"verdict {verdict.label}; failing: {'; '.join(failed)}")
     right = verdict.label == "undetermined" and "The base does the old task" in failed
     return 0 if right and minutes <= LIMITS["minutes"] and peak <= LIMITS["GiB"] else 1
