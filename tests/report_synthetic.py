@@ -19,6 +19,7 @@ from circuitlapse.records import (
     Verdict,
     table,
 )
+from synthetic_evidence import EvidenceRows
 from synthetic_looks import Looks
 
 LAYERS, HEADS = 4, 8
@@ -51,8 +52,10 @@ def write_run(
     (run / "experiment.toml").write_text(to_toml(experiment), encoding="utf-8")
     looks = Looks(layers, heads, experiment.steps())
     rows = _Rows(seeds, experiment.steps(), looks)
+    evidence = EvidenceRows(rows.seeds, rows.steps, layers, heads)
     for name in SCHEMAS:
-        put_table(run, name, table(name, getattr(rows, name)()))
+        found = getattr(rows, name, None) or getattr(evidence, name, list)
+        put_table(run, name, table(name, found()))
     put(run, "verdict.json", _verdict(steps, shares).model_dump_json())
     put(run, "provenance.json", _provenance().model_dump_json())
     for task, families in FAMILIES.items():
@@ -139,9 +142,6 @@ class _Rows:
             row for seed in self.seeds for step in self.steps
             for row in self.looks.patching({**seed, "step": step})
         ]  # fmt: skip
-
-    def training(self) -> list[dict[str, Any]]:
-        return []  # no picture shows how training went
 
     def shortcuts(self) -> list[dict[str, Any]]:
         rules = {"first listed": 0.34, "last mentioned": 0.02, "most frequent answer": 0.05}

@@ -15,8 +15,9 @@ from typing import Any
 _SCRIPTS = {
     "report": (
         "unpack", "format", "state", "records", "plot", "tooltip", "colours", "heat", "download",
-        "timeline", "map", "head", "patterns", "heads", "lens", "patching", "ranges", "evidence",
-        "extras", "main",
+        "tables", "curves", "ranges", "timeline", "map", "roles", "head", "patterns", "heads",
+        "lens", "patching", "overlap", "checks", "groups", "gains", "dynamics", "context",
+        "training", "further", "main",
     ),
     "trial": ("unpack", "format", "plot", "tooltip", "colours", "trial"),
 }  # fmt: skip

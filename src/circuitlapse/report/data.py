@@ -46,6 +46,9 @@ class RunRecords:
         prompts: The first test items of each task, by task; each has at least ``prompt``,
             ``answer`` and ``corrupt`` (corruption name to prompt).
         patterns: Attention on the examples at every checkpoint.
+        recipe: Which recipe the tables are about.
+        recipes: The tables ``behaviour`` and ``training`` with the rows of all recipes.
+        labels: The verdict's label of each recipe that has one already.
     """
 
     name: str
@@ -56,6 +59,9 @@ class RunRecords:
     tables: dict[str, pl.DataFrame]
     prompts: dict[str, list[dict[str, Any]]]
     patterns: Patterns
+    recipe: str
+    recipes: dict[str, pl.DataFrame]
+    labels: dict[str, str]
 
 
 def read_run(run: Path, prompts: int = 4, recipe: str = ONLY) -> RunRecords:
@@ -82,18 +88,30 @@ def read_run(run: Path, prompts: int = 4, recipe: str = ONLY) -> RunRecords:
     # The page joins its keys by slashes, which the path of someone's own task has.
     labels = {task: file_label(task) for task in (tasks.old, tasks.new)}
     shown = tasks.model_copy(update={"old": labels[tasks.old], "new": labels[tasks.new]})
+    tables = {name: _table(store, name, labels) for name in SCHEMAS}
+    for name in ("behaviour", "nodes"):
+        if tables[name].filter(pl.col("recipe") == recipe).is_empty():
+            path = store.read(f"tables/{name}.parquet")
+            raise CircuitlapseError(f"{path} has no rows", fix=_AGAIN)
     return RunRecords(
         name=run.resolve().name,
         experiment=experiment.model_copy(update={"tasks": shown}),
         experiment_text=experiment_file.read_text(encoding="utf-8"),
         provenance=_document(store, "provenance.json", Provenance),
         verdict=_document(store, verdict_path(recipe), Verdict),
-        tables={name: _table(store, name, recipe, labels) for name in SCHEMAS},
+        tables={name: frame.filter(pl.col("recipe") == recipe) for name, frame in tables.items()},
         prompts={
             label: _items(store.read(f"tasks/{label}.test.jsonl"), prompts)
             for label in labels.values()
         },
         patterns=_patterns(store, experiment, recipe, labels),
+        recipe=recipe,
+        recipes={name: tables[name] for name in ("behaviour", "training")},
+        labels={
+            name: _document(store, verdict_path(name), Verdict).label
+            for name in experiment.finetune.recipes()
+            if store.record(verdict_path(name))
+        },
     )
 
 
@@ -111,7 +129,7 @@ def _document(store: Store, name: str, kind: type[_Document]) -> _Document:
         ) from None
 
 
-def _table(store: Store, name: str, recipe: str, labels: dict[str, str]) -> pl.DataFrame:
+def _table(store: Store, name: str, labels: dict[str, str]) -> pl.DataFrame:
     path = store.read(f"tables/{name}.parquet")
     try:
         frame = pl.read_parquet(path)
@@ -126,9 +144,6 @@ def _table(store: Store, name: str, recipe: str, labels: dict[str, str]) -> pl.D
             got=f"missing or of another type: {', '.join(wrong)}",
             fix=_AGAIN,
         )
-    frame = frame.filter(pl.col("recipe") == recipe)
-    if name in ("behaviour", "nodes") and frame.is_empty():
-        raise CircuitlapseError(f"{path} has no rows", fix=_AGAIN)
     if "task" in SCHEMAS[name]:
         frame = frame.with_columns(pl.col("task").replace(labels))
     return frame.select(list(SCHEMAS[name]))

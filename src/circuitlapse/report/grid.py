@@ -60,9 +60,9 @@ def grid_of(behaviour: pl.DataFrame, nodes: pl.DataFrame) -> Grid:
     return Grid(runs, sorted({*behaviour["step"].to_list(), *nodes["step"].to_list()}))
 
 
-def numbers(values: np.ndarray) -> list[float | None]:
-    """Flatten to numbers of four significant digits, null for what is not finite."""
-    return [short(value) for value in values.ravel().tolist()]
+def numbers(values: np.ndarray, digits: int = 4) -> list[float | None]:
+    """Flatten to numbers of a few significant digits, null for what is not finite."""
+    return [short(value, digits) for value in values.ravel().tolist()]
 
 
 def characters(weights: np.ndarray) -> str:

@@ -54,6 +54,17 @@ SECTIONS = {
     "controls": "controls", "placebo": "placebo", "readings": "lens", "patching": "patching",
 }  # fmt: skip
 
+# What a claim is about, by the table that it comes from.
+SUBJECTS = {
+    "behaviour": "Behaviour", "placebo": "Behaviour", "shortcuts": "Behaviour",
+    "overlap": "Wiring", "nodes": "Wiring", "edges": "Wiring", "faithfulness": "Wiring",
+    "fates": "Function", "roles": "Function", "readings": "Function", "controls": "Function",
+    "grafts": "Causes, by weights", "gains": "Causes, by weights",
+    "mediation": "Causes, by activations", "crosspatch": "Causes, by activations",
+    "patching": "Causes, by activations", "dynamics": "Time", "training": "Time",
+    "elicitable": "Context", "probes": "Context",
+}  # fmt: skip
+
 
 def task_title(name: str) -> str:
     """Return the reader's name of a task; one that is not built in keeps its own."""

@@ -12,7 +12,7 @@ import polars as pl
 
 from circuitlapse.report.circuit import circuit
 from circuitlapse.report.data import RunRecords
-from circuitlapse.report.extras import extras
+from circuitlapse.report.evidence import evidence
 from circuitlapse.report.grid import grid_of
 from circuitlapse.report.looks import looks
 from circuitlapse.report.names import (
@@ -26,6 +26,8 @@ from circuitlapse.report.names import (
     task_title,
 )
 from circuitlapse.report.numbers import short
+from circuitlapse.report.recipes import recipes
+from circuitlapse.report.roles import over_time
 
 _METRICS = ("accuracy_among", "accuracy", "logit_diff")
 
@@ -59,10 +61,12 @@ def payload(records: RunRecords) -> dict[str, Any]:
         **looks(records, grid, [node["id"] for node in nodes["nodes"]]),
         **_faithfulness(tables["faithfulness"], runs, steps),
         "controls": _controls(tables["controls"], runs, steps),
-        "overlap": list(_overlap(tables["overlap"], runs, records)),
+        **_overlaps(tables["overlap"], runs, records),
         "fates": _fates(tables["fates"], runs),
         "grafts": list(_grafts(tables["grafts"], runs)),
-        "extras": extras(tables, grid),
+        **over_time(records, grid, [node["id"] for node in nodes["nodes"]]),
+        "recipes": recipes(records),
+        "evidence": evidence(tables, grid),
     }  # fmt: skip
 
 
@@ -188,12 +192,26 @@ def _controls(frame: pl.DataFrame, runs: list[tuple[int, int]], steps: list[int]
     return series
 
 
+def _overlaps(
+    frame: pl.DataFrame, runs: list[tuple[int, int]], records: RunRecords
+) -> dict[str, list[dict[str, Any]]]:
+    """Both models on both tasks, and beside them what other changes of the weights leave alike."""
+    if "beside" not in frame.columns:
+        frame = frame.with_columns(beside=pl.lit(""))
+    main = pl.col("beside") == ""
+    return {
+        "overlap": list(_overlap(frame.filter(main), runs, records)),
+        "beside": list(_overlap(frame.filter(~main), runs, records)),
+    }
+
+
 def _overlap(
     frame: pl.DataFrame, runs: list[tuple[int, int]], records: RunRecords
 ) -> Iterator[dict[str, Any]]:
     tasks = records.experiment.tasks
     for run, row in _rows(frame, runs):
         yield {
+            **({"beside": row["beside"]} if row["beside"] else {}),
             "run": run, "step": row["step"], "family": row["corruption"], "unit": row["unit"],
             "left": side_label(row["left"], tasks.old, tasks.new),
             "right": side_label(row["right"], tasks.old, tasks.new), "measure": row["measure"],
@@ -215,10 +233,12 @@ def _fates(frame: pl.DataFrame, runs: list[tuple[int, int]]) -> dict[str, list[d
 
 def _grafts(frame: pl.DataFrame, runs: list[tuple[int, int]]) -> Iterator[dict[str, Any]]:
     for run, row in _rows(frame, runs):
+        null = [short(row.get(name)) for name in ("null_mean", "null_low", "null_high", "p_value")]
         yield {
-            "run": run, "step": row["step"], "group": row["group"], "quantity": row["quantity"],
+            "run": run, "step": row["step"], "origin": row.get("origin", "base"),
+            "group": row["group"], "part": row.get("part", "whole"), "quantity": row["quantity"],
             "parameters": row["n_parameters"], "heads": row["heads"], "gain": _triple(row, "gain"),
-            "share": None if row["share"] is None else _triple(row, "share"),
+            "share": None if row["share"] is None else _triple(row, "share"), "null": null,
         }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import polars as pl
 
 from circuitlapse.report.data import RunRecords
 from circuitlapse.report.definitions import DEFINITIONS
-from circuitlapse.report.extras import extra_tables
+from circuitlapse.report.evidence import worded
 from circuitlapse.report.names import (
     FATES,
     GROUPS,
@@ -18,12 +18,15 @@ from circuitlapse.report.names import (
     QUANTITIES,
     SECTIONS,
     SPLITS,
+    SUBJECTS,
     node_label,
     side_label,
     task_title,
 )
 from circuitlapse.report.numbers import interval_at, number
 from circuitlapse.report.payload import FATE_COLUMNS, families
+from circuitlapse.report.recipes import recipe_rows
+from circuitlapse.report.roles import role_rows
 from circuitlapse.report.shares import share_bar
 
 _WORD = re.compile(r"\w+|\W")
@@ -45,14 +48,7 @@ def view(records: RunRecords) -> dict[str, Any]:
         "sentence": LABELS[records.verdict.label],
         "bar": share_bar(records.verdict),
         "groups": GROUPS,
-        "evidence": [
-            {
-                "statement": evidence.statement,
-                "section": SECTIONS.get(evidence.table, f"table-{evidence.table}"),
-                "where": json.dumps(evidence.where),
-            }
-            for evidence in records.verdict.evidence
-        ],
+        "evidence": _claims(records),
         "setting": _setting(records),
         "seeds": behaviour.select("base_seed", "finetune_seed").unique().height,
         "family": shared[0] if shared else None,
@@ -64,7 +60,9 @@ def view(records: RunRecords) -> dict[str, Any]:
         "faithfulness_rows": _faithfulness_rows(records.tables["faithfulness"].filter(chosen)),
         "control_rows": _control_rows(records.tables["controls"]),
         "placebo_rows": _placebo_rows(records),
-        "extras": extra_tables(records.tables),
+        "tables": worded(records.tables),
+        "role_rows": role_rows(records),
+        "recipes": recipe_rows(records),
         "prompts": [
             {"title": task_title(task), "name": task, "items": [_sample(item) for item in items]}
             for task, items in records.prompts.items()
@@ -74,6 +72,18 @@ def view(records: RunRecords) -> dict[str, Any]:
         "provenance": records.provenance,
         "seconds": sum(records.provenance.seconds.values()),
     }
+
+
+def _claims(records: RunRecords) -> list[tuple[str, list[dict[str, str]]]]:
+    """The verdict's statements under what they speak about, in the verdict's own order."""
+    found: dict[str, list[dict[str, str]]] = {}
+    for evidence in records.verdict.evidence:
+        section = SECTIONS.get(evidence.table, f"table-{evidence.table}")
+        found.setdefault(SUBJECTS.get(evidence.table, "Further"), []).append({
+            "statement": evidence.statement, "section": section,
+            "name": section.removeprefix("table-"), "where": json.dumps(evidence.where),
+        })  # fmt: skip
+    return list(found.items())
 
 
 def _setting(records: RunRecords) -> str:
@@ -195,6 +205,8 @@ def _fate_rows(frame: pl.DataFrame) -> list[dict[str, Any]]:
 
 
 def _graft_rows(frame: pl.DataFrame) -> list[list[Any]]:
+    if "origin" in frame.columns:
+        frame = frame.filter(pl.col("origin") == "base", pl.col("part") == "whole")
     frame = frame.filter(pl.col("step") == pl.col("step").max())
     return [
         [

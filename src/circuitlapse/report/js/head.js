@@ -80,8 +80,11 @@ const headPage = (() => {
   function drawSignature(node) {
     signatureRoot.replaceChildren();
     if (!isHead(node)) return;
-    const rows = signatureRows(node);
-    if (!rows.length) {
+    const all = signatureRows(node), least = 0.1;
+    const seen = (row) => Object.values(row.tasks).some(({ base, last }) =>
+      Math.max(base[0] ?? 0, last[0] ?? 0) >= least);
+    const rows = all.filter(seen);
+    if (!all.length) {
       d3.select(signatureRoot).append("p").attr("class", "note").text("No readings were recorded.");
       return;
     }
@@ -98,15 +101,14 @@ const headPage = (() => {
             value: found.last, colour: role, text: number(found.last[0]),
             details: [["base", interval(found.base)], ["last checkpoint", interval(found.last)],
               [`step ${data.steps[state.step]}`, number(found.at(state.step))]],
-            under(svg, scale, y) {
-              if (found.base[0] === null) return;
-              svg.append("circle").attr("class", `hollow line-${role}`).attr("r", 4)
-                .attr("cx", scale(found.base[0])).attr("cy", y);
-            },
+            before: found.base[0],
           };
         }),
       })),
     });
+    if (rows.length < all.length)
+      note(signatureRoot, `${all.length - rows.length} more are below ${least} throughout; the CSV `
+        + "has all.");
   }
 
   function step() {
@@ -140,13 +142,52 @@ const headPage = (() => {
     rows.selectAll("td").data(([, value]) => roleNames.flatMap((role) =>
       places.map((at) => interval(value(role, at))))).join("td").attr("class", "num")
       .text((text) => text);
-    const group = data.grafts.find((row) => row.run === state.run
-      && row.heads.split(", ").includes(node.id))?.group ?? (isHead(node) ? null : "mlps");
-    const mine = data.grafts.filter((row) => row.run === state.run && row.group === group);
+    if (isHead(node)) drawRole(node);
+    drawChange(node);
+    const whole = data.grafts.filter((row) => row.run === state.run && row.part === "whole"
+      && row.origin === "base" && row.step === d3.max(data.grafts, (each) => each.step));
+    const group = whole.find((row) => row.heads.split(", ").includes(node.id))?.group
+      ?? (isHead(node) ? null : "mlps");
+    const mine = whole.filter((row) => row.group === group);
     if (mine.length)
       d3.select(tables).append("p").attr("class", "note").text(`Grafted with the ${
         data.names.groups[group]}: ${mine.map((row) => `${row.quantity.replace("_", " ")} ${
         interval(row.gain)}`).join("; ")} logits of gain, for the whole group.`);
+  }
+
+  // What the head does and reads, in the base and at the end, on each task.
+  function drawRole(node) {
+    const found = roleRows(node);
+    if (!found.length) return;
+    const table = d3.select(tables).append("table").attr("class", "dense");
+    table.append("thead").append("tr").selectAll("th").data(["Role", "", "attends most",
+      "queries from", "keys from", "values from"]).join("th").text((text) => text);
+    const reads = (row, slot) => (row[`${slot}_reads`]
+      ? `${labelOf(row[`${slot}_reads`])}, ${percent(Math.round(100 * row[`${slot}_share`]) / 100)}`
+      : "–");
+    const rows = table.append("tbody").selectAll("tr").data(found).join("tr");
+    rows.append("th").attr("scope", "row").attr("class", ({ role }) => `key-${role}`)
+      .text(({ role, end }) => `${roles[role].title}, ${end === "base" ? "base" : "last"}`);
+    rows.selectAll("td").data((row) => [row.does, row.attends ? `${
+      row.attends.replace(">", " → ")} ${number(row.attention)}` : "–",
+    ...["q", "k", "v"].map((slot) => reads(row, slot))]).join("td").text((text) => text);
+    for (const { role, distance, noise, changed, features, source } of
+      found.filter(({ end }) => end === "last"))
+      note(tables, `On ${roles[role].title} its signature is ${number(distance)} from the base’s, ${
+        changed ? "beyond" : "within"} noise (${number(noise)})${
+        changed && features ? `: ${features.replaceAll(">", " → ").replaceAll("-", "−")}` : ""}.${
+        source ? ` It came to do what ${labelOf(source)} did in the base.` : ""}`);
+  }
+
+  // When its effect changed, and what it is multiplied by in the gained base.
+  function drawChange(node) {
+    for (const row of headChanges().filter((each) => each.node === node.id))
+      note(tables, `On ${roles[roleOf(row)].title} its effect changed most at step ${
+        row.change_step}, from ${number(row.before)} to ${number(row.after)} logits (p of the order ${
+        number(row.p_value, threeDecimals)}${row.flipped ? "; its sign flipped" : ""}).`);
+    const gain = rowsOf("gains").find((row) => row.run === state.run && row.node === node.id)?.gain;
+    if ((gain ?? null) !== null)
+      note(tables, `In the gained base its output is multiplied by ${number(gain)}.`);
   }
 
   function headPlace(node) {
@@ -190,5 +231,18 @@ const headPage = (() => {
     })));
   }
 
-  return { draw, step, csv, name: "head", redrawsOn: ["run", "family", "head"] };
+  function signatureCsv() {
+    const node = pinned();
+    if (!node || !isHead(node)) return [];
+    return signatureRows(node).flatMap(({ label, tasks }) => Object.entries(tasks).flatMap(
+      ([task, { base, last }]) => [{ node: node.id, reading: label, task, step: data.steps[0],
+        ...asColumns("value", base) }, { node: node.id, reading: label, task,
+        step: data.steps.at(-1), ...asColumns("value", last) }]));
+  }
+
+  return { draw, step, csv, signatureCsv, name: "head", redrawsOn: ["run", "family", "head"] };
 })();
+
+// The signature is drawn with its head; it downloads by itself.
+const signatureDownload = { name: "signature", draw() {}, csv: headPage.signatureCsv,
+  redrawsOn: [] };

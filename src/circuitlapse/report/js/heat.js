@@ -39,6 +39,15 @@ function heatMap(root, { title, role, rows, columns, width, rowHeight, every = 1
     mark(column) {
       outline?.attr("x", left + column * cell);
     },
+    // Numbers, where a cell has room for them.
+    write(text, ink) {
+      if (cell < 26 || rowHeight < 13) return;
+      svg.append("g").selectAll("text").data(places).join("text").attr("class", "cell-number")
+        .attr("x", ([, column]) => left + (column + 0.5) * cell).attr("dy", "0.35em")
+        .attr("y", ([row]) => yOf(row) + (rowHeight - 1) / 2).attr("text-anchor", "middle")
+        .style("fill", ([row, column]) => ink(row, column))
+        .text(([row, column]) => text(row, column));
+    },
     details(tell) {
       rects.on("pointerenter", (event, [row, column]) => {
         const [heading, lines, note] = tell(row, column);

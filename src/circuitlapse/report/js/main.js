@@ -1,6 +1,9 @@
 // Wiring: the page's choices to the state, and the state to the drawings.
-const drawings = [timeline, circuitMap, headPage, patternChart, trajectories, lensChart,
-  patchingChart, overlapChart, fateTable, graftChart, faithfulnessChart, controlChart, ...extras];
+const drawings = [timeline, circuitMap, headPage, signatureDownload, patternChart, trajectories, lensChart,
+  patchingChart, overlapChart, overlapTime, overlapBeside, fateTable, changesChart, rolesChart,
+  graftChart, graftPartChart, gainedChart, gainsChart, mediationChart, crosspatchChart,
+  dynamicsChart, faithfulnessChart, controlChart, elicitableChart, probesChart, trainingChart,
+  recipesChart, shortcutsChart, ...furtherCharts].filter(Boolean);
 
 const numeric = new Set(["run", "edges"]);
 

@@ -34,6 +34,8 @@ const timeline = (() => {
       if (columns) lineWithBand(svg, columns, x, y, role);
     }
     endLabels(svg, right);
+    drawEpochs(svg, x, margin.top, height - margin.bottom);
+    drawChanges(svg, x, height - margin.bottom);
     marker = stepMarker(svg, margin.top - 4, height - margin.bottom);
     dots = svg.selectAll("circle.now").data(roleNames.filter((role) => behaviour(role)))
       .join("circle").attr("class", (role) => `now fill-${role}`).attr("r", 4);
@@ -105,7 +107,7 @@ const timeline = (() => {
       ...Object.entries(metrics).map(([name, columns]) =>
         asColumns(name, columns.map((column) => column[at])))));
   });
-  return { draw, step, csv, name: "learning", redrawsOn: ["run", "metric", "split"] };
+  return { draw, step, csv, name: "learning", redrawsOn: ["run", "metric", "split", "family"] };
 })();
 
 // Arrow keys, page keys, Home and End move from checkpoint to checkpoint.

@@ -1,4 +1,4 @@
-// The table of fates, and Figures 6 and 7: faithfulness and invariance controls.
+// The table of fates, faithfulness and invariance controls.
 const fateTable = (() => {
   const columns = ["base_old", "tuned_old", "base_new", "tuned_new", "placebo_old"];
   const size = (row) => d3.max(columns.slice(0, 4), (name) => Math.abs(row[name][0] ?? 0));

@@ -15,12 +15,12 @@ def page_path(tmp_path_factory):
     directory = tmp_path_factory.mktemp("extras")
     records = read_run(write_run(directory / "run", steps=16))
     rows = [
-        {"base_seed": 0, "finetune_seed": 0, "step": 16, "group": group, "direction": "noising",
-         "gain": value, "gain_low": value - 0.2, "gain_high": value + 0.2,
-         "null_low": -0.3, "null_high": 0.3}
+        {"base_seed": 0, "recipe": "default", "finetune_seed": 0, "step": 16,
+         "group": group, "direction": "noising", "gain": value,
+         "gain_low": value - 0.2, "gain_high": value + 0.2, "null_low": -0.3, "null_high": 0.3}
         for group, value in (("old_heads", 1.5), ("<i>recruited</i>", -0.4))
     ]  # fmt: skip
-    tables = {**records.tables, "mediation": pl.DataFrame(rows)}
+    tables = {**records.tables, "novelty": pl.DataFrame(rows)}
     path = directory / "report.html"
     path.write_text(render_report(replace(records, tables=tables)), encoding="utf-8")
     return path
@@ -28,14 +28,14 @@ def page_path(tmp_path_factory):
 
 def test_a_further_table_is_drawn_with_its_intervals_and_nulls(opened, page_path):
     page = opened(path=page_path)
-    chart = page.locator("#extra-mediation svg")
+    chart = page.locator("#chart-novelty svg")
     assert chart.locator("circle").count() == 2
     assert chart.locator(".whisker").count() == 2
     assert chart.locator(".null").count() == 2
     assert "<i>recruited</i> · noising" in chart.text_content()
     assert "\u22120.40 [\u22120.60, \u22120.20]" in chart.text_content()
-    assert page.text_content("#table-mediation") == "Mediation"
+    assert page.text_content("#table-novelty") == "Novelty"
     assert page.locator("#evidence details td", has_text="1.50 [1.30, 1.70]").count() == 1
     with page.expect_download() as table:
-        page.click("[aria-label='Download extra mediation as CSV']")
+        page.click("[aria-label='Download novelty as CSV']")
     assert "gain_high" in Path(table.value.path()).read_text(encoding="utf-8")

@@ -1,0 +1,108 @@
+// When heads and behaviour changed: one row for each head whose effect changed most.
+const likely = 0.05; // p of the order of the checkpoints, up to which a change is drawn as one
+
+function headChanges() {
+  return mine(rowsOf("dynamics")).filter((row) => row.kind === "head"
+    && row.corruption === state.family);
+}
+
+const dynamicsChart = (() => {
+  const left = 40, right = 132, top = 22, lineHeight = 17, most = 24;
+  const triangle = (row) => d3.symbol(row.change[0] < 0 ? d3.symbolTriangle2 : d3.symbolTriangle);
+  let marker, x;
+
+  const chart = evidenceChart("dynamics", {
+    redrawsOn: ["run", "family"],
+    draw(root, all) {
+      marker = null;
+      const rows = headChanges();
+      const size = new Map(d3.rollup(rows, (some) => d3.max(some, (row) =>
+        Math.abs(row.change[0])), (row) => row.node));
+      const nodes = d3.sort(size.keys(), (node) => -size.get(node)).slice(0, most);
+      const first = (node) => d3.min(rows.filter((row) => row.node === node
+        && row.p_value <= likely), (row) => row.change_step) ?? Infinity;
+      const order = d3.sort(nodes, first, (node) => -size.get(node));
+      if (!order.length) return false;
+      const largest = d3.max(all.filter((row) => row.kind === "head"), (row) =>
+        Math.abs(row.change[0])) || 1;
+      const width = root.clientWidth, bottom = top + order.length * lineHeight;
+      x = stepScale(left, width - right);
+      const y = (node) => top + (order.indexOf(node) + 0.5) * lineHeight;
+      const svg = drawing(root, width, bottom + 22,
+        "Step at which each head's effect changed, on both tasks");
+      bottomAxis(svg, x, bottom, Math.min(12, data.steps.length));
+      order.forEach((node) => {
+        svg.append("text").attr("class", "row-label").attr("x", left - 10).attr("y", y(node))
+          .attr("dy", "0.35em").attr("text-anchor", "end")
+          .text(data.nodes[nodeIndex.get(node)].label);
+        svg.append("line").attr("class", "guide").attr("x1", left).attr("x2", width - right)
+          .attr("y1", y(node)).attr("y2", y(node));
+      });
+      drawEpochs(svg, x, top - 6, bottom);
+      drawBehaviour(svg, top, bottom);
+      const shown = rows.filter((row) => order.includes(row.node));
+      svg.append("g").selectAll("path").data(d3.sort(shown, (row) => row.task === roles.new.name))
+        .join("path")
+        .attr("class", (row) => `change fill-${roleOf(row)}`)
+        .classed("faint", (row) => row.p_value > likely).classed("flipped", (row) => row.flipped)
+        .attr("d", (row) => triangle(row).size(16 + 130 * Math.abs(row.change[0]) / largest)())
+        .attr("transform", (row) => `translate(${x(row.change_step)},${y(row.node)})`
+          + (row.change[0] < 0 ? " rotate(180)" : ""))
+        .on("pointerenter", (event, row) => showTooltip(event.currentTarget,
+          `${labelOf(row.node)}, ${roles[roleOf(row)].title}, step ${row.change_step}`, [
+            ["before", number(row.before)], ["after", number(row.after)],
+            ["change", interval(row.change)], ["p of the order", number(row.p_value, threeDecimals)],
+            ["with the behaviour", number(row.with_behaviour)],
+            ...(row.flipped ? [["sign", `flipped, in ${row.flipped_in} of ${data.runs.length} seeds`]]
+              : [])]))
+        .on("pointerleave", hideTooltip)
+        .on("click", (_, row) => togglePin(row.node));
+      marker = stepMarker(svg, top - 6, bottom);
+      moveMarker(marker, x);
+      const seeds = mine(all).filter((row) => row.kind === "seeds" && row.corruption === state.family);
+      for (const row of seeds)
+        note(root, `${roles[roleOf(row)].title}, seeds: the heads’ changes correlate by ${
+          number(row.agreement)} (shuffled heads ${number(row.agreement_null)}, p ${
+          number(row.agreement_p, threeDecimals)}); ${row.flips} heads flipped in two seeds or more `
+          + `(shuffled ${number(row.flips_null)}, p ${number(row.flips_p, threeDecimals)}).`);
+      return true;
+    },
+  });
+
+  function drawBehaviour(svg, above, bottom) {
+    for (const row of mine(rowsOf("dynamics")).filter((each) => each.kind === "behaviour")) {
+      const role = roleOf(row);
+      svg.append("line").attr("class", `whole line-${role}`).attr("y1", above - 6)
+        .attr("y2", bottom).attr("x1", x(row.change_step)).attr("x2", x(row.change_step));
+      if (role === "new" && row.reached !== null)
+        svg.append("text").attr("class", "tick-label text-new").attr("x", x(row.reached))
+          .attr("y", above - 9).attr("text-anchor", "middle").text("▾ 90 % of the rise");
+    }
+  }
+
+  return chart && { ...chart, step: () => marker && moveMarker(marker, x) };
+})();
+
+function roleOf(row) {
+  return row.task === roles.old.name ? "old" : "new";
+}
+
+// Dotted lines where every training item has been seen once more.
+function drawEpochs(svg, x, top, bottom) {
+  const epoch = rowsOf("dynamics").find((row) => row.epoch_steps)?.epoch_steps;
+  const last = data.steps.at(-1);
+  if (!epoch || last / epoch > 40) return;
+  svg.append("g").selectAll("line").data(d3.range(epoch, last + 0.5, epoch)).join("line")
+    .attr("class", "epoch").attr("x1", x).attr("x2", x).attr("y1", top).attr("y2", bottom);
+}
+
+// Under the learning curves: a tick for every head that changed at a step, by task.
+function drawChanges(svg, x, bottom) {
+  const rows = headChanges().filter((row) => row.p_value <= likely);
+  svg.append("g").attr("class", "rug").selectAll("line")
+    .data(rows.map((row, place) => ({ row, place }))).join("line")
+    .attr("class", ({ row }) => `line-${roleOf(row)}`)
+    .attr("x1", ({ row, place }) => x(row.change_step) + ((place * 7) % 9) - 4)
+    .attr("x2", ({ row, place }) => x(row.change_step) + ((place * 7) % 9) - 4)
+    .attr("y1", bottom - 5).attr("y2", bottom);
+}

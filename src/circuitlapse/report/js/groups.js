@@ -1,0 +1,175 @@
+// Which group of components brings the gain: by its weights, and by its activations.
+const { groups: groupNames, quantities } = data.names;
+const groupName = (group) => groupNames[group] ?? group.replaceAll("_", " ");
+
+function groupDetails(row) {
+  const [mean, low, high, p] = row.null ?? [];
+  return [["gain, logits", interval(row.gain)], ["share of the gain", interval(row.share)],
+    ...(row.parameters ? [["parameters", d3.format(",")(row.parameters)]] : []),
+    ...(row.accuracy !== undefined ? [["accuracy", number(row.accuracy)]] : []),
+    ...((mean ?? null) !== null
+      ? [["random groups", `${number(mean)}, ${number(low)} to ${number(high)}`],
+        ["reached by", percent(p)]] : [])];
+}
+
+function groupCell(row, colour = row.group) {
+  return { value: row.gain, colour, null: row.null, details: groupDetails(row) };
+}
+
+const graftChart = (() => {
+  const root = document.getElementById("graft-chart");
+  const wholes = data.grafts.filter((row) => row.origin === "base" && row.part === "whole");
+  const gainOf = (rows) => d3.sum(rows.filter((row) =>
+    row.quantity === "shapley" && row.gain[0] !== null), (row) => row.gain[0]) || undefined;
+
+  function draw() {
+    if (!root) return; // the run has no grafts
+    root.replaceChildren();
+    const { step, rows } = rowsAtStep(wholes);
+    d3.select("#graft-step").text(step ?? "–");
+    const has = (key) => (name) => rows.some((row) => row[key] === name);
+    const shown = Object.keys(groupNames).filter(has("group"));
+    const whole = gainOf(rows);
+    const domain = fixedDomain(wholes.flatMap((row) => [row.gain, row.null]), whole);
+    rangeChart(root, {
+      labelWidth: 142,
+      label: "Gain by group of parameters, grafted first, last and averaged; the table below has "
+        + "all numbers",
+      rows: shown.map((group) => ({ label: groupName(group) })),
+      panels: Object.keys(quantities).filter(has("quantity")).map((quantity) => ({
+        title: quantities[quantity], domain, whole,
+        cells: shown.map((group) => {
+          const row = rows.find((each) => each.group === group && each.quantity === quantity);
+          return row && groupCell(row);
+        }),
+      })),
+    });
+    fillRows("#graft-rows", rows.map((row) => [
+      groupName(row.group), quantities[row.quantity] ?? row.quantity,
+      d3.format(",")(row.parameters), interval(row.gain), interval(row.share),
+    ]), 2);
+  }
+
+  const several = new Set(wholes.map((row) => row.step)).size > 1;
+  const csv = () => data.grafts.map(flatRow);
+  return { draw, step: several ? draw : undefined, csv, name: "grafts", redrawsOn: ["run"] };
+})();
+
+// What the query and key weights, and the value and output weights, bring by themselves.
+const graftPartChart = (() => {
+  const root = document.getElementById("graft-part-chart");
+  const parts = { whole: "all weights", qk: "queries, keys", ov: "values, output" };
+  const divided = data.grafts.filter((row) => row.origin === "base"
+    && data.grafts.some((other) => other.part !== "whole" && other.group === row.group));
+
+  function draw() {
+    if (!root) return;
+    root.replaceChildren();
+    const { rows } = rowsAtStep(divided.filter((row) => row.quantity !== "shapley"));
+    showFigure(root, rows.length > 0);
+    if (!rows.length) return;
+    const shown = Object.keys(groupNames).filter((group) =>
+      rows.some((row) => row.group === group)).flatMap((group) => [
+      { label: groupName(group), heading: true },
+      ...Object.keys(parts).map((part) => ({ label: parts[part], group, part })),
+    ]);
+    rangeChart(root, {
+      labelWidth: 150, lineHeight: 21,
+      label: "Gain by group of heads and part of their weights",
+      rows: shown,
+      panels: ["first_in", "last_in"].map((quantity) => ({
+        title: quantities[quantity],
+        domain: fixedDomain(divided.flatMap((row) => [row.gain, row.null])),
+        cells: shown.map(({ group, part }) => {
+          const row = rows.find((each) => each.group === group && each.part === part
+            && each.quantity === quantity);
+          return row && { ...groupCell(row), title: `${groupName(group)}, ${parts[part]}` };
+        }),
+      })),
+    });
+  }
+  return { draw, name: "graft-parts", redrawsOn: ["run"] };
+})();
+
+// From the gained base on: the shares of the verdict.
+const gainedChart = (() => {
+  const root = document.getElementById("gained-chart");
+  const all = data.grafts.filter((row) => row.origin === "gained");
+  const names = { gains: "gains alone (elicited)", gains_non_negative: "the same, none negative" };
+
+  function draw() {
+    if (!root) return;
+    root.replaceChildren();
+    const { rows } = rowsAtStep(all);
+    showFigure(root, rows.length > 0);
+    if (!rows.length) return;
+    const lines = [...Object.keys(names), ...Object.keys(groupNames)].map((group) =>
+      rows.find((row) => row.group === group && row.quantity
+        === (group in names ? "first_in" : "shapley"))).filter(Boolean);
+    const share = (row) => row.share ?? [null, null, null];
+    rangeChart(root, {
+      labelWidth: 190,
+      label: "Gain of the gained base, and Shapley gains from there to the fine-tuned model",
+      rows: lines.map((row) => ({ label: names[row.group] ?? groupName(row.group) })),
+      panels: [
+        { title: "Gain, logits", domain: fixedDomain(all.map((row) => row.gain)),
+          cells: lines.map((row) => groupCell(row, row.group in names ? "elicited" : row.group)) },
+        { title: "Share of the gain", domain: fixedDomain(all.map(share), 1), whole: 1,
+          cells: lines.map((row) => ({ ...groupCell(row, row.group in names ? "elicited"
+            : row.group), value: share(row), null: null })) },
+      ],
+    });
+  }
+  return { draw, name: "gained-grafts", redrawsOn: ["run"] };
+})();
+
+const mediationChart = evidenceChart("mediation", {
+  draw(root, all) {
+    const rows = mine(all);
+    const whole = rows.find((row) => row.group === "all heads")?.gain[0] ?? undefined;
+    const accounted = all.map((row) => row.share ?? []);
+    rangeChart(root, {
+      labelWidth: 150,
+      label: "Gain left with all heads outside a group held at the base's activations",
+      rows: rows.map((row) => ({ label: groupName(row.group) })),
+      panels: [
+        { title: "Gain left, logits", whole,
+          domain: fixedDomain(all.flatMap((row) => [row.gain, row.null.slice(0, 3)]), whole),
+          cells: rows.map((row) => groupCell(row, row.group.replace(" ", "_"))) },
+        { title: "Share of the gain", domain: fixedDomain(accounted, 1), whole: 1,
+          cells: rows.map((row) => row.share && ({ ...groupCell(row, row.group.replace(" ", "_")),
+            value: row.share, null: null })) },
+      ],
+    });
+    return rows.length;
+  },
+});
+
+const crosspatchChart = evidenceChart("crosspatch", {
+  draw(root, all) {
+    const rows = mine(all);
+    const positions = [...new Set(rows.map((row) => row.position))];
+    const lines = [...new Set(rows.map((row) => row.group))].flatMap((group) => [
+      { label: groupName(group), heading: true },
+      ...positions.map((position) => ({ label: position.replaceAll("_", " "), group, position })),
+    ]);
+    const ways = { forward: "Tuned model’s activations into the base: gained",
+      backward: "Base’s activations into the tuned model: lost" };
+    const domain = fixedDomain(all.flatMap((row) => [row.gain, row.null.slice(0, 3)]));
+    rangeChart(root, {
+      labelWidth: 150, lineHeight: 20,
+      label: "Gain from activations of the other model, by group of heads and position",
+      rows: lines,
+      panels: Object.entries(ways).map(([way, title]) => ({
+        title, domain,
+        cells: lines.map(({ group, position }) => {
+          const row = rows.find((each) => each.way === way && each.group === group
+            && each.position === position);
+          return row && { ...groupCell(row),
+            title: `${groupName(group)}, ${position.replaceAll("_", " ")}` };
+        }),
+      })),
+    });
+    return rows.length;
+  },
+});

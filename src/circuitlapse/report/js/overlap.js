@@ -1,0 +1,167 @@
+// How alike the importances are: of base and tuned model, on the old and the new task, beside what
+// other changes of the weights leave alike.
+// The comparison that the question is about comes first.
+const overlapPairs = [
+  ["base:old", "tuned:new"], ["base:old", "tuned:old"], ["base:new", "tuned:new"],
+  ["tuned:old", "tuned:new"], ["base:old", "base:new"], ["base:new", "tuned:old"],
+];
+const sideWords = (side) => side.replace(":", ", ");
+const pairWords = (pair) => pair.map(sideWords).join(" · ");
+const isPair = (row, [a, b]) =>
+  (row.left === a && row.right === b) || (row.left === b && row.right === a);
+const overlapDomain = () => {
+  const rows = [...data.overlap, ...data.beside].filter((row) => row.measure === state.measure);
+  return [Math.min(0, columnExtent(rows.map((row) => [...row.value, ...row.null.slice(0, 3)]))[0]
+    ?? 0), 1];
+};
+
+const overlapChart = (() => {
+  const root = document.getElementById("overlap-chart");
+
+  // Nodes are compared at every checkpoint, edges at the last only.
+  function now() {
+    const family = data.overlap.filter((row) => row.family === state.family);
+    return ["nodes", "edges"].map((unit) => rowsAtStep(family.filter((row) => row.unit === unit)));
+  }
+
+  function draw() {
+    root.replaceChildren();
+    const [nodes, edges] = now();
+    const words = nodes.step === edges.step || edges.step === undefined ? `${nodes.step ?? "–"}`
+      : `${nodes.step} (edges: ${edges.step})`;
+    d3.selectAll("#overlap-step").text(words);
+    const rows = [...nodes.rows, ...edges.rows];
+    const shown = rows.filter((row) => row.measure === state.measure);
+    const pairs = overlapPairs.filter((pair) => shown.some((row) => isPair(row, pair)));
+    if (!pairs.length) note(root, `No overlap was recorded for the corruption “${state.family}”.`);
+    else
+      rangeChart(root, {
+        labelWidth: 172,
+        label: "Similarity of circuits with interval, ceiling and null; the table below has all "
+          + "numbers",
+        rows: pairs.map((pair) => ({ label: pairWords(pair), main: pair === overlapPairs[0] })),
+        panels: ["nodes", "edges"].filter((unit) => shown.some((row) => row.unit === unit))
+          .map((unit) => ({
+            title: { nodes: "Nodes (heads and MLPs)", edges: "Edges" }[unit] ?? unit,
+            domain: overlapDomain(),
+            cells: pairs.map((pair) => {
+              const row = shown.find((each) => each.unit === unit && isPair(each, pair));
+              return row && cell(row, pair === overlapPairs[0]);
+            }),
+          })),
+      });
+    fillRows("#overlap-rows", [...rows].sort((a, b) => d3.ascending(a.unit, b.unit)
+      || d3.ascending(a.measure, b.measure)).map((row) => [
+      row.unit, data.names.measures[row.measure] ?? row.measure, sideWords(row.left),
+      sideWords(row.right), interval(row.value), number(row.ceiling), interval(row.null),
+      number(row.p, threeDecimals),
+    ]), 4);
+  }
+
+  function cell(row, main) {
+    return {
+      value: row.value, colour: main ? "new" : "old", null: row.null, ceiling: row.ceiling,
+      details: [["value", interval(row.value)], ["ceiling", number(row.ceiling)],
+        ["null", interval(row.null)], ["p against the null", number(row.p, threeDecimals)]],
+    };
+  }
+
+  // Redrawn with the slider only if there is more than one step to show.
+  const several = new Set(data.overlap.map((row) => row.step)).size > 1;
+  const csv = () => [...data.overlap, ...data.beside].map(({ run, value, null: none, ...row }) => ({
+    ...data.runs[run], ...row, ...asColumns("value", value), null_mean: none[0],
+    null_low: none[1], null_high: none[2] }));
+  return { draw, step: several ? draw : undefined, csv, name: "overlap",
+    redrawsOn: ["run", "family", "measure"] };
+})();
+
+const overlapTime = (() => {
+  const root = document.getElementById("overlap-time");
+  let chart = null;
+
+  function draw() {
+    root.replaceChildren();
+    chart = null;
+    const rows = data.overlap.filter((row) => row.unit === "nodes" && row.run === state.run
+      && row.family === state.family && row.measure === state.measure);
+    const curves = [...overlapPairs].reverse().map((pair) => {
+      const found = d3.sort(rows.filter((row) => isPair(row, pair)), (row) => row.step);
+      const main = pair === overlapPairs[0];
+      return { name: pairWords(pair), colour: main ? "--new" : pair === overlapPairs[1] ? "--old"
+        : "--muted", faint: !main && pair !== overlapPairs[1], band: main,
+      points: found.map((row) => [row.step, ...row.value]), rows: found };
+    }).filter(({ points }) => points.length > 1);
+    showFigure(root, curves.length > 0);
+    if (!curves.length) return;
+    const main = curves.at(-1);
+    chart = curveChart(root, {
+      width: root.clientWidth, height: 230, right: 190, domain: overlapDomain(), curves,
+      title: `${data.names.measures[state.measure]} of node importances over training`,
+      label: "Similarity of node importances over training steps",
+      under: { areas: [main.rows.map((row) => [row.step, row.null[1], row.null[2]])],
+        dashes: [main.rows.map((row) => [row.step, row.ceiling])] },
+    });
+    chart.step();
+  }
+
+  return { draw, step: () => chart?.step(), name: "overlap-over-time",
+    redrawsOn: ["run", "family", "measure"] };
+})();
+
+// Beside the main comparison: what placebos, random changes and an unrelated task reach.
+const overlapBeside = (() => {
+  const root = document.getElementById("overlap-beside");
+  const titles = { placebo: "after a placebo", random_change: "after a random change",
+    unrelated_task: "unrelated task" };
+
+  function words({ beside, right }) {
+    const [model, task] = right.split(":");
+    const kind = model.replace(/-\d+$/, "").replaceAll("_", " ");
+    return beside === "placebo" ? `${kind}, ${task}` : beside === "random_change"
+      ? `random change, ${task}` : `${task} in the ${model}`;
+  }
+
+  function draw() {
+    root.replaceChildren();
+    const rows = mine(data.beside.filter((row) => row.measure === state.measure
+      && (row.family === state.family
+        || !data.beside.some((each) => each.family === state.family))));
+    showFigure(root, rows.length > 0);
+    if (!rows.length) return;
+    const lasts = rowsAtStep(data.overlap.filter((row) => row.family === state.family
+      && row.unit === "nodes" && row.measure === state.measure));
+    const main = lasts.rows.find((row) => isPair(row, overlapPairs[0]));
+    const lines = [];
+    for (const left of ["base:old", "tuned:new"]) {
+      const own = rows.filter((row) => row.left === left);
+      if (!own.length) continue;
+      lines.push({ label: `${sideWords(left)}, and …`, heading: true });
+      if (main) lines.push({ label: left === "base:old" ? "tuned, new" : "base, old", row: main,
+        main: true });
+      for (const kind of Object.keys(titles))
+        for (const [label, some] of d3.group(own.filter((row) => row.beside === kind), words))
+          lines.push({ label, some });
+    }
+    rangeChart(root, {
+      labelWidth: 210, lineHeight: 22, numbers: 190,
+      label: "Similarity to placebos, random changes and an unrelated task",
+      rows: lines,
+      panels: [{
+        title: data.names.measures[state.measure], domain: overlapDomain(),
+        cells: lines.map(({ row, some }) => {
+          if (row) return { value: row.value, null: row.null, ceiling: row.ceiling, colour: "new",
+            details: [["value", interval(row.value)], ["ceiling", number(row.ceiling)]] };
+          if (!some) return null;
+          if (some.length === 1) return { value: some[0].value, null: some[0].null, colour: "old",
+            ceiling: some[0].ceiling, details: [["value", interval(some[0].value)]] };
+          const values = some.map((each) => each.value[0]);
+          return { points: values, colour: "old", details: [["draws", String(values.length)]],
+            text: `${number(d3.mean(values))}, ${number(d3.min(values))} to ${
+              number(d3.max(values))}` };
+        }),
+      }],
+    });
+  }
+
+  return { draw, name: "overlap-beside", redrawsOn: ["run", "family", "measure"] };
+})();

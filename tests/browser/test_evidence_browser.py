@@ -1,0 +1,153 @@
+"""The evidence in the real browser: each table is drawn, follows the page, and downloads."""
+
+# pyright: reportMissingImports=false
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from circuitlapse.config import Finetune
+from circuitlapse.report import read_run, render_report
+from report_synthetic import HEADS, LAYERS, write_run
+from synthetic_evidence import with_evidence
+
+TABLES = ("gains", "mediation", "crosspatch", "dynamics", "elicitable", "probes", "training",
+          "shortcuts")  # fmt: skip
+CHARTS = (*(f"chart-{name}" for name in TABLES), "overlap-time", "overlap-beside", "changes-chart",
+          "roles-chart", "graft-chart", "graft-part-chart", "gained-chart")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def page_path(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("evidence")
+    records = with_evidence(read_run(write_run(directory / "run", seeds=(0, 1), steps=32)))
+    path = directory / "report.html"
+    path.write_text(render_report(records), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def grid_path(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("grid")
+    records = read_run(write_run(directory / "run", steps=16))
+    tune = Finetune.model_validate(
+        {"steps": 16, "save_every": 8, "grid": {"learning_rate": [0.001, 0.01]}}
+    )
+    names = list(tune.recipes())
+    recipes = {
+        name: pl.concat(frame.with_columns(recipe=pl.lit(recipe)) for recipe in names)
+        for name, frame in records.recipes.items()
+    }
+    flags = pl.when(pl.col("recipe") == names[1], pl.col("step") == 16).then(pl.lit("diverged"))
+    recipes["training"] = recipes["training"].with_columns(flags=flags.otherwise(pl.lit("")))
+    experiment = records.experiment.model_copy(update={"finetune": tune})
+    path = directory / "report.html"
+    path.write_text(
+        render_report(replace(
+            records, experiment=experiment, recipe=names[0], recipes=recipes,
+            labels={names[0]: "formed"},
+        )),
+        encoding="utf-8",
+    )  # fmt: skip
+    return path
+
+
+def test_every_table_is_drawn(opened, page_path):
+    page = opened("step=16&head=2.3", path=page_path)
+    for chart in CHARTS:
+        assert page.locator(f"#{chart} svg").count(), chart
+        assert page.locator(f"#{chart}").is_visible(), chart
+    assert page.locator("#chart-mediation circle").count() == 2 * 5
+    assert page.locator("#chart-mediation .null").count() == 3  # there are no random groups of none
+    assert page.locator("#chart-crosspatch circle").count() == 2 * 3 * 7
+    assert page.locator("#chart-gains rect").count() == LAYERS * (HEADS + 1)
+    assert page.locator("#overlap-beside .point").count() == 2 * (2 * 3 + 2 * 20)
+    assert page.locator("#graft-part-chart circle").count() == 2 * 3 * 3
+    assert "gains alone (elicited)" in page.text_content("#gained-chart")
+    assert "overfit" not in page.text_content("#chart-training")  # the first 32 steps had no trap
+    assert "nine tenths of the gain: everything 96" in page.text_content("#chart-elicitable")
+    assert "fine-tuned model" in page.text_content("#chart-shortcuts")
+
+
+def test_the_evidence_follows_the_slider_and_the_choices(opened, page_path):
+    page = opened("step=8", path=page_path)
+    marks = "#changes-chart .column-marker", "#roles-chart .column-marker >> nth=0"
+    lines = "#overlap-time .marker", "#chart-elicitable .marker >> nth=0"
+
+    def seen():
+        return [page.get_attribute(mark, "x") for mark in marks] + [
+            page.get_attribute(line, "x1") for line in lines
+        ]
+
+    before = seen()
+    page.focus("#slider")
+    page.keyboard.press("ArrowRight")
+    assert all(then != now for then, now in zip(before, seen(), strict=True))
+    assert "at step 16 (edges: 32)" in page.text_content("#overlap figcaption >> nth=0")
+    shown = page.text_content("#overlap-time .panel-title")
+    page.select_option("#measure", "spearman")
+    assert page.text_content("#overlap-time .panel-title") != shown
+    shown = page.inner_html("#chart-dynamics")
+    page.select_option("#family", "names")
+    assert page.inner_html("#chart-dynamics") != shown
+    page.select_option("#seed", "1")
+    assert "none of a seed" not in page.text_content("#chart-probes")
+    assert page.locator("#chart-probes circle").count() == LAYERS + 1  # of the seed that has them
+
+
+def test_a_change_is_marked_under_the_curves_and_pins_its_head(opened, page_path):
+    page = opened(path=page_path)
+    assert page.locator("#timeline .rug line").count() > 3
+    assert page.locator("#timeline .epoch").count() == 1
+    changes = page.locator("#chart-dynamics .change")
+    assert changes.count() == 2 * 24
+    changes.first.hover()
+    assert "p of the order" in page.inner_text("#tooltip")
+    changes.first.click()
+    assert page.is_visible("#head-page")
+    told = page.inner_text("#head-tables")
+    assert "queries from" in told
+    assert "its effect changed most at step" in told
+    assert "In the gained base its output is multiplied by" in told
+
+
+def test_the_numbers_of_each_table_download(opened, page_path):
+    page = opened(path=page_path)
+    for name in (*TABLES, "roles", "fates over time"):
+        with page.expect_download() as download:
+            page.click(f"[aria-label='Download {name} as CSV']")
+        rows = list(csv.DictReader(Path(download.value.path()).read_text().splitlines()))
+        assert rows, name
+        assert "finetune_seed" in rows[0], name
+    with page.expect_download() as download:
+        page.click("[aria-label='Download mediation as CSV']")
+    row = next(csv.DictReader(Path(download.value.path()).read_text().splitlines()))
+    assert {"group", "gain", "gain_low", "null_high", "p_value", "share_high"} <= row.keys()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_serious_fault_in_the_evidence(opened, axe, page_path, scheme):
+    assert axe(opened("step=16&head=2.3", path=page_path, color_scheme=scheme)) == []
+
+
+@pytest.mark.parametrize("width", [1024, 1440])
+def test_the_evidence_fits_the_window(opened, screenshots, page_path, width):
+    page = opened("step=16&head=2.3", path=page_path, viewport={"width": width, "height": 900})
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    page.screenshot(path=screenshots / f"evidence-{width}.png", full_page=True)
+
+
+def test_recipes_stand_side_by_side_with_their_traps(opened, grid_path, axe):
+    page = opened(path=grid_path)
+    panels = page.locator("#recipes-chart .panel")
+    assert panels.count() == 2
+    assert "formed" in panels.nth(0).text_content()
+    assert panels.nth(0).locator("a").count() == 0  # this page's own
+    assert panels.nth(1).locator("a").get_attribute("href").endswith(".html")
+    assert panels.nth(0).locator(".flag").count() == 0
+    assert panels.nth(1).locator(".flag").count() == 1
+    assert page.locator("details", has_text="diverged from step 16").count() == 1
+    assert axe(page) == []

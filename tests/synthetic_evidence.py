@@ -1,0 +1,249 @@
+"""Made-up rows of the evidence tables, for the report's tests: nothing here was measured."""
+
+from dataclasses import replace
+from random import Random
+from typing import Any
+
+import polars as pl
+
+from circuitlapse.report import RunRecords
+
+GROUPS = {"old_heads": 0.5, "recruited_heads": 0.3, "other_heads": 0.08}
+POSITIONS = ("everywhere", "IO", "S1", "S2", "S1_again", "S2_again", "END")
+ROLES = ("mover", "negative mover", "induction", "duplicate token", "previous token", "reader")
+Row = dict[str, Any]
+
+
+class EvidenceRows:
+    """Rows by table, for every seed."""
+
+    def __init__(self, seeds: list[Row], steps: list[int], layers: int, heads: int) -> None:
+        self.seeds, self.steps = seeds, steps
+        self.heads = [(f"a{layer}.h{head}", layer, head)
+                      for layer in range(layers) for head in range(heads)]  # fmt: skip
+        self.mlps = [(f"m{layer}", layer, -1) for layer in range(layers)]
+        self.random = Random(1)
+
+    def _around(self, name: str, value: float, half: float = 0.15) -> Row:
+        return {name: value, f"{name}_low": value - half, f"{name}_high": value + half}
+
+    def _null(self, value: float, known: bool = True) -> Row:
+        if not known:
+            return dict.fromkeys(("null_mean", "null_low", "null_high", "p_value")) | {
+                "n_random": 0
+            }
+        return {"n_random": 20, "null_mean": 0.3 * value, "null_low": 0.1 * value - 0.1,
+                "null_high": 0.6 * value + 0.1, "p_value": 1 / 21}  # fmt: skip
+
+    def _ended(self) -> list[Row]:
+        return [{**seed, "step": self.steps[-1]} for seed in self.seeds]
+
+    def mediation(self) -> list[Row]:
+        groups = {"no heads": 0.05, **GROUPS, "all heads": 1.0}
+        return [
+            {**seed, "group": group, "heads": "a0.h0, a2.h3", "n_heads": 2,
+             **self._around("gain", 4 * share), **self._around("share", share, 0.04),
+             **self._null(4 * share, group in GROUPS)}
+            for seed in self._ended() for group, share in groups.items()
+        ]  # fmt: skip
+
+    def crosspatch(self) -> list[Row]:
+        return [
+            {**seed, "group": group, "heads": "a0.h0, a2.h3", "position": position, "way": way,
+             **self._around("gain", value := 4 * share / (1 + place)),
+             **self._around("share", value / 4, 0.04), "accuracy": 0.4 + share / 2,
+             **self._null(value)}
+            for seed in self._ended() for group, share in GROUPS.items()
+            for place, position in enumerate(POSITIONS) for way in ("forward", "backward")
+        ]  # fmt: skip
+
+    def gains(self) -> list[Row]:
+        return [
+            {**seed, "node": node, "layer": layer, "head": head,
+             "gain": round(self.random.gauss(1.2, 0.5), 3)}
+            for seed in self._ended() for node, layer, head in [*self.heads, *self.mlps]
+        ]  # fmt: skip
+
+    def dynamics(self) -> list[Row]:
+        rows = []
+        families = {"ioi2": ["subject", "names"],
+                    "ioi3": ["subject", "names", "s1_to_io", "s2_to_io"]}  # fmt: skip
+        seeds_only = dict.fromkeys(
+            ("agreement", "agreement_null", "agreement_p", "flips", "flips_null", "flips_p")
+        )
+        for seed in self._ended():
+            for task, names in families.items():
+                for family in names:
+                    for node, layer, head in self.heads:
+                        change = self.random.gauss(0, 0.8)
+                        flipped = self.random.random() < 0.06
+                        rows.append({
+                            **seed, "task": task, "corruption": family, "kind": "head",
+                            "node": node, "layer": layer, "head": head,
+                            "change_step": self.random.choice(self.steps[1:]),
+                            "before": 0.2, "after": 0.2 + change,
+                            **self._around("change", change), "p_value": self.random.random() ** 3,
+                            "flipped": flipped, "flipped_in": int(flipped),
+                            "with_behaviour": 0.7, "reached": None, "epoch_steps": 32,
+                            **seeds_only,
+                        })  # fmt: skip
+                    if len(self.seeds) > 1:
+                        rows.append({
+                            **dict.fromkeys(rows[0]), **seed, "task": task, "corruption": family,
+                            "kind": "seeds", "node": "", "agreement": 0.81,
+                            "agreement_null": 0.02, "agreement_p": 0.01, "flips": 3,
+                            "flips_null": 0.4, "flips_p": 0.02,
+                        })  # fmt: skip
+                rows.append({
+                    **dict.fromkeys(rows[0]), **seed, "task": task, "corruption": "",
+                    "kind": "behaviour", "node": "",
+                    "change_step": self.steps[len(self.steps) // 2], "before": 0.1, "after": 3.9,
+                    **self._around("change", 3.8), "p_value": 0.001, "flipped": False,
+                    "flipped_in": 0, "with_behaviour": 1.0, "epoch_steps": 32,
+                    "reached": float(self.steps[-2]) if task == "ioi3" else None,
+                })  # fmt: skip
+        return rows
+
+    def roles(self) -> list[Row]:
+        rows = []
+        for seed in self.seeds:
+            for task, io in (("ioi2", "END>IO"), ("ioi3", "END>S1")):
+                for index, (node, layer, head) in enumerate(self.heads):
+                    role = ROLES[index % len(ROLES)] if index % 3 else "none"
+                    turn = self.random.choice(self.steps[1:])
+                    for step in self.steps:
+                        now = "mover" if index % 7 == 0 and step >= turn else role
+                        distance = 0.0 if step == 0 else abs(self.random.gauss(0.3, 0.2))
+                        rows.append({
+                            **seed, "step": step, "task": task, "node": node, "layer": layer,
+                            "head": head, "role": now, "attends": io if now != "none" else "",
+                            "attention": 0.6, "copying": 0.8, "suppressing": 0.1, "previous": 0.0,
+                            "duplicate": 0.1, "induction": 0.0,
+                            "q_reads": "m0", "q_share": 0.4, "k_reads": "input", "k_share": 0.3,
+                            "v_reads": "a0.h1" if layer else "", "v_share": 0.2,
+                            "distance": distance, "noise": 0.2, "changed": distance > 0.2,
+                            "features": "END>IO +0.41, copying -0.30" if step else "",
+                            "source": "a2.h3" if index == 5 and step else "",
+                            "approach": 0.2 if index == 5 and step else None, "moves_p": 0.03,
+                        })  # fmt: skip
+        return rows
+
+    def elicitable(self) -> list[Row]:
+        rows = []
+        reach = {"everything": (1.0, 200_000), "old_circuit": (0.9, 30_000),
+                 "mlps": (0.8, 130_000), "biases": (0.4, 3_000), "gains": (0.2, 36),
+                 "rank_1": (0.7, 5_000)}  # fmt: skip
+        controls = [(name, 0, *what) for name, what in reach.items()]
+        controls += [("random_set", repeat, 0.5 + 0.02 * repeat, 30_000) for repeat in range(10)]
+        for control, repeat, most, size in controls:
+            for step in self.steps:
+                share = most * min(1, step / 100)
+                rows.append({
+                    **self.seeds[0], "control": control, "repeat": repeat, "parts": "",
+                    "n_parameters": size, "step": step, "examples": None, "n": 256,
+                    **self._around("accuracy_among", 0.35 + 0.6 * share, 0.03),
+                    **self._around("logit_diff", 0.2 + 4 * share), **self._around("share", share),
+                    "step_of_90": 96 if most >= 0.9 else None, "refused": "",
+                })  # fmt: skip
+        rows += [
+            {**self.seeds[0], "control": "few_shot", "repeat": 0, "parts": "",
+             "n_parameters": None, "step": None, "examples": examples, "n": 256,
+             **self._around("accuracy_among", 0.35 + 0.01 * examples, 0.05),
+             **self._around("logit_diff", 0.2 + 0.1 * examples),
+             **self._around("share", 0.02 * examples), "step_of_90": None, "refused": ""}
+            for examples in (0, 2, 4, 8)
+        ]  # fmt: skip
+        return rows
+
+    def probes(self) -> list[Row]:
+        layers = 2 + max(layer for _, layer, _ in self.heads)
+        return [
+            {**self.seeds[0], "layer": layer, "positions": "IO S1 S2", "n": 512,
+             **self._around("accuracy", 0.34 + 0.1 * layer, 0.04), "shuffled": 0.33,
+             "shuffled_high": 0.37, "random_weights": 0.35}
+            for layer in range(layers)
+        ]  # fmt: skip
+
+    def training(self) -> list[Row]:
+        tasks = {"train": "ioi3", "validation": "ioi3", "old_task": "ioi2"}
+        return [
+            {**seed, "step": step, "split": split, "task": task, "n": 128,
+             **self._around("loss", (0.4 if split == "old_task" else 5 / (1 + step / 20)), 0.05),
+             **self._around("accuracy", min(0.97, 0.3 + step / 100), 0.02),
+             **self._around("end_of_text", 0.01, 0.01),
+             "flags": "overfit,old_task_lost" if step > 60 and split == "validation" else ""}
+            for seed in self.seeds for step in self.steps for split, task in tasks.items()
+        ]  # fmt: skip
+
+    def beside(self) -> list[Row]:
+        rows = []
+        for seed in self._ended():
+            rights = [
+                *(("placebo", f"shuffled_answers-{n}:{task}") for n in range(3)
+                  for task in ("ioi2", "ioi3")),
+                *(("random_change", f"random_change-{n}:{task}") for n in range(20)
+                  for task in ("ioi2", "ioi3")),
+                ("unrelated_task", "base:induction"), ("unrelated_task", "tuned:induction"),
+            ]  # fmt: skip
+            pairs = [
+                (left, beside, right) for left in ("base:ioi2", "tuned:ioi3")
+                for beside, right in rights
+                if beside != "unrelated_task" or left.split(":")[0] == right.split(":")[0]
+            ]  # fmt: skip
+            rows += [
+                {**seed, "corruption": "subject", "unit": "nodes", "beside": beside,
+                 "left": left, "right": right, "measure": measure,
+                 **self._around("value", self.random.uniform(0.2, 0.9), 0.05),
+                 "ceiling": 0.95, "corrected": None, "uncorrected": "not needed",
+                 "null_mean": 0.1, "null_low": -0.1, "null_high": 0.35, "p_value": 0.01}
+                for left, beside, right in pairs
+                for measure in ("pearson", "spearman", "weighted_jaccard")
+            ]  # fmt: skip
+        return rows
+
+
+def with_evidence(records: RunRecords, layers: int = 4, heads: int = 8) -> RunRecords:
+    """Add every evidence table to a made-up run, also those that it was not written with."""
+    columns = ["base_seed", "recipe", "finetune_seed"]
+    seeds = records.tables["behaviour"].select(columns).unique(maintain_order=True).to_dicts()
+    steps = records.experiment.steps()
+    rows = EvidenceRows(seeds, steps, layers, heads)
+    added = {
+        name: pl.DataFrame(getattr(rows, name)(), infer_schema_length=None)
+        for name in ("roles", "mediation", "crosspatch", "gains", "dynamics", "elicitable",
+                     "probes", "training")
+    }  # fmt: skip
+    overlap, fates = records.tables["overlap"], records.tables["fates"]
+    nodes = overlap.filter(pl.col("unit") == "nodes")
+    earlier = [pl.lit(step, dtype=pl.Int64) for step in steps[:-1]]
+    beside = pl.DataFrame(rows.beside(), infer_schema_length=None)
+    if "beside" not in overlap.columns:
+        overlap, nodes = (frame.with_columns(beside=pl.lit("")) for frame in (overlap, nodes))
+    added["overlap"] = pl.concat(
+        [*(nodes.with_columns(step=step) for step in earlier), overlap, beside],
+        how="diagonal_relaxed",
+    )
+    kept = pl.lit("kept").alias("fate")
+    added["fates"] = pl.concat([*(fates.with_columns(kept, step=step) for step in earlier), fates])
+    added["grafts"] = _grafts(records.tables["grafts"])
+    return replace(records, tables={**records.tables, **added})
+
+
+def _grafts(frame: pl.DataFrame) -> pl.DataFrame:
+    """Beside whole groups: random ones, parts of their weights, and grafts into the gained base."""
+    whole = frame.with_columns(origin=pl.lit("base"), part=pl.lit("whole"))
+    null = {f"null_{end}": pl.col("gain") * size
+            for end, size in (("mean", 0.3), ("low", 0.1), ("high", 0.6))}  # fmt: skip
+    of_heads = pl.col("group").str.contains("heads") & (pl.col("quantity") != "shapley")
+    matched = whole.filter(of_heads).with_columns(**null, n_random=pl.lit(20), p_value=pl.lit(0.05))
+    gains = whole.filter(pl.col("group") == "old_heads", pl.col("quantity") == "first_in")
+    return pl.concat(
+        [
+            whole.filter(~of_heads), matched,
+            *(matched.with_columns(part=pl.lit(part), n_parameters=None) for part in ("qk", "ov")),
+            whole.with_columns(origin=pl.lit("gained")),
+            *(gains.with_columns(origin=pl.lit("gained"), group=pl.lit(group))
+              for group in ("gains", "gains_non_negative")),
+        ],
+        how="diagonal_relaxed",
+    )  # fmt: skip
