@@ -123,41 +123,35 @@ class Gradients:
         n_parts = 2 + len(parts.columns)
         sums = torch.zeros(n_parts, len(graph.writers), len(graph.readers), dtype=torch.float64)
         for layer in range(graph.n_layers):
+            sources = inner[: graph.n_before_attention(layer)]
             if (delta := self.delta[layer]) is not None:
-                sources = inner[: graph.n_before_attention(layer)]
-                block = self._slot_scores(layer, delta, sources, parts)
+                block = _products(parts, sources, self._at_slots(layer, delta), False)
                 sums[:, : len(sources), graph.attention_readers(layer)] = block
             if (gradient := self.mlp[layer]) is not None:
                 last = self.decoder.is_last(layer)
                 sources = (end if last else inner)[: graph.n_before_mlp(layer)]
-                column = _products(parts, sources, gradient, last)
-                sums[:, : len(sources), graph.mlp_reader(layer)] = column
+                column = _products(parts, sources, gradient[None], last)
+                sums[:, : len(sources), graph.mlp_reader(layer), None] = column
         if self.final is not None:
-            sums[:, :, -1] = _products(parts, end, self.final, True)
+            sums[:, :, -1:] = _products(parts, end, self.final[None], True)
         return parts.with_rest(sums)
 
-    def _slot_scores(
-        self, layer: int, delta: Tensor, sources: Float[Tensor, "some batch pos d_model"],
-        parts: Parts,
-    ) -> Float[Tensor, "parts some slots"]:  # fmt: skip
-        block = self.decoder.attention[layer]
-        folded = block.norm.folded(block.slots()).transpose(1, 2)
-        by_slot = torch.bmm(delta.flatten(0, 1).transpose(0, 1), folded)
-        gradient = by_slot.unflatten(1, delta.shape[:2])
-        # Of this the part along each run's x̂ is too much. Per token a small product
-        # [writers, d_model] × [d_model, runs].
-        x_hat = torch.stack(self.x_hat[layer], dim=-1)
-        coefficient = torch.stack(self.coefficient[layer], dim=-2)[None]
-        seen = torch.einsum("wbtd,btdr->wbtr", sources, x_hat)
-        taken = [parts.of(x, False) for x in (sources, gradient, seen, coefficient)]
-        return torch.stack(
-            [
-                (ours.flatten(1) @ theirs.flatten(1).T - part.flatten(1) @ c.flatten(0, -2))
-                .double()
-                .cpu()
-                for ours, theirs, part, c in zip(*taken, strict=True)
-            ]
-        )
+    def _at_slots(
+        self, layer: int, delta: Float[Tensor, "batch pos slots d_head"]
+    ) -> Float[Tensor, "slots batch pos d_model"]:
+        """Gradients at the inputs of a layer's queries, keys and values."""
+        block, first = self.decoder.attention[layer], 0
+        tokens = delta.flatten(0, 1).transpose(0, 1)
+        found = delta.new_empty(*tokens.shape[:2], self.decoder.d_model)
+        for index in range(3):
+            folded = block.norm.folded(block.slot(index)[0]).transpose(1, 2)
+            some = slice(first, first + len(folded))
+            torch.bmm(tokens[some], folded, out=found[some])
+            first = some.stop
+        # Of this the part along each run's x̂ is too much.
+        for x_hat, coefficient in zip(self.x_hat[layer], self.coefficient[layer], strict=True):
+            found.addcmul_(coefficient.flatten(0, 1).T[..., None], x_hat.flatten(0, 1), value=-1)
+        return found.unflatten(1, delta.shape[:2])
 
 
 def _inputs(steps: Sequence[Step]) -> list[Tensor]:
@@ -167,12 +161,12 @@ def _inputs(steps: Sequence[Step]) -> list[Tensor]:
 def _products(
     parts: Parts,
     sources: Float[Tensor, "some batch pos d_model"],
-    gradient: Float[Tensor, "batch pos d_model"],
+    gradients: Float[Tensor, "readers batch pos d_model"],
     at_reads: bool,
-) -> Float[Tensor, "parts some"]:
-    ours, theirs = parts.of(sources, at_reads), parts.of(gradient[None], at_reads)
+) -> Float[Tensor, "parts some readers"]:
+    ours, theirs = parts.of(sources, at_reads), parts.of(gradients, at_reads)
     return torch.stack(
-        [(a.flatten(1) @ b.flatten()).double().cpu() for a, b in zip(ours, theirs, strict=True)]
+        [(a.flatten(1) @ b.flatten(1).T).double().cpu() for a, b in zip(ours, theirs, strict=True)]
     )
 
 

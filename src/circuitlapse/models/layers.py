@@ -60,8 +60,10 @@ class Norm:
         self, weight: Float[Tensor, "*slots d_model out"]
     ) -> Float[Tensor, "*slots d_model out"]:
         """Return ``P diag(self.weight) weight``: a linear map read through this normalisation."""
-        scaled = self.weight[:, None] * weight
-        return scaled - scaled.mean(dim=-2, keepdim=True) if self.centred else scaled
+        if not self.centred:
+            return self.weight[:, None] * weight
+        mean = (self.weight @ weight)[..., None, :] / len(self.weight)
+        return torch.addcmul(-mean, self.weight[:, None], weight)
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ class Attention:
         return tuple(slot.unflatten(0, x.shape[:2]) for slot in slots)
 
     def constants(self) -> Float[Tensor, "slots d_head"]:
-        """What queries, keys and values owe to biases alone, in the order of :meth:`slots`."""
+        """What all queries, then all keys, then all values owe to biases alone."""
         bias = self.norm.bias
         bias = torch.zeros_like(self.norm.weight) if bias is None else bias
         return torch.cat([slot[0] for slot in self._projected(bias[None])])
@@ -142,10 +144,6 @@ class Attention:
         """Weight and bias of the queries (0), keys (1) or values (2), by head."""
         weight = self._by_head(self.weights)[index].movedim(-2, 0)
         return weight, None if self.biases is None else self._by_head(self.biases)[index]
-
-    def slots(self) -> Float[Tensor, "slots d_model d_head"]:
-        """Weights of all queries, then all keys, then all values, copied."""
-        return torch.cat([self.slot(index)[0] for index in range(3)])
 
     def _projected(self, normed: Float[Tensor, "rows d_model"]) -> tuple[Tensor, ...]:
         biases = self.biases or (None,) * len(self.weights)
