@@ -68,6 +68,7 @@ def evaluate_circuits(
     means = None
     if ablation == "mean":
         means = mean_outputs(decoder, pairs, reference, batch_size)
+    most_writers = max((int(one.mask.any(dim=1).sum()) for one in circuits), default=0)
     plain = torch.empty(2, len(pairs))
     metrics = torch.empty(len(circuits), len(pairs))
     floats_per_token = decoder.d_model * (
@@ -79,8 +80,9 @@ def evaluate_circuits(
         ablated = ablated_run(decoder, batch, ablation, means)
         plain[0, batch.rows] = batch.metric(decoder, clean).float().cpu()
         plain[1, batch.rows] = batch.metric(decoder, ablated[-1].resid_post).float().cpu()
+        room = batch.clean.new_empty(most_writers, *batch.clean.shape)
         for index, circuit in enumerate(circuits):
-            final = CircuitRun(decoder, batch, ablated, circuit).final()
+            final = CircuitRun(decoder, batch, ablated, circuit, room).final()
             metrics[index, batch.rows] = batch.metric(decoder, final).float().cpu()
 
     # Left of the first difference only what the corrupt run carries is what the clean run has.

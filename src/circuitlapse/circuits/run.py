@@ -26,9 +26,23 @@ class CircuitRun:
     """
 
     def __init__(
-        self, decoder: Decoder, batch: Suffixes, ablated: list[Step], circuit: Circuit
+        self,
+        decoder: Decoder,
+        batch: Suffixes,
+        ablated: list[Step],
+        circuit: Circuit,
+        room: Float[Tensor, "writers batch pos d_model"] | None = None,
     ) -> None:
-        """Prepare; ``ablated`` is from :func:`circuitlapse.circuits.ablation.ablated_run`."""
+        """Prepare.
+
+        Args:
+            decoder: The model.
+            batch: The batch.
+            ablated: From :func:`circuitlapse.circuits.ablation.ablated_run`.
+            circuit: The circuit.
+            room: Memory for the movements, of which the run takes what it needs, so that several
+                circuits can use the same: the system is slow to hand out so much.
+        """
         self.decoder, self.batch, self.ablated = decoder, batch, ablated
         self.graph: Graph = circuit.graph
         device = batch.clean.device
@@ -37,7 +51,9 @@ class CircuitRun:
         self.mask: Bool[Tensor, "used readers"] = circuit.mask[writers]
         self.weights = self.mask.to(device=device, dtype=batch.clean.dtype)
         reads, d_model = batch.context.reads.shape, batch.clean.shape[-1]
-        self.moved = batch.clean.new_empty(len(self.mask), *batch.clean.shape)
+        if room is None:
+            room = batch.clean.new_empty(len(self.mask), *batch.clean.shape)
+        self.moved = room[: len(self.mask)]
         self.moved_at_reads = batch.clean.new_empty(len(self.mask), *reads, d_model)
         self.filled = 0
 
