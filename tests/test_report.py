@@ -189,6 +189,22 @@ def test_the_data_block_holds_every_effect(run: Path, page: _Page):
     assert [column[place] for column in columns] == pytest.approx(expected, rel=1e-3)
 
 
+def test_without_scripts_every_seed_has_its_tables(tmp_path: Path):
+    run = write_run(tmp_path / "run", seeds=(0, 1, 2), steps=8)
+    html = build_report(run).read_text(encoding="utf-8")
+    plain = "".join(re.findall(r"<noscript>(.*?)</noscript>", html, re.DOTALL))
+    for seed in ("0.1", "0.2"):  # the first one's tables are those that a script refills
+        assert plain.count(f"Seed {seed}</summary>") == 4  # overlaps, fates, grafts, faithfulness
+    assert plain.count("<tr") > 2 * LAYERS * HEADS
+    assert "Seed 0.0" not in plain
+
+
+def test_statements_stand_under_what_they_speak_about(page: _Page):
+    text = [part.strip() for part in page.text]
+    places = [text.index(title) for title in ("Wiring", "Causes, by weights", "Function")]
+    assert places == sorted(places)  # the verdict's own order
+
+
 def test_three_seeds_and_31_checkpoints_stay_under_five_megabytes(tmp_path: Path):
     run = write_run(tmp_path / "run", seeds=(0, 1, 2))
     path = build_report(run)

@@ -36,10 +36,8 @@ def view(records: RunRecords) -> dict[str, Any]:
     """Word everything on the page that is not drawn. All of it is escaped by the template."""
     tasks = records.experiment.tasks
     shared = families(records)["shared"]
-    behaviour = records.tables["behaviour"]
-    first = behaviour.select("base_seed", "finetune_seed").unique().sort(pl.all()).row(0)
-    seed = (pl.col("base_seed") == first[0]) & (pl.col("finetune_seed") == first[1])
-    chosen = seed & (pl.col("corruption") == (shared[0] if shared else ""))
+    seeds = records.tables["behaviour"].select("base_seed", "finetune_seed").unique().sort(pl.all())
+    numbers, *others = (_of_seed(records, row, shared) for row in seeds.rows())
     return {
         "name": records.name,
         "old": task_title(tasks.old),
@@ -50,14 +48,12 @@ def view(records: RunRecords) -> dict[str, Any]:
         "groups": GROUPS,
         "evidence": _claims(records),
         "setting": _setting(records),
-        "seeds": behaviour.select("base_seed", "finetune_seed").unique().height,
+        **numbers,
+        "seeds": seeds.height,
+        "others": others,
         "family": shared[0] if shared else None,
         "fate_signs": FATES,
         "behaviour_rows": _behaviour_rows(records),
-        "overlap_rows": _overlap_rows(records, chosen),
-        "fate_rows": _fate_rows(records.tables["fates"].filter(chosen)),
-        "graft_rows": _graft_rows(records.tables["grafts"].filter(seed)),
-        "faithfulness_rows": _faithfulness_rows(records.tables["faithfulness"].filter(chosen)),
         "control_rows": _control_rows(records.tables["controls"]),
         "placebo_rows": _placebo_rows(records),
         "tables": worded(records.tables),
@@ -71,6 +67,19 @@ def view(records: RunRecords) -> dict[str, Any]:
         "config": records.experiment_text,
         "provenance": records.provenance,
         "seconds": sum(records.provenance.seconds.values()),
+    }
+
+
+def _of_seed(records: RunRecords, row: tuple[int, int], shared: list[str]) -> dict[str, Any]:
+    """The tables that the page's script refills when another seed is chosen."""
+    seed = (pl.col("base_seed") == row[0]) & (pl.col("finetune_seed") == row[1])
+    chosen = seed & (pl.col("corruption") == (shared[0] if shared else ""))
+    return {
+        "seeds": f"{row[0]}.{row[1]}",
+        "overlap_rows": _overlap_rows(records, chosen),
+        "fate_rows": _fate_rows(records.tables["fates"].filter(chosen)),
+        "graft_rows": _graft_rows(records.tables["grafts"].filter(seed)),
+        "faithfulness_rows": _faithfulness_rows(records.tables["faithfulness"].filter(chosen)),
     }
 
 

@@ -31,6 +31,7 @@ function drawWords() {
 
 function drawAll() {
   hideTooltip();
+  widths.clear();
   chooseColours();
   for (const each of drawings) each.draw();
   drawWords();

@@ -9,19 +9,19 @@ const sideWords = (side) => side.replace(":", ", ");
 const pairWords = (pair) => pair.map(sideWords).join(" · ");
 const isPair = (row, [a, b]) =>
   (row.left === a && row.right === b) || (row.left === b && row.right === a);
-const overlapDomain = () => {
-  const rows = [...data.overlap, ...data.beside].filter((row) => row.measure === state.measure);
-  return [Math.min(0, columnExtent(rows.map((row) => [...row.value, ...row.null.slice(0, 3)]))[0]
-    ?? 0), 1];
-};
+const overlapRows = d3.group(data.overlap, (row) => `${row.run}/${row.family}`, (row) => row.unit);
+const overlapLowest = d3.rollup([...data.overlap, ...data.beside], (rows) => Math.min(0,
+  columnExtent(rows.map((row) => [...row.value, ...row.null.slice(0, 3)]))[0] ?? 0),
+(row) => row.measure);
+const overlapDomain = () => [overlapLowest.get(state.measure) ?? 0, 1];
 
 const overlapChart = (() => {
   const root = document.getElementById("overlap-chart");
 
   // Nodes are compared at every checkpoint, edges at the last only.
   function now() {
-    const family = data.overlap.filter((row) => row.family === state.family);
-    return ["nodes", "edges"].map((unit) => rowsAtStep(family.filter((row) => row.unit === unit)));
+    const own = overlapRows.get(`${state.run}/${state.family}`);
+    return ["nodes", "edges"].map((unit) => rowsAtStep(own?.get(unit) ?? []));
   }
 
   function draw() {
@@ -50,6 +50,15 @@ const overlapChart = (() => {
             }),
           })),
       });
+    if (numbers.open) fill(rows);
+  }
+
+  // The table below is filled only where it is looked at: it has every measure.
+  const numbers = document.getElementById("overlap-numbers");
+  numbers.addEventListener("toggle", () => numbers.open
+    && fill(now().flatMap(({ rows }) => rows)));
+
+  function fill(rows) {
     fillRows("#overlap-rows", [...rows].sort((a, b) => d3.ascending(a.unit, b.unit)
       || d3.ascending(a.measure, b.measure)).map((row) => [
       row.unit, data.names.measures[row.measure] ?? row.measure, sideWords(row.left),

@@ -1,6 +1,13 @@
 // What the charts share: an SVG, axes, a line with its band, and panels in a row.
 const roleNames = ["old", "new"];
 
+// A drawing's room, measured once: to ask in the middle of a step would lay out the page twice.
+const widths = new Map();
+function widthOf(root) {
+  if (!widths.get(root)) widths.set(root, root.clientWidth);
+  return widths.get(root);
+}
+
 function drawing(parent, width, height, label) {
   return d3.select(parent).append("svg")
     .attr("width", width).attr("height", height).attr("viewBox", [0, 0, width, height])

@@ -4,7 +4,7 @@
 // ceiling, a hollow dot to compare with, or the points of a group that has no one value.
 function rangeChart(root, { rows, panels, lineHeight = 26, labelWidth, label, numbers = 140 }) {
   const gap = 14, top = 38;
-  const width = root.clientWidth;
+  const width = widthOf(root);
   const each = (width - labelWidth) / panels.length;
   const height = top + rows.length * lineHeight + 24;
   const svg = drawing(root, width, height, label);
