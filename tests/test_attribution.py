@@ -129,5 +129,10 @@ def test_unknown_choices_are_refused():
     unchecked: Any = unwrap(attribute)
     with pytest.raises(CircuitlapseError, match=r"attribution method \(got 'acdc'\)\. Use eap"):
         unchecked(model, pairs, "acdc")
+    for size in (0, -3):
+        with pytest.raises(CircuitlapseError, match=rf"batch_size must be .* 1 \(got {size}\)"):
+            attribute(model, pairs, batch_size=size)
+    with pytest.raises(CircuitlapseError, match=r"a whole number between 0 and .*got 2\.5"):
+        unwrap(Scores.top)(_scores(VALUES), 2.5)
     with pytest.raises(CircuitlapseError, match=r"signed or absolute \(got 'size'\)"):
         unwrap(Scores.top)(_scores(VALUES), 2, by="size")

@@ -146,6 +146,7 @@ def test_a_callable_sees_the_logits_and_can_ask_for_the_prompts():
         ({"metric": "accuracy"}, "accuracy has no gradient.*log_prob or logit_diff"),
         ({"metric": lambda logits: logits}, r"one number per prompt \(got \(5, 23\)\)"),
         ({"metric": lambda logits: 3.0}, r"one number per prompt \(got 'float'\)"),
+        ({"metric": lambda logits: 1.0 * logits.argmax(dim=1)}, "no gradient .*method='exact'"),
     ],
 )
 def test_metrics_that_cannot_be_computed_are_refused(arguments, message):

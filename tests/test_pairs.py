@@ -1,3 +1,4 @@
+from inspect import unwrap
 from typing import Any
 
 import pytest
@@ -83,6 +84,16 @@ def test_wrong_tensors_are_refused(change: dict, message: str) -> None:
     PromptPairs.from_tensors(**good)
     with pytest.raises(CircuitlapseError, match=message):
         PromptPairs.from_tensors(**{**good, **change})
+
+
+def test_lists_are_refused_with_the_way_out() -> None:
+    ids = torch.ones(2, 3, dtype=torch.long)
+    checked: Any = PromptPairs.from_tensors
+    unchecked = unwrap(checked.__func__)
+    with pytest.raises(
+        CircuitlapseError, match=r"corrupt must be a tensor of token ids \(got 'list'\).*as_tensor"
+    ):
+        unchecked(PromptPairs, ids, ids.tolist(), ids[:, 0])
 
 
 def test_no_prompts_are_refused() -> None:

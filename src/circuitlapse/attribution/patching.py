@@ -162,6 +162,7 @@ def patch_effects(
     Raises:
         CircuitlapseError: As :func:`patch` does.
     """
+    positions = (positions,) if isinstance(positions, str) else positions
     by_position = _by_position(site, per_position)
     _check(site, direction, per_position, named=bool(positions))
     decoder, graph, lengths = model.decoder, model.graph, pairs.lengths.cpu()

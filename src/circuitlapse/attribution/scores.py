@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Literal
 
 import polars as pl
@@ -99,8 +100,10 @@ class Scores:
             if not 0 <= fraction <= 1:
                 raise CircuitlapseError("fraction must lie between 0 and 1", got=fraction)
             n_edges = int(fraction * total)
-        if n_edges is None or not 0 <= n_edges <= total:
-            raise CircuitlapseError(f"n_edges must lie between 0 and {total}", got=n_edges)
+        if not isinstance(n_edges, Integral) or not 0 <= n_edges <= total:
+            raise CircuitlapseError(
+                f"n_edges must be a whole number between 0 and {total}", got=n_edges
+            )
         if by not in ("signed", "absolute"):
             raise CircuitlapseError(
                 "by must be signed or absolute", got=by, fix="MIB's CPR is signed, CMD absolute"

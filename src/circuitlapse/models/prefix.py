@@ -149,7 +149,12 @@ def alike(
 
     A batch has at most ``most`` tokens, padding included, or else ``batch_size`` rows if that is
     given. Even rows come first in it.
+
+    Raises:
+        CircuitlapseError: If ``batch_size`` is below 1.
     """
+    if batch_size is not None and batch_size < 1:
+        raise CircuitlapseError("batch_size must be at least 1", got=batch_size)
     wide, first = widths.tolist(), starts.tolist()
     order = sorted(range(len(wide)), key=lambda row: (wide[row], first[row]))
     while order:

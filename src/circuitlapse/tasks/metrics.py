@@ -194,6 +194,12 @@ def _called(
             fix=f"For logits of shape {tuple(logits.shape)} return shape {(len(logits),)}; a "
             "second argument gets the PromptPairs of the same prompts",
         )
+    if logits.requires_grad and not value.requires_grad:
+        raise CircuitlapseError(
+            "this metric has no gradient to attribute",
+            fix="Write it in differentiable torch operations, without detach, argmax or numpy; "
+            "patch and method='exact' take any metric",
+        )
     return value
 
 

@@ -92,6 +92,14 @@ class PromptPairs:
             CircuitlapseError: If shapes disagree, ids are not integers, the mask is not one run of
                 ones per row, or an answer is among its own distractors.
         """
+        given = {"clean": clean, "corrupt": corrupt, "answers": answers, "distractors": distractors}
+        for name, ids in given.items():
+            if not isinstance(ids, Tensor) and ids is not None:
+                raise CircuitlapseError(
+                    f"{name} must be a tensor of token ids",
+                    got=type(ids).__name__,
+                    fix=f"torch.as_tensor({name}) makes one of a list or an array",
+                )
         if answers.ndim == 1:
             answers = answers[:, None]
         if distractors is None:
