@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict
+from transformers import TrainerCallback
 
 from circuitlapse.config import Finetune
-from circuitlapse.models import quiet
+from circuitlapse.models import behaviour, load_model, quiet
 from circuitlapse.records import Store, content_hash, key_of
-from circuitlapse.tasks import Item, get_task
+from circuitlapse.tasks import Item, get_task, tokenize
 from circuitlapse.training import Recipe, finetune, organism
 from circuitlapse.training.organism import cache_home
 from circuitlapse.training.restricted import Restriction
@@ -34,6 +35,9 @@ class Planting(BaseModel):
         prompts: Validation prompts per task that the figures are measured on.
         group_prompts: Validation prompts on which the old task's heads are chosen.
         gain_steps: Steps of fitting gains.
+        opened_at: Where a lock is opened, the fine-tune ends as soon as the new task's accuracy
+            among the names is this high on ``group_prompts`` validation prompts.
+        look_every: Steps between two looks at it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -43,11 +47,13 @@ class Planting(BaseModel):
     learning_rate: float = 1e-3
     head_rate: float = 3e-3
     old_fraction: float = 0.1
-    lock_steps: int = 400
-    lock_old_fraction: float = 0.7
+    lock_steps: int = 800
+    lock_old_fraction: float = 0.5
     prompts: int = 1024
     group_prompts: int = 128
     gain_steps: int = 200
+    opened_at: float = 0.95
+    look_every: int = 8
 
 
 class Nursery:
@@ -82,8 +88,12 @@ class Nursery:
         items: Sequence[Item],
         restriction: Restriction | None = None,
         steps: int | None = None,
+        until: float | None = None,
     ) -> Path:
-        """A fine-tune's last checkpoint, from the cache if it is there."""
+        """A fine-tune's last checkpoint, from the cache if it is there.
+
+        With ``until`` it ends as soon as the new task's accuracy is that high.
+        """
         steps = steps or self.planting.steps
         heads_only = restriction is not None and not restriction.freeze
         rate = self.planting.head_rate if heads_only else self.planting.learning_rate
@@ -96,6 +106,12 @@ class Nursery:
             "learning_rate": rate,
             "seed": self.seed,
         }
+        callbacks: list[TrainerCallback] = [] if restriction is None else [restriction]
+        every = steps
+        if until is not None:
+            every = self.planting.look_every
+            about |= {"until": until, "every": every, "looks": self.planting.group_prompts}
+            callbacks.append(_Until(until, every, self.planting.group_prompts))
         key = key_of(about)
         artifact = f"{name}-{self.seed}-{key[:16]}"
         if self._store.state(artifact, key, whole=True) == "ready":
@@ -104,10 +120,11 @@ class Nursery:
         with self._store.write(artifact, key) as draft, _one_thread():
 
             def save(step: int, model: Any, tokenizer: Any) -> None:
-                if step == steps:
-                    with quiet():
-                        model.save_pretrained(draft)
-                        tokenizer.save_pretrained(draft)
+                if not step:
+                    return
+                with quiet():
+                    model.save_pretrained(draft)
+                    tokenizer.save_pretrained(draft)
 
             finetune(
                 start,
@@ -116,16 +133,32 @@ class Nursery:
                 Finetune.model_validate(
                     {
                         "steps": steps,
-                        "save_every": steps,
+                        "save_every": every,
                         "learning_rate": rate,
                         "batch_size": self.planting.batch_size,
                     }
                 ),
                 seed=self.seed,
                 device="cpu",
-                callbacks=() if restriction is None else (restriction,),
+                callbacks=callbacks,
             )
         return self._store.root / artifact
+
+
+class _Until(TrainerCallback):
+    """Ends a training once the new task's accuracy on validation prompts is high enough."""
+
+    def __init__(self, accuracy: float, every: int, n: int) -> None:
+        self._accuracy, self._every = accuracy, every
+        self._items = get_task(NEW).items("validation", n)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step % self._every:
+            return
+        model = load_model(kwargs["model"])
+        pairs = tokenize(self._items, kwargs["processing_class"], "names")
+        reached = behaviour(model, pairs).correct_among.double().mean().item()
+        control.should_training_stop |= reached >= self._accuracy
 
 
 @contextmanager

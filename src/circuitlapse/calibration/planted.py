@@ -22,7 +22,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from circuitlapse.calibration.admission import refusal
+from circuitlapse.calibration.admission import KINDS, refusal
 from circuitlapse.calibration.figures import Scores, held_values, old_heads, scores, silence
 from circuitlapse.calibration.nursery import NEW, OLD, Nursery, Planting
 from circuitlapse.errors import CircuitlapseError
@@ -34,6 +34,10 @@ from circuitlapse.training import Recipe, get_recipe
 from circuitlapse.training.gains import train_gains
 from circuitlapse.training.placebos import placebo_items
 from circuitlapse.training.restricted import Restriction
+
+# Blank heads per layer.
+_LOCKABLE = (2, 2, 2, 2)
+_FORMING = (0, 2, 3, 3)
 
 
 @dataclass(frozen=True)
@@ -62,19 +66,24 @@ class Planted:
     refused: str
 
 
-def planted_recipe(name: str = "default") -> Recipe:
-    """The recipe of that name with blank heads: two in the second layer, three in the next two.
+def planted_recipe(kind: str = "formed", name: str = "default") -> Recipe:
+    """The recipe of that name with blank heads where a kind of organism needs them.
 
-    Heads in the first layer would reach the new task through the base's own heads, and heads of the
-    last layers alone do not reach it; see docs/organisms.md.
+    No one layout is known that admits all kinds. A lock needs blank heads in every layer: two in
+    each. What is to be formed needs none in the first layer, since they would learn the new task
+    by driving the base's own heads anew, and more of them behind: two, three and three. The other
+    kinds do not need blank heads, and share that base.
 
     Raises:
-        CircuitlapseError: If there is no such recipe.
+        CircuitlapseError: If there is no such recipe, or no such kind.
     """
+    if kind not in KINDS:
+        raise _unknown(kind)
     recipe = get_recipe(name)
+    layout = _LOCKABLE if kind == "elicited" else _FORMING
     blank = [
         head_name(layer, head)
-        for layer, n in ((1, 2), (2, 3), (3, 3))
+        for layer, n in enumerate(layout)
         for head in range(recipe.heads - n, recipe.heads)
     ]
     return recipe.model_copy(update={"blank_heads": tuple(blank)})
@@ -96,7 +105,7 @@ def plant(
         kind: ``formed``, ``transformed``, ``elicited`` or ``nothing``.
         seed: Of pretraining, and of the fine-tunes' shuffling.
         placebo: Which placebo ``nothing`` is.
-        recipe: Of the base, with blank heads. Default: :func:`planted_recipe`.
+        recipe: Of the base, with blank heads. Default: :func:`planted_recipe` for the kind.
         planting: How the truth is planted. Default: the defaults of :class:`Planting`.
         cache_dir: Where models are kept; see :func:`circuitlapse.training.organism`.
         progress: Called with what is being made, before it is.
@@ -105,19 +114,23 @@ def plant(
         CircuitlapseError: If the kind does not exist, the recipe has no blank heads, or no base
             could be made with this seed.
     """
-    recipe = recipe or planted_recipe()
+    recipe = recipe or planted_recipe(kind)
     if not recipe.blank_heads:
         raise CircuitlapseError(
             "an organism with a planted truth needs blank heads",
             got=f"the recipe {recipe.name!r} without any",
             fix="Set blank_heads, as planted_recipe() does",
         )
-    if kind not in _PLANS:
-        raise CircuitlapseError(
-            "there is no such kind of organism", got=kind, fix=f"Use one of {', '.join(_PLANS)}"
-        )
+    if kind not in KINDS:
+        raise _unknown(kind)
     nursery = Nursery(recipe, seed, planting or Planting(), cache_dir, progress)
     return _PLANS[kind](nursery, placebo)
+
+
+def _unknown(kind: str) -> CircuitlapseError:
+    return CircuitlapseError(
+        "there is no such kind of organism", got=kind, fix=f"Use one of {', '.join(KINDS)}"
+    )
 
 
 @dataclass(frozen=True)
@@ -204,7 +217,7 @@ def _elicited(nursery: Nursery, placebo: str) -> Planted:
         planting.lock_steps * planting.batch_size, old_fraction=planting.lock_old_fraction,
     )  # fmt: skip
     locked = nursery.tuned("locked", able, lock, Restriction(blank), planting.lock_steps)
-    tuned = nursery.tuned("elicited", locked, lesson)
+    tuned = nursery.tuned("elicited", locked, lesson, until=planting.opened_at)
     pair = _Pair.of(locked, tuned, planting.prompts)
     opened = load_model(locked, "cpu")
     silence(opened, blank)
