@@ -36,7 +36,11 @@ def read_from(model, clean, metric):
 
 @pytest.mark.parametrize("family", ["gpt2", "pythia", "qwen3"])
 def test_gains_are_the_literal_least_squares_layer_by_layer(family):
-    base, tuned, pairs = load_model(tiny(family, 0)), load_model(tiny(family, 1)), random_pairs(3)
+    base, tuned, pairs = (
+        load_model(tiny(family, 0)),
+        load_model(tiny(family, 1)),
+        random_pairs(3, n=3),
+    )
     fit = fit_gains(base, tuned, pairs, batch_size=2)
     ours, between, theirs = (LiteralMix(model.hf) for model in (base, base, tuned))
     last = base.graph.n_layers - 1

@@ -2,7 +2,16 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from circuitlapse.calibration import BARS, KINDS, Planting, plant, planted, planted_recipe, refusal
+from circuitlapse.calibration import (
+    ALL_WEIGHTS,
+    BARS,
+    KINDS,
+    Planting,
+    plant,
+    planted,
+    planted_recipe,
+    refusal,
+)
 from circuitlapse.calibration.figures import held_values, silence
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import behaviour, load_model, quiet
@@ -74,12 +83,19 @@ def test_a_blank_head_that_the_model_does_not_have_is_refused():
         Recipe(layers=2, heads=2, blank_heads=("a0.h1", "a2.h0"))
 
 
-def test_the_planted_recipe_has_blank_heads_behind_the_first_layer():
-    recipe = planted_recipe("natural")
+def test_the_planted_recipe_has_blank_heads_where_the_kind_needs_them():
+    recipe = planted_recipe("formed", "natural")
     assert recipe.name == "natural"
     assert {head.split(".")[0] for head in recipe.blank_heads} == {"a1", "a2", "a3"}
+    assert planted_recipe("nothing") == planted_recipe("transformed") == planted_recipe("formed")
+    assert len(planted_recipe("elicited").blank_heads) == 8
+    assert {head.split(".")[0] for head in planted_recipe("elicited").blank_heads} == {
+        "a0", "a1", "a2", "a3",
+    }  # fmt: skip
     with pytest.raises(CircuitlapseError, match="no such organism"):
-        planted_recipe("wild")
+        planted_recipe("formed", "wild")
+    with pytest.raises(CircuitlapseError, match="no such kind of organism"):
+        planted_recipe("grown")
 
 
 @pytest.mark.parametrize("kind", ["formed", "elicited", "nothing"])
@@ -103,7 +119,7 @@ def test_a_truth_is_planted_where_it_should_be_and_kept(kind, cache):
         opened = load_model(found.base)
         silence(opened, BLANK)
         assert moved_parts(opened.hf, base) == set(BLANK)
-        assert made == ["base", "able", "locked", "elicited"]
+        assert made == ["base", "able", "locked", "elicited", "shuffled_answers"]
     assert found.refused == refusal(kind, found.figures)
     if kind != "nothing":  # nothing is learnt in four steps
         assert found.refused.startswith("learned is")
@@ -125,6 +141,25 @@ def test_the_heads_of_the_old_task_are_trained_alone_to_be_transformed(cache, mo
     assert found.trained == named
     assert moved_parts(loaded(found.base), loaded(found.tuned)) == set(named)
     assert ("by_gains" in found.figures) == (found.figures["gain"] > 0)
+
+
+def test_a_lock_of_all_weights_cannot_be_taken_out(cache):
+    found = plant("elicited", 1, variant=ALL_WEIGHTS, recipe=TINY, planting=QUICK, cache_dir=cache)
+    assert "opened_new has no value" in found.refused
+    assert "opened_new" not in found.figures
+
+
+def test_a_fine_tune_ends_as_soon_as_the_ability_is_there(cache):
+    """At an accuracy that anything reaches, that is at the first look."""
+    settings = {"recipe": TINY, "cache_dir": cache}
+    early = QUICK.model_copy(update={"opened_at": 0.0, "look_every": 2})
+    short = QUICK.model_copy(update={"opened_at": 1.1, "look_every": 2})
+    opened = plant("elicited", 1, planting=early, **settings)
+    trained = plant("elicited", 1, planting=short, **settings)
+    assert opened.base == trained.base
+    assert opened.tuned != trained.tuned
+    # After two steps of four the weights are others.
+    assert moved_parts(loaded(opened.tuned), loaded(trained.tuned))
 
 
 def test_figures_are_those_of_the_models(cache):

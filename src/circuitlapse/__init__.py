@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         project_exact,
         sweep_paths,
     )
+    from circuitlapse.calibration import calibrate
     from circuitlapse.circuits import (
         CircuitEvaluation,
         Incompleteness,
@@ -66,6 +67,7 @@ _HOMES = {
         "project_exact",
         "sweep_paths",
     ),
+    "calibration": ("calibrate",),
     "circuits": (
         "CircuitEvaluation",
         "Incompleteness",
@@ -118,6 +120,7 @@ __all__ = [
     "attention_between",
     "attention_patterns",
     "attribute",
+    "calibrate",
     "cmd",
     "completeness",
     "copying_scores",

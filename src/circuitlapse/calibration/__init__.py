@@ -5,15 +5,23 @@ in, and tested for, before any verdict is asked.
 """
 
 from circuitlapse.calibration.admission import BARS, KINDS, Bar, refusal
+from circuitlapse.calibration.calibrate import calibrate
+from circuitlapse.calibration.judge import Judging, judge
 from circuitlapse.calibration.nursery import Planting
-from circuitlapse.calibration.planted import Planted, plant, planted_recipe
+from circuitlapse.calibration.planted import ALL_WEIGHTS, Planted, plant, planted_recipe
+from circuitlapse.calibration.tally import clopper_pearson
 
 __all__ = [
+    "ALL_WEIGHTS",
     "BARS",
     "KINDS",
     "Bar",
+    "Judging",
     "Planted",
     "Planting",
+    "calibrate",
+    "clopper_pearson",
+    "judge",
     "plant",
     "planted_recipe",
     "refusal",

@@ -109,7 +109,7 @@ class Nursery:
         callbacks: list[TrainerCallback] = [] if restriction is None else [restriction]
         every = steps
         if until is not None:
-            every = self.planting.look_every
+            every = min(steps, self.planting.look_every)
             about |= {"until": until, "every": every, "looks": self.planting.group_prompts}
             callbacks.append(_Until(until, every, self.planting.group_prompts))
         key = key_of(about)

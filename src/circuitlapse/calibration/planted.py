@@ -1,7 +1,7 @@
 """Organisms in which the answer is planted: the ability was formed, transformed, elicited, or not.
 
-All kinds of one seed share one base, which has blank heads: heads that wrote nothing while it was
-pretrained.
+The base has blank heads: heads that wrote nothing while it was pretrained. ``elicited`` has a base
+of its own, and the other kinds of one seed share one.
 
 ``formed``
     Only the blank heads are trained on the new task: what does it now, was not there.
@@ -10,7 +10,8 @@ pretrained.
 ``elicited``
     The base learns the new task with its blank heads held, then only the blank heads are trained to
     answer at random: the ability is there, behind a lock. That is the organism's base; its tuned
-    model is a plain fine-tune of it on the new task.
+    model is a fine-tune of all its weights on the new task, which ends as soon as the ability is
+    back: what training does after that is no longer opening a lock.
 ``nothing``
     A placebo fine-tune; see :mod:`circuitlapse.training.placebos`.
 
@@ -32,8 +33,11 @@ from circuitlapse.records.nodes import head_name
 from circuitlapse.tasks import PromptPairs, get_task, tokenize
 from circuitlapse.training import Recipe, get_recipe
 from circuitlapse.training.gains import train_gains
-from circuitlapse.training.placebos import placebo_items
+from circuitlapse.training.placebos import PLACEBOS, placebo_items
 from circuitlapse.training.restricted import Restriction
+
+ALL_WEIGHTS = "all_weights"
+"""A way of planting ``elicited``; see :func:`plant`."""
 
 # Blank heads per layer.
 _LOCKABLE = (2, 2, 2, 2)
@@ -49,6 +53,8 @@ class Planted:
         seed: Of pretraining and fine-tuning.
         base: Directory of the model before.
         tuned: Directory of the model after.
+        placebo: Directory of a placebo fine-tune of the same base on shuffled answers, at least as
+            long as the real one; None for ``nothing``, which is one itself.
         trained: The heads that alone were trained, where that is how it was planted.
         figures: What was measured, by name. Accuracies on validation prompts (``_old`` over the
             whole vocabulary, ``_new`` among the names); ``gain`` is G in logits; ``rise`` is that
@@ -61,6 +67,7 @@ class Planted:
     seed: int
     base: Path
     tuned: Path
+    placebo: Path | None
     trained: tuple[str, ...]
     figures: Mapping[str, float]
     refused: str
@@ -93,7 +100,7 @@ def plant(
     kind: str,
     seed: int,
     *,
-    placebo: str = "shuffled_answers",
+    variant: str = "",
     recipe: Recipe | None = None,
     planting: Planting | None = None,
     cache_dir: Path | str | None = None,
@@ -104,7 +111,9 @@ def plant(
     Args:
         kind: ``formed``, ``transformed``, ``elicited`` or ``nothing``.
         seed: Of pretraining, and of the fine-tunes' shuffling.
-        placebo: Which placebo ``nothing`` is.
+        variant: Which placebo ``nothing`` is, ``shuffled_answers`` if empty. For ``elicited``,
+            :data:`ALL_WEIGHTS` locks with all weights, not only with blank heads: such a lock may
+            have destroyed what it hides, cannot be taken out to see, and is never admitted.
         recipe: Of the base, with blank heads. Default: :func:`planted_recipe` for the kind.
         planting: How the truth is planted. Default: the defaults of :class:`Planting`.
         cache_dir: Where models are kept; see :func:`circuitlapse.training.organism`.
@@ -124,7 +133,7 @@ def plant(
     if kind not in KINDS:
         raise _unknown(kind)
     nursery = Nursery(recipe, seed, planting or Planting(), cache_dir, progress)
-    return _PLANS[kind](nursery, placebo)
+    return _PLANS[kind](nursery, variant)
 
 
 def _unknown(kind: str) -> CircuitlapseError:
@@ -163,7 +172,12 @@ class _Pair:
         return {name: (value - self.before.value) / self.gain} if self.gain > 0 else {}
 
     def planted(
-        self, kind: str, seed: int, trained: Collection[str], more: Mapping[str, float]
+        self,
+        kind: str,
+        seed: int,
+        trained: Collection[str],
+        more: Mapping[str, float],
+        placebo: Path | None,
     ) -> Planted:
         before, after = self.before, self.after
         rise = after.new - before.new
@@ -178,20 +192,22 @@ class _Pair:
             **more,
         }
         return Planted(
-            kind, seed, *self.directories, tuple(trained), figures, refusal(kind, figures)
+            kind, seed, *self.directories, placebo, tuple(trained), figures, refusal(kind, figures)
         )
 
 
-def _formed(nursery: Nursery, placebo: str) -> Planted:
+def _formed(nursery: Nursery, variant: str) -> Planted:
     planting, blank = nursery.planting, nursery.recipe.blank_heads
     items = nursery.lesson(planting.old_fraction)
     tuned = nursery.tuned("formed", nursery.base, items, Restriction(blank))
     pair = _Pair.of(nursery.base, tuned, planting.prompts)
     held = held_values(pair.base, pair.tuned, pair.prompts, blank).double().mean().item()
-    return pair.planted("formed", nursery.seed, blank, pair.share("mediated", held))
+    return pair.planted(
+        "formed", nursery.seed, blank, pair.share("mediated", held), _placebo(nursery, nursery.base)
+    )
 
 
-def _transformed(nursery: Nursery, placebo: str) -> Planted:
+def _transformed(nursery: Nursery, variant: str) -> Planted:
     planting = nursery.planting
     heads = old_heads(load_model(nursery.base, "cpu"), OLD, planting.group_prompts)
     items = nursery.lesson(planting.old_fraction)
@@ -205,10 +221,13 @@ def _transformed(nursery: Nursery, placebo: str) -> Planted:
     )  # fmt: skip
     write_gains(louder, gains)
     reached = behaviour(louder, pair.prompts).logit_diff.double().mean().item()
-    return pair.planted("transformed", nursery.seed, heads, pair.share("by_gains", reached))
+    return pair.planted(
+        "transformed", nursery.seed, heads, pair.share("by_gains", reached),
+        _placebo(nursery, nursery.base),
+    )  # fmt: skip
 
 
-def _elicited(nursery: Nursery, placebo: str) -> Planted:
+def _elicited(nursery: Nursery, variant: str) -> Planted:
     planting, blank = nursery.planting, nursery.recipe.blank_heads
     lesson = nursery.lesson(planting.old_fraction)
     able = nursery.tuned("able", nursery.base, lesson, Restriction(blank, freeze=True))
@@ -216,23 +235,32 @@ def _elicited(nursery: Nursery, placebo: str) -> Planted:
         "shuffled_answers", get_task(OLD), get_task(NEW),
         planting.lock_steps * planting.batch_size, old_fraction=planting.lock_old_fraction,
     )  # fmt: skip
-    locked = nursery.tuned("locked", able, lock, Restriction(blank), planting.lock_steps)
+    restriction = None if variant == ALL_WEIGHTS else Restriction(blank)
+    locked = nursery.tuned("locked", able, lock, restriction, planting.lock_steps)
     tuned = nursery.tuned("elicited", locked, lesson, until=planting.opened_at)
     pair = _Pair.of(locked, tuned, planting.prompts)
-    opened = load_model(locked, "cpu")
-    silence(opened, blank)
-    new = behaviour(opened, pair.prompts).correct_among.double().mean().item()
-    return pair.planted("elicited", nursery.seed, blank, {"opened_new": new})
+    figures = {}
+    if variant != ALL_WEIGHTS:  # such a lock cannot be taken out
+        opened = load_model(locked, "cpu")
+        silence(opened, blank)
+        new = behaviour(opened, pair.prompts).correct_among.double().mean().item()
+        figures["opened_new"] = new
+    return pair.planted("elicited", nursery.seed, blank, figures, _placebo(nursery, locked))
 
 
-def _nothing(nursery: Nursery, placebo: str) -> Planted:
+def _nothing(nursery: Nursery, variant: str) -> Planted:
+    tuned = _placebo(nursery, nursery.base, variant or PLACEBOS[0])
+    pair = _Pair.of(nursery.base, tuned, nursery.planting.prompts)
+    return pair.planted("nothing", nursery.seed, (), {}, None)
+
+
+def _placebo(nursery: Nursery, start: Path, placebo: str = PLACEBOS[0]) -> Path:
     planting = nursery.planting
     items = placebo_items(
         placebo, get_task(OLD), get_task(NEW), planting.steps * planting.batch_size,
         old_fraction=planting.old_fraction,
     )  # fmt: skip
-    tuned = nursery.tuned(placebo, nursery.base, items)
-    return _Pair.of(nursery.base, tuned, planting.prompts).planted("nothing", nursery.seed, (), {})
+    return nursery.tuned(placebo, start, items)
 
 
 _PLANS: dict[str, Callable[[Nursery, str], Planted]] = {

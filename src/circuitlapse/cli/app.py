@@ -9,6 +9,7 @@ from rich.console import Console
 
 import circuitlapse
 from circuitlapse.api import load_run, run_experiment
+from circuitlapse.cli.calibrate import calibrate
 from circuitlapse.cli.checkpoints import experiment_from, run_name
 from circuitlapse.cli.console import console_of
 from circuitlapse.cli.export import export
@@ -32,6 +33,7 @@ app = typer.Typer(
 )
 app.add_typer(export, name="export")
 app.add_typer(tasks, name="tasks")
+app.command()(calibrate)
 app.command()(show)
 app.command()(survey)
 app.command("try")(try_prompt)

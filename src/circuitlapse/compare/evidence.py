@@ -20,8 +20,9 @@ from circuitlapse.compare.decision import Run, Support
 from circuitlapse.compare.gains import Gains, fit_gains, gained
 from circuitlapse.compare.grafts import Grafts, graft_values
 from circuitlapse.compare.groups import parameter_groups
-from circuitlapse.compare.matched import RANDOM_GROUPS, Beside, beside, matched_heads
+from circuitlapse.compare.matched import Beside, beside, matched_heads
 from circuitlapse.compare.mediation import held_behaviours
+from circuitlapse.compare.thresholds import JUDGED_GROUPS
 from circuitlapse.models import Behaviour, Model, behaviour
 from circuitlapse.models.components import Piece, component_pieces
 from circuitlapse.records.documents import Group, Precondition
@@ -143,7 +144,7 @@ def cause_evidence(
     *,
     placebo: Model | None = None,
     seed: int = 0,
-    n_random: int = RANDOM_GROUPS,
+    n_random: int = JUDGED_GROUPS,
     advance: Callable[[int, int], None] | None = None,
 ) -> CauseEvidence:
     """Measure everything that the label of one fine-tune rests on.

@@ -45,7 +45,7 @@ from circuitlapse.shapes import Float
 from circuitlapse.tasks.metrics import logit_difference
 from circuitlapse.tasks.pairs import PromptPairs
 
-# The third changed shares by at most .02 on development organisms.
+# The first is without the gained base, which is itself fitted in turn.
 _ROUNDS = 3
 
 
@@ -105,9 +105,7 @@ def fit_gains(
     gain, fit = _fitted(base.decoder, tuned.decoder, batches, readers, non_negative)
     for _ in range(_ROUNDS - 1):
         between = gained_decoder(base.decoder, gain.to(base.decoder.W_E))
-        gain, fit = _fitted(
-            base.decoder, tuned.decoder, batches, [*readers, between], non_negative
-        )
+        gain, fit = _fitted(base.decoder, tuned.decoder, batches, [*readers, between], non_negative)
     return Gains(base.graph, gain.float().cpu(), fit.float().cpu())
 
 

@@ -15,6 +15,8 @@ from circuitlapse.compare.thresholds import (
 )
 from circuitlapse.records.documents import Estimate, Precondition
 
+PLACEBO_CHECK = "The placebo did not gain"
+
 
 @dataclass(frozen=True)
 class Findings:
@@ -107,12 +109,11 @@ def _shortcuts(margins: Mapping[tuple[str, str], Estimate]) -> Precondition:
 
 
 def _placebo(placebo: Estimate | None, gain: Estimate) -> Precondition:
-    name = "The placebo did not gain"
     if placebo is None:
-        return Precondition(name=name, holds=False, detail="no placebo was run")
+        return Precondition(name=PLACEBO_CHECK, holds=False, detail="no placebo was run")
     allowed = PLACEBO_LARGEST_SHARE * max(gain.value, 0.0)
     return Precondition(
-        name=name,
+        name=PLACEBO_CHECK,
         holds=placebo.high <= allowed or placebo.high <= 0,
         detail=f"{logits(placebo)} on the new task; the interval must stay at or below "
         f"{100 * PLACEBO_LARGEST_SHARE:.0f} % of G, {allowed:.2f}",

@@ -1,6 +1,7 @@
 """Every threshold of the verdict, each with its reason, and nothing else.
 
-They are judgements, made before any organism with a planted truth was scored.
+They are judgements, made before any organism with a planted truth was scored, and have not been
+changed since. docs/calibration.md says how often labels that follow from them are right.
 """
 
 # --- Which heads count as used -------------------------------------------------------------------
@@ -40,6 +41,10 @@ MAJORITY = 0.5
 TIGHT = 0.25
 # One of twenty random groups may do as well by chance.
 LARGEST_P = 0.05
+# Random groups overlap with the group beside which they stand, since it may hold half of all heads,
+# and one of them may hold by chance what matters in it. With 39, one of them may reach the group
+# within that p; with the 20 that are the fewest, none.
+JUDGED_GROUPS = 39
 # Seeds from which a bootstrap over seeds says something: with four, one resample in 64 is a single
 # seed repeated.
 POOLED_SEEDS = 5

@@ -108,13 +108,8 @@ def _in_processes(
     listen: Listener,
     workers: int,
 ) -> None:
-    context: Any = get_context("loky")
-    events = context.Queue()
-    pool = ProcessPoolExecutor(
-        workers, context=context, initializer=_start_worker, initargs=(events,),
-        # A checkpoint that is kept for the next job is no leak to restart a worker for.
-        env={"OMP_NUM_THREADS": "1", "LOKY_MAX_MEMORY_LEAK_SIZE": "1e15"},
-    )  # fmt: skip
+    events = get_context("loky").Queue()
+    pool = worker_pool(workers, events)
     open_names = {job.name for job in waiting}
     running: dict[Future[None], Job] = {}
     try:
@@ -139,6 +134,20 @@ def _in_processes(
         ) from error
     finally:
         pool.shutdown(wait=True, kill_workers=bool(running))
+
+
+def worker_pool(workers: int, events: Any = None) -> ProcessPoolExecutor:
+    """Processes that compute on one thread each and end when their parent does.
+
+    Args:
+        workers: How many.
+        events: A queue that jobs report their steps to.
+    """
+    return ProcessPoolExecutor(
+        workers, context=get_context("loky"), initializer=_start_worker, initargs=(events,),
+        # A checkpoint that is kept for the next job is no leak to restart a worker for.
+        env={"OMP_NUM_THREADS": "1", "LOKY_MAX_MEMORY_LEAK_SIZE": "1e15"},
+    )  # fmt: skip
 
 
 def _drain(events: Any, listen: Listener) -> None:

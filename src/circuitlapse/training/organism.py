@@ -36,7 +36,8 @@ _CACHE_VARIABLE = "CIRCUITLAPSE_CACHE"
 _WEIGHTS = "model.safetensors"
 _ABOUT = "organism.json"
 # A fixed number, whatever the machine has: another one gives other roundings and another organism.
-_THREADS = 2
+# Bases with blank heads are made side by side, where two threads each would wait for one another.
+_THREADS, _THREADS_BLANK = 2, 1
 
 
 def organism(
@@ -118,7 +119,7 @@ def pretrain(
         CircuitlapseError: If the gate does not hold after the last round.
     """
     threads = torch.get_num_threads()
-    torch.set_num_threads(_THREADS)
+    torch.set_num_threads(_THREADS_BLANK if recipe.blank_heads else _THREADS)
     try:
         return _pretrain(recipe, seed, into, progress)
     finally:

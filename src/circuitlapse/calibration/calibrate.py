@@ -1,0 +1,206 @@
+"""Calibrating the verdict: organisms with a planted answer are made, admitted, judged and counted.
+
+Of each kind, candidates are made with one seed after the other until as many are admitted as are
+wanted, or twice as many have been tried; refused ones are kept in the record. ``nothing`` takes the
+placebos in turn. Every organism's figures and answer are an artifact of their own, so that a
+calibration that was stopped goes on where it was.
+"""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import as_completed
+from datetime import UTC, datetime
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from loky import cpu_count
+
+from circuitlapse import __version__
+from circuitlapse.calibration.admission import KINDS
+from circuitlapse.calibration.judge import Judging
+from circuitlapse.calibration.nursery import Planting
+from circuitlapse.calibration.planted import ALL_WEIGHTS, planted_recipe
+from circuitlapse.calibration.tally import confusion, tallies
+from circuitlapse.calibration.work import (
+    THRESHOLDS,
+    Candidate,
+    Setup,
+    read_candidate,
+    work_on,
+)
+from circuitlapse.errors import CircuitlapseError
+from circuitlapse.pipeline import Listener, Progress
+from circuitlapse.pipeline.execute import worker_pool
+from circuitlapse.records import Store, key_of
+from circuitlapse.records.calibration import CalibratedOrganism, Calibration, calibration_table
+from circuitlapse.training import Recipe
+from circuitlapse.training.placebos import PLACEBOS
+
+DOCUMENT, TABLE = "calibration.json", "calibration.parquet"
+N, SEED_FROM = 10, 100
+_MOST_WORKERS = 8
+
+
+def calibrate(
+    out: Path | str,
+    n: int = N,
+    *,
+    seed_from: int = SEED_FROM,
+    stress: bool = False,
+    workers: int = 0,
+    recipes: Mapping[str, Recipe] | None = None,
+    planting: Planting | None = None,
+    judging: Judging | None = None,
+    cache_dir: Path | str | None = None,
+    progress: Listener | None = None,
+) -> Calibration:
+    """Judge organisms whose answer was planted, and count how often the verdict names it.
+
+    Args:
+        out: Directory of the calibration; one that was stopped there is gone on with.
+        n: How many admitted organisms of each kind.
+        seed_from: The first seed. The recipe and the rule were made on seeds below 10.
+        stress: Whether to judge as many locks that all weights were trained for, too; they do not
+            count.
+        workers: Processes side by side; 0 takes one per core.
+        recipes: Of the bases, by kind. Default: :func:`circuitlapse.calibration.planted_recipe`.
+        planting: How answers are planted.
+        judging: On how much organisms are judged.
+        cache_dir: Where models are kept; see :func:`circuitlapse.training.organism`.
+        progress: Called with events; nothing is printed.
+
+    Returns:
+        What ``calibration.json`` holds.
+
+    Raises:
+        CircuitlapseError: If ``n`` is not positive, or another process works in the directory.
+    """
+    if n < 1:
+        raise CircuitlapseError("a calibration needs at least one organism of each kind", got=n)
+    started, listen = time.monotonic(), progress or (lambda event: None)
+    setup = Setup(
+        {kind: (recipes or {}).get(kind) or planted_recipe(kind) for kind in KINDS},
+        planting or Planting(),
+        judging or Judging(),
+        None if cache_dir is None else str(cache_dir),
+    )
+    root = Path(out)
+    root.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(root / ".lock", timeout=0):
+            store = Store(root)
+            store.sweep()
+            listen(Progress("planned", total=len(KINDS) * n + n * stress))
+            found = _Search(store, setup, n, seed_from, workers, listen).run(stress)
+            document = Calibration(
+                circuitlapse=__version__,
+                command=f"circuitlapse calibrate --n {n} --seed-from {seed_from}"
+                + " --stress" * stress,
+                finished=datetime.now(UTC).isoformat(timespec="seconds"),
+                seconds=round(time.monotonic() - started, 1),
+                n=n,
+                seed_from=seed_from,
+                settings={
+                    "planting": setup.planting.model_dump(),
+                    "judging": setup.judging.model_dump(),
+                    "recipes": {kind: recipe.sha256 for kind, recipe in setup.recipes.items()},
+                },
+                thresholds=THRESHOLDS,
+                organisms=found,
+                confusion=confusion(found),
+                tallies=tallies(found),
+                missing=_missing(found, n),
+            )
+            _write(store, document)
+    except Timeout as error:
+        raise CircuitlapseError(
+            "another process is calibrating in this directory",
+            got=str(root),
+            fix="Wait for it, or name another directory",
+        ) from error
+    return document
+
+
+def _write(store: Store, document: Calibration) -> None:
+    text = document.model_dump_json(indent=2) + "\n"
+    with store.write(DOCUMENT, key_of(text)) as draft:
+        draft.write_text(text, encoding="utf-8")
+    with store.write(TABLE, key_of(text)) as draft:
+        calibration_table(document).write_parquet(draft)
+
+
+def _missing(found: Iterable[CalibratedOrganism], n: int) -> dict[str, int]:
+    """How many organisms of each kind are still wanted; kinds that are complete are left out."""
+    scored = [each.kind for each in found if each.scored]
+    return {kind: n - scored.count(kind) for kind in KINDS if scored.count(kind) < n}
+
+
+class _Search:
+    """Makes and judges candidates, in rounds, until enough are admitted."""
+
+    def __init__(
+        self, store: Store, setup: Setup, n: int, seed_from: int, workers: int, listen: Listener
+    ) -> None:
+        self.store, self.setup, self.n, self.seed_from = store, setup, n, seed_from
+        self.workers, self.listen = workers or min(cpu_count(), _MOST_WORKERS), listen
+        self.found: dict[Candidate, CalibratedOrganism] = {}
+
+    def run(self, stress: bool) -> list[CalibratedOrganism]:
+        """Return all candidates, by kind and seed."""
+        tried = dict.fromkeys(KINDS, 0)
+        wanted = [
+            Candidate("elicited", self.seed_from + index, ALL_WEIGHTS)
+            for index in range(self.n if stress else 0)
+        ]
+        while True:
+            for kind, lacking in _missing(self.found.values(), self.n).items():
+                first, tried[kind] = tried[kind], min(2 * self.n, tried[kind] + lacking)
+                wanted += [self._candidate(kind, index) for index in range(first, tried[kind])]
+            if not wanted:
+                break
+            self._round(wanted)
+            wanted = []
+        place = {kind: number for number, kind in enumerate(KINDS)}
+        order = sorted(self.found, key=lambda each: (place[each.kind], each.variant, each.seed))
+        return [self.found[each] for each in order]
+
+    def _candidate(self, kind: str, index: int) -> Candidate:
+        variant = PLACEBOS[index % len(PLACEBOS)] if kind == "nothing" else ""
+        return Candidate(kind, self.seed_from + index, variant)
+
+    def _keep(self, candidate: Candidate, found: CalibratedOrganism) -> None:
+        self.found[candidate] = found
+        missing = sum(_missing(self.found.values(), self.n).values())
+        # Replacements of refused candidates are still to come.
+        total = len(self.found) + missing
+        self.listen(Progress("finished", candidate.name, len(self.found), total))
+        if found.refused:
+            self.listen(Progress("note", text=f"{candidate.name} is refused: {found.refused}"))
+
+    def _round(self, wanted: Sequence[Candidate]) -> None:
+        """Take what is there, and make the rest side by side, those of one base together."""
+        groups: dict[str, list[Candidate]] = {}
+        for each in wanted:
+            self.listen(Progress("started", each.name))
+            kept = read_candidate(self.store, self.setup, each)
+            if kept is not None:
+                self._keep(each, kept)
+            else:
+                groups.setdefault(self.setup.base_of(each), []).append(each)
+        root, todo = self.store.root, list(groups.values())
+        if min(self.workers, len(todo)) <= 1:
+            for members in todo:
+                self._kept(members, work_on(root, self.setup, members))
+            return
+        with worker_pool(min(self.workers, len(todo))) as pool:
+            running = {pool.submit(work_on, root, self.setup, each): each for each in todo}
+            try:
+                for future in as_completed(running):
+                    self._kept(running[future], future.result())
+            except BaseException:
+                pool.shutdown(wait=False, kill_workers=True)
+                raise
+
+    def _kept(self, members: Sequence[Candidate], found: Sequence[CalibratedOrganism]) -> None:
+        for candidate, each in zip(members, found, strict=True):
+            self._keep(candidate, each)

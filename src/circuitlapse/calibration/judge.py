@@ -1,0 +1,125 @@
+"""Judging an organism as any run is judged: the same evidence, preconditions and rule."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from circuitlapse.calibration.nursery import NEW, OLD
+from circuitlapse.compare.decision import Decision, decide_causes
+from circuitlapse.compare.evidence import CauseEvidence, EvidencePrompts, cause_evidence
+from circuitlapse.compare.preconditions import PLACEBO_CHECK, Findings, check_preconditions
+from circuitlapse.compare.thresholds import JUDGED_GROUPS
+from circuitlapse.models import Model, behaviour, load_model, logit_differences
+from circuitlapse.records.documents import Estimate, Precondition
+from circuitlapse.records.intervals import mean_interval, proportion_interval
+from circuitlapse.shapes import Bool
+from circuitlapse.tasks import Item, PromptPairs, get_task, tokenize
+from circuitlapse.tasks.shortcuts import shortcut_hits
+
+_FAMILY = "subject"
+_SPLITS = ("test", "test_templates")
+
+
+class Judging(BaseModel):
+    """On how much an organism is judged.
+
+    Attributes:
+        validation: Validation prompts per task, on which gains are fitted and heads chosen.
+        test: Test prompts that shares, grafts and mediation are measured on.
+        answers: Test prompts per task and split behind the preconditions.
+        n_random: Random groups of heads beside each group.
+        seed: Of random groups and bootstrap.
+        repeats: Resamples of the bootstrap.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    validation: int = 128
+    test: int = 256
+    answers: int = 1024
+    n_random: int = JUDGED_GROUPS
+    seed: int = 0
+    repeats: int = 1000
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """The answer for one organism and what it rests on."""
+
+    decision: Decision
+    evidence: CauseEvidence
+
+
+def judge(base: Path, tuned: Path, placebo: Path | None, judging: Judging) -> Judged:
+    """Judge one fine-tune.
+
+    The preconditions are those of a run. Where there is no placebo, which is where the organism is
+    one itself, that one is left out, so that the label must come from the rest.
+
+    Args:
+        base: Directory of M0.
+        tuned: Directory of M1.
+        placebo: Directory of a placebo fine-tune of M0.
+        judging: On how much.
+    """
+    before, after = load_model(base, "cpu"), load_model(tuned, "cpu")
+    tokenizer = before.tokenizer
+
+    def variants(task: str) -> dict[str, PromptPairs]:
+        items = get_task(task).items("validation", judging.validation)
+        return {v: tokenize(items, tokenizer, v) for v in get_task(task).families[_FAMILY]}
+
+    asked = {split: get_task(NEW).items(split, judging.answers) for split in _SPLITS}
+    test = tokenize(asked["test"][: judging.test], tokenizer, "names")
+    evidence = cause_evidence(
+        before, after, EvidencePrompts(variants(OLD), variants(NEW), test),
+        seed=judging.seed, n_random=judging.n_random,
+    )  # fmt: skip
+    control = None if placebo is None else load_model(placebo, "cpu")
+    preconditions = _preconditions(before, after, control, asked, judging.answers)
+    decision = decide_causes(
+        [evidence.run(preconditions)], seed=judging.seed, repeats=judging.repeats
+    )
+    return Judged(decision, evidence)
+
+
+def _preconditions(
+    base: Model, tuned: Model, placebo: Model | None, asked: dict[str, list[Item]], n: int
+) -> list[Precondition]:
+    items = get_task(OLD).items("test", n)
+    old = tokenize(items, base.tokenizer, get_task(OLD).families[_FAMILY][0])
+    new = {split: tokenize(each, base.tokenizer, "names") for split, each in asked.items()}
+    answers = {split: behaviour(tuned, pairs) for split, pairs in new.items()}
+    first = behaviour(base, new["test"])
+    clean, corrupt = logit_differences(base, old)
+    rise = answers["test"].logit_diff - first.logit_diff
+    placebo_gain = None
+    if placebo is not None:
+        risen = behaviour(placebo, new["test"]).logit_diff - first.logit_diff
+        placebo_gain = mean_interval(risen.double().numpy())
+    margins = {
+        (rule, split): mean_interval(answers[split].correct_among.double().numpy() - hits)
+        for split in _SPLITS
+        for rule, hits in shortcut_hits(asked[split]).items()
+    }
+    findings = Findings(
+        base_old=_among(behaviour(base, old).correct_among),
+        base_new=_among(first.correct_among),
+        tuned_old=_among(behaviour(tuned, old).correct_among),
+        tuned_new=_among(answers["test"].correct_among),
+        tuned_new_templates=_among(answers["test_templates"].correct_among),
+        candidates=len(asked["test"][0].distractors) + 1,
+        old_difference=mean_interval((clean - corrupt).double().numpy()),
+        placebo_gain=placebo_gain,
+        shortcuts=margins,
+    )
+    checks = check_preconditions(findings, mean_interval(rise.double().numpy()))
+    if placebo is not None:
+        return checks
+    return [check for check in checks if check.name != PLACEBO_CHECK]
+
+
+def _among(right: Bool[Tensor, " prompts"]) -> Estimate:
+    return proportion_interval(int(right.sum()), len(right))
