@@ -44,14 +44,14 @@ def test_gains_are_the_literal_least_squares_layer_by_layer(family):
     fit = fit_gains(base, tuned, pairs, batch_size=2)
     ours, between, theirs = (LiteralMix(model.hf) for model in (base, base, tuned))
     last = base.graph.n_layers - 1
-    readers = [ours, theirs]
+    readers, gains = [ours, theirs], dict[str, float]()
     for _ in range(3):
         ours.gains = {}
         read = [
             [read_from(reader, clean, metric) for reader in readers]
             for clean, _, metric in ours.prompts(pairs)
         ]
-        gains: dict[str, float] = {}
+        gains = {}
         with torch.no_grad():
             for node in base.graph.nodes:
                 both = own = 0.0

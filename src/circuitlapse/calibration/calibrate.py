@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import as_completed
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 from loky import cpu_count
@@ -193,7 +194,9 @@ class _Search:
                 self._kept(members, work_on(root, self.setup, members))
             return
         with worker_pool(min(self.workers, len(todo))) as pool:
-            running = {pool.submit(work_on, root, self.setup, each): each for each in todo}
+            running: dict[Any, list[Candidate]] = {
+                pool.submit(work_on, root, self.setup, each): each for each in todo
+            }
             try:
                 for future in as_completed(running):
                     self._kept(running[future], future.result())
