@@ -128,7 +128,7 @@ const headPage = (() => {
       ["Patching effect", (role, at) => effectAt(role, index, at)?.slice(0, 3)],
       ["Direct attribution", (role, at) => directAt(role, node.id, at)],
       ["Edge scores, sum", (role, at) => [effectAt(role, index, at)?.[3] ?? null, null, null]],
-      ...(isHead(node) ? [["Output patched, few prompts", patched("head_out")],
+      ...(isHead(node) ? [["Output patched", patched("head_out")],
         ["Value patched", patched("head_v")], ["Pattern patched", patched("head_pattern")]] : []),
     ];
     const table = d3.select(tables).html("").append("table").attr("class", "dense");

@@ -23,6 +23,7 @@ function drawWords() {
   d3.select("#learning-caption").text(
     `${metric} on ${data.names.splits[state.split] ?? state.split}, by training step.`);
   d3.selectAll(".family-now").text(state.family);
+  d3.select("#changes-caption").property("hidden", !headChanges().length);
   const chosen = { metric: "metric", split: "split", seed: "run", family: "family",
     measure: "measure", edges: "edges", example: "example" };
   for (const [id, key] of Object.entries(chosen))

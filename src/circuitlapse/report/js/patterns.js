@@ -32,7 +32,7 @@ const patternChart = (() => {
     const { tokens } = chosen();
     const longest = 7 * Math.min(14, d3.max(tokens, (token) => token.length) ?? 1) + 14;
     const { width } = panels(root, 2, 420);
-    const size = Math.min(20, (width - longest) / tokens.length);
+    const size = Math.min(20, (width - longest - 4) / tokens.length);
     const side = size * tokens.length;
     const cells = tokens.flatMap((_, query) => d3.range(query + 1).map((key) => [query, key]));
     for (const [now, stepOf] of [[false, () => 0], [true, () => state.step]]) {
