@@ -10,8 +10,10 @@ from rich.table import Table
 
 from circuitlapse.cli.console import console_of
 from circuitlapse.cli.progress import watch
+from circuitlapse.records import replacing
 from circuitlapse.records.calibration import LABEL_OF, CalibratedOrganism, Calibration
 from circuitlapse.records.documents import Estimate, Label
+from circuitlapse.report.calibration import render_calibration
 
 
 def calibrate(
@@ -43,7 +45,16 @@ def calibrate(
             out, n, seed_from=seed_from, stress=stress, workers=workers, progress=listen
         )
     print_calibration(found, console_of())
-    typer.echo(f"Figures: {out / DOCUMENT}\nTable: {out / TABLE}")
+    page = write_page(found, out)
+    typer.echo(f"Figures: {out / DOCUMENT}\nTable: {out / TABLE}\nPage: {page}")
+
+
+def write_page(found: Calibration, out: Path) -> Path:
+    """Write the calibration as a page beside its figures, and return its path."""
+    page = out / "calibration.html"
+    with replacing(page) as draft:
+        draft.write_text(render_calibration(found), encoding="utf-8")
+    return page
 
 
 def print_calibration(found: Calibration, console: Console) -> None:
