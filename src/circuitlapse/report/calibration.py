@@ -9,7 +9,7 @@ from circuitlapse.records.documents import Estimate, Label
 from circuitlapse.report import assets
 from circuitlapse.report.page import environment
 
-_WIDTH = 150.0
+_WIDTH = 130.0
 
 
 def render_calibration(found: Calibration) -> str:
