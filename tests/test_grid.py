@@ -127,12 +127,14 @@ def test_a_recipe_alone_decides_which_fine_tunes_are_made_again(tiny_model):
     one, two = keys(grid={"learning_rate": [1e-3]}), keys(grid={"learning_rate": [1e-3, 1e-2]})
     assert one["fine-tune seed-0"] != two["fine-tune lr-0.01-seed-0"]
     assert one["prompts for finetune"] == two["prompts for finetune"]
-    assert {"verdict lr-0.001", "verdict lr-0.01", "fine-tune placebo-old-task-lr-0.01-seed-0"} < {
-        *two
-    }
+    assert {
+        "verdict lr-0.001",
+        "verdict lr-0.01",
+        "fine-tune placebo-shuffled-answers-lr-0.01-seed-0",
+    } < {*two}
     names = [job.name for job in plan_jobs(small_experiment(tiny_model), {"path": "x"})]
     assert "verdict" in names
-    assert "fine-tune placebo-old-task-seed-0" in names
+    assert "fine-tune placebo-shuffled-answers-seed-0" in names
 
 
 def test_a_run_with_two_recipes_has_two_verdicts_and_reports(tiny_model, tmp_path, capsys):

@@ -161,6 +161,7 @@ def test_node_rows_have_the_tables_columns_for_every_pair_and_measure():
         "finetune_seed",
         "step",
         "corruption",
+        "beside",
     }
     assert columns == set(SCHEMAS["overlap"])
     for row in result.rows:
@@ -169,6 +170,15 @@ def test_node_rows_have_the_tables_columns_for_every_pair_and_measure():
         assert row.value_low < row.value < row.value_high
         assert row.null_low <= row.null_mean <= row.null_high
         assert 1 / 51 <= row.p_value <= 1
+
+
+def test_only_the_pairs_that_are_asked_for_are_compared_and_to_the_same_values():
+    sizes = {"seed": 0, "permutations": 50, "repeats": 50}
+    every = node_overlaps(conditions(), nodes_of(), **sizes).rows
+    some = node_overlaps(conditions(), nodes_of(), pairs=[(0, 3), (1, 2)], **sizes).rows
+    wanted = [("base:old", "tuned:new"), ("base:new", "tuned:old")]
+    assert [(row.left, row.right) for row in some[:2]] == wanted
+    assert some == [row for row in every if (row.left, row.right) in wanted]
 
 
 def test_node_values_and_null_equal_a_literal_computation():

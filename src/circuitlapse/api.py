@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 from circuitlapse import __version__
 from circuitlapse.config import ONLY, Arm, Experiment, joins, read_experiment
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.pipeline import Listener, join_in, run_in
+from circuitlapse.pipeline import Listener, LostError, join_in, run_in
 from circuitlapse.pipeline.plan import checkpoint, scores
 from circuitlapse.records import (
     SCHEMAS,
@@ -88,8 +88,14 @@ class Run:
 
     @property
     def recipes(self) -> "dict[str, Run]":
-        """The run once for each of its recipes, by the recipe's name."""
-        return {name: Run(self.path, name) for name in self.experiment.finetune.recipes()}
+        """The run once for each of its recipes, by the recipe's name.
+
+        A recipe that came to nothing in a finished run is left out.
+        """
+        names = list(self.experiment.finetune.recipes())
+        if (self.path / "provenance.json").exists():
+            names = [name for name in names if self._store.record(verdict_path(name))]
+        return {name: Run(self.path, name) for name in names}
 
     def _recipe(self) -> str:
         if self.recipe is None:
@@ -129,8 +135,8 @@ class Run:
 
         Args:
             name: ``behaviour``, ``training``, ``nodes``, ``edges``, ``faithfulness``,
-                ``controls``, ``overlap``, ``fates``, ``grafts``, ``placebo``, ``readings`` or
-                ``patching``.
+                ``controls``, ``overlap``, ``fates``, ``grafts``, ``placebo``, ``readings``,
+                ``patching``, ``elicitable`` or ``probes``.
 
         Raises:
             CircuitlapseError: If there is no such table, or the run is not finished.
@@ -277,7 +283,8 @@ def run_experiment(
     return when those are done, with the run that the first goes on with.
 
     Raises:
-        CircuitlapseError: For any mistake in the experiment, the models or the directory.
+        CircuitlapseError: For any mistake in the experiment, the models or the directory; and where
+            fine-tunes came to nothing, after everything else was finished.
     """
     if not isinstance(experiment, Experiment):
         experiment = read_experiment(experiment)
@@ -285,9 +292,17 @@ def run_experiment(
     if joins():
         join_in(experiment, out)
         return Run(out)
-    run_in(experiment, out, listen)
+    lost: LostError | None = None
+    try:
+        run_in(experiment, out, listen)
+    except LostError as error:
+        lost = error
+    store = Store(out)
     for recipe in experiment.finetune.recipes():
-        _keep_report(Store(out), recipe)
+        if lost is None or store.record(verdict_path(recipe)):
+            _keep_report(store, recipe)
+    if lost is not None:
+        raise lost
     return Run(out)
 
 

@@ -14,6 +14,7 @@ _MEANING = {
     "end_of_text": "the end-of-text token is predicted after most prompts",
     "overfit": "demonstrably more prompts that were trained on are right than held-out ones",
     "old_task_lost": "less than four fifths of the base's right answers on the old task are left",
+    "diverged": "after it the training blew up: some number was no longer finite",
     "not_learning": "on held-out prompts neither loss nor accuracy is demonstrably better",
 }
 

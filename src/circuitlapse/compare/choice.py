@@ -10,7 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from circuitlapse.attribution import node_effects
-from circuitlapse.compare.fates import HeadEffects, head_fates, used_threshold
+from circuitlapse.compare.fates import (
+    HeadEffects,
+    corrected_confidence,
+    head_fates,
+    used,
+    used_threshold,
+)
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import Model, logit_differences
 from circuitlapse.shapes import Float
@@ -76,3 +82,19 @@ def choose_heads(
         threshold,
     )
     return Choice(fates.old_heads, fates.recruited_heads)
+
+
+def old_circuit(base: Model, old: Variants) -> Choice:
+    """Choose the old circuit's heads alone: those of :func:`choose_heads`, whatever was tuned."""
+    nodes = base.graph.nodes
+    columns = [index for index, node in enumerate(nodes) if not node.startswith("m")]
+    both = [logit_differences(base, pairs) for pairs in old.values()]
+    difference = np.mean([(clean - corrupt).double().numpy() for clean, corrupt in both], axis=0)
+    try:
+        threshold = used_threshold(difference)
+    except CircuitlapseError as error:
+        return Choice((), (), str(error))
+    effects = np.mean([node_effects(base, pairs) for pairs in old.values()], axis=0)[:, columns]
+    found = used(effects, threshold, corrected_confidence(len(columns)))
+    heads = tuple(nodes[column] for column, is_used in zip(columns, found, strict=True) if is_used)
+    return Choice(heads, ())

@@ -1,7 +1,7 @@
 """What became of every head between the base and the fine-tuned model.
 
 Evidence is the exact patching effect of each head per prompt, in logits: for the old and the new
-task in the base and in the tuned model, and for the old task after a placebo fine-tune that must
+task in the base and in the tuned model, and for the old task after placebo fine-tunes, which must
 not teach the new task. One threshold holds everywhere: a stated fraction of how much the old task's
 corruption moves the base's metric. (The base cannot do the new task, so a fraction of *its* metric
 there would be a ratio with a denominator near zero.)
@@ -10,7 +10,7 @@ there would be a ratio with a denominator near zero.)
 together (Bonferroni), and the mean is at least the threshold in size, of either sign.
 
 *Changed* on a task: the interval over prompts of the paired difference tuned - base, corrected
-likewise, lies wholly farther from zero than the placebo moved that head's old-task effect, and the
+likewise, lies wholly farther from zero than any placebo moved that head's old-task effect, and the
 mean difference is at least the threshold in size.
 
 On each task a head then has exactly one course:
@@ -68,8 +68,8 @@ class HeadEffects:
         base_new: Base on the new task, ``[new_prompts, heads]``.
         tuned_old: Tuned model on the old task, the same prompts.
         tuned_new: Tuned model on the new task, the same prompts.
-        placebo_old: Placebo fine-tune on the old task, the same prompts; None where none was run:
-            then a change is held against zero only.
+        placebo_old: A placebo fine-tune on the old task, the same prompts, or several, one behind
+            the other; None where none was run: then a change is held against zero only.
     """
 
     heads: Sequence[str] = field(repr=False)
@@ -77,12 +77,12 @@ class HeadEffects:
     base_new: Float[np.ndarray, "new_prompts heads"]
     tuned_old: Float[np.ndarray, "old_prompts heads"]
     tuned_new: Float[np.ndarray, "new_prompts heads"]
-    placebo_old: Float[np.ndarray, "old_prompts heads"] | None
+    placebo_old: Float[np.ndarray, "*placebos old_prompts heads"] | None
 
     def __post_init__(self) -> None:
         """Refuse effects that cannot be paired."""
         shapes = {
-            name: getattr(self, name).shape
+            name: getattr(self, name).shape[-2:]
             for name in _CONDITIONS
             if getattr(self, name) is not None
         }
@@ -103,7 +103,7 @@ class HeadFate:
     """One row of the table ``fates``, without the columns that name the run and corruption.
 
     The intervals are plain 95 % intervals; the decision's own are wider. The placebo's columns are
-    None where none was run.
+    the mean over the placebos, and None where none was run.
     """
 
     node: str
@@ -184,10 +184,11 @@ def head_fates(effects: HeadEffects, threshold: float, role_changed: Collection[
         raise CircuitlapseError(
             "fates are for attention heads", got=effects.heads[places.index(None)]
         )
-    confidence = 1 - 0.05 / max(1, len(effects.heads))
+    confidence = corrected_confidence(len(effects.heads))
     placebo = np.zeros(len(effects.heads))
     if effects.placebo_old is not None:
-        placebo = np.abs((effects.placebo_old - effects.base_old).mean(axis=0, dtype=np.float64))
+        moved = (effects.placebo_old - effects.base_old).mean(axis=-2, dtype=np.float64)
+        placebo = np.abs(moved).reshape(-1, len(effects.heads)).max(axis=0)
     old, base_uses_old = _courses(
         effects.base_old, effects.tuned_old, placebo, threshold, confidence
     )
@@ -195,6 +196,8 @@ def head_fates(effects: HeadEffects, threshold: float, role_changed: Collection[
     shown: dict[str, Intervals | None] = {}
     for name in _CONDITIONS:
         measured = getattr(effects, name)
+        if measured is not None and measured.ndim == 3:
+            measured = measured.mean(axis=0)
         shown[name] = None if measured is None else mean_intervals(measured)
     rows = []
     for column, (name, place) in enumerate(zip(effects.heads, filter(None, places), strict=True)):
@@ -223,6 +226,11 @@ def fate_of(old: Course, new: Course, role_changed: bool = False) -> Fate:
     if up:
         return "strengthened"
     return "weakened" if down else "kept"
+
+
+def corrected_confidence(n_heads: int) -> float:
+    """Level of each head's interval so that all hold together at 95 % (Bonferroni)."""
+    return 1 - 0.05 / max(1, n_heads)
 
 
 def used(

@@ -117,6 +117,7 @@ def node_overlaps(
     nodes: Sequence[str],
     *,
     seed: int,
+    pairs: Sequence[tuple[int, int]] | None = None,
     permutations: int = 1000,
     repeats: int = 1000,
     splits: int = 100,
@@ -127,6 +128,7 @@ def node_overlaps(
         conditions: The (model, task) pairs, all under one corruption family.
         nodes: Names in the order of the columns, all heads of the graph among them.
         seed: Fixes shuffles, resamples and halves.
+        pairs: Which conditions to compare, by their places; all with all by default.
         permutations: Shuffles of head labels in the null.
         repeats: Bootstrap resamples of the prompts. Conditions of one task are resampled with the
             same prompts, those of different tasks independently.
@@ -153,6 +155,7 @@ def node_overlaps(
         relabel(nodes, drawn),
         halves,
         resamples,
+        pairs,
     )
 
 
@@ -233,14 +236,16 @@ def _compare(
     sources: Int[np.ndarray, "repeats components"] | EdgeSources,
     halves: Sequence[Float[np.ndarray, "2 splits components"]],
     resamples: Sequence[Float[np.ndarray, "resamples components"]] | None,
+    pairs: Sequence[tuple[int, int]] | None = None,
 ) -> Overlaps:
     result = Overlaps()
+    pairs = list(combinations(range(len(labels)), 2)) if pairs is None else pairs
     for name, similarity in SIMILARITIES.items():
         prepared = similarity.prepare(importances)
         defined = [bool(np.isfinite(vector).all()) for vector in prepared]
         ceilings = [half_agreement(similarity, half) for half in halves]
         drawn = [similarity.prepare(means) for means in resamples] if resamples else None
-        for i, j in combinations(range(len(labels)), 2):
+        for i, j in pairs:
             if not (defined[i] and defined[j]):
                 at_fault = labels[j] if defined[i] else labels[i]
                 result.refused.append(

@@ -74,6 +74,32 @@ def answer_places(pairs: PromptPairs, listed: tuple[str, ...]) -> Int[np.ndarray
     return (where < where[0]).sum(dim=0).cpu().numpy()
 
 
+def listed_positions(pairs: PromptPairs) -> tuple[str, ...]:
+    """Find the positions at which the candidates are named first, the answer's in front.
+
+    Args:
+        pairs: Prompts with named positions.
+
+    Returns:
+        Names of positions; none where no position holds the answer in every prompt, or no other
+        one a distractor.
+    """
+    answer: list[str] = []
+    others: list[str] = []
+    for name, where in pairs.positions.items():
+        held = pairs.clean.gather(1, where[:, None])
+        said_before = (pairs.clean == held) & (
+            torch.arange(pairs.clean.shape[1], device=where.device) < where[:, None]
+        )
+        if bool(said_before.any()):
+            continue
+        if torch.equal(held[:, 0], pairs.answers):
+            answer.append(name)
+        elif bool((pairs.distractors == held).any(dim=1).all()):
+            others.append(name)
+    return (*answer[:1], *others) if answer and others else ()
+
+
 def probe_layers(
     model: Model,
     train: PromptPairs,

@@ -1,5 +1,6 @@
 """What an experiment is: one validated file, from which everything else follows."""
 
+from circuitlapse.config.controls import Controls, Placebo
 from circuitlapse.config.experiment import (
     MIB_FRACTIONS,
     Base,
@@ -10,7 +11,7 @@ from circuitlapse.config.experiment import (
     Tasks,
     file_label,
 )
-from circuitlapse.config.finetune import ONLY, Arm, Finetune, Grid, Lora
+from circuitlapse.config.finetune import ONLY, Arm, Finetune, Grid, Lora, PlaceboKind
 from circuitlapse.config.processes import joins, processes
 from circuitlapse.config.toml import demo_experiment, read_experiment, to_toml, validated
 
@@ -21,11 +22,14 @@ __all__ = [
     "Base",
     "Compare",
     "Compute",
+    "Controls",
     "Experiment",
     "Finetune",
     "Grid",
     "Lora",
     "Measure",
+    "Placebo",
+    "PlaceboKind",
     "Tasks",
     "demo_experiment",
     "file_label",

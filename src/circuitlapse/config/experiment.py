@@ -8,12 +8,13 @@ run may be continued on another machine with other settings there.
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model_validator
 
+from circuitlapse.config.controls import Controls, Placebo
 from circuitlapse.config.finetune import Arm, Finetune
 from circuitlapse.config.section import Fraction, Positive, Section, Seed, distinct
 from circuitlapse.errors import CircuitlapseError
@@ -182,7 +183,9 @@ class Experiment(Section):
     finetune: Finetune = Finetune()  # pyright: ignore[reportCallIssue]
     measure: Measure = Measure()  # pyright: ignore[reportCallIssue]
     compare: Compare = Compare()  # pyright: ignore[reportCallIssue]
+    controls: Controls = Controls()  # pyright: ignore[reportCallIssue]
     compute: Compute = Compute()  # pyright: ignore[reportCallIssue]
+    _lost: frozenset[str] = PrivateAttr(frozenset())
 
     @model_validator(mode="before")
     @classmethod
@@ -190,6 +193,15 @@ class Experiment(Section):
         if isinstance(data, dict) and data.get("checkpoints"):
             return {"base": {}, "finetune": _NO_TRAINING, **data}
         return data
+
+    @model_validator(mode="after")
+    def _unrelated(self) -> "Experiment":
+        if self.controls.unrelated in (self.tasks.old, self.tasks.new):
+            raise ValueError(
+                f"`controls.unrelated` must be neither the old nor the new task "
+                f"({self.controls.unrelated!r})"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_origin(self) -> "Experiment":
@@ -204,6 +216,11 @@ class Experiment(Section):
             )
         if self.finetune != _NO_TRAINING:
             raise ValueError("with `checkpoints` nothing is fine-tuned: leave [finetune] out")
+        if self.controls.trains:
+            raise ValueError(
+                "with `checkpoints` nothing is fine-tuned: leave `controls.train_only` and "
+                "`controls.placebos` out"
+            )
         return self
 
     def patches_at(self, step: int) -> bool:
@@ -227,5 +244,37 @@ class Experiment(Section):
         return self.finetune.checkpoint_steps()
 
     def arms(self) -> list[Arm]:
-        """Return every fine-tune: each recipe with each seed."""
-        return self.finetune.arms()
+        """Return every fine-tune that is not lost: each recipe with each seed."""
+        return [arm for arm in self.finetune.arms() if arm.name not in self._lost]
+
+    def control_arms(self) -> list[Arm]:
+        """Return the fine-tunes with controls of their own: each recipe's first seed."""
+        return [arm for arm in self.arms() if arm.seed == self.finetune.seeds[0]]
+
+    def placebos(self, recipe: str) -> list[Placebo]:
+        """Return a recipe's placebo fine-tunes that are not lost, by kind and seed."""
+        own = [self.finetune.placebo] if self.finetune.placebo else []
+        found = {Placebo(kind, recipe, seed) for kind in own for seed in self.finetune.seeds}
+        found |= {
+            Placebo(kind, recipe, seed)
+            for kind in self.controls.placebos
+            for seed in self.controls.placebo_seeds
+        }
+        return sorted(each for each in found if each.name not in self._lost)
+
+    def noise_placebos(self, arm: Arm) -> list[Placebo]:
+        """Return the placebos that are the noise floor of a fine-tune, that of its seed first."""
+        kind = self.finetune.placebo
+        same = [each for each in self.placebos(arm.recipe) if each.kind == kind]
+        return sorted(same, key=lambda each: (each.seed != arm.seed, each.seed))
+
+    def own_placebo(self, arm: Arm) -> Placebo | None:
+        """Return the placebo beside a fine-tune, of the same recipe and seed; None where none."""
+        found = self.noise_placebos(arm)
+        return found[0] if found and found[0].seed == arm.seed else None
+
+    def without(self, lost: Collection[str]) -> "Experiment":
+        """Return the experiment as it is after some fine-tunes, named here, came to nothing."""
+        left = self.model_copy()
+        left._lost = self._lost | frozenset(lost)
+        return left

@@ -18,6 +18,7 @@ from circuitlapse.config.trainer import check_trainer
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Method = Literal["full", "lora"]
 Preset = Literal["answer-only", "full-text", "repeat-completion"]
+PlaceboKind = Literal["shuffled_answers", "old_task", "unrelated_text"]
 # The trainer's own names; they become part of directory names.
 Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
 
@@ -46,7 +47,8 @@ class Lora(Section):
         0.0, description="Dropout of the adapters' input."
     )
     targets: tuple[str, ...] = Field(
-        (), description="Modules that get one, such as c_attn; none named: PEFT's choice."
+        (),
+        description="Modules that get one, such as c_attn, or all-linear. None: PEFT's choice.",
     )
 
 
@@ -109,9 +111,10 @@ class Finetune(Section):
     old_fraction: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="Share of old-task prompts mixed into the training data."
     )
-    placebo: bool = Field(
-        True,
-        description="Also fine-tune on the old task alone, as the noise floor of the heads' fates.",
+    placebo: PlaceboKind | Literal[False] = Field(
+        "shuffled_answers",
+        description="Also fine-tune, with each seed, on what cannot teach the new task, as the "
+        "noise floor: shuffled_answers, old_task, unrelated_text (docs/controls.md), or false.",
     )
     lora: Lora = Lora()  # pyright: ignore[reportCallIssue]
     grid: Grid = _NO_GRID

@@ -5,26 +5,41 @@ import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from circuitlapse.config.controls import SETS, Controls
 from circuitlapse.config.experiment import Base, Experiment
-from circuitlapse.config.finetune import Finetune
+from circuitlapse.config.finetune import Finetune, PlaceboKind
 from circuitlapse.config.section import Section
 from circuitlapse.errors import CircuitlapseError
 
 
 def demo_experiment(
-    organism: Literal["default", "natural"] = "default", seed: int = 0
+    organism: Literal["default", "natural"] = "default", seed: int = 0, *, full: bool = False
 ) -> Experiment:
     """Return the experiment that ``circuitlapse demo`` runs.
 
     A tenth of its training prompts rehearse the old task: without them some organisms answer a
     few old prompts with a word that is none of the listed names.
+
+    Args:
+        organism: The base's recipe.
+        seed: Of its pretraining.
+        full: Run the control fine-tunes and the repeats of placebos too.
     """
     finetune = Finetune.model_validate({"old_fraction": 0.1})
-    return Experiment(base=Base(organism=organism, path=None, seed=seed), finetune=finetune)
+    controls: dict[str, Any] = {
+        "random_changes": 20, "unrelated": "induction", "few_shot": (0, 2, 4, 8), "probes": True
+    }  # fmt: skip
+    if full:
+        controls |= {"train_only": SETS, "placebos": get_args(PlaceboKind)}
+    return Experiment(
+        base=Base(organism=organism, path=None, seed=seed),
+        finetune=finetune,
+        controls=Controls.model_validate(controls),
+    )
 
 
 def read_experiment(path: Path | str) -> Experiment:

@@ -6,6 +6,7 @@ from typing import Any
 from circuitlapse.config import Base, Experiment, Finetune
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.records import content_hash
+from circuitlapse.records.nodes import place_of
 from circuitlapse.tasks import get_task
 
 
@@ -52,6 +53,40 @@ def check_training(experiment: Experiment) -> None:
             check_names(recipe)
 
 
+def check_parts(experiment: Experiment) -> None:
+    """Check that the base has every head and MLP that a control fine-tune names.
+
+    Raises:
+        CircuitlapseError: Naming the first that it lacks.
+    """
+    lists = [each for each in experiment.controls.train_only if not isinstance(each, str)]
+    nodes = [part for parts in lists for part in parts if part[-1].isdigit()]
+    if not nodes:
+        return
+    layers, heads = _size(experiment.base)
+    for node in nodes:
+        place = place_of(node)
+        if place is not None and (place.layer >= layers or place.head >= heads):
+            raise CircuitlapseError(
+                "controls.train_only names a part that the base does not have",
+                got=node,
+                fix=f"It has {layers} layers of {heads} heads: a0.h0 to a{layers - 1}.h{heads - 1}"
+                f", m0 to m{layers - 1}",
+            )
+
+
+def _size(base: Base) -> tuple[int, int]:
+    if base.organism is not None:
+        from circuitlapse.training import get_recipe
+
+        recipe = get_recipe(base.organism)
+        return recipe.layers, recipe.heads
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(base.source)
+    return config.num_hidden_layers, config.num_attention_heads
+
+
 def check_tasks(experiment: Experiment) -> None:
     """Check that both tasks exist and have every corruption family that is asked for.
 
@@ -67,3 +102,5 @@ def check_tasks(experiment: Experiment) -> None:
                     got=family,
                     fix=f"measure.corruptions may hold {', '.join(task.families)}",
                 )
+    if experiment.controls.unrelated:
+        get_task(experiment.controls.unrelated)

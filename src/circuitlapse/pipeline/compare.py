@@ -26,6 +26,7 @@ from circuitlapse.config import Arm
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import Graph, Model, logit_differences
 from circuitlapse.pipeline import plan
+from circuitlapse.pipeline.beside import overlaps_beside
 from circuitlapse.pipeline.measure import Arrays, family_mean, load_about, load_arrays
 from circuitlapse.pipeline.tabulate import Row, Scores
 from circuitlapse.tasks import Item, get_task, tokenize
@@ -62,9 +63,11 @@ def overlap_rows(scores: Scores) -> list[Row]:
     rows = []
     for arm in scores.experiment.arms():
         for family in scores.experiment.measure.corruptions:
+            names = {**scores.names(arm), "step": scores.last, "corruption": family}
             for found in overlaps_of(scores, arm, family):
-                names = {**scores.names(arm), "step": scores.last, "corruption": family}
-                rows += [{**names, **asdict(row)} for row in found.rows]
+                rows += [{**names, "beside": "", **asdict(row)} for row in found.rows]
+            for beside, found in overlaps_beside(scores, arm, family).items():
+                rows += [{**names, "beside": beside, **asdict(row)} for row in found.rows]
     return rows
 
 
@@ -89,14 +92,16 @@ def fates_of(scores: Scores, arm: Arm, family: str) -> Fates | None:
     def effects(name: str, step: int, task: str) -> np.ndarray:
         return scores.family(name, step, task, "effects", family)[:, columns]
 
-    placebo = scores.experiment.finetune.placebo
+    placebos = scores.experiment.noise_placebos(arm)
     measured = HeadEffects(
         heads=[scores.graph.nodes[index] for index in columns],
         base_old=effects(arm.name, 0, old),
         base_new=effects(arm.name, 0, new),
         tuned_old=effects(arm.name, last, old),
         tuned_new=effects(arm.name, last, new),
-        placebo_old=effects(plan.placebo_arm(arm), last, old) if placebo else None,
+        placebo_old=np.stack([effects(placebo.name, last, old) for placebo in placebos])
+        if placebos
+        else None,
     )
     clean, corrupt = (
         scores.family(arm.name, 0, old, name, family) for name in ("clean", "corrupt")

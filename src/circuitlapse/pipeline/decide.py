@@ -58,7 +58,7 @@ def _of_arm(scores: Scores, arm: Arm) -> Verdict:
     family = experiment.measure.corruptions[0]
     context = Context(
         old=old, new=new, corruption=family, step=scores.last, seeds=scores.names(arm),
-        placebo=plan.PLACEBO if experiment.finetune.placebo else None,
+        placebo=experiment.finetune.placebo or None,
     )  # fmt: skip
     fates = fates_of(scores, arm, family)
     overlaps = [row for found in overlaps_of(scores, arm, family) for row in found.rows]
@@ -86,9 +86,9 @@ def _findings(scores: Scores, arm: Arm, family: str) -> Findings:
     clean, corrupt = (
         scores.family(arm.name, 0, old, name, family) for name in ("clean", "corrupt")
     )
-    placebo_gain = None
-    if scores.experiment.finetune.placebo:
-        placebo = scores.at(plan.placebo_arm(arm), last, new)
+    placebo_gain, own = None, scores.experiment.own_placebo(arm)
+    if own is not None:
+        placebo = scores.at(own.name, last, new)
         metric = "behaviour.test.logit_diff"
         placebo_gain = mean_interval(placebo[metric].astype(float) - base_new[metric])
     listed = read_items(scores.store.read(plan.prompts(new, "test")))[0].distractors

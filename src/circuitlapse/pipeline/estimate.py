@@ -128,39 +128,60 @@ def _seconds(job: Job, e: Experiment, shape: _Shape, speed: float) -> float:
             recipe = get_recipe(e.base.organism)
             row = 3 * (forward + _PROMPT_TOKENS * unembed)
             return recipe.steps * (_STEP_SECONDS + recipe.batch * row)
-        case "finetune" | "placebo":
+        case "finetune" | "placebo" | "control" | "gains":
             row = 3 * (forward + _PROMPT_TOKENS * unembed)
-            return e.finetune.steps * (_STEP_SECONDS + e.finetune.batch_size * row)
+            looks = len(e.finetune.checkpoint_steps()) if job.kind in ("control", "gains") else 0
+            looking = looks * e.controls.prompts * (forward + unembed)
+            return e.finetune.steps * (_STEP_SECONDS + e.finetune.batch_size * row) + looking
         case "measure":
-            seconds = 2 * e.measure.prompts * (forward + unembed)
+            per_pair = patch_all if job.params["exact"] else 0.0
             if job.params["circuits"]:
                 points = e.measure.ig_steps if e.measure.method == "eap-ig-inputs" else 1
                 curve = 2 * len(e.measure.fractions) * forward
-                exact = patch_all if job.params["exact"] else 0
-                per_pair = (3 * points + 2) * forward + exact + curve
-                task = get_task(job.params["task"])
-                variants = sum(len(task.families[f]) for f in e.measure.corruptions)
-                # Only what comes after the first difference is computed: about half.
-                seconds += variants * e.measure.circuit_prompts * per_pair / 2
-            return seconds
+                per_pair += (3 * points + 2) * forward + curve
+            # Only what comes after the first difference is computed: about half.
+            patched = _variants(job.params["task"], e) * e.measure.circuit_prompts * per_pair / 2
+            return 2 * e.measure.prompts * (forward + unembed) + patched
         case "read":
             # Per task a lens, a direct attribution, attention twice and first blocks; two mentions.
             reading = 2 * e.measure.circuit_prompts * (5 * forward + 4 * shape.heads * unembed)
             # A patch at one position runs what is to its right and above it: a quarter on average.
             by_position = 3 * _NAMED * shape.layers * forward / 4
-            variants = sum(len(get_task(t).families[e.measure.corruptions[0]])
-                           for t in (e.tasks.old, e.tasks.new))  # fmt: skip
+            variants = _first_variants(e)
             return reading + variants * PATCHED * (by_position + 2 * patch_all / 2)
         case "graft":
             hybrids = 32 * e.compare.graft_prompts * (forward + unembed)
             return hybrids + 7 * e.compare.group_prompts * patch_all / 2
+        case "random_change":
+            return _first_variants(e) * e.measure.circuit_prompts * patch_all / 2
+        case "old_circuit":
+            return e.compare.group_prompts * patch_all / 2
+        case "few_shot":
+            examples = sum(count + 1 for count in e.controls.few_shot)
+            return e.controls.prompts * (examples * forward + unembed)
+        case "probes":
+            return 2 * (e.controls.prompts + e.compare.group_prompts) * forward
         case _:
             return 0.0
 
 
+def _variants(name: str, e: Experiment) -> int:
+    families = get_task(name).families
+    wanted = [f for f in e.measure.corruptions if f in families] or list(families)[:1]
+    return sum(len(families[family]) for family in wanted)
+
+
+def _first_variants(e: Experiment) -> int:
+    first = e.measure.corruptions[0]
+    return sum(len(get_task(task).families[first]) for task in (e.tasks.old, e.tasks.new))
+
+
 def _memory(job: Job, e: Experiment, shape: _Shape) -> float:
     # Fine-tuning holds weights, gradients and two moments; a graft three models.
-    models_of = {"base": 4, "finetune": 4, "placebo": 4, "measure": 1, "read": 1, "graft": 3}
+    models_of = {
+        "base": 4, "finetune": 4, "placebo": 4, "control": 5, "measure": 1, "read": 1, "graft": 3,
+        "random_change": 3, "old_circuit": 1, "gains": 2, "few_shot": 1, "probes": 2,
+    }  # fmt: skip
     models = models_of.get(job.kind, 0)
     working = 300 if job.kind == "measure" else 0
     return models * shape.mib + working
@@ -173,7 +194,6 @@ def _disk(job: Job, e: Experiment, shape: _Shape) -> float:
         nodes = shape.layers * (shape.heads + 1)
         readers = shape.layers * (3 * shape.heads + 1) + 1
         per_variant = 3 * (nodes + 1) * readers + e.measure.circuit_prompts * nodes
-        task = get_task(job.params["task"])
-        variants = sum(len(task.families[f]) for f in e.measure.corruptions)
+        variants = _variants(job.params["task"], e)
         return 4 * variants * per_variant / 2**20
     return 0.1

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import replace
 from pathlib import Path
 from queue import Empty
 from typing import Any
@@ -20,9 +21,9 @@ from loky.process_executor import TerminatedWorkerError
 
 from circuitlapse.config import Experiment, processes
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.pipeline.plan import Job
+from circuitlapse.pipeline.plan import Job, fine_tune_of
 from circuitlapse.pipeline.progress import Advance, Listener, Progress
-from circuitlapse.records import Store
+from circuitlapse.records import Store, key_of
 
 _POLL_SECONDS = 0.2
 _MOST_WORKERS = 8
@@ -32,6 +33,68 @@ _WHY = {
 }
 
 Work = Callable[[Job, Store, Experiment, Advance], None]
+
+_SUMMARIES = ("table", "verdict", "provenance")  # of all fine-tunes that came to something
+
+
+class LostError(CircuitlapseError):
+    """Some fine-tunes came to nothing; everything else is done."""
+
+
+class _Losses:
+    """What became impossible: a fine-tune that fails takes along what is about it, and no more.
+
+    Summaries are made of the others. They then carry another key, so that they are made again once
+    the fine-tune is there.
+    """
+
+    def __init__(self, experiment: Experiment) -> None:
+        self.experiment = experiment
+        self.lost: dict[str, str] = {}  # the fine-tune and why, the first reason only
+        self._gone: set[str] = set()
+
+    def take(self, job: Job, error: CircuitlapseError) -> None:
+        """Give a job up.
+
+        Raises:
+            CircuitlapseError: If it is about no fine-tune, or nothing is left without it.
+        """
+        name = fine_tune_of(job)
+        if name is None:
+            raise error
+        self._gone.add(job.name)
+        self.lost.setdefault(name, f"{job.name}: {error}")
+        self.experiment = self.experiment.without([name])
+        if not self.experiment.arms():
+            self.end()
+
+    def spared(self, job: Job) -> Job | None:
+        """The job as it can be done now; None where it cannot be done without what was lost."""
+        if not self.lost:
+            return job
+        if job.kind in _SUMMARIES:
+            recipe = job.params.get("recipe")
+            if job.kind == "verdict" and all(a.recipe != recipe for a in self.experiment.arms()):
+                return None
+            return replace(job, key=key_of(job.key, sorted(self.lost)))
+        if not self._gone.intersection(job.needs):
+            return job
+        self._gone.add(job.name)
+        name = fine_tune_of(job)
+        if name is not None:
+            self.lost.setdefault(name, f"{job.name}: it needs what was lost")
+            self.experiment = self.experiment.without([name])
+        return None
+
+    def end(self) -> None:
+        """Say what was lost, if anything."""
+        if self.lost:
+            listed = "\n".join(f"  {why}" for why in self.lost.values())
+            done = "The others are finished" if self.experiment.arms() else "Nothing is left"
+            raise LostError(
+                f"{len(self.lost)} fine-tune(s) came to nothing:\n{listed}\n",
+                fix=f"{done}; what was lost is tried again when the run is started again",
+            )
 
 
 def unfinished(jobs: Sequence[Job], store: Store, listen: Listener) -> list[Job]:
@@ -66,8 +129,11 @@ def execute(
 ) -> None:
     """Do the jobs in ``todo``, each once those it needs are done.
 
+    A fine-tune that comes to nothing does not keep the others from being finished.
+
     Raises:
-        CircuitlapseError: Whatever a job raised; the others' finished work stays.
+        LostError: At the end, naming every fine-tune that came to nothing.
+        CircuitlapseError: Whatever a job raised that all others need; finished work stays.
     """
     workers = experiment.compute.workers or min(cpu_count(), _MOST_WORKERS)
     if processes() > 1:  # those that train together are this process and its peers
@@ -77,15 +143,22 @@ def execute(
     if min(workers, len(todo)) <= 1:
         import torch
 
-        threads = torch.get_num_threads()
+        threads, losses = torch.get_num_threads(), _Losses(experiment)
         torch.set_num_threads(1)
         try:
-            for index, job in enumerate(todo):
+            for index, planned in enumerate(todo):
+                job = losses.spared(planned)
+                if job is None:
+                    continue
                 listen(Progress("started", job.name))
-                work(job, store, experiment, _advance(listen, job.name))
+                try:
+                    work(job, store, losses.experiment, _advance(listen, job.name))
+                except CircuitlapseError as error:
+                    losses.take(job, error)
                 listen(Progress("finished", job.name, total - len(todo) + index + 1, total))
         finally:
             torch.set_num_threads(threads)
+        losses.end()
         return
     _in_processes(list(todo), total, store, experiment, work, listen, workers)
 
@@ -112,19 +185,28 @@ def _in_processes(
     pool = worker_pool(workers, events)
     open_names = {job.name for job in waiting}
     running: dict[Future[None], Job] = {}
+    losses = _Losses(experiment)
     try:
         while waiting or running:
-            for job in [job for job in waiting if not open_names.intersection(job.needs)]:
+            for planned in [job for job in waiting if not open_names.intersection(job.needs)]:
                 if len(running) == workers:
                     break
-                waiting.remove(job)
+                waiting.remove(planned)
+                job = losses.spared(planned)
+                if job is None:
+                    open_names.discard(planned.name)
+                    continue
                 listen(Progress("started", job.name))
-                running[pool.submit(_in_worker, work, job, store.root, experiment)] = job
+                future = pool.submit(_in_worker, work, job, store.root, losses.experiment)
+                running[future] = job
             done, _ = wait(running, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
             _drain(events, listen)
             for future in done:
                 job = running.pop(future)
-                future.result()
+                try:
+                    future.result()
+                except CircuitlapseError as error:
+                    losses.take(job, error)
                 open_names.discard(job.name)
                 listen(Progress("finished", job.name, total - len(open_names), total))
     except TerminatedWorkerError as error:
@@ -134,6 +216,7 @@ def _in_processes(
         ) from error
     finally:
         pool.shutdown(wait=True, kill_workers=bool(running))
+    losses.end()
 
 
 def worker_pool(workers: int, events: Any = None) -> ProcessPoolExecutor:

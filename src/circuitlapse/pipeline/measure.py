@@ -54,7 +54,7 @@ def measure(
         task: The task that the prompts are of.
         prompts: Its held-out prompts, tokenised for the model.
         settings: What to measure, on how many prompts.
-        circuits: Whether to find circuits too; behaviour alone is much faster.
+        circuits: Whether to find circuits too, and how the controls' changes move the metric.
         exact: Whether to patch heads and MLPs exactly too.
         advance: Called with how many parts are done, of how many.
 
@@ -68,21 +68,20 @@ def measure(
         for quantity in ("logit_diff", "correct", "correct_among"):
             values = getattr(shown, quantity).cpu().numpy()
             arrays[f"behaviour.{split}.{quantity}"] = values
-    if not circuits:
-        return arrays
 
     def pairs(corruption: str, skip: int = 0) -> PromptPairs:
         return prompts.pairs("test", settings.circuit_prompts, corruption, skip)
 
-    for control in task.controls:
+    for control in task.controls if circuits else ():
         clean, corrupt = logit_differences(model, pairs(control))
         arrays[f"controls.{control}"] = (clean - corrupt).cpu().numpy()
     families = {family: task.families[family] for family in settings.corruptions}
     for done, (family, variants) in enumerate(families.items()):
         advance(done, len(families))
         found = {variant: pairs(variant) for variant in variants}
-        scoring = [pairs(variant, settings.circuit_prompts) for variant in variants]
-        _circuit_of(model, found, scoring, family, settings, arrays)
+        if circuits:
+            scoring = [pairs(variant, settings.circuit_prompts) for variant in variants]
+            _circuit_of(model, found, scoring, family, settings, arrays)
         if exact:
             for variant, variant_pairs in found.items():
                 effects = node_effects(model, variant_pairs)

@@ -9,19 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from circuitlapse.config import ONLY, Arm, Experiment, file_label
+from circuitlapse.config import ONLY, Arm, Experiment, Placebo, file_label
+from circuitlapse.pipeline.plan_controls import add_controls
 from circuitlapse.records import SCHEMAS, content_hash, key_of, verdict_path
 
 Kind = Literal[
     "prompts", "separation", "checkpoint", "base", "finetune", "placebo", "measure", "read",
-    "graft", "table", "verdict", "provenance",
+    "graft", "random_change", "old_circuit", "control", "gains", "few_shot", "probes",
+    "table", "verdict", "provenance",
 ]  # fmt: skip
 
 # Raised by one when a job of that kind would give other results from the same inputs.
 _VERSIONS: dict[Kind, int] = dict.fromkeys(Kind.__args__, 1)
 
 FINETUNE = "finetune"
-PLACEBO = "placebo-old-task"
 SEPARATION = "tasks/separation.json"
 
 
@@ -96,9 +97,32 @@ def prompts(task: str, split: str) -> str:
     return f"tasks/{file_label(task)}.{split}.jsonl"
 
 
-def placebo_arm(arm: Arm) -> str:
-    """Name of the placebo fine-tune beside a fine-tune."""
-    return f"{PLACEBO}-{arm.name}"
+def placebo_use(kind: str) -> str:
+    """Name of what a kind of placebo is trained on; that of shuffled answers is the fine-tune's."""
+    return FINETUNE if kind == "shuffled_answers" else f"placebo-{kind.replace('_', '-')}"
+
+
+def fine_tune_of(job: Job) -> str | None:
+    """Name the fine-tune, or placebo, that comes to nothing without a job; None where none does."""
+    match job.kind:
+        case "finetune" | "graft":
+            return Arm(job.params["recipe"], job.params["seed"]).name
+        case "placebo":
+            kind, recipe, seed = (job.params[key] for key in ("placebo", "recipe", "seed"))
+            return Placebo(kind, recipe, seed).name
+        case "measure" | "read":
+            return job.params["arm"]
+        case _:
+            return None
+
+
+def training_uses(experiment: Experiment) -> list[str]:
+    """Name everything that is trained on, the fine-tune's own prompts first."""
+    if experiment.checkpoints:
+        return []
+    kinds = [each.kind for recipe in experiment.finetune.recipes()
+             for each in experiment.placebos(recipe)]  # fmt: skip
+    return list(dict.fromkeys([FINETUNE, *map(placebo_use, kinds)]))
 
 
 class _Graph:
@@ -152,21 +176,24 @@ def plan_jobs(
     base = graph.add(
         "base", "base model", ("base.json",), dict(base_identity), tuple(taken.values())[:1]
     )
-    held_out = {}
-    for task in tasks:
-        for split in ("test", "test_templates", "validation"):
-            held_out[task, split] = graph.add(
-                "prompts", f"prompts {task} {split}", (prompts(task, split),),
-                [measure, compare, *files], (base,),
-                task=task, split=split,
-            )  # fmt: skip
+
+    def add_prompts(task: str, split: str) -> str:
+        return graph.add(
+            "prompts", f"prompts {task} {split}", (prompts(task, split),),
+            [measure, compare, *files], (base,), task=task, split=split,
+        )  # fmt: skip
+
+    held_out = {
+        (task, split): add_prompts(task, split)
+        for task in tasks
+        for split in ("test", "test_templates", "validation")
+    }
     training_items = {
         use: graph.add(
             "prompts", f"prompts for {use}", (prompts(use, "train"),),
             [*sampling, *tasks, e.measure.seed, *files], (base,), task=use, split="train",
         )
-        for use in (FINETUNE, PLACEBO)
-        if not taken and (use == FINETUNE or e.finetune.placebo)
+        for use in training_uses(e)
     }  # fmt: skip
 
     separation = graph.add(
@@ -175,20 +202,28 @@ def plan_jobs(
     )  # fmt: skip
     measured: dict[tuple[str, int, str], str] = {}
 
-    def measure_at(name: str, step: int, task: str, source: str, roles: list[str]) -> None:
+    def measure_at(name: str, step: int, task: str, source: str, circuits: bool = True) -> None:
         measured[name, step, task] = graph.add(
             "measure", f"measure {name} step {step} {task}", (scores(name, step, task),),
-            [measure, roles],
+            measure,
             (source, held_out[task, "test"], held_out[task, "test_templates"], separation),
-            arm=name, step=step, task=task, circuits="circuits" in roles, exact=e.patches_at(step),
+            arm=name, step=step, task=task, circuits=circuits, exact=e.patches_at(step),
         )  # fmt: skip
 
     last = e.steps()[-1]
     tunes: list[str] = []
     grafted: list[str] = []
     read: list[str] = []
-    placebos: list[str] = []
+    tuned_at: dict[str, dict[int, str]] = {}
     watched = tuple(held_out[task, "validation"] for task in tasks)
+
+    def placebo_of(placebo: Placebo) -> str:
+        return graph.add(
+            "placebo", f"fine-tune {placebo.name}", (checkpoint(placebo.name, last),),
+            recipes[placebo.recipe], (base, training_items[placebo_use(placebo.kind)]),
+            placebo=placebo.kind, recipe=placebo.recipe, seed=placebo.seed,
+        )  # fmt: skip
+
     for arm in e.arms():
         name, params = arm.name, {"recipe": arm.recipe, "seed": arm.seed}
         tuned = taken or dict.fromkeys(
@@ -199,17 +234,13 @@ def plan_jobs(
                 recipes[arm.recipe], (base, training_items[FINETUNE], *watched), **params,
             ),
         )  # fmt: skip
+        tuned_at[name] = tuned
         tunes += () if taken else (tuned[last],)
-        control = None
-        if e.finetune.placebo:
-            name_of_placebo = placebo_arm(arm)
-            control = graph.add(
-                "placebo", f"fine-tune {name_of_placebo}", (checkpoint(name_of_placebo, last),),
-                recipes[arm.recipe], (base, training_items[PLACEBO]), **params,
-            )  # fmt: skip
+        own = e.own_placebo(arm)
+        control = placebo_of(own) if own else None
         for step in e.steps():
             for task in tasks:
-                measure_at(name, step, task, tuned[step], ["behaviour", "circuits"])
+                measure_at(name, step, task, tuned[step])
             read.append(
                 graph.add(
                     "read", f"read {name} step {step}",
@@ -221,10 +252,6 @@ def plan_jobs(
                     (tuned[step], *(held_out[task, "test"] for task in tasks)), arm=name, step=step,
                 )
             )  # fmt: skip
-        if control is not None:
-            measure_at(placebo_arm(arm), last, tasks[0], control, ["behaviour", "circuits"])
-            measure_at(placebo_arm(arm), last, tasks[1], control, ["behaviour"])
-            placebos += [measured[placebo_arm(arm), last, task] for task in tasks]
         grafted.append(
             graph.add(
                 "graft",
@@ -240,20 +267,34 @@ def plan_jobs(
                 **params,
             )
         )
-    everything = tuple(measured.values())
-    arms = tuple(name for name in everything if name not in placebos)
+    arms = tuple(measured.values())
+    for placebo in (each for recipe in recipes for each in e.placebos(recipe)):
+        for task in tasks:
+            measure_at(placebo.name, last, task, placebo_of(placebo), circuits=False)
+    placebos = tuple(measured.values())[len(arms) :]
+    beside = add_controls(
+        graph.add, e, recipes, tuned_at, held_out, base, training_items.get(FINETUNE)
+    )
+    if e.controls.unrelated:
+        for split in ("test", "test_templates"):
+            held_out[e.controls.unrelated, split] = add_prompts(e.controls.unrelated, split)
+        for name in (arm.name for arm in e.control_arms()):
+            for step in (0, last):
+                measure_at(name, step, e.controls.unrelated, tuned_at[name][step], circuits=False)
+                beside["overlap"].append(measured[name, step, e.controls.unrelated])
     sources = {
-        "behaviour": arms, "placebo": tuple(placebos), "nodes": arms, "edges": arms,
-        "faithfulness": arms, "controls": arms, "overlap": arms, "fates": everything,
-        "grafts": tuple(grafted), "readings": tuple(read), "patching": (*read, *arms),
-        "training": tuple(tunes), "shortcuts": arms,
+        "behaviour": arms, "placebo": placebos, "nodes": arms, "edges": arms,
+        "faithfulness": arms, "controls": arms, "overlap": (*arms, *placebos, *beside["overlap"]),
+        "fates": (*arms, *placebos), "grafts": tuple(grafted), "readings": tuple(read),
+        "patching": (*read, *arms), "training": tuple(tunes), "shortcuts": arms,
+        "elicitable": (*arms, *beside["elicitable"]), "probes": tuple(beside["probes"]),
     }  # fmt: skip
     tables = tuple(
         graph.add(
             "table",
             f"table {name}",
             (f"tables/{name}.parquet",),
-            compare,
+            [compare, e.controls.model_dump(mode="json")] if name == "elicitable" else compare,
             sources[name],
             table=name,
         )
@@ -262,7 +303,8 @@ def plan_jobs(
     verdicts = tuple(
         graph.add(
             "verdict", "verdict" if recipe == ONLY else f"verdict {recipe}",
-            (verdict_path(recipe),), compare, (*everything, *grafted, *tables), recipe=recipe,
+            (verdict_path(recipe),), compare, (*measured.values(), *grafted, *tables),
+            recipe=recipe,
         )
         for recipe in recipes
     )  # fmt: skip

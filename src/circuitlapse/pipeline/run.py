@@ -91,7 +91,7 @@ def looked_up(experiment: Experiment) -> Experiment:
 
 def jobs_of(experiment: Experiment) -> list[Job]:
     """Plan an experiment, after checking what can be checked without doing anything."""
-    from circuitlapse.pipeline.base import base_identity, check_tasks, check_training
+    from circuitlapse.pipeline.base import base_identity, check_parts, check_tasks, check_training
 
     check_tasks(experiment)
     if experiment.checkpoints:
@@ -100,7 +100,9 @@ def jobs_of(experiment: Experiment) -> list[Job]:
         found = examined(experiment)
         return plan_jobs(experiment, base_of(experiment.base, found[0]), found)
     check_training(experiment)
-    return plan_jobs(experiment, base_identity(experiment.base))
+    identity = base_identity(experiment.base)
+    check_parts(experiment)
+    return plan_jobs(experiment, identity)
 
 
 def _check_directory(experiment: Experiment, out: Path) -> None:

@@ -106,13 +106,13 @@ def _behaviour(scores: Scores) -> list[Row]:
 
 def _placebo(scores: Scores) -> list[Row]:
     rows: list[Row] = []
-    if not scores.experiment.finetune.placebo:
-        return rows
-    for arm in scores.experiment.arms():
-        for task in scores.tasks:
-            arrays = scores.at(plan.placebo_arm(arm), scores.last, task)
-            names = {**scores.names(arm), "step": scores.last, "task": task}
-            rows += [{"placebo": plan.PLACEBO, **row} for row in behaviour_rows(names, arrays)]
+    for recipe in scores.experiment.finetune.recipes():
+        for placebo in scores.experiment.placebos(recipe):
+            for task in scores.tasks:
+                arrays = scores.at(placebo.name, scores.last, task)
+                names = {**scores.names(Arm(recipe, placebo.seed)), "step": scores.last}
+                found = behaviour_rows({**names, "task": task}, arrays)
+                rows += [{"placebo": placebo.kind, **row} for row in found]
     return rows
 
 

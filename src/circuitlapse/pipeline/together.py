@@ -17,14 +17,15 @@ from circuitlapse.pipeline.work import work
 from circuitlapse.records import Store
 from circuitlapse.training import on_cpu
 
-_TRAININGS = ("finetune", "placebo")
+_TRAININGS = ("finetune", "placebo", "control")
+_BEFORE = ("base", "prompts", "old_circuit")  # what trainings need
 
 
 def lead(todo: Sequence[Job], experiment: Experiment) -> list[Job]:
     """Tell the other processes what will be trained; return the jobs with the trainings first."""
     PartialState(cpu=on_cpu(experiment.compute.device))
     broadcast_object_list([[job.name for job in todo if job.kind in _TRAININGS]])
-    return sorted(todo, key=lambda job: job.kind not in ("base", "prompts", *_TRAININGS))
+    return sorted(todo, key=lambda job: job.kind not in (*_BEFORE, *_TRAININGS))
 
 
 def join(jobs: Sequence[Job], out: Path, experiment: Experiment) -> None:

@@ -1,16 +1,19 @@
 """The jobs that fine-tune, and the table of how it went."""
 
 import json
+import random
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from circuitlapse.config import Arm, Experiment, joins, processes
+from circuitlapse.config import Arm, Experiment, Placebo, joins, processes
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import quiet
+from circuitlapse.models.files import files_of
 from circuitlapse.pipeline import plan
 from circuitlapse.pipeline.plan import Job
 from circuitlapse.pipeline.progress import Advance
@@ -19,6 +22,7 @@ from circuitlapse.pipeline.tabulate import Row, Scores
 from circuitlapse.records import Store
 from circuitlapse.tasks import Item, get_task
 from circuitlapse.training import (
+    BlownUpError,
     Figures,
     Restart,
     Watched,
@@ -27,6 +31,8 @@ from circuitlapse.training import (
     get_recipe,
     organism,
 )
+from circuitlapse.training.placebos import shuffle_answers
+from circuitlapse.training.watch import check_weights
 
 _WATCHED = 64  # prompts of each split, looked at whenever a checkpoint is saved
 
@@ -45,16 +51,26 @@ def base_directory(experiment: Experiment, advance: Advance | None = None) -> Pa
     return organism(get_recipe(base.organism), base.seed, progress=report)
 
 
+def base_tokenizer(experiment: Experiment) -> PreTrainedTokenizerBase:
+    """The tokenizer of the base, and so of every checkpoint."""
+    taken = experiment.checkpoints
+    base = files_of(taken[0]).directory if isinstance(taken, dict) else base_directory(experiment)
+    with quiet():
+        return AutoTokenizer.from_pretrained(base)
+
+
 def tune(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
     """Fine-tune, or go on with an interrupted fine-tune; checkpoints that are there stay."""
     if processes() > 1:
         PartialState().wait_for_everyone()  # what is read below must be there for all
-    placebo = job.kind == "placebo"
-    arm = arm_of(job)
-    name = plan.placebo_arm(arm) if placebo else arm.name
-    items = read_items(
-        store.read(plan.prompts(plan.PLACEBO if placebo else plan.FINETUNE, "train"))
-    )
+    arm, kind = arm_of(job), job.params.get("placebo")
+    name = Placebo(kind, *arm).name if kind else arm.name
+    use = plan.placebo_use(kind) if kind else plan.FINETUNE
+    items = read_items(store.read(plan.prompts(use, "train")))
+    if kind == "shuffled_answers":
+        n_old = old_items(experiment)
+        shuffling = random.Random(f"placebo shuffled_answers {arm.seed}")
+        items = [*items[:n_old], *shuffle_answers(items[n_old:], shuffling)]
     base = base_directory(experiment)
     _check_same_base(base, store)
     wanted = {
@@ -72,6 +88,7 @@ def tune(job: Job, store: Store, experiment: Experiment, advance: Advance) -> No
 
     def save(step: int, model: Any, tokenizer: Any) -> None:
         nonlocal since
+        check_weights(step, model)
         if step in missing:
             with store.write(wanted[step], job.key, since) as directory, quiet():
                 model.save_pretrained(directory)
@@ -83,24 +100,36 @@ def tune(job: Job, store: Store, experiment: Experiment, advance: Advance) -> No
         done = step
         advance(step, steps)
 
-    figures = finetune(
-        base,
-        items,
-        save,
-        experiment.finetune.recipes()[arm.recipe],
-        seed=arm.seed,
-        device=experiment.compute.device,
-        watched=() if placebo else _watched(experiment, store, items),
-        restart=restart,
-        progress=progress,
-        notice=lambda text: advance(done, experiment.finetune.steps, text),
-    )
+    stopped = None
+    try:
+        figures = finetune(
+            base,
+            items,
+            save,
+            experiment.finetune.recipes()[arm.recipe],
+            seed=arm.seed,
+            device=experiment.compute.device,
+            watched=() if kind else _watched(experiment, store, items),
+            restart=restart,
+            progress=progress,
+            notice=lambda text: advance(done, experiment.finetune.steps, text),
+        )
+    except BlownUpError as error:
+        figures, stopped = error.figures, error
     if joins():
         return
-    if not placebo:
+    if not kind:
         with store.write(plan.training(name), job.key) as path:
             path.write_text(json.dumps([asdict(each) for each in figures]), encoding="utf-8")
+    if stopped is not None:
+        raise stopped
     restart.clear()
+
+
+def old_items(experiment: Experiment) -> int:
+    """How many of the fine-tune's prompts are of the old task; they come first."""
+    n = experiment.finetune.old_prompts()
+    return min(n, get_task(experiment.tasks.old).most("train") or n)
 
 
 def _watched(experiment: Experiment, store: Store, items: list[Item]) -> list[Watched]:
@@ -109,9 +138,7 @@ def _watched(experiment: Experiment, store: Store, items: list[Item]) -> list[Wa
         task: read_items(store.read(plan.prompts(task, "validation")))[:_WATCHED]
         for task in (old, new)
     }
-    n_old = experiment.finetune.old_prompts()
-    n_old = min(n_old, get_task(old).most("train") or n_old)
-    trained = items[n_old:][:_WATCHED]  # the new task's come last
+    trained = items[old_items(experiment) :][:_WATCHED]
     return [
         Watched("train", new, trained),
         Watched("validation", new, held_out[new]),
@@ -120,11 +147,18 @@ def _watched(experiment: Experiment, store: Store, items: list[Item]) -> list[Wa
 
 
 def training_rows(scores: Scores) -> list[Row]:
-    """Rows of the table ``training``: how every fine-tune went, with the traps that show."""
-    rows = []
-    for arm in scores.experiment.arms() if not scores.experiment.checkpoints else ():
-        written = json.loads(scores.store.read(plan.training(arm.name)).read_text("utf-8"))
-        for figures, flags in flagged([Figures(**each) for each in written]):
+    """Rows of the table ``training``: how every fine-tune went, with the traps that show.
+
+    A fine-tune that came to nothing is here as far as it went.
+    """
+    rows, experiment = [], scores.experiment
+    left = experiment.arms()
+    for arm in experiment.finetune.arms() if not experiment.checkpoints else ():
+        name = plan.training(arm.name)
+        if arm not in left and not scores.store.record(name):
+            continue
+        written = json.loads(scores.store.read(name).read_text("utf-8"))
+        for figures, flags in flagged([Figures(**each) for each in written], scores.last):
             rows.append({**scores.names(arm), **asdict(figures), "flags": flags})
     return rows
 

@@ -1,21 +1,22 @@
 """What each kind of job does. A job reads and writes artifacts of its run and nothing else."""
 
 import json
+import random
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
-
 from circuitlapse.config import Experiment
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models import Model, load_model, quiet
-from circuitlapse.models.files import files_of
+from circuitlapse.models import Model, load_model
 from circuitlapse.pipeline import plan
 from circuitlapse.pipeline.base import base_identity
+from circuitlapse.pipeline.beside import changed_effects
 from circuitlapse.pipeline.compare import fate_rows, graft_arrays, graft_rows, overlap_rows
+from circuitlapse.pipeline.controls import choose, control, gains
 from circuitlapse.pipeline.decide import decide
+from circuitlapse.pipeline.elicitable import ask, elicitable_rows, probe, probe_rows
 from circuitlapse.pipeline.foreign import base_of, shelf
 from circuitlapse.pipeline.measure import measure, save_arrays
 from circuitlapse.pipeline.patching import PROMPTS as PATCHED
@@ -29,9 +30,16 @@ from circuitlapse.pipeline.provenance import provenance
 from circuitlapse.pipeline.read import read, reading_rows
 from circuitlapse.pipeline.shortcuts import shortcut_rows
 from circuitlapse.pipeline.tabulate import TABULATED, Row, Scores
-from circuitlapse.pipeline.tune import arm_of, base_directory, training_rows, tune
+from circuitlapse.pipeline.tune import (
+    arm_of,
+    base_directory,
+    base_tokenizer,
+    training_rows,
+    tune,
+)
 from circuitlapse.records import Store, table
 from circuitlapse.tasks import Item, PromptPairs, get_task
+from circuitlapse.training.placebos import unrelated_items
 
 
 def work(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
@@ -42,28 +50,33 @@ def work(job: Job, store: Store, experiment: Experiment, advance: Advance) -> No
 def _prompts(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
     task, split = job.params["task"], job.params["split"]
     if split == "train":
-        items = _training_items(experiment, placebo=task == plan.PLACEBO)
+        items = _training_items(experiment, task)
     else:
         validation = split == "validation"
         n = experiment.compare.group_prompts if validation else experiment.measure.prompts
         if split == "test":
             n = max(n, 2 * experiment.measure.circuit_prompts, experiment.compare.graft_prompts)
-        tokenizer = _tokenizer(experiment)
+        tokenizer = base_tokenizer(experiment)
         items = get_task(task).items(split, n, experiment.measure.seed, tokenizer)
     with store.write(job.outputs[0], job.key) as path:
         write_items(items, path)
 
 
-def _training_items(experiment: Experiment, *, placebo: bool) -> list[Item]:
-    total = experiment.finetune.steps * experiment.finetune.batch_size
-    n_old = total if placebo else experiment.finetune.old_prompts()
+def _training_items(experiment: Experiment, use: str) -> list[Item]:
+    total, seed = (
+        experiment.finetune.steps * experiment.finetune.batch_size,
+        experiment.measure.seed,
+    )
+    if use == plan.placebo_use("unrelated_text"):
+        return unrelated_items(total, random.Random(f"placebo unrelated_text {seed}"))
+    n_old = total if use == plan.placebo_use("old_task") else experiment.finetune.old_prompts()
     items: list[Item] = []
-    tokenizer = _tokenizer(experiment)
+    tokenizer = base_tokenizer(experiment)
     for name, n in ((experiment.tasks.old, n_old), (experiment.tasks.new, total - n_old)):
         if n:
             task = get_task(name)
             n = min(n, task.most("train") or n)  # of someone's own few items, all are repeated
-            items += task.items("train", n, experiment.measure.seed, tokenizer)
+            items += task.items("train", n, seed, tokenizer)
     return items
 
 
@@ -72,17 +85,9 @@ def _checkpoint(job: Job, store: Store, experiment: Experiment, advance: Advance
         path.write_text(json.dumps(job.params["identity"], indent=1) + "\n", encoding="utf-8")
 
 
-def _tokenizer(experiment: Experiment) -> PreTrainedTokenizerBase:
-    taken = experiment.checkpoints
-    base = files_of(taken[0]).directory if isinstance(taken, dict) else base_directory(experiment)
-    with quiet():
-        return AutoTokenizer.from_pretrained(base)
-
-
 def _separation(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
     """Compare every training prompt with every test and validation prompt."""
-    uses = [] if experiment.checkpoints else [plan.FINETUNE]
-    uses += [plan.PLACEBO] if experiment.finetune.placebo else []
+    uses = plan.training_uses(experiment)
     tasks = (experiment.tasks.old, experiment.tasks.new)
     tested = [(t, split) for t in tasks for split in ("test", "test_templates", "validation")]
     with store.write(job.outputs[0], job.key) as path:
@@ -141,8 +146,11 @@ def _measure(job: Job, store: Store, experiment: Experiment, advance: Advance) -
     with store.write(job.outputs[0], job.key) as path:
         model = _load(store, experiment, arm, step)
         prompts = Prompts(store, task, model.tokenizer)
+        settings, families = experiment.measure, tuple(get_task(task).families)
+        if task == experiment.controls.unrelated:
+            settings = settings.model_copy(update={"corruptions": families[:1]})
         arrays = measure(
-            model, get_task(task), prompts, experiment.measure,
+            model, get_task(task), prompts, settings,
             circuits=job.params["circuits"], exact=job.params["exact"], advance=advance,
         )  # fmt: skip
         save_arrays(arrays, path, asdict(model.graph))
@@ -180,8 +188,9 @@ def _graft(job: Job, store: Store, experiment: Experiment, advance: Advance) -> 
     arm, last = arm_of(job), experiment.steps()[-1]
     new, family = experiment.tasks.new, experiment.measure.corruptions[0]
     places = {"base": (arm.name, 0), "tuned": (arm.name, last)}
-    if experiment.finetune.placebo:
-        places["placebo"] = (plan.placebo_arm(arm), last)
+    placebo = experiment.own_placebo(arm)
+    if placebo is not None:
+        places["placebo"] = (placebo.name, last)
     validation = {
         task: read_items(store.read(plan.prompts(task, "validation")))
         for task in (experiment.tasks.old, new)
@@ -191,6 +200,39 @@ def _graft(job: Job, store: Store, experiment: Experiment, advance: Advance) -> 
         models = _load_several(store, experiment, places)
         arrays, about = graft_arrays(models, validation, scored, family, advance)
         save_arrays(arrays, path, about)
+
+
+def _random_change(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
+    arm, number = arm_of(job), job.params["number"]
+    settings, controls = experiment.measure, experiment.controls
+    places = {"base": (arm.name, 0), "tuned": (arm.name, experiment.steps()[-1])}
+    with store.write(job.outputs[0], job.key) as path:
+        models = _load_several(store, experiment, places)
+        base, pairs = models["base"], {}
+        for task in (experiment.tasks.old, experiment.tasks.new):
+            prompts = Prompts(store, task, base.tokenizer)
+            pairs[task] = {
+                variant: prompts.pairs("test", settings.circuit_prompts, variant)
+                for variant in get_task(task).families[settings.corruptions[0]]
+            }
+        arrays = changed_effects(base, models["tuned"], pairs, controls.seed + number)
+        save_arrays(arrays, path, {})
+
+
+def _old_circuit(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
+    choose(job, store, experiment, _base_model(store, experiment))
+
+
+def _few_shot(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
+    ask(job, store, experiment, _base_model(store, experiment))
+
+
+def _probes(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
+    probe(job, store, experiment, _base_model(store, experiment), advance)
+
+
+def _base_model(store: Store, experiment: Experiment) -> Model:
+    return _load(store, experiment, experiment.control_arms()[0].name, 0)
 
 
 def _table(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
@@ -221,6 +263,8 @@ _TABLES: dict[str, Callable[[Scores], list[Row]]] = {
     "shortcuts": shortcut_rows,
     "training": training_rows,
     "patching": patching_rows,
+    "elicitable": elicitable_rows,
+    "probes": probe_rows,
 }
 _KINDS: dict[str, Callable[[Job, Store, Experiment, Advance], None]] = {
     "prompts": _prompts,
@@ -232,6 +276,12 @@ _KINDS: dict[str, Callable[[Job, Store, Experiment, Advance], None]] = {
     "measure": _measure,
     "read": _read,
     "graft": _graft,
+    "random_change": _random_change,
+    "old_circuit": _old_circuit,
+    "control": control,
+    "gains": gains,
+    "few_shot": _few_shot,
+    "probes": _probes,
     "table": _table,
     "verdict": _verdict,
     "provenance": _provenance,

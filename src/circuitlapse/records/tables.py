@@ -29,7 +29,8 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     # or test_templates (held-out name pairs in held-out templates). accuracy is over the whole
     # vocabulary, accuracy_among over the names listed in the prompt.
     "behaviour": _BEHAVIOUR,
-    # The same for the placebo fine-tunes, at their last step; placebo names the kind.
+    # The same for the placebo fine-tunes, at their last step; placebo names the kind, and
+    # finetune_seed is the placebo's own.
     "placebo": {"placebo": _TEXT, **_BEHAVIOUR},
     # What rules reach that need no understanding (first listed, last mentioned …), on the prompts
     # of behaviour. margin: accuracy among the candidates at the last step minus the rule's, on the
@@ -41,7 +42,8 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     # How training went. split: train (prompts that were trained on), validation (held-out prompts
     # of the same task) or old_task. loss: of the answer, in nats per token; end_of_text: share of
     # prompts after which that token is predicted. flags: the traps that the row shows, joined by
-    # commas: end_of_text, overfit, old_task_lost, not_learning; empty where there is none.
+    # commas: end_of_text, overfit, old_task_lost, not_learning, and diverged where the training
+    # blew up after it; empty where there is none.
     "training": {
         **_SEEDS, "step": _INT, "split": _TEXT, "task": _TEXT, "n": _INT, **_interval("loss"),
         **_interval("accuracy"), **_interval("end_of_text"), "flags": _TEXT,
@@ -76,12 +78,14 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     # disjoint halves of the prompts reach on the same model and task (the lower of both sides);
     # corrected is a correlation corrected for the noise of both sides; where it is null,
     # uncorrected says why. null_* is the distribution when head labels are permuted within each
-    # layer.
+    # layer. beside is empty for base and tuned model on the two tasks; else it says what the right
+    # side is: unrelated_task (base:induction, under that task's own corruption), placebo
+    # (shuffled_answers-0:ioi3, kind and seed) or random_change (random_change-0:ioi3).
     "overlap": {
-        **_SEEDS, "step": _INT, "corruption": _TEXT, "unit": _TEXT, "left": _TEXT, "right": _TEXT,
-        "measure": _TEXT, **_interval("value"), "ceiling": _REAL, "corrected": _REAL,
-        "uncorrected": _TEXT,
-        "null_mean": _REAL, "null_low": _REAL, "null_high": _REAL, "p_value": _REAL,
+        **_SEEDS, "step": _INT, "corruption": _TEXT, "unit": _TEXT, "beside": _TEXT, "left": _TEXT,
+        "right": _TEXT, "measure": _TEXT, **_interval("value"), "ceiling": _REAL,
+        "corrected": _REAL, "uncorrected": _TEXT, "null_mean": _REAL, "null_low": _REAL,
+        "null_high": _REAL, "p_value": _REAL,
     },
     # What became of each head between the base and the last step, with the effects that say so.
     "fates": {
@@ -96,6 +100,25 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         **_SEEDS, "step": _INT, "group": _TEXT, "heads": _TEXT, "quantity": _TEXT,
         "n_parameters": _INT,
         **_interval("gain"), **_interval("share"),
+    },
+    # What the base can be brought to, which enters no share. control: everything (the fine-tune
+    # itself), old_circuit, random_set (repeat says which), mlps, biases, gains, rank_1, or parts
+    # joined by spaces: fine-tunes in which nothing else moves, at every step that has a checkpoint;
+    # or few_shot: the base behind so many solved examples, without a step. share: of the whole
+    # fine-tune's gain G. step_of_90: the first step at which nine tenths of G are reached; null if
+    # never. refused says why figures are missing.
+    "elicitable": {
+        **_SEEDS, "control": _TEXT, "repeat": _INT, "parts": _TEXT, "n_parameters": _INT,
+        "step": _INT, "examples": _INT, "n": _INT, **_interval("accuracy_among"),
+        **_interval("logit_diff"), **_interval("share"), "step_of_90": _INT, "refused": _TEXT,
+    },
+    # Whether the answer's place among the listed names (at positions) can be read off the base's
+    # residual stream at the last token, before each layer and after the last, by a linear probe.
+    # shuffled: mean accuracy after training on shuffled labels, shuffled_high the largest;
+    # random_weights: on an untrained model.
+    "probes": {
+        **_SEEDS, "layer": _INT, "positions": _TEXT, "n": _INT, **_interval("accuracy"),
+        "shuffled": _REAL, "shuffled_high": _REAL, "random_weights": _REAL,
     },
     # What each checkpoint says directly, without any intervention. reading: logit_lens and direct
     # (direct logit attribution, component constant being what no node owns), in logits; attention

@@ -209,7 +209,7 @@ def _overlap(
     frame: pl.DataFrame, runs: list[tuple[int, int]], records: RunRecords
 ) -> Iterator[dict[str, Any]]:
     tasks = records.experiment.tasks
-    for run, row in _rows(frame, runs):
+    for run, row in _rows(frame.filter(pl.col("beside") == ""), runs):
         yield {
             **({"beside": row["beside"]} if row["beside"] else {}),
             "run": run, "step": row["step"], "family": row["corruption"], "unit": row["unit"],

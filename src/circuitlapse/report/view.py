@@ -173,7 +173,8 @@ def _behaviour_rows(records: RunRecords) -> list[dict[str, Any]]:
 
 def _overlap_rows(records: RunRecords, chosen: pl.Expr) -> list[list[Any]]:
     """Every overlap of one seed and family at the last step that has any."""
-    frame, tasks = records.tables["overlap"].filter(chosen), records.experiment.tasks
+    frame = records.tables["overlap"].filter(chosen, pl.col("beside") == "")
+    tasks = records.experiment.tasks
     frame = frame.filter(pl.col("step") == pl.col("step").max())
     return [
         [

@@ -3,6 +3,8 @@
 import random
 from collections.abc import Sequence
 
+from transformers import PreTrainedTokenizerBase
+
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.tasks.items import Item
 
@@ -56,3 +58,13 @@ def with_examples(
             )
         )
     return asked
+
+
+def separator_for(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return what can follow an example's answer: a full stop, and a line break where it is known.
+
+    The embedded organisms know no line break.
+    """
+    whole = ".\n"
+    tokens = tokenizer(whole, add_special_tokens=False)["input_ids"]
+    return whole if tokenizer.decode(tokens) == whole else "."

@@ -17,10 +17,11 @@ from circuitlapse.training.recipe import RECIPES, Recipe, Stage, get_recipe
 from circuitlapse.training.restart import Restart
 from circuitlapse.training.tokenizer import build_tokenizer
 from circuitlapse.training.traps import flagged
-from circuitlapse.training.watch import Figures, Watched
+from circuitlapse.training.watch import BlownUpError, Figures, Watched
 
 __all__ = [
     "RECIPES",
+    "BlownUpError",
     "Figures",
     "Progress",
     "Recipe",

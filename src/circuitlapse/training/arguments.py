@@ -112,7 +112,7 @@ def adapters(recipe: Finetune) -> LoraConfig | None:
         r=lora.rank,
         lora_alpha=lora.alpha,  # pyright: ignore[reportArgumentType]
         lora_dropout=lora.dropout,
-        target_modules=list(lora.targets) or None,
+        target_modules="all-linear" if lora.targets == ("all-linear",) else [*lora.targets] or None,
         task_type="CAUSAL_LM",
     )
 

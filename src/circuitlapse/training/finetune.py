@@ -35,7 +35,7 @@ from circuitlapse.training.arguments import adapters, arguments
 from circuitlapse.training.encode import encode
 from circuitlapse.training.restart import Restart
 from circuitlapse.training.traps import flags, sentence
-from circuitlapse.training.watch import Figures, Watched, from_log, logged, look
+from circuitlapse.training.watch import BlownUpError, Figures, Watched, from_log, logged, look
 
 Save = Callable[[int, PreTrainedModel, PreTrainedTokenizerBase], None]
 
@@ -83,8 +83,9 @@ def finetune(
         The figures of the watched prompts, in the order of the steps.
 
     Raises:
-        CircuitlapseError: If there are no items, an item cannot be encoded, the trainer refuses an
-            argument, or the training blows up.
+        CircuitlapseError: If there are no items, an item cannot be encoded, or the trainer refuses
+            an argument.
+        BlownUpError: If a loss is no longer finite; it holds the figures until then.
     """
     if not items:
         raise CircuitlapseError("there is nothing to fine-tune on", got="0 items")
@@ -117,8 +118,12 @@ def finetune(
         )
         watcher.trainer = trainer
         state = restart.latest() if restart else None
-        with quiet():
-            trainer.train(resume_from_checkpoint=None if state is None else str(state))
+        try:
+            with quiet():
+                trainer.train(resume_from_checkpoint=None if state is None else str(state))
+        except BlownUpError as error:
+            error.figures = from_log(trainer.state.log_history, watched)
+            raise
         grown = _vocabulary(trainer.model)
         if grown != vocabulary:
             raise CircuitlapseError(

@@ -16,12 +16,15 @@ fine-tune:
 """
 
 import random
+from collections.abc import Sequence
+from typing import get_args
 
+from circuitlapse.config import PlaceboKind
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.tasks import Item, Task
 from circuitlapse.tasks.words import OBJECTS, PLACES
 
-PLACEBOS: tuple[str, ...] = ("shuffled_answers", "old_task", "unrelated_text")
+PLACEBOS: tuple[str, ...] = get_args(PlaceboKind)
 
 _LENGTHS = (4, 10)
 
@@ -47,7 +50,7 @@ def placebo_items(
         return old.items("train", n, seed)
     rng = random.Random(f"placebo {placebo} {seed}")
     if placebo == "unrelated_text":
-        return [_repeated_words(rng) for _ in range(n)]
+        return unrelated_items(n, rng)
     if placebo == "shuffled_answers":
         n_old = round(n * old_fraction)
         rehearsed = old.items("train", n_old, seed) if n_old else []
@@ -58,7 +61,12 @@ def placebo_items(
     )
 
 
-def shuffle_answers(items: list[Item], rng: random.Random) -> list[Item]:
+def unrelated_items(n: int, rng: random.Random) -> list[Item]:
+    """Draw sequences of random words, each said twice."""
+    return [_repeated_words(rng) for _ in range(n)]
+
+
+def shuffle_answers(items: Sequence[Item], rng: random.Random) -> list[Item]:
     """Let any candidate of each item be its answer, the right one no more often than the others."""
     shuffled = []
     for item in items:

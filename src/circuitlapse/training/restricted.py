@@ -130,6 +130,7 @@ class Restriction(TrainerCallback):
     Attributes:
         parts: What is trained, or held; see :func:`free_masks`.
         freeze: Whether it is these parts that are held.
+        n_free: How many numbers are trained; 0 until there is a trainer.
     """
 
     def __init__(self, parts: Collection[str], *, freeze: bool = False) -> None:
@@ -139,13 +140,15 @@ class Restriction(TrainerCallback):
             parts: What to train; see :func:`free_masks`.
             freeze: Train everything else instead, and hold these parts.
         """
-        self.parts, self.freeze = tuple(parts), freeze
+        self.parts, self.freeze, self.n_free = tuple(parts), freeze, 0
         self._held: Held | None = None
 
     def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Hold the rest of the model before there is an optimiser."""
         hf = kwargs["model"]
-        self._held = Held(hf, free_masks(hf, self.parts, freeze=self.freeze))
+        masks = free_masks(hf, self.parts, freeze=self.freeze)
+        self.n_free = sum(int(mask.sum()) for mask in masks.values())
+        self._held = Held(hf, masks)
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Write back what is held."""

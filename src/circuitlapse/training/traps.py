@@ -46,14 +46,23 @@ def flags(figures: Figures, beside: Sequence[Figures], base: Sequence[Figures], 
     return ", ".join(found)
 
 
-def flagged(history: Sequence[Figures]) -> list[tuple[Figures, str]]:
-    """Pair every step's figures with their flags."""
-    last = max((each.step for each in history), default=0)
+def flagged(history: Sequence[Figures], last: int | None = None) -> list[tuple[Figures, str]]:
+    """Pair every step's figures with their flags.
+
+    Args:
+        history: The figures of all splits and steps.
+        last: The training's last step; by default the figures'. Where they end before it, those
+            they end with are flagged ``diverged``: after them some number was no longer finite.
+    """
     base = [each for each in history if each.step == 0]
-    return [
-        (each, flags(each, [o for o in history if o.step == each.step], base, each.step == last))
-        for each in history
-    ]
+    end, found = max((each.step for each in history), default=0), []
+    last = end if last is None else last
+    for each in history:
+        named = flags(each, [o for o in history if o.step == each.step], base, each.step == last)
+        if each.step == end < last:
+            named = ", ".join(filter(None, (named, "diverged")))
+        found.append((each, named))
+    return found
 
 
 def sentence(flag: str, figures: Figures, base: Figures) -> str:

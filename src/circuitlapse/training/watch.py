@@ -68,6 +68,34 @@ class Figures:
     end_of_text_high: float
 
 
+class BlownUpError(CircuitlapseError):
+    """A training whose numbers are no longer finite.
+
+    Attributes:
+        figures: What the watched prompts showed until then.
+    """
+
+    figures: Sequence["Figures"] = ()
+
+
+def blown_up(step: int, what: str) -> BlownUpError:
+    """Say when, and of what."""
+    return BlownUpError(
+        f"the training has blown up: at step {step} {what} not finite",
+        fix="Lower finetune.learning_rate, or warm it up with finetune.trainer.warmup_steps",
+    )
+
+
+def check_weights(step: int, model: nn.Module) -> None:
+    """Refuse a model that cannot be used any more.
+
+    Raises:
+        BlownUpError: If a weight is not a finite number.
+    """
+    if not all(bool(each.isfinite().all()) for each in model.parameters()):
+        raise blown_up(step, "the weights are")
+
+
 @torch.no_grad()
 def look(
     model: nn.Module, tokenizer: PreTrainedTokenizerBase, watched: Watched, step: int
@@ -75,7 +103,7 @@ def look(
     """Answer the watched prompts, without a trace in the model or the random numbers.
 
     Raises:
-        CircuitlapseError: If a loss is not a finite number: the training has blown up.
+        BlownUpError: If a loss is not a finite number.
     """
     examples = encode(watched.items, tokenizer)
     end: Any = tokenizer.eos_token_id
@@ -90,11 +118,7 @@ def look(
         model.train(training)
     loss, right, end = (np.concatenate(part) for part in zip(*parts, strict=True))
     if not np.isfinite(loss).all():
-        raise CircuitlapseError(
-            f"the training has blown up: at step {step} the loss on {watched.task} prompts is not "
-            "a finite number",
-            fix="Lower finetune.learning_rate, or warm it up with finetune.trainer.warmup_steps",
-        )
+        raise blown_up(step, f"the loss on {watched.task} prompts is")
     n = len(loss)
     return Figures(
         step, watched.split, watched.task, n,

@@ -1,0 +1,110 @@
+"""Control fine-tunes and what the base can be shown: context and nulls beside the evidence."""
+
+import re
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import Field, field_validator, model_validator
+
+from circuitlapse.config.finetune import ONLY, PlaceboKind
+from circuitlapse.config.section import Section, Seed, distinct
+
+SETS = ("old_circuit", "mlps", "biases", "gains", "rank_1")
+"""Control fine-tunes that have a name; any other is a list of parts."""
+OLD_CIRCUIT, GAINS, RANK_1 = "old_circuit", "gains", "rank_1"
+
+_PART = re.compile(r"a\d+\.h\d+|m\d+|embeddings|norms|biases")
+_Count = Annotated[int, Field(ge=0)]
+
+
+class Placebo(NamedTuple):
+    """One placebo fine-tune: a kind, with a recipe and a seed."""
+
+    kind: PlaceboKind
+    recipe: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Its directory's name, as ``placebo-shuffled-answers-seed-0``."""
+        recipe = "" if self.recipe == ONLY else f"{self.recipe}-"
+        return f"placebo-{self.kind.replace('_', '-')}-{recipe}seed-{self.seed}"
+
+    @property
+    def label(self) -> str:
+        """Its name in tables, as ``shuffled_answers-0``."""
+        return f"{self.kind}-{self.seed}"
+
+
+class Controls(Section):
+    """What stands beside the evidence: other fine-tunes, and what the base can be shown."""
+
+    train_only: tuple[str | tuple[str, ...], ...] = Field(
+        (),
+        description="Fine-tunes in which nothing else may move: old_circuit (the heads that the "
+        "base uses on the old task), mlps, biases, gains (one factor per head and MLP), rank_1 "
+        '(adapters of rank 1), or lists of parts such as ["a1.h3", "m1", "norms"].',
+    )
+    random_sets: _Count = Field(
+        10, description="Random sets of as many heads in each layer, trained beside old_circuit."
+    )
+    placebos: tuple[PlaceboKind, ...] = Field(
+        (),
+        description="Placebo fine-tunes with each of placebo_seeds, besides finetune.placebo: "
+        "shuffled_answers, old_task, unrelated_text.",
+    )
+    placebo_seeds: tuple[Seed, ...] = Field(
+        (0, 1, 2, 3, 4), min_length=1, description="Seeds of controls.placebos."
+    )
+    random_changes: _Count = Field(
+        0,
+        description="Random changes of the base's weights, as large as fine-tuning's in every "
+        "tensor, whose circuits are compared with the base's; 20 are usual.",
+    )
+    unrelated: str = Field(
+        "",
+        description="A task that has nothing to do with the others, such as induction, whose "
+        "node importances are compared with theirs; none where empty.",
+    )
+    few_shot: tuple[_Count, ...] = Field(
+        (), description="Ask the base behind so many solved examples, such as [0, 2, 4, 8]."
+    )
+    probes: bool = Field(
+        False, description="Probe every layer of the base for the answer's place in the list."
+    )
+    prompts: Annotated[int, Field(ge=2)] = Field(
+        256, description="Test prompts of the new task on which controls are looked at."
+    )
+    seed: Seed = Field(0, description="Seed of random sets, random changes and examples.")
+
+    @field_validator("train_only", mode="before")
+    @classmethod
+    def _sets_or_parts(cls, value: Any) -> Any:
+        if not isinstance(value, list | tuple):
+            raise ValueError('must be a list, such as ["old_circuit", ["a1.h3", "m1"]]')
+        for each in value:
+            known = each in SETS if isinstance(each, str) else _are_parts(each)
+            if not known:
+                raise ValueError(
+                    f"must hold {', '.join(SETS)}, or lists of heads such as a1.h3, MLPs such as "
+                    f"m1, embeddings, norms and biases; {each!r} is none of these"
+                )
+        return tuple(each if isinstance(each, str) else tuple(each) for each in value)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> "Controls":
+        for name in ("train_only", "placebos", "placebo_seeds", "few_shot"):
+            distinct(name, getattr(self, name))
+        return self
+
+    @property
+    def trains(self) -> bool:
+        """Whether any of them is a fine-tune."""
+        return bool(self.train_only or self.placebos)
+
+
+def _are_parts(value: Any) -> bool:
+    return (
+        isinstance(value, list | tuple)
+        and bool(value)
+        and all(isinstance(part, str) and _PART.fullmatch(part) for part in value)
+    )

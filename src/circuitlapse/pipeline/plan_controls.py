@@ -1,0 +1,106 @@
+"""The part of the plan that stands beside the evidence: each control is a job with an artifact."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from circuitlapse.config import Experiment
+from circuitlapse.config.controls import GAINS, OLD_CIRCUIT, Controls
+
+OLD_HEADS = "controls/old-circuit.json"
+FEW_SHOT = "controls/few-shot.safetensors"
+PROBES = "controls/probes.json"
+RANDOM_SET = "random_set"
+
+
+def curve(arm: str, control: str, repeat: int = 0) -> str:
+    """Path of what a control fine-tune beside ``arm`` reaches, step by step."""
+    return f"controls/{arm}/{control_label(control, repeat)}.safetensors"
+
+
+def random_change(arm: str, number: int) -> str:
+    """Path of the effects of one random change as large as a fine-tune."""
+    return f"controls/{arm}/random-change-{number:02d}.safetensors"
+
+
+def control_label(control: str, repeat: int) -> str:
+    """Name a control in paths: ``old-circuit``, ``random-set-03``, ``a1.h3-m1``."""
+    label = control.replace("_", "-").replace(" ", "-")
+    return f"{label}-{repeat:02d}" if control == RANDOM_SET else label
+
+
+def trained(controls: Controls) -> list[tuple[str, int]]:
+    """Every control fine-tune: its name, parts joined by spaces, and which of several it is."""
+    found = []
+    for each in controls.train_only:
+        found.append((each if isinstance(each, str) else " ".join(each), 0))
+        if each == OLD_CIRCUIT:
+            found += [(RANDOM_SET, repeat) for repeat in range(controls.random_sets)]
+    return found
+
+
+def add_controls(
+    add: Callable[..., str],
+    experiment: Experiment,
+    recipes: Mapping[str, Any],
+    tuned: Mapping[str, Mapping[int, str]],
+    held_out: Mapping[tuple[str, str], str],
+    base: str,
+    trained_on: str | None,
+) -> dict[str, list[str]]:
+    """Add the jobs of all controls to a plan.
+
+    Args:
+        add: Adds a job and returns its name.
+        experiment: What to do.
+        recipes: Every recipe's settings, as they enter the keys of fine-tunes.
+        tuned: By fine-tune and step, the job that makes the checkpoint.
+        held_out: By task and split, the job that writes the prompts.
+        base: The job that looks at the base.
+        trained_on: The job that writes the training prompts; None where nothing is trained.
+
+    Returns:
+        The jobs behind the tables ``overlap``, ``elicitable`` and ``probes``.
+    """
+    e, c = experiment, experiment.controls
+    old, new = e.tasks.old, e.tasks.new
+    tested = (held_out[new, "test"],)
+    validation = tuple(held_out[task, "validation"] for task in (old, new))
+    overlap, elicitable, probes = [], [], []
+    measured = [c.seed, e.measure.circuit_prompts, e.measure.corruptions[0]]
+    sets = trained(c)
+    heads = ()
+    if any(control == OLD_CIRCUIT for control, _ in sets):
+        chosen = [e.measure.corruptions[0], c.seed, c.random_sets]
+        sources = (tuned[e.control_arms()[0].name][0], validation[0])
+        heads = (add("old_circuit", "heads of the old circuit", (OLD_HEADS,), chosen, sources),)
+    for arm in e.control_arms():
+        at = tuned[arm.name]
+        ends = (at[0], at[e.steps()[-1]])
+        for number in range(c.random_changes):
+            overlap.append(
+                add(
+                    "random_change", f"random change {number} {arm.name}",
+                    (random_change(arm.name, number),), measured,
+                    (*dict.fromkeys(ends), held_out[old, "test"], held_out[new, "test"]),
+                    recipe=arm.recipe, seed=arm.seed, number=number,
+                )
+            )  # fmt: skip
+        for control, repeat in sets:
+            needs = heads if control in (OLD_CIRCUIT, RANDOM_SET) else ()
+            elicitable.append(
+                add(
+                    "gains" if control == GAINS else "control",
+                    f"train {control_label(control, repeat)} {arm.name}",
+                    (curve(arm.name, control, repeat),), [recipes[arm.recipe], c.prompts],
+                    (base, *([trained_on] if trained_on else []), *tested, *needs),
+                    recipe=arm.recipe, seed=arm.seed, control=control, repeat=repeat,
+                )
+            )  # fmt: skip
+    start = tuned[e.control_arms()[0].name][0]
+    if c.few_shot:
+        settings = [c.few_shot, c.prompts, c.seed, e.measure.seed]
+        elicitable.append(add("few_shot", "few-shot", (FEW_SHOT,), settings, (start, *tested)))
+    if c.probes:
+        needs = (start, *tested, validation[1])
+        probes.append(add("probes", "probes", (PROBES,), [c.prompts, c.seed], needs))
+    return {"overlap": overlap, "elicitable": elicitable, "probes": probes}

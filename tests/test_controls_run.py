@@ -1,0 +1,205 @@
+"""Controls in a run: from the config to jobs and tables, on a tiny real model."""
+
+import json
+import shutil
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+import circuitlapse as cl
+from circuitlapse.compare.choice import Choice, choose_heads, old_circuit
+from circuitlapse.models import behaviour, load_model
+from circuitlapse.pipeline.plan import plan_jobs
+from circuitlapse.pipeline.plan_controls import curve
+from handmade import handmade, handmade_pairs
+from small_run import small_experiment
+
+PLACEBO = {"placebos": ["shuffled_answers", "unrelated_text"], "placebo_seeds": [0, 3]}
+CONTROLS = {
+    **PLACEBO,
+    "train_only": ["old_circuit", "mlps", "gains", "rank_1", ["a1.h0", "norms"]],
+    "random_sets": 1,
+    "random_changes": 2,
+    "unrelated": "induction",
+    "few_shot": [0, 1],
+    "probes": True,
+    "prompts": 16,
+}
+
+
+def with_controls(base, **finetune):
+    fields = small_experiment(base, **finetune).model_dump(mode="json")
+    return cl.Experiment.model_validate({**fields, "controls": CONTROLS})
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_model, tmp_path_factory):
+    return cl.run_experiment(with_controls(tiny_model), tmp_path_factory.mktemp("runs") / "run")
+
+
+def test_every_control_has_its_curve_and_keeps_no_checkpoint(finished):
+    table = finished.table("elicitable")
+    trained = table.filter(pl.col("step").is_not_null())
+    assert dict(
+        trained.group_by("control").agg(pl.col("step").sort()).iter_rows()
+    ) == dict.fromkeys(("everything", "mlps", "gains", "rank_1", "a1.h0 norms"), [0, 2, 4])
+    start = trained.filter(step=0)
+    assert start["logit_diff"].n_unique() == 1  # all begin at the base
+    assert (start["share"].drop_nulls() == 0).all()
+    assert set(table["n"]) <= {0, 16}
+    kept = {path.parent.name for path in (finished.path / "checkpoints").glob("*/*")}
+    assert kept == {
+        "seed-0", *(f"placebo-shuffled-answers-seed-{seed}" for seed in (0, 3)),
+        *(f"placebo-unrelated-text-seed-{seed}" for seed in (0, 3)),
+    }  # fmt: skip
+    assert not list(finished.path.glob(".restart-*"))
+
+
+def test_what_the_old_circuit_reaches_is_refused_where_the_base_does_not_do_the_old_task(finished):
+    refused = finished.table("elicitable").filter(
+        pl.col("control").is_in(["old_circuit", "random_set"])
+    )
+    assert len(refused) == 2
+    assert refused["step"].is_null().all()
+    assert all("does not lower the base's metric" in text for text in refused["refused"])
+
+
+def test_the_whole_fine_tune_reaches_all_of_its_gain(finished):
+    row = finished.table("elicitable").filter(control="everything", step=4).row(0, named=True)
+    scores = [finished.scores(step, "ioi3") for step in (0, 4)]
+    before, after = (each["behaviour.test.logit_diff"][:16].mean(dtype=float) for each in scores)
+    assert row["logit_diff"] == pytest.approx(after)
+    assert row["accuracy_among"] == scores[1]["behaviour.test.correct_among"][:16].mean()
+    assert row["n"] == 16
+    if row["share"] is None:
+        assert "not clear of zero" in row["refused"]
+    else:
+        assert row["share"] == row["share_low"] == row["share_high"] == 1
+
+
+def test_only_the_named_parts_were_trained(finished, tiny_model):
+    sizes = dict(
+        finished.table("elicitable").filter(step=4).select("control", "n_parameters").iter_rows()
+    )
+    width = AutoModelForCausalLM.from_pretrained(tiny_model).config.n_embd
+    of_head = 4 * width * (width // 2) + 3 * (width // 2)  # q, k, v with biases, and o
+    assert sizes["a1.h0 norms"] == of_head + 2 * width * 5
+    assert sizes["mlps"] == 2 * (8 * width * width + 5 * width)
+    assert sizes["rank_1"] == 2 * (4 * width + 2 * width + 2 * 5 * width)
+    assert sizes["gains"] == 6
+    assert sizes["everything"] is None
+
+
+def test_the_curve_of_gains_is_that_of_a_model_with_them(finished):
+    rows = finished.table("elicitable").filter(control="gains").sort("step")
+    assert rows["logit_diff"].n_unique() == 3
+
+
+def test_examples_and_probes_are_about_the_base(finished, tiny_model):
+    few = finished.table("elicitable").filter(control="few_shot").sort("examples")
+    assert few["examples"].to_list() == [0, 1]
+    start = finished.table("elicitable").filter(control="everything", step=0)
+    assert few["accuracy_among"][0] == start["accuracy_among"][0]
+    probes = finished.table("probes")
+    assert probes["layer"].to_list() == [0, 1, 2]
+    assert set(probes["positions"]) == {"IO S1 S2"}
+    assert probes["random_weights"].is_not_null().all()
+
+
+def test_overlap_stands_beside_an_unrelated_task_placebos_and_random_changes(finished):
+    table = finished.table("overlap")
+    right = {beside: set(part["right"]) for (beside,), part in table.group_by("beside") if beside}
+    both = ("ioi2", "ioi3")
+    assert right == {
+        "unrelated_task": {"base:induction", "tuned:induction"},
+        "random_change": {f"random_change-{i}:{task}" for i in (0, 1) for task in both},
+        "placebo": {
+            f"{kind}-{seed}:{task}"
+            for kind in PLACEBO["placebos"] for seed in (0, 3) for task in both
+        },
+    }  # fmt: skip
+    extra = table.filter(pl.col("beside") != "")
+    assert set(extra["unit"]) == {"nodes"}
+    left = extra.group_by("beside").agg(pl.col("left").unique().sort())
+    assert dict(left.iter_rows()) == {
+        "unrelated_task": ["base:ioi2", "tuned:ioi3"],
+        "random_change": ["base:ioi2"],
+        "placebo": ["base:ioi2"],
+    }
+    # A change of the weights as large as fine-tuning's, and another one each time.
+    changed = extra.filter(beside="random_change", measure="pearson", right="random_change-0:ioi2")
+    again = extra.filter(beside="random_change", measure="pearson", right="random_change-1:ioi2")
+    assert changed["value"][0] != again["value"][0]
+
+
+def test_every_placebo_seed_is_in_its_table_and_in_the_noise_of_fates(finished):
+    table = finished.table("placebo")
+    assert set(table.select("placebo", "finetune_seed").unique().iter_rows()) == {
+        (kind, seed) for kind in PLACEBO["placebos"] for seed in (0, 3)
+    }
+    arm = finished.experiment.arms()[0]
+    noise = [placebo.name for placebo in finished.experiment.noise_placebos(arm)]
+    assert noise == ["placebo-shuffled-answers-seed-0", "placebo-shuffled-answers-seed-3"]
+    weights = [
+        AutoModelForCausalLM.from_pretrained(finished.path / f"checkpoints/{name}/step-00004")
+        for name in noise
+    ]
+    assert not torch.equal(*(each.lm_head.weight for each in weights))
+
+
+def test_a_control_that_is_gone_is_trained_again_alone_and_to_the_same_bytes(finished, tmp_path):
+    shutil.copytree(finished.path, tmp_path / "run", copy_function=shutil.copy2)
+    names = [curve("seed-0", control) for control in ("mlps", "rank_1", "gains")]
+    before = [(tmp_path / "run" / name).read_bytes() for name in names]
+    for name in names:
+        (tmp_path / "run" / name).unlink()
+    started = []
+    cl.run_experiment(
+        finished.experiment, tmp_path / "run",
+        lambda event: started.append(event.job) if event.kind == "started" else None,
+    )  # fmt: skip
+    assert started == ["train mlps seed-0", "train gains seed-0", "train rank-1 seed-0"]
+    assert [(tmp_path / "run" / name).read_bytes() for name in names] == before
+
+
+def test_controls_are_planned_once_for_each_recipe(tiny_model):
+    grid = {"grid": {"learning_rate": [1e-3, 1e-2]}, "seeds": [1, 2]}
+    names = {job.name for job in plan_jobs(with_controls(tiny_model, **grid), {"path": "x"})}
+    assert {"train mlps lr-0.01-seed-1", "random change 1 lr-0.001-seed-1", "probes"} <= names
+    assert "train mlps lr-0.01-seed-2" not in names
+    kinds = [
+        name for name in names if name.startswith("fine-tune placebo-shuffled-answers-lr-0.01")
+    ]
+    assert sorted(kinds) == [
+        f"fine-tune placebo-shuffled-answers-lr-0.01-seed-{seed}" for seed in (0, 1, 2, 3)
+    ]
+
+
+def test_nothing_is_trained_beside_checkpoints_that_the_user_has(tiny_model):
+    fields = {"base": {"path": str(tiny_model)}, "checkpoints": ["somewhere"]}
+    allowed = {"random_changes": 1, "few_shot": [0], "probes": True}
+    assert cl.Experiment.model_validate({**fields, "controls": allowed}).controls.probes
+    for control in ({"train_only": ["mlps"]}, {"placebos": ["old_task"]}):
+        with pytest.raises(ValueError, match="nothing is fine-tuned: leave `controls.train_only`"):
+            cl.Experiment.model_validate({**fields, "controls": control})
+
+
+def test_the_old_circuit_is_that_of_the_fates():
+    base, pairs = load_model(handmade()), {"names": handmade_pairs()}
+    found = old_circuit(base, pairs)
+    assert found.old_heads
+    assert found == Choice(choose_heads(base, base, pairs, pairs).old_heads, ())
+
+
+def test_points_on_a_curve_are_the_behaviour_of_the_trained_model(finished, tiny_model):
+    """Step 0 is the base itself."""
+    base = load_model(tiny_model)
+    items = cl.get_task("ioi3").items("test", 16)
+    shown = behaviour(base, cl.tokenize(items, base.tokenizer, "names"))
+    row = finished.table("elicitable").filter(control="mlps", step=0).row(0, named=True)
+    np.testing.assert_allclose(row["logit_diff"], shown.logit_diff.double().mean(), rtol=1e-5)
+    document = json.loads((finished.path / "controls/old-circuit.json").read_text())
+    assert document["heads"] == []
