@@ -138,6 +138,8 @@ def test_the_demo_prints_a_config_that_can_be_run(tmp_path):
     done = _cli("demo", "--organism", "natural", "--seed", 4, "--print-config")
     (tmp_path / "demo.toml").write_text(done.stdout)
     assert cl.read_experiment(tmp_path / "demo.toml") == cl.demo_experiment("natural", 4)
+    full = _cli("demo", "--full", "--print-config").stdout
+    assert 'train_only = ["old_circuit", "mlps", "biases", "gains", "rank_1"]' in full
 
 
 def test_a_dry_run_lists_the_jobs_and_does_none(config, tmp_path):
@@ -157,6 +159,11 @@ def test_a_dry_run_lists_the_jobs_and_does_none(config, tmp_path):
         (
             '[base]\norganism = "default"\n[measure]\ncorruptions = ["nouns"]\n',
             "measure.corruptions may hold subject, names",
+        ),
+        (
+            '[base]\norganism = "default"\n[controls]\ntrain_only = [["m0", "a4.h0"]]\n',
+            "controls.train_only names a part that the base does not have (got 'a4.h0'). "
+            "It has 4 layers of 8 heads: a0.h0 to a3.h7, m0 to m3.",
         ),
     ],
 )

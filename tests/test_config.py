@@ -7,6 +7,9 @@ from circuitlapse.config import Experiment, demo_experiment, read_experiment, to
 from circuitlapse.errors import CircuitlapseError
 
 
+_CONTROLS = '[base]\npath = "x"\n[controls]\n'
+
+
 def _message(tmp_path, text: str) -> str:
     path = tmp_path / "experiment.toml"
     path.write_text(text)
@@ -15,9 +18,10 @@ def _message(tmp_path, text: str) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("organism", ["default", "natural"])
-def test_what_is_printed_is_read_back(tmp_path, organism):
-    experiment = demo_experiment(organism, seed=3)
+@pytest.mark.parametrize(
+    "experiment", [demo_experiment("default", 3), demo_experiment("natural", full=True)]
+)
+def test_what_is_printed_is_read_back(tmp_path, experiment):
     path = tmp_path / "experiment.toml"
     path.write_text(to_toml(experiment))
     assert read_experiment(path) == experiment
@@ -73,6 +77,12 @@ def test_all_faults_are_named_at_once(tmp_path):
         ),
         ('[base]\npath = "gpt2"\n[finetune]\nsteps = 4\n', "`save_every` (8) exceeds `steps` (4)"),
         ('[base]\npath = "gpt2"\n[measure]\nfractions = [1.5]\n', "less than or equal to 1"),
+        (_CONTROLS + 'train_only = "mlps"\n', 'must be a list, such as ["old_circuit", ["a1.h3"'),
+        (_CONTROLS + 'train_only = ["everything"]\n', "'everything' is none of these"),
+        (_CONTROLS + 'train_only = [["a1.h3", "h3"]]\n', "['a1.h3', 'h3'] is none of these"),
+        (_CONTROLS + 'placebos = ["sugar"]\n', "'shuffled_answers', 'old_task' or"),
+        (_CONTROLS + 'unrelated = "ioi3"\n', "must be neither the old nor the new task ('ioi3')"),
+        ('[base]\npath = "x"\n[finetune]\nplacebo = true\n', "`finetune.placebo`: input should be"),
         ("[base\n", "not valid TOML"),
     ],
 )
@@ -96,3 +106,27 @@ def test_steps_run_from_the_base_to_the_last():
     text = '[base]\npath = "x"\n[finetune]\nsteps = 20\nsave_every = 8\n'
     experiment = Experiment.model_validate(tomllib.loads(text))
     assert experiment.steps() == [0, 8, 16, 20]
+
+
+def test_placebos_are_those_of_the_fine_tunes_and_of_the_controls():
+    experiment = Experiment.model_validate(
+        {
+            "base": {"path": "x"},
+            "finetune": {"seeds": [1, 0], "placebo": "old_task"},
+            "controls": {"placebos": ["old_task", "unrelated_text"], "placebo_seeds": [1, 2]},
+        }
+    )
+    assert [each.label for each in experiment.placebos("default")] == [
+        "old_task-0", "old_task-1", "old_task-2", "unrelated_text-1", "unrelated_text-2",
+    ]  # fmt: skip
+    arm = experiment.control_arms()[0]
+    assert arm.seed == 1
+    assert [each.seed for each in experiment.noise_placebos(arm)] == [1, 0, 2]
+    own = experiment.own_placebo(arm)
+    assert own is not None
+    assert own.name == "placebo-old-task-seed-1"
+    left = experiment.without([own.name, "seed-0"])
+    assert left.own_placebo(arm) is None
+    assert [each.seed for each in left.noise_placebos(arm)] == [0, 2]
+    assert left.arms() == [arm]
+    assert experiment.model_dump() == left.model_dump()  # what was lost enters no hash

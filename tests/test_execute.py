@@ -9,9 +9,9 @@ import cloudpickle
 import psutil
 import pytest
 
-from circuitlapse.config import Base, Compute, Experiment
+from circuitlapse.config import Base, Compute, Experiment, Finetune
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.pipeline.execute import execute, unfinished
+from circuitlapse.pipeline.execute import LostError, execute, unfinished
 from circuitlapse.pipeline.plan import Job
 from circuitlapse.pipeline.progress import Progress
 from circuitlapse.records import Store
@@ -102,6 +102,66 @@ def test_an_error_in_a_job_reaches_the_caller_and_finished_work_stays(tmp_path, 
     assert not (tmp_path / "b.txt").exists()
     _execute(tmp_path, join_needs, workers)
     assert (tmp_path / "d.txt").read_text() == "d(b(a()),c(a()))"
+
+
+def _arm_job(kind, seed, *needs):
+    params = {"recipe": "default", "seed": seed} if kind == "finetune" else {"arm": f"seed-{seed}"}
+    name = f"{kind}-{seed}"
+    return Job(name, kind, params, (f"{name}.txt",), needs, f"key of {name}")
+
+
+ARMS = [
+    *(job for seed in (0, 1, 2) for job in
+      (_arm_job("finetune", seed), _arm_job("measure", seed, f"finetune-{seed}"))),
+    _job("summary", "measure-0", "measure-1", "measure-2"),
+]  # fmt: skip
+
+
+def lose_some(job, store, experiment, advance):
+    """Raise a user's error in the fine-tune with seed 1 and in measuring that with seed 2."""
+    if job.name in ("finetune-1", "measure-2"):
+        raise CircuitlapseError(f"{job.name} has gone wrong")
+    with store.write(job.outputs[0], job.key) as path:
+        path.write_text(",".join(arm.name for arm in experiment.arms()))
+
+
+def lose_all(job, store, experiment, advance):
+    """Raise a user's error in every fine-tune."""
+    raise CircuitlapseError(f"{job.name} has gone wrong")
+
+
+def _with_three_seeds(root, work, workers):
+    store, events = Store(root), []
+    finetune = Finetune.model_validate({"seeds": [0, 1, 2]})
+    experiment = _experiment(workers).model_copy(update={"finetune": finetune})
+    todo = unfinished(ARMS, store, events.append)
+    execute(ARMS, todo, store, experiment, work, events.append)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_fine_tunes_that_fail_are_named_at_the_end_and_keep_no_other_from_it(tmp_path, workers):
+    with pytest.raises(LostError) as caught:
+        _with_three_seeds(tmp_path, lose_some, workers)
+    message = str(caught.value)
+    assert message.startswith("2 fine-tune(s) came to nothing:\n")
+    assert "  finetune-1: finetune-1 has gone wrong." in message
+    assert "  measure-2: measure-2 has gone wrong." in message
+    assert message.endswith(
+        "The others are finished; what was lost is tried again when the run is started again."
+    )
+    there = {path.name for path in tmp_path.glob("*.txt")}
+    assert there == {"finetune-0.txt", "measure-0.txt", "finetune-2.txt", "summary.txt"}
+    assert (tmp_path / "summary.txt").read_text() == "seed-0"
+    # The summary of one alone does not pass for that of all.
+    todo = unfinished(ARMS, Store(tmp_path), lambda event: None)
+    assert [job.name for job in todo] == ["finetune-1", "measure-1", "measure-2", "summary"]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_without_any_fine_tune_a_run_ends_at_once(tmp_path, workers):
+    with pytest.raises(LostError, match=r"3 fine-tune.*Nothing is left; what was lost is tried"):
+        _with_three_seeds(tmp_path, lose_all, workers)
+    assert not (tmp_path / "summary.txt").exists()
 
 
 @pytest.mark.filterwarnings("ignore:A worker stopped")

@@ -5,11 +5,14 @@ from dataclasses import replace
 import polars as pl
 import pytest
 import torch
+from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import circuitlapse as cl
+from circuitlapse.cli import main
+from circuitlapse.cli.summary import print_summary
 from circuitlapse.cli.training import flag_lines
-from circuitlapse.config import Finetune
+from circuitlapse.config import Finetune, to_toml
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.pipeline import Progress
 from circuitlapse.tasks import get_task
@@ -163,6 +166,49 @@ def test_lines_say_since_when_and_how_often():
         "overfit (lr-0.1, seed 1, step 4 and 1 later)",
         "end_of_text (lr-0.1, seed 1, step 8)",
     ]
+
+
+def test_figures_that_end_early_are_those_of_a_training_that_blew_up():
+    history = [figures(step, split) for step in (0, 8) for split in ("train", "validation")]
+    assert [flag for _, flag in flagged(history, 16)] == ["", "", "diverged", "diverged"]
+    assert [flag for _, flag in flagged(history, 8)][2] == ""
+
+
+def test_a_recipe_that_blows_up_is_named_and_the_others_are_finished(tiny_model, tmp_path, capsys):
+    """One of two recipes: its checkpoints, figures and name are there, the other's everything."""
+    experiment = small_experiment(
+        tiny_model, optimizer="sgd", trainer={"max_grad_norm": 0.0}, placebo=False,
+        grid={"learning_rate": [1e-3, 1e30]}, seeds=[3],
+    )  # fmt: skip
+    (tmp_path / "experiment.toml").write_text(to_toml(experiment))
+    out = tmp_path / "run"
+    arguments = ["circuitlapse", "run", str(tmp_path / "experiment.toml"), "--out", str(out)]
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr("sys.argv", arguments)
+        main()
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "1 fine-tune(s) came to nothing:\n  fine-tune lr-1e+30-seed-3: the training has" in said
+    assert "The others are finished; what was lost is tried again" in said
+    run = cl.load_run(out)
+    assert list(run.recipes) == ["lr-0.001"]
+    assert run.recipes["lr-0.001"].verdict.label
+    assert run.recipes["lr-0.001"].report.exists()
+    assert set(run.table("nodes")["recipe"]) == {"lr-0.001"}
+    flags = run.table("training").filter(recipe="lr-1e+30")["flags"]
+    assert all("diverged" in flag for flag in flags.tail(3))
+    assert any("diverged (lr-1e+30, seed 3" in line for line in
+               flag_lines(run.table("training"), several=True))  # fmt: skip
+    print_summary(run, Console(width=120))
+    # Started again, what was lost is tried again and nothing else that takes long.
+    started: list[str] = []
+    with pytest.raises(cl.CircuitlapseError, match="1 fine-tune"):
+        cl.run_experiment(
+            experiment, out, lambda e: started.append(e.job) if e.kind == "started" else None
+        )
+    kinds = {job.split()[0] for job in started}
+    assert started[0] == "fine-tune lr-1e+30-seed-3"
+    assert kinds == {"fine-tune", "table", "verdict", "provenance"}
 
 
 def test_flags_do_not_depend_on_the_order_of_splits():
