@@ -6,7 +6,6 @@ import pytest
 from circuitlapse.config import Experiment, demo_experiment, read_experiment, to_toml
 from circuitlapse.errors import CircuitlapseError
 
-
 _CONTROLS = '[base]\npath = "x"\n[controls]\n'
 
 
