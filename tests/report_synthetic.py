@@ -230,7 +230,7 @@ class _Rows:
             for place, left in enumerate(sides) for right in sides[place + 1 :]
         ]  # fmt: skip
         return [
-            {**seed, "step": self.steps[-1], "corruption": family, "unit": unit, "left": left,
+            {**seed, "step": self.steps[-1], "corruption": family, "unit": unit, "beside": "", "left": left,
              "right": right, "measure": measure,
              **self._interval("value", self.random.uniform(0.45, 0.9), 0.05), "ceiling": 0.95,
              "corrected": 0.9, "uncorrected": "",

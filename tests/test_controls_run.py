@@ -43,9 +43,9 @@ def finished(tiny_model, tmp_path_factory):
 def test_every_control_has_its_curve_and_keeps_no_checkpoint(finished):
     table = finished.table("elicitable")
     trained = table.filter(pl.col("step").is_not_null())
-    assert dict(
-        trained.group_by("control").agg(pl.col("step").sort()).iter_rows()
-    ) == dict.fromkeys(("everything", "mlps", "gains", "rank_1", "a1.h0 norms"), [0, 2, 4])
+    assert dict(trained.group_by("control").agg(pl.col("step").sort()).iter_rows()) == {
+        name: [0, 2, 4] for name in ("everything", "mlps", "gains", "rank_1", "a1.h0 norms")
+    }
     start = trained.filter(step=0)
     assert start["logit_diff"].n_unique() == 1  # all begin at the base
     assert (start["share"].drop_nulls() == 0).all()
@@ -69,10 +69,10 @@ def test_what_the_old_circuit_reaches_is_refused_where_the_base_does_not_do_the_
 
 def test_the_whole_fine_tune_reaches_all_of_its_gain(finished):
     row = finished.table("elicitable").filter(control="everything", step=4).row(0, named=True)
-    scores = [finished.scores(step, "ioi3") for step in (0, 4)]
-    before, after = (each["behaviour.test.logit_diff"][:16].mean(dtype=float) for each in scores)
-    assert row["logit_diff"] == pytest.approx(after)
-    assert row["accuracy_among"] == scores[1]["behaviour.test.correct_among"][:16].mean()
+    scores = finished.scores(4, "ioi3")
+    after = scores["behaviour.test.logit_diff"][:16]
+    assert row["logit_diff"] == pytest.approx(after.mean(dtype=float))
+    assert row["accuracy_among"] == scores["behaviour.test.correct_among"][:16].mean()
     assert row["n"] == 16
     if row["share"] is None:
         assert "not clear of zero" in row["refused"]

@@ -76,15 +76,15 @@ def add_controls(
     for arm in e.control_arms():
         at = tuned[arm.name]
         ends = (at[0], at[e.steps()[-1]])
-        for number in range(c.random_changes):
-            overlap.append(
-                add(
-                    "random_change", f"random change {number} {arm.name}",
-                    (random_change(arm.name, number),), measured,
-                    (*dict.fromkeys(ends), held_out[old, "test"], held_out[new, "test"]),
-                    recipe=arm.recipe, seed=arm.seed, number=number,
-                )
-            )  # fmt: skip
+        overlap += [
+            add(
+                "random_change", f"random change {number} {arm.name}",
+                (random_change(arm.name, number),), measured,
+                (*dict.fromkeys(ends), held_out[old, "test"], held_out[new, "test"]),
+                recipe=arm.recipe, seed=arm.seed, number=number,
+            )
+            for number in range(c.random_changes)
+        ]  # fmt: skip
         for control, repeat in sets:
             needs = heads if control in (OLD_CIRCUIT, RANDOM_SET) else ()
             elicitable.append(
