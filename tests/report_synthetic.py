@@ -230,8 +230,8 @@ class _Rows:
             for place, left in enumerate(sides) for right in sides[place + 1 :]
         ]  # fmt: skip
         return [
-            {**seed, "step": self.steps[-1], "corruption": family, "unit": unit, "beside": "", "left": left,
-             "right": right, "measure": measure,
+            {**seed, "step": self.steps[-1], "corruption": family, "unit": unit, "beside": "",
+             "left": left, "right": right, "measure": measure,
              **self._interval("value", self.random.uniform(0.45, 0.9), 0.05), "ceiling": 0.95,
              "corrected": 0.9, "uncorrected": "",
              "null_mean": 0.12, "null_low": -0.1, "null_high": 0.35, "p_value": 0.001}
