@@ -112,11 +112,12 @@ def test_two_processes_hold_and_train_what_one_does(tiny_model, tmp_path):
         assert torch.allclose(weight[kept], two[name][kept], atol=5e-4), name
 
 
-def test_a_launched_grid_shares_all_its_trainings(tiny_model, tmp_path):
-    """Both recipes, and a control of each, as one process trains them."""
+def test_a_launched_grid_shares_its_trainings_and_survives_one_that_blows_up(tiny_model, tmp_path):
+    """All processes give the same training up; the other recipe and its control are finished."""
     fields = small_experiment(
-        tiny_model, placebo=False, steps=2, save_every=2, grid={"method": ["full", "lora"]}
-    ).model_dump(mode="json")
+        tiny_model, placebo=False, steps=2, optimizer="sgd", trainer={"max_grad_norm": 0.0},
+        grid={"learning_rate": [1e30, 1e-1]},
+    ).model_dump(mode="json")  # fmt: skip
     experiment = cl.Experiment.model_validate({**fields, "controls": {"train_only": ["mlps"]}})
     (tmp_path / "experiment.toml").write_text(to_toml(experiment))
     command = [*LAUNCH, "-m", "circuitlapse", "run", tmp_path / "experiment.toml", "--out",
@@ -124,12 +125,18 @@ def test_a_launched_grid_shares_all_its_trainings(tiny_model, tmp_path):
     done = subprocess.run(
         list(map(str, command)), capture_output=True, text=True, check=False, timeout=300
     )
-    assert done.returncode == 0, done.stderr[-3000:]
-    two, one = cl.load_run(tmp_path / "two"), cl.run_experiment(experiment, tmp_path / "one")
-    assert list(two.recipes) == ["full", "lora"]
+    lost = "1 fine-tune(s) came to nothing:\n  fine-tune lr-1e+30-seed-0: the training has blown up"
+    assert lost in done.stderr, done.stderr[-3000:]
+    assert done.returncode != 0
+    with pytest.raises(cl.CircuitlapseError, match="fine-tune lr-1e.30-seed-0: the training has"):
+        cl.run_experiment(experiment, tmp_path / "one")
+    one, two = (cl.load_run(tmp_path / name) for name in ("one", "two"))
+    assert list(two.recipes) == ["lr-0.1"]
     where = ["recipe", "control", "step"]
     ours, theirs = (run.table("elicitable").sort(where) for run in (one, two))
     assert ours.select(where).equals(theirs.select(where))
-    assert set(ours["control"]) == {"everything", "mlps"}
+    assert ours.select(where).rows() == [
+        ("lr-0.1", control, step) for control in ("everything", "mlps") for step in (0, 2)
+    ]
     for mine, other in zip(ours["logit_diff"], theirs["logit_diff"], strict=True):
         assert mine == pytest.approx(other, abs=1e-3)

@@ -1,5 +1,7 @@
 """Each trap of fine-tuning, on a training that really falls into it."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import polars as pl
@@ -9,7 +11,6 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import circuitlapse as cl
-from circuitlapse.cli import main
 from circuitlapse.cli.summary import print_summary
 from circuitlapse.cli.training import flag_lines
 from circuitlapse.config import Finetune, to_toml
@@ -174,7 +175,7 @@ def test_figures_that_end_early_are_those_of_a_training_that_blew_up():
     assert [flag for _, flag in flagged(history, 8)][2] == ""
 
 
-def test_a_recipe_that_blows_up_is_named_and_the_others_are_finished(tiny_model, tmp_path, capsys):
+def test_a_recipe_that_blows_up_is_named_and_the_others_are_finished(tiny_model, tmp_path):
     """One of two recipes: its checkpoints, figures and name are there, the other's everything."""
     experiment = small_experiment(
         tiny_model, optimizer="sgd", trainer={"max_grad_norm": 0.0}, placebo=False,
@@ -182,12 +183,12 @@ def test_a_recipe_that_blows_up_is_named_and_the_others_are_finished(tiny_model,
     )  # fmt: skip
     (tmp_path / "experiment.toml").write_text(to_toml(experiment))
     out = tmp_path / "run"
-    arguments = ["circuitlapse", "run", str(tmp_path / "experiment.toml"), "--out", str(out)]
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
-        patch.setattr("sys.argv", arguments)
-        main()
-    assert ended.value.code == 2
-    said = capsys.readouterr().err
+    command = [sys.executable, "-m", "circuitlapse", "run", tmp_path / "experiment.toml"]
+    done = subprocess.run(
+        [*map(str, command), "--out", str(out)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    said = done.stderr
     assert "1 fine-tune(s) came to nothing:\n  fine-tune lr-1e+30-seed-3: the training has" in said
     assert "The others are finished; what was lost is tried again" in said
     run = cl.load_run(out)

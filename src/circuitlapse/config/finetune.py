@@ -111,7 +111,7 @@ class Finetune(Section):
     old_fraction: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="Share of old-task prompts mixed into the training data."
     )
-    placebo: PlaceboKind | Literal[False] = Field(
+    placebo: Literal["shuffled_answers", "old_task", "unrelated_text", False] = Field(
         "shuffled_answers",
         description="Also fine-tune, with each seed, on what cannot teach the new task, as the "
         "noise floor: shuffled_answers, old_task, unrelated_text (docs/controls.md), or false.",

@@ -41,7 +41,7 @@ class LostError(CircuitlapseError):
     """Some fine-tunes came to nothing; everything else is done."""
 
 
-class _Losses:
+class Losses:
     """What became impossible: a fine-tune that fails takes along what is about it, and no more.
 
     Summaries are made of the others. They then carry another key, so that they are made again once
@@ -49,6 +49,7 @@ class _Losses:
     """
 
     def __init__(self, experiment: Experiment) -> None:
+        """Begin without any loss."""
         self.experiment = experiment
         self.lost: dict[str, str] = {}  # the fine-tune and why, the first reason only
         self._gone: set[str] = set()
@@ -143,7 +144,7 @@ def execute(
     if min(workers, len(todo)) <= 1:
         import torch
 
-        threads, losses = torch.get_num_threads(), _Losses(experiment)
+        threads, losses = torch.get_num_threads(), Losses(experiment)
         torch.set_num_threads(1)
         try:
             for index, planned in enumerate(todo):
@@ -185,7 +186,7 @@ def _in_processes(
     pool = worker_pool(workers, events)
     open_names = {job.name for job in waiting}
     running: dict[Future[None], Job] = {}
-    losses = _Losses(experiment)
+    losses = Losses(experiment)
     try:
         while waiting or running:
             for planned in [job for job in waiting if not open_names.intersection(job.needs)]:

@@ -12,6 +12,8 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from circuitlapse.config import Experiment
+from circuitlapse.errors import CircuitlapseError
+from circuitlapse.pipeline.execute import Losses
 from circuitlapse.pipeline.plan import Job
 from circuitlapse.pipeline.work import work
 from circuitlapse.records import Store
@@ -34,9 +36,15 @@ def join(jobs: Sequence[Job], out: Path, experiment: Experiment) -> None:
     announced: list[list[str]] = [[]]
     broadcast_object_list(announced)
     torch.set_num_threads(1)
-    for job in jobs:
-        if job.name in announced[0]:
-            work(job, Store(out), experiment, lambda done, of, note="": None)
+    losses = Losses(experiment)  # what the first process gives up, all give up
+    for planned in jobs:
+        job = losses.spared(planned)
+        if job is None or job.name not in announced[0]:
+            continue
+        try:
+            work(job, Store(out), losses.experiment, lambda done, of, note="": None)
+        except CircuitlapseError as error:
+            losses.take(job, error)
     leave()
 
 

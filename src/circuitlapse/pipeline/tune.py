@@ -116,14 +116,13 @@ def tune(job: Job, store: Store, experiment: Experiment, advance: Advance) -> No
         )
     except BlownUpError as error:
         figures, stopped = error.figures, error
-    if joins():
-        return
-    if not kind:
+    if not kind and not joins():
         with store.write(plan.training(name), job.key) as path:
             path.write_text(json.dumps([asdict(each) for each in figures]), encoding="utf-8")
     if stopped is not None:
         raise stopped
-    restart.clear()
+    if not joins():
+        restart.clear()
 
 
 def old_items(experiment: Experiment) -> int:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import datasets
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from peft import PeftModel
 from torch import nn
@@ -192,8 +193,20 @@ class _Checkpoints(TrainerCallback):
         )
 
     def _checkpoint(self, state: Any) -> None:
-        if not state.is_world_process_zero:
-            return
+        stopped: BlownUpError | None = None
+        if state.is_world_process_zero:
+            try:
+                self._look_and_save(state)
+            except BlownUpError as error:
+                stopped = error
+        if processes() > 1:  # all end together, or the others would wait for the first for ever
+            told = [None if stopped is None else str(stopped)]
+            broadcast_object_list(told)
+            stopped = stopped or (BlownUpError(told[0]) if told[0] else None)
+        if stopped is not None:
+            raise stopped
+
+    def _look_and_save(self, state: Any) -> None:
         step, model = state.global_step, cast(nn.Module, self.trainer.model)
         if self.watched:
             found = [look(model, self.tokenizer, each, step) for each in self.watched]
