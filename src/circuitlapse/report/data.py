@@ -155,8 +155,11 @@ def _patterns(
     tokens: dict[str, list[list[str]]] = {}
     weights = {}
     for seed in experiment.finetune.seeds:
+        arm = Arm(recipe, seed).name
+        if not store.record(f"patterns/{arm}/step-00000.safetensors"):
+            continue  # a fine-tune that came to nothing
         for step in experiment.steps():
-            path = store.read(f"patterns/{Arm(recipe, seed).name}/step-{step:05d}.safetensors")
+            path = store.read(f"patterns/{arm}/step-{step:05d}.safetensors")
             try:
                 with safe_open(path, "numpy") as file:
                     tokens = json.loads(file.metadata()["about"])["tokens"]
