@@ -129,3 +129,10 @@ def test_placebos_are_those_of_the_fine_tunes_and_of_the_controls():
     assert [each.seed for each in left.noise_placebos(arm)] == [0, 2]
     assert left.arms() == [arm]
     assert experiment.model_dump() == left.model_dump()  # what was lost enters no hash
+
+
+def test_controls_are_looked_at_on_prompts_whose_behaviour_is_measured():
+    fields = {"base": {"path": "x"}, "controls": {"prompts": 50}}
+    assert Experiment.model_validate(fields).control_prompts == 50
+    fewer = Experiment.model_validate({**fields, "measure": {"prompts": 24}})
+    assert fewer.control_prompts == 24

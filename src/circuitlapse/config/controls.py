@@ -72,7 +72,9 @@ class Controls(Section):
         False, description="Probe every layer of the base for the answer's place in the list."
     )
     prompts: Annotated[int, Field(ge=2)] = Field(
-        256, description="Test prompts of the new task on which controls are looked at."
+        256,
+        description="Test prompts of the new task that controls are looked at on, of those of "
+        "measure.prompts.",
     )
     seed: Seed = Field(0, description="Seed of random sets, random changes and examples.")
 

@@ -251,6 +251,11 @@ class Experiment(Section):
         """Return the fine-tunes with controls of their own: each recipe's first seed."""
         return [arm for arm in self.arms() if arm.seed == self.finetune.seeds[0]]
 
+    @property
+    def control_prompts(self) -> int:
+        """How many test prompts controls are looked at on: they are also those of behaviour."""
+        return min(self.controls.prompts, self.measure.prompts)
+
     def placebos(self, recipe: str) -> list[Placebo]:
         """Return a recipe's placebo fine-tunes that are not lost, by kind and seed."""
         own = [self.finetune.placebo] if self.finetune.placebo else []

@@ -231,4 +231,4 @@ def _asked(store: Store, experiment: Experiment) -> PromptPairs:
     new = experiment.tasks.new
     prompts = Prompts(store, new, base_tokenizer(experiment))
     # Any corruption does: behaviour looks at the clean prompts only.
-    return prompts.pairs("test", experiment.controls.prompts, get_task(new).corruptions[0])
+    return prompts.pairs("test", experiment.control_prompts, get_task(new).corruptions[0])

@@ -37,7 +37,9 @@ _REACHED = 0.9  # of the gain: as good as the whole fine-tune
 def ask(job: Job, store: Store, experiment: Experiment, base: Model) -> None:
     """Ask the base behind solved examples."""
     controls, task = experiment.controls, get_task(experiment.tasks.new)
-    items = read_items(store.read(plan.prompts(experiment.tasks.new, "test")))[: controls.prompts]
+    items = read_items(store.read(plan.prompts(experiment.tasks.new, "test")))[
+        : experiment.control_prompts
+    ]
     pool = min(_POOL, task.most("train") or _POOL)
     examples = task.items("train", pool, experiment.measure.seed, base.tokenizer)
     rows: list[FewShot] = []
@@ -57,7 +59,7 @@ def probe(job: Job, store: Store, experiment: Experiment, base: Model, advance: 
     new, controls = experiment.tasks.new, experiment.controls
     prompts, corruption = Prompts(store, new, base.tokenizer), get_task(new).corruptions[0]
     fitted = prompts.pairs("validation", experiment.compare.group_prompts, corruption)
-    scored = prompts.pairs("test", controls.prompts, corruption)
+    scored = prompts.pairs("test", experiment.control_prompts, corruption)
     listed = listed_positions(scored)
     if not listed:
         advance(1, 1, "no probes: no named position holds the answer, or none another candidate")
@@ -130,7 +132,7 @@ def probe_rows(scores: Scores) -> list[Row]:
 
 def _whole(scores: Scores, arm: Arm) -> dict[int, Arrays]:
     """The fine-tune itself, step by step, on the prompts of the controls."""
-    n, new, found = scores.experiment.controls.prompts, scores.tasks[1], {}
+    n, new, found = scores.experiment.control_prompts, scores.tasks[1], {}
     for step in scores.experiment.steps():
         arrays = scores.at(arm.name, step, new)
         found[step] = {

@@ -131,7 +131,7 @@ def _seconds(job: Job, e: Experiment, shape: _Shape, speed: float) -> float:
         case "finetune" | "placebo" | "control" | "gains":
             row = 3 * (forward + _PROMPT_TOKENS * unembed)
             looks = len(e.finetune.checkpoint_steps()) if job.kind in ("control", "gains") else 0
-            looking = looks * e.controls.prompts * (forward + unembed)
+            looking = looks * e.control_prompts * (forward + unembed)
             return e.finetune.steps * (_STEP_SECONDS + e.finetune.batch_size * row) + looking
         case "measure":
             per_pair = patch_all if job.params["exact"] else 0.0
@@ -158,9 +158,9 @@ def _seconds(job: Job, e: Experiment, shape: _Shape, speed: float) -> float:
             return e.compare.group_prompts * patch_all / 2
         case "few_shot":
             examples = sum(count + 1 for count in e.controls.few_shot)
-            return e.controls.prompts * (examples * forward + unembed)
+            return e.control_prompts * (examples * forward + unembed)
         case "probes":
-            return 2 * (e.controls.prompts + e.compare.group_prompts) * forward
+            return 2 * (e.control_prompts + e.compare.group_prompts) * forward
         case _:
             return 0.0
 

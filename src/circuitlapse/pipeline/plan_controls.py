@@ -91,16 +91,16 @@ def add_controls(
                 add(
                     "gains" if control == GAINS else "control",
                     f"train {control_label(control, repeat)} {arm.name}",
-                    (curve(arm.name, control, repeat),), [recipes[arm.recipe], c.prompts],
+                    (curve(arm.name, control, repeat),), [recipes[arm.recipe], e.control_prompts],
                     (base, *([trained_on] if trained_on else []), *tested, *needs),
                     recipe=arm.recipe, seed=arm.seed, control=control, repeat=repeat,
                 )
             )  # fmt: skip
     start = tuned[e.control_arms()[0].name][0]
     if c.few_shot:
-        settings = [c.few_shot, c.prompts, c.seed, e.measure.seed]
+        settings = [c.few_shot, e.control_prompts, c.seed, e.measure.seed]
         elicitable.append(add("few_shot", "few-shot", (FEW_SHOT,), settings, (start, *tested)))
     if c.probes:
         needs = (start, *tested, validation[1])
-        probes.append(add("probes", "probes", (PROBES,), [c.prompts, c.seed], needs))
+        probes.append(add("probes", "probes", (PROBES,), [e.control_prompts, c.seed], needs))
     return {"overlap": overlap, "elicitable": elicitable, "probes": probes}
