@@ -24,7 +24,8 @@ def print_training(run: Run, console: Console) -> None:
     table = run.table("training")
     if table.is_empty():
         return
-    several, seed = len(run.recipes) > 1, run.experiment.finetune.seeds[0]
+    # A recipe that blew up is in this table alone.
+    several, seed = table["recipe"].n_unique() > 1, run.experiment.finetune.seeds[0]
     console.print(_curves(table.filter(pl.col("finetune_seed") == seed), several, seed))
     for line in flag_lines(table, several=several):
         console.print(f"  flag: {line}", highlight=False, markup=False)
@@ -43,7 +44,10 @@ def _curves(table: pl.DataFrame, several: bool, seed: int) -> Table:
         curves.add_column("base" if step == 0 else str(step), justify="right")
     for (recipe, split), part in table.group_by("recipe", "split", maintain_order=True):
         at = {row["step"]: row for row in part.iter_rows(named=True)}
-        cells = [f"{at[step]['accuracy']:.2f} ({at[step]['loss']:.2f})" for step in steps]
+        cells = [
+            f"{at[step]['accuracy']:.2f} ({at[step]['loss']:.2f})" if step in at else "\u2013"
+            for step in steps
+        ]
         named = _SPLITS.get(str(split), str(split))
         curves.add_row(*([str(recipe)] if several else []), named, *cells)
     return curves
