@@ -35,7 +35,7 @@ def calibrate(
 
     Of each kind (formed, transformed, elicited, nothing) organisms are pretrained, fine-tuned,
     admitted by tests set beforehand and judged like any run. How often the label is the planted one
-    is counted with exact intervals. Ten of each take about an hour on two cores.
+    is counted with exact intervals. Ten of each take some 5,000 seconds of processor time (estimated).
     """
     from circuitlapse.calibration import calibrate as calibrate_verdict
     from circuitlapse.calibration.calibrate import DOCUMENT, TABLE
