@@ -35,7 +35,8 @@ def calibrate(
 
     Of each kind (formed, transformed, elicited, nothing) organisms are pretrained, fine-tuned,
     admitted by tests set beforehand and judged like any run. How often the label is the planted one
-    is counted with exact intervals. Ten of each take some 5,000 seconds of processor time (estimated).
+    is counted with exact intervals. Ten of each take some 5,000 seconds of processor time, by an
+    estimate.
     """
     from circuitlapse.calibration import calibrate as calibrate_verdict
     from circuitlapse.calibration.calibrate import DOCUMENT, TABLE
