@@ -258,13 +258,13 @@ class Experiment(Section):
 
     def placebos(self, recipe: str) -> list[Placebo]:
         """Return a recipe's placebo fine-tunes that are not lost, by kind and seed."""
-        own = [self.finetune.placebo] if self.finetune.placebo else []
-        found = {Placebo(kind, recipe, seed) for kind in own for seed in self.finetune.seeds}
-        found |= {
+        found = {
             Placebo(kind, recipe, seed)
             for kind in self.controls.placebos
             for seed in self.controls.placebo_seeds
         }
+        if own := self.finetune.placebo:
+            found |= {Placebo(own, recipe, seed) for seed in self.finetune.seeds}
         return sorted(each for each in found if each.name not in self._lost)
 
     def noise_placebos(self, arm: Arm) -> list[Placebo]:

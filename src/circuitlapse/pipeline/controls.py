@@ -199,7 +199,8 @@ def _write(
 
 def _parts(job: Job, store: Store, experiment: Experiment) -> tuple[Sequence[str], str]:
     """What a control trains, or why it trains nothing."""
-    name, repeat = job.params["control"], job.params["repeat"]
+    name: str = job.params["control"]
+    repeat: int = job.params["repeat"]
     if name in (OLD_CIRCUIT, RANDOM_SET):
         found = OldCircuit(**json.loads(store.read(OLD_HEADS).read_text("utf-8")))
         if found.refused:

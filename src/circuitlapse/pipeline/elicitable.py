@@ -16,7 +16,7 @@ from circuitlapse.compare.probes import listed_positions, probe_layers
 from circuitlapse.compare.ratios import divide, logit_rounding
 from circuitlapse.config import Arm, Experiment
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models import Model, load_model
+from circuitlapse.models import Model, load_model, quiet
 from circuitlapse.pipeline import plan
 from circuitlapse.pipeline.measure import Arrays, load_about, load_arrays
 from circuitlapse.pipeline.plan import Job
@@ -45,10 +45,11 @@ def ask(job: Job, store: Store, experiment: Experiment, base: Model) -> None:
     rows: list[FewShot] = []
     for count in controls.few_shot:
         try:
-            rows += few_shot(
-                base, items, examples, [count],
-                seed=controls.seed, separator=separator_for(base.tokenizer),
-            )  # fmt: skip
+            with quiet():  # a tokenizer warns of what is too long, and a row says so
+                rows += few_shot(
+                    base, items, examples, [count],
+                    seed=controls.seed, separator=separator_for(base.tokenizer),
+                )  # fmt: skip
         except CircuitlapseError as error:  # too few examples of someone's own task
             rows.append(FewShot(count, len(items), None, None, str(error)))
     _keep(job, store, [asdict(row) for row in rows])
