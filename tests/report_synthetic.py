@@ -29,6 +29,7 @@ FAMILIES = {
 }
 GROUPS = {"old_heads": 0.46, "recruited_heads": 0.11, "other_heads": 0.1, "mlps": 0.25,
           "shared": 0.08}  # fmt: skip
+CAUSES = {"elicited": 0.05, "transformed": 0.5, "formed": 0.1, "elsewhere": 0.35}
 FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
@@ -270,11 +271,12 @@ class _Rows:
 
     def grafts(self) -> list[dict[str, Any]]:
         return [
-            {**seed, "step": self.steps[-1], "group": group,
+            {**seed, "step": self.steps[-1], "origin": "base", "group": group, "part": "whole",
              "heads": "a0.h0, a2.h3" if group == "old_heads" else "", "quantity": quantity,
              "n_parameters": int(200_000 * share),
              **self._interval("gain", 4 * share * scale, 0.25),
-             **self._interval("share", share * scale, 0.06)}
+             **self._interval("share", share * scale, 0.06),
+             **dict.fromkeys(("n_random", "null_mean", "null_low", "null_high", "p_value"))}
             for seed in self.seeds for group, share in GROUPS.items()
             for quantity, scale in (("first_in", 0.7), ("last_in", 1.2), ("shapley", 1.0))
         ]  # fmt: skip
@@ -282,18 +284,19 @@ class _Rows:
 
 def _verdict(last: int, shares: bool) -> Verdict:
     given = {
-        group: Estimate(value=share, low=share - 0.06, high=share + 0.06)
-        for group, share in GROUPS.items()
+        cause: Estimate(value=share, low=share - 0.06, high=share + 0.06)
+        for cause, share in CAUSES.items()
     }
     return Verdict.model_validate(
         {
             "label": "undetermined" if shares else "no_gain",
             "reason": "The calibration that a stronger label needs has not been run.",
             "scope": "this run",
+            "calibration": "not calibrated",
             "gain": Estimate(value=3.9, low=3.7, high=4.1)
             if shares
             else Estimate(value=0.02, low=-0.05, high=0.09),
-            "shares": given if shares else dict.fromkeys(GROUPS),
+            "shares": given if shares else dict.fromkeys(CAUSES),
             "preconditions": [
                 Precondition(name="The base does the old task", holds=True,
                              detail="accuracy among names 0.99, at least 0.98 asked"),

@@ -129,7 +129,7 @@ def test_a_random_model_gets_no_verdict(finished):
     assert verdict.label in ("no_gain", "undetermined")
     assert any(not check.holds for check in verdict.preconditions)
     assert set(json.loads((finished.path / "verdict.json").read_text())["shares"]) == {
-        "old_heads", "recruited_heads", "other_heads", "mlps", "shared",
+        "elicited", "transformed", "formed", "elsewhere",
     }  # fmt: skip
     assert finished.report.read_text().startswith("<!doctype html>")
     assert finished.provenance.base["sha256"]

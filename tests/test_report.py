@@ -91,7 +91,8 @@ def test_the_page_says_the_verdict_and_its_reason_without_scripts(page: _Page):
     assert "Undetermined: this run does not decide" in text
     assert "The calibration that a stronger label needs" in text
     assert "Scope: this run" in text
-    assert "old circuit\u2019s heads 0.46 [0.40, 0.52]" in text
+    assert "transformed: the old circuit\u2019s heads 0.50 [0.44, 0.56]" in text
+    assert "The rule: not calibrated." in text
     assert "The base is the model organism “default” (pretraining seed 0)" in text
     for term in ("holds", "Faithfulness", "Hanna et al. 2024", "torch 2.13.0", "repurposed"):
         assert term in text
@@ -224,14 +225,14 @@ def test_a_gain_that_is_not_clear_of_zero_has_no_shares(tmp_path: Path):
 
 def test_negative_shares_are_stacked_to_the_left_of_zero(run: Path):
     verdict = json.loads((run / "verdict.json").read_text(encoding="utf-8"))
-    verdict["shares"]["mlps"] = {"value": -0.2, "low": -0.3, "high": -0.1}
+    verdict["shares"]["elicited"] = {"value": -0.2, "low": -0.3, "high": -0.1}
     bar = share_bar(Verdict.model_validate(verdict))
     assert bar
     zero = next(x for x, text in bar["ticks"] if text == "0")
-    ends = {part["group"]: (part["x"], part["x"] + part["width"]) for part in bar["segments"]}
-    assert ends["mlps"][1] == pytest.approx(zero, abs=0.02)
-    assert ends["old_heads"][0] == pytest.approx(zero, abs=0.02)
-    assert ends["recruited_heads"][0] == pytest.approx(ends["old_heads"][1], abs=0.02)
+    ends = {part["cause"]: (part["x"], part["x"] + part["width"]) for part in bar["segments"]}
+    assert ends["elicited"][1] == pytest.approx(zero, abs=0.02)
+    assert ends["transformed"][0] == pytest.approx(zero, abs=0.02)
+    assert ends["formed"][0] == pytest.approx(ends["transformed"][1], abs=0.02)
 
 
 def test_a_refused_faithfulness_is_shown_as_refused(broken: Path):

@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from circuitlapse.api import Run, load_run, run_experiment
+    from circuitlapse.api import Run, compare_models, load_run, run_experiment
     from circuitlapse.attribution import (
         Scores,
         attribute,
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "api": ("Run", "load_run", "run_experiment"),
+    "api": ("Run", "compare_models", "load_run", "run_experiment"),
     "attribution": (
         "Scores",
         "attribute",
@@ -122,6 +122,7 @@ __all__ = [
     "attribute",
     "calibrate",
     "cmd",
+    "compare_models",
     "completeness",
     "copying_scores",
     "cpr",

@@ -10,7 +10,7 @@ import polars as pl
 from safetensors.numpy import load_file
 
 from circuitlapse import __version__
-from circuitlapse.config import ONLY, Arm, Experiment, joins, read_experiment
+from circuitlapse.config import ONLY, Arm, Experiment, comparison, joins, read_experiment
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.pipeline import Listener, LostError, join_in, run_in
 from circuitlapse.pipeline.plan import checkpoint, scores
@@ -134,9 +134,8 @@ class Run:
         Rows are those of this recipe; of every recipe where none was chosen.
 
         Args:
-            name: ``behaviour``, ``training``, ``nodes``, ``edges``, ``faithfulness``,
-                ``controls``, ``overlap``, ``fates``, ``grafts``, ``placebo``, ``readings``,
-                ``patching``, ``elicitable`` or ``probes``.
+            name: Such as ``behaviour``, ``nodes``, ``fates`` or ``grafts``;
+                docs/run-directory.md lists them all.
 
         Raises:
             CircuitlapseError: If there is no such table, or the run is not finished.
@@ -304,6 +303,48 @@ def run_experiment(
     if lost is not None:
         raise lost
     return Run(out)
+
+
+def compare_models(
+    base: Path | str,
+    tuned: Path | str,
+    old: str = "ioi2",
+    new: str = "ioi3",
+    out: Path | str | None = None,
+    prompts: int | None = None,
+    workers: int = 0,
+    device: str = "auto",
+    progress: Listener | None = None,
+) -> Run:
+    """Compare two models that were fine-tuned elsewhere, without checkpoints in between.
+
+    It is a run on checkpoints of yours, of which there are two: the base is step 0, the tuned model
+    step 1. No placebo is run, so that only ``no_gain`` and ``undetermined`` can be its label;
+    shares and all tables are there.
+
+    Args:
+        base: Directory or Hub name of the model before fine-tuning.
+        tuned: Likewise after it, of the same architecture and vocabulary; an adapter will do.
+        old: The old task: a name, or the path of a file of your own.
+        new: The new task.
+        out: Directory of the run; by default ``runs/compare-NAME``, NAME being the tuned model's.
+        prompts: Prompts for behaviour, circuits, groups and grafts alike; the defaults without it.
+        workers: Processes side by side; 0 takes one per core.
+        device: As :func:`circuitlapse.load_model` takes it.
+        progress: Called with events while it works; nothing is printed.
+
+    Raises:
+        CircuitlapseError: If a model or task is not there, or the models differ in architecture.
+    """
+    experiment = comparison(base, tuned, old, new, prompts)
+    compute = experiment.compute.model_copy(update={"workers": workers, "device": device})
+    experiment = experiment.model_copy(update={"compute": compute})
+    return run_experiment(experiment, out or comparison_out(tuned), progress)
+
+
+def comparison_out(tuned: Path | str) -> Path:
+    """Where two models' comparison goes where no place was named."""
+    return Path("runs") / f"compare-{Path(str(tuned).rstrip('/')).absolute().name}"
 
 
 def _keep_report(store: Store, recipe: str) -> None:

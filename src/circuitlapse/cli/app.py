@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 import circuitlapse
-from circuitlapse.api import load_run, run_experiment
+from circuitlapse.api import comparison_out, load_run, run_experiment
 from circuitlapse.cli.calibrate import calibrate
 from circuitlapse.cli.checkpoints import experiment_from, run_name
 from circuitlapse.cli.console import console_of
@@ -19,7 +19,7 @@ from circuitlapse.cli.summary import print_estimates, print_summary
 from circuitlapse.cli.survey import survey
 from circuitlapse.cli.tasks import tasks
 from circuitlapse.cli.trial import try_prompt
-from circuitlapse.config import Experiment, demo_experiment, joins, to_toml
+from circuitlapse.config import Experiment, comparison, demo_experiment, joins, to_toml
 from circuitlapse.errors import CircuitlapseError
 
 app = typer.Typer(
@@ -158,6 +158,34 @@ def run(
     )  # fmt: skip
     name = run_name(patterns) if experiment is None else experiment.stem
     _run(described, out or Path("runs") / name, workers, device, dry_run)
+
+
+@app.command()
+def compare(
+    base: Annotated[str, typer.Argument(help="Directory or Hub name of the base.")],
+    tuned: Annotated[str, typer.Argument(help="Directory or Hub name of the fine-tuned model.")],
+    old: Annotated[str, typer.Option(help="The old task, which the base does.")] = "ioi2",
+    new: Annotated[str, typer.Option(help="The new task.")] = "ioi3",
+    prompts: Annotated[
+        int | None,
+        typer.Option(
+            min=8,
+            help="Prompts for behaviour, circuits, groups and grafts alike.",
+            show_default="1024, 96, 256 and 512",
+        ),
+    ] = None,
+    out: Out = None,
+    workers: Workers = None,
+    device: Device = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Compare two models, without checkpoints in between, and print the verdict.
+
+    It is a run like any other, with two steps, and leaves the same directory; without --out in
+    runs/compare-NAME, where NAME is the fine-tuned model's.
+    """
+    described = comparison(base, tuned, old, new, prompts)
+    _run(described, out or comparison_out(tuned), workers, device, dry_run)
 
 
 @app.command()

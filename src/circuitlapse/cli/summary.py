@@ -31,6 +31,7 @@ def _print_recipe(run: Run, console: Console) -> None:
     verdict = run.verdict
     console.print(f"Verdict: {verdict.label} ({verdict.scope})", highlight=False)
     console.print(verdict.reason, highlight=False, markup=False)
+    console.print(f"The rule: {verdict.calibration}.", highlight=False, markup=False)
     failed = [check for check in verdict.preconditions if not check.holds]
     for check in failed:
         console.print(f"  fails: {check.name} ({check.detail})", highlight=False, markup=False)
@@ -63,7 +64,11 @@ def _heads(run: Run, last: int) -> Table:
     family, seed = run.experiment.measure.corruptions[0], run.experiment.finetune.seeds[0]
     fates = dict(
         run.table("fates")
-        .filter((pl.col("corruption") == family) & (pl.col("finetune_seed") == seed))
+        .filter(
+            (pl.col("corruption") == family)
+            & (pl.col("finetune_seed") == seed)
+            & (pl.col("step") == last)
+        )
         .select("node", "fate")
         .iter_rows()
     )

@@ -1,8 +1,9 @@
 """How a base and its fine-tuned model differ: wiring, function and causes, and the verdict on them.
 
-Overlap says whether the same parts matter, fates what became of each head, grafts whose weights
-brought the gain. Each comes with what chance, noise and a placebo would give. All but the grafts
-are pure functions of arrays, so that they are tested on arrays whose truth is known.
+Overlap says whether the same parts matter, fates and roles what became of each head, grafts,
+mediation and patches across models what brought the gain. Each comes with what chance, noise and a
+placebo would give. What needs no model is a pure function of arrays, so that it is tested on arrays
+whose truth is known.
 """
 
 from circuitlapse.compare.fates import (
@@ -27,9 +28,10 @@ from circuitlapse.compare.overlap import (
 )
 from circuitlapse.compare.preconditions import Findings, check_preconditions
 from circuitlapse.compare.shares import SUBSETS, Contribution, Shares, gain_shares
-from circuitlapse.compare.statements import Context
+from circuitlapse.compare.statements import Context, statements
 from circuitlapse.compare.thresholds import USED_FRACTION
 from circuitlapse.compare.verdict import build_verdict
+from circuitlapse.compare.wording import Tables, worded
 
 __all__ = [
     "FATES",
@@ -51,6 +53,7 @@ __all__ = [
     "ParameterGroups",
     "Refusal",
     "Shares",
+    "Tables",
     "build_verdict",
     "check_preconditions",
     "edge_overlaps",
@@ -59,5 +62,7 @@ __all__ = [
     "head_fates",
     "node_overlaps",
     "parameter_groups",
+    "statements",
     "used_threshold",
+    "worded",
 ]

@@ -18,7 +18,6 @@ difference in units of the logits' standard deviation over the vocabulary.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 
@@ -27,7 +26,7 @@ from circuitlapse.compare.ratios import logit_rounding, summarised
 from circuitlapse.compare.shares import SUBSETS, contribution
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import Behaviour
-from circuitlapse.records.documents import Estimate, Group
+from circuitlapse.records.documents import CAUSES, Cause, Estimate, Group
 from circuitlapse.records.intervals import (
     Intervals,
     bootstrap_indices,
@@ -36,8 +35,6 @@ from circuitlapse.records.intervals import (
 )
 from circuitlapse.shapes import Float
 
-Cause = Literal["elicited", "transformed", "formed", "elsewhere"]
-CAUSES: tuple[Cause, ...] = get_args(Cause)
 ELSEWHERE: tuple[Group, ...] = ("other_heads", "mlps", "shared")
 
 

@@ -28,10 +28,10 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from circuitlapse.compare import thresholds
-from circuitlapse.compare.causes import CAUSES, Causes, Measured, divide_gain
+from circuitlapse.compare.causes import Causes, Measured, divide_gain
 from circuitlapse.compare.matched import Beside
 from circuitlapse.compare.preconditions import logits, percent
-from circuitlapse.records.documents import Group, Label, Precondition
+from circuitlapse.records.documents import CAUSES, Group, Label, Precondition
 
 Named = Literal["elicited", "transformed", "formed"]
 GROUP_OF: dict[Named, Group] = {"transformed": "old_heads", "formed": "recruited_heads"}

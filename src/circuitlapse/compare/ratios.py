@@ -4,6 +4,7 @@ One bootstrap over prompts serves every part and the whole, so that what varies 
 resampled together.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,7 +42,7 @@ def divide(
     parts: Float[np.ndarray, "prompts columns"],
     whole: Float[np.ndarray, " prompts"],
     *,
-    seed: int,
+    seed: int | Sequence[int],
     repeats: int = 1000,
     rounding: float = 0.0,
 ) -> Divided:

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from circuitlapse.compare.fates import FATES, Fates, HeadFate
 from circuitlapse.compare.overlap import Overlap
 from circuitlapse.compare.preconditions import Findings, logits, percent
-from circuitlapse.compare.shares import Shares
-from circuitlapse.records.documents import Estimate, Evidence, Group
+from circuitlapse.records.documents import Evidence, Group
 
 GROUP_NAMES: dict[Group, str] = {
     "old_heads": "old circuit's heads",
@@ -46,16 +45,14 @@ class Context:
 def statements(
     context: Context,
     findings: Findings,
-    shares: Shares,
     overlaps: Sequence[Overlap],
     fates: Fates | None,
 ) -> list[Evidence]:
-    """Write all sentences, from behaviour over wiring and function to causes."""
+    """Write the sentences on behaviour, wiring and fates; causes are worded from their tables."""
     return [
         *_behaviour(context, findings),
         *_overlap(context, overlaps),
         *(_fates(context, fates) if fates is not None else ()),
-        *_grafts(context, shares),
     ]
 
 
@@ -96,9 +93,10 @@ def _behaviour(context: Context, findings: Findings) -> Iterator[Evidence]:
 
 
 def _overlap(context: Context, overlaps: Sequence[Overlap]) -> Iterator[Evidence]:
-    left, right = f"base:{context.old}", f"tuned:{context.new}"
+    left = f"base:{context.old}"
+    wanted = [{left, f"tuned:{task}"} for task in (context.old, context.new)]
     for row in overlaps:
-        if {row.left, row.right} != {left, right} or row.measure not in _CORRELATIONS:
+        if {row.left, row.right} not in wanted or row.measure not in _CORRELATIONS:
             continue
         ends = "" if row.value_low is None else f" [{row.value_low:.2f}, {row.value_high:.2f}]"
         ceiling = "" if row.ceiling is None else f"halves of the prompts reach {row.ceiling:.2f}, "
@@ -142,29 +140,3 @@ def _fates(context: Context, fates: Fates) -> Iterator[Evidence]:
 def _still_works(row: HeadFate, threshold: float) -> bool:
     clear = row.tuned_old_low > 0 or row.tuned_old_high < 0
     return clear and abs(row.tuned_old) >= threshold
-
-
-def _grafts(context: Context, shares: Shares) -> Iterator[Evidence]:
-    first, last = shares.of("first_in"), shares.of("last_in")
-    for group, row in shares.of("shapley").items():
-        share = row.share_estimate
-        if share is None:
-            gained = Estimate(value=row.gain, low=row.gain_low, high=row.gain_high)
-            claim = f"bring {logits(gained)}; no share is given"
-        else:
-            claim = (
-                f"carry {percent(share)} of the gain (Shapley; first in "
-                f"{_share(first[group].share_estimate)}, last in "
-                f"{_share(last[group].share_estimate)})"
-            )
-        yield _evidence(
-            context,
-            f"The weights of the {GROUP_NAMES[group]} ({row.n_parameters:,} parameters) {claim}.",
-            "grafts",
-            step=context.step,
-            group=group,
-        )
-
-
-def _share(estimate: Estimate | None) -> str:
-    return "none" if estimate is None else percent(estimate)

@@ -1,80 +1,81 @@
-"""The verdict: the evidence put together, and how far it lets one go.
+"""The verdict: what was decided, its evidence in words, and what is known of the rule itself."""
 
-This version measures the evidence but has no decision rule that was tested on planted truths. It
-therefore gives only two labels: ``no_gain`` where the base does the old task and the interval of G
-is not above zero, and ``undetermined`` everywhere else, with the reason. It never names elicited,
-transformed or formed.
-"""
+from collections.abc import Mapping, Sequence
 
-from collections.abc import Sequence
+from circuitlapse.compare.causes import Causes
+from circuitlapse.compare.decision import Decision, Run, decide_causes
+from circuitlapse.compare.statements import GROUP_NAMES
+from circuitlapse.records.documents import CAUSES, Cause, Estimate, Evidence, OneSeed, Verdict
 
-from circuitlapse.compare.fates import Fates
-from circuitlapse.compare.overlap import Overlap
-from circuitlapse.compare.preconditions import Findings, check_preconditions, logits, percent
-from circuitlapse.compare.shares import Shares
-from circuitlapse.compare.statements import GROUP_NAMES, Context, statements
-from circuitlapse.compare.thresholds import OLD_MASTERED
-from circuitlapse.records.documents import Precondition, Verdict
+CALIBRATION = (
+    "frozen, and not calibrated yet: on models whose truth is planted it was tried on the seeds "
+    "that it was made with, and not scored on unseen ones (docs/calibration.md)"
+)
+"""What is known of the rule's errors; it stands in every verdict."""
 
-ONE_RUN = "this run"
-"""Scope of a verdict from one seed: its intervals speak about prompts only."""
+NO_GROUPS = (
+    f"Heads could not be told apart, so neither the {GROUP_NAMES['old_heads']} nor the "
+    f"{GROUP_NAMES['recruited_heads']} have a share."
+)
 
 
 def build_verdict(
-    context: Context,
-    findings: Findings,
-    shares: Shares,
-    overlaps: Sequence[Overlap],
-    fates: Fates | None,
+    runs: Mapping[int, Run],
+    evidence: Mapping[int, Sequence[Evidence]],
+    *,
+    grouped: bool,
+    seed: int,
+    repeats: int = 1000,
 ) -> Verdict:
-    """Put the evidence of one run together.
+    """Judge the fine-tunes of one recipe.
 
     Args:
-        context: Tasks, step and seeds that the evidence is about.
-        findings: Behaviour of base, tuned model and placebo.
-        shares: What the groups' weights bring, on test prompts.
-        overlaps: Rows of the overlap table under ``context.corruption``; those that are not about
-            the old task in the base and the new task in the tuned model are passed over.
-        fates: What became of the heads, under the same corruption; None where that could not be
-            decided because the base does not do the old task.
+        runs: One for each fine-tuning seed.
+        evidence: The sentences on each.
+        grouped: Whether heads could be told apart in all of them; without that, no share of a group
+            of heads means anything.
+        seed: Fixes the bootstrap.
+        repeats: Its resamples.
+
+    Raises:
+        CircuitlapseError: If there is no fine-tune, or they were not measured on the same prompts.
     """
-    checked = check_preconditions(findings, shares.gain)
-    # Without the old task there is nothing that a gain could have come from, or not.
-    no_gain = shares.gain.low <= 0 and findings.base_old.low >= OLD_MASTERED
+    decision = decide_causes(list(runs.values()), seed=seed, repeats=repeats)
+    several = len(runs) > 1
+    alone = {
+        number: decide_causes([run], seed=seed, repeats=repeats)
+        for number, run in (runs.items() if several else ())
+    }
     return Verdict(
-        label="no_gain" if no_gain else "undetermined",
-        reason=_no_gain(context, shares) if no_gain else _undetermined(checked, shares),
-        scope=ONE_RUN,
-        gain=shares.gain,
-        shares={group: row.share_estimate for group, row in shares.of("shapley").items()},
-        preconditions=checked,
-        evidence=statements(context, findings, shares, overlaps, fates),
+        label=decision.label,
+        reason=decision.reason if grouped else f"{decision.reason} {NO_GROUPS}",
+        scope=decision.scope,
+        calibration=CALIBRATION,
+        gain=decision.causes.gain,
+        shares=_shares(decision.causes, grouped),
+        seeds=[_one(number, each, grouped) for number, each in alone.items()],
+        preconditions=decision.checks,
+        evidence=[
+            found.model_copy(update={"statement": f"Seed {number}: {found.statement}"})
+            if several
+            else found
+            for number, sentences in evidence.items()
+            for found in sentences
+        ],
     )
 
 
-def _no_gain(context: Context, shares: Shares) -> str:
-    return (
-        f"The logit difference on {context.new} did not demonstrably rise: G is "
-        f"{logits(shares.gain)}, and its interval is not above zero."
-    )
+def _shares(causes: Causes, grouped: bool) -> dict[Cause, Estimate | None]:
+    if causes.shares is None:
+        return dict.fromkeys(CAUSES)
+    shares: dict[Cause, Estimate | None] = {**causes.shares}
+    return shares if grouped else {**dict.fromkeys(CAUSES), "elicited": shares["elicited"]}
 
 
-def _undetermined(checked: Sequence[Precondition], shares: Shares) -> str:
-    failed = [check for check in checked if not check.holds]
-    if failed:
-        listed = "; ".join(f'"{check.name}" ({check.detail})' for check in failed)
-        return f"Not every precondition of a verdict holds. Those that fail: {listed}."
-    text = (
-        "Every precondition holds, and the evidence was measured, but in this version the rule "
-        "that would decide between elicited, transformed and formed has not been calibrated on "
-        "planted truths. So no winner is named."
+def _one(number: int, decision: Decision, grouped: bool) -> OneSeed:
+    return OneSeed(
+        finetune_seed=number,
+        label=decision.label,
+        gain=decision.causes.gain,
+        shares=_shares(decision.causes, grouped),
     )
-    found = [row for row in shares.of("shapley").values() if row.share_estimate is not None]
-    largest = max(found, key=lambda row: row.gain)
-    share = largest.share_estimate
-    if share is not None:
-        text += (
-            f" As a description: the largest Shapley share of the gain is that of the "
-            f"{GROUP_NAMES[largest.group]}, {percent(share)}."
-        )
-    return text

@@ -13,7 +13,13 @@ from circuitlapse.config.experiment import (
 )
 from circuitlapse.config.finetune import ONLY, Arm, Finetune, Grid, Lora, PlaceboKind
 from circuitlapse.config.processes import joins, processes
-from circuitlapse.config.toml import demo_experiment, read_experiment, to_toml, validated
+from circuitlapse.config.toml import (
+    comparison,
+    demo_experiment,
+    read_experiment,
+    to_toml,
+    validated,
+)
 
 __all__ = [
     "MIB_FRACTIONS",
@@ -31,6 +37,7 @@ __all__ = [
     "Placebo",
     "PlaceboKind",
     "Tasks",
+    "comparison",
     "demo_experiment",
     "file_label",
     "joins",

@@ -126,6 +126,19 @@ class Compare(Section):
     graft_prompts: Annotated[int, Field(ge=8)] = Field(
         512, description="Test prompts that score the grafts."
     )
+    graft_steps: Annotated[int, Field(ge=0)] = Field(
+        7, description="Checkpoints between base and last that are grafted too, evenly spread."
+    )
+    random_groups: Annotated[int, Field(ge=1)] = Field(
+        20,
+        description="Random groups of heads, as large in every layer, beside patches across models "
+        "and grafts of QK and OV. The verdict's own evidence always has 39.",
+    )
+    beside_prompts: Annotated[int, Field(ge=8)] = Field(
+        64,
+        description="Test prompts of what is done with every random group too: grafts of QK and "
+        "OV, patches across models.",
+    )
     bootstrap: Annotated[int, Field(ge=20)] = Field(
         1000, description="Bootstrap repeats over prompts."
     )

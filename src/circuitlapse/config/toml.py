@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ValidationError
 
 from circuitlapse.config.controls import SETS, Controls
-from circuitlapse.config.experiment import Base, Experiment
+from circuitlapse.config.experiment import Base, Compare, Experiment
 from circuitlapse.config.finetune import Finetune, PlaceboKind
 from circuitlapse.config.section import Section
 from circuitlapse.errors import CircuitlapseError
@@ -27,7 +27,8 @@ def demo_experiment(
     Args:
         organism: The base's recipe.
         seed: Of its pretraining.
-        full: Run the control fine-tunes and the repeats of placebos too.
+        full: Run the control fine-tunes and the repeats of placebos too, and put four times as
+            many prompts through what is repeated with random groups of heads.
     """
     finetune = Finetune.model_validate({"old_fraction": 0.1})
     controls: dict[str, Any] = {
@@ -35,11 +36,40 @@ def demo_experiment(
     }  # fmt: skip
     if full:
         controls |= {"train_only": SETS, "placebos": get_args(PlaceboKind)}
+    compare = {"beside_prompts": 256} if full else {}
     return Experiment(
         base=Base(organism=organism, path=None, seed=seed),
         finetune=finetune,
+        compare=Compare.model_validate(compare),
         controls=Controls.model_validate(controls),
     )
+
+
+def comparison(
+    base: Path | str, tuned: Path | str, old: str, new: str, prompts: int | None = None
+) -> Experiment:
+    """Return the experiment that compares two models without checkpoints in between.
+
+    Args:
+        base: Directory or Hub name of the model before fine-tuning; step 0.
+        tuned: Likewise after it; step 1.
+        old: The old task.
+        new: The new task.
+        prompts: Prompts for behaviour, circuits, groups and grafts alike; the defaults without it.
+
+    Raises:
+        CircuitlapseError: If a value is not valid.
+    """
+    number = {} if prompts is None else {"prompts": prompts, "circuit_prompts": prompts}
+    groups = {} if prompts is None else {"group_prompts": prompts, "graft_prompts": prompts}
+    described = {
+        "checkpoints": {0: str(base), 1: str(tuned)},
+        "base": {"path": str(base)},
+        "tasks": {"old": old, "new": new},
+        "measure": number,
+        "compare": groups,
+    }
+    return validated(described, "what is to be compared")
 
 
 def read_experiment(path: Path | str) -> Experiment:

@@ -1,81 +1,76 @@
-"""The verdict of a run, from the verdicts of its fine-tunes."""
+"""The verdict of a run, from what was measured of its fine-tunes."""
 
-import numpy as np
-
-from circuitlapse.compare import Context, Findings, build_verdict, gain_shares
+from circuitlapse.compare import (
+    Context,
+    Findings,
+    Tables,
+    build_verdict,
+    check_preconditions,
+    statements,
+    worded,
+)
+from circuitlapse.compare.causes import divide_gain
 from circuitlapse.config import Arm
 from circuitlapse.pipeline import plan
-from circuitlapse.pipeline.compare import fates_of, heads_of, hybrids_of, overlaps_of, shares_of
+from circuitlapse.pipeline.causes import causes_of
+from circuitlapse.pipeline.compare import last_fates, overlaps_of
 from circuitlapse.pipeline.measure import Arrays
 from circuitlapse.pipeline.prompts import read_items
 from circuitlapse.pipeline.shortcuts import shortcuts_of
-from circuitlapse.pipeline.tabulate import Scores
+from circuitlapse.pipeline.tabulate import Row, Scores
 from circuitlapse.records import Estimate, Evidence, Verdict
 from circuitlapse.records.intervals import mean_interval, proportion_interval
 
 
 def decide(scores: Scores, recipe: str) -> Verdict:
-    """Give the verdict on a recipe; with several seeds, each seed's evidence stands beside it.
-
-    With several seeds gain and shares are those of the mean over seeds; each seed's groups hold
-    its own heads, and the intervals speak about prompts only: the scope says both.
-    """
+    """Give the verdict on a recipe, from all its seeds; each seed's evidence stands beside it."""
     arms = [arm for arm in scores.experiment.arms() if arm.recipe == recipe]
-    verdicts = [_of_arm(scores, arm) for arm in arms]
-    if len(verdicts) == 1:
-        return verdicts[0]
-    hybrids = [hybrids_of(scores, arm) for arm in arms]
-    settings, sizes = scores.experiment.compare, hybrids[0][1]["n_parameters"]
-    pooled = gain_shares(
-        np.mean([values for values, _ in hybrids], axis=0), sizes,
-        seed=settings.seed, repeats=settings.bootstrap,
-    )  # fmt: skip
-    named = list(zip([arm.seed for arm in arms], verdicts, strict=True))
-    return Verdict(
-        label="no_gain"
-        if pooled.gain.low <= 0 and any(each.label == "no_gain" for each in verdicts)
-        else "undetermined",
-        reason=" ".join(f"Seed {seed}: {verdict.reason}" for seed, verdict in named),
-        scope=f"these {len(arms)} fine-tunes of one base, each with its own groups of heads; "
-        "intervals are over prompts, not seeds",
-        gain=pooled.gain,
-        shares={group: row.share_estimate for group, row in pooled.of("shapley").items()},
-        preconditions=[
-            check.model_copy(update={"name": f"{check.name} (seed {seed})"})
-            for seed, verdict in named
-            for check in verdict.preconditions
-        ],
-        evidence=[
-            found.model_copy(update={"statement": f"Seed {seed}: {found.statement}"})
-            for seed, verdict in named
-            for found in verdict.evidence
-        ],
+    family, settings = scores.experiment.measure.corruptions[0], scores.experiment.compare
+    runs, evidence, grouped = {}, {}, True
+    for arm in arms:
+        found, findings = causes_of(scores, arm), _findings(scores, arm, family)
+        gain = divide_gain([found.measured], seed=settings.seed, repeats=settings.bootstrap).gain
+        runs[arm.seed] = found.run(check_preconditions(findings, gain))
+        grouped = grouped and not found.choice.refused
+        evidence[arm.seed] = _evidence(scores, arm, family, findings)
+    return build_verdict(
+        runs, evidence, grouped=grouped, seed=settings.seed, repeats=settings.bootstrap
     )
 
 
-def _of_arm(scores: Scores, arm: Arm) -> Verdict:
+def _evidence(scores: Scores, arm: Arm, family: str, findings: Findings) -> list[Evidence]:
     experiment, (old, new) = scores.experiment, scores.tasks
-    family = experiment.measure.corruptions[0]
     context = Context(
         old=old, new=new, corruption=family, step=scores.last, seeds=scores.names(arm),
         placebo=experiment.finetune.placebo or None,
     )  # fmt: skip
-    fates = fates_of(scores, arm, family)
+    fates = last_fates(scores, arm, family)
     overlaps = [row for found in overlaps_of(scores, arm, family) for row in found.rows]
-    verdict = build_verdict(
-        context, _findings(scores, arm, family), shares_of(scores, arm), overlaps, fates
-    )
-    return verdict.model_copy(update={"evidence": [*verdict.evidence, _groups(scores, arm)]})
+
+    def rows(table: str) -> list[Row]:
+        return scores.table(table, arm)
+
+    tables = Tables(
+        grafts=rows("grafts"), mediation=rows("mediation"), crosspatch=rows("crosspatch"),
+        roles=rows("roles"), dynamics=rows("dynamics"),
+    )  # fmt: skip
+    return [
+        *statements(context, findings, overlaps, fates),
+        _groups(scores, arm),
+        *worded(context, tables),
+    ]
 
 
 def _groups(scores: Scores, arm: Arm) -> Evidence:
-    heads = heads_of(scores, arm)
+    choice = causes_of(scores, arm).choice
+    old, recruited = (", ".join(heads) or "none" for heads in
+                      (choice.old_heads, choice.recruited_heads))  # fmt: skip
     return Evidence(
         statement="The groups were chosen on validation prompts: the old circuit's heads are "
-        f"{heads['old_heads'] or 'none'}; recruited, {heads['recruited_heads'] or 'none'}. The "
-        "fates are judged on test prompts and may differ for heads near the threshold.",
+        f"{old}; recruited, {recruited}. The fates are judged on test prompts and may differ for "
+        "heads near the threshold.",
         table="grafts",
-        where={**scores.names(arm), "step": scores.last},
+        where={**scores.names(arm), "step": scores.last, "origin": "gained"},
     )
 
 

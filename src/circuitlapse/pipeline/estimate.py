@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from circuitlapse.compare.thresholds import JUDGED_GROUPS
 from circuitlapse.config import Experiment
 from circuitlapse.models.checkpoints import locate
 from circuitlapse.pipeline.patching import PROMPTS as PATCHED
@@ -23,6 +24,7 @@ from circuitlapse.tasks import get_task
 
 _PROMPT_TOKENS = 22  # the mean over the tasks' templates
 _NAMED = 5  # named positions of a task
+_POSITIONS = 7  # named ones of the tasks here, and everywhere
 _TRAFFIC = (
     5e-8  # seconds per token, layer and unit of width, measured on a 4-layer model of width 64
 )
@@ -150,7 +152,9 @@ def _seconds(job: Job, e: Experiment, shape: _Shape, speed: float) -> float:
             variants = _first_variants(e)
             return reading + variants * PATCHED * (by_position + 2 * patch_all / 2)
         case "graft":
-            hybrids = 32 * e.compare.graft_prompts * (forward + unembed)
+            # Hybrids of base and gained base; by graft and mediation, random groups beside two.
+            runs = 2 * 32 + 2 * 2 * (JUDGED_GROUPS + 1)
+            hybrids = runs * e.compare.graft_prompts * (forward + unembed)
             return hybrids + 7 * e.compare.group_prompts * patch_all / 2
         case "random_change":
             return _first_variants(e) * e.measure.circuit_prompts * patch_all / 2
@@ -161,6 +165,17 @@ def _seconds(job: Job, e: Experiment, shape: _Shape, speed: float) -> float:
             return e.control_prompts * (examples * forward + unembed)
         case "probes":
             return 2 * (e.control_prompts + e.compare.group_prompts) * forward
+        case "graft_at":
+            return 32 * e.compare.beside_prompts * (forward + unembed)
+        case "swap":
+            beside = e.compare.beside_prompts * (e.compare.random_groups + 1)
+            # Two groups: two parts, first and last in; both ways at each of some positions.
+            prompts = {
+                "mediation": 5 * e.compare.graft_prompts,
+                "head_grafts": 2 * 2 * 2 * beside,
+                "crosspatch": 2 * 2 * _POSITIONS * beside,
+            }
+            return prompts[job.params["swap"]] * (forward + unembed)
         case _:
             return 0.0
 
@@ -179,7 +194,8 @@ def _first_variants(e: Experiment) -> int:
 def _memory(job: Job, e: Experiment, shape: _Shape) -> float:
     # Fine-tuning holds weights, gradients and two moments; a graft three models.
     models_of = {
-        "base": 4, "finetune": 4, "placebo": 4, "control": 5, "measure": 1, "read": 1, "graft": 3,
+        "base": 4, "finetune": 4, "placebo": 4, "control": 5, "measure": 1, "read": 1, "graft": 5,
+        "graft_at": 3, "swap": 3,
         "random_change": 3, "old_circuit": 1, "gains": 2, "few_shot": 1, "probes": 2,
     }  # fmt: skip
     models = models_of.get(job.kind, 0)

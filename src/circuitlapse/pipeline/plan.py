@@ -11,12 +11,13 @@ from typing import Any, Literal
 
 from circuitlapse.config import ONLY, Arm, Experiment, Placebo, file_label
 from circuitlapse.pipeline.plan_controls import add_controls
+from circuitlapse.pipeline.plan_evidence import add_evidence
 from circuitlapse.records import SCHEMAS, content_hash, key_of, verdict_path
 
 Kind = Literal[
     "prompts", "separation", "checkpoint", "base", "finetune", "placebo", "measure", "read",
-    "graft", "random_change", "old_circuit", "control", "gains", "few_shot", "probes",
-    "table", "verdict", "provenance",
+    "graft", "graft_at", "swap", "random_change", "old_circuit", "control", "gains", "few_shot",
+    "probes", "table", "verdict", "provenance",
 ]  # fmt: skip
 
 # Raised by one when a job of that kind would give other results from the same inputs.
@@ -67,6 +68,11 @@ def readings(arm: str, step: int) -> str:
     return f"readings/{arm}/step-{step:05d}.safetensors"
 
 
+def half_readings(arm: str) -> str:
+    """Path of what was read from the base on either half of the prompts."""
+    return f"readings/{arm}/halves.safetensors"
+
+
 def training(arm: str) -> str:
     """Path of how a fine-tune went."""
     return f"training/{arm}.json"
@@ -87,11 +93,6 @@ def patching(arm: str, step: int) -> str:
     return f"patching/{arm}/step-{step:05d}.safetensors"
 
 
-def grafts(arm: str) -> str:
-    """Path of what the hybrids of base and fine-tuned weights reach."""
-    return f"scores/{arm}/grafts.safetensors"
-
-
 def prompts(task: str, split: str) -> str:
     """Path of a task's items."""
     return f"tasks/{file_label(task)}.{split}.jsonl"
@@ -105,7 +106,7 @@ def placebo_use(kind: str) -> str:
 def fine_tune_of(job: Job) -> str | None:
     """Name the fine-tune, or placebo, that comes to nothing without a job; None where none does."""
     match job.kind:
-        case "finetune" | "graft":
+        case "finetune" | "graft" | "graft_at" | "swap":
             return Arm(job.params["recipe"], job.params["seed"]).name
         case "placebo":
             kind, recipe, seed = (job.params[key] for key in ("placebo", "recipe", "seed"))
@@ -210,10 +211,12 @@ def plan_jobs(
             arm=name, step=step, task=task, circuits=circuits, exact=e.patches_at(step),
         )  # fmt: skip
 
+    reading = [e.measure.circuit_prompts, e.measure.corruptions[0], e.measure.seed]
     last = e.steps()[-1]
     tunes: list[str] = []
-    grafted: list[str] = []
+    causes: dict[str, tuple[str, ...]] = {}
     read: list[str] = []
+    noise: list[str] = []
     tuned_at: dict[str, dict[int, str]] = {}
     watched = tuple(held_out[task, "validation"] for task in tasks)
 
@@ -236,8 +239,6 @@ def plan_jobs(
         )  # fmt: skip
         tuned_at[name] = tuned
         tunes += () if taken else (tuned[last],)
-        own = e.own_placebo(arm)
-        control = placebo_of(own) if own else None
         for step in e.steps():
             for task in tasks:
                 measure_at(name, step, task, tuned[step])
@@ -247,30 +248,26 @@ def plan_jobs(
                     (
                         readings(name, step), patterns(name, step),
                         *([patching(name, step)] if e.patches_at(step) else []),
+                        *([half_readings(name)] if step == 0 else []),
                     ),
-                    [e.measure.circuit_prompts, e.measure.corruptions[0], e.measure.seed],
-                    (tuned[step], *(held_out[task, "test"] for task in tasks)), arm=name, step=step,
+                    reading, (tuned[step], *(held_out[task, "test"] for task in tasks)),
+                    arm=name, step=step, placebo=False,
                 )
             )  # fmt: skip
-        grafted.append(
-            graph.add(
-                "graft",
-                f"grafts {name}",
-                (grafts(name),),
-                [measure, compare],
-                (
-                    *dict.fromkeys((tuned[0], tuned[last])),
-                    *(held_out[task, "validation"] for task in tasks),
-                    held_out[tasks[1], "test"],
-                    *((control,) if control else ()),
-                ),
-                **params,
-            )
-        )
+        for table, jobs in add_evidence(graph.add, e, arm, tuned, held_out).items():
+            causes[table] = (*causes.get(table, ()), *jobs)
     arms = tuple(measured.values())
     for placebo in (each for recipe in recipes for each in e.placebos(recipe)):
         for task in tasks:
             measure_at(placebo.name, last, task, placebo_of(placebo), circuits=False)
+        if placebo.kind == e.finetune.placebo:
+            noise.append(
+                graph.add(
+                    "read", f"read {placebo.name}", (readings(placebo.name, last),), reading,
+                    (placebo_of(placebo), *(held_out[task, "test"] for task in tasks)),
+                    arm=placebo.name, step=last, placebo=True,
+                )
+            )  # fmt: skip
     placebos = tuple(measured.values())[len(arms) :]
     beside = add_controls(
         graph.add, e, recipes, tuned_at, held_out, base, training_items.get(FINETUNE)
@@ -285,8 +282,9 @@ def plan_jobs(
     sources = {
         "behaviour": arms, "placebo": placebos, "nodes": arms, "edges": arms,
         "faithfulness": arms, "controls": arms, "overlap": (*arms, *placebos, *beside["overlap"]),
-        "fates": (*arms, *placebos), "grafts": tuple(grafted), "readings": tuple(read),
+        "fates": (*arms, *placebos, *read, *noise), "readings": tuple(read),
         "patching": (*read, *arms), "training": tuple(tunes), "shortcuts": arms,
+        "roles": (*arms, *read, *noise), "dynamics": (*arms, *training_items.values()), **causes,
         "elicitable": (*arms, *beside["elicitable"]), "probes": tuple(beside["probes"]),
     }  # fmt: skip
     tables = tuple(
@@ -303,7 +301,7 @@ def plan_jobs(
     verdicts = tuple(
         graph.add(
             "verdict", "verdict" if recipe == ONLY else f"verdict {recipe}",
-            (verdict_path(recipe),), compare, (*measured.values(), *grafted, *tables),
+            (verdict_path(recipe),), compare, (*measured.values(), *causes["gains"], *tables),
             recipe=recipe,
         )
         for recipe in recipes

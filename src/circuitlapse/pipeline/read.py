@@ -63,6 +63,23 @@ def read(model: Model, pairs_of: Mapping[str, PromptPairs], seed: int) -> Arrays
     return {name: values.cpu().numpy() for name, values in found.items()}
 
 
+HALVES = ("even", "odd")
+
+
+def read_halves(model: Model, pairs_of: Mapping[str, PromptPairs], seed: int) -> Arrays:
+    """Read one checkpoint on the even and on the odd prompts, each with random tokens of its own.
+
+    Returns:
+        Arrays by half and name, such as ``even/induction``.
+    """
+    found = {}
+    for place, half in enumerate(HALVES):
+        halved = {task: pairs[place::2] for task, pairs in pairs_of.items()}
+        for name, values in read(model, halved, seed + 1 + place).items():
+            found[f"{half}/{name}"] = values
+    return found
+
+
 def _ways(pairs: PromptPairs) -> Iterator[tuple[str, str]]:
     """Pairs of named positions of which the second stands to the left in every prompt."""
     for source, query in pairs.positions.items():

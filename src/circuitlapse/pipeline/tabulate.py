@@ -1,10 +1,12 @@
 """From per-prompt arrays to the tidy tables: what was measured, with its intervals."""
 
+import json
 from collections.abc import Callable, Iterator
 from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from circuitlapse.config import Arm, Experiment
 from circuitlapse.models import Graph
@@ -53,12 +55,27 @@ class Scores:
         first = plan.scores(self.experiment.arms()[0].name, 0, self.tasks[0])
         return Graph(**load_about(self.store.read(first)))
 
+    @cached_property
+    def head_columns(self) -> list[int]:
+        """Where the heads stand among the nodes."""
+        return [i for i, node in enumerate(self.graph.nodes) if not node.startswith("m")]
+
     def _at(self, arm: str, step: int, task: str) -> Arrays:
         return load_arrays(self.store.read(plan.scores(arm, step, task)))
 
     def family(self, arm: str, step: int, task: str, name: str, family: str) -> np.ndarray:
         """Array ``name`` averaged over the variants of a corruption family."""
         return family_mean(self.at(arm, step, task), name, get_task(task).families[family])
+
+    def table(self, name: str, arm: Arm) -> list[Row]:
+        """The rows of a table that is there already, of one fine-tune."""
+        wanted = [pl.col(column) == value for column, value in self.names(arm).items()]
+        path = self.store.read(f"tables/{name}.parquet")
+        return pl.read_parquet(path).filter(*wanted).to_dicts()
+
+    def rows(self, name: str) -> list[Row]:
+        """Table rows that a job wrote as JSON, without the columns that name the run."""
+        return json.loads(self.store.read(name).read_text("utf-8"))
 
     def names(self, arm: Arm) -> Row:
         """The columns that say which fine-tune of which base a row is about."""

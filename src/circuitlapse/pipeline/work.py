@@ -13,11 +13,14 @@ from circuitlapse.models import Model, load_model
 from circuitlapse.pipeline import plan
 from circuitlapse.pipeline.base import base_identity
 from circuitlapse.pipeline.beside import changed_effects
-from circuitlapse.pipeline.compare import fate_rows, graft_arrays, graft_rows, overlap_rows
+from circuitlapse.pipeline.causes import gain_rows, graft, graft_at, graft_rows
+from circuitlapse.pipeline.compare import fate_rows, overlap_rows
 from circuitlapse.pipeline.controls import choose, control, gains
 from circuitlapse.pipeline.decide import decide
+from circuitlapse.pipeline.dynamics import dynamics_rows
 from circuitlapse.pipeline.elicitable import ask, elicitable_rows, probe, probe_rows
 from circuitlapse.pipeline.foreign import base_of, shelf
+from circuitlapse.pipeline.load import load, load_several
 from circuitlapse.pipeline.measure import measure, save_arrays
 from circuitlapse.pipeline.patching import PROMPTS as PATCHED
 from circuitlapse.pipeline.patching import patching, patching_rows
@@ -25,10 +28,12 @@ from circuitlapse.pipeline.patterns import PROMPTS as EXAMPLES
 from circuitlapse.pipeline.patterns import patterns
 from circuitlapse.pipeline.plan import Job
 from circuitlapse.pipeline.progress import Advance
-from circuitlapse.pipeline.prompts import Prompts, check_apart, read_items, write_items
+from circuitlapse.pipeline.prompts import Prompts, check_apart, write_items
 from circuitlapse.pipeline.provenance import provenance
-from circuitlapse.pipeline.read import read, reading_rows
+from circuitlapse.pipeline.read import read, read_halves, reading_rows
+from circuitlapse.pipeline.roles import role_rows
 from circuitlapse.pipeline.shortcuts import shortcut_rows
+from circuitlapse.pipeline.swaps import swap, swapped
 from circuitlapse.pipeline.tabulate import TABULATED, Row, Scores
 from circuitlapse.pipeline.tune import (
     arm_of,
@@ -124,27 +129,10 @@ def _base(job: Job, store: Store, experiment: Experiment, advance: Advance) -> N
         path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
-def _load(store: Store, experiment: Experiment, arm: str, step: int) -> Model:
-    if experiment.checkpoints:
-        return shelf(store, experiment).model(step)
-    directory = store.read(plan.checkpoint(arm, step))
-    return load_model(directory, experiment.compute.device)
-
-
-def _load_several(
-    store: Store, experiment: Experiment, places: dict[str, tuple[str, int]]
-) -> dict[str, Model]:
-    if not experiment.checkpoints:
-        return {name: _load(store, experiment, *place) for name, place in places.items()}
-    own = shelf(store, experiment)
-    own.clear()
-    return {name: own.only(step) for name, (_, step) in places.items()}
-
-
 def _measure(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
     arm, step, task = (job.params[key] for key in ("arm", "step", "task"))
     with store.write(job.outputs[0], job.key) as path:
-        model = _load(store, experiment, arm, step)
+        model = load(store, experiment, arm, step)
         prompts = Prompts(store, task, model.tokenizer)
         settings, families = experiment.measure, tuple(get_task(task).families)
         if task == experiment.controls.unrelated:
@@ -157,11 +145,12 @@ def _measure(job: Job, store: Store, experiment: Experiment, advance: Advance) -
 
 
 def _read(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
-    settings = experiment.measure
-    with store.write(job.outputs[0], job.key) as path:
-        model = _load(store, experiment, job.params["arm"], job.params["step"])
-        tasks = (experiment.tasks.old, experiment.tasks.new)
-        variants = {task: get_task(task).families[settings.corruptions[0]] for task in tasks}
+    settings, outputs = experiment.measure, iter(job.outputs)
+    arm, step = job.params["arm"], job.params["step"]
+    tasks = (experiment.tasks.old, experiment.tasks.new)
+    variants = {task: get_task(task).families[settings.corruptions[0]] for task in tasks}
+    with store.write(next(outputs), job.key) as path:
+        model = load(store, experiment, arm, step)
         prompts = {task: Prompts(store, task, model.tokenizer) for task in tasks}
 
         def pairs(task: str, n: int, variant: int = 0) -> PromptPairs:
@@ -169,37 +158,24 @@ def _read(job: Job, store: Store, experiment: Experiment, advance: Advance) -> N
 
         read_of = {task: pairs(task, settings.circuit_prompts) for task in tasks}
         save_arrays(read(model, read_of, settings.seed), path, asdict(model.graph))
-    with store.write(job.outputs[1], job.key) as path:
+    if job.params["placebo"]:
+        return
+    with store.write(next(outputs), job.key) as path:
         few = min(EXAMPLES, settings.circuit_prompts)
         seen, about = patterns(model, {task: pairs(task, few) for task in tasks})
         save_arrays(seen, path, about)
-    if not experiment.patches_at(job.params["step"]):
-        return
-    with store.write(job.outputs[2], job.key) as path:
-        n = min(PATCHED, settings.circuit_prompts)
-        patched = {
-            task: [pairs(task, n, place) for place in range(len(variants[task]))] for task in tasks
-        }
-        positions = {task: list(pairs(task, n).positions) for task in tasks}
-        save_arrays(patching(model, patched), path, {"positions": positions})
-
-
-def _graft(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
-    arm, last = arm_of(job), experiment.steps()[-1]
-    new, family = experiment.tasks.new, experiment.measure.corruptions[0]
-    places = {"base": (arm.name, 0), "tuned": (arm.name, last)}
-    placebo = experiment.own_placebo(arm)
-    if placebo is not None:
-        places["placebo"] = (placebo.name, last)
-    validation = {
-        task: read_items(store.read(plan.prompts(task, "validation")))
-        for task in (experiment.tasks.old, new)
-    }
-    scored = read_items(store.read(plan.prompts(new, "test")))[: experiment.compare.graft_prompts]
-    with store.write(job.outputs[0], job.key) as path:
-        models = _load_several(store, experiment, places)
-        arrays, about = graft_arrays(models, validation, scored, family, advance)
-        save_arrays(arrays, path, about)
+    if experiment.patches_at(step):
+        with store.write(next(outputs), job.key) as path:
+            n = min(PATCHED, settings.circuit_prompts)
+            patched = {
+                task: [pairs(task, n, place) for place in range(len(variants[task]))]
+                for task in tasks
+            }
+            positions = {task: list(pairs(task, n).positions) for task in tasks}
+            save_arrays(patching(model, patched), path, {"positions": positions})
+    if step == 0:
+        with store.write(next(outputs), job.key) as path:
+            save_arrays(read_halves(model, read_of, settings.seed), path, asdict(model.graph))
 
 
 def _random_change(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
@@ -207,7 +183,7 @@ def _random_change(job: Job, store: Store, experiment: Experiment, advance: Adva
     settings, controls = experiment.measure, experiment.controls
     places = {"base": (arm.name, 0), "tuned": (arm.name, experiment.steps()[-1])}
     with store.write(job.outputs[0], job.key) as path:
-        models = _load_several(store, experiment, places)
+        models = load_several(store, experiment, places)
         base, pairs = models["base"], {}
         for task in (experiment.tasks.old, experiment.tasks.new):
             prompts = Prompts(store, task, base.tokenizer)
@@ -232,7 +208,7 @@ def _probes(job: Job, store: Store, experiment: Experiment, advance: Advance) ->
 
 
 def _base_model(store: Store, experiment: Experiment) -> Model:
-    return _load(store, experiment, experiment.control_arms()[0].name, 0)
+    return load(store, experiment, experiment.control_arms()[0].name, 0)
 
 
 def _table(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
@@ -259,12 +235,17 @@ _TABLES: dict[str, Callable[[Scores], list[Row]]] = {
     "overlap": overlap_rows,
     "fates": fate_rows,
     "grafts": graft_rows,
+    "gains": gain_rows,
+    "mediation": swapped("mediation"),
+    "crosspatch": swapped("crosspatch"),
     "readings": reading_rows,
     "shortcuts": shortcut_rows,
     "training": training_rows,
     "patching": patching_rows,
     "elicitable": elicitable_rows,
     "probes": probe_rows,
+    "roles": role_rows,
+    "dynamics": dynamics_rows,
 }
 _KINDS: dict[str, Callable[[Job, Store, Experiment, Advance], None]] = {
     "prompts": _prompts,
@@ -275,7 +256,9 @@ _KINDS: dict[str, Callable[[Job, Store, Experiment, Advance], None]] = {
     "placebo": tune,
     "measure": _measure,
     "read": _read,
-    "graft": _graft,
+    "graft": graft,
+    "graft_at": graft_at,
+    "swap": swap,
     "random_change": _random_change,
     "old_circuit": _old_circuit,
     "control": control,

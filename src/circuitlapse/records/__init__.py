@@ -1,10 +1,13 @@
 """What a run leaves behind: verified artifacts, tidy tables and small documents. No torch here."""
 
 from circuitlapse.records.documents import (
+    CAUSES,
+    Cause,
     Estimate,
     Evidence,
     Group,
     Label,
+    OneSeed,
     Precondition,
     Provenance,
     Verdict,
@@ -15,11 +18,14 @@ from circuitlapse.records.store import Record, Store, content_hash, key_of, repl
 from circuitlapse.records.tables import SCHEMAS, table
 
 __all__ = [
+    "CAUSES",
     "SCHEMAS",
+    "Cause",
     "Estimate",
     "Evidence",
     "Group",
     "Label",
+    "OneSeed",
     "Precondition",
     "Provenance",
     "Record",

@@ -1,12 +1,14 @@
 """The run's small documents, as JSON: the verdict with its evidence, and the provenance."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
 
 from circuitlapse.config import ONLY
 
 Label = Literal["elicited", "transformed", "formed", "mixed", "no_gain", "undetermined"]
+Cause = Literal["elicited", "transformed", "formed", "elsewhere"]
+CAUSES: tuple[Cause, ...] = get_args(Cause)
 Group = Literal["old_heads", "recruited_heads", "other_heads", "mlps", "shared"]
 
 
@@ -54,6 +56,22 @@ class Evidence(_Document):
     where: dict[str, str | int]
 
 
+class OneSeed(_Document):
+    """One fine-tune by itself, where a verdict is about several.
+
+    Attributes:
+        finetune_seed: Which.
+        label: What it would be called alone.
+        gain: Its G.
+        shares: Its shares of G.
+    """
+
+    finetune_seed: int
+    label: Label
+    gain: Estimate
+    shares: dict[Cause, Estimate | None]
+
+
 class Verdict(_Document):
     """Whether the ability was elicited, transformed or formed, and why one may say so.
 
@@ -62,18 +80,23 @@ class Verdict(_Document):
         label: The answer.
         reason: Why this label, in one or two sentences.
         scope: What the label speaks about; one seed is only ever ``this run``.
+        calibration: What is known of the rule's errors on models whose truth is planted.
         gain: G, the rise of the mean logit difference on the new task's test prompts.
-        shares: Shapley share of G per parameter group; null where G is not clear of zero.
-        preconditions: What was checked first.
+        shares: Share of G by its cause, as :mod:`circuitlapse.compare.causes` defines them; null
+            where G is not clear of zero, or heads could not be told apart.
+        seeds: Each fine-tune by itself; empty where there is one.
+        preconditions: What was checked first, and what the label needs beside its share.
         evidence: The statements that the label rests on.
     """
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     label: Label
     reason: str
     scope: str
+    calibration: str
     gain: Estimate
-    shares: dict[Group, Estimate | None]
+    shares: dict[Cause, Estimate | None]
+    seeds: list[OneSeed] = []
     preconditions: list[Precondition]
     evidence: list[Evidence]
 

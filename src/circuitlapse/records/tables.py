@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-_INT, _REAL, _TEXT = pl.Int64, pl.Float64, pl.String
+_INT, _REAL, _TEXT, _BOOL = pl.Int64, pl.Float64, pl.String, pl.Boolean
 # The run that a row is about. recipe: "default", or the values that differ in a grid of recipes.
 _SEEDS = {"base_seed": _INT, "recipe": _TEXT, "finetune_seed": _INT}
 
@@ -18,6 +18,13 @@ _SEEDS = {"base_seed": _INT, "recipe": _TEXT, "finetune_seed": _INT}
 def _interval(name: str) -> dict[str, Any]:
     return {name: _REAL, f"{name}_low": _REAL, f"{name}_high": _REAL}
 
+
+# Random groups with as many heads in every layer, beside a group of heads: how many, the mean, the
+# smallest and the largest of their values, and the share of all groups, this one among them, that
+# reach its value. Null where there are none.
+_RANDOM = {
+    "n_random": _INT, "null_mean": _REAL, "null_low": _REAL, "null_high": _REAL, "p_value": _REAL,
+}  # fmt: skip
 
 _BEHAVIOUR = {
     **_SEEDS, "step": _INT, "task": _TEXT, "split": _TEXT, "n": _INT,
@@ -93,13 +100,71 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         "fate": _TEXT, **_interval("base_old"), **_interval("base_new"),
         **_interval("tuned_old"), **_interval("tuned_new"), **_interval("placebo_old"),
     },
-    # Weight grafts. quantity: first_in, last_in or shapley; gain in logits, share of the whole
-    # gain. groups: old_heads, recruited_heads, other_heads, mlps, shared; heads names the group's
-    # heads, which were chosen on validation prompts.
+    # What each head does on each task, by numbers between 0 and 1, and since when. role: the first
+    # that fits of mover, negative mover, induction, duplicate token, previous token, reader and
+    # none (pipeline.roles defines them). attends: the named positions with the most attention
+    # (END>IO), attention: its mean. copying to induction: as in readings. q_reads and so on: the
+    # writer with the largest share of the absolute edge scores into that slot, and that share.
+    # distance: of the signature (attention and scores) from the base's; noise: its largest distance
+    # between halves of the base's prompts and between base and placebo; changed: beyond noise and
+    # minimum. features: what changed most. source: the head whose role in the base appeared here
+    # (empty: none), approach: by how much nearer this head came to it; moves_p: one p for all moves
+    # of the step and task.
+    "roles": {
+        **_SEEDS, "step": _INT, "task": _TEXT, "node": _TEXT, "layer": _INT, "head": _INT,
+        "role": _TEXT, "attends": _TEXT, "attention": _REAL, "copying": _REAL,
+        "suppressing": _REAL, "previous": _REAL, "duplicate": _REAL, "induction": _REAL,
+        "q_reads": _TEXT, "q_share": _REAL, "k_reads": _TEXT, "k_share": _REAL,
+        "v_reads": _TEXT, "v_share": _REAL,
+        "distance": _REAL, "noise": _REAL, "changed": _BOOL, "features": _TEXT,
+        "source": _TEXT, "approach": _REAL, "moves_p": _REAL,
+    },
+    # Weight grafts. origin: whose weights the tuned ones are grafted into, those of the base or of
+    # the gained base (the base with one fitted gain per head and MLP). quantity: first_in, last_in
+    # or shapley; gain in logits, share of the whole gain G. group: old_heads, recruited_heads,
+    # other_heads, mlps, shared, whose heads were chosen on validation prompts; or gains and
+    # gains_non_negative, what the fitted gains alone bring to the base. part: whole, or the query
+    # and key weights (qk) or value and output weights (ov) of the group's heads alone.
     "grafts": {
-        **_SEEDS, "step": _INT, "group": _TEXT, "heads": _TEXT, "quantity": _TEXT,
-        "n_parameters": _INT,
-        **_interval("gain"), **_interval("share"),
+        **_SEEDS, "step": _INT, "origin": _TEXT, "group": _TEXT, "part": _TEXT, "heads": _TEXT,
+        "quantity": _TEXT, "n_parameters": _INT, **_interval("gain"), **_interval("share"),
+        **_RANDOM,
+    },
+    # The gain that is left when all heads outside a group are held at the base's activations.
+    # group: no heads, old_heads, recruited_heads, other_heads, all heads.
+    "mediation": {
+        **_SEEDS, "step": _INT, "group": _TEXT, "heads": _TEXT, "n_heads": _INT,
+        **_interval("gain"), **_interval("share"), **_RANDOM,
+    },
+    # A group's activations of the tuned model in the base's run of the same prompt (way forward:
+    # what they bring), or the base's in the tuned model's (backward: what is lost), at one named
+    # position or everywhere. group: of heads, or mlps; heads: its heads and MLPs. accuracy: the
+    # patched model's, among the names.
+    "crosspatch": {
+        **_SEEDS, "step": _INT, "group": _TEXT, "heads": _TEXT, "position": _TEXT, "way": _TEXT,
+        **_interval("gain"), **_interval("share"), "accuracy": _REAL, **_RANDOM,
+    },
+    # What each head's and MLP's output is multiplied by in the gained base, fitted to what is read
+    # of the same component in the tuned model.
+    "gains": {
+        **_SEEDS, "step": _INT, "node": _TEXT, "layer": _INT, "head": _INT, "gain": _REAL,
+    },
+    # When things changed over the checkpoints. kind head: a head's mean effect; behaviour: the
+    # task's mean logit difference; seeds: whether the fine-tuning seeds agree on the heads.
+    # change_step: first checkpoint after the one cut that leaves two nearly constant pieces, before
+    # and after; p_value: of the order of the checkpoints; flipped: the sign changed, beyond both
+    # intervals; flipped_in: in how many of the recipe's seeds; with_behaviour: correlation with the
+    # behaviour; reached: step at which 90 % of the rise is reached, null where nothing rises;
+    # epoch_steps: steps in which every training item is seen once. agreement: mean rank correlation
+    # of the heads' changes over pairs of seeds, flips: heads that flipped in at least two seeds,
+    # each beside its mean and p under heads shuffled within layers.
+    "dynamics": {
+        **_SEEDS, "step": _INT, "task": _TEXT, "corruption": _TEXT, "kind": _TEXT, "node": _TEXT,
+        "layer": _INT, "head": _INT, "change_step": _INT, "before": _REAL, "after": _REAL,
+        **_interval("change"), "p_value": _REAL, "flipped": _BOOL, "flipped_in": _INT,
+        "with_behaviour": _REAL, "reached": _REAL, "epoch_steps": _INT,
+        "agreement": _REAL, "agreement_null": _REAL, "agreement_p": _REAL,
+        "flips": _INT, "flips_null": _REAL, "flips_p": _REAL,
     },
     # What the base can be brought to, which enters no share. control: everything (the fine-tune
     # itself), old_circuit, random_set (repeat says which), mlps, biases, gains, rank_1, or parts

@@ -1,6 +1,6 @@
 """What things are called on the page, and the signs that stand for them."""
 
-from circuitlapse.records.documents import Group, Label
+from circuitlapse.records.documents import Cause, Group, Label
 from circuitlapse.records.nodes import place_of
 
 TASKS = {"ioi2": "2-name IOI", "ioi3": "3-name IOI"}
@@ -12,6 +12,13 @@ LABELS: dict[Label, str] = {
     "mixed": "no single origin accounts for the gain",
     "no_gain": "fine-tuning did not teach the new task, so there is nothing to explain",
     "undetermined": "this run does not decide between elicited, transformed and formed",
+}
+
+CAUSES: dict[Cause, str] = {
+    "elicited": "elicited: the base\u2019s own components, louder or softer",
+    "transformed": "transformed: the old circuit\u2019s heads",
+    "formed": "formed: recruited heads",
+    "elsewhere": "elsewhere: other heads, MLPs, shared parameters",
 }
 
 GROUPS: dict[Group, str] = {

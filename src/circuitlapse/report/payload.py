@@ -231,6 +231,12 @@ def _fates(frame: pl.DataFrame, runs: list[tuple[int, int]]) -> dict[str, list[d
     return series
 
 
+def of_the_base(frame: pl.DataFrame) -> pl.DataFrame:
+    """The grafts of whole groups into the base at the last step."""
+    whole = (pl.col("origin") == "base") & (pl.col("part") == "whole")
+    return frame.filter(whole & (pl.col("step") == pl.col("step").max()))
+
+
 def _grafts(frame: pl.DataFrame, runs: list[tuple[int, int]]) -> Iterator[dict[str, Any]]:
     for run, row in _rows(frame, runs):
         null = [short(row.get(name)) for name in ("null_mean", "null_low", "null_high", "p_value")]

@@ -1,9 +1,9 @@
-"""The one bar of the verdict: each group's share of the gain, with its interval."""
+"""The one bar of the verdict: each cause's share of the gain, with its interval."""
 
 from typing import Any
 
 from circuitlapse.records.documents import Estimate, Verdict
-from circuitlapse.report.names import GROUPS
+from circuitlapse.report.names import CAUSES
 
 _WIDTH, _BAR, _ROW, _TOP = 1000.0, 30.0, 9.0, 4.0
 
@@ -12,10 +12,10 @@ def share_bar(verdict: Verdict) -> dict[str, Any] | None:
     """Lay out the bar in SVG units; None where the verdict gives no share.
 
     Positive shares are stacked to the right of zero and negative ones to its left. Each interval
-    is drawn below the bar, shifted by what is stacked before its group, so that a group's line
+    is drawn below the bar, shifted by what is stacked before its cause, so that a cause's line
     surrounds the end of its own segment.
     """
-    given = [(name, verdict.shares[name]) for name in GROUPS if verdict.shares.get(name)]
+    given = [(name, verdict.shares[name]) for name in CAUSES if verdict.shares.get(name)]
     shares: list[tuple[str, Estimate]] = [(name, share) for name, share in given if share]
     if not shares:
         return None
@@ -40,7 +40,7 @@ def share_bar(verdict: Verdict) -> dict[str, Any] | None:
     for row, (name, share, start) in enumerate(placed):
         ends = sorted((x(start), x(start + share.value)))
         segments.append({
-            "group": name, "x": ends[0], "width": round(ends[1] - ends[0], 2),
+            "cause": name, "x": ends[0], "width": round(ends[1] - ends[0], 2),
             "end": x(start + share.value), "low": x(start + share.low),
             "high": x(start + share.high), "y": _TOP + _BAR + 10 + row * _ROW,
         })  # fmt: skip

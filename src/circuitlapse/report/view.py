@@ -11,6 +11,7 @@ from circuitlapse.report.data import RunRecords
 from circuitlapse.report.definitions import DEFINITIONS
 from circuitlapse.report.evidence import worded
 from circuitlapse.report.names import (
+    CAUSES,
     FATES,
     GROUPS,
     LABELS,
@@ -24,7 +25,7 @@ from circuitlapse.report.names import (
     task_title,
 )
 from circuitlapse.report.numbers import interval_at, number
-from circuitlapse.report.payload import FATE_COLUMNS, families
+from circuitlapse.report.payload import FATE_COLUMNS, families, of_the_base
 from circuitlapse.report.recipes import recipe_rows
 from circuitlapse.report.roles import role_rows
 from circuitlapse.report.shares import share_bar
@@ -45,7 +46,7 @@ def view(records: RunRecords) -> dict[str, Any]:
         "verdict": records.verdict,
         "sentence": LABELS[records.verdict.label],
         "bar": share_bar(records.verdict),
-        "groups": GROUPS,
+        "causes": CAUSES,
         "evidence": _claims(records),
         "setting": _setting(records),
         **numbers,
@@ -215,9 +216,7 @@ def _fate_rows(frame: pl.DataFrame) -> list[dict[str, Any]]:
 
 
 def _graft_rows(frame: pl.DataFrame) -> list[list[Any]]:
-    if "origin" in frame.columns:
-        frame = frame.filter(pl.col("origin") == "base", pl.col("part") == "whole")
-    frame = frame.filter(pl.col("step") == pl.col("step").max())
+    frame = of_the_base(frame)
     return [
         [
             GROUPS.get(row["group"], row["group"]),

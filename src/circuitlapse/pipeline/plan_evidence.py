@@ -1,0 +1,79 @@
+"""The part of the plan that finds the causes: grafts, and parts of one model in the other."""
+
+from collections.abc import Callable, Mapping
+
+from circuitlapse.config import Arm, Experiment
+
+SWAPPED = ("head_grafts", "mediation", "crosspatch")
+
+
+def grafts(arm: str) -> str:
+    """Path of what the hybrids of base and fine-tuned weights reach."""
+    return f"scores/{arm}/grafts.safetensors"
+
+
+def grafts_at(arm: str, step: int) -> str:
+    """Path of what the hybrids of the base and a checkpoint in between reach."""
+    return f"scores/{arm}/step-{step:05d}/grafts.safetensors"
+
+
+def swapped_rows(arm: str, swap: str) -> str:
+    """Path of the table rows on parts of one model in the other."""
+    return f"scores/{arm}/{swap}.json"
+
+
+def graft_steps(experiment: Experiment) -> list[int]:
+    """Checkpoints before the last at which the groups are grafted, evenly spread."""
+    between = experiment.steps()[1:-1]
+    n, wanted = len(between), min(experiment.compare.graft_steps, len(between))
+    return [between[(2 * place + 1) * n // (2 * wanted)] for place in range(wanted)]
+
+
+def add_evidence(
+    add: Callable[..., str],
+    experiment: Experiment,
+    arm: Arm,
+    tuned: Mapping[int, str],
+    held_out: Mapping[tuple[str, str], str],
+) -> dict[str, list[str]]:
+    """Add the jobs on one fine-tune's causes to a plan.
+
+    Args:
+        add: Adds a job and returns its name.
+        experiment: What to do.
+        arm: The fine-tune.
+        tuned: By step, the job that makes the checkpoint.
+        held_out: By task and split, the job that writes the prompts.
+
+    Returns:
+        The jobs behind the tables ``grafts``, ``gains``, ``mediation`` and ``crosspatch``.
+    """
+    e, (old, new) = experiment, (experiment.tasks.old, experiment.tasks.new)
+    measure, compare = (section.model_dump(mode="json") for section in (e.measure, e.compare))
+    params, tested = {"recipe": arm.recipe, "seed": arm.seed}, held_out[new, "test"]
+    ends = tuple(dict.fromkeys((tuned[0], tuned[e.steps()[-1]])))
+    chosen = add(
+        "graft", f"grafts {arm.name}", (grafts(arm.name),), [measure, compare],
+        (*ends, held_out[old, "validation"], held_out[new, "validation"], tested),
+        **params,
+    )  # fmt: skip
+    between = [
+        add(
+            "graft_at", f"grafts {arm.name} step {step}", (grafts_at(arm.name, step),), compare,
+            tuple(dict.fromkeys((tuned[0], tuned[step], chosen, tested))), **params, step=step,
+        )
+        for step in graft_steps(e)
+    ]  # fmt: skip
+    swaps = {
+        swap: add(
+            "swap", f"{swap.replace('_', ' ')} {arm.name}", (swapped_rows(arm.name, swap),),
+            compare, (*ends, chosen, tested), **params, swap=swap,
+        )
+        for swap in SWAPPED
+    }  # fmt: skip
+    return {
+        "grafts": [chosen, *between, swaps["head_grafts"]],
+        "gains": [chosen],
+        "mediation": [swaps["mediation"]],
+        "crosspatch": [swaps["crosspatch"]],
+    }

@@ -1,0 +1,155 @@
+"""Parts of one model in the other, group by group: mediation, cross-model patching, QK and OV.
+
+Each is written as a JSON list of table rows without the columns that name the run.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+
+from circuitlapse.compare.crosspatch import EVERYWHERE, crosspatch
+from circuitlapse.compare.evidence import HEAD_GROUPS, CauseEvidence
+from circuitlapse.compare.head_grafts import head_grafts
+from circuitlapse.compare.mediation import mediation
+from circuitlapse.config import Compare, Experiment
+from circuitlapse.models import Model
+from circuitlapse.pipeline.causes import beside_columns, head_groups, two_models
+from circuitlapse.pipeline.plan import Job
+from circuitlapse.pipeline.plan_evidence import swapped_rows
+from circuitlapse.pipeline.progress import Advance
+from circuitlapse.pipeline.tabulate import Row, Scores, spread
+from circuitlapse.records import Store
+from circuitlapse.tasks import PromptPairs
+
+
+def _by_randoms(
+    groups: Mapping[str, tuple[str, ...]], settings: Compare
+) -> list[tuple[dict[str, tuple[str, ...]], int]]:
+    """Part the groups that a label may name, beside which random groups stand, from the others."""
+    judged = {group: heads for group, heads in groups.items() if group in HEAD_GROUPS}
+    others = {group: heads for group, heads in groups.items() if group not in HEAD_GROUPS}
+    return [(part, n) for part, n in ((judged, settings.random_groups), (others, 0)) if part]
+
+
+def head_graft_rows(
+    models: Mapping[str, Model],
+    found: CauseEvidence,
+    pairs: PromptPairs,
+    settings: Compare,
+    advance: Advance,
+) -> list[Row]:
+    """Graft the heads' QK and OV circuits apart from each other."""
+    groups = head_groups(found, models["base"].graph.nodes)
+    rows = [
+        row
+        for part, n_random in _by_randoms(groups, settings)
+        for row in head_grafts(
+            models["base"], models["tuned"], pairs[: settings.beside_prompts], part,
+            seed=settings.seed, parts=("qk", "ov"), n_random=n_random, repeats=settings.bootstrap,
+            advance=advance,
+        )
+    ]  # fmt: skip
+    return [
+        {
+            "origin": "base",
+            "group": row.group,
+            "part": row.part,
+            "quantity": row.quantity,
+            "n_parameters": None,
+            **spread("gain", row.gain),
+            **spread("share", row.share),
+            **beside_columns(row.random),
+        }
+        for row in rows
+    ]
+
+
+def mediation_rows(
+    models: Mapping[str, Model],
+    found: CauseEvidence,
+    pairs: PromptPairs,
+    settings: Compare,
+    advance: Advance,
+) -> list[Row]:
+    """Hold heads at the base's activations.
+
+    The random groups are those that the verdict's evidence drew, on the same prompts.
+    """
+    rows = mediation(
+        models["base"], models["tuned"], pairs, head_groups(found, models["base"].graph.nodes),
+        seed=settings.seed, n_random=0, repeats=settings.bootstrap, advance=advance,
+    )  # fmt: skip
+    beside = {str(group): random for group, random in found.support.mediation.items()}
+    return [
+        {
+            "group": row.group,
+            "heads": ", ".join(row.heads),
+            "n_heads": len(row.heads),
+            **spread("gain", row.gain),
+            **spread("share", row.share),
+            **beside_columns(beside.get(row.group)),
+        }
+        for row in rows
+    ]
+
+
+def crosspatch_rows(
+    models: Mapping[str, Model],
+    found: CauseEvidence,
+    pairs: PromptPairs,
+    settings: Compare,
+    advance: Advance,
+) -> list[Row]:
+    """Patch the groups of heads and the MLPs, both ways, everywhere and at each named position."""
+    nodes = models["base"].graph.nodes
+    groups = head_groups(found, nodes)
+    groups["mlps"] = tuple(node for node in nodes if node.startswith("m"))
+    few = pairs[: settings.beside_prompts]
+    rows = [
+        row
+        for part, n_random in _by_randoms(groups, settings)
+        for row in crosspatch(
+            models["base"], models["tuned"], few, part, [EVERYWHERE, *few.positions],
+            seed=settings.seed, n_random=n_random, repeats=settings.bootstrap, advance=advance,
+        )
+    ]  # fmt: skip
+    return [
+        {
+            "group": row.group,
+            "heads": ", ".join(groups[row.group]),
+            "position": row.position,
+            "way": row.way,
+            **spread("gain", row.gain),
+            **spread("share", row.share),
+            "accuracy": row.accuracy,
+            **beside_columns(row.random),
+        }
+        for row in rows
+    ]
+
+
+_SWAPS = {
+    "head_grafts": head_graft_rows,
+    "mediation": mediation_rows,
+    "crosspatch": crosspatch_rows,
+}
+
+
+def swap(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
+    """Do the job that one of these functions describes."""
+    with store.write(job.outputs[0], job.key) as path:
+        given = two_models(job, store, experiment, experiment.steps()[-1])
+        rows = _SWAPS[job.params["swap"]](*given, experiment.compare, advance)
+        path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+
+def swapped(name: str) -> Callable[[Scores], list[Row]]:
+    """Make the function that gathers the rows of ``mediation`` or ``crosspatch``."""
+
+    def rows(scores: Scores) -> list[Row]:
+        return [
+            {**scores.names(arm), "step": scores.last, **row}
+            for arm in scores.experiment.arms()
+            for row in scores.rows(swapped_rows(arm.name, name))
+        ]
+
+    return rows

@@ -1,0 +1,230 @@
+"""What a run says of a real fine-tune: every table of the evidence, and the sentences about it."""
+
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+import circuitlapse as cl
+from circuitlapse.compare.evidence import CauseEvidence
+from circuitlapse.compare.shares import SUBSETS
+from circuitlapse.pipeline.measure import load_about, load_arrays
+from circuitlapse.pipeline.plan_evidence import grafts, grafts_at
+from found_prompts import between, found_prompts, random_model, save
+from small_run import small_experiment
+
+STEPS = (0, 1, 2, 3, 4)
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory) -> dict[int, Path]:
+    """A base, and four checkpoints on a straight way to another model."""
+    base, tuned = random_model(0), random_model(1)
+    home = tmp_path_factory.mktemp("models")
+    return {step: save(between(base, tuned, step / 4), home / f"step-{step}") for step in STEPS}
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory) -> tuple[str, str]:
+    """The old and the new task, as files."""
+    directory = tmp_path_factory.mktemp("tasks")
+    old, new = found_prompts(random_model(0), random_model(1), directory)
+    return str(old), str(new)
+
+
+@pytest.fixture(scope="module")
+def run(places, tasks, tmp_path_factory) -> cl.Run:
+    fields = small_experiment(places[0]).model_dump(mode="json", exclude={"finetune"})
+    fields["checkpoints"] = {str(step): str(place) for step, place in places.items()}
+    fields["tasks"] = dict(zip(("old", "new"), tasks, strict=True))
+    fields["measure"] |= {"corruptions": ["subject"], "circuit_prompts": 24}
+    fields["compare"] |= {
+        "group_prompts": 48, "graft_prompts": 64, "graft_steps": 2, "random_groups": 4,
+        "beside_prompts": 24, "bootstrap": 100,
+    }  # fmt: skip
+    experiment = cl.Experiment.model_validate(fields)
+    return cl.run_experiment(experiment, tmp_path_factory.mktemp("runs") / "run")
+
+
+def _causes(run: cl.Run) -> CauseEvidence:
+    path = run.path / grafts("seed-0")
+    return CauseEvidence.of_arrays(load_arrays(path), load_about(path))
+
+
+def test_every_sentence_points_at_rows_and_every_kind_of_evidence_has_one(run):
+    found = run.verdict.evidence
+    for evidence in found:
+        wanted = [pl.col(column) == value for column, value in evidence.where.items()]
+        assert len(run.table(evidence.table).filter(*wanted)), evidence
+    assert {evidence.table for evidence in found} >= {
+        "behaviour", "overlap", "fates", "grafts", "mediation", "crosspatch", "roles", "dynamics",
+    }  # fmt: skip
+
+
+def test_the_shares_are_those_of_the_table_and_sum_to_one(run):
+    shares = run.verdict.shares
+    assert all(shares.values())
+    assert sum(share.value for share in shares.values()) == pytest.approx(1, abs=1e-5)
+    table = run.table("grafts").filter(pl.col("origin") == "gained")
+    rows = {
+        "elicited": ("gains", "first_in"), "transformed": ("old_heads", "shapley"),
+        "formed": ("recruited_heads", "shapley"), "elsewhere": ("elsewhere", "shapley"),
+    }  # fmt: skip
+    for cause, (group, quantity) in rows.items():
+        row = table.filter(pl.col("group") == group, pl.col("quantity") == quantity)
+        found = [row[name].item() for name in ("share", "share_low", "share_high")]
+        share = shares[cause]
+        assert found == pytest.approx([share.value, share.low, share.high], abs=1e-6), cause
+
+
+def test_shapley_gains_sum_to_the_gain_at_every_step(run):
+    whole = run.table("grafts").filter(pl.col("origin") == "base", pl.col("part") == "whole")
+    assert set(whole["step"]) == {1, 3, 4}
+    sums = whole.filter(pl.col("quantity") == "shapley").group_by("step").agg(pl.col("gain").sum())
+    assert dict(sums.iter_rows())[4] == pytest.approx(run.verdict.gain.value, abs=1e-5)
+    at_three = load_arrays(run.path / grafts_at("seed-0", 3))["values"].mean(axis=1)
+    assert dict(sums.iter_rows())[3] == pytest.approx(at_three[-1] - at_three[0], abs=1e-5)
+
+
+def test_a_no_op_graft_is_the_base_and_a_full_one_the_tuned_model_bit_for_bit(run):
+    values = load_arrays(run.path / grafts("seed-0"))["values"]
+    found = _causes(run)
+    assert SUBSETS[0] == frozenset()
+    assert np.array_equal(values[0], found.base.logit_diff.double().numpy())
+    assert np.array_equal(values[-1], found.tuned.logit_diff.double().numpy())
+    assert np.array_equal(found.hybrids[-1], values[-1])
+
+
+def test_mediation_has_the_gain_at_one_end_and_the_verdicts_random_groups(run):
+    rows = {row["group"]: row for row in run.table("mediation").to_dicts()}
+    assert rows["all heads"]["gain"] == pytest.approx(run.verdict.gain.value, abs=1e-4)
+    assert rows["all heads"]["share"] == pytest.approx(1)
+    found = _causes(run)
+    own, *random = found.held["old_heads"]
+    assert rows["old_heads"]["gain"] == pytest.approx(own, abs=1e-4)
+    assert rows["old_heads"]["null_mean"] == pytest.approx(np.mean(random))
+    assert rows["old_heads"]["n_random"] == len(random)
+    assert rows["old_heads"]["heads"] == ", ".join(found.choice.old_heads)
+
+
+def test_patches_across_models_cover_groups_positions_and_both_ways(run):
+    table = run.table("crosspatch")
+    found = set(table.select("group", "position", "way").iter_rows())
+    groups, positions = set(table["group"]), {"everywhere", *_positions(run)}
+    assert found == set(itertools.product(groups, positions, ("forward", "backward")))
+    assert groups == {"mlps", *run.table("mediation")["group"]} - {"no heads", "all heads"}
+    beside = table.filter(pl.col("n_random").is_not_null())
+    assert set(beside["group"]) <= {"old_heads", "recruited_heads"}
+    assert "old_heads" in set(beside["group"])
+
+
+def _positions(run: cl.Run) -> list[str]:
+    items = cl.get_task(run.experiment.tasks.new).items("test", 4)
+    return list(cl.tokenize(items, run.model(0, device="cpu").tokenizer, "s1_to_io").positions)
+
+
+def test_query_and_value_circuits_are_grafted_beside_random_groups(run):
+    parts = run.table("grafts").filter(pl.col("part") != "whole")
+    assert set(parts["part"]) == {"qk", "ov"}
+    assert set(parts["quantity"]) == {"first_in", "last_in"}
+    assert set(parts["step"]) == {4}
+    assert parts.filter(pl.col("group") == "old_heads")["n_random"].min() >= 1
+
+
+def test_gains_are_those_that_were_fitted(run):
+    table = run.table("gains")
+    assert dict(table.select("node", "gain").iter_rows()) == _causes(run).gains
+    assert table.filter(pl.col("head") == -1)["node"].to_list() == ["m0", "m1"]
+
+
+def test_roles_are_there_at_every_step_and_none_changed_at_the_first(run):
+    table = run.table("roles")
+    assert len(table) == len(STEPS) * 2 * 8
+    first = table.filter(pl.col("step") == 0)
+    assert not first["changed"].any()
+    assert (first["distance"] == 0).all()
+    assert (first["features"] == "").all()
+    last = table.filter(pl.col("step") == 4, pl.col("task") == run.experiment.tasks.new)
+    readings = run.table("readings").filter(
+        pl.col("step") == 4,
+        pl.col("task") == run.experiment.tasks.new,
+        pl.col("reading") == "copying",
+    )
+    assert last["copying"].to_list() == pytest.approx(readings["value"].to_list())
+    assert (
+        last["changed"] == ((last["distance"] > last["noise"]) & (last["distance"] >= 0.1))
+    ).all()
+    assert ((last["q_share"] > 0) == (last["q_reads"] != "")).all()
+    assert set(last.filter(pl.col("layer") == 0)["q_reads"]) == {"input"}
+
+
+def test_dynamics_dates_every_head_and_the_behaviour(run):
+    table = run.table("dynamics")
+    assert set(table["kind"]) == {"head", "behaviour"}  # one seed: none to agree with
+    curve = run.table("behaviour").filter(
+        pl.col("task") == run.experiment.tasks.new, pl.col("split") == "test"
+    ).sort("step")["logit_diff"].to_numpy()  # fmt: skip
+    row = table.filter(
+        pl.col("kind") == "behaviour", pl.col("task") == run.experiment.tasks.new
+    ).to_dicts()[0]
+    cut = row["change_step"]
+    assert row["before"] == pytest.approx(curve[:cut].mean())
+    assert row["change"] == pytest.approx(curve[cut:].mean() - curve[:cut].mean())
+    assert row["epoch_steps"] is None  # nobody knows what these checkpoints were trained on
+    heads = table.filter(pl.col("kind") == "head")
+    assert len(heads) == 2 * 8  # tasks and heads
+    assert (heads["flipped_in"] == heads["flipped"].cast(pl.Int64)).all()
+
+
+def test_overlap_and_fates_follow_the_checkpoints(run):
+    overlap = run.table("overlap").filter(
+        pl.col("left") == f"base:{run.experiment.tasks.old}",
+        pl.col("right") == f"tuned:{run.experiment.tasks.old}",
+        pl.col("unit") == "nodes", pl.col("measure") == "pearson",
+    )  # fmt: skip
+    assert dict(overlap.select("step", "value").iter_rows())[0] == pytest.approx(1)
+    assert overlap["step"].to_list() == list(STEPS)
+    fates = run.table("fates")
+    assert set(fates.filter(pl.col("step") == 0)["fate"]) <= {"kept", "unused"}
+    assert set(fates["step"]) == set(STEPS)
+
+
+def test_the_verdict_says_what_is_known_of_its_rule(run):
+    document = json.loads((run.path / "verdict.json").read_text())
+    assert document["schema_version"] == 2
+    assert document["calibration"]
+    assert document["seeds"] == []
+    assert document["scope"] == "this run"
+    assert run.verdict.calibration in " ".join(run.report.read_text().split())
+
+
+def test_identical_models_have_no_gain(places, tmp_path):
+    run = cl.compare_models(places[0], places[0], out=tmp_path / "same", prompts=16, workers=1)
+    assert run.verdict.label == "no_gain"
+    assert (run.verdict.gain.low, run.verdict.gain.high) == (0, 0)
+    assert set(run.verdict.shares.values()) == {None}
+    assert run.experiment.steps() == [0, 1]
+    assert not run.table("roles")["changed"].any()
+
+
+def test_two_models_are_compared_from_the_command_line(places, tmp_path):
+    command = [sys.executable, "-m", "circuitlapse", "compare", str(places[0]), str(places[4])]
+    done = subprocess.run(
+        [*command, "--prompts", "16", "--workers", "1"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Verdict: " in done.stdout
+    assert "The rule: frozen, and not calibrated yet" in done.stdout
+    assert (tmp_path / "runs/compare-step-4/verdict.json").exists()
+
+
+def test_a_model_that_is_not_there_is_refused_and_leaves_nothing(places, tmp_path):
+    with pytest.raises(cl.CircuitlapseError, match="there is no such checkpoint"):
+        cl.compare_models(places[0], tmp_path / "nothing", out=tmp_path / "x")
+    assert not (tmp_path / "x").exists()
