@@ -47,10 +47,10 @@ def test_a_run_on_checkpoints_reaches_a_verdict_without_training(finished, sft, 
     assert finished.experiment.steps() == [0, 8, 16]
     assert finished.experiment.checkpoints[16] == str(sft / "checkpoint-16")
     verdict = finished.verdict
-    assert verdict.label == "no_gain"
+    assert verdict.label == "undetermined"
     failed = {check.name: check.detail for check in verdict.preconditions if not check.holds}
     assert failed["The placebo did not gain"] == "no placebo was run"
-    assert "The base does the old task" in failed
+    assert "The base does the old task" in verdict.reason
     assert finished.report.read_text("utf-8").startswith("<!doctype html>")
     assert not list(finished.path.glob("checkpoints/*/*/*"))  # nothing is copied
     assert not list(finished.path.rglob("*.train.jsonl"))
@@ -101,7 +101,7 @@ def test_a_padding_token_added_in_training_changes_no_circuit(tiny_model, finish
         cwd=tmp_path, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "Verdict: no_gain" in done.stdout
+    assert "Verdict: undetermined" in done.stdout
     rows = len(tokenizer_of(tiny_model))
     note = f"checkpoint-16 has {rows + 1} rows in its vocabulary where the base has {rows}"
     assert note in done.stderr

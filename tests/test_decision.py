@@ -150,6 +150,12 @@ def test_no_gain_where_nothing_happened_or_only_the_scale_grew(options, why):
     assert why in decision.reason
 
 
+def test_without_the_old_task_not_even_the_lack_of_a_gain_is_a_finding():
+    decision = decide(run(0.0, [0.0] * 5, holds=False))
+    assert decision.label == "undetermined"
+    assert decision.reason == "A precondition fails: The base does the old task."
+
+
 def test_a_label_needs_preconditions_and_support():
     effects = [8, 0.5, 0.5, 0.5, 0]
     failing = decide(run(1, effects, holds=False))

@@ -293,8 +293,9 @@ def test_shares_are_refused_where_there_is_no_gain(effect):
 
 def test_share_rows_have_the_tables_columns():
     result = gain_shares(additive([2.0, 0, 0, 0, 0], noise=0.1), SIZES, seed=0)
-    columns = set(vars(result.rows[0])) | {"base_seed", "recipe", "finetune_seed", "step", "heads"}
-    assert columns == set(SCHEMAS["grafts"])
+    run = {"base_seed", "recipe", "finetune_seed", "step", "origin", "part", "heads"}
+    beside = {"n_random", "null_mean", "null_low", "null_high", "p_value"}
+    assert set(vars(result.rows[0])) | run | beside == set(SCHEMAS["grafts"])
     assert len(result.rows) == len(GROUPS) * len(QUANTITIES)
     estimate = result.of("shapley")["old_heads"].share_estimate
     assert estimate is not None

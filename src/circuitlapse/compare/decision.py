@@ -2,10 +2,11 @@
 
 The label is the first that fits:
 
+    undetermined  the base does not do the old task: there is nothing that a gain could come from
     no_gain       G is not above zero; or the accuracy among the names did not rise by a minimum; or
                   the logit difference did not rise in units of the logits' spread (a model that is
                   surer is not better)
-    undetermined  a precondition fails
+    undetermined  another precondition fails
     elicited, transformed, formed
                   the interval of its share lies wholly above one half, and its support holds;
                   undetermined where that does not hold
@@ -30,7 +31,7 @@ from typing import Literal, get_args
 from circuitlapse.compare import thresholds
 from circuitlapse.compare.causes import Causes, Measured, divide_gain
 from circuitlapse.compare.matched import Beside
-from circuitlapse.compare.preconditions import logits, percent
+from circuitlapse.compare.preconditions import OLD_TASK_DONE, logits, percent
 from circuitlapse.records.documents import CAUSES, Group, Label, Precondition
 
 Named = Literal["elicited", "transformed", "formed"]
@@ -120,14 +121,15 @@ def _judged(causes: Causes, runs: Sequence[Run], scope: str) -> Decision:
     def decision(label: Label, reason: str, support: Sequence[Precondition] = ()) -> Decision:
         return Decision(label, reason, scope, causes, [*preconditions, *support])
 
+    failed = dict.fromkeys(check.name for check in preconditions if not check.holds)
+    unmet = f"A precondition fails: {'; '.join(failed)}."
+    if OLD_TASK_DONE in failed:
+        return decision("undetermined", unmet)
     absent = no_gain(causes)
     if absent or causes.shares is None:
         return decision("no_gain", absent or "There is no gain to divide.")
-    failed = [check.name for check in preconditions if not check.holds]
     if failed:
-        return decision(
-            "undetermined", f"A precondition fails: {'; '.join(dict.fromkeys(failed))}."
-        )
+        return decision("undetermined", unmet)
     shares = causes.shares
     shown = ", ".join(f"{cause} {percent(shares[cause])}" for cause in CAUSES)
     for cause in get_args(Named):

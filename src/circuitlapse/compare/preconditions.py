@@ -17,6 +17,8 @@ from circuitlapse.records.documents import Estimate, Precondition
 
 PLACEBO_CHECK = "The placebo did not gain"
 
+OLD_TASK_DONE = "The base does the old task"
+
 
 @dataclass(frozen=True)
 class Findings:
@@ -58,7 +60,7 @@ def check_preconditions(findings: Findings, gain: Estimate) -> list[Precondition
     chance = 1 / findings.candidates
     return [
         Precondition(
-            name="The base does the old task",
+            name=OLD_TASK_DONE,
             holds=findings.base_old.low >= OLD_MASTERED,
             detail=f"accuracy {percent(findings.base_old)}; the interval must reach down to no "
             f"less than {100 * OLD_MASTERED:.0f} %",
