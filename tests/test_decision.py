@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from circuitlapse.compare.causes import CAUSES, Measured, divide_gain
+from circuitlapse.compare.causes import Measured, divide_gain
 from circuitlapse.compare.decision import Run, Support, decide_causes
 from circuitlapse.compare.groups import GROUPS
 from circuitlapse.compare.matched import Beside
 from circuitlapse.compare.shares import SUBSETS
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import Behaviour
-from circuitlapse.records.documents import Precondition
+from circuitlapse.records.documents import CAUSES, Precondition
 
 PROMPTS = 80
 

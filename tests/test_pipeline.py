@@ -313,11 +313,12 @@ def test_patches_by_site_are_those_of_the_same_prompts(finished):
         (pl.col("task") == "ioi3") & (pl.col("step") == 2)
     ).sort("layer", "head")  # fmt: skip
     for site in ("head_out", "head_v", "head_pattern"):
-        expected = sum(cl.patch(model, pairs, site) for pairs in variants) / 2
+        expected = torch.stack([cl.patch(model, pairs, site) for pairs in variants]).mean(dim=0)
         values = found.filter(pl.col("site") == site)["effect"]
         assert values.to_list() == pytest.approx(expected.flatten().tolist(), abs=1e-5)
         assert float(expected.abs().max()) > 1e-4
-    expected = sum(cl.patch(model, pairs, "mlp_out", positions=["END"]) for pairs in variants) / 2
+    ends = [cl.patch(model, pairs, "mlp_out", positions=["END"]) for pairs in variants]
+    expected = torch.stack(ends).mean(dim=0)
     values = found.filter((pl.col("site") == "mlp_out") & (pl.col("position") == "END"))
     assert values["effect"].to_list() == pytest.approx(expected.flatten().tolist(), abs=1e-5)
 
