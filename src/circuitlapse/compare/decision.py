@@ -2,6 +2,7 @@
 
 The label is the first that fits:
 
+    no_gain       the two models answer every prompt alike, as a model does beside itself
     undetermined  the base does not do the old task: there is nothing that a gain could come from
     no_gain       G is not above zero; or the accuracy among the names did not rise by a minimum; or
                   the logit difference did not rise in units of the logits' spread (a model that is
@@ -123,6 +124,9 @@ def _judged(causes: Causes, runs: Sequence[Run], scope: str) -> Decision:
 
     failed = dict.fromkeys(check.name for check in preconditions if not check.holds)
     unmet = f"A precondition fails: {'; '.join(failed)}."
+    gain = causes.gain
+    if gain.low == gain.value == gain.high == 0:
+        return decision("no_gain", "The two models answer every prompt of the new task alike.")
     if OLD_TASK_DONE in failed:
         return decision("undetermined", unmet)
     absent = no_gain(causes)
