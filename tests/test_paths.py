@@ -108,7 +108,7 @@ def test_sweeps_do_not_depend_on_batches():
         (["a0.h1<q>"], ["logits"], r"no such sender"),
         (["input"], ["a0.h1<z>"], r"no such receiver \(got 'a0.h1<z>'\).*or a0.h1"),
         (["input"], [], r"no receivers.*at least one"),
-        ([], ["m0"], r"no path"),
+        ([], ["m0"], r"no senders.*at least one"),
         (["m1"], ["a1.h0", "m0"], r"no receiver comes after.*m1 → a1.h0, m0"),
         (["input"], ["m0", "logits"], r"logits can only be a receiver alone.*two calls"),
     ],

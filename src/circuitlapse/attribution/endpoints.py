@@ -15,8 +15,10 @@ def find_senders(graph: Graph, senders: Sequence[str]) -> list[int]:
     """Find writers by name.
 
     Raises:
-        CircuitlapseError: If there is no such writer.
+        CircuitlapseError: If there is no such writer, or none is named.
     """
+    if not names_of(senders):
+        raise CircuitlapseError("there are no senders", fix="Name at least one writer")
     for name in names_of(senders):
         if name not in graph.writers:
             raise CircuitlapseError(

@@ -78,8 +78,8 @@ def _beside(row: Row) -> str:
     if whole is None:
         shown = f"{mean:.2f} logits, from {low:.2f} to {high:.2f}"
     else:
-        part = [100 * each / whole for each in (mean, low, high)]
-        shown = f"{part[0]:.0f} %, from {part[1]:.0f} to {part[2]:.0f}"
+        part = [round(100 * each / whole) for each in (mean, low, high)]
+        shown = f"{part[0]} %, from {part[1]} to {part[2]}"
     return (
         f"; {row['n_random']} random groups, as large in every layer, {shown} "
         f"(p = {row['p_value']:.2f})"

@@ -1,11 +1,13 @@
 """How numbers are written, in the text and in the tables."""
 
 import math
+import re
 from typing import Any
 
 from circuitlapse.records.documents import Estimate
 
 _NULL = "\u2013"
+_MINUS = re.compile(r"(?<![\w.-])-(?=[\d.])")
 
 
 def number(value: float | None, digits: int = 2) -> str:
@@ -33,6 +35,11 @@ def interval_at(row: dict[str, Any], name: str, digits: int = 2) -> str:
     text = number(row[name], digits)
     low, high = row[f"{name}_low"], row[f"{name}_high"]
     return text if low is None else f"{text} [{number(low, digits)}, {number(high, digits)}]"
+
+
+def typeset(text: str) -> str:
+    """Give a sentence with numbers real minus signs, and keep each number and its % on one line."""
+    return _MINUS.sub("\u2212", text).replace(" %", "\u00a0%")
 
 
 def short(value: float | None, digits: int = 4) -> float | None:

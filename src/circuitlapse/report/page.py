@@ -9,7 +9,7 @@ from circuitlapse.config import ONLY
 from circuitlapse.records import Store, report_path
 from circuitlapse.report import assets
 from circuitlapse.report.data import RunRecords, read_run
-from circuitlapse.report.numbers import estimate, number
+from circuitlapse.report.numbers import estimate, number, typeset
 from circuitlapse.report.payload import payload
 from circuitlapse.report.view import view
 
@@ -70,5 +70,5 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters.update(number=number, estimate=estimate)
+    found.filters.update(number=number, estimate=estimate, typeset=typeset)
     return found
