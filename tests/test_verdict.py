@@ -12,12 +12,14 @@ from circuitlapse.compare.groups import GROUPS
 from circuitlapse.compare.matched import Beside
 from circuitlapse.compare.overlap import NodeImportance, node_overlaps
 from circuitlapse.compare.preconditions import Findings, check_preconditions
+from circuitlapse.compare.rule import THRESHOLDS, known_of_rule
 from circuitlapse.compare.shares import SUBSETS
 from circuitlapse.compare.statements import Context, statements
-from circuitlapse.compare.verdict import CALIBRATION, build_verdict
+from circuitlapse.compare.verdict import build_verdict
 from circuitlapse.compare.wording import Tables, worded
 from circuitlapse.models import Behaviour
 from circuitlapse.records import CAUSES, SCHEMAS, Estimate, Group, Verdict, table
+from circuitlapse.records.calibration import released
 
 SEEDS = {"base_seed": 0, "recipe": "default", "finetune_seed": 3}
 CONTEXT = Context("ioi2", "ioi3", "subject", 240, SEEDS, placebo="old_task")
@@ -140,9 +142,25 @@ def test_a_placebo_that_fell_did_not_gain_even_where_the_model_lost():
 def test_the_verdict_is_that_of_the_rule_with_its_shares():
     found = verdict()
     assert (found.label, found.scope, found.seeds) == ("transformed", "this run", [])
-    assert found.calibration == CALIBRATION
+    assert found.calibration == known_of_rule(released())
     assert set(found.shares) == set(CAUSES)
     assert sum(share.value for share in found.shares.values() if share) == pytest.approx(1)
+
+
+def test_the_rule_is_the_calibrated_one_and_its_errors_are_counted():
+    found = released()
+    assert found.thresholds == THRESHOLDS, "a changed rule needs a calibration on unseen seeds"
+    assert found.seed_from >= 100
+    assert found.missing == {}
+    assert [tally.wrong for tally in found.tallies] == [0] * 5
+    said = known_of_rule(found)
+    assert "of 10 that learnt nothing it named" in said
+    assert "Of 30 with a cause it named" in said
+
+
+def test_a_rule_with_other_thresholds_is_not_called_calibrated():
+    said = known_of_rule(released(), {**THRESHOLDS, "MAJORITY": 0.4})
+    assert "its thresholds are not those that were calibrated" in said
 
 
 def test_without_a_gain_there_are_no_shares():

@@ -5,7 +5,7 @@ import pytest
 from circuitlapse.cli.calibrate import write_page
 from circuitlapse.records.calibration import CalibratedOrganism, Calibration, Tally
 from circuitlapse.records.documents import Estimate
-from circuitlapse.report.calibration import confusion_rows
+from circuitlapse.report.counts import confusion_rows
 
 
 def _about(value, half=0.1):

@@ -23,12 +23,12 @@ from circuitlapse.calibration.nursery import Planting
 from circuitlapse.calibration.planted import ALL_WEIGHTS, planted_recipe
 from circuitlapse.calibration.tally import confusion, tallies
 from circuitlapse.calibration.work import (
-    THRESHOLDS,
     Candidate,
     Setup,
     read_candidate,
     work_on,
 )
+from circuitlapse.compare.rule import THRESHOLDS
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.pipeline import Listener, Progress
 from circuitlapse.pipeline.execute import worker_pool

@@ -14,16 +14,11 @@ from circuitlapse.calibration.judge import Judging, judge
 from circuitlapse.calibration.nursery import Planting
 from circuitlapse.calibration.planted import ALL_WEIGHTS, plant
 from circuitlapse.calibration.tally import outcome_of
-from circuitlapse.compare import thresholds
+from circuitlapse.compare.rule import THRESHOLDS
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.records import Store, key_of
 from circuitlapse.records.calibration import CalibratedOrganism
 from circuitlapse.training import Recipe, organism, organism_key
-
-THRESHOLDS: dict[str, float] = {
-    name: value for name, value in vars(thresholds).items() if name.isupper()
-}
-"""The rule's thresholds, by name."""
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,10 @@ from collections.abc import Mapping, Sequence
 
 from circuitlapse.compare.causes import Causes
 from circuitlapse.compare.decision import Decision, Run, decide_causes
+from circuitlapse.compare.rule import known_of_rule
 from circuitlapse.compare.statements import GROUP_NAMES
+from circuitlapse.records.calibration import released
 from circuitlapse.records.documents import CAUSES, Cause, Estimate, Evidence, OneSeed, Verdict
-
-CALIBRATION = (
-    "frozen, and not calibrated yet: on models whose truth is planted it was tried on the seeds "
-    "that it was made with, and not scored on unseen ones (docs/calibration.md)"
-)
-"""What is known of the rule's errors; it stands in every verdict."""
 
 NO_GROUPS = (
     f"Heads could not be told apart, so neither the {GROUP_NAMES['old_heads']} nor the "
@@ -50,7 +46,7 @@ def build_verdict(
         label=decision.label,
         reason=decision.reason if grouped else f"{decision.reason} {NO_GROUPS}",
         scope=decision.scope,
-        calibration=CALIBRATION,
+        calibration=known_of_rule(released()),
         gain=decision.causes.gain,
         shares=_shares(decision.causes, grouped),
         seeds=[_one(number, each, grouped) for number, each in alone.items()],

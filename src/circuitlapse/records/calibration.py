@@ -4,6 +4,7 @@ Organisms whose answer was planted are judged by the same rule as any run. How o
 what was planted says how far its answers may be trusted, on models like these.
 """
 
+from importlib import resources
 from typing import Literal
 
 import polars as pl
@@ -120,6 +121,15 @@ class Calibration(_Document):
     confusion: dict[str, dict[str, int]]
     tallies: list[Tally]
     missing: dict[str, int]
+
+
+def released() -> Calibration:
+    """The calibration that this version's rule was released with; docs/calibration.md is about it.
+
+    It is the ``calibration.json`` that its own ``command`` wrote.
+    """
+    found = resources.files("circuitlapse.records").joinpath("calibration.json")
+    return Calibration.model_validate_json(found.read_text(encoding="utf-8"))
 
 
 # One row per organism and cause: `calibration.parquet`. share is null where G is not clear of zero.
