@@ -220,7 +220,7 @@ def test_two_models_are_compared_from_the_command_line(places, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "Verdict: " in done.stdout
-    assert "The rule: frozen, and not calibrated yet" in done.stdout
+    assert "The rule: frozen, then scored once on 40 small models" in done.stdout
     assert (tmp_path / "runs/compare-step-4/verdict.json").exists()
 
 

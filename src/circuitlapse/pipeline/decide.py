@@ -10,6 +10,7 @@ from circuitlapse.compare import (
     worded,
 )
 from circuitlapse.compare.causes import divide_gain
+from circuitlapse.compare.decision import Run
 from circuitlapse.config import Arm
 from circuitlapse.pipeline import plan
 from circuitlapse.pipeline.causes import causes_of
@@ -28,14 +29,24 @@ def decide(scores: Scores, recipe: str) -> Verdict:
     family, settings = scores.experiment.measure.corruptions[0], scores.experiment.compare
     runs, evidence, grouped = {}, {}, True
     for arm in arms:
-        found, findings = causes_of(scores, arm), _findings(scores, arm, family)
-        gain = divide_gain([found.measured], seed=settings.seed, repeats=settings.bootstrap).gain
-        runs[arm.seed] = found.run(check_preconditions(findings, gain))
-        grouped = grouped and not found.choice.refused
+        findings = _findings(scores, arm, family)
+        runs[arm.seed] = _run(scores, arm, findings)
+        grouped = grouped and not causes_of(scores, arm).choice.refused
         evidence[arm.seed] = _evidence(scores, arm, family, findings)
     return build_verdict(
         runs, evidence, grouped=grouped, seed=settings.seed, repeats=settings.bootstrap
     )
+
+
+def run_of(scores: Scores, arm: Arm) -> Run:
+    """Return one fine-tune, ready to be judged beside others, also those of other bases."""
+    return _run(scores, arm, _findings(scores, arm, scores.experiment.measure.corruptions[0]))
+
+
+def _run(scores: Scores, arm: Arm, findings: Findings) -> Run:
+    found, settings = causes_of(scores, arm), scores.experiment.compare
+    gain = divide_gain([found.measured], seed=settings.seed, repeats=settings.bootstrap).gain
+    return found.run(check_preconditions(findings, gain))
 
 
 def _evidence(scores: Scores, arm: Arm, family: str, findings: Findings) -> list[Evidence]:
