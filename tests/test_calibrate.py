@@ -19,6 +19,7 @@ from circuitlapse.calibration import (
 )
 from circuitlapse.calibration.tally import confusion, outcome_of, tallies
 from circuitlapse.cli.calibrate import print_calibration
+from circuitlapse.compare.rule import THRESHOLDS
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.records.calibration import (
     CALIBRATION_COLUMNS,
@@ -113,7 +114,7 @@ def test_other_thresholds_or_settings_judge_anew(monkeypatch):
     keys = {setup.key_of(candidate), setup.key_of(work.Candidate("formed", 2))}
     for field, value in (("planting", Planting()), ("judging", Judging())):
         keys.add(replace(setup, **{field: value}).key_of(candidate))
-    monkeypatch.setitem(work.THRESHOLDS, "MAJORITY", 0.6)
+    monkeypatch.setitem(THRESHOLDS, "MAJORITY", 0.6)
     keys.add(setup.key_of(candidate))
     assert len(keys) == 5
 

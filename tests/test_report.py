@@ -17,8 +17,9 @@ import pytest
 
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.records import SCHEMAS, Store, Verdict
+from circuitlapse.records.calibration import released
 from circuitlapse.report import build_report, read_run
-from circuitlapse.report.numbers import number
+from circuitlapse.report.numbers import estimate, number, typeset
 from circuitlapse.report.payload import payload
 from circuitlapse.report.shares import share_bar
 from report_synthetic import HEADS, LAYERS, put, put_table, write_run
@@ -96,6 +97,21 @@ def test_the_page_says_the_verdict_and_its_reason_without_scripts(page: _Page):
     assert "The base is the model organism “default” (pretraining seed 0)" in text
     for term in ("holds", "Faithfulness", "Hanna et al. 2024", "torch 2.13.0", "repurposed"):
         assert term in text
+
+
+def test_the_page_counts_what_the_rule_named_of_what_was_planted(page: _Page):
+    text = " ".join(" ".join(page.text).split())
+    found = released()
+    assert "How often the rule names what was planted" in text
+    assert found.command in text
+    for tally in found.tallies:
+        assert f"{tally.kind} {tally.n} {tally.right} {estimate(tally.right_share)}" in text
+
+
+def test_numbers_in_a_sentence_have_minus_signs_and_keep_their_unit():
+    said = typeset("a-b rose by -0.41 logits [-0.48, -0.34], -5 % in layers 1-3")
+    figures = "\u22120.41 logits [\u22120.48, \u22120.34], \u22125\u00a0%"
+    assert said == f"a-b rose by {figures} in layers 1-3"
 
 
 def test_every_claim_links_to_a_section_of_the_page(page: _Page):
