@@ -196,8 +196,6 @@ def _overlaps(
     frame: pl.DataFrame, runs: list[tuple[int, int]], records: RunRecords
 ) -> dict[str, list[dict[str, Any]]]:
     """Both models on both tasks, and beside them what other changes of the weights leave alike."""
-    if "beside" not in frame.columns:
-        frame = frame.with_columns(beside=pl.lit(""))
     main = pl.col("beside") == ""
     return {
         "overlap": list(_overlap(frame.filter(main), runs, records)),
@@ -209,7 +207,7 @@ def _overlap(
     frame: pl.DataFrame, runs: list[tuple[int, int]], records: RunRecords
 ) -> Iterator[dict[str, Any]]:
     tasks = records.experiment.tasks
-    for run, row in _rows(frame.filter(pl.col("beside") == ""), runs):
+    for run, row in _rows(frame, runs):
         yield {
             **({"beside": row["beside"]} if row["beside"] else {}),
             "run": run, "step": row["step"], "family": row["corruption"], "unit": row["unit"],
