@@ -15,11 +15,15 @@ import polars as pl
 
 import circuitlapse as cl
 from circuitlapse.compare.decision import decide_causes
+from circuitlapse.pipeline.compare import last_fates
 from circuitlapse.pipeline.decide import run_of
 from circuitlapse.pipeline.tabulate import Scores
 from circuitlapse.records import CAUSES, Estimate, Store
 
-USED = ("kept", "strengthened", "weakened", "repurposed")
+
+def opened(run: cl.Run) -> Scores:
+    """What was measured in a run."""
+    return Scores(Store(run.path), run.experiment)
 
 
 def shown(estimate: Estimate | None) -> str:
@@ -37,10 +41,10 @@ def shares(runs: list[cl.Run]) -> None:
         found = run.verdict
         cells = [shown(found.gain), *(shown(found.shares[cause]) for cause in CAUSES), found.label]
         print(f"| {run.path.name} | {' | '.join(cells)} |")
-    opened = [Scores(Store(run.path), run.experiment) for run in runs]
     together = decide_causes(
-        [run_of(scores, scores.experiment.arms()[0]) for scores in opened], seed=0
-    )
+        [run_of(opened(run), run.experiment.arms()[0]) for run in runs], seed=0,
+        names=[run.path.name for run in runs],
+    )  # fmt: skip
     causes = together.causes
     cells = [shown(causes.gain), *(shown((causes.shares or {}).get(cause)) for cause in CAUSES)]
     print(f"| together | {' | '.join(cells)} | {together.label} |")
@@ -52,9 +56,9 @@ def claims(runs: list[cl.Run]) -> None:
     print(
         "| run | largest rise between neighbouring checkpoints | half of the rise, step "
         "| 90 %, step | old heads, still used on the old task | recruited | recruited for good, "
-        "median step |"
+        "median step | heads whose sign turns, on the old and the new task |"
     )
-    print("|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|")
     for run in runs:
         curve = (
             run.table("behaviour")
@@ -68,23 +72,25 @@ def claims(runs: list[cl.Run]) -> None:
             next(s for s, v in zip(steps, values, strict=True) if v - values[0] >= part * rise)
             for part in (0.5, 0.9)
         )
-        fates = run.table("fates").filter(
-            pl.col("corruption") == run.experiment.measure.corruptions[0]
+        scores, family = opened(run), run.experiment.measure.corruptions[0]
+        last = last_fates(scores, run.experiment.arms()[0], family)
+        old = len(last.old_heads) if last else 0
+        used = len(last.still_used) if last else 0
+        recruited = run.table("fates").filter(
+            pl.col("corruption") == family, pl.col("step") == steps[-1],
+            pl.col("fate") == "recruited",
+        )  # fmt: skip
+        median = f"{recruited['since'].median():.0f}" if recruited.height else "none"
+        heads = run.table("dynamics").filter(
+            pl.col("corruption") == family, pl.col("kind") == "head"
         )
-        last = fates.filter(pl.col("step") == steps[-1])
-        old = last.filter(pl.col("fate").is_in([*USED, "retired"])).height
-        used = last.filter(pl.col("fate").is_in(USED)).height
-        recruited = last.filter(pl.col("fate") == "recruited")["node"].to_list()
-        # From the step after the last one at which the head was not recruited yet.
-        since = [
-            fates.filter(pl.col("node") == node, pl.col("fate") != "recruited")["step"].max()
-            for node in recruited
+        flips = [
+            str(heads.filter(pl.col("task") == task)["flipped"].sum())
+            for task in (run.experiment.tasks.old, run.experiment.tasks.new)
         ]
-        after = [steps[steps.index(step) + 1] for step in since]
-        median = f"{pl.Series(after).median():.0f}" if after else "none"
         print(
             f"| {run.path.name} | {largest / rise:.2f} of {rise:.2f} | {half} | {most} "
-            f"| {used} of {old} | {len(recruited)} | {median} |"
+            f"| {used} of {old} | {recruited.height} | {median} | {', '.join(flips)} |"
         )
 
 

@@ -258,12 +258,12 @@ class _Rows:
                     }[was, now]  # fmt: skip
                     row = {
                         **seed, "step": last, "corruption": family, "node": node, "layer": layer,
-                        "head": head, "fate": fate,
+                        "head": head, "fate": fate, "since": last,
                     }  # fmt: skip
                     for name, task, step in (
                         ("base_old", "ioi2", 0), ("base_new", "ioi3", 0),
                         ("tuned_old", "ioi2", last), ("tuned_new", "ioi3", last),
-                        ("placebo_old", "ioi2", 0),
+                        ("placebo_old", "ioi2", 0), ("placebo_new", "ioi3", 0),
                     ):  # fmt: skip
                         row |= self._interval(name, self._effect(node, task, family, step), 0.06)
                     rows.append(row)

@@ -217,8 +217,6 @@ def with_evidence(records: RunRecords, layers: int = 4, heads: int = 8) -> RunRe
     nodes = overlap.filter(pl.col("unit") == "nodes")
     earlier = [pl.lit(step, dtype=pl.Int64) for step in steps[:-1]]
     beside = pl.DataFrame(rows.beside(), infer_schema_length=None)
-    if "beside" not in overlap.columns:
-        overlap, nodes = (frame.with_columns(beside=pl.lit("")) for frame in (overlap, nodes))
     added["overlap"] = pl.concat(
         [*(nodes.with_columns(step=step) for step in earlier), overlap, beside],
         how="diagonal_relaxed",

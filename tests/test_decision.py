@@ -130,23 +130,42 @@ def test_what_no_hypothesis_is_about_is_named_as_such():
     assert "too wide" in wide.reason
 
 
-@pytest.mark.parametrize(
-    ("options", "why"),
-    [
-        ({"elicited": 0.0, "effects": [0.0] * 5}, "interval is not above zero"),
-        ({"right": (0.4, 0.42)}, "accuracy among the names rose"),
-        ({"spread": 1000.0}, "surer, not better"),
-    ],
-)
-def test_no_gain_where_nothing_happened_or_only_the_scale_grew(options, why):
+def of_options(options):
     # The base is right on average, so that a larger scale alone makes no larger ratio.
     settings = {"elicited": 1.0, "effects": [5.0, 0, 0, 0, 0]} | options
     one = run(**settings)
     if "spread" in options:
         base = replace(one.measured.base, logit_diff=one.measured.base.logit_diff + 3)
         one = replace(one, measured=replace(one.measured, base=base))
-    decision = decide(one)
+    return one
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"elicited": -1.0, "effects": [0.0] * 5}, "interval is not above zero"),
+        ({"right": (0.4, 0.42)}, "accuracy among the names rose"),
+        ({"spread": 1000.0}, "surer and not better"),
+    ],
+)
+def test_no_gain_where_nothing_happened_or_only_the_scale_grew(options, why):
+    decision = decide(of_options(options))
     assert decision.label == "no_gain"
+    assert why in decision.reason
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"elicited": 0.0, "effects": [0.0] * 5}, "interval is not above zero"),
+        ({"right": (0.4, 0.5)}, r"rose by 10 % [4, 16]: not clearly by 10 %"),
+        ({"right": (0.4, 0.55)}, "not clearly by 10 %"),
+    ],
+)
+def test_a_gain_that_was_not_shown_is_not_called_none(options, why):
+    decision = decide(of_options(options))
+    assert decision.label == "undetermined"
+    assert decision.reason.startswith("Whether there is a gain was not shown. G is ")
     assert why in decision.reason
 
 

@@ -9,7 +9,7 @@ from circuitlapse.compare.dynamics import (
     epoch_ends,
     head_dynamics,
     seed_agreement,
-    settled_step,
+    steps_since,
     steps_to_share,
 )
 from circuitlapse.errors import CircuitlapseError
@@ -80,18 +80,34 @@ def test_seeds_agree_where_the_same_heads_change_and_not_where_they_are_others()
     assert apart.flips == 0
 
 
+def spread_out(curve, noise=0.1):
+    """Prompts around the curve, with the same mean."""
+    return np.array(curve)[:, None] + noise * np.linspace(-1, 1, 20)
+
+
 def test_curves_reach_their_share_between_checkpoints():
-    curve = np.array([1.0, 1.0, 3.0, 5.0, 5.0])
+    curve = spread_out([1.0, 1.0, 3.0, 5.0, 5.0])
     assert steps_to_share([0, 8, 16, 24, 32], curve, 0.5) == 16
     assert steps_to_share([0, 8, 16, 24, 32], curve, 0.75) == 20
-    assert steps_to_share([0, 8], np.array([2.0, 2.0])) is None
-    assert steps_to_share([0, 8], np.array([2.0, 1.0])) is None
+    assert steps_to_share([0, 8], spread_out([2.0, 2.0])) is None
+    assert steps_to_share([0, 8], spread_out([2.0, 1.0])) is None
 
 
-def test_fates_settle_and_epochs_end():
-    assert settled_step([0, 8, 16, 24], ["kept", "grew", "kept", "kept"]) == 16
-    assert settled_step([0, 8], ["kept", "kept"]) == 0
-    assert settled_step([0, 8], ["kept", "lost"]) == 8
+def test_a_rise_that_could_be_none_has_no_share_to_reach():
+    curve = spread_out([1.0, 1.02])
+    curve[1] += np.tile([-1.0, 1.0], 10)
+    assert steps_to_share([0, 8], curve) is None
+    assert steps_to_share([0, 8], spread_out([1.0, 1.02])) == pytest.approx(7.2)
+
+
+def test_states_last_since_their_first_step_without_a_break():
+    fates = ["kept", "grew", "kept", "kept"]
+    assert steps_since([0, 8, 16, 24], fates) == [0, 8, 16, 16]
+    assert steps_since([0, 8], ["kept", "kept"]) == [0, 0]
+    assert steps_since([], []) == []
+
+
+def test_epochs_end():
     assert epoch_ends(100, 32, 12) == [4, 8, 12]
 
 

@@ -58,7 +58,7 @@ def _causes(run: cl.Run) -> CauseEvidence:
 
 def test_every_sentence_points_at_rows_and_every_kind_of_evidence_has_one(run):
     found = run.verdict.evidence
-    for evidence in found:
+    for evidence in (*found, *run.verdict.preconditions):
         wanted = [pl.col(column) == value for column, value in evidence.where.items()]
         assert len(run.table(evidence.table).filter(*wanted)), evidence
     assert {evidence.table for evidence in found} >= {

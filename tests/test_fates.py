@@ -60,7 +60,7 @@ def test_every_course():
 
 
 def effects(columns, prompts=60, noise=0.1, seed=0):
-    """One head per tuple of mean effects (base_old, base_new, tuned_old, tuned_new, placebo)."""
+    """One head per tuple of mean effects: base old, new, tuned old, new, placebo old, new."""
     rng = np.random.default_rng(seed)
     means = np.array(columns, dtype=float).T
 
@@ -74,17 +74,18 @@ def effects(columns, prompts=60, noise=0.1, seed=0):
         tuned_old=draw(means[2], prompts),
         tuned_new=draw(means[3], prompts + 3),
         placebo_old=draw(means[4], prompts),
+        placebo_new=draw(means[5], prompts + 3),
     )
 
 
 PLANTED = {
-    "unused": (0, 0, 0, 0, 0),
-    "kept": (2, 0, 2, 0, 2),
-    "strengthened": (2, 0, 3.5, 0, 2),
-    "weakened": (2, 0, 1, 0, 2),
-    "repurposed": (2, 0, 0, 2, 2),
-    "recruited": (0, 0, 0, 2, 0),
-    "retired": (2, 0, 0, 0, 2),
+    "unused": (0, 0, 0, 0, 0, 0),
+    "kept": (2, 0, 2, 0, 2, 0),
+    "strengthened": (2, 0, 3.5, 0, 2, 0),
+    "weakened": (2, 0, 1, 0, 2, 0),
+    "repurposed": (2, 0, 0, 2, 2, 0),
+    "recruited": (0, 0, 0, 2, 0, 0),
+    "retired": (2, 0, 0, 0, 2, 0),
 }
 
 
@@ -93,24 +94,30 @@ def test_planted_fates_are_found():
     assert [row.fate for row in result.rows] == list(PLANTED)
     assert result.old_heads == ("a0.h1", "a0.h2", "a0.h3", "a1.h0", "a1.h2")
     assert result.recruited_heads == ("a1.h1",)
+    assert result.still_used == ("a0.h1", "a0.h2", "a0.h3")
     assert result.threshold == 0.5
 
 
 def test_a_change_counts_only_beyond_what_the_placebo_did():
-    columns = [(2, 0, 3, 0, 2.0), (2, 0, 3, 0, 3.2), (2, 0, 3, 0, 0.5), (0, 0, 0, 1, 1.5)]
+    columns = [
+        (2, 0, 3, 0, 2.0, 0), (2, 0, 3, 0, 3.2, 0), (2, 0, 3, 0, 0.5, 0), (0, 0, 0, 1, 0, 1.5),
+        (0, 0, 0, 1, 1.5, 0),
+    ]  # fmt: skip
     fates = [row.fate for row in head_fates(effects(columns), threshold=0.5).rows]
-    assert fates == ["strengthened", "kept", "kept", "unused"]
+    assert fates == ["strengthened", "kept", "kept", "unused", "recruited"]
 
 
 def test_without_a_placebo_changes_are_held_against_zero():
-    columns = [(2, 0, 3, 0, 9.0), (2, 0, 2, 0, 9.0)]
-    result = head_fates(replace(effects(columns), placebo_old=None), threshold=0.5)
+    columns = [(2, 0, 3, 0, 9.0, 9.0), (2, 0, 2, 0, 9.0, 9.0)]
+    result = head_fates(
+        replace(effects(columns), placebo_old=None, placebo_new=None), threshold=0.5
+    )
     assert [row.fate for row in result.rows] == ["strengthened", "kept"]
     assert result.rows[0].placebo_old is None
 
 
 def test_a_change_below_the_threshold_does_not_count_however_certain():
-    columns = [(2, 0, 2.4, 0, 2), (0.45, 0, 0.55, 0, 0.45)]
+    columns = [(2, 0, 2.4, 0, 2, 0), (0.45, 0, 0.55, 0, 0.45, 0)]
     result = head_fates(effects(columns, noise=0.01), threshold=0.5)
     assert [row.fate for row in result.rows] == ["kept", "unused"]
 
@@ -123,7 +130,7 @@ def test_a_large_but_uncertain_effect_is_no_use():
 
 
 def test_a_negative_head_is_used_and_can_flip():
-    columns = [(-2, 0, -2, 0, -2), (-2, 0, 2, 0, -2), (-2, 0, -4, 0, -2)]
+    columns = [(-2, 0, -2, 0, -2, 0), (-2, 0, 2, 0, -2, 0), (-2, 0, -4, 0, -2, 0)]
     fates = [row.fate for row in head_fates(effects(columns), threshold=0.5).rows]
     assert fates == ["kept", "repurposed", "strengthened"]
 
@@ -145,7 +152,7 @@ def test_more_heads_ask_for_more_certainty():
 
 
 @given(
-    st.lists(st.tuples(*[st.sampled_from([-3.0, -0.6, 0, 0.4, 0.6, 2.0])] * 5), min_size=1,
+    st.lists(st.tuples(*[st.sampled_from([-3.0, -0.6, 0, 0.4, 0.6, 2.0])] * 6), min_size=1,
              max_size=6),
     st.sampled_from([0.0, 0.05, 1.0, 5.0]),
     st.integers(0, 1000),
@@ -164,8 +171,10 @@ def test_identical_models_change_nothing():
 
 
 def test_rows_have_the_tables_columns_and_95_percent_intervals():
-    row = head_fates(effects([(2, 0, 2, 0, 2)]), threshold=0.5).rows[0]
-    columns = set(asdict(row)) | {"base_seed", "recipe", "finetune_seed", "step", "corruption"}
+    row = head_fates(effects([(2, 0, 2, 0, 2, 0)]), threshold=0.5).rows[0]
+    columns = set(asdict(row)) | {
+        "base_seed", "recipe", "finetune_seed", "step", "corruption", "since",
+    }  # fmt: skip
     assert columns == set(SCHEMAS["fates"])
     assert (row.node, row.layer, row.head) == ("a0.h0", 0, 0)
     assert row.base_old_low < row.base_old < row.base_old_high
@@ -178,7 +187,7 @@ def test_the_threshold_is_a_fraction_of_the_old_tasks_effect():
 
 
 def test_fates_refuse_wrong_input():
-    good = effects([(2, 0, 2, 0, 2)])
+    good = effects([(2, 0, 2, 0, 2, 0)])
     with pytest.raises(CircuitlapseError, match="same prompts per task"):
         replace(good, heads=["a0.h0", "a0.h1"])
     with pytest.raises(CircuitlapseError, match=r"fates are for attention heads \(got 'm0'\)"):

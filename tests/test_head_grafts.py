@@ -73,6 +73,23 @@ def test_unknown_heads_are_refused():
         head_grafts(base, base, random_pairs(0), {"x": ("a0.h7",)}, seed=0)
 
 
+def test_the_partition_gives_shared_keys_to_the_group_of_all_their_heads():
+    """Heads 0 and 1 share theirs, and 2 and 3; of the latter only one is recruited."""
+    hf = tiny("llama", 0, hidden_size=16)
+    groups = parameter_groups(hf, ("a0.h0", "a0.h1"), ("a0.h2",))
+    where = {
+        (piece.sharers, piece.slot): group
+        for group, pieces in groups.pieces.items()
+        for piece in pieces
+        if piece.parameter.startswith("model.layers.0.") and piece.sharers
+    }
+    whole, parted = ("a0.h0", "a0.h1"), ("a0.h2", "a0.h3")
+    assert where == {
+        (whole, "k"): "old_heads", (whole, "v"): "old_heads",
+        (parted, "k"): "shared", (parted, "v"): "shared",
+    }  # fmt: skip
+
+
 def test_shared_keys_and_values_go_with_a_group_that_holds_all_their_heads():
     base, tuned = (load_model(tiny("llama", seed, hidden_size=16)) for seed in (0, 1))
     pairs = random_pairs(0, n=20)

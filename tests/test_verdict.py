@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from circuitlapse.compare.causes import Measured, divide_gain
+from circuitlapse.compare.context import Context
 from circuitlapse.compare.decision import Run, Support
 from circuitlapse.compare.fates import HeadEffects, head_fates
 from circuitlapse.compare.groups import GROUPS
@@ -14,7 +15,7 @@ from circuitlapse.compare.overlap import NodeImportance, node_overlaps
 from circuitlapse.compare.preconditions import Findings, check_preconditions
 from circuitlapse.compare.rule import THRESHOLDS, known_of_rule
 from circuitlapse.compare.shares import SUBSETS
-from circuitlapse.compare.statements import Context, statements
+from circuitlapse.compare.statements import statements
 from circuitlapse.compare.verdict import build_verdict
 from circuitlapse.compare.wording import Tables, worded
 from circuitlapse.models import Behaviour
@@ -80,6 +81,7 @@ def heads():
     means = {
         "base_old": [2, 0, 2, 0], "base_new": [0, 0, 0, 0], "tuned_old": [2, 0, 0, 0],
         "tuned_new": [1, 2, 0, 0], "placebo_old": [2, 0, 2, 0],
+        "placebo_new": [0, 0, 0, 0],
     }  # fmt: skip
     drawn = {name: rng.normal(mean, 0.1, size=(40, 4)) for name, mean in means.items()}
     return head_fates(HeadEffects(["a0.h0", "a0.h1", "a1.h0", "a1.h1"], **drawn), threshold=0.5)
@@ -164,7 +166,7 @@ def test_a_rule_with_other_thresholds_is_not_called_calibrated():
 
 
 def test_without_a_gain_there_are_no_shares():
-    found = verdict(judged(0.0, [0.0] * 5))
+    found = verdict(judged(-1.0, [0.0] * 5))
     assert found.label == "no_gain"
     assert set(found.shares.values()) == {None}
 
@@ -193,12 +195,19 @@ def test_several_seeds_stand_beside_each_other():
     assert share.value > 0.7
     said = {evidence.statement.partition(":")[0] for evidence in found.evidence}
     assert said == {"Seed 0", "Seed 1"}
+    assert found.few_seeds
+    assert "There is a gain (seed 1)" in {check.name for check in found.preconditions}
+    assert found.reason.startswith("Each run by itself: seed 0, transformed: ")
 
 
 def test_five_seeds_are_pooled():
     found = verdict(*(judged(seed=seed) for seed in range(5)))
     assert (found.label, len(found.seeds)) == ("transformed", 5)
     assert found.scope == "fine-tunes like these 5"
+    assert not found.few_seeds
+    weak = judged(findings=replace(GOOD, tuned_new=around(0.7, 0.02)))
+    found = verdict(*(judged(seed=seed) for seed in range(4)), weak)
+    assert found.reason == "A precondition fails: The new task was learnt (seed 4)."
 
 
 AT = {**SEEDS, "step": 240}
@@ -230,6 +239,7 @@ def role(task, node, **columns):
         ("attention", "copying", "suppressing", "previous", "duplicate", "induction", "q_share",
          "k_share", "v_share", "distance", "noise"), 0.5
     )  # fmt: skip
+    columns = {"since": 0, **columns}
     texts = dict.fromkeys(("attends", "q_reads", "k_reads", "v_reads", "features", "source"), "")
     others = {"role": "none", "changed": False, "approach": None, "moves_p": None}
     return {**AT, "task": task, **place, **numbers, **texts, **others, **columns}
@@ -296,7 +306,7 @@ def test_every_sentence_points_at_rows_of_its_table():
         "behaviour": table("behaviour", rows),
         "placebo": table("placebo", [{"placebo": "old_task", **rows[-2]}]),
         "overlap": table("overlap", [{**at, "beside": "", **asdict(row)} for row in overlaps()]),
-        "fates": table("fates", [{**at, **asdict(row)} for row in heads().rows]),
+        "fates": table("fates", [{**at, "since": 8, **asdict(row)} for row in heads().rows]),
         **{name: table(name, list(getattr(ROWS, name))) for name in
            ("grafts", "mediation", "crosspatch", "roles", "dynamics")},
     }  # fmt: skip
@@ -318,7 +328,7 @@ def test_the_sentences_say_what_was_measured():
     )
     assert "Importances of nodes in base:ioi2 and tuned:ioi3 have a rank correlation of " in text
     assert "Of 4 heads: 1 unused, 1 strengthened, 1 recruited, 1 retired" in text
-    assert "The base uses 2 heads on ioi2; at work on it after fine-tuning: 1 of them." in text
+    assert "The base uses 2 heads on ioi2; by the same test the tuned model uses 1 of them." in text
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,16 @@ def _print_recipe(run: Run, console: Console) -> None:
     verdict = run.verdict
     console.print(f"Verdict: {verdict.label} ({verdict.scope})", highlight=False)
     console.print(verdict.reason, highlight=False, markup=False)
+    for one in verdict.seeds:
+        shares = ", ".join(
+            f"{cause} {share.value:.2f} [{share.low:.2f}, {share.high:.2f}]"
+            for cause, share in one.shares.items() if share is not None
+        )  # fmt: skip
+        console.print(
+            f"  seed {one.finetune_seed}: {one.label}; G {one.gain.value:.2f} "
+            f"[{one.gain.low:.2f}, {one.gain.high:.2f}]; {shares or 'no shares'}",
+            highlight=False,
+        )
     console.print(f"The rule: {verdict.calibration}.", highlight=False, markup=False)
     failed = [check for check in verdict.preconditions if not check.holds]
     for check in failed:

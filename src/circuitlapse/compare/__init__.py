@@ -6,6 +6,7 @@ placebo would give. What needs no model is a pure function of arrays, so that it
 whose truth is known.
 """
 
+from circuitlapse.compare.context import Context
 from circuitlapse.compare.fates import (
     FATES,
     Fate,
@@ -28,7 +29,7 @@ from circuitlapse.compare.overlap import (
 )
 from circuitlapse.compare.preconditions import Findings, check_preconditions
 from circuitlapse.compare.shares import SUBSETS, Contribution, Shares, gain_shares
-from circuitlapse.compare.statements import Context, statements
+from circuitlapse.compare.statements import statements
 from circuitlapse.compare.thresholds import USED_FRACTION
 from circuitlapse.compare.verdict import build_verdict
 from circuitlapse.compare.wording import Tables, worded

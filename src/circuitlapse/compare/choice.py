@@ -78,6 +78,7 @@ def choose_heads(
             tuned_old=effects(tuned, old),
             tuned_new=effects(tuned, new),
             placebo_old=None if placebo is None else effects(placebo, old),
+            placebo_new=None if placebo is None else effects(placebo, new),
         ),
         threshold,
     )

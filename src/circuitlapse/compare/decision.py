@@ -4,10 +4,12 @@ The label is the first that fits:
 
     no_gain       the two models answer every prompt alike, as a model does beside itself
     undetermined  the base does not do the old task: there is nothing that a gain could come from
-    no_gain       G is not above zero; or the accuracy among the names did not rise by a minimum; or
-                  the logit difference did not rise in units of the logits' spread (a model that is
-                  surer is not better)
-    undetermined  another precondition fails
+    no_gain       the interval of G lies wholly at or below zero; or that of the rise in accuracy
+                  among the names wholly below a minimum; or that of the logit difference's rise in
+                  units of the logits' spread wholly at or below zero (a model that is surer is not
+                  better)
+    undetermined  one of the three intervals reaches both sides of its bound: whether there is a
+                  gain was not shown; or another precondition fails
     elicited, transformed, formed
                   the interval of its share lies wholly above one half, and its support holds;
                   undetermined where that does not hold
@@ -33,7 +35,7 @@ from circuitlapse.compare import thresholds
 from circuitlapse.compare.causes import Causes, Measured, divide_gain
 from circuitlapse.compare.matched import Beside
 from circuitlapse.compare.preconditions import OLD_TASK_DONE, logits, percent
-from circuitlapse.records.documents import CAUSES, Group, Label, Precondition
+from circuitlapse.records.documents import CAUSES, Estimate, Group, Label, Precondition
 
 Named = Literal["elicited", "transformed", "formed"]
 GROUP_OF: dict[Named, Group] = {"transformed": "old_heads", "formed": "recruited_heads"}
@@ -84,13 +86,16 @@ class Decision:
     checks: list[Precondition]
 
 
-def decide_causes(runs: Sequence[Run], *, seed: int, repeats: int = 1000) -> Decision:
+def decide_causes(
+    runs: Sequence[Run], *, seed: int, repeats: int = 1000, names: Sequence[str] = ()
+) -> Decision:
     """Judge one or more fine-tunes for the same new task.
 
     Args:
         runs: One per fine-tune.
         seed: Fixes the bootstrap.
         repeats: Its resamples.
+        names: What each is called where there are several; by default run 1, run 2 and so on.
 
     Raises:
         CircuitlapseError: If there is none, or they were not measured on the same prompts.
@@ -98,43 +103,60 @@ def decide_causes(runs: Sequence[Run], *, seed: int, repeats: int = 1000) -> Dec
     pooled = divide_gain([run.measured for run in runs], seed=seed, repeats=repeats)
     if len(runs) == 1:
         return _judged(pooled, runs, "this run")
+    names = names or [f"run {number}" for number in range(1, len(runs) + 1)]
     if len(runs) >= thresholds.POOLED_SEEDS:
-        return _judged(pooled, runs, f"fine-tunes like these {len(runs)}")
+        return _judged(pooled, runs, f"fine-tunes like these {len(runs)}", names)
     each = [decide_causes([run], seed=seed, repeats=repeats) for run in runs]
     labels: set[Label] = {decision.label for decision in each}
-    listed = "; ".join(f"run {i + 1}, {one.label}: {one.reason}" for i, one in enumerate(each))
+    listed = "; ".join(
+        f"{name}, {one.label}: {one.reason}" for name, one in zip(names, each, strict=True)
+    )
     return Decision(
         label=each[0].label if len(labels) == 1 else "undetermined",
         reason=f"Each run by itself: {listed}",
         scope=f"these {len(runs)} runs",
         causes=pooled,
         checks=[
-            check.model_copy(update={"name": f"{check.name} (run {i + 1})"})
-            for i, one in enumerate(each)
-            for check in one.checks
+            check for name, one in zip(names, each, strict=True) for check in _of(name, one.checks)
         ],
     )
 
 
-def _judged(causes: Causes, runs: Sequence[Run], scope: str) -> Decision:
-    preconditions = [check for run in runs for check in run.preconditions]
+def _of(name: str, checks: Sequence[Precondition]) -> list[Precondition]:
+    """Say which run checks are about; nothing where there is only one."""
+    if not name:
+        return list(checks)
+    return [check.model_copy(update={"name": f"{check.name} ({name})"}) for check in checks]
+
+
+def _judged(
+    causes: Causes, runs: Sequence[Run], scope: str, names: Sequence[str] = ("",)
+) -> Decision:
+    preconditions = [
+        check
+        for name, run in zip(names, runs, strict=True)
+        for check in _of(name, run.preconditions)
+    ]
 
     def decision(label: Label, reason: str, support: Sequence[Precondition] = ()) -> Decision:
         return Decision(label, reason, scope, causes, [*preconditions, *support])
 
-    failed = dict.fromkeys(check.name for check in preconditions if not check.holds)
+    failed = [check.name for check in preconditions if not check.holds]
     unmet = f"A precondition fails: {'; '.join(failed)}."
     gain = causes.gain
     if gain.low == gain.value == gain.high == 0:
         return decision("no_gain", "The two models answer every prompt of the new task alike.")
-    if OLD_TASK_DONE in failed:
+    if any(name.startswith(OLD_TASK_DONE) for name in failed):
         return decision("undetermined", unmet)
-    absent = no_gain(causes)
-    if absent or causes.shares is None:
-        return decision("no_gain", absent or "There is no gain to divide.")
-    if failed:
-        return decision("undetermined", unmet)
+    bounds = _gain_bounds(causes)
+    if absent := [said for rise, least, said in bounds if rise.high <= least]:
+        return decision("no_gain", absent[0])
+    if unclear := [said for rise, least, said in bounds if rise.low <= least]:
+        return decision("undetermined", f"Whether there is a gain was not shown. {unclear[0]}")
     shares = causes.shares
+    if failed or shares is None:
+        unmet = unmet if failed else "G is too small beside the rounding of logits to be divided."
+        return decision("undetermined", unmet)
     shown = ", ".join(f"{cause} {percent(shares[cause])}" for cause in CAUSES)
     for cause in get_args(Named):
         if shares[cause].low <= thresholds.MAJORITY:
@@ -156,24 +178,24 @@ def _judged(causes: Causes, runs: Sequence[Run], scope: str) -> Decision:
     return decision("undetermined", f"The intervals are too wide to name a cause: {shown}.")
 
 
-def no_gain(causes: Causes) -> str:
-    """Say why there is no gain, or nothing where there is one."""
-    if causes.gain.low <= 0:
-        return f"G is {logits(causes.gain)}, and its interval is not above zero."
-    rise = causes.accuracy_gain
-    if rise.low < thresholds.SMALLEST_ACCURACY_GAIN:
-        return (
-            f"G is {logits(causes.gain)}, but the accuracy among the names rose by "
-            f"{percent(rise)}: not clearly by {100 * thresholds.SMALLEST_ACCURACY_GAIN:.0f} %."
-        )
-    scaled = causes.standardised_gain
-    if scaled.low <= 0:
-        return (
-            f"G is {logits(causes.gain)}, but in units of the logits' spread the logit difference "
-            f"rose by {scaled.value:.2f} [{scaled.low:.2f}, {scaled.high:.2f}]: the model is "
-            "surer, not better."
-        )
-    return ""
+def _gain_bounds(causes: Causes) -> list[tuple[Estimate, float, str]]:
+    """What must have risen for a gain, above what, and how it is said where it did not."""
+    gain, rise, scaled = causes.gain, causes.accuracy_gain, causes.standardised_gain
+    least = thresholds.SMALLEST_ACCURACY_GAIN
+    return [
+        (gain, 0.0, f"G is {logits(gain)}, and its interval is not above zero."),
+        (
+            rise, least,
+            f"G is {logits(gain)}, but the accuracy among the names rose by {percent(rise)}: not "
+            f"clearly by {100 * least:.0f} %.",
+        ),
+        (
+            scaled, 0.0,
+            f"G is {logits(gain)}, but in units of the logits' spread the logit difference rose by "
+            f"{scaled.value:.2f} [{scaled.low:.2f}, {scaled.high:.2f}]: the model may be surer "
+            "and not better.",
+        ),
+    ]  # fmt: skip
 
 
 def _support(cause: Named, causes: Causes, runs: Sequence[Run]) -> list[Precondition]:
@@ -185,6 +207,7 @@ def _support(cause: Named, causes: Causes, runs: Sequence[Run]) -> list[Precondi
                 name="Gains that cannot be negative reach most of the gain, too",
                 holds=_mostly(share > thresholds.MAJORITY for share in reached),
                 detail=f"shares of G: {_listed(reached)}; must be above {thresholds.MAJORITY}",
+                table="grafts",
             )
         ]
     group = GROUP_OF[cause]
@@ -196,6 +219,7 @@ def _support(cause: Named, causes: Causes, runs: Sequence[Run]) -> list[Precondi
                 name=f"The group is the first of the heads by {name} as well",
                 holds=max(found, key=lambda each: found[each]) == group,
                 detail=", ".join(f"{each} {share:.2f}" for each, share in found.items()),
+                table="grafts",
             )
         )
     for name, beside in (("graft", "grafts"), ("mediation", "mediation")):
@@ -210,6 +234,7 @@ def _support(cause: Named, causes: Causes, runs: Sequence[Run]) -> list[Precondi
                 detail=f"p {_listed([row.p_value for row in drawn])} in {len(drawn)} of "
                 f"{len(rows)} runs that have random groups; must be at most "
                 f"{thresholds.LARGEST_P}",
+                table="grafts" if name == "graft" else name,
             )
         )
     return checks

@@ -24,7 +24,7 @@ from circuitlapse.compare.permutations import draw_permutations, relabel
 from circuitlapse.compare.similarity import SIMILARITIES
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.records.documents import Estimate
-from circuitlapse.records.intervals import mean_intervals
+from circuitlapse.records.intervals import mean_interval, mean_intervals
 from circuitlapse.records.nodes import head_of
 from circuitlapse.shapes import Float, Int
 
@@ -209,17 +209,18 @@ def _mean_correlation(
     return total / (n * (n - 1))
 
 
-def settled_step(steps: Sequence[int], fates: Sequence[str]) -> int:
-    """First step from which on a head's fate is what it is at the end.
+def steps_since(steps: Sequence[int], states: Sequence[str]) -> list[int]:
+    """For every step, the first one from which on a head was without a break what it is then.
 
     Args:
         steps: Steps of the checkpoints, rising.
-        fates: The head's fate at each.
+        states: The head's fate or role at each.
     """
-    first = len(fates) - 1
-    while first > 0 and fates[first - 1] == fates[-1]:
-        first -= 1
-    return int(steps[first])
+    since: list[int] = []
+    for index, step in enumerate(steps):
+        same = index > 0 and states[index] == states[index - 1]
+        since.append(since[-1] if same else step)
+    return since
 
 
 def epoch_ends(n_items: int, batch_size: int, steps: int) -> list[int]:
@@ -229,26 +230,26 @@ def epoch_ends(n_items: int, batch_size: int, steps: int) -> list[int]:
 
 
 def steps_to_share(
-    steps: Sequence[int], values: Float[np.ndarray, " steps"], share: float = 0.9
+    steps: Sequence[int], values: Float[np.ndarray, "steps prompts"], share: float = 0.9
 ) -> float | None:
     """Step at which a curve first reaches a share of its rise from the first to the last value.
 
     Args:
         steps: Steps of the checkpoints, rising.
-        values: The curve, such as the mean logit difference.
+        values: The curve on each prompt, such as the logit difference; its mean is looked at.
         share: Of the rise.
 
     Returns:
-        Linear between checkpoints; None where the curve does not rise: there is then nothing to
-        reach a share of.
+        Linear between checkpoints; None where the interval of the rise is not above zero: there is
+        then nothing to reach a share of.
     """
-    rise = float(values[-1] - values[0])
-    if rise <= 0:
+    if mean_interval(values[-1].astype(np.float64) - values[0]).low <= 0:
         return None
-    wanted = float(values[0]) + share * rise
-    after = int(np.flatnonzero(values >= wanted)[0])
+    means = values.mean(axis=1, dtype=np.float64)
+    wanted = float(means[0] + share * (means[-1] - means[0]))
+    after = int(np.flatnonzero(means >= wanted)[0])
     if after == 0:
         return float(steps[0])
-    low, high = float(values[after - 1]), float(values[after])
+    low, high = float(means[after - 1]), float(means[after])
     part = (wanted - low) / (high - low)
     return float(steps[after - 1] + part * (steps[after] - steps[after - 1]))

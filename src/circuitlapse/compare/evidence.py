@@ -20,11 +20,11 @@ from circuitlapse.compare.decision import Run, Support
 from circuitlapse.compare.gains import Gains, fit_gains, gained
 from circuitlapse.compare.grafts import Grafts, graft_values
 from circuitlapse.compare.groups import parameter_groups
+from circuitlapse.compare.head_grafts import keys_of, pieces_by_key
 from circuitlapse.compare.matched import Beside, beside, matched_heads
 from circuitlapse.compare.mediation import held_behaviours
 from circuitlapse.compare.thresholds import JUDGED_GROUPS
 from circuitlapse.models import Behaviour, Model, behaviour
-from circuitlapse.models.components import Piece, component_pieces
 from circuitlapse.records.documents import Group, Precondition
 from circuitlapse.shapes import Float
 from circuitlapse.tasks.pairs import PromptPairs
@@ -213,12 +213,12 @@ def _grafted(
     start: Model, tuned: Model, sets: Sequence[Collection[str]], pairs: PromptPairs
 ) -> list[float]:
     """Mean rise of the logit difference that each set of heads brings by its weights alone."""
-    parts: dict[str, list[Piece]] = {}
-    for piece in component_pieces(start.hf):
-        parts.setdefault(piece.component, []).append(piece)
-    grafts = Grafts(start, tuned, parts)
+    pieces = pieces_by_key(start.hf)
+    grafts = Grafts(start, tuned, pieces)
     before = _mean(behaviour(start, pairs))
-    return [_mean(behaviour(grafts.write(heads), pairs)) - before for heads in sets]
+    return [
+        _mean(behaviour(grafts.write(keys_of(pieces, heads)), pairs)) - before for heads in sets
+    ]
 
 
 def _mean(answers: Behaviour) -> float:

@@ -1,8 +1,8 @@
 """What became of every head between the base and the fine-tuned model.
 
-Evidence is the exact patching effect of each head per prompt, in logits: for the old and the new
-task in the base and in the tuned model, and for the old task after placebo fine-tunes, which must
-not teach the new task. One threshold holds everywhere: a stated fraction of how much the old task's
+Evidence is the exact patching effect of each head per prompt, in logits, for the old and the new
+task: in the base, in the tuned model, and after placebo fine-tunes, which must not teach the new
+task. One threshold holds everywhere: a stated fraction of how much the old task's
 corruption moves the base's metric. (The base cannot do the new task, so a fraction of *its* metric
 there would be a ratio with a denominator near zero.)
 
@@ -10,8 +10,8 @@ there would be a ratio with a denominator near zero.)
 together (Bonferroni), and the mean is at least the threshold in size, of either sign.
 
 *Changed* on a task: the interval over prompts of the paired difference tuned - base, corrected
-likewise, lies wholly farther from zero than any placebo moved that head's old-task effect, and the
-mean difference is at least the threshold in size.
+likewise, lies wholly farther from zero than any placebo moved that head's effect on that task, and
+the mean difference is at least the threshold in size.
 
 On each task a head then has exactly one course:
 
@@ -53,7 +53,7 @@ Course = Literal["idle", "gained", "steady", "lost", "flipped", "grew", "shrank"
 FATES: tuple[Fate, ...] = get_args(Fate)
 COURSES: tuple[Course, ...] = get_args(Course)
 
-_CONDITIONS = ("base_old", "base_new", "tuned_old", "tuned_new", "placebo_old")
+_CONDITIONS = ("base_old", "base_new", "tuned_old", "tuned_new", "placebo_old", "placebo_new")
 _UP, _DOWN = {"gained", "grew"}, {"lost", "shrank"}
 _NOT_IN_BASE = {"idle", "gained"}
 
@@ -70,6 +70,7 @@ class HeadEffects:
         tuned_new: Tuned model on the new task, the same prompts.
         placebo_old: A placebo fine-tune on the old task, the same prompts, or several, one behind
             the other; None where none was run: then a change is held against zero only.
+        placebo_new: Likewise on the new task.
     """
 
     heads: Sequence[str] = field(repr=False)
@@ -77,7 +78,8 @@ class HeadEffects:
     base_new: Float[np.ndarray, "new_prompts heads"]
     tuned_old: Float[np.ndarray, "old_prompts heads"]
     tuned_new: Float[np.ndarray, "new_prompts heads"]
-    placebo_old: Float[np.ndarray, "*placebos old_prompts heads"] | None
+    placebo_old: Float[np.ndarray, "*placebos old_prompts heads"] | None = None
+    placebo_new: Float[np.ndarray, "*placebos new_prompts heads"] | None = None
 
     def __post_init__(self) -> None:
         """Refuse effects that cannot be paired."""
@@ -88,7 +90,7 @@ class HeadEffects:
         }
         old, new = shapes["base_old"], shapes["base_new"]
         paired = new == shapes["tuned_new"] and old == shapes["tuned_old"]
-        paired &= old == shapes.get("placebo_old", old)
+        paired &= old == shapes.get("placebo_old", old) and new == shapes.get("placebo_new", new)
         if not paired or old[1] != len(self.heads) or new[1] != len(self.heads):
             raise CircuitlapseError(
                 f"effects need the same prompts per task and one column for each of "
@@ -125,6 +127,9 @@ class HeadFate:
     placebo_old: float | None
     placebo_old_low: float | None
     placebo_old_high: float | None
+    placebo_new: float | None
+    placebo_new_low: float | None
+    placebo_new_high: float | None
 
 
 @dataclass(frozen=True)
@@ -136,12 +141,14 @@ class Fates:
         threshold: Smallest effect that counts as use, in logits.
         old_heads: Heads that the base uses on the old task.
         recruited_heads: Heads whose fate is ``recruited``; never among ``old_heads``.
+        still_used: Those of ``old_heads`` that the tuned model uses on the old task.
     """
 
     rows: list[HeadFate]
     threshold: float
     old_heads: tuple[str, ...]
     recruited_heads: tuple[str, ...]
+    still_used: tuple[str, ...]
 
 
 def used_threshold(
@@ -185,14 +192,12 @@ def head_fates(effects: HeadEffects, threshold: float, role_changed: Collection[
             "fates are for attention heads", got=effects.heads[places.index(None)]
         )
     confidence = corrected_confidence(len(effects.heads))
-    placebo = np.zeros(len(effects.heads))
-    if effects.placebo_old is not None:
-        moved = (effects.placebo_old - effects.base_old).mean(axis=-2, dtype=np.float64)
-        placebo = np.abs(moved).reshape(-1, len(effects.heads)).max(axis=0)
-    old, base_uses_old = _courses(
-        effects.base_old, effects.tuned_old, placebo, threshold, confidence
+    old, uses_old = _courses(
+        effects.base_old, effects.tuned_old, effects.placebo_old, threshold, confidence
     )
-    new, _ = _courses(effects.base_new, effects.tuned_new, placebo, threshold, confidence)
+    new, _ = _courses(
+        effects.base_new, effects.tuned_new, effects.placebo_new, threshold, confidence
+    )
     shown: dict[str, Intervals | None] = {}
     for name in _CONDITIONS:
         measured = getattr(effects, name)
@@ -206,8 +211,9 @@ def head_fates(effects: HeadEffects, threshold: float, role_changed: Collection[
     return Fates(
         rows,
         threshold,
-        tuple(row.node for row, used in zip(rows, base_uses_old, strict=True) if used),
+        tuple(row.node for row, (before, _) in zip(rows, uses_old, strict=True) if before),
         tuple(row.node for row in rows if row.fate == "recruited"),
+        tuple(row.node for row, uses in zip(rows, uses_old, strict=True) if all(uses)),
     )
 
 
@@ -244,23 +250,28 @@ def used(
 def _courses(
     base: Float[np.ndarray, "prompts heads"],
     tuned: Float[np.ndarray, "prompts heads"],
-    placebo: Float[np.ndarray, " heads"],
+    placebos: Float[np.ndarray, "*placebos prompts heads"] | None,
     threshold: float,
     confidence: float,
-) -> tuple[list[Course], Bool[np.ndarray, " heads"]]:
+) -> tuple[list[Course], list[tuple[bool, bool]]]:
+    """Every head's course, and whether base and tuned model use it."""
+    moved = np.zeros(base.shape[1])
+    if placebos is not None:
+        moves = np.abs((placebos - base).mean(axis=-2, dtype=np.float64))
+        moved = moves.reshape(-1, len(moved)).max(axis=0)
     change = mean_intervals(tuned.astype(np.float64) - base, confidence)
     # The end nearer to zero, where the interval has zero on one side; otherwise nothing is shown.
     nearest = np.where(
         change.excludes_zero, np.minimum(np.abs(change.low), np.abs(change.high)), 0.0
     )
-    changed = (nearest > placebo) & (np.abs(change.value) >= threshold)
+    changed = (nearest > moved) & (np.abs(change.value) >= threshold)
     before, after = used(base, threshold, confidence), used(tuned, threshold, confidence)
     old_mean, new_mean = base.mean(axis=0), tuned.mean(axis=0)
     courses: list[Course] = [
         course_of(bool(b), bool(a), bool(c), float(x), float(y))
         for b, a, c, x, y in zip(before, after, changed, old_mean, new_mean, strict=True)
     ]
-    return courses, before
+    return courses, list(zip(before.tolist(), after.tolist(), strict=True))
 
 
 def course_of(before: bool, after: bool, changed: bool, base: float, tuned: float) -> Course:

@@ -2,8 +2,8 @@
 
 An ability that was there and hidden needs no new computation: it needs what the base already
 computes, louder or softer. So every head and MLP of M0 gets one number that its output is
-multiplied by, fitted to what the same component puts out in M1 as far as it is read, and never to
-what is right:
+multiplied by, fitted to what the same component puts out in M1 as far as it is read. The target is
+M1's output; what is right comes in only through what is read:
 
     g_c = argmin over g of  sum over prompts, positions and r of (r · (a_c(M1) - g b_c))^2
 

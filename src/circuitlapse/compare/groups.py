@@ -3,7 +3,9 @@
 ``old_heads``: the heads that the base uses on the old task. ``recruited_heads``: heads that it used
 on neither task and the tuned model uses. ``other_heads``: the remaining ones. ``mlps``: all MLPs.
 ``shared``: embeddings, normalisations and the attention's output biases. A head's group holds its
-query, key and value weights with their biases and its rows of the output matrix.
+query, key and value weights with their biases and its rows of the output matrix. Keys and values
+that several heads share go with the group that holds all of these heads; where the heads are in
+different groups, they are ``shared``.
 """
 
 from collections.abc import Collection
@@ -63,7 +65,7 @@ def parameter_groups(
             fix="Put each head into one group",
         )
 
-    def group_of(component: str) -> Group:
+    def of_component(component: str) -> Group:
         if component == SHARED:
             return "shared"
         if component not in heads:
@@ -72,9 +74,13 @@ def parameter_groups(
             return "old_heads"
         return "recruited_heads" if component in recruited_heads else "other_heads"
 
+    def of_piece(piece: Piece) -> Group:
+        found = {of_component(owner) for owner in piece.sharers or (piece.component,)}
+        return found.pop() if len(found) == 1 else "shared"
+
     grouped: dict[Group, list[Piece]] = {group: [] for group in GROUPS}
     for piece in pieces:
-        grouped[group_of(piece.component)].append(piece)
+        grouped[of_piece(piece)].append(piece)
     return ParameterGroups(
         {group: tuple(members) for group, members in grouped.items()},
         {group: sum(map(_size, members)) for group, members in grouped.items()},

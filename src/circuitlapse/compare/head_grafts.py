@@ -9,7 +9,7 @@ with a group that holds all of them, and otherwise stay as they are.
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -78,9 +78,7 @@ def head_grafts(
     Raises:
         CircuitlapseError: If the models' parameters differ, or they have no such head.
     """
-    pieces: dict[Key, list[Piece]] = {}
-    for piece in component_pieces(base.hf):
-        pieces.setdefault((piece.sharers or (piece.component,), piece.slot), []).append(piece)
+    pieces = pieces_by_key(base.hf)
     grafts = Grafts(base, tuned, pieces)
 
     def value(written: Collection[Key]) -> Float[np.ndarray, " prompts"]:
@@ -93,7 +91,7 @@ def head_grafts(
         head_mask(base.graph, heads)
         drawn = matched_heads(base.graph, heads, n_random, seed)
         for part in parts:
-            sets = [_of(pieces, group, _SLOTS[part]) for group in (heads, *drawn)]
+            sets = [keys_of(pieces, group, part) for group in (heads, *drawn)]
             first = np.stack([value(own) - before for own in sets])
             last = np.stack([after - value(pieces.keys() - own) for own in sets])
             both: dict[Quantity, np.ndarray] = {"first_in": first, "last_in": last}
@@ -113,5 +111,14 @@ def head_grafts(
     ]
 
 
-def _of(pieces: Collection[Key], heads: Collection[str], slots: str) -> set[Key]:
-    return {key for key in pieces if set(key[0]) <= set(heads) and key[1] in slots}
+def pieces_by_key(hf: Any) -> dict[Key, list[Piece]]:
+    """All parameters of a ``transformers`` model, by the heads whose they are and their slot."""
+    pieces: dict[Key, list[Piece]] = {}
+    for piece in component_pieces(hf):
+        pieces.setdefault((piece.sharers or (piece.component,), piece.slot), []).append(piece)
+    return pieces
+
+
+def keys_of(pieces: Collection[Key], heads: Collection[str], part: Part = "whole") -> set[Key]:
+    """Those that belong to these heads, and to no other head."""
+    return {key for key in pieces if set(key[0]) <= set(heads) and key[1] in _SLOTS[part]}

@@ -1,7 +1,9 @@
 """Random groups of heads of the same size, layer by layer: the null beside every group of heads.
 
 A large group carries much of anything. What a group carries means something only beside groups
-that have as many heads in every layer and were drawn at random.
+that have as many heads in every layer and were drawn at random. Where there are too few of these to
+ever tell (one head has as many peers as its layer has other heads), groups of as many heads from
+any layers stand in their place.
 """
 
 from collections.abc import Collection, Sequence
@@ -15,7 +17,10 @@ from circuitlapse.compare.replaced import head_mask
 from circuitlapse.models.graph import Graph
 
 RANDOM_GROUPS = 20
-"""Fewest that a one-sided p of .05 can be reached with: 1 in 21."""
+"""Enough for a one-sided p below .05: 1 in 21."""
+
+FEWEST_GROUPS = 19
+"""With fewer, no group's p can be .05 or less, whatever it carries."""
 
 
 def matched_heads(
@@ -24,7 +29,8 @@ def matched_heads(
     """Draw different groups with as many heads in every layer as a given one, and none of them it.
 
     They may share heads with it: among all groups of that make-up it is then one like any other,
-    which is what the p-value of :func:`beside` asks, and groups exist however large it is.
+    which is what the p-value of :func:`beside` asks, and groups exist however large it is. With
+    fewer than :data:`FEWEST_GROUPS` of that make-up, the heads may come from any layer.
 
     Args:
         graph: The model's graph.
@@ -33,31 +39,39 @@ def matched_heads(
         seed: Draws other groups.
 
     Returns:
-        Groups in graph order; none where the group holds all heads of its layers, or no heads.
+        Groups in graph order; none where the group holds all heads of the model, or no heads.
 
     Raises:
         CircuitlapseError: If the graph has no such head.
     """
-    mask = head_mask(graph, heads)
-    own = tuple(tuple(layer.nonzero()[:, 0].tolist()) for layer in mask)
-    available = prod(comb(graph.n_heads, len(layer)) for layer in own) - 1
-    if available <= n:
-        ways = [combinations(range(graph.n_heads), len(layer)) for layer in own]
-        return [_names(group) for group in product(*ways) if group != own]
+    own = [tuple(layer.nonzero()[:, 0].tolist()) for layer in head_mask(graph, heads)]
+    sizes, width = [len(layer) for layer in own], graph.n_heads
+    if prod(comb(width, size) for size in sizes) - 1 < min(n, FEWEST_GROUPS):
+        # One layer that holds all heads, numbered through.
+        own = [tuple(layer * width + head for layer, row in enumerate(own) for head in row)]
+        sizes, width = [len(own[0])], graph.n_layers * graph.n_heads
+    itself = tuple(own)
+    if prod(comb(width, size) for size in sizes) - 1 <= n:
+        ways = product(*(combinations(range(width), size) for size in sizes))
+        return [_names(graph, group) for group in ways if group != itself]
     rng = np.random.default_rng(seed)
     found: dict[tuple[tuple[int, ...], ...], None] = {}
     while len(found) < n:
         group = tuple(
-            tuple(sorted(rng.choice(graph.n_heads, len(layer), replace=False).tolist()))
-            for layer in own
+            tuple(sorted(rng.choice(width, size, replace=False).tolist())) for size in sizes
         )
-        if group != own:
+        if group != itself:
             found[group] = None
-    return [_names(group) for group in found]
+    return [_names(graph, group) for group in found]
 
 
-def _names(group: Sequence[Sequence[int]]) -> tuple[str, ...]:
-    return tuple(f"a{layer}.h{head}" for layer, heads in enumerate(group) for head in heads)
+def _names(graph: Graph, group: Sequence[Sequence[int]]) -> tuple[str, ...]:
+    """Name the heads, numbered within their layers or, in a single row, through all of them."""
+    return tuple(
+        f"a{layer + head // graph.n_heads}.h{head % graph.n_heads}"
+        for layer, row in enumerate(group)
+        for head in row
+    )
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,9 @@ rather than pass it. The thresholds stand in :mod:`circuitlapse.compare.threshol
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from circuitlapse.compare.context import Context
 from circuitlapse.compare.thresholds import (
     NEW_LEARNT,
     NEW_NOT_MASTERED,
@@ -50,55 +52,81 @@ class Findings:
     shortcuts: Mapping[tuple[str, str], Estimate]
 
 
-def check_preconditions(findings: Findings, gain: Estimate) -> list[Precondition]:
+def check_preconditions(
+    findings: Findings, gain: Estimate, context: Context | None = None
+) -> list[Precondition]:
     """Check everything, in the order in which a reader would ask.
 
     Args:
         findings: What was measured besides the grafts.
         gain: G, the rise of the new task's logit difference, in logits.
+        context: The run whose tables have the rows behind the checks, if there is one.
     """
     chance = 1 / findings.candidates
+
+    def answered(model: str, task: str, split: str = "test") -> dict[str, Any]:
+        return _link(context, "behaviour", model, task, split=split)
+
     return [
         Precondition(
             name=OLD_TASK_DONE,
             holds=findings.base_old.low >= OLD_MASTERED,
             detail=f"accuracy {percent(findings.base_old)}; the interval must reach down to no "
             f"less than {100 * OLD_MASTERED:.0f} %",
+            **answered("base", "old"),
         ),
         Precondition(
             name="The base does not yet do the new task",
             holds=findings.base_new.high <= NEW_NOT_MASTERED,
             detail=f"accuracy {percent(findings.base_new)}; the interval must stay at or below "
             f"{100 * NEW_NOT_MASTERED:.0f} %",
+            **answered("base", "new"),
         ),
         Precondition(
             name="The corruption breaks the old task in the base",
             holds=findings.old_difference.low > 0,
             detail=f"clean minus corrupt {logits(findings.old_difference)}; must be above zero",
+            **_link(context, "faithfulness", "base", "old"),
         ),
         Precondition(
             name="There is a gain",
             holds=gain.low > 0,
             detail=f"G {logits(gain)}; must be above zero",
+            **answered("tuned", "new"),
         ),
         Precondition(
             name="The new task was learnt",
             holds=findings.tuned_new.low >= NEW_LEARNT,
             detail=f"accuracy {percent(findings.tuned_new)} on held-out names; the interval must "
             f"reach down to no less than {100 * NEW_LEARNT:.0f} %",
+            **answered("tuned", "new"),
         ),
         Precondition(
             name="It carries over to held-out templates",
             holds=findings.tuned_new_templates.low > chance,
             detail=f"accuracy {percent(findings.tuned_new_templates)}; the interval must lie "
             f"above chance, {100 * chance:.0f} %",
+            **answered("tuned", "new", "test_templates"),
         ),
-        _shortcuts(findings.shortcuts),
-        _placebo(findings.placebo_gain, gain),
+        _shortcuts(findings.shortcuts, context),
+        _placebo(findings.placebo_gain, gain, context),
     ]
 
 
-def _shortcuts(margins: Mapping[tuple[str, str], Estimate]) -> Precondition:
+def _link(
+    context: Context | None, table: str, model: str, task: str, **where: str
+) -> dict[str, Any]:
+    """Name the rows behind a check; nothing where there is no run."""
+    if context is None:
+        return {}
+    step = 0 if model == "base" else context.step
+    named = context.old if task == "old" else context.new
+    return {"table": table, "where": context.where(step=step, task=named, **where)}
+
+
+def _shortcuts(
+    margins: Mapping[tuple[str, str], Estimate], context: Context | None
+) -> Precondition:
     (rule, split), margin = min(margins.items(), key=lambda found: found[1].low)
     where = {"test": "names", "test_templates": "templates"}[split]
     points = [round(100 * end) for end in (margin.value, margin.low, margin.high)]
@@ -107,18 +135,21 @@ def _shortcuts(margins: Mapping[tuple[str, str], Estimate]) -> Precondition:
         holds=margin.low > 0,
         detail="by {} points [{}, {}] ".format(*points)
         + f"of “{rule}” on held-out {where}, the closest; must be above zero",
+        **_link(context, "shortcuts", "tuned", "new", split=split, rule=rule),
     )
 
 
-def _placebo(placebo: Estimate | None, gain: Estimate) -> Precondition:
+def _placebo(placebo: Estimate | None, gain: Estimate, context: Context | None) -> Precondition:
     if placebo is None:
         return Precondition(name=PLACEBO_CHECK, holds=False, detail="no placebo was run")
     allowed = PLACEBO_LARGEST_SHARE * max(gain.value, 0.0)
+    own = {"placebo": context.placebo} if context is not None and context.placebo else {}
     return Precondition(
         name=PLACEBO_CHECK,
         holds=placebo.high <= allowed or placebo.high <= 0,
         detail=f"{logits(placebo)} on the new task; the interval must stay at or below "
         f"{100 * PLACEBO_LARGEST_SHARE:.0f} % of G, {allowed:.2f}",
+        **_link(context, "placebo", "tuned", "new", split="test", **own),
     )
 
 

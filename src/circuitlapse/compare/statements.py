@@ -1,10 +1,10 @@
 """The sentences of the evidence, each naming the table and rows that it can be checked against."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
-from circuitlapse.compare.fates import FATES, Fates, HeadFate
+from circuitlapse.compare.context import Context
+from circuitlapse.compare.fates import FATES, Fates
 from circuitlapse.compare.overlap import Overlap
 from circuitlapse.compare.preconditions import Findings, logits, percent
 from circuitlapse.records.documents import Evidence, Group
@@ -19,27 +19,6 @@ GROUP_NAMES: dict[Group, str] = {
 
 # Pearson's follows the few largest components, the ranks' all of them: each alone would mislead.
 _CORRELATIONS = {"pearson": "correlation", "spearman": "rank correlation"}
-
-
-@dataclass(frozen=True)
-class Context:
-    """What the sentences speak about.
-
-    Attributes:
-        old: Name of the old task.
-        new: Name of the new task.
-        corruption: Family under which overlap and fates were measured.
-        step: The tuned model's training step.
-        seeds: Columns that pick the run: base_seed, recipe and finetune_seed.
-        placebo: Name of the placebo in its table.
-    """
-
-    old: str
-    new: str
-    corruption: str
-    step: int
-    seeds: Mapping[str, int | str]
-    placebo: str | None = None
 
 
 def statements(
@@ -57,7 +36,7 @@ def statements(
 
 
 def _evidence(context: Context, statement: str, table: str, **where: str | int) -> Evidence:
-    return Evidence(statement=statement, table=table, where={**context.seeds, **where})
+    return Evidence(statement=statement, table=table, where=context.where(**where))
 
 
 def _behaviour(context: Context, findings: Findings) -> Iterator[Evidence]:
@@ -126,17 +105,10 @@ def _fates(context: Context, fates: Fates) -> Iterator[Evidence]:
         "fates",
         **where,
     )
-    old = [row for row in fates.rows if row.node in fates.old_heads]
-    working = sum(_still_works(row, fates.threshold) for row in old)
     yield _evidence(
         context,
-        f"The base uses {len(old)} heads on {context.old}; at work on it after fine-tuning: "
-        f"{working} of them.",
+        f"The base uses {len(fates.old_heads)} heads on {context.old}; by the same test the tuned "
+        f"model uses {len(fates.still_used)} of them.",
         "fates",
         **where,
     )
-
-
-def _still_works(row: HeadFate, threshold: float) -> bool:
-    clear = row.tuned_old_low > 0 or row.tuned_old_high < 0
-    return clear and abs(row.tuned_old) >= threshold

@@ -6,6 +6,7 @@ from circuitlapse.compare.causes import Causes
 from circuitlapse.compare.decision import Decision, Run, decide_causes
 from circuitlapse.compare.rule import known_of_rule
 from circuitlapse.compare.statements import GROUP_NAMES
+from circuitlapse.compare.thresholds import POOLED_SEEDS
 from circuitlapse.records.calibration import released
 from circuitlapse.records.documents import CAUSES, Cause, Estimate, Evidence, OneSeed, Verdict
 
@@ -36,7 +37,8 @@ def build_verdict(
     Raises:
         CircuitlapseError: If there is no fine-tune, or they were not measured on the same prompts.
     """
-    decision = decide_causes(list(runs.values()), seed=seed, repeats=repeats)
+    names = [f"seed {number}" for number in runs]
+    decision = decide_causes(list(runs.values()), seed=seed, repeats=repeats, names=names)
     several = len(runs) > 1
     alone = {
         number: decide_causes([run], seed=seed, repeats=repeats)
@@ -50,6 +52,7 @@ def build_verdict(
         gain=decision.causes.gain,
         shares=_shares(decision.causes, grouped),
         seeds=[_one(number, each, grouped) for number, each in alone.items()],
+        few_seeds=several and len(runs) < POOLED_SEEDS,
         preconditions=decision.checks,
         evidence=[
             found.model_copy(update={"statement": f"Seed {number}: {found.statement}"})

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from circuitlapse.compare.context import Context
 from circuitlapse.compare.preconditions import logits, percent
-from circuitlapse.compare.statements import GROUP_NAMES, Context
+from circuitlapse.compare.statements import GROUP_NAMES
 from circuitlapse.compare.thresholds import LARGEST_P
 from circuitlapse.records.documents import Estimate, Evidence
 

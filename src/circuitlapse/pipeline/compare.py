@@ -19,7 +19,7 @@ from circuitlapse.compare import (
 from circuitlapse.config import Arm
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.pipeline.beside import overlaps_beside
-from circuitlapse.pipeline.dynamics import exact_steps
+from circuitlapse.pipeline.dynamics import dated, exact_steps
 from circuitlapse.pipeline.roles import RolesOf
 from circuitlapse.pipeline.tabulate import Row, Scores
 
@@ -94,16 +94,21 @@ def fates_of(
     def effects(name: str, at: int, task: str) -> np.ndarray:
         return scores.family(name, at, task, "effects", family)[:, columns]
 
-    placebos = scores.experiment.noise_placebos(arm)
+    def placebos(task: str) -> np.ndarray | None:
+        found = [
+            effects(placebo.name, scores.last, task)
+            for placebo in scores.experiment.noise_placebos(arm)
+        ]
+        return np.stack(found) if found else None
+
     measured = HeadEffects(
         heads=[scores.graph.nodes[index] for index in columns],
         base_old=effects(arm.name, 0, old),
         base_new=effects(arm.name, 0, new),
         tuned_old=effects(arm.name, step, old),
         tuned_new=effects(arm.name, step, new),
-        placebo_old=np.stack([effects(placebo.name, scores.last, old) for placebo in placebos])
-        if placebos
-        else None,
+        placebo_old=placebos(old),
+        placebo_new=placebos(new),
     )
     clean, corrupt = (
         scores.family(arm.name, 0, old, name, family) for name in ("clean", "corrupt")
@@ -123,13 +128,18 @@ def last_fates(scores: Scores, arm: Arm, family: str) -> Fates | None:
 
 def fate_rows(scores: Scores) -> list[Row]:
     """Rows of the table ``fates``, at every step; none where the base does not do the old task."""
-    rows = []
+    rows: list[Row] = []
+    steps = exact_steps(scores.experiment)
     for arm in scores.experiment.arms():
         roles = RolesOf(scores, arm, scores.tasks[0])
-        for step in exact_steps(scores.experiment):
-            changed = roles.changed(step)
-            for family in scores.experiment.measure.corruptions:
-                fates = fates_of(scores, arm, family, step, changed)
-                names = {**scores.names(arm), "step": step, "corruption": family}
-                rows += [{**names, **asdict(row)} for row in (fates.rows if fates else [])]
+        changed = {step: roles.changed(step) for step in steps}
+        for family in scores.experiment.measure.corruptions:
+            found = {step: fates_of(scores, arm, family, step, changed[step]) for step in steps}
+            names = {**scores.names(arm), "corruption": family}
+            of_family = (
+                {**names, "step": step, **asdict(row)}
+                for step, fates in found.items()
+                for row in (fates.rows if fates else [])
+            )
+            rows += dated(of_family, "fate")
     return rows

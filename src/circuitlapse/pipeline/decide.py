@@ -46,15 +46,19 @@ def run_of(scores: Scores, arm: Arm) -> Run:
 def _run(scores: Scores, arm: Arm, findings: Findings) -> Run:
     found, settings = causes_of(scores, arm), scores.experiment.compare
     gain = divide_gain([found.measured], seed=settings.seed, repeats=settings.bootstrap).gain
-    return found.run(check_preconditions(findings, gain))
+    return found.run(check_preconditions(findings, gain, _context(scores, arm)))
+
+
+def _context(scores: Scores, arm: Arm) -> Context:
+    experiment, (old, new) = scores.experiment, scores.tasks
+    return Context(
+        old=old, new=new, corruption=experiment.measure.corruptions[0], step=scores.last,
+        seeds=scores.names(arm), placebo=experiment.finetune.placebo or None,
+    )  # fmt: skip
 
 
 def _evidence(scores: Scores, arm: Arm, family: str, findings: Findings) -> list[Evidence]:
-    experiment, (old, new) = scores.experiment, scores.tasks
-    context = Context(
-        old=old, new=new, corruption=family, step=scores.last, seeds=scores.names(arm),
-        placebo=experiment.finetune.placebo or None,
-    )  # fmt: skip
+    context = _context(scores, arm)
     fates = last_fates(scores, arm, family)
     overlaps = [row for found in overlaps_of(scores, arm, family) for row in found.rows]
 
@@ -78,8 +82,8 @@ def _groups(scores: Scores, arm: Arm) -> Evidence:
                       (choice.old_heads, choice.recruited_heads))  # fmt: skip
     return Evidence(
         statement="The groups were chosen on validation prompts: the old circuit's heads are "
-        f"{old}; recruited, {recruited}. The fates are judged on test prompts and may differ for "
-        "heads near the threshold.",
+        f"{old}; recruited, {recruited}. The fates are judged on test prompts and beside the "
+        "placebo, so that they may differ for heads near the threshold or that it moves.",
         table="grafts",
         where={**scores.names(arm), "step": scores.last, "origin": "gained"},
     )

@@ -1,6 +1,6 @@
 """The table ``dynamics``: when heads and behaviour changed, and whether seeds agree on it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from circuitlapse.compare.dynamics import (
     epoch_ends,
     head_dynamics,
     seed_agreement,
+    steps_since,
     steps_to_share,
 )
 from circuitlapse.config import Arm, Experiment
@@ -54,6 +55,24 @@ def exact_steps(experiment: Experiment) -> list[int]:
     return [step for step in experiment.steps() if experiment.patches_at(step)]
 
 
+def dated(rows: Iterable[Row], state: str) -> list[Row]:
+    """Say since which step every head was without a break what it is at a row's step.
+
+    Args:
+        rows: Of one fine-tune, task and corruption, by rising step.
+        state: The column that says what it is.
+    """
+    found = list(rows)
+    heads: dict[str, list[Row]] = {}
+    for row in found:
+        heads.setdefault(row["node"], []).append(row)
+    for own in heads.values():
+        since = steps_since([row["step"] for row in own], [row[state] for row in own])
+        for row, step in zip(own, since, strict=True):
+            row["since"] = step
+    return found
+
+
 def _curve(scores: Scores, arm: Arm, task: str, steps: Sequence[int]) -> np.ndarray:
     """Logit differences at each step, ``[steps, prompts]``."""
     return np.stack([scores.at(arm.name, step, task)[_METRIC] for step in steps]).astype(float)
@@ -71,7 +90,7 @@ def _behaviour(scores: Scores, arm: Arm, task: str) -> Iterator[Row]:
         **_row(scores, arm, task, "", "behaviour"),
         **_cut(cut),
         "with_behaviour": None,
-        "reached": steps_to_share(steps, curve.mean(axis=1)),
+        "reached": steps_to_share(steps, curve),
     }
 
 
@@ -91,7 +110,7 @@ def _heads(scores: Scores, arms: Sequence[Arm], task: str, family: str) -> Itera
         )
         behaviour = _curve(scores, arm, task, steps).mean(axis=1)
         cuts.append(head_dynamics(effects, steps, heads, behaviour, seed=settings.seed))
-        curves.append(effects.mean(axis=1))
+        curves.append(effects)
     agreed = _agreement(cuts, settings.seed, settings.permutations)
     flipped_in = np.sum([[cut.flipped for cut in found] for found in cuts], axis=0)
     for arm, found, curve in zip(arms, cuts, curves, strict=True):
@@ -104,7 +123,7 @@ def _heads(scores: Scores, arms: Sequence[Arm], task: str, family: str) -> Itera
                 "layer": place.layer if place else None,
                 "head": place.head if place else None,
                 "flipped_in": int(flipped_in[column]),
-                "reached": steps_to_share(steps, curve[:, column]),
+                "reached": steps_to_share(steps, curve[..., column]),
             }
         if agreed is not None:
             yield {

@@ -17,6 +17,7 @@ from circuitlapse.config import Arm, file_label
 from circuitlapse.models import Graph
 from circuitlapse.models.graph import SLOTS
 from circuitlapse.pipeline import plan
+from circuitlapse.pipeline.dynamics import dated
 from circuitlapse.pipeline.measure import Arrays, load_arrays
 from circuitlapse.pipeline.read import HALVES
 from circuitlapse.pipeline.tabulate import Row, Scores
@@ -171,11 +172,10 @@ def strongest_reads(graph: Graph, sizes: np.ndarray) -> dict[str, list]:
 
 def role_rows(scores: Scores) -> list[Row]:
     """Rows of the table ``roles``, at every step."""
-    return [
-        row
-        for arm in scores.experiment.arms()
-        for task in scores.tasks
-        for found in (RolesOf(scores, arm, task),)
-        for step in scores.experiment.steps()
-        for row in found.rows(step)
-    ]
+    rows: list[Row] = []
+    for arm in scores.experiment.arms():
+        for task in scores.tasks:
+            found = RolesOf(scores, arm, task)
+            steps = scores.experiment.steps()
+            rows += dated((row for step in steps for row in found.rows(step)), "role")
+    return rows

@@ -35,11 +35,21 @@ class Estimate(_Document):
 
 
 class Precondition(_Document):
-    """Something that must hold before a verdict means anything, and whether it does."""
+    """Something that must hold before a verdict means anything, and whether it does.
+
+    Attributes:
+        name: What must hold.
+        holds: Whether it does.
+        detail: The figures, and what is asked of them.
+        table: The table that it can be checked against; empty where there is none.
+        where: Column values that pick the rows behind it; empty where it rests on many.
+    """
 
     name: str
     holds: bool
     detail: str
+    table: str = ""
+    where: dict[str, str | int] = {}
 
 
 class Evidence(_Document):
@@ -85,6 +95,8 @@ class Verdict(_Document):
         shares: Share of G by its cause, as :mod:`circuitlapse.compare.causes` defines them; null
             where G is not clear of zero, or heads could not be told apart.
         seeds: Each fine-tune by itself; empty where there is one.
+        few_seeds: Whether they are several and yet too few for the intervals of gain and shares,
+            which are of all together, to say anything of further seeds.
         preconditions: What was checked first, and what the label needs beside its share.
         evidence: The statements that the label rests on.
     """
@@ -97,6 +109,7 @@ class Verdict(_Document):
     gain: Estimate
     shares: dict[Cause, Estimate | None]
     seeds: list[OneSeed] = []
+    few_seeds: bool = False
     preconditions: list[Precondition]
     evidence: list[Evidence]
 

@@ -2,8 +2,9 @@
 
 Effects are in logits: the mean over prompts of (metric on the clean prompt − metric when the node
 carries its corrupted value), so that a positive effect means that the model needs the node.
-``*_low`` and ``*_high`` bound 95 % intervals over prompts. ``head`` and ``layer`` count from 0;
-``head`` is -1 for an MLP. A share or a ratio is null where its denominator is not clear of zero.
+``*_low`` and ``*_high`` bound 95 % intervals over prompts; those of a head's ``change`` in
+``dynamics`` are wider, so that those of all heads hold together. ``head`` and ``layer`` count from
+0; ``head`` is -1 for an MLP. A share or a ratio is null where its denominator is not clear of zero.
 """
 
 from typing import Any
@@ -94,15 +95,18 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         "corrected": _REAL, "uncorrected": _TEXT, "null_mean": _REAL, "null_low": _REAL,
         "null_high": _REAL, "p_value": _REAL,
     },
-    # What became of each head between the base and the last step, with the effects that say so.
+    # What became of each head between the base and a step, since which step it is that without a
+    # break, and the effects that say so; of the placebos their mean.
     "fates": {
         **_SEEDS, "step": _INT, "corruption": _TEXT, "node": _TEXT, "layer": _INT, "head": _INT,
-        "fate": _TEXT, **_interval("base_old"), **_interval("base_new"),
+        "fate": _TEXT, "since": _INT, **_interval("base_old"), **_interval("base_new"),
         **_interval("tuned_old"), **_interval("tuned_new"), **_interval("placebo_old"),
+        **_interval("placebo_new"),
     },
-    # What each head does on each task, by numbers between 0 and 1, and since when. role: the first
-    # that fits of mover, negative mover, induction, duplicate token, previous token, reader and
-    # none (pipeline.roles defines them). attends: the named positions with the most attention
+    # What each head does on each task, by numbers between 0 and 1. role: the first that fits of
+    # mover, negative mover, induction, duplicate token, previous token, reader and none
+    # (compare.role_names defines them); since: the step since which it is that without a break.
+    # attends: the named positions with the most attention
     # (END>IO), attention: its mean. copying to induction: as in readings. q_reads and so on: the
     # writer with the largest share of the absolute edge scores into that slot, and that share.
     # distance: of the signature (attention and scores) from the base's; noise: its largest distance
@@ -112,7 +116,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     # of the step and task.
     "roles": {
         **_SEEDS, "step": _INT, "task": _TEXT, "node": _TEXT, "layer": _INT, "head": _INT,
-        "role": _TEXT, "attends": _TEXT, "attention": _REAL, "copying": _REAL,
+        "role": _TEXT, "since": _INT, "attends": _TEXT, "attention": _REAL, "copying": _REAL,
         "suppressing": _REAL, "previous": _REAL, "duplicate": _REAL, "induction": _REAL,
         "q_reads": _TEXT, "q_share": _REAL, "k_reads": _TEXT, "k_share": _REAL,
         "v_reads": _TEXT, "v_share": _REAL,
@@ -154,7 +158,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     # change_step: first checkpoint after the one cut that leaves two nearly constant pieces, before
     # and after; p_value: of the order of the checkpoints; flipped: the sign changed, beyond both
     # intervals; flipped_in: in how many of the recipe's seeds; with_behaviour: correlation with the
-    # behaviour; reached: step at which 90 % of the rise is reached, null where nothing rises;
+    # behaviour; reached: step at which 90 % of the rise is reached, null where none is shown;
     # epoch_steps: steps in which every training item is seen once. agreement: mean rank correlation
     # of the heads' changes over pairs of seeds, flips: heads that flipped in at least two seeds,
     # each beside its mean and p under heads shuffled within layers.

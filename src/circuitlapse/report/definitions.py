@@ -92,5 +92,11 @@ DEFINITIONS: list[tuple[str, str, str]] = [
         "expected effect is 0, and it never serves as a denominator.",
         "",
     ),
-    ("Interval", "All intervals are 95 % intervals over prompts.", ""),
+    (
+        "Interval",
+        "Intervals are 95 % intervals over prompts; those of several fine-tunes together, over "
+        "prompts and seeds. The dated change of a head has a wider one, so that those of all heads "
+        "hold together (Bonferroni).",
+        "",
+    ),
 ]

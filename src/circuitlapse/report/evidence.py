@@ -43,7 +43,7 @@ SECTIONS: Mapping[str, Section] = {
     "gains": Section(
         "The base, turned up",
         "What each output of a head or MLP is multiplied by in the gained base, fitted to the "
-        "component outputs of the fine-tuned model and never to the task; 1 changes nothing.",
+        "component outputs of the fine-tuned model as far as they are read; 1 changes nothing.",
         "weights",
     ),
     "mediation": Section(

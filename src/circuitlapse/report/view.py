@@ -2,11 +2,13 @@
 
 import json
 import re
+from collections.abc import Mapping
 from difflib import SequenceMatcher
 from typing import Any
 
 import polars as pl
 
+from circuitlapse.config import ONLY
 from circuitlapse.records.calibration import released
 from circuitlapse.report.counts import counts
 from circuitlapse.report.data import RunRecords
@@ -53,6 +55,8 @@ def view(records: RunRecords) -> dict[str, Any]:
         "bar": share_bar(records.verdict),
         "causes": CAUSES,
         "evidence": _claims(records),
+        "checks": _checks(records),
+        "shares_link": _link("grafts", {"origin": "gained"}),
         "setting": _setting(records),
         **numbers,
         "seeds": seeds.height,
@@ -95,12 +99,26 @@ def _claims(records: RunRecords) -> list[tuple[str, list[dict[str, str]]]]:
     """The verdict's statements under what they speak about, in the verdict's own order."""
     found: dict[str, list[dict[str, str]]] = {}
     for evidence in records.verdict.evidence:
-        section = SECTIONS.get(evidence.table, f"table-{evidence.table}")
-        found.setdefault(SUBJECTS.get(evidence.table, "Further"), []).append({
-            "statement": evidence.statement, "section": section,
-            "name": section.removeprefix("table-"), "where": json.dumps(evidence.where),
-        })  # fmt: skip
+        found.setdefault(SUBJECTS.get(evidence.table, "Further"), []).append(
+            {"statement": evidence.statement, **_link(evidence.table, evidence.where)}
+        )
     return list(found.items())
+
+
+def _checks(records: RunRecords) -> list[dict[str, Any]]:
+    """What had to hold, with the rows behind it where a table has them."""
+    return [
+        {"name": check.name, "holds": check.holds, "detail": check.detail,
+         "link": _link(check.table, check.where) if check.table else None}
+        for check in records.verdict.preconditions
+    ]  # fmt: skip
+
+
+def _link(table: str, where: Mapping[str, str | int]) -> dict[str, str]:
+    """Where the page shows a table, and which of its rows are meant."""
+    section = SECTIONS.get(table, f"table-{table}")
+    name = section.removeprefix("table-")
+    return {"section": section, "name": name, "where": json.dumps(dict(where))}
 
 
 def _setting(records: RunRecords) -> str:
@@ -111,17 +129,23 @@ def _setting(records: RunRecords) -> str:
         if experiment.base.organism
         else f"{experiment.base.path}"
     )
-    tune = experiment.finetune
-    seeds = len(tune.seeds)
     steps = records.tables["behaviour"]["step"].n_unique()
+    if experiment.checkpoints:
+        return (
+            f"The base is {base}. How it was fine-tuned is not known here: {steps} checkpoints, "
+            "the base among them, were brought and measured."
+        )
+    tune = experiment.finetune.recipes()[records.recipe]
+    seeds = len(experiment.finetune.seeds)
     mixed = (
         f", with {tune.old_fraction:.0%} {task_title(experiment.tasks.old)} mixed in"
         if tune.old_fraction
         else ""
     )
+    recipe = "" if records.recipe == ONLY else f" by the recipe “{records.recipe}”"
     return (
-        f"The base is {base}. It was fine-tuned on {task_title(experiment.tasks.new)}{mixed} for "
-        f"{tune.steps} steps of {tune.batch_size} prompts, with {seeds} "
+        f"The base is {base}. It was fine-tuned on {task_title(experiment.tasks.new)}{recipe}"
+        f"{mixed} for {tune.steps} steps of {tune.batch_size} prompts, with {seeds} "
         f"seed{'s' if seeds > 1 else ''}, and was measured at {steps} checkpoints."
     )
 
