@@ -45,36 +45,43 @@ def node_overlaps_at(scores: Scores, arm: Arm, family: str, step: int) -> Overla
     )  # fmt: skip
 
 
-def overlaps_of(scores: Scores, arm: Arm, family: str) -> tuple[Overlaps, Overlaps]:
-    """Overlaps of node and of edge importances between both models on both tasks."""
+def edge_overlaps_at(scores: Scores, arm: Arm, family: str, step: int) -> Overlaps:
+    """Overlaps of edge importances between the base and one checkpoint, on both tasks."""
     settings, graph = scores.experiment.compare, scores.graph
+    few = _EDGE_PERMUTATIONS * (1 if step == scores.last else _BETWEEN)
     edges = []
-    for model, step in (("base", 0), ("tuned", scores.last)):
+    for model, of_model in (("base", 0), ("tuned", step)):
         for task in scores.tasks:
-            at = (arm.name, step, task)
+            at = (arm.name, of_model, task)
             mean = scores.family(*at, "edges", family)
             edges.append(EdgeImportance(model, task, mean, scores.family(*at, "halves", family)))
-    return (
-        node_overlaps_at(scores, arm, family, scores.last),
-        edge_overlaps(
-            edges, graph.writers, graph.readers, graph.edges.numpy(), seed=settings.seed,
-            permutations=max(1, settings.permutations // _EDGE_PERMUTATIONS),
-        ),
+    return edge_overlaps(
+        edges, graph.writers, graph.readers, graph.edges.numpy(), seed=settings.seed,
+        permutations=max(1, settings.permutations // few),
     )  # fmt: skip
 
 
+def overlaps_of(scores: Scores, arm: Arm, family: str) -> tuple[Overlaps, Overlaps]:
+    """Overlaps of node and of edge importances between both models on both tasks."""
+    return (
+        node_overlaps_at(scores, arm, family, scores.last),
+        edge_overlaps_at(scores, arm, family, scores.last),
+    )
+
+
 def overlap_rows(scores: Scores) -> list[Row]:
-    """Rows of the table ``overlap``: of nodes at every step, of edges at the last."""
+    """Rows of the table ``overlap``, at every step that has what they need."""
     rows = []
+    exact = exact_steps(scores.experiment)
     for arm in scores.experiment.arms():
         for family in scores.experiment.measure.corruptions:
             names = {**scores.names(arm), "corruption": family}
-            for step in exact_steps(scores.experiment)[:-1]:
-                found = node_overlaps_at(scores, arm, family, step)
-                rows += [{**names, "step": step, "beside": "", **asdict(r)} for r in found.rows]
+            for step in scores.experiment.steps():
+                units = (*([node_overlaps_at] if step in exact else []), edge_overlaps_at)
+                for overlaps_at in units:
+                    found = overlaps_at(scores, arm, family, step)
+                    rows += [{**names, "step": step, "beside": "", **asdict(r)} for r in found.rows]
             names["step"] = scores.last
-            for found in overlaps_of(scores, arm, family):
-                rows += [{**names, "beside": "", **asdict(row)} for row in found.rows]
             for beside, found in overlaps_beside(scores, arm, family).items():
                 rows += [{**names, "beside": beside, **asdict(row)} for row in found.rows]
     return rows
