@@ -175,6 +175,15 @@ def test_what_cannot_be_exported_is_named(model, tmp_path):
         export_circuit(tmp_path / "other.json", model, scores=other)
 
 
+@pytest.mark.parametrize("name", ["ranking.json", "ranking.pt"])
+def test_a_directory_is_never_taken_for_the_file(model, tmp_path, name):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "mine").write_text("mine")
+    with pytest.raises(CircuitlapseError, match=rf"{name} is a directory\. Name a file in it"):
+        export_circuit(tmp_path / name, model, scores=random_scores(model.graph))
+    assert (tmp_path / name / "mine").read_text() == "mine"
+
+
 def words(n: int, *, pad: bool) -> PreTrainedTokenizerFast:
     """A tokenizer of n words, with or without a padding token added behind them."""
     vocabulary = {f"w{index}": index for index in range(n - 1)} | {"<end>": n - 1}
