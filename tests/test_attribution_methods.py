@@ -125,3 +125,24 @@ def test_half_precision_gives_nearly_the_scores_of_the_same_weights(method, dtyp
     assert scores.dtype == torch.float32
     largest = float(double.abs().max())
     torch.testing.assert_close(scores, double, rtol=0, atol=relative * largest)
+
+
+@pytest.mark.parametrize("method", ["eap", "inputs", "activations", "qk_fix", "neurons"])
+def test_scores_are_not_rounded_to_half_precision(method):
+    """Sums in half precision would be numbers that it can hold."""
+    pairs = random_pairs(5, n=1)
+    scores = METHODS[method](load_model(tiny("gpt2"), dtype="bfloat16"), pairs)
+    found = scores[scores != 0]
+    assert float((found != found.bfloat16()).float().mean()) > 0.9
+
+
+@pytest.mark.parametrize("family", ["llama", "pythia"])
+def test_a_large_residual_stream_does_not_overflow_in_half_precision(family):
+    hf, pairs = tiny(family, hidden_size=16), random_pairs(5, n=3)
+    with torch.no_grad():
+        hf.get_input_embeddings().weight.mul_(2000)
+    half = load_model(hf, dtype="float16")
+    double = attribute(load_model(half.hf, dtype="float64"), pairs).mean
+    largest = float(double.abs().max())
+    assert largest > 1e-2
+    torch.testing.assert_close(attribute(half, pairs).mean, double, rtol=0, atol=0.03 * largest)

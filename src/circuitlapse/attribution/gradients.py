@@ -9,6 +9,8 @@ normalisation, it is
 so that δ/σ is summed over the runs in head space, and the rank-one term is kept as x̂ and one number
 per slot and run; x̂ᵀ W̃ is the projection's output without its bias, which is at hand. The writers'
 differences do not depend on the run, so that each layer needs one matrix product.
+
+Where the model runs in half precision, gradients are summed and multiplied in single precision.
 """
 
 from collections.abc import Sequence
@@ -19,6 +21,7 @@ from torch import Tensor
 from circuitlapse.attribution.parts import Parts
 from circuitlapse.models.decoder import Decoder, Step
 from circuitlapse.models.graph import Graph
+from circuitlapse.models.layers import single
 from circuitlapse.models.prefix import Suffixes
 from circuitlapse.shapes import Float
 
@@ -105,8 +108,8 @@ class Gradients:
         block, d_model = self.decoder.attention[layer], self.decoder.d_model
         x_hat, inverse = block.norm.standardise(step.resid_pre)
         # [batch, pos, 3 heads, d_head]: all queries, then all keys, then all values.
-        delta = torch.cat(slots, dim=2) * inverse[..., None]
-        output = torch.cat([step.q, step.k, step.v], dim=2) - block.constants()
+        delta = single(torch.cat(slots, dim=2)) * inverse[..., None]
+        output = single(torch.cat([step.q, step.k, step.v], dim=2)) - block.constants()
         self.x_hat[layer].append(x_hat)
         self.coefficient[layer].append((output * delta).sum(dim=-1) / d_model)
         self.delta[layer] = delta if (total := self.delta[layer]) is None else total.add_(delta)
@@ -166,10 +169,13 @@ def _products(
 ) -> Float[Tensor, "parts some readers"]:
     ours, theirs = parts.of(sources, at_reads), parts.of(gradients, at_reads)
     return torch.stack(
-        [(a.flatten(1) @ b.flatten(1).T).double().cpu() for a, b in zip(ours, theirs, strict=True)]
+        [
+            (single(a).flatten(1) @ b.flatten(1).T).double().cpu()
+            for a, b in zip(ours, theirs, strict=True)
+        ]
     )
 
 
 def _total(total: Tensor | None, new: Tensor) -> Tensor:
     # A gradient may be shared with others of its run: the first is copied, later ones are added.
-    return new.clone() if total is None else total.add_(new)
+    return single(new).clone() if total is None else total.add_(new)

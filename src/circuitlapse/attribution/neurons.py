@@ -15,6 +15,7 @@ from torch import Tensor
 from circuitlapse.attribution.eap import check_gradient_at_clean, embeddings
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models.decoder import Decoder
+from circuitlapse.models.layers import single
 from circuitlapse.models.load import Model
 from circuitlapse.models.prefix import Suffixes, each_batch
 from circuitlapse.shapes import Float
@@ -84,15 +85,14 @@ def _batch_scores(
             metric = batch.metric(decoder, steps[-1].resid_post).sum()
             # What an MLP writes is added to the stream: their gradients are one.
             found = torch.autograd.grad(-metric, [step.resid_post for step in steps])
-        gradients = (
-            [a + b for a, b in zip(gradients, found, strict=True)] if gradients else list(found)
-        )
+        found = list(map(single, found))
+        gradients = [a + b for a, b in zip(gradients, found, strict=True)] if gradients else found
     sums = []
     with torch.no_grad():
         clean = decoder.trace(batch.clean, batch.context)
         corrupt = decoder.trace(batch.corrupt, batch.context)
         for mlp, ours, theirs, gradient in zip(decoder.mlp, clean, corrupt, gradients, strict=True):
             change = mlp.hidden(theirs.resid_mid) - mlp.hidden(ours.resid_mid)
-            products = change * (gradient @ mlp.W_out.T)
+            products = change * (gradient @ single(mlp.W_out).T)
             sums.append((products.flatten(0, 1).sum(dim=0) / len(runs)).double().cpu())
     return torch.stack(sums)

@@ -15,6 +15,7 @@ from torch import Tensor
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models.context import Context
 from circuitlapse.models.decoder import Decoder
+from circuitlapse.models.layers import single
 from circuitlapse.models.memory import most_tokens
 from circuitlapse.shapes import Float, Int
 from circuitlapse.tasks.metrics import Metric, candidate_mean, check_metric, compute_metric
@@ -67,7 +68,7 @@ class Suffixes:
             return (normed * self.direction).sum(dim=-1).flatten()
         return torch.cat(
             [
-                compute_metric(self.name, _single(decoder.logits(one)), self.pairs, self.reference)
+                compute_metric(self.name, single(decoder.logits(one)), self.pairs, self.reference)
                 for one in variants
             ]
         )
@@ -182,19 +183,14 @@ def _suffixes(
     direction = reference = None
     if metric == "logit_diff":
         right, wrong = (
-            candidate_mean(_single(decoder.W_U[tokens.clamp(min=0)]), tokens)
+            candidate_mean(single(decoder.W_U[tokens.clamp(min=0)]), tokens)
             for tokens in (pairs.right(), pairs.distractors)
         )
         direction = right - wrong
     elif metric == "neg_kl":
-        reference = _single(decoder.logits(decoder.run(clean, context)))
+        reference = single(decoder.logits(decoder.run(clean, context)))
     corrupt = decoder.embed(pairs.corrupt.gather(1, take), start)
     return Suffixes(rows.cpu(), pairs, clean, corrupt, context, metric, direction, reference)
-
-
-def _single(x: Tensor) -> Tensor:
-    """Raise half precision to single: differences of like numbers are all that metrics are."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def checked(decoder: Decoder, pairs: PromptPairs) -> PromptPairs:
