@@ -35,6 +35,17 @@ def directory(tmp_path):
     return tmp_path
 
 
+_LINES = """
+import circuitlapse as cl
+m = cl.load_model(PATH)
+p = cl.PromptPairs.from_tensors(clean, corrupt, answers, distractors)
+s = cl.attribute(m, p, method='eap-ig-inputs', steps=5)
+c = s.top(n_edges=200)
+print(cl.evaluate_circuit(m, c, p))
+print(cl.patch(m, p, site='head_out').shape)
+"""
+
+
 def assert_same_weights(ours, theirs) -> None:
     for name, weight in theirs.state_dict().items():
         torch.testing.assert_close(ours.state_dict()[name], weight, rtol=0, atol=0)
@@ -175,6 +186,18 @@ def test_every_family_comes_back_from_its_files_with_all_its_weights(family, tmp
     assert len(list((tmp_path / "shards").glob("*.safetensors"))) >= 3
     for name in ("whole", "shards"):
         assert_same_weights(load_model(tmp_path / name).hf, hf)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_directory_of_every_family_takes_the_documented_lines(family, tmp_path, capsys):
+    with quiet():
+        tiny(family).save_pretrained(tmp_path)
+    pairs = random_pairs(2, n=40)
+    given = {name: getattr(pairs, name) for name in ("clean", "corrupt", "answers", "distractors")}
+    exec(_LINES, {"PATH": tmp_path, **given})
+    said, shape = capsys.readouterr().out.strip().rsplit("\n", 1)
+    assert said.startswith("circuit of ")
+    assert shape == f"torch.Size([2, {tiny(family).config.num_attention_heads}])"
 
 
 def test_an_unembedding_that_is_not_in_the_files_is_named(tmp_path):
