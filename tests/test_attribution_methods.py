@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import twins_attribution as twins
-from circuitlapse.attribution import attribute, neuron_scores
+from circuitlapse.attribution import attribute, neuron_effects, neuron_scores, node_effects
 from circuitlapse.models import load_model
 from circuitlapse.tasks.pairs import PromptPairs
 from twins_engine import FAMILIES, Literal, random_pairs, tiny, tiny_gpt2
@@ -66,6 +66,29 @@ def test_neurons_are_the_literal_ones_and_add_up_to_their_mlp(family, method):
     torch.testing.assert_close(scores.sum(dim=1), mlps, rtol=1e-4, atol=1e-5)
 
 
+@families
+def test_neurons_in_runs_that_hold_a_node_are_the_literal_ones(family):
+    hf, pairs = tiny(family), random_pairs(12, n=2, longest=6)
+    model, method = load_model(hf), "eap-ig-activations"
+    scores = neuron_scores(model, pairs, method, steps=2)
+    _close(scores, twins.held_neurons(Literal(hf), pairs, 2).mean(dim=0))
+    totals = attribute(model, pairs, method, steps=2).node_totals()
+    mlps = totals.view(model.graph.n_layers, -1)[:, -1]
+    torch.testing.assert_close(scores.sum(dim=1), mlps, rtol=1e-4, atol=1e-5)
+
+
+@families
+def test_groups_of_neurons_are_patched_as_in_a_whole_run(family):
+    hf, pairs = tiny(family), random_pairs(14, n=4)
+    model, d_mlp = load_model(hf), len(load_model(hf).decoder.mlp[0].W_out)
+    groups = [(0, [3, 1]), (1, range(d_mlp)), (0, range(d_mlp)), (1, [2]), (0, [])]
+    effects = neuron_effects(model, pairs, groups, batch_size=3)
+    _close(effects, twins.patched_neurons(Literal(hf), pairs, groups))
+    nodes = node_effects(model, pairs).view(4, model.graph.n_layers, -1)[:, :, -1]
+    torch.testing.assert_close(effects[:, [2, 1]], nodes, rtol=1e-5, atol=1e-5)
+    assert (effects[:, 4] == 0).all()
+
+
 @pytest.mark.parametrize(
     ("method", "options"),
     [("exact", {}), ("eap-ig-activations", {"steps": 2}), ("eap", {"qk_fix": True})],
@@ -92,6 +115,9 @@ METHODS = {
         attribute(model, pairs, "eap", qk_fix=True, metric="log_prob").mean
     ),
     "neurons": lambda model, pairs: neuron_scores(model, pairs, steps=2, metric="log_prob"),
+    "held neurons": lambda model, pairs: neuron_scores(
+        model, pairs, "eap-ig-activations", steps=2, metric="log_prob"
+    ),
 }
 
 

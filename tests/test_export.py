@@ -1,6 +1,5 @@
 import json
 
-import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -17,6 +16,7 @@ from transformers import (
 import circuitlapse as cl
 from circuitlapse.circuits import export_circuit
 from circuitlapse.cli.export import export as export_app
+from circuitlapse.config import to_toml
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import Model, export_transformerlens
 from circuitlapse.models.export import OFFICIAL_VOCABULARY
@@ -177,32 +177,23 @@ def test_what_cannot_be_exported_is_named(model, tmp_path):
         export_circuit(tmp_path / "other.json", model, scores=other)
 
 
-class GroupedRun:
-    """A run of a model whose heads share keys and values."""
-
-    experiment = cl.demo_experiment()
-
-    def model(self, step: int, seed: int | None, device: str) -> Model:
-        return grouped()
-
-    def scores(self, step: int, task: str, seed: int | None) -> dict[str, np.ndarray]:
-        found = random_scores(grouped().graph)
-        arrays = {"edges": found.mean, "halves": found.halves, "clean": torch.zeros(4)}
-        variants = cl.get_task(task).families[self.experiment.measure.corruptions[0]]
-        return {f"{name}.{each}": arrays[name].numpy() for name in arrays for each in variants}
-
-
 def test_a_run_whose_heads_share_keys_exports_its_circuit_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr("circuitlapse.cli.export.load_run", lambda run, recipe: GroupedRun())
-    arguments = ["circuit", "run", str(tmp_path / "ours.json")]
-    with pytest.raises(CircuitlapseError, match=r"got 4 heads with 2 keys .*Pass --edges for"):
+    model, run = grouped(), tmp_path / "run"
+    run.mkdir()
+    experiment = cl.demo_experiment()
+    (run / "experiment.toml").write_text(to_toml(experiment))
+    found = random_scores(model.graph)
+    arrays = {"edges": found.mean, "halves": found.halves, "clean": torch.zeros(4)}
+    variants = cl.get_task("ioi3").families[experiment.measure.corruptions[0]]
+    saved = {f"{name}.{each}": arrays[name].numpy() for name in arrays for each in variants}
+    monkeypatch.setattr(cl.Run, "model", lambda *_, **__: model)
+    monkeypatch.setattr(cl.Run, "scores", lambda *_: saved)
+    arguments = ["circuit", str(run), str(tmp_path / "ours.json")]
+    with pytest.raises(CircuitlapseError, match=r"got '4 heads with 2 keys .*Pass --edges for"):
         export_app(arguments, standalone_mode=False)
-    assert not list(tmp_path.iterdir())
+    assert list(tmp_path.iterdir()) == [run]
     export_app([*arguments, "--edges", "40"], standalone_mode=False)
-    model = grouped()
-    expected = export_circuit(
-        tmp_path / "expected.json", model, circuit=random_scores(model.graph).top(n_edges=40)
-    )
+    expected = export_circuit(tmp_path / "expected.json", model, circuit=found.top(n_edges=40))
     assert (tmp_path / "ours.json").read_text() == expected.read_text()
 
 

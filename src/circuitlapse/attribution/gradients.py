@@ -139,6 +139,29 @@ class Gradients:
             sums[:, :, -1:] = _products(parts, end, self.final[None], True)
         return parts.with_rest(sums)
 
+    @torch.no_grad()
+    def behind_layers(self, batch: Suffixes) -> list[Float[Tensor, "batch _ d_model"]]:
+        """Sum these gradients over all readers of what a layer's MLP writes.
+
+        Returns:
+            For each layer, at all positions; for the last one where logits are read.
+        """
+        decoder, reads = self.decoder, batch.context.reads[..., None]
+        total = self.final
+        if total is None:
+            total = single(batch.clean.new_zeros(*reads.shape[:2], decoder.d_model))
+        found = [total]
+        for layer in reversed(range(1, decoder.n_layers)):
+            if (gradient := self.mlp[layer]) is not None:
+                total = total + gradient
+            if decoder.is_last(layer):
+                columns = single(torch.zeros_like(batch.clean))
+                total = columns.scatter_add(1, reads.expand_as(total), total)
+            if (delta := self.delta[layer]) is not None:
+                total = total + self._at_slots(layer, delta).sum(dim=0)
+            found.append(total)
+        return found[::-1]
+
     def _at_slots(
         self, layer: int, delta: Float[Tensor, "batch pos slots d_head"]
     ) -> Float[Tensor, "slots batch pos d_model"]:
