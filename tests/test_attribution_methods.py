@@ -162,13 +162,17 @@ def test_scores_are_not_rounded_to_half_precision(method):
     assert float((found != found.bfloat16()).float().mean()) > 0.9
 
 
-@pytest.mark.parametrize("family", ["llama", "pythia"])
+@pytest.mark.parametrize("family", ["llama", "pythia", "gpt2"])
 def test_a_large_residual_stream_does_not_overflow_in_half_precision(family):
     hf, pairs = tiny(family, hidden_size=16), random_pairs(5, n=3)
     with torch.no_grad():
         hf.get_input_embeddings().weight.mul_(2000)
     half = load_model(hf, dtype="float16")
     double = attribute(load_model(half.hf, dtype="float64"), pairs).mean
-    largest = float(double.abs().max())
-    assert largest > 1e-2
-    torch.testing.assert_close(attribute(half, pairs).mean, double, rtol=0, atol=0.03 * largest)
+    scores = attribute(half, pairs).mean
+    for column in range(len(half.graph.readers)):
+        largest = float(double[:, column].abs().max())
+        assert largest > 0
+        torch.testing.assert_close(
+            scores[:, column], double[:, column], rtol=0, atol=0.05 * largest
+        )

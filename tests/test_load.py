@@ -255,8 +255,10 @@ def test_rotary_frequencies_are_not_rounded_with_the_weights(family, tmp_path):
     moved = load_model(hf, dtype="bfloat16")
     for ours, theirs in zip(moved.hf.buffers(), from_files.hf.buffers(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
-    ours, theirs = (model.decoder.rotary.frequencies for model in (moved, from_files))
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+    ours, theirs = moved.decoder.rotary, from_files.decoder.rotary
+    assert ours is not None
+    assert theirs is not None
+    torch.testing.assert_close(ours.frequencies, theirs.frequencies, rtol=0, atol=0)
     assert all(buffer.dtype == torch.float32 for buffer in hf.buffers())
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import Model
