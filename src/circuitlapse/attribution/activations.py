@@ -36,6 +36,7 @@ def eap_ig_activations_scores(
     sums = next(found).scores(graph, inner, end, parts)
     for gradients in found:
         sums += gradients.scores(graph, inner, end, parts)
+        del gradients  # the next ones need its room
     return sums / n_runs(decoder, steps)
 
 

@@ -106,6 +106,7 @@ def _held(decoder: Decoder, batch: Suffixes, steps: int) -> list[Float[Tensor, "
     gradients: list[Tensor] = []
     for found in each_node(decoder, batch, *both_runs(decoder, batch), steps):
         gradients = _added(gradients, found.behind_layers(batch))
+        del found  # the next ones need its room
     return gradients
 
 
