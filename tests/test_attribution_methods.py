@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import twins_attribution as twins
-from circuitlapse.attribution import attribute, neuron_scores
+from circuitlapse.attribution import attribute, neuron_effects, neuron_scores, node_effects
 from circuitlapse.models import load_model
 from circuitlapse.tasks.pairs import PromptPairs
 from twins_engine import FAMILIES, Literal, random_pairs, tiny, tiny_gpt2
@@ -66,6 +66,29 @@ def test_neurons_are_the_literal_ones_and_add_up_to_their_mlp(family, method):
     torch.testing.assert_close(scores.sum(dim=1), mlps, rtol=1e-4, atol=1e-5)
 
 
+@families
+def test_neurons_in_runs_that_hold_a_node_are_the_literal_ones(family):
+    hf, pairs = tiny(family), random_pairs(12, n=2, longest=6)
+    model, method = load_model(hf), "eap-ig-activations"
+    scores = neuron_scores(model, pairs, method, steps=2)
+    _close(scores, twins.held_neurons(Literal(hf), pairs, 2).mean(dim=0))
+    totals = attribute(model, pairs, method, steps=2).node_totals()
+    mlps = totals.view(model.graph.n_layers, -1)[:, -1]
+    torch.testing.assert_close(scores.sum(dim=1), mlps, rtol=1e-4, atol=1e-5)
+
+
+@families
+def test_groups_of_neurons_are_patched_as_in_a_whole_run(family):
+    hf, pairs = tiny(family), random_pairs(14, n=4)
+    model, d_mlp = load_model(hf), len(load_model(hf).decoder.mlp[0].W_out)
+    groups = [(0, [3, 1]), (1, range(d_mlp)), (0, range(d_mlp)), (1, [2]), (0, [])]
+    effects = neuron_effects(model, pairs, groups, batch_size=3)
+    _close(effects, twins.patched_neurons(Literal(hf), pairs, groups))
+    nodes = node_effects(model, pairs).view(4, model.graph.n_layers, -1)[:, :, -1]
+    torch.testing.assert_close(effects[:, [2, 1]], nodes, rtol=1e-5, atol=1e-5)
+    assert (effects[:, 4] == 0).all()
+
+
 @pytest.mark.parametrize(
     ("method", "options"),
     [("exact", {}), ("eap-ig-activations", {"steps": 2}), ("eap", {"qk_fix": True})],
@@ -92,6 +115,9 @@ METHODS = {
         attribute(model, pairs, "eap", qk_fix=True, metric="log_prob").mean
     ),
     "neurons": lambda model, pairs: neuron_scores(model, pairs, steps=2, metric="log_prob"),
+    "held neurons": lambda model, pairs: neuron_scores(
+        model, pairs, "eap-ig-activations", steps=2, metric="log_prob"
+    ),
 }
 
 
@@ -125,3 +151,28 @@ def test_half_precision_gives_nearly_the_scores_of_the_same_weights(method, dtyp
     assert scores.dtype == torch.float32
     largest = float(double.abs().max())
     torch.testing.assert_close(scores, double, rtol=0, atol=relative * largest)
+
+
+@pytest.mark.parametrize("method", ["eap", "inputs", "activations", "qk_fix", "neurons"])
+def test_scores_are_not_rounded_to_half_precision(method):
+    """Sums in half precision would be numbers that it can hold."""
+    pairs = random_pairs(5, n=1)
+    scores = METHODS[method](load_model(tiny("gpt2"), dtype="bfloat16"), pairs)
+    found = scores[scores != 0]
+    assert float((found != found.bfloat16()).float().mean()) > 0.9
+
+
+@pytest.mark.parametrize("family", ["llama", "pythia", "gpt2"])
+def test_a_large_residual_stream_does_not_overflow_in_half_precision(family):
+    hf, pairs = tiny(family, hidden_size=16), random_pairs(5, n=3)
+    with torch.no_grad():
+        hf.get_input_embeddings().weight.mul_(2000)
+    half = load_model(hf, dtype="float16")
+    double = attribute(load_model(half.hf, dtype="float64"), pairs).mean
+    scores = attribute(half, pairs).mean
+    for column in range(len(half.graph.readers)):
+        largest = float(double[:, column].abs().max())
+        assert largest > 0
+        torch.testing.assert_close(
+            scores[:, column], double[:, column], rtol=0, atol=0.05 * largest
+        )

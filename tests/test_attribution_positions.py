@@ -1,6 +1,8 @@
 """Scores kept per named position, and the options that do not go together."""
 
 from dataclasses import replace
+from inspect import unwrap
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import twins_attribution as twins
-from circuitlapse.attribution import attribute, neuron_scores
+from circuitlapse.attribution import attribute, neuron_effects, neuron_scores
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import load_model
 from circuitlapse.tasks.pairs import PromptPairs
@@ -144,11 +146,19 @@ def test_options_that_do_not_go_together_are_refused(method, options, message):
 
 
 def test_neurons_refuse_what_they_do_not_know():
+    unchecked: Any = unwrap(neuron_scores)
     model, pairs = load_model(tiny_gpt2()), random_pairs(0, n=2)
     with pytest.raises(CircuitlapseError, match="steps must be at least 1"):
         neuron_scores(model, pairs, steps=0)
     with pytest.raises(CircuitlapseError, match="neg_kl is largest in the clean run"):
         neuron_scores(model, pairs, "eap", metric="neg_kl")
+    with pytest.raises(CircuitlapseError, match=r"by gradients \(got 'exact'\).*neuron_effects"):
+        unchecked(model, pairs, "exact")
+    with pytest.raises(CircuitlapseError, match=r"numbers from 0 to 1 \(got 2\)"):
+        neuron_effects(model, pairs, [(2, [0])])
+    for wrong in ([1, 1], [48], [-1]):
+        with pytest.raises(CircuitlapseError, match=r"once, by a number from 0 to 47 \(got"):
+            neuron_effects(model, pairs, [(0, [2]), (1, wrong)])
 
 
 def test_progress_counts_the_pairs():

@@ -61,3 +61,7 @@ def test_mistakes_are_named_and_leave_nothing(run, tiny_model: Path, tmp_path: P
         with pytest.raises(cl.CircuitlapseError, match=message):
             run("export", *arguments, "--out", out)
         assert not out.exists()
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(cl.CircuitlapseError, match="mine is a directory"):
+        run("export", "ioi3", "--n", 4, "--out", tmp_path / "mine")
+    assert (tmp_path / "mine").is_dir()

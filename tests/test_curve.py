@@ -99,6 +99,4 @@ def test_curves_over_different_prompts_are_refused():
 
 
 def test_the_page_on_circuits_runs_as_it_stands(tiny_model):
-    code = code_of("circuits.md")
-    # A model of two layers has fewer edges.
-    exec(code.replace("gpt2", str(tiny_model)).replace("n_edges=200", "n_edges=30"), {})
+    exec(code_of("circuits.md").replace("gpt2", str(tiny_model)), {})

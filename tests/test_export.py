@@ -15,6 +15,8 @@ from transformers import (
 
 import circuitlapse as cl
 from circuitlapse.circuits import export_circuit
+from circuitlapse.cli.export import export as export_app
+from circuitlapse.config import to_toml
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import Model, export_transformerlens
 from circuitlapse.models.export import OFFICIAL_VOCABULARY
@@ -173,6 +175,35 @@ def test_what_cannot_be_exported_is_named(model, tmp_path):
     other = random_scores(cl.Graph(2, 4))
     with pytest.raises(CircuitlapseError, match=r"scores belong to a model of another shape"):
         export_circuit(tmp_path / "other.json", model, scores=other)
+
+
+def test_a_run_whose_heads_share_keys_exports_its_circuit_alone(tmp_path, monkeypatch):
+    model, run = grouped(), tmp_path / "run"
+    run.mkdir()
+    experiment = cl.demo_experiment()
+    (run / "experiment.toml").write_text(to_toml(experiment))
+    found = random_scores(model.graph)
+    arrays = {"edges": found.mean, "halves": found.halves, "clean": torch.zeros(4)}
+    variants = cl.get_task("ioi3").families[experiment.measure.corruptions[0]]
+    saved = {f"{name}.{each}": arrays[name].numpy() for name in arrays for each in variants}
+    monkeypatch.setattr(cl.Run, "model", lambda *_, **__: model)
+    monkeypatch.setattr(cl.Run, "scores", lambda *_: saved)
+    arguments = ["circuit", str(run), str(tmp_path / "ours.json")]
+    with pytest.raises(CircuitlapseError, match=r"got '4 heads with 2 keys .*Pass --edges for"):
+        export_app(arguments, standalone_mode=False)
+    assert list(tmp_path.iterdir()) == [run]
+    export_app([*arguments, "--edges", "40"], standalone_mode=False)
+    expected = export_circuit(tmp_path / "expected.json", model, circuit=found.top(n_edges=40))
+    assert (tmp_path / "ours.json").read_text() == expected.read_text()
+
+
+@pytest.mark.parametrize("name", ["ranking.json", "ranking.pt"])
+def test_a_directory_is_never_taken_for_the_file(model, tmp_path, name):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "mine").write_text("mine")
+    with pytest.raises(CircuitlapseError, match=rf"{name} is a directory\. Name a file in it"):
+        export_circuit(tmp_path / name, model, scores=random_scores(model.graph))
+    assert (tmp_path / name / "mine").read_text() == "mine"
 
 
 def words(n: int, *, pad: bool) -> PreTrainedTokenizerFast:

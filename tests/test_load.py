@@ -7,8 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models
-from transformers import OPTConfig, OPTForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    GPT2ForSequenceClassification,
+    GPT2Model,
+    LlamaModel,
+    OPTConfig,
+    OPTForCausalLM,
+    PreTrainedTokenizerFast,
+)
 from transformers.utils import logging as hf_logging
 
 from circuitlapse.attribution import attribute, patch
@@ -25,6 +33,17 @@ def directory(tmp_path):
         warnings.simplefilter("ignore")
         tiny_gpt2().save_pretrained(tmp_path)
     return tmp_path
+
+
+_LINES = """
+import circuitlapse as cl
+m = cl.load_model(PATH)
+p = cl.PromptPairs.from_tensors(clean, corrupt, answers, distractors)
+s = cl.attribute(m, p, method='eap-ig-inputs', steps=5)
+c = s.top(n_edges=200)
+print(cl.evaluate_circuit(m, c, p))
+print(cl.patch(m, p, site='head_out').shape)
+"""
 
 
 def assert_same_weights(ours, theirs) -> None:
@@ -93,14 +112,6 @@ def test_broken_tokenizer_files_are_reported(directory):
         load_model(directory)
 
 
-def test_sharded_files_load(tmp_path):
-    hf = tiny("llama")
-    with quiet():
-        hf.save_pretrained(tmp_path, max_shard_size="2KB")
-    assert len(list(tmp_path.glob("*.safetensors"))) >= 3
-    assert_same_weights(load_model(tmp_path).hf, hf)
-
-
 def test_tensors_of_an_old_checkpoint_load_without_running_its_pickle(directory):
     hf = load_model(directory).hf
     (directory / "model.safetensors").unlink()
@@ -164,6 +175,91 @@ def test_missing_weights_are_reported(directory):
     (directory / "model.safetensors").unlink()
     with pytest.raises(CircuitlapseError, match=r"could not be loaded: .*Check the name"):
         load_model(directory)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_comes_back_from_its_files_with_all_its_weights(family, tmp_path):
+    hf = tiny(family)
+    with quiet():
+        hf.save_pretrained(tmp_path / "whole")
+        hf.save_pretrained(tmp_path / "shards", max_shard_size="2KB")
+    assert len(list((tmp_path / "shards").glob("*.safetensors"))) >= 3
+    for name in ("whole", "shards"):
+        assert_same_weights(load_model(tmp_path / name).hf, hf)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_directory_of_every_family_takes_the_documented_lines(family, tmp_path, capsys):
+    with quiet():
+        tiny(family).save_pretrained(tmp_path)
+    pairs = random_pairs(2, n=40)
+    given = {name: getattr(pairs, name) for name in ("clean", "corrupt", "answers", "distractors")}
+    exec(_LINES, {"PATH": tmp_path, **given})
+    said, shape = capsys.readouterr().out.strip().rsplit("\n", 1)
+    assert said.startswith("circuit of ")
+    assert shape == f"torch.Size([2, {tiny(family).config.num_attention_heads}])"
+
+
+def test_an_unembedding_that_is_not_in_the_files_is_named(tmp_path):
+    with quiet():
+        tiny("llama").save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["lm_head.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(
+        CircuitlapseError, match=rf"{tmp_path} lacks weights \(got 'lm_head.weight'\)\. Save it"
+    ):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("family", "layers", "weight"),
+    [("gpt2", "n_layer", "transformer.h.2"), ("llama", "num_hidden_layers", "model.layers.2")],
+)
+def test_a_layer_that_is_in_the_config_alone_is_named(family, layers, weight, tmp_path):
+    with quiet():
+        tiny(family).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config[layers] == 2
+    (tmp_path / "config.json").write_text(json.dumps(config | {layers: 3}))
+    with pytest.raises(CircuitlapseError, match=rf"lacks weights \(got '{weight}\.[a-z_.0-9]*'"):
+        load_model(tmp_path)
+
+
+def test_weights_of_another_shape_are_reported(directory):
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(config | {"n_positions": 8}))
+    with pytest.raises(CircuitlapseError, match=r"could not be loaded: .*Check the name"):
+        load_model(directory)
+
+
+@pytest.mark.parametrize(
+    ("headless", "config"),
+    [(GPT2Model, tiny_gpt2), (GPT2ForSequenceClassification, tiny_gpt2),
+     (LlamaModel, lambda: tiny("llama"))],
+)  # fmt: skip
+def test_a_model_without_a_head_for_next_tokens_is_refused(headless, config):
+    with pytest.raises(
+        CircuitlapseError,
+        match=rf"no head that predicts .*'{headless.__name__}'.*AutoModelForCausalLM",
+    ):
+        load_model(headless(config().config))
+
+
+@pytest.mark.parametrize("family", ["pythia", "llama"])
+def test_rotary_frequencies_are_not_rounded_with_the_weights(family, tmp_path):
+    hf = tiny(family)
+    with quiet():
+        hf.save_pretrained(tmp_path)
+    from_files = load_model(tmp_path, dtype="bfloat16")
+    moved = load_model(hf, dtype="bfloat16")
+    for ours, theirs in zip(moved.hf.buffers(), from_files.hf.buffers(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+    ours, theirs = moved.decoder.rotary, from_files.decoder.rotary
+    assert ours is not None
+    assert theirs is not None
+    torch.testing.assert_close(ours.frequencies, theirs.frequencies, rtol=0, atol=0)
+    assert all(buffer.dtype == torch.float32 for buffer in hf.buffers())
 
 
 def test_broken_weights_are_reported(directory):

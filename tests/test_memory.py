@@ -2,15 +2,19 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import circuitlapse as cl
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models import load_model, memory
+from circuitlapse.models import behaviour, behaviours, load_model, memory
+from circuitlapse.models.context import Context
 from circuitlapse.models.prefix import Suffixes, each_batch
+from circuitlapse.tasks import PromptPairs
 from twins_engine import random_pairs, tiny_gpt2
 
 
@@ -67,11 +71,58 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(kind):
     assert all(sorted(rows, key=lambda row: row % 2) == rows for rows in seen)
 
 
+@pytest.mark.parametrize("kind", ["cuda", "python"])
+def test_behaviour_is_read_in_halves_where_memory_runs_out(kind):
+    model, pairs = load_model(tiny_gpt2()), random_pairs(6, n=21)
+    sizes: list[int] = []
+
+    def run(batch: PromptPairs, context: Context) -> Iterator[torch.Tensor]:
+        x = model.decoder.run(model.decoder.embed(batch.clean), context)
+        yield x
+        if len(batch) > 3:
+            raise out_of_memory(kind)
+        sizes.append(len(batch))
+        yield 2 * x
+
+    found, expected = behaviours(model, pairs, run), behaviour(model, pairs)
+    assert (sum(sizes), len(found)) == (21, 2)
+    torch.testing.assert_close(found[0].logit_diff, expected.logit_diff)
+    assert found[0].correct.tolist() == expected.correct.tolist()
+
+    def never(batch: PromptPairs, context: Context) -> Iterator[torch.Tensor]:
+        raise out_of_memory(kind)
+
+    with pytest.raises(CircuitlapseError, match="one prompt alone .*shorter prompts"):
+        behaviours(model, pairs, never)
+
+
+@pytest.mark.parametrize("metric", ["log_prob", "neg_kl", lambda logits: logits[:, 3]])
+def test_logits_of_the_whole_vocabulary_are_part_of_the_budget(metric, monkeypatch):
+    """A vocabulary that is large beside the model makes batches smaller, and nothing else."""
+    model, pairs = load_model(tiny_gpt2(vocab=2000)), random_pairs(6, n=24)
+
+    def sizes(name: Any) -> list[int]:
+        found: list[int] = []
+        each_batch(
+            model.decoder, pairs, 100, lambda batch: found.append(len(batch.rows)), metric=name
+        )
+        return found
+
+    roomy = cl.node_effects(model, pairs, metric), cl.attribute(model, pairs, metric=metric).mean
+    monkeypatch.setattr(memory, "PROCESSOR_BYTES", 2**18)
+    assert len(sizes("logit_diff")) == 1
+    assert len(sizes(metric)) >= 4
+    tight = cl.node_effects(model, pairs, metric), cl.attribute(model, pairs, metric=metric).mean
+    for ours, theirs in zip(tight, roomy, strict=True):
+        largest = float(theirs.abs().max())
+        torch.testing.assert_close(ours / largest, theirs / largest, rtol=0, atol=1e-5)
+
+
 def test_a_single_pair_that_does_not_fit_ends_with_a_message():
     def work(batch: Suffixes) -> None:
         raise MemoryError
 
-    with pytest.raises(CircuitlapseError, match="one pair of prompts alone .*shorter prompts"):
+    with pytest.raises(CircuitlapseError, match="one prompt alone .*shorter prompts"):
         each_batch(load_model(tiny_gpt2()).decoder, random_pairs(6), 1, work)
 
 

@@ -140,6 +140,26 @@ def test_a_callable_sees_the_logits_and_can_ask_for_the_prompts():
     assert float(scores.mean.abs().sum()) > 0
 
 
+def test_a_callable_may_give_booleans_and_whole_numbers_where_no_gradient_is_needed():
+    model, pairs = load_model(tiny_gpt2()), random_pairs(2, n=7)
+
+    def leads(logits, pairs):
+        return logits.argmax(dim=1) == pairs.answers
+
+    empty = cl.Circuit(model.graph, torch.zeros_like(model.graph.edges))
+    for metric in (leads, lambda logits, pairs: leads(logits, pairs).long()):
+        for effects in (
+            lambda metric: cl.node_effects(model, pairs, metric),
+            lambda metric: cl.patch(model, pairs, "resid_pre", metric=metric),
+            lambda metric: cl.patch_paths(model, pairs, ["a0.h0"], ["logits"], metric=metric),
+            lambda metric: cl.attribute(model, pairs, "exact", metric=metric).mean,
+            lambda metric: cl.evaluate_circuit(model, empty, pairs, metric=metric).metric,
+        ):
+            torch.testing.assert_close(effects(metric), effects("accuracy"))
+        with pytest.raises(CircuitlapseError, match="no gradient to attribute"):
+            cl.attribute(model, pairs, metric=metric)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

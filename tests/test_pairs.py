@@ -66,12 +66,22 @@ def test_left_padding_is_undone(lengths: list[int], seed: int) -> None:
         ({"answers": torch.ones(2)}, "answers must be a tensor of integers"),
         ({"answers": torch.tensor([[5, 6], [-1, 7]])}, r"filled up with -1 .*row 1: \[-1, 7\]"),
         ({"corrupt": torch.ones(2, 4, dtype=torch.long)}, "the same shape .*equally many tokens"),
-        ({"answers": torch.ones(3, dtype=torch.long)}, "one row per prompt .*3 answers"),
+        ({"answers": torch.ones(3, dtype=torch.long)}, "answers must have one row .*3 rows for 2"),
         ({"distractors": torch.tensor([[1], [7]])}, r"among its own distractors \(got 'row 1'\)"),
         ({"attention_mask": torch.ones(2, 2, dtype=torch.long)}, "attention_mask must have"),
         ({"attention_mask": torch.tensor([[1, 0, 1], [1, 1, 1]])}, "one unbroken run .*row 0"),
         ({"attention_mask": torch.tensor([[1, 1, 1], [0, 0, 0]])}, "one unbroken run .*row 1"),
         ({"positions": {"IO": torch.tensor([0, 3])}}, "position 'IO' lies outside"),
+        ({"positions": {"IO": torch.tensor([0])}}, "position 'IO' must have one row .*1 rows for"),
+        ({"also": torch.tensor([8, 9])}, r"also must be .* with 2 dim.*of shape \(2,\)"),
+        ({"also": torch.tensor([[8, 9]])}, "also must have one row per prompt"),
+        ({"also": torch.tensor([[-1, 8], [9, 7]])}, r"twice, .*\(got 'row 1'\)\. Give in also"),
+        ({"also": torch.tensor([[8, 8], [9, -1]])}, r"given twice, .*\(got 'row 0'\)"),
+        ({"answers": torch.tensor([[5, -1], [7, 4]]), "also": torch.tensor([[8], [-1]])},
+         r"all must be one token \(got .*in row 1"),
+        ({"distractor_continuations": torch.ones(2, 2, dtype=torch.long)}, "with 3 dim"),
+        ({"distractor_continuations": torch.ones(2, 2, 1, dtype=torch.long)},
+         r"for each distractor \(got .*\(2, 2, 1\) for .*\(2, 1\)"),
     ],
 )  # fmt: skip
 def test_wrong_tensors_are_refused(change: dict, message: str) -> None:
@@ -86,14 +96,34 @@ def test_wrong_tensors_are_refused(change: dict, message: str) -> None:
         PromptPairs.from_tensors(**{**good, **change})
 
 
-def test_lists_are_refused_with_the_way_out() -> None:
-    ids = torch.ones(2, 3, dtype=torch.long)
+@pytest.mark.parametrize(
+    ("name", "wrong", "found"),
+    [
+        *((name, [[1, 2, 3], [4, 5, 6]], "list") for name in
+          ("clean", "corrupt", "answers", "distractors", "also", "attention_mask",
+           "distractor_continuations")),
+        *((name, None, "NoneType") for name in ("clean", "corrupt", "answers")),
+        ("positions", {"END": [2, 2]}, "list"),
+    ],
+)  # fmt: skip
+def test_what_is_no_tensor_is_refused_with_the_way_out(name: str, wrong: Any, found: str) -> None:
+    ids = torch.arange(6).view(2, 3)
     checked: Any = PromptPairs.from_tensors
     unchecked = unwrap(checked.__func__)
+    good = {"clean": ids, "corrupt": ids + 6, "answers": ids[:, 0]}
+    name_said = name.removesuffix("s") if name == "positions" else name
     with pytest.raises(
-        CircuitlapseError, match=r"corrupt must be a tensor of token ids \(got 'list'\).*as_tensor"
+        CircuitlapseError,
+        match=rf"{name_said}.* must be a tensor of token ids \(got '{found}'\).*as_tensor",
     ):
-        unchecked(PromptPairs, ids, ids.tolist(), ids[:, 0])
+        unchecked(PromptPairs, **{**good, name: wrong})
+
+
+def test_positions_are_named() -> None:
+    ids = torch.arange(6).view(2, 3)
+    checked: Any = PromptPairs.from_tensors
+    with pytest.raises(CircuitlapseError, match=r"map names to tensors .*got 'Tensor'.*END"):
+        unwrap(checked.__func__)(PromptPairs, ids, ids, ids[:, 0], positions=ids[:, 0])
 
 
 def test_no_prompts_are_refused() -> None:

@@ -246,12 +246,24 @@ def test_patching_the_whole_first_residual_stream_gives_the_corrupt_prompt():
     torch.testing.assert_close(back[0, 0], effect[0, 1])
 
 
-def test_a_dead_head_has_exactly_no_effect():
-    hf = tiny_gpt2()
+@pytest.mark.parametrize("metric", ["logit_diff", "log_prob"])
+def test_dead_heads_and_mlps_have_exactly_no_effect(metric):
+    hf = tiny_gpt2(layers=3)
     with torch.no_grad():
-        hf.transformer.h[0].attn.c_proj.weight[4:8] = 0
-    effects = node_effects(load_model(hf), random_pairs(0))
-    torch.testing.assert_close(effects[:, 1], torch.zeros(len(effects)), rtol=0, atol=1e-5)
+        for block in hf.transformer.h:
+            block.attn.c_proj.weight[4:8] = 0
+            block.mlp.c_proj.weight.zero_()
+    model, pairs = load_model(hf), random_pairs(0, n=40)
+    # One prompt at a time, which rounds otherwise than many variants of it.
+    effects = node_effects(model, pairs, metric, batch_size=1).view(-1, 3, 4)
+    assert (effects[:, :, [1, 3]] == 0).all()
+    assert float(effects[:, 0, 0].abs().max()) > 0.1
+    for site in HEADS:
+        swept = patch_effects(model, pairs, site, metric=metric, batch_size=1)
+        assert (swept[:, 1] == 0).all()
+        # Without an effect, denoising leaves the corrupt prompts' metric.
+        swept = patch_effects(model, pairs, site, "denoising", metric, batch_size=1)
+        assert (swept[:, 1, 0] == swept[0, 1, 0]).all()
 
 
 def test_gradient_totals_and_exact_effects_agree_in_kind():

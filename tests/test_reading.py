@@ -92,6 +92,15 @@ def test_direct_contributions_add_up_to_the_logit_difference(seed, family, batch
     )
 
 
+@families
+def test_direct_contributions_of_a_half_precision_model_are_nearly_those_of_its_weights(family):
+    half, pairs = load_model(tiny(family), dtype="bfloat16"), random_pairs(5)
+    single = direct_logit_attribution(load_model(half.hf, dtype="float32"), pairs).writers
+    found = direct_logit_attribution(half, pairs).writers
+    largest = float(single.abs().max())
+    torch.testing.assert_close(found, single, rtol=0, atol=0.05 * largest)
+
+
 def test_contributions_are_listed_by_component():
     model, pairs = load_model(tiny_gpt2()), random_pairs(1)
     found = direct_logit_attribution(model, pairs)

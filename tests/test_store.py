@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.records import Store, content_hash, key_of
+from circuitlapse.records import Store, content_hash, key_of, replacing
 
 
 def _write(store: Store, name: str, text: str = "hello", key: str = "k") -> None:
@@ -49,6 +49,16 @@ def test_a_directory_is_checked_whole_when_it_is_read(tmp_path):
     (tmp_path / "c/weights").write_bytes(b"0124")
     with pytest.raises(CircuitlapseError, match="not what was written"):
         store.read("c")
+
+
+def test_a_file_takes_no_directorys_place(tmp_path):
+    (tmp_path / "a.json/inside").mkdir(parents=True)
+    with (
+        pytest.raises(CircuitlapseError, match=r"a\.json is a directory\. Name a file in it"),
+        replacing(tmp_path / "a.json") as path,
+    ):
+        path.write_text("hello")
+    assert [found.name for found in tmp_path.rglob("*")] == ["a.json", "inside"]
 
 
 def test_an_error_while_writing_leaves_the_old_artifact(tmp_path):

@@ -1,6 +1,7 @@
 """Slow literal twins of the attribution methods beyond EAP: one prompt, one edge, one node."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -184,13 +185,82 @@ def qk_fixed(twin: Probed, pairs: PromptPairs, at: list[Tensor] | None = None) -
     return torch.stack(total)
 
 
-def neurons(twin: Literal, pairs: PromptPairs, points: list[float]) -> Tensor:
-    """Σ over positions of (h corrupt − h clean) · ∂L/∂h, per prompt and hidden neuron."""
+def written_by(twin: Literal) -> list[Any]:
+    """The module of each MLP that maps its hidden neurons to the stream."""
     names = ("c_proj", "dense_4h_to_h", "down_proj")
-    blocks = [
+    return [
         next(getattr(block.mlp, name) for name in names if hasattr(block.mlp, name))
         for block in twin.blocks
     ]
+
+
+def hidden(twin: Literal, tokens: Tensor) -> list[Tensor]:
+    """The hidden neurons of each layer in a plain run."""
+    seen: list[Tensor] = []
+    hooks = [
+        block.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0].clone()))
+        for block in written_by(twin)
+    ]
+    with torch.no_grad():
+        twin.plain(tokens)
+    for hook in hooks:
+        hook.remove()
+    return seen
+
+
+def held_neurons(twin: Literal, pairs: PromptPairs, steps: int) -> Tensor:
+    """EAP-IG-activations of neurons: their change times the gradient at all who read their MLP."""
+    layers, graph, total = range(twin.graph.n_layers), twin.graph, []
+    nodes = [["input"]]
+    for layer in layers:
+        nodes.append([f"a{layer}.h{head}" for head in range(graph.n_heads)])
+        nodes.append([f"m{layer}"])
+    for clean, corrupt, metric in twin.prompts(pairs):
+        before, change = changes(twin, clean, corrupt)
+        ours, theirs = hidden(twin, clean), hidden(twin, corrupt)
+        scores = torch.zeros(len(ours), ours[0].shape[-1], dtype=torch.float64)
+        for node in nodes:
+            for k in range(1, steps + 1):
+                held = {name: before[name] + (1 - k / steps) * change[name] for name in node}
+                run = gradients(twin, metric, twin.embed(clean).detach(), held)
+                for layer, module in enumerate(written_by(twin)):
+                    readers = graph.edges[graph.writers.index(f"m{layer}")].nonzero()[:, 0]
+                    arriving = _sum(run[graph.readers[index]] for index in readers.tolist())
+                    for neuron in range(scores.shape[1]):
+                        one = torch.zeros_like(ours[layer])
+                        one[:, neuron] = (theirs[layer] - ours[layer])[:, neuron]
+                        with torch.no_grad():
+                            written = module(one) - module(torch.zeros_like(one))
+                        scores[layer, neuron] += (written * arriving).sum()
+        total.append(scores / (len(nodes) * steps))
+    return torch.stack(total)
+
+
+def patched_neurons(
+    twin: Literal, pairs: PromptPairs, groups: Sequence[tuple[int, Sequence[int]]]
+) -> Tensor:
+    """Each group's effect by a whole run in which a hook puts in its corrupt activations."""
+    effects = torch.zeros(len(pairs), len(groups), dtype=torch.float64)
+    for row, (clean, corrupt, metric) in enumerate(twin.prompts(pairs)):
+        theirs = hidden(twin, corrupt)
+        for index, (layer, group) in enumerate(groups):
+
+            def put(_, arguments, layer=layer, group=group, theirs=theirs):
+                given = arguments[0].clone()
+                given[:, list(group)] = theirs[layer][:, list(group)]
+                return (given,)
+
+            with torch.no_grad():
+                before = metric(twin.plain(clean)[0])
+                hook = written_by(twin)[layer].register_forward_pre_hook(put)
+                effects[row, index] = before - metric(twin.plain(clean)[0])
+                hook.remove()
+    return effects
+
+
+def neurons(twin: Literal, pairs: PromptPairs, points: list[float]) -> Tensor:
+    """Σ over positions of (h corrupt − h clean) · ∂L/∂h, per prompt and hidden neuron."""
+    blocks = written_by(twin)
     seen: list[Tensor] = []
 
     def look(module, arguments):
@@ -198,7 +268,7 @@ def neurons(twin: Literal, pairs: PromptPairs, points: list[float]) -> Tensor:
 
     hooks = [block.register_forward_pre_hook(look) for block in blocks]
 
-    def hidden(embedding: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def seen_in(embedding: Tensor) -> tuple[Tensor, list[Tensor]]:
         seen.clear()
         logits = twin.run(embedding, lambda _, outputs: _sum(iter(outputs.values())))[0]
         return logits, list(seen)
@@ -206,10 +276,10 @@ def neurons(twin: Literal, pairs: PromptPairs, points: list[float]) -> Tensor:
     total = []
     for clean, corrupt, metric in twin.prompts(pairs):
         start, end = twin.embed(corrupt).detach(), twin.embed(clean).detach()
-        before, after = hidden(end)[1], hidden(start)[1]
+        before, after = seen_in(end)[1], seen_in(start)[1]
         scores = torch.zeros((), dtype=torch.float64)
         for point in points:
-            logits, here = hidden((start + point * (end - start)).requires_grad_())
+            logits, here = seen_in((start + point * (end - start)).requires_grad_())
             found = torch.autograd.grad(-metric(logits), here)
             each = [
                 ((a - b).detach() * g).sum(dim=0)

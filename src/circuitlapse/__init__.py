@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from circuitlapse.attribution import (
         Scores,
         attribute,
+        neuron_effects,
         neuron_scores,
         node_effects,
         patch,
@@ -60,6 +61,7 @@ _HOMES = {
     "attribution": (
         "Scores",
         "attribute",
+        "neuron_effects",
         "neuron_scores",
         "node_effects",
         "patch",
@@ -140,6 +142,7 @@ __all__ = [
     "logit_lens",
     "matching_scores",
     "minimality",
+    "neuron_effects",
     "neuron_scores",
     "node_effects",
     "patch",

@@ -6,6 +6,7 @@ tests.
 
 from circuitlapse.attribution.edges import attribute
 from circuitlapse.attribution.exact import project_exact
+from circuitlapse.attribution.neuron_effects import neuron_effects
 from circuitlapse.attribution.neurons import neuron_scores
 from circuitlapse.attribution.patching import node_effects, patch, patch_effects
 from circuitlapse.attribution.paths import patch_paths, sweep_paths
@@ -14,6 +15,7 @@ from circuitlapse.attribution.scores import Scores
 __all__ = [
     "Scores",
     "attribute",
+    "neuron_effects",
     "neuron_scores",
     "node_effects",
     "patch",

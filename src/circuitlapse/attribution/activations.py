@@ -12,6 +12,8 @@ gradient is further down follows from the clean run's Jacobian, which is linear,
 go down together, once.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -27,29 +29,56 @@ def eap_ig_activations_scores(
     decoder: Decoder, graph: Graph, batch: Suffixes, parts: Parts, steps: int
 ) -> Float[Tensor, "parts writers readers"]:
     """Sum one batch's scores."""
+    clean, corrupt = both_runs(decoder, batch)
+    with torch.no_grad():
+        inner, end = differences(decoder, graph, batch, clean, corrupt)
+    found = each_node(decoder, batch, clean, corrupt, steps)
+    sums = next(found).scores(graph, inner, end, parts)
+    for gradients in found:
+        sums += gradients.scores(graph, inner, end, parts)
+        del gradients  # the next ones need its room
+    return sums / n_runs(decoder, steps)
+
+
+def both_runs(decoder: Decoder, batch: Suffixes) -> tuple[list[Step], list[Step]]:
+    """Run the clean prompts on a tape, and the corrupt ones."""
     with torch.enable_grad():
         clean = decoder.trace(batch.clean.detach().requires_grad_(), batch.context)
     with torch.no_grad():
-        corrupt = decoder.trace(batch.corrupt, batch.context)
-        inner, end = differences(decoder, graph, batch, clean, corrupt)
+        return clean, decoder.trace(batch.corrupt, batch.context)
+
+
+def n_runs(decoder: Decoder, steps: int) -> int:
+    """In how many runs a gradient is taken."""
+    return steps * (1 + 2 * decoder.n_layers)
+
+
+def each_node(
+    decoder: Decoder, batch: Suffixes, clean: list[Step], corrupt: list[Step], steps: int
+) -> Iterator[Gradients]:
+    """Hold the output of one node after the other, and go back from the metric.
+
+    Yields:
+        Gradients at the readers, which add up over all that is yielded to those of all runs.
+    """
     shares = [1 - k / steps for k in range(1, steps + 1)]
     gradients = Gradients(decoder)
     for share in shares:
         _run(gradients, batch, 0, batch.clean + share * (batch.corrupt - batch.clean))
-    sums = gradients.scores(graph, inner, end, parts)
+    yield gradients
     below: list[tuple[Tensor, Tensor]] = []
     for layer, (ours, theirs) in enumerate(zip(clean, corrupt, strict=True)):
         for name in ("attn_out", "mlp_out"):
             gradients, arriving = Gradients(decoder), torch.zeros_like(ours.resid_post)
             for share in shares:
                 change = share * (getattr(theirs, name) - getattr(ours, name)).detach()
-                if name == "attn_out" and not graph.parallel:
+                if name == "attn_out" and not decoder.parallel:
                     x = ours.resid_mid.detach() + change
                     arriving += _run_from_mlp(gradients, batch, layer, x)
                 else:
                     x = ours.resid_post.detach() + change
                     arriving += _run(gradients, batch, layer + 1, x)
-            sums += gradients.scores(graph, inner, end, parts)
+            yield gradients
             below += _bypassing(decoder, batch, ours, name, arriving, layer)
     gradients = Gradients(decoder)
     wanted = [x for step in clean for x in (step.q, step.k, step.v, step.resid_mid)]
@@ -57,8 +86,7 @@ def eap_ig_activations_scores(
         [x for x, _ in below], wanted, [gradient for _, gradient in below], materialize_grads=True
     )
     gradients.collect(clean, found)
-    sums += gradients.scores(graph, inner, end, parts)
-    return sums / (len(shares) * (1 + 2 * graph.n_layers))
+    yield gradients
 
 
 def _run(

@@ -98,6 +98,8 @@ def attribute(
     floats_per_token = decoder.d_model * (
         len(graph.writers) + 3 * graph.n_heads + graph.n_layers * (24 + n_points)
     )
+    if decoder.W_E.itemsize < 4:
+        floats_per_token *= 2  # gradients and their factors are in single precision
     each_batch(
         decoder, pairs, floats_per_token, work,
         metric=metric, batch_size=batch_size, needs_gradient=True,

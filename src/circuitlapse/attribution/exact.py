@@ -22,7 +22,7 @@ from circuitlapse.attribution.gradients import differences
 from circuitlapse.attribution.parts import Columns, Parts, with_elsewhere
 from circuitlapse.attribution.resume import Unfinished, made_from
 from circuitlapse.attribution.scores import Scores
-from circuitlapse.attribution.tails import Tail
+from circuitlapse.attribution.tails import Tail, moves
 from circuitlapse.models.decoder import Decoder, Step
 from circuitlapse.models.graph import SLOTS, Graph
 from circuitlapse.models.layers import linear
@@ -202,9 +202,8 @@ class EdgeRuns:
             else:
                 change = self._attention_change(layer, slot, some)
                 after = self.tail.after_attention(layer, change)
-            # Rounding must not give an effect to what changes nothing.
-            changes = some.flatten(2).any(dim=-1) & change.flatten(2).any(dim=-1)
-            effects.append((self.before - after).where(changes, 0.0))
+            changed = moves(some) & moves(change)
+            effects.append((self.before - after).where(changed, 0.0))
         return torch.cat(effects)
 
     def _mlp_change(

@@ -2,26 +2,29 @@
 
 A neuron writes its activation times its row of the MLP's output weights, so that its score is a
 node's: Σ over positions of (h corrupt − h clean) · ∂L/∂h, with L = −metric and the gradient of the
-method (see :mod:`circuitlapse.attribution.eap`). The MLP's output is the sum of what its neurons
-write: a layer's neurons add up to the MLP's own total, ``scores.node_totals()``. This is
-attribution patching (Nanda 2023; Kramár et al. 2024) of neurons.
+method (see :mod:`circuitlapse.attribution.eap` and :mod:`circuitlapse.attribution.activations`).
+The MLP's output is the sum of what its neurons write: a layer's neurons add up to the MLP's own
+total, ``scores.node_totals()``. This is attribution patching (Nanda 2023; Kramár et al. 2024) of
+neurons. Exact effects do not add up: :func:`circuitlapse.neuron_effects` patches given groups.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from circuitlapse.attribution.activations import both_runs, each_node, n_runs
 from circuitlapse.attribution.eap import check_gradient_at_clean, embeddings
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models.decoder import Decoder
+from circuitlapse.models.layers import single
 from circuitlapse.models.load import Model
 from circuitlapse.models.prefix import Suffixes, each_batch
 from circuitlapse.shapes import Float
 from circuitlapse.tasks.metrics import Metric
 from circuitlapse.tasks.pairs import PromptPairs
 
-NeuronMethod = Literal["eap", "eap-ig-inputs"]
+NeuronMethod = Literal["eap", "eap-ig-inputs", "eap-ig-activations"]
 
 
 def neuron_scores(
@@ -37,8 +40,8 @@ def neuron_scores(
     Args:
         model: From :func:`circuitlapse.load_model`.
         pairs: Clean and corrupt prompts with their metric.
-        method: ``eap`` or ``eap-ig-inputs``.
-        steps: m of ``eap-ig-inputs``; ``eap`` ignores it.
+        method: ``eap``, ``eap-ig-inputs`` or ``eap-ig-activations``.
+        steps: m of the two EAP-IG methods; ``eap`` ignores it.
         metric: See :mod:`circuitlapse.tasks.metrics`.
         batch_size: Pairs per batch; by default as many as fit a fixed memory budget.
 
@@ -50,9 +53,12 @@ def neuron_scores(
     Raises:
         CircuitlapseError: If the method is unknown, or the model cannot run the pairs.
     """
-    if method not in ("eap", "eap-ig-inputs"):
+    if method not in get_args(NeuronMethod):
         raise CircuitlapseError(
-            "neurons are scored by gradients", got=method, fix="Use eap or eap-ig-inputs"
+            "neurons are scored by gradients",
+            got=method,
+            fix="Use eap, eap-ig-inputs or eap-ig-activations; neuron_effects patches groups of "
+            "neurons exactly",
         )
     if steps < 1:
         raise CircuitlapseError("steps must be at least 1", got=steps)
@@ -63,9 +69,16 @@ def neuron_scores(
     sums = torch.zeros(decoder.n_layers, d_mlp, dtype=torch.float64)
 
     def work(batch: Suffixes) -> None:
-        sums.add_(_batch_scores(decoder, batch, embeddings(batch, method, steps)))
+        if method == "eap-ig-activations":
+            gradients, n = _held(decoder, batch, steps), n_runs(decoder, steps)
+        else:
+            runs = embeddings(batch, method, steps)
+            gradients, n = _interpolated(decoder, batch, runs), len(runs)
+        sums.add_(_products(decoder, batch, gradients) / n)
 
     floats_per_token = decoder.d_model * 24 * decoder.n_layers + 4 * d_mlp
+    if method == "eap-ig-activations":
+        floats_per_token += decoder.d_model * (steps * decoder.n_layers + 3 * decoder.n_heads)
     each_batch(
         decoder, pairs, floats_per_token, work,
         metric=metric, batch_size=batch_size, needs_gradient=True,
@@ -73,10 +86,10 @@ def neuron_scores(
     return (sums / len(pairs)).float()
 
 
-def _batch_scores(
+def _interpolated(
     decoder: Decoder, batch: Suffixes, runs: list[Float[Tensor, "batch pos d_model"]]
-) -> Float[Tensor, "layers d_mlp"]:
-    """Sum over one batch, with the mean of the gradients of some runs from given embeddings."""
+) -> list[Float[Tensor, "batch _ d_model"]]:
+    """Sum the gradients behind each layer over runs from given embeddings."""
     gradients: list[Tensor] = []
     for x in runs:
         with torch.enable_grad():
@@ -84,15 +97,33 @@ def _batch_scores(
             metric = batch.metric(decoder, steps[-1].resid_post).sum()
             # What an MLP writes is added to the stream: their gradients are one.
             found = torch.autograd.grad(-metric, [step.resid_post for step in steps])
-        gradients = (
-            [a + b for a, b in zip(gradients, found, strict=True)] if gradients else list(found)
-        )
+        gradients = _added(gradients, list(map(single, found)))
+    return gradients
+
+
+def _held(decoder: Decoder, batch: Suffixes, steps: int) -> list[Float[Tensor, "batch _ d_model"]]:
+    """Sum the gradients behind each layer over runs that hold a node's output."""
+    gradients: list[Tensor] = []
+    for found in each_node(decoder, batch, *both_runs(decoder, batch), steps):
+        gradients = _added(gradients, found.behind_layers(batch))
+        del found  # the next ones need its room
+    return gradients
+
+
+def _added(total: list[Tensor], new: list[Tensor]) -> list[Tensor]:
+    return [a + b for a, b in zip(total, new, strict=True)] if total else new
+
+
+@torch.no_grad()
+def _products(
+    decoder: Decoder, batch: Suffixes, gradients: list[Float[Tensor, "batch _ d_model"]]
+) -> Float[Tensor, "layers d_mlp"]:
+    """Multiply the changes of a batch's neurons by the gradients at what they write."""
+    clean = decoder.trace(batch.clean, batch.context)
+    corrupt = decoder.trace(batch.corrupt, batch.context)
     sums = []
-    with torch.no_grad():
-        clean = decoder.trace(batch.clean, batch.context)
-        corrupt = decoder.trace(batch.corrupt, batch.context)
-        for mlp, ours, theirs, gradient in zip(decoder.mlp, clean, corrupt, gradients, strict=True):
-            change = mlp.hidden(theirs.resid_mid) - mlp.hidden(ours.resid_mid)
-            products = change * (gradient @ mlp.W_out.T)
-            sums.append((products.flatten(0, 1).sum(dim=0) / len(runs)).double().cpu())
+    for mlp, ours, theirs, gradient in zip(decoder.mlp, clean, corrupt, gradients, strict=True):
+        change = mlp.hidden(theirs.resid_mid) - mlp.hidden(ours.resid_mid)
+        products = change * (gradient @ single(mlp.W_out).T)
+        sums.append(products.flatten(0, 1).sum(dim=0).double().cpu())
     return torch.stack(sums)

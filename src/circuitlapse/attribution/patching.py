@@ -22,7 +22,7 @@ from circuitlapse.attribution.sites import (
     shared_changes,
     single_values,
 )
-from circuitlapse.attribution.tails import Tail, each_tail, floats_per_token, trace_parts
+from circuitlapse.attribution.tails import Tail, each_tail, floats_per_token, moves, trace_parts
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models.decoder import Decoder, Step
 from circuitlapse.models.load import Model
@@ -52,11 +52,11 @@ def node_effects(
 
     Returns:
         Clean metric minus patched metric, in its unit (logits): positive where the model needs the
-        node. The nodes are in the order of ``model.graph.nodes``.
+        node, and exactly 0 where its output is the same. The nodes are in the order of
+        ``model.graph.nodes``.
     """
     decoder, graph = model.decoder, model.graph
     effects = torch.empty(len(pairs), graph.n_layers, graph.n_heads + 1)
-
     needs = ("z", "mlp_out")
 
     def work(batch: Suffixes) -> None:
@@ -68,7 +68,8 @@ def node_effects(
             heads = head_changes(decoder, "head_out", layer, ours, theirs, batch.context)
             mlp = (theirs.mlp_out - ours.mlp_out)[None]
             after = torch.cat([whole.after_attention(layer, heads), whole.after_mlp(layer, mlp)])
-            effects[batch.rows, layer] = (before - after).T.float().cpu()
+            changed = torch.cat([moves(heads), moves(mlp)])
+            effects[batch.rows, layer] = (before - after).where(changed, 0.0).T.float().cpu()
 
     floats = floats_per_token(decoder, needs, graph.n_heads)
     each_batch(decoder, pairs, floats, work, metric=metric, batch_size=batch_size)
@@ -118,7 +119,7 @@ def patch(
         ``head_k`` and ``head_v``. At a position the mean is over the prompts that are so long, at
         a named one over all.
         What reaches no logit has exactly the effect of no patch: left of the first differing
-        token, and in the last layer where nothing is read.
+        token, in the last layer where nothing is read, and a head's output that is the same.
 
     Raises:
         CircuitlapseError: If site or direction is unknown, ``per_position`` is asked of a site
@@ -182,7 +183,7 @@ def patch_effects(
         unpatched = batch.metric(decoder, base[-1].resid_post)
         before = unpatched if direction == "noising" else batch.metric(decoder, final)
         if not by_position:
-            effects = before - _by_head(decoder, site, batch, base, source)
+            effects = before - _by_head(decoder, site, batch, base, source, unpatched)
             found[:, :, 0, batch.rows] = effects.float().cpu()
             return
         # Columns begin at each prompt's first difference, and may be padding or the answer's.
@@ -249,14 +250,19 @@ def check_direction(direction: str) -> None:
 
 
 def _by_head(
-    decoder: Decoder, site: Site, batch: Suffixes, base: list[Step], source: list[Step]
+    decoder: Decoder,
+    site: Site,
+    batch: Suffixes,
+    base: list[Step],
+    source: list[Step],
+    unpatched: Float[Tensor, " batch"],
 ) -> Float[Tensor, "layers slots batch"]:
     """Return the metric with each head's activation patched at all positions."""
     whole = Tail.at(decoder, batch, base)
     after = []
     for layer, (ours, theirs) in enumerate(zip(base, source, strict=True)):
         change = head_changes(decoder, site, layer, ours, theirs, batch.context)
-        after.append(whole.after_attention(layer, change))
+        after.append(whole.after_attention(layer, change).where(moves(change), unpatched))
     return torch.stack(after)
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from circuitlapse.attribution.parts import Parts
 from circuitlapse.models.decoder import Decoder, Step
+from circuitlapse.models.layers import single
 from circuitlapse.models.memory import some_at_once
 from circuitlapse.models.prefix import Suffixes
 from circuitlapse.shapes import Float
@@ -94,7 +95,7 @@ def _effects(
     q, k, v = qkv
     q = decoder.to_queries(layer, q, batch.context)
     z = decoder.attend(layer, q, k, v, batch.context).unflatten(0, (-1, len(clean.z)))
-    return ((z - clean.z) * gradient).sum(dim=-1)
+    return (single(z - clean.z) * gradient).sum(dim=-1)
 
 
 def _sums(parts: list[Float[Tensor, "some ..."]]) -> Float[Tensor, "parts some heads"]:

@@ -77,7 +77,8 @@ class Scores:
         """Take the best edges and drop those that dangle.
 
         Args:
-            n_edges: How many edges to take, before dangling ones are dropped.
+            n_edges: How many edges to take, before dangling ones are dropped; all of them in a
+                graph that has fewer.
             fraction: Or the share of all edges (MIB's k), rounded down to whole edges as MIB does.
             by: ``absolute`` takes the largest magnitudes, ``signed`` the largest scores, so that
                 edges which work against the metric come last.
@@ -87,7 +88,7 @@ class Scores:
 
         Raises:
             CircuitlapseError: If not exactly one of ``n_edges`` and ``fraction`` is given, it is
-                out of range, or ``by`` or ``grow`` is unknown.
+                negative, no whole number or no share, or ``by`` or ``grow`` is unknown.
         """
         total = self.graph.n_edges
         if (n_edges is None) == (fraction is None):
@@ -100,10 +101,9 @@ class Scores:
             if not 0 <= fraction <= 1:
                 raise CircuitlapseError("fraction must lie between 0 and 1", got=fraction)
             n_edges = int(fraction * total)
-        if not isinstance(n_edges, Integral) or not 0 <= n_edges <= total:
-            raise CircuitlapseError(
-                f"n_edges must be a whole number between 0 and {total}", got=n_edges
-            )
+        if not isinstance(n_edges, Integral) or n_edges < 0:
+            raise CircuitlapseError("n_edges must be a whole number, 0 or larger", got=n_edges)
+        n_edges = min(int(n_edges), total)
         if by not in ("signed", "absolute"):
             raise CircuitlapseError(
                 "by must be signed or absolute", got=by, fix="MIB's CPR is signed, CMD absolute"

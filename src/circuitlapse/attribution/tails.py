@@ -16,7 +16,7 @@ from circuitlapse.models.context import Context
 from circuitlapse.models.decoder import Decoder, Step
 from circuitlapse.models.memory import some_at_once
 from circuitlapse.models.prefix import Suffixes
-from circuitlapse.shapes import Float, Int
+from circuitlapse.shapes import Bool, Float, Int
 
 _PART_FLOATS = 2**18
 
@@ -157,6 +157,13 @@ def behind_attention(
         return post + change
     x = mid + change
     return decoder.mlp[layer](x).add_(x)
+
+
+def moves(
+    change: Float[Tensor, "variants batch columns d_model"],
+) -> Bool[Tensor, "variants batch"]:
+    """Whether a variant changes anything: rounding must not give an effect to what does not."""
+    return change.flatten(2).any(dim=-1)
 
 
 def put(

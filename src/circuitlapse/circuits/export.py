@@ -37,7 +37,7 @@ def export_circuit(
 
     With scores alone no edge is marked as in the graph: the reader picks its own. With a circuit
     alone an edge's score is 1 inside and 0 outside, as their readers want a score. The file appears
-    whole or not at all; one of that name is replaced.
+    whole or not at all; a file of that name is replaced.
 
     In that layout every head has a key and a value reader of its own. Where heads share them
     (grouped queries), a circuit is written with each shared edge repeated for the heads that take
@@ -55,13 +55,15 @@ def export_circuit(
 
     Raises:
         CircuitlapseError: If neither is given, one belongs to another graph, the ending is
-            unknown, or the layout has no place for the scores.
+            unknown, there is a directory at the path, or the layout has no place for the scores.
     """
     path, graph = Path(path), model.graph
     if path.suffix not in (".json", ".pt"):
         raise CircuitlapseError(
             "the file's ending chooses the form", got=path.name, fix="End it in .json or .pt"
         )
+    if path.is_dir():
+        raise CircuitlapseError(f"{path} is a directory", fix="Name a file in it")
     if scores is None and circuit is None:
         raise CircuitlapseError("there is nothing to export", fix="Pass scores, a circuit or both")
     for name, given in (("scores", scores), ("circuit", circuit)):

@@ -52,7 +52,11 @@ def circuit(
         Literal["absolute", "signed"], typer.Option(help="How the best edges are chosen.")
     ] = "absolute",
 ) -> None:
-    """Write a checkpoint's edge scores in the layout of MIB's circuit track and EAP-IG."""
+    """Write a checkpoint's edge scores in the layout of MIB's circuit track and EAP-IG.
+
+    Where heads share keys and values that layout has no place for scores: with --edges the circuit
+    alone is written.
+    """
     from circuitlapse.attribution import Scores
     from circuitlapse.circuits import export_circuit
 
@@ -66,7 +70,14 @@ def circuit(
     )
     scores = Scores(model.graph, mean, halves, n)
     chosen = None if edges is None else scores.top(n_edges=edges, by=by)
-    path = export_circuit(out, model, scores=scores, circuit=chosen)
+    shared = model.graph.n_kv_heads != model.graph.n_heads
+    if shared and chosen is None:
+        raise CircuitlapseError(
+            "scores of heads that share keys and values have no place in MIB's layout",
+            got=f"{model.graph.n_heads} heads with {model.graph.n_kv_heads} keys and values",
+            fix="Pass --edges for the circuit of the best so many edges, such as --edges 200",
+        )
+    path = export_circuit(out, model, scores=None if shared else scores, circuit=chosen)
     typer.echo(f"{task} at step {step}: {path}")
 
 

@@ -11,6 +11,7 @@ from rich.text import Text
 from circuitlapse.cli.console import console_of
 from circuitlapse.cli.writing import write
 from circuitlapse.cli.written import import_, load_tokenizer
+from circuitlapse.errors import CircuitlapseError
 
 if TYPE_CHECKING:
     from circuitlapse.tasks import Item
@@ -96,6 +97,8 @@ def export(
     from circuitlapse.records import replacing
     from circuitlapse.tasks import get_task, tokenize
 
+    if out is not None and out.is_dir():
+        raise CircuitlapseError(f"{out} is a directory", fix="Name a file in it")
     found, spelling = get_task(task), load_tokenizer(tokenizer)
     items = found.items(split, n, seed, spelling)
     if spelling is not None:

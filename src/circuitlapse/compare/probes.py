@@ -13,12 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import Model
 from circuitlapse.models.context import Context, at_reads
 from circuitlapse.models.memory import most_tokens
-from circuitlapse.models.prefix import alike, checked
+from circuitlapse.models.prefix import checked, each_group
 from circuitlapse.records.documents import Estimate
 from circuitlapse.records.intervals import proportion_interval
 from circuitlapse.shapes import Float, Int
@@ -180,11 +181,14 @@ def _streams(model: Model, pairs: PromptPairs) -> Float[np.ndarray, "layers prom
     found = torch.empty(decoder.n_layers + 1, len(pairs), decoder.d_model)
     starts = torch.zeros_like(pairs.lengths)
     most = most_tokens(model.device, 16 * decoder.W_E.itemsize * decoder.d_model)
-    for rows in alike(pairs.lengths, starts, most):
+
+    def work(rows: Int[Tensor, " batch"]) -> None:
         batch = pairs[rows].trimmed()
         context, x = Context((batch.lengths - 1)[:, None]), decoder.embed(batch.clean)
         for layer in range(decoder.n_layers):
             found[layer, rows.cpu()] = at_reads(x, context)[:, 0].float().cpu()
             x = decoder.step(layer, x, context).resid_post
         found[-1, rows.cpu()] = x[:, 0].float().cpu()
+
+    each_group(work, pairs.lengths, starts, most)
     return found.double().numpy()

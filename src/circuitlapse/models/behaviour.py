@@ -9,8 +9,8 @@ from torch import Tensor
 from circuitlapse.models.context import Context
 from circuitlapse.models.load import Model
 from circuitlapse.models.memory import most_tokens
-from circuitlapse.models.prefix import Suffixes, alike, checked, each_batch
-from circuitlapse.shapes import Bool, Float
+from circuitlapse.models.prefix import Suffixes, checked, each_batch, each_group
+from circuitlapse.shapes import Bool, Float, Int
 from circuitlapse.tasks.metrics import best, candidate_mean, is_right, logit_difference
 from circuitlapse.tasks.pairs import PromptPairs
 
@@ -78,18 +78,24 @@ def behaviours(
     Args:
         model: Whose last normalisation and unembedding read the streams.
         pairs: Prompts; the clean ones are handed to ``runs``.
-        runs: Gives as many streams for each batch.
+        runs: Gives as many streams for each batch. Where memory runs out, it is called again with
+            half of the batch.
         batch_size: Prompts per batch; by default as many as are worth it.
 
     Returns:
         One per stream, on the CPU, in the order of the pairs.
+
+    Raises:
+        CircuitlapseError: If the model cannot run the prompts, or one of them alone needs more
+            memory than there is.
     """
     decoder, pairs = model.decoder, checked(model.decoder, pairs)
     found: list[Behaviour] = []
     starts = torch.zeros_like(pairs.lengths)
     floats = 16 * decoder.d_model + len(decoder.W_U)
     most = most_tokens(model.device, decoder.W_E.itemsize * floats)
-    for rows in alike(pairs.reads().amax(dim=1) + 1, starts, most, batch_size):
+
+    def work(rows: Int[Tensor, " batch"]) -> None:
         batch, rows = pairs[rows].trimmed(), rows.cpu()
         right, wrong = batch.right(), batch.distractors
         for index, final in enumerate(runs(batch, Context(batch.reads()))):
@@ -103,6 +109,8 @@ def behaviours(
                 each.correct_among[rows] = (best(right, logits) > best(wrong, logits)).cpu()
             each.correct[rows] = is_right(all_logits, batch).cpu()
             each.spread[rows] = logits.std(dim=1, correction=0).cpu()
+
+    each_group(work, pairs.reads().amax(dim=1) + 1, starts, most, batch_size)
     return found
 
 

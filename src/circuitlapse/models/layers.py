@@ -47,8 +47,9 @@ class Norm:
 
         ∂x̂/∂x = (P − x̂ x̂ᵀ / d_model) / σ, with P the projection that removes the mean, or the
         identity where nothing is removed; the weights behind it are :meth:`folded`, which
-        includes P.
+        includes P. Both are in single precision where ``x`` is in half, whose squares overflow.
         """
+        x = single(x)
         if not self.centred:
             inverse = (x.square().mean(dim=-1, keepdim=True) + self.eps).rsqrt()
             return x * inverse, inverse
@@ -59,11 +60,15 @@ class Norm:
     def folded(
         self, weight: Float[Tensor, "*slots d_model out"]
     ) -> Float[Tensor, "*slots d_model out"]:
-        """Return ``P diag(self.weight) weight``: a linear map read through this normalisation."""
+        """Return ``P diag(self.weight) weight``: a linear map read through this normalisation.
+
+        It is in single precision where the weights are in half.
+        """
+        ours, weight = single(self.weight), single(weight)
         if not self.centred:
-            return self.weight[:, None] * weight
-        mean = (self.weight @ weight)[..., None, :] / len(self.weight)
-        return torch.addcmul(-mean, self.weight[:, None], weight)
+            return ours[:, None] * weight
+        mean = (ours @ weight)[..., None, :] / len(ours)
+        return torch.addcmul(-mean, ours[:, None], weight)
 
 
 @dataclass(frozen=True)
@@ -201,6 +206,11 @@ class Mlp:
     def __call__(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
         """Return what the MLP adds to the residual stream ``x``."""
         return linear(self.hidden(x).flatten(0, -2), self.W_out, self.b_out).view(x.shape)
+
+
+def single(x: Tensor) -> Tensor:
+    """Raise half precision to single, for differences of like numbers and long sums."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def linear(

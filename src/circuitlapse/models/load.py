@@ -73,8 +73,9 @@ def load_model(
             ``float16`` all runs are in that precision too, and only metrics and scores are not.
 
     Raises:
-        CircuitlapseError: If there is no such model, its family is not supported, its files are
-            broken, or the logits differ from those of ``transformers``.
+        CircuitlapseError: If there is no such model, its family is not supported, it has no head
+            for next tokens, its files are broken or lack weights, or the logits differ from those
+            of ``transformers``.
     """
     dtype = _dtype(dtype)
     if isinstance(source, PreTrainedModel):
@@ -124,11 +125,23 @@ def _dtype(dtype: str | torch.dtype) -> torch.dtype:
 
 def _placed(hf: PreTrainedModel, device: str | torch.device, dtype: torch.dtype) -> PreTrainedModel:
     _reader(hf.config, "the model")
+    if hf.get_output_embeddings() is None:
+        raise CircuitlapseError(
+            "this model has no head that predicts next tokens",
+            got=type(hf).__name__,
+            fix="Load it as a causal language model, with AutoModelForCausalLM",
+        )
     wanted = hf.device if device == "auto" else place(device)
     if hf.dtype == dtype and hf.device == wanted:
         return hf
     moved: Any = copy.deepcopy(hf)
-    return moved.to(device=wanted, dtype=dtype)
+    moved.to(device=wanted, dtype=dtype)
+    # The frequencies of rotary embeddings stay as they are, as where files are loaded in a dtype.
+    for name, buffer in hf.named_buffers():
+        if buffer.is_floating_point():
+            owner, _, last = name.rpartition(".")
+            setattr(moved.get_submodule(owner), last, buffer.to(wanted, copy=True))
+    return moved
 
 
 def _from_files(
@@ -152,10 +165,21 @@ def _from_files(
     with quiet():
         config = _or_explain(source, lambda: AutoConfig.from_pretrained(source))
         _reader(config, str(source))
-        hf = _or_explain(
+        hf, found = _or_explain(
             source,
-            lambda: AutoModelForCausalLM.from_pretrained(source, config=config, dtype=dtype),
+            lambda: AutoModelForCausalLM.from_pretrained(
+                source, config=config, dtype=dtype, output_loading_info=True
+            ),
         )
+        # transformers fills up with random numbers; tied weights do not count as missing.
+        missing = sorted(found["missing_keys"])
+        if missing:
+            raise CircuitlapseError(
+                f"{source} lacks weights",
+                got=missing[0],
+                fix="Save it again with save_pretrained, as a causal language model and with the "
+                "config that belongs to its weights",
+            )
         tokenizer = None
         if not directory.is_dir() or any((directory / name).is_file() for name in _TOKENIZER_FILES):
             tokenizer = _or_explain(source, lambda: AutoTokenizer.from_pretrained(source))

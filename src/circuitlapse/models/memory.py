@@ -2,7 +2,7 @@
 
 A processor is fastest with little at once, near its cache, so that its budget is fixed; a GPU needs
 much to be busy, and its budget is half of what is free on it. A batch that does not fit after all
-is halved: see :func:`circuitlapse.models.prefix.each_batch`.
+is halved: see :func:`circuitlapse.models.prefix.each_group`.
 """
 
 import torch

@@ -15,6 +15,7 @@ from torch import Tensor
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models.context import Context
 from circuitlapse.models.decoder import Decoder
+from circuitlapse.models.layers import single
 from circuitlapse.models.memory import most_tokens
 from circuitlapse.shapes import Float, Int
 from circuitlapse.tasks.metrics import Metric, candidate_mean, check_metric, compute_metric
@@ -67,7 +68,7 @@ class Suffixes:
             return (normed * self.direction).sum(dim=-1).flatten()
         return torch.cat(
             [
-                compute_metric(self.name, _single(decoder.logits(one)), self.pairs, self.reference)
+                compute_metric(self.name, single(decoder.logits(one)), self.pairs, self.reference)
                 for one in variants
             ]
         )
@@ -91,7 +92,8 @@ def each_batch(
     Args:
         decoder: The model.
         pairs: All pairs; they are moved to the model's device.
-        floats_per_token: What the work keeps per token of a batch, to choose its size.
+        floats_per_token: What the work keeps per token of a batch, to choose its size; what the
+            metric needs is added to it.
         work: Called with each batch. It must leave nothing behind when it fails.
         metric: What :meth:`Suffixes.metric` computes.
         batch_size: Pairs per batch; by default as many as :mod:`circuitlapse.models.memory` allows.
@@ -106,19 +108,47 @@ def each_batch(
     """
     check_metric(metric, pairs, needs_gradient)
     pairs = checked(decoder, pairs)
-    most = most_tokens(pairs.clean.device, decoder.W_E.itemsize * floats_per_token)
     starts = torch.minimum(pairs.first_difference(), pairs.lengths - 1)
     if whole:
         starts = torch.zeros_like(starts)
     widths = pairs.reads().amax(dim=1) + 1 - starts
+    bytes_per_token = decoder.W_E.itemsize * floats_per_token
+    if metric != "logit_diff":
+        # Logits of the whole vocabulary, in single precision at least; for neg_kl the clean ones
+        # beside them. They are shared out over the tokens of the prompt that has the fewest.
+        logits = (8 if metric == "neg_kl" else 4) * pairs.reads().shape[1] * len(decoder.W_U)
+        bytes_per_token += max(4, decoder.W_E.itemsize) * logits // int(widths.min())
+    most = most_tokens(pairs.clean.device, bytes_per_token)
+    each_group(
+        lambda rows: work(_suffixes(decoder, rows, pairs, starts, metric)),
+        widths, starts, most, batch_size,
+    )  # fmt: skip
+
+
+def each_group(
+    work: Callable[[Int[Tensor, " batch"]], None],
+    widths: Int[Tensor, " prompts"],
+    starts: Int[Tensor, " prompts"],
+    most: int,
+    batch_size: int | None = None,
+) -> None:
+    """Work on rows in groups of :func:`alike`, which see.
+
+    Where memory runs out all the same, a group is done again in two halves: the work may be called
+    again with rows that it had before, and must then leave nothing else behind than the first time.
+
+    Raises:
+        CircuitlapseError: If ``batch_size`` is below 1, or a single row needs more memory than
+            there is.
+    """
     todo = list(alike(widths, starts, most, batch_size))[::-1]
     while todo:
         rows = todo.pop()
-        if not _fits(lambda rows=rows: work(_suffixes(decoder, rows, pairs, starts, metric))):
+        if not _fits(lambda rows=rows: work(rows)):
             if len(rows) == 1:
                 raise CircuitlapseError(
-                    "one pair of prompts alone needs more memory than there is",
-                    got=f"{int(widths[rows[0]])} tokens from the first difference on",
+                    "one prompt alone needs more memory than there is",
+                    got=f"{int(widths[rows[0]])} tokens to work on",
                     fix="Use shorter prompts, a smaller dtype or a machine with more memory",
                 )
             half = len(rows) // 2
@@ -182,19 +212,14 @@ def _suffixes(
     direction = reference = None
     if metric == "logit_diff":
         right, wrong = (
-            candidate_mean(_single(decoder.W_U[tokens.clamp(min=0)]), tokens)
+            candidate_mean(single(decoder.W_U[tokens.clamp(min=0)]), tokens)
             for tokens in (pairs.right(), pairs.distractors)
         )
         direction = right - wrong
     elif metric == "neg_kl":
-        reference = _single(decoder.logits(decoder.run(clean, context)))
+        reference = single(decoder.logits(decoder.run(clean, context)))
     corrupt = decoder.embed(pairs.corrupt.gather(1, take), start)
     return Suffixes(rows.cpu(), pairs, clean, corrupt, context, metric, direction, reference)
-
-
-def _single(x: Tensor) -> Tensor:
-    """Raise half precision to single: differences of like numbers are all that metrics are."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def checked(decoder: Decoder, pairs: PromptPairs) -> PromptPairs:

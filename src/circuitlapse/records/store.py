@@ -149,14 +149,20 @@ def replacing(final: Path) -> Iterator[Path]:
 
     The path does not exist yet, and keeps the suffix, since some writers choose their format by it.
     What was at ``final`` stays until then, and stays for good where there is an error.
+
+    Raises:
+        CircuitlapseError: If a file was written and there is a directory in its place, which may
+            hold anything.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
     draft = final.with_name(f".draft-{os.getpid()}-{final.name}")
     _remove(draft)
     try:
         yield draft
-        if final.is_dir() or draft.is_dir():
+        if draft.is_dir():
             _remove(final)
+        elif final.is_dir():
+            raise CircuitlapseError(f"{final} is a directory", fix="Name a file in it")
         draft.replace(final)
     finally:
         _remove(draft)

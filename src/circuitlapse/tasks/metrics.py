@@ -200,7 +200,8 @@ def _called(
             fix="Write it in differentiable torch operations, without detach, argmax or numpy; "
             "patch and method='exact' take any metric",
         )
-    return value
+    # Whether or how often something holds is a number too, and differences are taken of it.
+    return value if value.is_floating_point() else value.to(logits.dtype)
 
 
 def _takes_pairs(metric: Callable[..., Any]) -> bool:

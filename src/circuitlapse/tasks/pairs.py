@@ -13,6 +13,13 @@ from torch import Tensor
 
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.shapes import Bool, Int
+from circuitlapse.tasks.given import (
+    check_answers,
+    check_ids,
+    check_is_tensor,
+    check_rows,
+    named_as,
+)
 
 
 @dataclass(frozen=True)
@@ -89,36 +96,24 @@ class PromptPairs:
                 ``[prompts, distractors, more]``, filled up with −1.
 
         Raises:
-            CircuitlapseError: If shapes disagree, ids are not integers, the mask is not one run of
-                ones per row, or an answer is among its own distractors.
+            CircuitlapseError: If shapes disagree, ids are not tensors of integers, the mask is not
+                one run of ones per row, an answer is among its own distractors or given twice, or
+                one of several right answers has several tokens.
         """
-        given = {"clean": clean, "corrupt": corrupt, "answers": answers, "distractors": distractors}
-        for name, ids in given.items():
-            if not isinstance(ids, Tensor) and ids is not None:
-                raise CircuitlapseError(
-                    f"{name} must be a tensor of token ids",
-                    got=type(ids).__name__,
-                    fix=f"torch.as_tensor({name}) makes one of a list or an array",
-                )
+        check_ids(
+            {"clean": (clean, (2,)), "corrupt": (corrupt, (2,)), "answers": (answers, (1, 2))},
+            {"distractors": distractors, "also": also,
+             "distractor_continuations": distractor_continuations},
+            positions,
+        )  # fmt: skip
+        if attention_mask is not None:
+            check_is_tensor("attention_mask", attention_mask)
         if answers.ndim == 1:
             answers = answers[:, None]
         if distractors is None:
             distractors = answers[:, :0]
         if distractors.ndim == 1:
             distractors = distractors[:, None]
-        shapes = {
-            "clean": (clean, 2),
-            "corrupt": (corrupt, 2),
-            "answers": (answers, 2),
-            "distractors": (distractors, 2),
-        }
-        for name, (tensor, ndim) in shapes.items():
-            if tensor.ndim != ndim or tensor.is_floating_point() or tensor.dtype == torch.bool:
-                raise CircuitlapseError(
-                    f"{name} must be a tensor of integers with {ndim} dimension(s)",
-                    got=f"{tensor.dtype} of shape {tuple(tensor.shape)}",
-                    fix="Pass token ids, not text or logits",
-                )
         if clean.shape != corrupt.shape:
             raise CircuitlapseError(
                 "clean and corrupt must have the same shape",
@@ -130,31 +125,13 @@ class PromptPairs:
             raise CircuitlapseError(
                 "there are no prompts", got=tuple(clean.shape), fix="Pass at least one pair"
             )
-        if len(answers) != n or len(distractors) != n:
-            raise CircuitlapseError(
-                "answers and distractors must have one row per prompt",
-                got=f"{len(answers)} answers and {len(distractors)} distractors for {n} prompts",
-            )
-        answers, more = _one_run(answers), answers[:, 1:]
+        also = answers.new_empty(n, 0) if also is None else also
         further = distractor_continuations
-        if also is None:
-            also = answers.new_empty(n, 0)
-        if further is None:
-            further = answers.new_empty(*distractors.shape, 0)
-        # Longer answers may well begin as their distractors do.
-        clash = (distractors == answers[:, None]) | (distractors[:, :, None] == also[:, None]).any(
-            dim=2
-        )
-        clash &= (distractors >= 0) & ((further >= 0).sum(dim=2) == 0)
-        if more.shape[1]:
-            clash &= (more[:, 0] < 0)[:, None]
-        clash = clash.any(dim=1).nonzero().flatten()
-        if len(clash):
-            raise CircuitlapseError(
-                "an answer is among its own distractors",
-                got=f"row {int(clash[0])}",
-                fix="Give each prompt one answer and other tokens as distractors",
-            )
+        further = answers.new_empty(*distractors.shape, 0) if further is None else further
+        given = {"answers": answers, "distractors": distractors, "also": also}
+        check_rows(n, given | {named_as(name): where for name, where in (positions or {}).items()})
+        answers, more = _one_run(answers), answers[:, 1:]
+        check_answers(answers, more, also, distractors, further)
         mask = torch.ones_like(clean) if attention_mask is None else attention_mask.to(clean.dtype)
         if mask.shape != clean.shape:
             raise CircuitlapseError(

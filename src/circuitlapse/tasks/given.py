@@ -1,0 +1,139 @@
+"""What is wrong with tensors that a caller made by hand, said before anything is computed."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from circuitlapse.errors import CircuitlapseError
+from circuitlapse.shapes import Int
+
+_DIMENSIONS = {"distractors": (1, 2), "also": (2,), "distractor_continuations": (3,)}
+
+
+def check_ids(
+    needed: Mapping[str, tuple[Any, tuple[int, ...]]],
+    optional: Mapping[str, Any],
+    positions: Any,
+) -> None:
+    """Refuse what are no tensors of integers with the dimensions that they should have.
+
+    Args:
+        needed: Each with the numbers of dimensions that it may have.
+        optional: Further ones by name, each of which may be None.
+        positions: A mapping from names to tensors of one dimension, or None.
+
+    Raises:
+        CircuitlapseError: If there is any.
+    """
+    if positions is not None and not isinstance(positions, Mapping):
+        raise CircuitlapseError(
+            "positions must map names to tensors of token indices",
+            got=type(positions).__name__,
+            fix="For example positions={'END': lengths - 1}",
+        )
+    given = dict(needed)
+    given |= {name: (ids, _DIMENSIONS[name]) for name, ids in optional.items() if ids is not None}
+    given |= {named_as(name): (where, (1,)) for name, where in (positions or {}).items()}
+    for name, (ids, dimensions) in given.items():
+        check_is_tensor(name, ids)
+        wrong_type = ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool
+        if ids.ndim not in dimensions or wrong_type:
+            raise CircuitlapseError(
+                f"{name} must be a tensor of integers with {' or '.join(map(str, dimensions))} "
+                "dimension(s)",
+                got=f"{ids.dtype} of shape {tuple(ids.shape)}",
+                fix="Pass token ids, not text or logits",
+            )
+
+
+def check_is_tensor(name: str, given: Any) -> None:
+    """Refuse lists, arrays and None.
+
+    Raises:
+        CircuitlapseError: If it is no tensor.
+    """
+    if not isinstance(given, Tensor):
+        raise CircuitlapseError(
+            f"{name} must be a tensor of token ids",
+            got=type(given).__name__,
+            fix="torch.as_tensor makes one of a list or an array",
+        )
+
+
+def check_rows(n: int, given: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that have not one row per prompt.
+
+    Raises:
+        CircuitlapseError: If there is any.
+    """
+    for name, ids in given.items():
+        if len(ids) != n:
+            raise CircuitlapseError(
+                f"{name} must have one row per prompt", got=f"{len(ids)} rows for {n} prompts"
+            )
+
+
+def named_as(position: str) -> str:
+    """Return what messages call a named position."""
+    return f"position {position!r}"
+
+
+def check_answers(
+    answers: Int[Tensor, " prompts"],
+    more: Int[Tensor, "prompts more"],
+    also: Int[Tensor, "prompts also"],
+    distractors: Int[Tensor, "prompts distractors"],
+    further: Int[Tensor, "_ _ further"],
+) -> None:
+    """Refuse answers that would be counted twice, or for and against.
+
+    Args:
+        answers: First tokens of the answers.
+        more: Their further ones, filled up with −1.
+        also: Other right answers, filled up with −1.
+        distractors: First tokens of the distractors, filled up with −1.
+        further: Their further ones, filled up with −1.
+
+    Raises:
+        CircuitlapseError: If an answer is among its own distractors or there twice, one of
+            several right answers has several tokens, or the distractors' further tokens do not
+            belong to as many distractors.
+    """
+    if further.shape[:2] != distractors.shape:
+        raise CircuitlapseError(
+            "distractor_continuations must have a row of tokens for each distractor",
+            got=f"shape {tuple(further.shape)} for distractors of shape {tuple(distractors.shape)}",
+            fix="Fill up with -1, also where a distractor is one token",
+        )
+    if bool((also >= 0).any()) and bool((more >= 0).any()):
+        raise CircuitlapseError(
+            "where several answers are right, all must be one token",
+            got=f"an answer of several tokens in row {_first((more >= 0).any(dim=1))}",
+            fix="Leave also out, or give answers of one token",
+        )
+    right = torch.cat([answers[:, None], also], dim=1)
+    same = (right[:, :, None] == right[:, None]) & (right >= 0)[:, None]
+    twice = same.triu(diagonal=1).flatten(1).any(dim=1)
+    if bool(twice.any()):
+        raise CircuitlapseError(
+            "a right answer is given twice, and would count twice",
+            got=f"row {_first(twice)}",
+            fix="Give in also only what is right besides the answer",
+        )
+    # Longer answers may well begin as their distractors do.
+    clash = (distractors[:, :, None] == right[:, None]).any(dim=2)
+    clash &= (distractors >= 0) & ((further >= 0).sum(dim=2) == 0)
+    if more.shape[1]:
+        clash &= (more[:, 0] < 0)[:, None]
+    if bool(clash.any()):
+        raise CircuitlapseError(
+            "an answer is among its own distractors",
+            got=f"row {_first(clash.any(dim=1))}",
+            fix="Give each prompt one answer and other tokens as distractors",
+        )
+
+
+def _first(rows: Tensor) -> int:
+    return int(rows.nonzero()[0])
