@@ -218,7 +218,7 @@ class _Checkpoints(TrainerCallback):
         base = [each for each in history if each.step == 0]
         for each in found:
             raised = flags(each, found, base, each.step == self.steps)
-            for flag in filter(None, raised.split(", ")):
+            for flag in filter(None, raised.split(",")):
                 if flag not in self.named and self.notice is not None:
                     before = next(b for b in base if b.split == each.split)
                     self.notice(f"step {each.step}: {sentence(flag, each, before)}")
