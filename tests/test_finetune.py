@@ -110,6 +110,25 @@ def test_checkpoints_come_at_their_steps_and_the_first_is_the_base(tiny_model, p
     assert not torch.equal(plain[4]["transformer.wte.weight"], base["transformer.wte.weight"])
 
 
+@pytest.mark.parametrize(
+    ("dtype", "settings"), [("float16", {}), ("bfloat16", {}), ("bfloat16", {"method": "lora"})]
+)
+def test_a_base_in_half_precision_is_trained_in_single(tiny_model, tmp_path, dtype, settings):
+    """As its own copy in single precision is: no update is rounded away, no row becomes NaN."""
+    model: Any = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=dtype)
+    for name in ("half", "single"):
+        model.save_pretrained(tmp_path / name)
+        AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path / name)
+        model = model.float()  # the same numbers
+    found, expected = (
+        tuned(tmp_path / name, learning_rate=1e-5, **settings) for name in ("half", "single")
+    )
+    for step in expected:
+        assert {value.dtype for value in found[step].values()} == {torch.float32}
+        assert same(found[step], expected[step])
+    assert not same(found[6], found[0])
+
+
 def test_the_default_recipe_is_a_plain_loop(tiny_model, tokenizer):
     """A twin without the trainer: AdamW, a constant rate, clipping, and the seed's order."""
     items = get_task("ioi3").items("train", 48)

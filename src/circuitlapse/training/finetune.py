@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import datasets
+import torch
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from peft import PeftModel
@@ -59,8 +60,9 @@ def finetune(
     """Fine-tune a model on items and hand over its checkpoints, from step 0 to the last.
 
     Unless ``recipe.trainer`` says otherwise: no weight decay, no warm-up, gradients clipped at
-    norm 1, in the precision of the saved weights. Started by ``accelerate launch``, all processes
-    call this with the same arguments, and the first one alone saves, watches and reports.
+    norm 1, in single precision whatever the base is saved in: half precision rounds small updates
+    away, and Adam's epsilon to nothing. Started by ``accelerate launch``, all processes call this
+    with the same arguments, and the first one alone saves, watches and reports.
 
     Args:
         base: Directory or Hub name of the model and its tokenizer.
@@ -100,7 +102,7 @@ def finetune(
         settings = arguments(recipe, seed, device, output)
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(base)
-            model = AutoModelForCausalLM.from_pretrained(base)
+            model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
         vocabulary = _vocabulary(model)
         _choose_padding(tokenizer, vocabulary)
         longest = getattr(model.config, "max_position_embeddings", None)
