@@ -27,6 +27,7 @@ from transformers import (
     TrainerCallback,
     set_seed,
 )
+from transformers.integrations import TensorBoardCallback
 from trl.trainer.sft_trainer import SFTTrainer
 
 from circuitlapse.config import Finetune, processes
@@ -52,6 +53,7 @@ def finetune(
     device: str = "auto",
     watched: Sequence[Watched] = (),
     restart: Restart | None = None,
+    logs: Path | None = None,
     prepare: Callable[[PreTrainedModel], Any] | None = None,
     callbacks: Sequence[TrainerCallback] = (),
     progress: Callable[[int, int], None] | None = None,
@@ -72,10 +74,13 @@ def finetune(
             ``recipe.checkpoint_steps()``; adapters are merged into the model that it gets.
         recipe: How to train. Its seeds, grid, placebo and old fraction are not looked at.
         seed: Of the shuffling, of adapters and of any dropout.
-        device: ``auto`` takes an accelerator where there is one; ``cpu`` never does.
+        device: ``auto`` takes an accelerator where there is one; ``cpu`` never does. Of several
+            GPUs it is the first one that can be seen.
         watched: Prompts to look at whenever a checkpoint is saved.
         restart: Where to keep the state that an interrupted training goes on from; without it a
             training begins anew. Whoever calls clears it when all results are safe.
+        logs: Where TensorBoard's files go if ``recipe.trainer`` asks for them; without it they
+            are gone with the rest of the trainer's own.
         prepare: Called with the loaded model; what it returns is trained instead, such as the
             same model with frozen parts.
         callbacks: More callbacks for the trainer, called before the one that saves.
@@ -87,7 +92,7 @@ def finetune(
 
     Raises:
         CircuitlapseError: If there are no items, an item cannot be encoded, or the trainer refuses
-            an argument.
+            an argument or the device.
         BlownUpError: If a loss is no longer finite; it holds the figures until then.
     """
     if not items:
@@ -120,6 +125,9 @@ def finetune(
             peft_config=adapters(recipe),
         )
         watcher.trainer = trainer
+        for callback in trainer.callback_handler.callbacks:
+            if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:
+                callback.logging_dir = None if logs is None else str(logs)
         state = restart.latest() if restart else None
         try:
             with quiet():
