@@ -25,7 +25,7 @@ def print_training(run: Run, console: Console) -> None:
     if table.is_empty():
         return
     # A recipe that blew up is in this table alone.
-    several, seed = table["recipe"].n_unique() > 1, run.experiment.finetune.seeds[0]
+    several, seed = table["recipe"].n_unique() > 1, run.seed
     console.print(_curves(table.filter(pl.col("finetune_seed") == seed), several, seed))
     for line in flag_lines(table, several=several):
         console.print(f"  flag: {line}", highlight=False, markup=False)
