@@ -75,8 +75,10 @@ def _check_schedule(recipe: Finetune) -> None:
 
 def _check_loggers(chosen: Any) -> None:
     """Make every logger once, as the trainer does: each says what it needs."""
+    if chosen in (["all"], ["none"]):
+        chosen = chosen[0]
     try:
-        for logger in get_reporting_integration_callbacks(None if chosen == ["all"] else chosen):
+        for logger in get_reporting_integration_callbacks(chosen):
             logger()
     except (ImportError, RuntimeError, ValueError) as error:
         raise CircuitlapseError(
