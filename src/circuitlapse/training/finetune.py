@@ -187,7 +187,9 @@ class _Checkpoints(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         step = state.global_step
         if step in self.at:
+            due = control.should_log
             self._checkpoint(state)
+            control.should_log = due  # what was looked at is logged, and the loss still is to be
             # Never at the last step: there is nothing to go on with.
             if self.restart is not None and step < self.steps and self._due():
                 control.should_save = True
