@@ -179,9 +179,10 @@ def test_bad_input_ends_with_one_message_and_status_2(tmp_path, text, message):
 
 def test_a_place_that_cannot_be_written_is_named(config, finished, tmp_path):
     (tmp_path / "file").write_text("kept")
+    prompt = "After Mary and John went to the store, Mary gave a drink to"
     for arguments in (
         ("run", config, "--out", "file/run"),
-        ("try", finished[0], "John and Mary", "--html", "file/page.html"),
+        ("try", finished[0], prompt, "--html", "file/page.html"),
         ("export", finished[0], "--gif", "file/map.gif"),
         ("calibrate", "--out", "file"),
     ):
