@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from peft import LoraConfig
 from transformers import SchedulerType, get_scheduler
-from transformers.integrations import get_reporting_integration_callbacks
+from transformers.integrations.integration_utils import get_reporting_integration_callbacks
 from transformers.training_args import OptimizerNames
 from trl.trainer.sft_config import SFTConfig
 

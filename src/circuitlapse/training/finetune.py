@@ -27,7 +27,7 @@ from transformers import (
     TrainerCallback,
     set_seed,
 )
-from transformers.integrations import TensorBoardCallback
+from transformers.integrations.integration_utils import TensorBoardCallback
 from trl.trainer.sft_trainer import SFTTrainer
 
 from circuitlapse.config import Finetune, processes
