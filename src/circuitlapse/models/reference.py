@@ -129,8 +129,7 @@ def read_tokenizer(files: Files) -> Any:
     try:
         with quiet():
             return AutoTokenizer.from_pretrained(files.directory)
-    # For a broken file the tokenizers library raises nothing more special.
-    except Exception as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise CircuitlapseError(
             f"{files.name} has a tokenizer that cannot be read",
             got=" ".join(str(error).split())[:160],
