@@ -1,3 +1,5 @@
+import os
+import sys
 from dataclasses import replace
 from io import StringIO
 
@@ -145,6 +147,25 @@ def test_what_cannot_be_calibrated_is_refused(tmp_path):
         calibrate(tmp_path, 0)
     with pytest.raises(CircuitlapseError, match=r"no such kind of organism .got 'grown'."):
         planted_recipe("grown")
+
+
+def test_a_file_in_the_directorys_place_is_left_alone(tmp_path):
+    (tmp_path / "mine").write_text("kept")
+    with pytest.raises(CircuitlapseError, match=r"mine is not a directory\. Name a new one"):
+        calibrate(tmp_path / "mine")
+    assert (tmp_path / "mine").read_text() == "kept"
+
+
+@pytest.mark.filterwarnings("ignore:A worker stopped")
+def test_a_killed_worker_is_explained(cache, tmp_path, monkeypatch):
+    def die(*arguments):
+        os._exit(1)
+
+    monkeypatch.setattr(sys.modules["circuitlapse.calibration.calibrate"], "work_on", die)
+    with pytest.raises(
+        CircuitlapseError, match=r"memory ran out\. Start it again with fewer workers"
+    ):
+        run(tmp_path, cache, workers=2)
 
 
 def organism(kind, label, seed=0, scored=True, refused="", variant=""):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import circuitlapse as cl
+from circuitlapse.cli import main
 from circuitlapse.cli.export import export as export_app
 from circuitlapse.config import to_toml
 from small_run import small_experiment
@@ -174,6 +175,56 @@ def test_bad_input_ends_with_one_message_and_status_2(tmp_path, text, message):
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stderr.startswith("circuitlapse: ")
+
+
+def test_a_place_that_cannot_be_written_is_named(config, finished, tmp_path):
+    (tmp_path / "file").write_text("kept")
+    prompt = "After Mary and John went to the store, Mary gave a drink to"
+    for arguments in (
+        ("run", config, "--out", "file/run"),
+        ("try", finished[0], prompt, "--html", "file/page.html"),
+        ("export", finished[0], "--gif", "file/map.gif"),
+        ("calibrate", "--out", "file"),
+    ):
+        done = _cli(*arguments, cwd=tmp_path)
+        assert done.returncode == 2
+        assert "Traceback" not in done.stderr
+        assert done.stderr.startswith("circuitlapse: file")
+        assert len(done.stderr.splitlines()) == 1
+    assert (tmp_path / "file").read_text() == "kept"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("error", "named"),
+    [
+        (PermissionError(13, "Permission denied", "/x/.draft-7-map.gif"), "/x/map.gif"),
+        (OSError(28, "No space left on device"), "this place"),
+    ],
+)
+def test_what_the_system_refuses_ends_with_one_message_and_status_2(
+    monkeypatch, capsys, error, named
+):
+    def fail():
+        raise error
+
+    monkeypatch.setattr("circuitlapse.cli.app.app", fail)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == (
+        f"circuitlapse: {named} cannot be read or written (got '{error.strerror}'). Name another "
+        "place, or see to its permissions and to the space on its disk.\n"
+    )
+
+
+def test_a_fault_that_is_not_a_files_is_not_hidden(monkeypatch):
+    def fail():
+        raise TimeoutError("no answer")
+
+    monkeypatch.setattr("circuitlapse.cli.app.app", fail)
+    with pytest.raises(TimeoutError):
+        main()
 
 
 @pytest.mark.parametrize(

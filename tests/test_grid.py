@@ -7,11 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from rich.console import Console
+from typer.testing import CliRunner
 
 import circuitlapse as cl
+from circuitlapse.cli.export import export
 from circuitlapse.cli.summary import print_summary
 from circuitlapse.config import Experiment, Finetune, read_experiment, to_toml
 from circuitlapse.pipeline.plan import plan_jobs
+from circuitlapse.report import read_run
 from small_run import small_experiment
 
 
@@ -155,6 +158,13 @@ def test_a_run_with_two_recipes_has_two_verdicts_and_reports(tiny_model, tmp_pat
         full.scores(2, "ioi3")["edges.names"] == lora.scores(2, "ioi3")["edges.names"]
     ).all()
     assert lora.model(2, device="cpu").graph == full.model(0, device="cpu").graph
+    CliRunner().invoke(export, [str(run.path), "--recipe", "lora", "--svg", str(tmp_path / "svg")],
+                       catch_exceptions=False)  # fmt: skip
+    assert len(list((tmp_path / "svg").glob("step-*.svg"))) == 2
+    with pytest.raises(cl.CircuitlapseError, match=r"several recipes.*--recipe: full, lora"):
+        CliRunner().invoke(export, [str(run.path), "--gif", "x.gif"], catch_exceptions=False)
+    with pytest.raises(cl.CircuitlapseError, match=r"such a recipe .*default.*: full, lora"):
+        read_run(run.path)
     print_summary(run, Console(width=120))
     shown = capsys.readouterr().out
     for expected in ("recipe full", "recipe lora", "held out", "old task", "reports/lora.html"):

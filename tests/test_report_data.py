@@ -1,15 +1,18 @@
 """What the page's script gets, against the tables that it comes from."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
+from circuitlapse.config import Finetune
 from circuitlapse.report import read_run
 from circuitlapse.report.data import RunRecords
 from circuitlapse.report.grid import characters
 from circuitlapse.report.payload import payload
+from circuitlapse.report.recipes import recipes
 from report_synthetic import HEADS, LAYERS, write_run
 
 
@@ -100,6 +103,25 @@ def test_attention_is_kept_as_a_triangle_of_the_strongest_heads(records: RunReco
     exact = records.patterns.weights[1, 8]["ioi2"][1, layer, number, query, key] / 255
     place = (len(patterns["heads"]) + head) * triangle + query * (query + 1) // 2 + key
     assert (ord(text[place]) - 0x23) / 63 == pytest.approx(exact, abs=0.5 / 63 + 1e-9)
+
+
+@pytest.mark.parametrize("written", ["overfit,diverged", "overfit, diverged"])
+def test_two_traps_in_one_row_are_two(records: RunRecords, written: str):
+    """As they are written now, and as they once were."""
+    tune = Finetune.model_validate({"grid": {"method": ["full", "lora"]}})
+    training = records.recipes["training"].with_columns(
+        recipe=pl.lit("lora"),
+        flags=pl.when(pl.col("step") == 16).then(pl.lit(written)).otherwise(pl.lit("")),
+    )
+    behaviour = records.recipes["behaviour"].with_columns(recipe=pl.lit("lora"))
+    experiment = records.experiment.model_copy(update={"finetune": tune})
+    grid = replace(
+        records, experiment=experiment, recipes={"training": training, "behaviour": behaviour}
+    )
+    assert {each["name"]: each["flags"] for each in recipes(grid)} == {
+        "full": [],
+        "lora": [{"name": "overfit", "steps": [16]}, {"name": "diverged", "steps": [16]}],
+    }
 
 
 def test_weights_are_one_letter_each_and_a_blank_where_there_is_none():

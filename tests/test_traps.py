@@ -43,7 +43,7 @@ def figures(step=8, split: Split = "validation", **values) -> Figures:
         ("validation", {}, {"loss": 2.89}, ""),
         ("validation", {}, {"loss": 2.91}, "not_learning"),
         ("validation", {}, {"accuracy": 0.61}, ""),
-        ("validation", {}, {"loss": 9.0, "end_of_text": 1.0}, "end_of_text, not_learning"),
+        ("validation", {}, {"loss": 9.0, "end_of_text": 1.0}, "end_of_text,not_learning"),
         ("old_task", {"accuracy": 0.95}, {"accuracy": 0.66}, "old_task_lost"),
         ("old_task", {"accuracy": 0.95}, {"accuracy": 0.68}, ""),
         ("old_task", {"accuracy": 0.0}, {"accuracy": 0.0}, ""),
@@ -158,10 +158,11 @@ def test_a_run_tells_its_traps_and_keeps_them(tiny_model, tmp_path):
     assert line.startswith("not_learning (seed 0, step 4): on held-out prompts neither")
 
 
-def test_lines_say_since_when_and_how_often():
+@pytest.mark.parametrize("written", ["end_of_text,overfit", "end_of_text, overfit"])
+def test_lines_say_since_when_and_how_often(written):
     rows = [
         {"recipe": "lr-0.1", "finetune_seed": 1, "step": step, "flags": flags}
-        for step, flags in ((0, ""), (4, "overfit"), (6, ""), (8, "end_of_text, overfit"))
+        for step, flags in ((0, ""), (4, "overfit"), (6, ""), (8, written))
     ]
     assert [line.split(":")[0] for line in flag_lines(pl.DataFrame(rows), several=True)] == [
         "overfit (lr-0.1, seed 1, step 4 and 1 later)",

@@ -17,6 +17,8 @@ from circuitlapse.cli.show import show
 from circuitlapse.cli.trial import try_prompt
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.reading.prompt import read_prompt
+from circuitlapse.training import finetune
+from circuitlapse.training.watch import blown_up
 from small_run import small_experiment
 
 APP = Typer()
@@ -115,6 +117,29 @@ def test_show_prints_the_summary_and_a_map_of_both_circuits(run: cl.Run):
     head, mlp = r"[ -][ .:~=+*#%@]", r"\|[ -][ .:~=+*#%@]"
     assert re.search(rf"^layer 0 {head} {head} {mlp} +{head} {head} {mlp}", text, re.MULTILINE)
     assert "@" in text  # the largest effect ends the scale
+
+
+def test_the_first_seed_that_came_to_something_is_shown(tiny_model: Path, tmp_path, monkeypatch):
+    def lose_seed_7(*arguments, seed: int, **options):
+        if seed == 7:
+            raise blown_up(2, "the loss is")
+        return finetune(*arguments, seed=seed, **options)
+
+    monkeypatch.setattr("circuitlapse.pipeline.tune.finetune", lose_seed_7)
+    experiment = small_experiment(tiny_model, seeds=[7, 3], steps=2, placebo=False)
+    with pytest.raises(CircuitlapseError, match="1 fine-tune"):
+        cl.run_experiment(experiment, tmp_path)
+    run = cl.load_run(tmp_path)
+    assert run.seed == 3
+    text = _cli("show", tmp_path)
+    assert "seed 3)" in text
+    assert "Corruption subject, seed 3." in " ".join(text.split())
+    last = read_prompt(run.model(2), PROMPT)
+    assert last.top == read_prompt(run.model(2, seed=3), PROMPT).top
+    assert run.try_prompt(PROMPT).heads
+    assert f"{last.top[0][1]:.2f}" in _cli("try", tmp_path, PROMPT)
+    with pytest.raises(CircuitlapseError, match=r"seed-7/step-00002 is missing"):
+        run.model(2, seed=7)
 
 
 def test_export_draws_the_map_of_a_run_without_naming_the_command(run: cl.Run, tmp_path: Path):

@@ -41,7 +41,8 @@ def grid_path(tmp_path_factory):
         name: pl.concat(frame.with_columns(recipe=pl.lit(recipe)) for recipe in names)
         for name, frame in records.recipes.items()
     }
-    flags = pl.when(pl.col("recipe") == names[1], pl.col("step") == 16).then(pl.lit("diverged"))
+    both = pl.lit("not_learning, diverged")
+    flags = pl.when(pl.col("recipe") == names[1], pl.col("step") == 16).then(both)
     recipes["training"] = recipes["training"].with_columns(flags=flags.otherwise(pl.lit("")))
     experiment = records.experiment.model_copy(update={"finetune": tune})
     path = directory / "report.html"
@@ -148,6 +149,7 @@ def test_recipes_stand_side_by_side_with_their_traps(opened, grid_path, axe):
     assert panels.nth(0).locator("a").count() == 0  # this page's own
     assert panels.nth(1).locator("a").get_attribute("href").endswith(".html")
     assert panels.nth(0).locator(".flag").count() == 0
-    assert panels.nth(1).locator(".flag").count() == 1
-    assert page.locator("details", has_text="diverged from step 16").count() == 1
+    assert panels.nth(1).locator(".flag").count() == 2
+    named = "not learning from step 16; diverged from step 16"
+    assert page.locator("details", has_text=named).count() == 1
     assert axe(page) == []

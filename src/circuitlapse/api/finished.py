@@ -104,6 +104,15 @@ class Run:
         return self.recipe
 
     @property
+    def seed(self) -> int:
+        """The fine-tuning seed that is shown by default: the first that came to something."""
+        seeds = self.experiment.finetune.seeds
+        if not self._store.record("tables/nodes.parquet"):
+            return seeds[0]
+        there = set(self.table("nodes")["finetune_seed"])
+        return next((seed for seed in seeds if seed in there), seeds[0])
+
+    @property
     def verdict(self) -> Verdict:
         """The verdict with its shares, preconditions and evidence."""
         path = self._store.read(verdict_path(self._recipe()))
@@ -150,7 +159,7 @@ class Run:
         Args:
             step: A step that has a checkpoint.
             task: Name of the old or the new task.
-            seed: Fine-tuning seed; the first one by default.
+            seed: Fine-tuning seed; by default :attr:`seed`.
 
         Returns:
             Arrays by name, such as ``effects.names`` of shape ``[prompts, nodes]`` in logits.
@@ -158,14 +167,14 @@ class Run:
         return load_file(self._store.read(scores(self._arm(seed).name, step, task)))
 
     def _arm(self, seed: int | None) -> Arm:
-        return Arm(self._recipe(), self.experiment.finetune.seeds[0] if seed is None else seed)
+        return Arm(self._recipe(), self.seed if seed is None else seed)
 
     def model(self, step: int, seed: int | None = None, device: str = "auto") -> "Model":
         """Load a checkpoint, ready for analysis.
 
         Args:
             step: A step that has a checkpoint; 0 is the base.
-            seed: Fine-tuning seed; the first one by default.
+            seed: Fine-tuning seed; by default :attr:`seed`.
             device: As :func:`circuitlapse.load_model` takes it.
 
         Raises:
@@ -199,7 +208,7 @@ class Run:
         Args:
             prompt: Text that ends right before the token asked for.
             top: How many next tokens to name at each checkpoint.
-            seed: Fine-tuning seed; the first one by default.
+            seed: Fine-tuning seed; by default :attr:`seed`.
             device: As :func:`circuitlapse.load_model` takes it.
             advance: Called with (checkpoints done, checkpoints in all).
 
@@ -212,7 +221,7 @@ class Run:
         """
         from circuitlapse.reading.prompt import read_prompt
 
-        seed = self.experiment.finetune.seeds[0] if seed is None else seed
+        seed = self.seed if seed is None else seed
         heads = self._circuit_heads(seed)
         places = [(layer, head) for _, layer, head in heads]
         steps, found = self.experiment.steps(), []

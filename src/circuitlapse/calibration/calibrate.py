@@ -15,6 +15,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 from loky import cpu_count
+from loky.process_executor import TerminatedWorkerError
 
 from circuitlapse import __version__
 from circuitlapse.calibration.admission import KINDS
@@ -31,7 +32,7 @@ from circuitlapse.calibration.work import (
 from circuitlapse.compare.rule import THRESHOLDS
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.pipeline import Listener, Progress
-from circuitlapse.pipeline.execute import worker_pool
+from circuitlapse.pipeline.execute import worker_killed, worker_pool
 from circuitlapse.records import Store, key_of
 from circuitlapse.records.calibration import CalibratedOrganism, Calibration, calibration_table
 from circuitlapse.training import Recipe
@@ -74,7 +75,8 @@ def calibrate(
         What ``calibration.json`` holds.
 
     Raises:
-        CircuitlapseError: If ``n`` is not positive, or another process works in the directory.
+        CircuitlapseError: If ``n`` is not positive, ``out`` is a file, another process works in the
+            directory, or a worker was killed.
     """
     if n < 1:
         raise CircuitlapseError("a calibration needs at least one organism of each kind", got=n)
@@ -86,6 +88,8 @@ def calibrate(
         None if cache_dir is None else str(cache_dir),
     )
     root = Path(out)
+    if root.exists() and not root.is_dir():
+        raise CircuitlapseError(f"{root} is not a directory", fix="Name a new one with --out")
     root.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(root / ".lock", timeout=0):
@@ -200,8 +204,10 @@ class _Search:
             try:
                 for future in as_completed(running):
                     self._kept(running[future], future.result())
-            except BaseException:
+            except BaseException as error:
                 pool.shutdown(wait=False, kill_workers=True)
+                if isinstance(error, TerminatedWorkerError):
+                    raise worker_killed() from error
                 raise
 
     def _kept(self, members: Sequence[Candidate], found: Sequence[CalibratedOrganism]) -> None:

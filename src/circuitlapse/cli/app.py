@@ -1,8 +1,10 @@
 """Commands and their options. Exit status: 0 done, 2 bad input or usage, 1 anything else."""
 
+import errno
+import re
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NoReturn
 
 import typer
 from rich.console import Console
@@ -21,6 +23,9 @@ from circuitlapse.cli.tasks import tasks
 from circuitlapse.cli.trial import try_prompt
 from circuitlapse.config import Experiment, comparison, demo_experiment, joins, to_toml
 from circuitlapse.errors import CircuitlapseError
+from circuitlapse.records.store import DRAFT
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 app = typer.Typer(
     name="circuitlapse",
@@ -245,5 +250,23 @@ def main() -> None:
     try:
         app()
     except CircuitlapseError as error:
-        typer.echo(f"circuitlapse: {error}", err=True)
-        sys.exit(2)
+        _end(error)
+    except OSError as error:
+        if error.filename is None and error.errno not in _FULL:  # of no file of the user's
+            raise
+        _end(_refused(error))
+
+
+def _refused(error: OSError) -> CircuitlapseError:
+    """Say what the system refused; a draft is named as the file that it was to become."""
+    where = "this place" if error.filename is None else str(error.filename)
+    return CircuitlapseError(
+        f"{re.sub(DRAFT, '', where)} cannot be read or written",
+        got=error.strerror,
+        fix="Name another place, or see to its permissions and to the space on its disk",
+    )
+
+
+def _end(error: CircuitlapseError) -> NoReturn:
+    typer.echo(f"circuitlapse: {error}", err=True)
+    sys.exit(2)

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from circuitlapse.api import load_run
 from circuitlapse.cli.progress import counting
 from circuitlapse.errors import CircuitlapseError
 
@@ -18,6 +19,7 @@ def export_map(
     seed: Annotated[
         int | None, typer.Option(help="Fine-tuning seed; by default the first one.")
     ] = None,
+    recipe: Annotated[str | None, typer.Option(help="One of a grid's recipes.")] = None,
     corruption: Annotated[
         str | None, typer.Option(help="Family or variant; by default the run's first family.")
     ] = None,
@@ -39,7 +41,13 @@ def export_map(
             raise CircuitlapseError(f"{directory} is not a directory", fix="Name another one")
     if gif is not None and gif.is_dir():
         raise CircuitlapseError(f"{gif} is a directory", fix="Name a file, such as map.gif")
-    records = read_run(run)
+    opened = load_run(run, recipe)
+    if opened.recipe is None:
+        raise CircuitlapseError(
+            "the run has several recipes, each with its own map",
+            fix=f"Choose one with --recipe: {', '.join(opened.recipes)}",
+        )
+    records = read_run(run, recipe=opened.recipe)
 
     def pictures():
         return frames(records, seed=seed, corruption=corruption, edges=edges)

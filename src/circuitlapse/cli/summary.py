@@ -71,7 +71,7 @@ def _behaviour(run: Run, last: int) -> Table:
 
 def _heads(run: Run, last: int) -> Table:
     old, new = run.experiment.tasks.old, run.experiment.tasks.new
-    family, seed = run.experiment.measure.corruptions[0], run.experiment.finetune.seeds[0]
+    family, seed = run.experiment.measure.corruptions[0], run.seed
     fates = dict(
         run.table("fates")
         .filter(

@@ -25,7 +25,7 @@ def print_training(run: Run, console: Console) -> None:
     if table.is_empty():
         return
     # A recipe that blew up is in this table alone.
-    several, seed = table["recipe"].n_unique() > 1, run.experiment.finetune.seeds[0]
+    several, seed = table["recipe"].n_unique() > 1, run.seed
     console.print(_curves(table.filter(pl.col("finetune_seed") == seed), several, seed))
     for line in flag_lines(table, several=several):
         console.print(f"  flag: {line}", highlight=False, markup=False)
@@ -65,7 +65,8 @@ def flag_lines(table: pl.DataFrame, *, several: bool) -> list[str]:
     """One line for each fine-tune and flag: since which step, at how many, and what it means."""
     found: dict[tuple[str, int, str], list[Mapping]] = {}
     for row in table.sort("step", maintain_order=True).iter_rows(named=True):
-        for flag in filter(None, row["flags"].split(", ")):
+        # Runs of earlier versions have a blank behind each comma.
+        for flag in filter(None, map(str.strip, row["flags"].split(","))):
             found.setdefault((row["recipe"], row["finetune_seed"], flag), []).append(row)
     lines = []
     for (recipe, seed, flag), rows in found.items():

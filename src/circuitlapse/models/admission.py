@@ -45,10 +45,7 @@ def admit(files: Files, base: Reference) -> list[str]:
     else:
         extra = _check_shapes(files, shapes, base)
         if extra:
-            notes.append(
-                f"{files.name} has {base.rows + extra} rows in its vocabulary where the base has "
-                f"{base.rows}: the last {extra} are dropped"
-            )
+            notes.append(_dropped(files, base, base.rows + extra))
     if files.tokenizer:
         _check_tokenizer(files, base)
     _check_numbers(files, base)
@@ -122,18 +119,21 @@ def _check_shapes(files: Files, found: Mapping[str, tuple[int, ...]], base: Refe
 def _check_adapter(
     files: Files, found: Mapping[str, tuple[int, ...]], base: Reference
 ) -> list[str]:
-    settings = json.loads((files.directory / ADAPTER_CONFIG).read_text("utf-8"))
+    settings = _adapter_settings(files)
     if settings.get("peft_type") != "LORA":
         raise CircuitlapseError(
             f"{files.name} is an adapter of a kind that is not merged here",
             got=settings.get("peft_type"),
             fix="LoRA adapters are; merge others with merge_and_unload and save the model",
         )
+    rows = adapter_rows(found, base)
+    # PEFT saves a vocabulary that grew, or was trained, whole beside the adapter.
+    shapes = {**base.shapes, **{name: (rows, *base.shapes[name][1:]) for name in base.vocabulary}}
     for name, shape in found.items():
         module, _, part = name.removeprefix(_ADAPTED).partition(".lora_")
-        weight = base.shapes.get(f"{module}.weight")
+        weight = shapes.get(f"{module}.weight")
         if not part or module.endswith("_layer"):  # a module trained whole, or saved beside
-            weight = base.shapes.get(module.replace(".base_layer", ""), shape)
+            weight = shapes.get(_plain(name), shape)
             fits = weight == shape
         elif weight is None:
             fits = False
@@ -145,10 +145,50 @@ def _check_adapter(
                 f"{files.name} does not fit the base: {name}", got=got,
                 fix="Name the model that this adapter was trained on as the base",
             )  # fmt: skip
+    notes = [] if rows == base.rows else [_dropped(files, base, rows)]
     trained_on = settings.get("base_model_name_or_path")
     if trained_on in (None, "", base.files.name):
-        return []
-    return [f"{files.name} says that it was trained on {trained_on}; it is merged into the base"]
+        return notes
+    said = f"{files.name} says that it was trained on {trained_on}; it is merged into the base"
+    return [*notes, said]
+
+
+def _adapter_settings(files: Files) -> dict[str, Any]:
+    reason = "no table of settings"
+    try:
+        settings = json.loads((files.directory / ADAPTER_CONFIG).read_text("utf-8"))
+    except ValueError as error:
+        settings, reason = None, str(error)
+    if not isinstance(settings, dict):
+        raise CircuitlapseError(
+            f"{files.name} has an {ADAPTER_CONFIG} that cannot be read",
+            got=reason,
+            fix="Copy or save this checkpoint again",
+        )
+    return settings
+
+
+def adapter_rows(found: Mapping[str, tuple[int, ...]], base: Reference) -> int:
+    """How many rows the vocabulary has that an adapter was trained with: the base's, or more.
+
+    Args:
+        found: Shapes of the adapter's tensors.
+        base: The model that it belongs to.
+    """
+    saved = [shape[0] for name, shape in found.items() if _plain(name) in base.vocabulary]
+    return max([base.rows, *saved])
+
+
+def _plain(name: str) -> str:
+    """What the base calls a tensor that PEFT saved whole."""
+    return name.removeprefix(_ADAPTED).replace(".base_layer", "")
+
+
+def _dropped(files: Files, base: Reference, rows: int) -> str:
+    return (
+        f"{files.name} has {rows} rows in its vocabulary where the base has {base.rows}: "
+        f"the last {rows - base.rows} are dropped"
+    )
 
 
 def _check_tokenizer(files: Files, base: Reference) -> None:

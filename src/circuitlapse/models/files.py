@@ -146,7 +146,7 @@ def _weights(name: str, directory: Path, stems: tuple[str, ...]) -> tuple[Path, 
                 return (whole,)
             if not index.is_file():
                 continue
-            shards = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+            shards = _shards(name, index)
             for shard in shards:
                 if not (directory / shard).is_file():
                     raise CircuitlapseError(
@@ -156,6 +156,19 @@ def _weights(name: str, directory: Path, stems: tuple[str, ...]) -> tuple[Path, 
                     )
             return tuple(directory / shard for shard in shards)
     return ()
+
+
+def _shards(name: str, index: Path) -> list[str]:
+    try:
+        shards = {*json.loads(index.read_text("utf-8"))["weight_map"].values()}
+        if not all(isinstance(shard, str) for shard in shards):
+            raise TypeError("weight_map holds something other than names of files")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CircuitlapseError(
+            f"{name}: {index.name} is truncated, or no index of weights: {error}",
+            fix="Copy or save this checkpoint again",
+        ) from error
+    return sorted(shards)
 
 
 def _unpickled(path: Path) -> dict[str, Tensor]:

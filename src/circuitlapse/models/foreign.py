@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from circuitlapse.errors import CircuitlapseError
+from circuitlapse.models.admission import adapter_rows
 from circuitlapse.models.files import Files
 from circuitlapse.models.load import Model, load_model, place
 from circuitlapse.models.quiet import quiet
@@ -79,6 +80,9 @@ def _merged(files: Files, base: Reference) -> Any:
     from peft import PeftModel
 
     hf = _filled(base.files, read_tensors(base.files), base)
+    rows = adapter_rows(files.shapes(), base)
+    if rows > base.rows:  # the adapter brings them all; PEFT only fills what is there
+        hf.resize_token_embeddings(rows, mean_resizing=False)
     try:
         adapted: Any = PeftModel.from_pretrained(hf, str(files.directory))
         return adapted.merge_and_unload()

@@ -39,11 +39,15 @@ def base_identity(base: Base) -> dict[str, Any]:
 
 
 def check_training(experiment: Experiment) -> None:
-    """Check that the trainer knows every name that the recipes use.
+    """Check that the trainer knows every name that the recipes use, and can use the device.
 
     Raises:
-        CircuitlapseError: Listing the names that it knows.
+        CircuitlapseError: Listing the names that it knows, or saying how to choose a GPU.
     """
+    if ":" in experiment.compute.device:
+        from circuitlapse.training import check_device
+
+        check_device(experiment.compute.device)
     plain = Finetune()  # pyright: ignore[reportCallIssue]
     for recipe in experiment.finetune.recipes().values():
         chosen = (recipe.optimizer, recipe.schedule, recipe.trainer)

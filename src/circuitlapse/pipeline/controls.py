@@ -106,6 +106,7 @@ def control(job: Job, store: Store, experiment: Experiment, advance: Advance) ->
             seed=arm.seed,
             device=experiment.compute.device,
             restart=restart,
+            logs=store.root / "logs" / Path(job.outputs[0]).with_suffix(""),
             callbacks=[counted],
             progress=advance,
         )

@@ -211,13 +211,18 @@ def _in_processes(
                 open_names.discard(job.name)
                 listen(Progress("finished", job.name, total - len(open_names), total))
     except TerminatedWorkerError as error:
-        raise CircuitlapseError(
-            "a worker process was killed, most often because memory ran out",
-            fix="Start the run again with fewer workers: it goes on where it was",
-        ) from error
+        raise worker_killed() from error
     finally:
         pool.shutdown(wait=True, kill_workers=bool(running))
     losses.end()
+
+
+def worker_killed() -> CircuitlapseError:
+    """What to say where loky raises its TerminatedWorkerError."""
+    return CircuitlapseError(
+        "a worker process was killed, most often because memory ran out",
+        fix="Start it again with fewer workers: it goes on where it was",
+    )
 
 
 def worker_pool(workers: int, events: Any = None) -> ProcessPoolExecutor:

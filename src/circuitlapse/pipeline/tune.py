@@ -111,6 +111,7 @@ def tune(job: Job, store: Store, experiment: Experiment, advance: Advance) -> No
             device=experiment.compute.device,
             watched=() if kind else _watched(experiment, store, items),
             restart=restart,
+            logs=store.root / "logs" / name,
             progress=progress,
             notice=lambda text: advance(done, experiment.finetune.steps, text),
         )

@@ -18,6 +18,9 @@ from pathlib import Path
 
 from circuitlapse.errors import CircuitlapseError
 
+DRAFT = r"\.draft-\d+-"
+"""Pattern of what a draft's name has before that of the file it becomes."""
+
 _RECORDS = ".records"
 _CHUNK = 1 << 20
 
@@ -155,7 +158,7 @@ def replacing(final: Path) -> Iterator[Path]:
             hold anything.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
-    draft = final.with_name(f".draft-{os.getpid()}-{final.name}")
+    draft = final.with_name(f".draft-{os.getpid()}-{final.name}")  # as DRAFT has it
     _remove(draft)
     try:
         yield draft

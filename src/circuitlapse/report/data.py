@@ -74,7 +74,8 @@ def read_run(run: Path, prompts: int = 4, recipe: str = ONLY) -> RunRecords:
 
     Raises:
         CircuitlapseError: If the directory or a file is missing, unreadable, or of another
-            version, or was changed since it was written; the file is named.
+            version, or was changed since it was written; the file is named. Or if the run has no
+            such recipe, or nothing came of it.
     """
     run = Path(run)
     directory = "Pass the directory that `circuitlapse run` or `circuitlapse demo` wrote"
@@ -90,9 +91,16 @@ def read_run(run: Path, prompts: int = 4, recipe: str = ONLY) -> RunRecords:
     shown = tasks.model_copy(update={"old": labels[tasks.old], "new": labels[tasks.new]})
     tables = {name: _table(store, name, labels) for name in SCHEMAS}
     for name in ("behaviour", "nodes"):
-        if tables[name].filter(pl.col("recipe") == recipe).is_empty():
+        there = tables[name]["recipe"].unique(maintain_order=True).to_list()
+        if not there:
             path = store.read(f"tables/{name}.parquet")
             raise CircuitlapseError(f"{path} has no rows", fix=_AGAIN)
+        if recipe not in there:
+            raise CircuitlapseError(
+                f"{run} has nothing to show of such a recipe",
+                got=recipe,
+                fix=f"Use one that came to something: {', '.join(there)}",
+            )
     return RunRecords(
         name=run.resolve().name,
         experiment=experiment.model_copy(update={"tasks": shown}),

@@ -55,6 +55,7 @@ def _flags(frame: pl.DataFrame) -> list[dict[str, Any]]:
     found = (
         frame.select("step", flag=pl.col("flags").str.split(","))
         .explode("flag")
+        .with_columns(pl.col("flag").str.strip_chars())  # as earlier versions wrote them
         .filter(pl.col("flag") != "")
         .group_by("flag", maintain_order=True)
         .agg(pl.col("step").unique().sort())

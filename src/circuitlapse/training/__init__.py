@@ -4,7 +4,7 @@ A time-lapse needs the training itself, not only its end: the base is made here 
 given, and fine-tuning saves what the analyses then look at.
 """
 
-from circuitlapse.training.arguments import check_names, on_cpu
+from circuitlapse.training.arguments import check_device, check_names, on_cpu
 from circuitlapse.training.finetune import finetune
 from circuitlapse.training.organism import (
     Progress,
@@ -29,6 +29,7 @@ __all__ = [
     "Stage",
     "Watched",
     "build_tokenizer",
+    "check_device",
     "check_names",
     "finetune",
     "flagged",

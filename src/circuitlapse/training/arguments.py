@@ -1,29 +1,34 @@
 """From a recipe to the trainer's own arguments, with names checked before any work starts."""
 
 import difflib
+import json
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig
-from transformers import SchedulerType
+from transformers import SchedulerType, get_scheduler
+from transformers.integrations.integration_utils import get_reporting_integration_callbacks
 from transformers.training_args import OptimizerNames
 from trl.trainer.sft_config import SFTConfig
 
 from circuitlapse.config import Finetune, processes
 from circuitlapse.errors import CircuitlapseError
 
-_PLATEAU = "reduce_lr_on_plateau"  # it follows an evaluation of the trainer's, which is not run
+# They follow an evaluation of the trainer's, which is not run.
+_EVALUATED = ("reduce_lr_on_plateau", "greedy")
 
 
 def check_names(recipe: Finetune) -> None:
     """Check that the trainer knows the optimiser, the schedule and every other argument.
 
     Raises:
-        CircuitlapseError: Listing the names that there are.
+        CircuitlapseError: Listing the names that there are, or saying what a schedule or a logger
+            lacks.
     """
     optimizers = [name.value for name in OptimizerNames]
-    schedules = [name.value for name in SchedulerType if name.value != _PLATEAU]
+    schedules = [name.value for name in SchedulerType if name.value not in _EVALUATED]
     for key, name, known in (
         ("optimizer", recipe.optimizer, optimizers),
         ("schedule", recipe.schedule, schedules),
@@ -45,6 +50,57 @@ def check_names(recipe: Finetune) -> None:
                 if near
                 else "finetune.trainer takes the arguments of TRL's SFTConfig",
             )
+    _check_schedule(recipe)
+    _check_loggers(recipe.trainer.get("report_to"))
+
+
+def _check_schedule(recipe: Finetune) -> None:
+    """Make the schedule once: the trainer makes it when it begins, and lets its complaints out."""
+    given = recipe.trainer.get("lr_scheduler_kwargs")
+    try:
+        get_scheduler(
+            recipe.schedule,
+            torch.optim.SGD([torch.zeros(1)], lr=recipe.learning_rate),
+            num_warmup_steps=0,
+            num_training_steps=recipe.steps,
+            scheduler_specific_kwargs=json.loads(given) if isinstance(given, str) else given,
+        )
+    except (TypeError, ValueError) as error:
+        raise CircuitlapseError(
+            f"the schedule {recipe.schedule} cannot be made",
+            got=str(error),
+            fix="Correct finetune.schedule, or finetune.trainer.lr_scheduler_kwargs",
+        ) from error
+
+
+def _check_loggers(chosen: Any) -> None:
+    """Make every logger once, as the trainer does: each says what it needs."""
+    if chosen in (["all"], ["none"]):
+        chosen = chosen[0]
+    try:
+        for logger in get_reporting_integration_callbacks(chosen):
+            logger()
+    except (ImportError, RuntimeError, ValueError) as error:
+        raise CircuitlapseError(
+            "the trainer cannot report where it is told to",
+            got=" ".join(str(error).split()),
+            fix="Install what is missing, or correct finetune.trainer.report_to",
+        ) from error
+
+
+def check_device(device: str) -> None:
+    """Check that the trainer can train there: it takes the first GPU that it sees.
+
+    Raises:
+        CircuitlapseError: If it is another one.
+    """
+    kind, _, number = device.partition(":")
+    if kind == "cuda" and number.strip("0"):
+        raise CircuitlapseError(
+            "a training takes the first GPU that it sees, and no other by its number",
+            got=device,
+            fix=f"Set CUDA_VISIBLE_DEVICES={number} and name the device cuda",
+        )
 
 
 def arguments(recipe: Finetune, seed: int, device: str, output: Path) -> SFTConfig:
@@ -53,10 +109,11 @@ def arguments(recipe: Finetune, seed: int, device: str, output: Path) -> SFTConf
     Every step takes ``recipe.batch_size`` prompts in all, however many processes share them.
 
     Raises:
-        CircuitlapseError: If the trainer refuses an argument, or the prompts of a step cannot be
-            divided among the processes.
+        CircuitlapseError: If the trainer refuses an argument or the device, or the prompts of a
+            step cannot be divided among the processes.
     """
     check_names(recipe)
+    check_device(device)
     parts = recipe.accumulate * processes()
     if recipe.batch_size % parts:
         raise CircuitlapseError(
@@ -79,7 +136,7 @@ def arguments(recipe: Finetune, seed: int, device: str, output: Path) -> SFTConf
         **recipe.trainer,
     }
     try:
-        return SFTConfig(
+        settings = SFTConfig(
             output_dir=str(output),
             max_steps=recipe.steps,
             per_device_train_batch_size=recipe.batch_size // parts,
@@ -101,6 +158,10 @@ def arguments(recipe: Finetune, seed: int, device: str, output: Path) -> SFTConf
         raise CircuitlapseError(
             "the trainer refuses its arguments", got=str(error), fix="Correct finetune.trainer"
         ) from error
+    # With several GPUs in sight it would copy the model to each, and multiply the batch by their
+    # number; this is what it sets itself where a model may not be copied.
+    settings._n_gpu = min(settings.n_gpu, 1)
+    return settings
 
 
 def adapters(recipe: Finetune) -> LoraConfig | None:

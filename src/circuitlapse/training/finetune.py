@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import datasets
+import torch
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from peft import PeftModel
@@ -26,6 +27,7 @@ from transformers import (
     TrainerCallback,
     set_seed,
 )
+from transformers.integrations.integration_utils import TensorBoardCallback
 from trl.trainer.sft_trainer import SFTTrainer
 
 from circuitlapse.config import Finetune, processes
@@ -51,6 +53,7 @@ def finetune(
     device: str = "auto",
     watched: Sequence[Watched] = (),
     restart: Restart | None = None,
+    logs: Path | None = None,
     prepare: Callable[[PreTrainedModel], Any] | None = None,
     callbacks: Sequence[TrainerCallback] = (),
     progress: Callable[[int, int], None] | None = None,
@@ -59,8 +62,9 @@ def finetune(
     """Fine-tune a model on items and hand over its checkpoints, from step 0 to the last.
 
     Unless ``recipe.trainer`` says otherwise: no weight decay, no warm-up, gradients clipped at
-    norm 1, in the precision of the saved weights. Started by ``accelerate launch``, all processes
-    call this with the same arguments, and the first one alone saves, watches and reports.
+    norm 1, in single precision whatever the base is saved in: half precision rounds small updates
+    away, and Adam's epsilon to nothing. Started by ``accelerate launch``, all processes call this
+    with the same arguments, and the first one alone saves, watches and reports.
 
     Args:
         base: Directory or Hub name of the model and its tokenizer.
@@ -70,10 +74,13 @@ def finetune(
             ``recipe.checkpoint_steps()``; adapters are merged into the model that it gets.
         recipe: How to train. Its seeds, grid, placebo and old fraction are not looked at.
         seed: Of the shuffling, of adapters and of any dropout.
-        device: ``auto`` takes an accelerator where there is one; ``cpu`` never does.
+        device: ``auto`` takes an accelerator where there is one; ``cpu`` never does. Of several
+            GPUs it is the first one that can be seen.
         watched: Prompts to look at whenever a checkpoint is saved.
         restart: Where to keep the state that an interrupted training goes on from; without it a
             training begins anew. Whoever calls clears it when all results are safe.
+        logs: Where TensorBoard's files go if ``recipe.trainer`` asks for them; without it they
+            are gone with the rest of the trainer's own.
         prepare: Called with the loaded model; what it returns is trained instead, such as the
             same model with frozen parts.
         callbacks: More callbacks for the trainer, called before the one that saves.
@@ -85,7 +92,7 @@ def finetune(
 
     Raises:
         CircuitlapseError: If there are no items, an item cannot be encoded, or the trainer refuses
-            an argument.
+            an argument or the device.
         BlownUpError: If a loss is no longer finite; it holds the figures until then.
     """
     if not items:
@@ -100,7 +107,7 @@ def finetune(
         settings = arguments(recipe, seed, device, output)
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(base)
-            model = AutoModelForCausalLM.from_pretrained(base)
+            model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
         vocabulary = _vocabulary(model)
         _choose_padding(tokenizer, vocabulary)
         longest = getattr(model.config, "max_position_embeddings", None)
@@ -118,6 +125,9 @@ def finetune(
             peft_config=adapters(recipe),
         )
         watcher.trainer = trainer
+        for callback in trainer.callback_handler.callbacks:
+            if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:
+                callback.logging_dir = None if logs is None else str(logs)
         state = restart.latest() if restart else None
         try:
             with quiet():
@@ -177,7 +187,9 @@ class _Checkpoints(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         step = state.global_step
         if step in self.at:
+            due = control.should_log
             self._checkpoint(state)
+            control.should_log = due  # what was looked at is logged, and the loss still is to be
             # Never at the last step: there is nothing to go on with.
             if self.restart is not None and step < self.steps and self._due():
                 control.should_save = True
@@ -218,7 +230,7 @@ class _Checkpoints(TrainerCallback):
         base = [each for each in history if each.step == 0]
         for each in found:
             raised = flags(each, found, base, each.step == self.steps)
-            for flag in filter(None, raised.split(", ")):
+            for flag in filter(None, raised.split(",")):
                 if flag not in self.named and self.notice is not None:
                     before = next(b for b in base if b.split == each.split)
                     self.notice(f"step {each.step}: {sentence(flag, each, before)}")

@@ -43,7 +43,7 @@ def flags(figures: Figures, beside: Sequence[Figures], base: Sequence[Figures], 
         better = figures.loss_high < before.loss_low or figures.accuracy_low > before.accuracy_high
         if not better:
             found.append("not_learning")
-    return ", ".join(found)
+    return ",".join(found)
 
 
 def flagged(history: Sequence[Figures], last: int | None = None) -> list[tuple[Figures, str]]:
@@ -60,7 +60,7 @@ def flagged(history: Sequence[Figures], last: int | None = None) -> list[tuple[F
     for each in history:
         named = flags(each, [o for o in history if o.step == each.step], base, each.step == last)
         if each.step == end < last:
-            named = ", ".join(filter(None, (named, "diverged")))
+            named = ",".join(filter(None, (named, "diverged")))
         found.append((each, named))
     return found
 

@@ -35,8 +35,8 @@ const trainingChart = (() => {
 
 // Steps by the trap that they show.
 function flagsOf(rows) {
-  const found = d3.rollup(rows.flatMap((row) => row.flags.split(",").filter(Boolean)
-    .map((flag) => [flag, row.step])), (pairs) => [...new Set(pairs.map(([, step]) => step))],
+  const found = d3.rollup(rows.flatMap((row) => row.flags.split(",").map((flag) => flag.trim())
+    .filter(Boolean).map((flag) => [flag, row.step])), (pairs) => [...new Set(pairs.map(([, step]) => step))],
   ([flag]) => flag);
   return [...found].map(([name, steps]) => ({ name: name.replaceAll("_", " "), steps }));
 }
