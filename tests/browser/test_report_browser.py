@@ -88,6 +88,16 @@ def test_a_deep_link_restores_its_view_and_the_address_keeps_it(opened):
     assert page.evaluate("location.hash") == f"#{view.replace('step=16', 'step=24')}"
 
 
+def test_a_chosen_theme_wins_over_the_one_in_the_link(opened):
+    page = opened("step=16&theme=dark")
+    page.click("#theme")
+    assert page.get_attribute("html", "data-theme") == "light"
+    page.wait_for_timeout(400)
+    assert page.evaluate("location.hash") == "#step=16"
+    page.reload()
+    assert page.get_attribute("html", "data-theme") == "light"
+
+
 def test_an_address_that_means_nothing_shows_the_last_step(opened):
     page = opened("step=x&head=99.9&metric=none&seed=7&edges=3&prompt=no/9")
     assert page.text_content("#step-now") == "32 of 32"
@@ -125,6 +135,14 @@ def test_a_pinned_head_shows_its_attention_beside_the_bases(opened):
     assert moved == base
     assert "copies" in page.text_content("#signature-chart")
     assert page.locator("#reads-from tr").count() >= 1
+
+
+def test_a_pinned_heads_page_says_that_the_graft_is_its_groups(opened):
+    told = opened("step=16&head=2.3").inner_text("#head-tables")
+    assert "Its group\u2019s graft, of the old circuit\u2019s heads together: first in" in told
+    assert "Its group\u2019s graft, of the MLPs together" in opened("head=m1").inner_text(
+        "#head-tables"
+    )
 
 
 def test_a_head_of_no_great_effect_shows_the_base_and_the_last_checkpoint(opened, tmp_path):

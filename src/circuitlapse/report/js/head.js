@@ -150,9 +150,9 @@ const headPage = (() => {
       ?? (isHead(node) ? null : "mlps");
     const mine = whole.filter((row) => row.group === group);
     if (mine.length)
-      d3.select(tables).append("p").attr("class", "note").text(`Grafted with the ${
-        data.names.groups[group]}: ${mine.map((row) => `${row.quantity.replace("_", " ")} ${
-        interval(row.gain)}`).join("; ")} logits of gain, for the whole group.`);
+      note(tables, `Its group’s graft, of the ${data.names.groups[group]} together: ${
+        mine.map((row) => `${row.quantity.replace("_", " ")} ${interval(row.gain)}`).join("; ")
+      } logits of gain.`);
   }
 
   // What the head does and reads, in the base and at the end, on each task.

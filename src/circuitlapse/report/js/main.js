@@ -140,6 +140,7 @@ function startTheme() {
     document.documentElement.dataset.theme = theme;
     try { localStorage.setItem("circuitlapse-theme", theme); } catch { /* it lasts for this page */ }
     label();
+    scheduleAddress(); // a theme in the link gives way to what is chosen here
     drawAll();
   });
 }
