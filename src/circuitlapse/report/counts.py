@@ -39,6 +39,25 @@ def confusion_rows(found: Calibration) -> list[dict[str, Any]]:
     return rows
 
 
+def count_rows(found: Calibration) -> list[dict[str, Any]]:
+    """Give the same counts as rows: each tally, and of each kind how often each label was said."""
+    rows = []
+    for tally in found.tallies:
+        said = found.confusion.get(tally.kind)
+        rows.append({
+            "planted": tally.kind, "n": tally.n,
+            "right": tally.right, "right_share": _triple(tally.right_share),
+            "wrong": tally.wrong, "wrong_share": _triple(tally.wrong_share),
+            "undetermined": tally.undetermined,
+            **({f"said_{label}": said.get(label, 0) for label in get_args(Label)} if said else {}),
+        })  # fmt: skip
+    return rows
+
+
+def _triple(share: Estimate) -> list[float]:
+    return [share.value, share.low, share.high]
+
+
 def mark(share: Estimate, low: float, high: float) -> dict[str, Any]:
     """Place an estimate and its interval on a scale from ``low`` to ``high``."""
     ends = {name: place(getattr(share, name), low, high) for name in ("value", "low", "high")}

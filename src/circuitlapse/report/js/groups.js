@@ -88,7 +88,9 @@ const graftPartChart = (() => {
       })),
     });
   }
-  return { draw, name: "graft-parts", redrawsOn: ["run"] };
+
+  const csv = () => divided.map(flatRow);
+  return { draw, csv, name: "graft-parts", redrawsOn: ["run"] };
 })();
 
 // From the gained base on: the shares of the verdict.
@@ -120,7 +122,9 @@ const gainedChart = (() => {
       ],
     });
   }
-  return { draw, name: "gained-grafts", redrawsOn: ["run"] };
+
+  const csv = () => all.map(flatRow);
+  return { draw, csv, name: "gained-grafts", redrawsOn: ["run"] };
 })();
 
 const mediationChart = evidenceChart("mediation", {
