@@ -167,6 +167,13 @@ def test_the_verdicts_bar_and_the_calibration_download(opened, page_path):
     assert len(list(picture.iter(f"{SVG}rect"))) == 1 + 2 * len(CAUSES)
 
 
+def test_parts_of_groups_are_drawn_where_they_were_grafted(opened, page_path):
+    page = opened("step=8", path=page_path)
+    page.select_option("#seed", "1")
+    assert page.text_content("#graft-step") == "8"
+    assert page.locator("#graft-part-chart circle").count() == 2 * 3 * 3
+
+
 def test_nothing_is_offered_where_nothing_is_drawn(opened, page_path):
     page = opened("step=16&head=2.3", path=page_path)
     places = "[data-downloads='attention']", "[data-downloads='fates']"

@@ -224,23 +224,34 @@ def test_the_largest_run_is_small_quick_and_smooth(opened, large_report, screens
     page = opened("step=0&head=5.5", path=large_report)
     ready = page.evaluate("performance.now()")
     assert page.locator("#map-new .cell").count() == 12 * 13
-    times = page.evaluate(
+    passes = page.evaluate(
         """() => {
           const slider = document.getElementById("slider");
-          return [...Array(30).keys()].map(() => {
-            const began = performance.now();
-            slider.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight" }));
-            document.body.getBoundingClientRect(); // layout belongs to the step
-            return performance.now() - began;
+          const press = (key) => slider.dispatchEvent(new KeyboardEvent("keydown", { key }));
+          return [...Array(3).keys()].map(() => {
+            press("Home");
+            return [...Array(30).keys()].map(() => {
+              document.body.getBoundingClientRect();
+              const began = performance.now();
+              press("ArrowRight");
+              document.body.getBoundingClientRect(); // layout belongs to the step
+              return performance.now() - began;
+            });
           });
         }"""
     )
     assert page.text_content("#step-now") == "240 of 240"
-    times.sort()
-    measured = f"{ready:.0f} ms to open; a step {times[15]:.1f} ms, at most {times[-1]:.1f} ms"
+    every = sorted(time for times in passes for time in times)
+    # What is slow at a step is slow in every pass; what the machine does beside it is not.
+    slow = sorted(min(times) for times in zip(*passes, strict=True))[28]
+    measured = (
+        f"{large_report.stat().st_size / 1e6:.2f} MB, {ready:.0f} ms to open; a step "
+        f"{every[len(every) // 2]:.1f} ms, one in twenty {slow:.1f} ms, at most {every[-1]:.1f} ms"
+    )
     (screenshots / "speed.txt").write_text(measured + "\n")
     assert ready < 2000, measured
-    assert times[15] < 50, measured
+    assert every[len(every) // 2] < 50, measured
+    assert slow < 50, measured
 
 
 @pytest.mark.parametrize("width", [1024, 1600])

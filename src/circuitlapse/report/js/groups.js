@@ -59,8 +59,9 @@ const graftChart = (() => {
 const graftPartChart = (() => {
   const root = document.getElementById("graft-part-chart");
   const parts = { whole: "all weights", qk: "queries, keys", ov: "values, output" };
-  const divided = data.grafts.filter((row) => row.origin === "base"
-    && data.grafts.some((other) => other.part !== "whole" && other.group === row.group));
+  // Whole groups are grafted along the run, parts of their weights only at its end.
+  const divided = data.grafts.filter((row) => row.origin === "base" && data.grafts.some((other) =>
+    other.part !== "whole" && other.group === row.group && other.step === row.step));
 
   function draw() {
     if (!root) return;
