@@ -21,11 +21,13 @@ const graftChart = (() => {
   const wholes = data.grafts.filter((row) => row.origin === "base" && row.part === "whole");
   const gainOf = (rows) => d3.sum(rows.filter((row) =>
     row.quantity === "shapley" && row.gain[0] !== null), (row) => row.gain[0]) || undefined;
+  let drawn;
 
   function draw() {
     if (!root) return; // the run has no grafts
     root.replaceChildren();
     const { step, rows } = rowsAtStep(wholes);
+    drawn = step;
     d3.select("#graft-step").text(step ?? "–");
     const has = (key) => (name) => rows.some((row) => row[key] === name);
     const shown = Object.keys(groupNames).filter(has("group"));
@@ -50,9 +52,11 @@ const graftChart = (() => {
     ]), 2);
   }
 
+  // Most steps of the slider are nearest to the graft that is drawn already.
+  const step = () => rowsAtStep(wholes).step !== drawn && draw();
   const several = new Set(wholes.map((row) => row.step)).size > 1;
   const csv = () => data.grafts.map(flatRow);
-  return { draw, step: several ? draw : undefined, csv, name: "grafts", redrawsOn: ["run"] };
+  return { draw, step: several ? step : undefined, csv, name: "grafts", redrawsOn: ["run"] };
 })();
 
 // What the query and key weights, and the value and output weights, bring by themselves.
