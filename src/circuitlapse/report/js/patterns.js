@@ -78,7 +78,7 @@ const patternChart = (() => {
       heading.text(title);
       svg.attr("aria-label", `Attention of ${labelOf(state.head)}, ${title.toLowerCase()}: `
         + "queries down, keys across");
-      rects.attr("fill", ([query, key]) => {
+      setChanged(rects, "fill", ([query, key]) => {
         const found = weight(stepOf(), query, key);
         return found === null ? "none" : weightColour(found);
       });
