@@ -245,7 +245,7 @@ def _grafts(frame: pl.DataFrame, steps: list[int]) -> pl.DataFrame:
         [
             whole.filter(~of_heads), matched,
             *(matched.with_columns(part=pl.lit(part), n_parameters=None) for part in ("qk", "ov")),
-            *(whole.with_columns(pl.col("gain", "share") * step / steps[-1],
+            *(whole.with_columns(pl.col("^(gain|share).*$") * step / steps[-1],
                                  step=pl.lit(step, dtype=pl.Int64))
               for step in between[:: max(1, len(between) // 7)][:7]),
             whole.with_columns(origin=pl.lit("gained")),

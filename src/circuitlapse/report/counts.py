@@ -21,7 +21,8 @@ def counts(found: Calibration) -> dict[str, Any]:
 def confusion_rows(found: Calibration) -> list[dict[str, Any]]:
     """Lay out how often each label was given, by what was planted: one row for each kind.
 
-    ``cells`` has for each label the count, whether it is the right one, and its share of the row.
+    ``cells`` has for each label the count, whether it is the right one or a wrong answer that was
+    given, and its share of the row. A rule that does not decide is not wrong.
     """
     rows = []
     for kind, counts in found.confusion.items():
@@ -31,6 +32,7 @@ def confusion_rows(found: Calibration) -> list[dict[str, Any]]:
             "cells": [
                 {
                     "count": counts.get(label, 0), "right": label == LABEL_OF[kind],
+                    "wrong": label in counts and label not in (LABEL_OF[kind], "undetermined"),
                     "share": counts.get(label, 0) / total if total else 0.0,
                 }
                 for label in get_args(Label)
