@@ -196,6 +196,8 @@ def test_axe_finds_no_serious_fault_in_the_evidence(opened, axe, page_path, sche
 def test_the_evidence_fits_the_window(opened, screenshots, page_path, width):
     page = opened("step=16&head=2.3", path=page_path, viewport={"width": width, "height": 900})
     assert page.evaluate("document.documentElement.scrollWidth") == width
+    for part in ("#placebo + .wide", "#head-tables", "#now"):  # nothing of them is cut off
+        assert page.eval_on_selector(part, "e => e.scrollWidth <= e.clientWidth"), part
     page.screenshot(path=screenshots / f"evidence-{width}.png", full_page=True)
 
 
