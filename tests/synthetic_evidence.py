@@ -223,12 +223,16 @@ def with_evidence(records: RunRecords, layers: int = 4, heads: int = 8) -> RunRe
     )
     kept = pl.lit("kept").alias("fate")
     added["fates"] = pl.concat([*(fates.with_columns(kept, step=step) for step in earlier), fates])
-    added["grafts"] = _grafts(records.tables["grafts"])
+    added["grafts"] = _grafts(records.tables["grafts"], steps)
     return replace(records, tables={**records.tables, **added})
 
 
-def _grafts(frame: pl.DataFrame) -> pl.DataFrame:
-    """Beside whole groups: random ones, parts of their weights, and grafts into the gained base."""
+def _grafts(frame: pl.DataFrame, steps: list[int]) -> pl.DataFrame:
+    """Beside whole groups: random ones, parts of their weights, and grafts into the gained base.
+
+    Whole groups are grafted at seven checkpoints in between too, or at all where there are fewer.
+    """
+    between = steps[1:-1]
     whole = frame.with_columns(origin=pl.lit("base"), part=pl.lit("whole"))
     null = {f"null_{end}": pl.col("gain") * size
             for end, size in (("mean", 0.3), ("low", 0.1), ("high", 0.6))}  # fmt: skip
@@ -239,6 +243,9 @@ def _grafts(frame: pl.DataFrame) -> pl.DataFrame:
         [
             whole.filter(~of_heads), matched,
             *(matched.with_columns(part=pl.lit(part), n_parameters=None) for part in ("qk", "ov")),
+            *(whole.with_columns(pl.col("^(gain|share).*$") * step / steps[-1],
+                                 step=pl.lit(step, dtype=pl.Int64))
+              for step in between[:: max(1, len(between) // 7)][:7]),
             whole.with_columns(origin=pl.lit("gained")),
             *(gains.with_columns(origin=pl.lit("gained"), group=pl.lit(group))
               for group in ("gains", "gains_non_negative")),

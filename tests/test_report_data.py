@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from circuitlapse.config import Finetune
-from circuitlapse.report import read_run
+from circuitlapse.report import looks, read_run
 from circuitlapse.report.data import RunRecords
 from circuitlapse.report.grid import characters
 from circuitlapse.report.payload import payload
@@ -88,7 +88,7 @@ def test_key_value_heads_that_several_heads_share_are_repeated(tmp_path: Path):
 
 def test_attention_is_kept_as_a_triangle_of_the_strongest_heads(records: RunRecords, data: dict):
     patterns = data["patterns"]
-    assert len(patterns["heads"]) == LAYERS * HEADS
+    assert len(patterns["heads"]) == patterns["throughout"] == LAYERS * HEADS
     sizes = (
         records.tables["nodes"].filter(pl.col("kind") == "head")
         .group_by("node").agg(pl.col("effect").abs().max())
@@ -122,6 +122,36 @@ def test_two_traps_in_one_row_are_two(records: RunRecords, written: str):
         "full": [],
         "lora": [{"name": "overfit", "steps": [16]}, {"name": "diverged", "steps": [16]}],
     }
+
+
+def test_of_the_other_heads_the_base_and_the_last_pattern_are_kept(tmp_path: Path):
+    records = read_run(write_run(tmp_path / "run", steps=24, layers=5))
+    patterns = payload(records)["patterns"]
+    assert len(patterns["heads"]) == 5 * HEADS
+    assert patterns["throughout"] == 32
+    n = len(patterns["tokens"]["ioi3"][1])
+    triangle = n * (n + 1) // 2
+    assert len(patterns["weights"]["0/ioi3"][1]) == 4 * 32 * triangle
+    text = patterns["ends"]["0/ioi3"][1]
+    assert len(text) == 2 * 8 * triangle
+    head, query, key = 5, 3, 1
+    layer, number = (int(part) for part in patterns["heads"][32 + head][1:].split(".h"))
+    for end, step in enumerate((0, 24)):
+        exact = records.patterns.weights[0, step]["ioi3"][1, layer, number, query, key] / 255
+        place = (end * 8 + head) * triangle + query * (query + 1) // 2 + key
+        assert (ord(text[place]) - 0x23) / 63 == pytest.approx(exact, abs=0.5 / 63 + 1e-9)
+
+
+def test_patterns_leave_out_checkpoints_before_heads(
+    records: RunRecords, monkeypatch: pytest.MonkeyPatch
+):
+    per_step = 2 * 2 * sum(n * (n + 1) // 2 for n in (5, 16))  # two seeds, two prompts of each task
+    monkeypatch.setattr(looks, "_MOST_WEIGHTS", per_step * (2 * LAYERS * HEADS + 3 * 4))
+    patterns = payload(records)["patterns"]
+    assert (len(patterns["heads"]), patterns["throughout"]) == (LAYERS * HEADS, 4)
+    monkeypatch.setattr(looks, "_MOST_WEIGHTS", per_step * 2 * 7)
+    patterns = payload(records)["patterns"]
+    assert (len(patterns["heads"]), patterns["throughout"]) == (7, 0)
 
 
 def test_weights_are_one_letter_each_and_a_blank_where_there_is_none():

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from circuitlapse.report import build_report
+from circuitlapse.report import build_report, read_run, render_report
 from report_synthetic import write_run
+from synthetic_evidence import with_evidence
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -47,9 +48,15 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def large_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A page of the size of a run on a model with 124M parameters: 144 heads, 31 checkpoints."""
-    run = tmp_path_factory.mktemp("browser") / "large"
-    return build_report(write_run(run, layers=12, heads=12))
+    """A page of the size of a run on a model with 124M parameters: 144 heads, 31 checkpoints.
+
+    It has every table of the evidence at every checkpoint at which a run has it.
+    """
+    run = write_run(tmp_path_factory.mktemp("browser") / "large", layers=12, heads=12)
+    path = run.parent / "large.html"
+    records = with_evidence(read_run(run), layers=12, heads=12)
+    path.write_text(render_report(records), encoding="utf-8")
+    return path
 
 
 @pytest.fixture

@@ -47,6 +47,13 @@ def test_the_right_label_is_marked_in_every_row(found):
     assert [cell["count"] for cell in formed["cells"]] == [0, 0, 1, 1, 0, 0]
     assert [cell["right"] for cell in formed["cells"]] == [False, False, True, *[False] * 3]
     assert [cell["right"] for cell in nothing["cells"]].index(True) == 4
+    assert [cell["wrong"] for cell in formed["cells"]].index(True) == 3
+
+
+def test_an_answer_that_is_not_given_is_not_called_wrong(found):
+    said = {"formed": {"undetermined": 2, "elicited": 1}}
+    (formed,) = confusion_rows(found.model_copy(update={"confusion": said}))
+    assert [cell["wrong"] for cell in formed["cells"]] == [True, *[False] * 5]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

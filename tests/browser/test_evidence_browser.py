@@ -3,6 +3,7 @@
 # pyright: reportMissingImports=false
 
 import csv
+import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,14 +11,16 @@ import polars as pl
 import pytest
 
 from circuitlapse.config import Finetune
-from circuitlapse.report import read_run, render_report
-from report_synthetic import HEADS, LAYERS, write_run
+from circuitlapse.records.calibration import released
+from circuitlapse.report import looks, read_run, render_report
+from report_synthetic import CAUSES, HEADS, LAYERS, write_run
 from synthetic_evidence import with_evidence
 
 TABLES = ("gains", "mediation", "crosspatch", "dynamics", "elicitable", "probes", "training",
           "shortcuts")  # fmt: skip
 CHARTS = (*(f"chart-{name}" for name in TABLES), "overlap-time", "overlap-beside", "changes-chart",
           "roles-chart", "graft-chart", "graft-part-chart", "gained-chart")  # fmt: skip
+SVG = "{http://www.w3.org/2000/svg}"
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +120,8 @@ def test_a_change_is_marked_under_the_curves_and_pins_its_head(opened, page_path
 
 def test_the_numbers_of_each_table_download(opened, page_path):
     page = opened(path=page_path)
-    for name in (*TABLES, "roles", "fates over time"):
+    for name in (*TABLES, "roles", "fates over time", "grafts", "graft parts", "gained grafts",
+                 "overlap over time", "overlap beside"):  # fmt: skip
         with page.expect_download() as download:
             page.click(f"[aria-label='Download {name} as CSV']")
         rows = list(csv.DictReader(Path(download.value.path()).read_text().splitlines()))
@@ -129,6 +133,61 @@ def test_the_numbers_of_each_table_download(opened, page_path):
     assert {"group", "gain", "gain_low", "null_high", "p_value", "share_high"} <= row.keys()
 
 
+def test_every_chart_has_its_downloads_and_tables_their_numbers(opened, page_path):
+    page = opened("step=16&head=2.3", path=page_path)
+    buttons = page.eval_on_selector_all(
+        "[data-downloads]",
+        "places => places.map(place => [place.dataset.downloads, place.textContent])",
+    )
+    tables = {"fates", "calibration"}
+    assert len(buttons) == len(dict(buttons))
+    for name, given in buttons:
+        assert given == ("CSV" if name in tables else "SVGCSV"), name
+    figures = page.locator("figure:visible")
+    assert figures.count() == page.locator("figure:visible .downloads:visible").count()
+
+
+def test_the_verdicts_bar_and_the_calibration_download(opened, page_path):
+    page = opened("step=16", path=page_path)
+    rows = {}
+    for name in ("shares", "calibration"):
+        with page.expect_download() as download:
+            page.click(f"[aria-label='Download {name} as CSV']")
+        rows[name] = list(csv.DictReader(Path(download.value.path()).read_text().splitlines()))
+    assert [row["cause"] for row in rows["shares"]] == list(CAUSES)
+    assert float(rows["shares"][1]["share_low"]) == pytest.approx(0.44)
+    tallies = released().tallies
+    assert [int(row["right"]) for row in rows["calibration"]] == [each.right for each in tallies]
+    formed = next(row for row in rows["calibration"] if row["planted"] == "formed")
+    assert int(formed["said_formed"]) == released().confusion["formed"]["formed"]
+    with page.expect_download() as download:
+        page.click("[aria-label='Download shares as SVG']")
+    assert download.value.suggested_filename == "shares.svg"  # it is the same at every step
+    picture = ElementTree.parse(download.value.path()).getroot()
+    words = [element.text or "" for element in picture.iter(f"{SVG}text")]
+    assert any("circuit\u2019s heads 0.50 [0.44, 0.56]" in text for text in words)
+    assert len(list(picture.iter(f"{SVG}rect"))) == 1 + 2 * len(CAUSES)
+
+
+def test_parts_of_groups_are_drawn_where_they_were_grafted(opened, page_path):
+    page = opened("step=8", path=page_path)
+    page.select_option("#seed", "1")
+    assert page.text_content("#graft-step") == "8"
+    assert page.locator("#graft-part-chart circle").count() == 2 * 3 * 3
+
+
+def test_nothing_is_offered_where_nothing_is_drawn(opened, page_path):
+    page = opened("step=16&head=2.3", path=page_path)
+    places = "[data-downloads='attention']", "[data-downloads='fates']"
+    assert all(page.is_visible(place) for place in places)
+    page.evaluate("location.hash = 'step=16&corruption=s1_to_io'")  # which has no fates
+    page.wait_for_selector("[data-downloads='fates']", state="hidden")
+    assert page.is_hidden("[data-downloads='faithfulness']")
+    page.evaluate("location.hash = 'step=16&corruption=names'")
+    page.wait_for_selector("[data-downloads='fates']")
+    assert page.is_visible("[data-downloads='faithfulness']")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_no_serious_fault_in_the_evidence(opened, axe, page_path, scheme):
     assert axe(opened("step=16&head=2.3", path=page_path, color_scheme=scheme)) == []
@@ -138,7 +197,19 @@ def test_axe_finds_no_serious_fault_in_the_evidence(opened, axe, page_path, sche
 def test_the_evidence_fits_the_window(opened, screenshots, page_path, width):
     page = opened("step=16&head=2.3", path=page_path, viewport={"width": width, "height": 900})
     assert page.evaluate("document.documentElement.scrollWidth") == width
+    for part in ("#placebo + .wide", "#head-tables", "#now"):  # nothing of them is cut off
+        assert page.eval_on_selector(part, "e => e.scrollWidth <= e.clientWidth"), part
     page.screenshot(path=screenshots / f"evidence-{width}.png", full_page=True)
+
+
+def test_a_head_whose_patterns_are_left_out_offers_none(opened, tmp_path, monkeypatch):
+    monkeypatch.setattr(looks, "_MOST_WEIGHTS", 0)
+    path = tmp_path / "report.html"
+    records = read_run(write_run(tmp_path / "run", steps=16))
+    path.write_text(render_report(records), encoding="utf-8")
+    page = opened("step=16&head=2.3", path=path)
+    assert "in the run\u2019s directory" in page.inner_text("#pattern-chart")
+    assert page.is_hidden("[data-downloads='attention']")
 
 
 def test_recipes_stand_side_by_side_with_their_traps(opened, grid_path, axe):

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from report_synthetic import HEADS, LAYERS
+from circuitlapse.report import build_report, read_run
+from circuitlapse.report.payload import payload
+from report_synthetic import HEADS, LAYERS, write_run
 
 expect = pytest.importorskip("playwright.sync_api", reason="`make test-browser` installs it").expect
 
@@ -86,6 +88,16 @@ def test_a_deep_link_restores_its_view_and_the_address_keeps_it(opened):
     assert page.evaluate("location.hash") == f"#{view.replace('step=16', 'step=24')}"
 
 
+def test_a_chosen_theme_wins_over_the_one_in_the_link(opened):
+    page = opened("step=16&theme=dark")
+    page.click("#theme")
+    assert page.get_attribute("html", "data-theme") == "light"
+    page.wait_for_timeout(400)
+    assert page.evaluate("location.hash") == "#step=16"
+    page.reload()
+    assert page.get_attribute("html", "data-theme") == "light"
+
+
 def test_an_address_that_means_nothing_shows_the_last_step(opened):
     page = opened("step=x&head=99.9&metric=none&seed=7&edges=3&prompt=no/9")
     assert page.text_content("#step-now") == "32 of 32"
@@ -123,6 +135,37 @@ def test_a_pinned_head_shows_its_attention_beside_the_bases(opened):
     assert moved == base
     assert "copies" in page.text_content("#signature-chart")
     assert page.locator("#reads-from tr").count() >= 1
+
+
+def test_a_pinned_heads_page_says_that_the_graft_is_its_groups(opened):
+    told = opened("step=16&head=2.3").inner_text("#head-tables")
+    assert "Its group\u2019s graft, of the old circuit\u2019s heads together: first in" in told
+    assert "Its group\u2019s graft, of the MLPs together" in opened("head=m1").inner_text(
+        "#head-tables"
+    )
+
+
+def test_a_head_of_no_great_effect_shows_the_base_and_the_last_checkpoint(opened, tmp_path):
+    run = write_run(tmp_path / "run", steps=24, layers=5)
+    head = payload(read_run(run))["patterns"]["heads"][-1]
+    page = opened(f"step=16&head={head}", path=build_report(run))
+    titles = page.locator("#pattern-chart .panel-title")
+    assert titles.all_text_contents() == ["Base", "Step 24"]
+    assert "at step 16 is not on the page" in page.inner_text("#pattern-absent")
+    base, now = (
+        page.eval_on_selector_all(f"#pattern-chart svg:nth-of-type({n}) rect", FILLS)
+        for n in (1, 2)
+    )
+    assert base != now
+    assert "none" not in base + now
+    with page.expect_download() as table:
+        page.click("[aria-label='Download attention as CSV']")
+    rows = list(csv.DictReader(Path(table.value.path()).read_text().splitlines()))
+    assert {row["step"] for row in rows} == {"0", "24"}
+    page.focus("#slider")
+    page.keyboard.press("Home")
+    assert titles.all_text_contents() == ["Base", "Step 0"]
+    assert page.is_hidden("#pattern-absent")
 
 
 def test_the_map_is_used_with_the_keyboard_alone(opened):
@@ -181,23 +224,34 @@ def test_the_largest_run_is_small_quick_and_smooth(opened, large_report, screens
     page = opened("step=0&head=5.5", path=large_report)
     ready = page.evaluate("performance.now()")
     assert page.locator("#map-new .cell").count() == 12 * 13
-    times = page.evaluate(
+    passes = page.evaluate(
         """() => {
           const slider = document.getElementById("slider");
-          return [...Array(30).keys()].map(() => {
-            const began = performance.now();
-            slider.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight" }));
-            document.body.getBoundingClientRect(); // layout belongs to the step
-            return performance.now() - began;
+          const press = (key) => slider.dispatchEvent(new KeyboardEvent("keydown", { key }));
+          return [...Array(3).keys()].map(() => {
+            press("Home");
+            return [...Array(30).keys()].map(() => {
+              document.body.getBoundingClientRect();
+              const began = performance.now();
+              press("ArrowRight");
+              document.body.getBoundingClientRect(); // layout belongs to the step
+              return performance.now() - began;
+            });
           });
         }"""
     )
     assert page.text_content("#step-now") == "240 of 240"
-    times.sort()
-    measured = f"{ready:.0f} ms to open; a step {times[15]:.1f} ms, at most {times[-1]:.1f} ms"
+    every = sorted(time for times in passes for time in times)
+    # What is slow at a step is slow in every pass; what the machine does beside it is not.
+    slow = sorted(min(times) for times in zip(*passes, strict=True))[28]
+    measured = (
+        f"{large_report.stat().st_size / 1e6:.2f} MB, {ready:.0f} ms to open; a step "
+        f"{every[len(every) // 2]:.1f} ms, one in twenty {slow:.1f} ms, at most {every[-1]:.1f} ms"
+    )
     (screenshots / "speed.txt").write_text(measured + "\n")
     assert ready < 2000, measured
-    assert times[15] < 50, measured
+    assert every[len(every) // 2] < 50, measured
+    assert slow < 50, measured
 
 
 @pytest.mark.parametrize("width", [1024, 1600])

@@ -1,5 +1,9 @@
 """The page of one prompt in the real browser."""
 
+import csv
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -48,3 +52,18 @@ def test_the_prompt_stays_text_and_axe_finds_no_serious_fault(opened, page_path,
     assert page.title() != "taken"
     assert PROMPT in page.inner_text(".answer")
     assert axe(page) == []
+
+
+def test_every_chart_of_a_trial_downloads(opened, page_path):
+    page = opened(path=page_path, drawn="#attention rect")
+    lengths = {"next tokens": 10 * 2, "logit lens": 10 * 3, "attention": 10 * 2 * 10}
+    for name, length in lengths.items():
+        with page.expect_download() as picture:
+            page.click(f"[aria-label='Download {name} as SVG']")
+        assert picture.value.suggested_filename == f"{name.replace(' ', '-')}-step-72.svg"
+        assert ElementTree.parse(picture.value.path()).getroot().tag.endswith("svg")
+        with page.expect_download() as table:
+            page.click(f"[aria-label='Download {name} as CSV']")
+        rows = list(csv.DictReader(Path(table.value.path()).read_text().splitlines()))
+        assert len(rows) == length
+        assert {row["step"] for row in rows} == {str(step) for step in range(0, 80, 8)}

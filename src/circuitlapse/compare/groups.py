@@ -75,8 +75,8 @@ def parameter_groups(
         return "recruited_heads" if component in recruited_heads else "other_heads"
 
     def of_piece(piece: Piece) -> Group:
-        found = {of_component(owner) for owner in piece.sharers or (piece.component,)}
-        return found.pop() if len(found) == 1 else "shared"
+        group, *others = {of_component(owner) for owner in piece.sharers or (piece.component,)}
+        return "shared" if others else group
 
     grouped: dict[Group, list[Piece]] = {group: [] for group in GROUPS}
     for piece in pieces:

@@ -17,9 +17,9 @@ _SCRIPTS = {
         "unpack", "format", "state", "records", "plot", "tooltip", "colours", "heat", "download",
         "tables", "curves", "ranges", "timeline", "map", "roles", "head", "patterns", "heads",
         "lens", "patching", "overlap", "checks", "groups", "gains", "dynamics", "context",
-        "training", "further", "main",
+        "training", "further", "standing", "main",
     ),
-    "trial": ("unpack", "format", "plot", "tooltip", "colours", "trial"),
+    "trial": ("unpack", "format", "plot", "tooltip", "colours", "download", "trial"),
 }  # fmt: skip
 
 

@@ -21,7 +21,8 @@ def counts(found: Calibration) -> dict[str, Any]:
 def confusion_rows(found: Calibration) -> list[dict[str, Any]]:
     """Lay out how often each label was given, by what was planted: one row for each kind.
 
-    ``cells`` has for each label the count, whether it is the right one, and its share of the row.
+    ``cells`` has for each label the count, whether it is the right one or a wrong answer that was
+    given, and its share of the row. A rule that does not decide is not wrong.
     """
     rows = []
     for kind, counts in found.confusion.items():
@@ -31,12 +32,32 @@ def confusion_rows(found: Calibration) -> list[dict[str, Any]]:
             "cells": [
                 {
                     "count": counts.get(label, 0), "right": label == LABEL_OF[kind],
+                    "wrong": label in counts and label not in (LABEL_OF[kind], "undetermined"),
                     "share": counts.get(label, 0) / total if total else 0.0,
                 }
                 for label in get_args(Label)
             ],
         })  # fmt: skip
     return rows
+
+
+def count_rows(found: Calibration) -> list[dict[str, Any]]:
+    """Give the same counts as rows: each tally, and of each kind how often each label was said."""
+    rows = []
+    for tally in found.tallies:
+        said = found.confusion.get(tally.kind)
+        rows.append({
+            "planted": tally.kind, "n": tally.n,
+            "right": tally.right, "right_share": _triple(tally.right_share),
+            "wrong": tally.wrong, "wrong_share": _triple(tally.wrong_share),
+            "undetermined": tally.undetermined,
+            **({f"said_{label}": said.get(label, 0) for label in get_args(Label)} if said else {}),
+        })  # fmt: skip
+    return rows
+
+
+def _triple(share: Estimate) -> list[float]:
+    return [share.value, share.low, share.high]
 
 
 def mark(share: Estimate, low: float, high: float) -> dict[str, Any]:

@@ -100,16 +100,33 @@ def _patched(
 
 
 def _patterns(records: RunRecords, grid: Grid) -> dict[str, Any]:
-    """Attention on the example prompts, of the heads with the largest effect at any checkpoint.
+    """Attention on the example prompts, heads with the largest effect at any checkpoint first.
 
-    ``weights`` has, under ``run/task``, one string for each prompt over [steps, heads, the lower
-    triangle row by row].
+    ``weights`` has, under ``run/task``, one string for each prompt over [steps, the first
+    ``throughout`` heads, the lower triangle row by row]; ``ends`` has the same of all other heads
+    over [base and last step, heads, triangle].
     """
     seen = records.patterns
     lengths = [len(tokens) for prompts in seen.tokens.values() for tokens in prompts]
-    triangles = sum(length * (length + 1) // 2 for length in lengths)
-    per_head = len(grid.runs) * len(grid.steps) * max(1, triangles)
-    heads = _strongest(records.tables["nodes"], min(_MOST_HEADS, _MOST_WEIGHTS // per_head))
+    per_step = len(grid.runs) * max(1, sum(length * (length + 1) // 2 for length in lengths))
+    heads = _strongest(records.tables["nodes"], _MOST_WEIGHTS // (2 * per_step))
+    room = _MOST_WEIGHTS - 2 * per_step * len(heads)
+    throughout = min(_MOST_HEADS, room // (per_step * len(grid.steps)), len(heads))
+    ends = [grid.steps[0], grid.steps[-1]]
+    return {
+        "tokens": seen.tokens,
+        "heads": heads,
+        "throughout": throughout,
+        "weights": _weights(records, grid, heads[:throughout], grid.steps),
+        "ends": _weights(records, grid, heads[throughout:], ends),
+    }
+
+
+def _weights(
+    records: RunRecords, grid: Grid, heads: list[str], steps: list[int]
+) -> dict[str, list[str]]:
+    """``run/task`` → one string for each prompt over [steps, heads, triangle]."""
+    seen = records.patterns
     index = [tuple(int(part) for part in node[1:].split(".h")) for node in heads]
     layer, head = (np.array([place[axis] for place in index], dtype=int) for axis in (0, 1))
     weights: dict[str, list[str]] = {}
@@ -120,11 +137,11 @@ def _patterns(records: RunRecords, grid: Grid) -> dict[str, Any]:
                     _triangle(seen.weights[seed, step][task][place, layer, head, :n, :n])
                     if (seed, step) in seen.weights
                     else " " * (len(heads) * n * (n + 1) // 2)
-                    for step in grid.steps
+                    for step in steps
                 )
                 for place, n in enumerate(len(tokens) for tokens in prompts)
             ]
-    return {"tokens": seen.tokens, "heads": heads, "weights": weights}
+    return weights
 
 
 def _triangle(weights: np.ndarray) -> str:

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from circuitlapse.records.calibration import released
 from circuitlapse.report.circuit import circuit
+from circuitlapse.report.counts import count_rows
 from circuitlapse.report.data import RunRecords
 from circuitlapse.report.evidence import evidence
 from circuitlapse.report.grid import grid_of
@@ -67,6 +69,12 @@ def payload(records: RunRecords) -> dict[str, Any]:
         **over_time(records, grid, [node["id"] for node in nodes["nodes"]]),
         "recipes": recipes(records),
         "evidence": evidence(tables, grid),
+        "shares": [
+            {"cause": cause, "share": [share.value, share.low, share.high]}
+            for cause, share in records.verdict.shares.items()
+            if share
+        ],
+        "calibration": count_rows(released()),
     }  # fmt: skip
 
 

@@ -30,7 +30,8 @@ const fateTable = (() => {
 
   const csv = () => fates().map(({ node, fate, ...effects }) => Object.assign({ node, fate,
     corruption: state.family }, ...columns.map((name) => asColumns(name, effects[name]))));
-  return { draw, pin, csv, name: "fates", redrawsOn: ["run", "family"] };
+  return { draw, pin, csv, isEmpty: () => !fates().length, name: "fates",
+    redrawsOn: ["run", "family"] };
 })();
 
 const faithfulnessChart = (() => {

@@ -13,13 +13,17 @@ function toCsv(rows) {
   return `${d3.csvFormat(rows, columns)}\n`;
 }
 
+const drawingsIn = (root) => (root.matches("svg") ? [root] : [...root.querySelectorAll("svg")]);
+
 // All drawings of a figure in one SVG, placed as on the page, with their styles written into them.
-function toSvg(root) {
-  const sources = [...root.querySelectorAll("svg")].filter((svg) => svg.clientWidth);
+// A legend that the page has as text, [text, colour] for each line, goes below.
+function toSvg(root, legend = []) {
+  const sources = drawingsIn(root).filter((svg) => svg.clientWidth);
   const boxes = sources.map((svg) => svg.getBoundingClientRect());
   const left = d3.min(boxes, (box) => box.left), top = d3.min(boxes, (box) => box.top);
   const width = Math.ceil(d3.max(boxes, (box) => box.right) - left);
-  const height = Math.ceil(d3.max(boxes, (box) => box.bottom) - top);
+  const bottom = Math.ceil(d3.max(boxes, (box) => box.bottom) - top);
+  const height = bottom + (legend.length && 18 * legend.length + 8);
   const page = d3.create("svg").attr("xmlns", "http://www.w3.org/2000/svg")
     .attr("width", width).attr("height", height).attr("viewBox", [0, 0, width, height]);
   page.append("rect").attr("width", width).attr("height", height)
@@ -41,6 +45,12 @@ function toSvg(root) {
       copy.setAttribute(name, value);
     page.node().append(copy);
   });
+  const { color, fontFamily } = getComputedStyle(document.body);
+  const line = page.selectAll("g.legend").data(legend).join("g")
+    .attr("transform", (_, place) => `translate(0,${bottom + 18 * place + 8})`);
+  line.append("rect").attr("width", 10).attr("height", 10).attr("fill", ([, colour]) => colour);
+  line.append("text").attr("x", 16).attr("y", 9.5).attr("font-size", 12).attr("fill", color)
+    .attr("font-family", fontFamily).text(([text]) => text);
   return new XMLSerializer().serializeToString(page.node());
 }
 
@@ -54,14 +64,28 @@ function save(text, name, type) {
 }
 
 // A chart without figures of its own in a drawing, such as a table, downloads as CSV only.
+const downloadPlaces = new Map();
+
 function addDownloads(chart) {
+  const places = [];
   for (const place of document.querySelectorAll(`[data-downloads="${chart.name}"]`)) {
-    const root = document.getElementById(place.dataset.from);
+    const root = chart.root ?? document.getElementById(place.dataset.from);
     const button = (kind, act) => d3.select(place).append("button").attr("type", "button")
       .attr("aria-label", `Download ${chart.name.replaceAll("-", " ")} as ${kind}`).text(kind)
       .on("click", act);
-    const file = () => `${chart.name}-step-${data.steps[state.step]}`;
-    if (root) button("SVG", () => save(toSvg(root), `${file()}.svg`, "image/svg+xml"));
+    const file = () => (chart.step ? `${chart.name}-step-${data.steps[state.step]}` : chart.name);
+    if (root) button("SVG", () => save(toSvg(root, chart.legend?.()), `${file()}.svg`,
+      "image/svg+xml"));
     if (chart.csv) button("CSV", () => save(toCsv(chart.csv()), `${chart.name}.csv`, "text/csv"));
+    places.push({ place, root });
+  }
+  downloadPlaces.set(chart, places);
+}
+
+// Where nothing is drawn there is nothing to download.
+function showDownloads(chart) {
+  for (const { place, root } of downloadPlaces.get(chart) ?? []) {
+    const nothing = root ? !drawingsIn(root).length : chart.isEmpty?.() ?? false;
+    if (place.hidden !== nothing) place.hidden = nothing;
   }
 }

@@ -21,11 +21,13 @@ const graftChart = (() => {
   const wholes = data.grafts.filter((row) => row.origin === "base" && row.part === "whole");
   const gainOf = (rows) => d3.sum(rows.filter((row) =>
     row.quantity === "shapley" && row.gain[0] !== null), (row) => row.gain[0]) || undefined;
+  let drawn;
 
   function draw() {
     if (!root) return; // the run has no grafts
     root.replaceChildren();
     const { step, rows } = rowsAtStep(wholes);
+    drawn = step;
     d3.select("#graft-step").text(step ?? "–");
     const has = (key) => (name) => rows.some((row) => row[key] === name);
     const shown = Object.keys(groupNames).filter(has("group"));
@@ -50,17 +52,20 @@ const graftChart = (() => {
     ]), 2);
   }
 
+  // Most steps of the slider are nearest to the graft that is drawn already.
+  const step = () => rowsAtStep(wholes).step !== drawn && draw();
   const several = new Set(wholes.map((row) => row.step)).size > 1;
   const csv = () => data.grafts.map(flatRow);
-  return { draw, step: several ? draw : undefined, csv, name: "grafts", redrawsOn: ["run"] };
+  return { draw, step: several ? step : undefined, csv, name: "grafts", redrawsOn: ["run"] };
 })();
 
 // What the query and key weights, and the value and output weights, bring by themselves.
 const graftPartChart = (() => {
   const root = document.getElementById("graft-part-chart");
   const parts = { whole: "all weights", qk: "queries, keys", ov: "values, output" };
-  const divided = data.grafts.filter((row) => row.origin === "base"
-    && data.grafts.some((other) => other.part !== "whole" && other.group === row.group));
+  // Whole groups are grafted along the run, parts of their weights only at its end.
+  const divided = data.grafts.filter((row) => row.origin === "base" && data.grafts.some((other) =>
+    other.part !== "whole" && other.group === row.group && other.step === row.step));
 
   function draw() {
     if (!root) return;
@@ -88,7 +93,9 @@ const graftPartChart = (() => {
       })),
     });
   }
-  return { draw, name: "graft-parts", redrawsOn: ["run"] };
+
+  const csv = () => divided.map(flatRow);
+  return { draw, csv, name: "graft-parts", redrawsOn: ["run"] };
 })();
 
 // From the gained base on: the shares of the verdict.
@@ -120,7 +127,9 @@ const gainedChart = (() => {
       ],
     });
   }
-  return { draw, name: "gained-grafts", redrawsOn: ["run"] };
+
+  const csv = () => all.map(flatRow);
+  return { draw, csv, name: "gained-grafts", redrawsOn: ["run"] };
 })();
 
 const mediationChart = evidenceChart("mediation", {

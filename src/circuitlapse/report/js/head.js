@@ -149,10 +149,12 @@ const headPage = (() => {
     const group = whole.find((row) => row.heads.split(", ").includes(node.id))?.group
       ?? (isHead(node) ? null : "mlps");
     const mine = whole.filter((row) => row.group === group);
-    if (mine.length)
-      d3.select(tables).append("p").attr("class", "note").text(`Grafted with the ${
-        data.names.groups[group]}: ${mine.map((row) => `${row.quantity.replace("_", " ")} ${
-        interval(row.gain)}`).join("; ")} logits of gain, for the whole group.`);
+    const brought = Object.keys(quantities).map((quantity) => [quantity.replace("_", " "),
+      mine.find((row) => row.quantity === quantity)?.gain]).filter(([, gain]) => gain);
+    if (brought.length)
+      note(tables, `Its group’s graft, of the ${data.names.groups[group]} together: ${
+        brought.map(([quantity, gain]) => `${quantity.replace("shapley", "Shapley")} ${
+          interval(gain)}`).join("; ")} logits of gain.`);
   }
 
   // What the head does and reads, in the base and at the end, on each task.

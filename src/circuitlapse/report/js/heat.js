@@ -31,7 +31,7 @@ function heatMap(root, { title, role, rows, columns, width, rowHeight, every = 1
     .attr("height", rows.length * rowHeight + 1).attr("width", Math.max(cell, 3)) : null;
   return {
     colour(value, largest) {
-      rects.attr("fill", ([row, column]) => {
+      setChanged(rects, "fill", ([row, column]) => {
         const found = value(row, column);
         return found === null || found === undefined ? "none" : toColour(found, largest);
       });

@@ -1,9 +1,9 @@
 // Wiring: the page's choices to the state, and the state to the drawings.
-const drawings = [timeline, circuitMap, headPage, signatureDownload, patternChart, trajectories, lensChart,
-  patchingChart, overlapChart, overlapTime, overlapBeside, fateTable, changesChart, rolesChart,
+const drawings = [shareBar, timeline, circuitMap, headPage, signatureDownload, patternChart,
+  trajectories, lensChart, patchingChart, overlapChart, overlapTime, overlapBeside, fateTable, changesChart, rolesChart,
   graftChart, graftPartChart, gainedChart, gainsChart, mediationChart, crosspatchChart,
   dynamicsChart, faithfulnessChart, controlChart, elicitableChart, probesChart, trainingChart,
-  recipesChart, shortcutsChart, ...furtherCharts].filter(Boolean);
+  recipesChart, shortcutsChart, ...furtherCharts, calibrationTable].filter(Boolean);
 
 const numeric = new Set(["run", "edges"]);
 
@@ -35,6 +35,7 @@ function drawAll() {
   widths.clear();
   chooseColours();
   for (const each of drawings) each.draw();
+  drawings.forEach(showDownloads);
   drawWords();
 }
 
@@ -46,6 +47,7 @@ onChange((changed) => {
       if (changed.has("head")) each.pin?.();
     }
   }
+  drawings.forEach(showDownloads);
   if (changed.has("step") || changed.has("family")) hideTooltip();
   drawWords();
 });
@@ -140,6 +142,7 @@ function startTheme() {
     document.documentElement.dataset.theme = theme;
     try { localStorage.setItem("circuitlapse-theme", theme); } catch { /* it lasts for this page */ }
     label();
+    scheduleAddress(); // a theme in the link gives way to what is chosen here
     drawAll();
   });
 }

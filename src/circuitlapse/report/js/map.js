@@ -30,6 +30,8 @@ const circuitMap = (() => {
       ["works against the answer", "needed for the answer (logits)"]);
     drawKeys();
     step();
+    reachable();
+    pin();
   }
 
   function drawMap(kind, root) {
@@ -173,8 +175,8 @@ const circuitMap = (() => {
   }
 
   function paths(group, edges) {
-    group.selectAll("path").data(edges, (edge) => edge.id).join("path")
-      .attr("d", (edge) => edge.path)
+    group.selectAll("path").data(edges, (edge) => edge.id)
+      .join((enter) => enter.append("path").attr("d", (edge) => edge.path))
       .attr("class", (edge) => (edge.score < 0 ? "against" : "for"))
       .attr("stroke-width", (edge) => widest * Math.abs(edge.score) / data.edges.largest);
   }
@@ -184,22 +186,25 @@ const circuitMap = (() => {
     for (const map of maps) {
       const { kind, cell, chips, nothing } = map;
       const values = data.nodes.map((_, index) => kind.value(index) ?? null);
-      cell.classed("missing", (_, index) => values[index] === null)
-        .attr("aria-label", (node, index) => `${nodeName(node)}, ${kind.title()}: `
-          + `${number(values[index])} logits, ${fateOf.get(node.id) ?? "no fate"}`);
-      map.rects.attr("fill", (_, index) =>
+      cell.classed("missing", (_, index) => values[index] === null);
+      setChanged(cell, "aria-label", (node, index) => `${nodeName(node)}, ${kind.title()}: `
+        + `${number(values[index])} logits, ${fateOf.get(node.id) ?? "no fate"}`);
+      setChanged(map.rects, "fill", (_, index) =>
         (values[index] === null ? "none" : toColour(values[index])));
-      map.signs.attr("fill", (_, index) => (values[index] === null ? null : inkOn(values[index])));
+      setChanged(map.signs, "fill", (_, index) =>
+        (values[index] === null ? null : inkOn(values[index])));
       map.signs.filter((node) => !isHead(node)) // beyond the scale colour says no more
-        .text((node) => barText(node, values[nodeIndex.get(node.id)]));
+        .each(function write(node) {
+          const text = barText(node, values[nodeIndex.get(node.id)]);
+          if (this.textContent !== text) this.textContent = text;
+        });
       colourChips(kind, chips);
       nothing.text(values.some((value) => value !== null) ? ""
         : kind.id !== "difference" && effects(kind.id) ? "not patched exactly at this step"
           : `no corruption “${state.family}”`);
       map.found = kind.edges();
+      drawEdges(map, state.head);
     }
-    reachable();
-    pin();
   }
 
   function colourChips(kind, chips) {

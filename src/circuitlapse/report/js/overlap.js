@@ -14,6 +14,8 @@ const overlapLowest = d3.rollup([...data.overlap, ...data.beside], (rows) => Mat
   columnExtent(rows.map((row) => [...row.value, ...row.null.slice(0, 3)]))[0] ?? 0),
 (row) => row.measure);
 const overlapDomain = () => [overlapLowest.get(state.measure) ?? 0, 1];
+const overlapCells = ({ run, value, null: none, ...row }) => ({ ...data.runs[run], ...row,
+  ...asColumns("value", value), null_mean: none[0], null_low: none[1], null_high: none[2] });
 
 const overlapChart = (() => {
   const root = document.getElementById("overlap-chart");
@@ -77,9 +79,7 @@ const overlapChart = (() => {
 
   // Redrawn with the slider only if there is more than one step to show.
   const several = new Set(data.overlap.map((row) => row.step)).size > 1;
-  const csv = () => [...data.overlap, ...data.beside].map(({ run, value, null: none, ...row }) => ({
-    ...data.runs[run], ...row, ...asColumns("value", value), null_mean: none[0],
-    null_low: none[1], null_high: none[2] }));
+  const csv = () => [...data.overlap, ...data.beside].map(overlapCells);
   return { draw, step: several ? draw : undefined, csv, name: "overlap",
     redrawsOn: ["run", "family", "measure"] };
 })();
@@ -113,7 +113,8 @@ const overlapTime = (() => {
     chart.step();
   }
 
-  return { draw, step: () => chart?.step(), name: "overlap-over-time",
+  const csv = () => data.overlap.filter((row) => row.unit === "nodes").map(overlapCells);
+  return { draw, step: () => chart?.step(), csv, name: "overlap-over-time",
     redrawsOn: ["run", "family", "measure"] };
 })();
 
@@ -172,5 +173,6 @@ const overlapBeside = (() => {
     });
   }
 
-  return { draw, name: "overlap-beside", redrawsOn: ["run", "family", "measure"] };
+  const csv = () => data.beside.map(overlapCells);
+  return { draw, csv, name: "overlap-beside", redrawsOn: ["run", "family", "measure"] };
 })();

@@ -8,6 +8,16 @@ function widthOf(root) {
   return widths.get(root);
 }
 
+// What is set again is styled and laid out again, changed or not: most cells keep their colour from
+// one step to the next.
+function setChanged(selection, name, value) {
+  selection.each(function set(datum, index) {
+    const now = value(datum, index);
+    if (now === null) this.removeAttribute(name);
+    else if (this.getAttribute(name) !== now) this.setAttribute(name, now);
+  });
+}
+
 function drawing(parent, width, height, label) {
   return d3.select(parent).append("svg")
     .attr("width", width).attr("height", height).attr("viewBox", [0, 0, width, height])

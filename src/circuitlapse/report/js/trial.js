@@ -60,7 +60,9 @@ const curves = (() => {
     d3.select("#best").text(data.top[state.step][0][0]);
   }
 
-  return { draw, step };
+  const csv = () => data.steps.flatMap((now, at) => data.top[at].map(([token, probability], place) =>
+    ({ step: now, rank: place + 1, token, probability })));
+  return { draw, step, csv, name: "next-tokens" };
 })();
 
 const lensMap = (() => {
@@ -101,7 +103,9 @@ const lensMap = (() => {
       .attr("height", data.points.length * rowHeight);
   }
 
-  return { draw, step: () => outline.attr("x", left + state.step * width) };
+  const csv = () => data.steps.flatMap((now, at) => data.points.map((point, row) =>
+    ({ step: now, point, token: data.lens[at][row][0], probability: data.lens[at][row][1] })));
+  return { draw, step: () => outline.attr("x", left + state.step * width), csv, name: "logit-lens" };
 })();
 
 const attentionMap = (() => {
@@ -140,7 +144,10 @@ const attentionMap = (() => {
       .text((place) => (at(place) >= 0.1 ? number(at(place)) : ""));
   }
 
-  return { draw, step };
+  const csv = () => data.steps.flatMap((now, at) => data.heads.flatMap((head, row) =>
+    data.tokens.map((token, place) => ({ step: now, head, place, token,
+      weight: data.attention[at][row][place] }))));
+  return { draw, step, csv, name: "attention" };
 })();
 
 const drawings = [curves, lensMap, attentionMap];
@@ -153,10 +160,12 @@ function choose(step) {
 function drawAll() {
   chooseColours();
   for (const each of drawings) each.draw();
+  drawings.forEach(showDownloads);
   choose(state.step);
 }
 
 d3.selectAll(".needs-script").property("hidden", false);
+drawings.forEach(addDownloads);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
 addEventListener("resize", drawAll);
 drawAll();
