@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -12,13 +14,14 @@ from circuitlapse.calibration import (
     planted_recipe,
     refusal,
 )
-from circuitlapse.calibration.figures import held_values, silence
+from circuitlapse.calibration.figures import silence
+from circuitlapse.cli.plant import write_planted
+from circuitlapse.config import read_experiment
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import behaviour, load_model, quiet
 from circuitlapse.models.components import component_pieces
 from circuitlapse.tasks import get_task, tokenize
 from circuitlapse.training import RECIPES, Recipe, Stage, organism, organism_key
-from twins_engine import FAMILIES, Literal, random_pairs, tiny
 
 BLANK = ("a0.h1", "a1.h2")
 TINY = Recipe(
@@ -181,33 +184,23 @@ def test_figures_are_those_of_the_models(cache):
     assert found.figures["rise"] == right["tuned_new"] - right["base_new"]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_held_values_by_the_slow_way(family):
-    """One prompt at a time, with the twin's pieces of every block."""
-    base, tuned = load_model(tiny(family, seed=0)), load_model(tiny(family, seed=1))
-    pairs, free = random_pairs(2, n=4), {"a0.h1", "a1.h0"}
-    found = held_values(base, tuned, pairs, free)
-    theirs, ours = Literal(base.hf), Literal(tuned.hf)
-    for row in range(len(pairs)):
-        tokens = pairs.clean[row, : pairs.lengths[row]]
-        with torch.no_grad():
-            _, added = theirs.plain(tokens)
-            held = {n: w for n, w in added.items() if n.startswith("a") and n not in free}
-
-            def reading(_, outputs, held=held):
-                return torch.stack([held.get(name, w) for name, w in outputs.items()]).sum(dim=0)
-
-            logits, _ = ours.run(ours.embed(tokens), reading)
-        value = logits[pairs.answers[row]] - logits[pairs.distractors[row]].mean()
-        torch.testing.assert_close(found[row].double(), value, rtol=1e-4, atol=1e-4)
-
-
-def test_holding_no_head_is_the_tuned_model_and_all_of_equal_weights_the_base():
-    base, tuned, pairs = load_model(tiny("gpt2")), load_model(tiny("gpt2", seed=1)), random_pairs(0)
-    everything = held_values(base, tuned, pairs, tuned.graph.nodes)
-    torch.testing.assert_close(everything, behaviour(tuned, pairs).logit_diff)
-    nothing = held_values(base, base, pairs, ())
-    torch.testing.assert_close(nothing, behaviour(base, pairs).logit_diff)
+def test_an_organism_is_written_with_an_experiment_about_it(cache, tmp_path):
+    found = plant("formed", 1, recipe=TINY, planting=QUICK, cache_dir=cache)
+    out = tmp_path / "formed"
+    write_planted(found, out)
+    assert sorted(path.name for path in out.iterdir()) == [
+        "base", "experiment.toml", "placebo", "planted.json", "tuned",
+    ]  # fmt: skip
+    about = json.loads((out / "planted.json").read_text())
+    assert about == {
+        "kind": "formed", "seed": 1, "trained": list(found.trained),
+        "figures": dict(found.figures), "refused": found.refused,
+    }  # fmt: skip
+    experiment = read_experiment(out / "experiment.toml")
+    assert experiment.checkpoints == {0: str(out / "base"), 1: str(out / "tuned")}
+    assert moved_parts(loaded(out / "base"), loaded(out / "tuned")) == set(found.trained)
+    with pytest.raises(CircuitlapseError, match=r"needs a new directory.*Give another one"):
+        write_planted(found, out)
 
 
 def test_bars_admit_at_their_ends_and_refuse_beyond_and_without_a_number():

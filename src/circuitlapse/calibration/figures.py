@@ -1,23 +1,17 @@
-"""What is measured of an organism before it may be used: behaviour, mediation, the old heads."""
+"""What is measured of an organism before it may be used: behaviour, the old heads."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from circuitlapse.attribution import node_effects
 from circuitlapse.compare import used_threshold
 from circuitlapse.compare.fates import used
 from circuitlapse.models import Model, behaviour, logit_differences
-from circuitlapse.models.context import Context
-from circuitlapse.models.prefix import checked
 from circuitlapse.records.nodes import head_of
-from circuitlapse.shapes import Float
 from circuitlapse.tasks import PromptPairs, get_task, tokenize
-
-_PROMPTS = 128  # in a batch of held runs
 
 
 @dataclass(frozen=True)
@@ -76,47 +70,3 @@ def silence(model: Model, heads: Collection[str]) -> None:
     for name in heads:
         if (place := head_of(name)) is not None:
             model.decoder.attention[place.layer].W_O[place.head] = 0.0
-
-
-@torch.no_grad()
-def held_values(
-    base: Model, tuned: Model, pairs: PromptPairs, free: Collection[str]
-) -> Float[Tensor, " prompts"]:
-    """Logit differences of the tuned model with all heads but some held at the base's activations.
-
-    A held head adds to the stream, at every position, what it adds in the base on the same prompt.
-    The free heads, MLPs, embeddings, normalisations and output biases are the tuned model's, and
-    run on what they then get.
-
-    Args:
-        base: M0.
-        tuned: M1, of the same architecture.
-        pairs: Prompts, of which the clean ones are run.
-        free: The heads that are not held.
-
-    Returns:
-        Answer logit minus the distractors' mean logit, in logits.
-    """
-    ours, theirs, graph = tuned.decoder, base.decoder, tuned.graph
-    is_free = torch.zeros(graph.n_layers, graph.n_heads, 1, device=tuned.device)
-    for name in free:
-        if (place := head_of(name)) is not None:
-            is_free[place.layer, place.head] = 1.0
-    pairs = checked(ours, pairs)
-    values = torch.empty(len(pairs))
-    for rows in torch.arange(len(pairs), device=tuned.device).split(_PROMPTS):
-        batch = pairs[rows].trimmed()
-        context = Context(batch.lengths[:, None] - 1)
-        x, steps = ours.embed(batch.clean), theirs.trace(theirs.embed(batch.clean), context)
-        for layer, step in enumerate(steps):
-            q, k, v = ours.attention[layer].project(x)
-            q, stream = (ours.to_queries(layer, each, context) for each in (q, x))
-            z = ours.attend(layer, q, k, v, context)
-            held = (step.z * (1 - is_free[layer])).flatten(2)
-            added = ours.attention_out(layer, z * is_free[layer])
-            after = stream + added + held @ theirs.attention[layer].W_O.flatten(0, 1)
-            x = after + ours.mlp[layer](stream if ours.parallel else after)
-        logits = ours.logits(x)[:, 0].float()
-        wrong = logits.gather(1, batch.distractors).mean(dim=1)
-        values[rows.cpu()] = (logits.gather(1, batch.answers[:, None])[:, 0] - wrong).cpu()
-    return values

@@ -24,8 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from circuitlapse.calibration.admission import KINDS, refusal
-from circuitlapse.calibration.figures import Scores, held_values, old_heads, scores, silence
+from circuitlapse.calibration.figures import Scores, old_heads, scores, silence
 from circuitlapse.calibration.nursery import NEW, OLD, Nursery, Planting
+from circuitlapse.compare.mediation import held_behaviours
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import Model, behaviour, load_model
 from circuitlapse.models.gains import write_gains
@@ -201,9 +202,10 @@ def _formed(nursery: Nursery, variant: str) -> Planted:
     items = nursery.lesson(planting.old_fraction)
     tuned = nursery.tuned("formed", nursery.base, items, Restriction(blank))
     pair = _Pair.of(nursery.base, tuned, planting.prompts)
-    held = held_values(pair.base, pair.tuned, pair.prompts, blank).double().mean().item()
+    (held,) = held_behaviours(pair.base, pair.tuned, pair.prompts, [blank])
+    mean = held.logit_diff.double().mean().item()
     return pair.planted(
-        "formed", nursery.seed, blank, pair.share("mediated", held), _placebo(nursery, nursery.base)
+        "formed", nursery.seed, blank, pair.share("mediated", mean), _placebo(nursery, nursery.base)
     )
 
 

@@ -15,6 +15,7 @@ from circuitlapse.cli.calibrate import calibrate
 from circuitlapse.cli.checkpoints import experiment_from, run_name
 from circuitlapse.cli.console import console_of
 from circuitlapse.cli.export import export
+from circuitlapse.cli.plant import plant
 from circuitlapse.cli.progress import watch
 from circuitlapse.cli.show import show
 from circuitlapse.cli.summary import print_estimates, print_summary
@@ -39,6 +40,7 @@ app = typer.Typer(
 app.add_typer(export, name="export")
 app.add_typer(tasks, name="tasks")
 app.command()(calibrate)
+app.command()(plant)
 app.command()(show)
 app.command()(survey)
 app.command("try")(try_prompt)

@@ -75,8 +75,9 @@ def parameter_groups(
         return "recruited_heads" if component in recruited_heads else "other_heads"
 
     def of_piece(piece: Piece) -> Group:
-        group, *others = {of_component(owner) for owner in piece.sharers or (piece.component,)}
-        return "shared" if others else group
+        owners = piece.sharers or (piece.component,)
+        found: set[Group] = {of_component(owner) for owner in owners}
+        return found.pop() if len(found) == 1 else "shared"
 
     grouped: dict[Group, list[Piece]] = {group: [] for group in GROUPS}
     for piece in pieces:
