@@ -298,7 +298,8 @@ def _verdict(last: int, shares: bool) -> Verdict:
             else Estimate(value=0.02, low=-0.05, high=0.09),
             "shares": given if shares else dict.fromkeys(CAUSES),
             "preconditions": [
-                Precondition(name="The base does the old task", holds=True,
+                Precondition(name="The base does the old task", holds=True, table="behaviour",
+                         where={"task": "ioi2", "split": "test", "step": 0},
                              detail="accuracy among names 0.99, at least 0.98 asked"),
                 Precondition(name="The base does not do the new task", holds=True,
                              detail="accuracy among names 0.37, within 0.25 to 0.50"),

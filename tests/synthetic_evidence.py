@@ -116,7 +116,9 @@ class EvidenceRows:
                         distance = 0.0 if step == 0 else abs(self.random.gauss(0.3, 0.2))
                         rows.append({
                             **seed, "step": step, "task": task, "node": node, "layer": layer,
-                            "head": head, "role": now, "attends": io if now != "none" else "",
+                            "head": head, "role": now,
+                            "since": turn if now != role and step >= turn else 0,
+                            "attends": io if now != "none" else "",
                             "attention": 0.6, "copying": 0.8, "suppressing": 0.1, "previous": 0.0,
                             "duplicate": 0.1, "induction": 0.0,
                             "q_reads": "m0", "q_share": 0.4, "k_reads": "input", "k_share": 0.3,
