@@ -107,7 +107,8 @@ class Run:
     def seed(self) -> int:
         """The fine-tuning seed that is shown by default: the first that came to something."""
         seeds = self.experiment.finetune.seeds
-        if not self._store.record("tables/nodes.parquet"):
+        # Where there is nothing to choose, no table is read and hashed for every model and score.
+        if len(seeds) == 1 or not self._store.record("tables/nodes.parquet"):
             return seeds[0]
         there = set(self.table("nodes")["finetune_seed"])
         return next((seed for seed in seeds if seed in there), seeds[0])

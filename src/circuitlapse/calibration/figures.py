@@ -8,7 +8,7 @@ import torch
 
 from circuitlapse.attribution import node_effects
 from circuitlapse.compare import used_threshold
-from circuitlapse.compare.fates import used
+from circuitlapse.compare.fates import corrected_confidence, used
 from circuitlapse.models import Model, behaviour, logit_differences
 from circuitlapse.records.nodes import head_of
 from circuitlapse.tasks import PromptPairs, get_task, tokenize
@@ -60,7 +60,7 @@ def old_heads(model: Model, task: str, n: int) -> tuple[str, ...]:
         differences.append((clean - corrupt).double().numpy())
         effects.append(node_effects(model, pairs)[:, columns].double().numpy())
     threshold = used_threshold(np.mean(differences, axis=0))
-    in_use = used(np.mean(effects, axis=0), threshold, 1 - 0.05 / len(columns))
+    in_use = used(np.mean(effects, axis=0), threshold, corrected_confidence(len(columns)))
     return tuple(nodes[i] for i, is_used in zip(columns, in_use, strict=True) if is_used)
 
 

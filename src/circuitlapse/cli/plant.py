@@ -16,8 +16,6 @@ from circuitlapse.records import replacing
 if TYPE_CHECKING:
     from circuitlapse.calibration import Planted
 
-OLD, NEW = "ioi2", "ioi3"
-
 
 def plant(
     kind: Annotated[
@@ -53,6 +51,8 @@ def write_planted(found: "Planted", out: Path) -> None:
     Raises:
         CircuitlapseError: If it exists.
     """
+    from circuitlapse.calibration.nursery import NEW, OLD
+
     _refuse_existing(out)
     about = asdict(found)
     with replacing(out) as draft:

@@ -146,7 +146,8 @@ def _judged(
     gain = causes.gain
     if gain.low == gain.value == gain.high == 0:
         return decision("no_gain", "The two models answer every prompt of the new task alike.")
-    if any(name.startswith(OLD_TASK_DONE) for name in failed):
+    own = (check for run in runs for check in run.preconditions)
+    if any(check.name == OLD_TASK_DONE and not check.holds for check in own):
         return decision("undetermined", unmet)
     bounds = _gain_bounds(causes)
     if absent := [said for rise, least, said in bounds if rise.high <= least]:

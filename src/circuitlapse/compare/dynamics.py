@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from circuitlapse.compare.fates import corrected_confidence
 from circuitlapse.compare.noise import p_value
 from circuitlapse.compare.permutations import draw_permutations, relabel
 from circuitlapse.compare.similarity import SIMILARITIES
@@ -93,7 +94,7 @@ def head_dynamics(
     cuts, reductions = best_cuts(means)
     rng = np.random.default_rng(seed)
     null = np.stack([best_cuts(means[rng.permutation(n_steps)])[1] for _ in range(repeats)])
-    confidence = 1 - 0.05 / n_heads
+    confidence = corrected_confidence(n_heads)
     similarity = SIMILARITIES["pearson"](means.T, np.broadcast_to(behaviour, means.T.shape))
     rows = []
     for i, head in enumerate(heads):
