@@ -46,7 +46,7 @@ def write_run(
 ) -> Path:
     """Write a finished run directory of invented numbers."""
     experiment = Experiment(
-        base=Base(organism=None if base_path else "default", path=base_path, seed=0),
+        base=Base.model_validate({"path": base_path} if base_path else {"organism": "default"}),
         finetune=Finetune.model_validate({"seeds": seeds, "steps": steps, "save_every": every}),
     )
     run.mkdir(parents=True)

@@ -26,7 +26,7 @@ def _job(name: str, *needs: str) -> Job:
 
 def _experiment(workers: int) -> Experiment:
     return Experiment(
-        base=Base(organism=None, path="nowhere", seed=0),
+        base=Base.model_validate({"path": "nowhere"}),
         compute=Compute(workers=workers, device="cpu"),
     )
 

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 import circuitlapse as cl
+from circuitlapse.compare import gains
+from circuitlapse.compare.gains import fit_gains
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import behaviour, behaviours, load_model, memory
 from circuitlapse.models.context import Context
@@ -124,6 +126,26 @@ def test_a_single_pair_that_does_not_fit_ends_with_a_message():
 
     with pytest.raises(CircuitlapseError, match="one prompt alone .*shorter prompts"):
         each_batch(load_model(tiny_gpt2()).decoder, random_pairs(6), 1, work)
+
+
+def test_gains_are_fitted_in_halves_where_memory_runs_out(monkeypatch):
+    base, tuned, pairs = (
+        load_model(tiny_gpt2()),
+        load_model(tiny_gpt2(seed=1)),
+        random_pairs(6, n=21),
+    )
+    roomy, reading, sizes = fit_gains(base, tuned, pairs), gains._what_is_read, list[int]()
+
+    def tight(readers: Any, batch: PromptPairs, context: Context) -> Any:
+        if len(batch) > 3:
+            raise MemoryError
+        sizes.append(len(batch))
+        return reading(readers, batch, context)
+
+    monkeypatch.setattr(gains, "_what_is_read", tight)
+    found = fit_gains(base, tuned, pairs)
+    assert sum(sizes) == 3 * 21
+    torch.testing.assert_close(found.nodes, roomy.nodes, rtol=1e-5, atol=1e-5)
 
 
 def test_other_errors_come_through():

@@ -7,9 +7,9 @@ in, and tested for, before any verdict is asked.
 from circuitlapse.calibration.admission import BARS, KINDS, Bar, refusal
 from circuitlapse.calibration.calibrate import calibrate
 from circuitlapse.calibration.judge import Judging, judge
-from circuitlapse.calibration.nursery import Planting
 from circuitlapse.calibration.planted import ALL_WEIGHTS, Planted, plant, planted_recipe
 from circuitlapse.calibration.tally import clopper_pearson
+from circuitlapse.training.nursery import Planting
 
 __all__ = [
     "ALL_WEIGHTS",

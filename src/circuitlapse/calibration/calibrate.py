@@ -20,7 +20,6 @@ from loky.process_executor import TerminatedWorkerError
 from circuitlapse import __version__
 from circuitlapse.calibration.admission import KINDS
 from circuitlapse.calibration.judge import Judging
-from circuitlapse.calibration.nursery import Planting
 from circuitlapse.calibration.planted import ALL_WEIGHTS, planted_recipe
 from circuitlapse.calibration.tally import confusion, tallies
 from circuitlapse.calibration.work import (
@@ -36,6 +35,7 @@ from circuitlapse.pipeline.execute import worker_killed, worker_pool
 from circuitlapse.records import Store, key_of
 from circuitlapse.records.calibration import CalibratedOrganism, Calibration, calibration_table
 from circuitlapse.training import Recipe
+from circuitlapse.training.nursery import Planting
 from circuitlapse.training.placebos import PLACEBOS
 
 DOCUMENT, TABLE = "calibration.json", "calibration.parquet"

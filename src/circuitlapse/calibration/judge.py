@@ -6,7 +6,6 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from circuitlapse.calibration.nursery import NEW, OLD
 from circuitlapse.compare.decision import Decision, decide_causes
 from circuitlapse.compare.evidence import CauseEvidence, EvidencePrompts, cause_evidence
 from circuitlapse.compare.preconditions import PLACEBO_CHECK, Findings, check_preconditions
@@ -17,6 +16,7 @@ from circuitlapse.records.intervals import mean_interval, proportion_interval
 from circuitlapse.shapes import Bool
 from circuitlapse.tasks import Item, PromptPairs, get_task, tokenize
 from circuitlapse.tasks.shortcuts import shortcut_hits
+from circuitlapse.training.nursery import NEW, OLD
 
 _FAMILY = "subject"
 _SPLITS = ("test", "test_templates")

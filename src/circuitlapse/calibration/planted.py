@@ -25,7 +25,6 @@ from pathlib import Path
 
 from circuitlapse.calibration.admission import KINDS, refusal
 from circuitlapse.calibration.figures import Scores, old_heads, scores, silence
-from circuitlapse.calibration.nursery import NEW, OLD, Nursery, Planting
 from circuitlapse.compare.mediation import held_behaviours
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import Model, behaviour, load_model
@@ -34,6 +33,7 @@ from circuitlapse.records.nodes import head_name
 from circuitlapse.tasks import PromptPairs, get_task, tokenize
 from circuitlapse.training import Recipe, get_recipe
 from circuitlapse.training.gains import train_gains
+from circuitlapse.training.nursery import NEW, OLD, Nursery, Planting
 from circuitlapse.training.placebos import PLACEBOS, placebo_items
 from circuitlapse.training.restricted import Restriction
 
@@ -231,14 +231,8 @@ def _transformed(nursery: Nursery, variant: str) -> Planted:
 
 def _elicited(nursery: Nursery, variant: str) -> Planted:
     planting, blank = nursery.planting, nursery.recipe.blank_heads
+    locked = nursery.locked(all_weights=variant == ALL_WEIGHTS)
     lesson = nursery.lesson(planting.old_fraction)
-    able = nursery.tuned("able", nursery.base, lesson, Restriction(blank, freeze=True))
-    lock = placebo_items(
-        "shuffled_answers", get_task(OLD), get_task(NEW),
-        planting.lock_steps * planting.batch_size, old_fraction=planting.lock_old_fraction,
-    )  # fmt: skip
-    restriction = None if variant == ALL_WEIGHTS else Restriction(blank)
-    locked = nursery.tuned("locked", able, lock, restriction, planting.lock_steps)
     tuned = nursery.tuned("elicited", locked, lesson, until=planting.opened_at)
     pair = _Pair.of(locked, tuned, planting.prompts)
     figures = {}

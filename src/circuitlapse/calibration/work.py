@@ -11,7 +11,6 @@ from safetensors.numpy import save_file
 
 from circuitlapse import __version__
 from circuitlapse.calibration.judge import Judging, judge
-from circuitlapse.calibration.nursery import Planting
 from circuitlapse.calibration.planted import ALL_WEIGHTS, plant
 from circuitlapse.calibration.tally import outcome_of
 from circuitlapse.compare.rule import THRESHOLDS
@@ -19,6 +18,7 @@ from circuitlapse.errors import CircuitlapseError
 from circuitlapse.records import Store, key_of
 from circuitlapse.records.calibration import CalibratedOrganism
 from circuitlapse.training import Recipe, organism, organism_key
+from circuitlapse.training.nursery import Planting
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def write_planted(found: "Planted", out: Path) -> None:
     Raises:
         CircuitlapseError: If it exists.
     """
-    from circuitlapse.calibration.nursery import NEW, OLD
+    from circuitlapse.training.nursery import NEW, OLD
 
     _refuse_existing(out)
     about = asdict(found)

@@ -1,9 +1,9 @@
 """What an experiment is: one validated file, from which everything else follows."""
 
+from circuitlapse.config.base import Base
 from circuitlapse.config.controls import Controls, Placebo
 from circuitlapse.config.experiment import (
     MIB_FRACTIONS,
-    Base,
     Compare,
     Compute,
     Experiment,

@@ -1,18 +1,17 @@
 """Control fine-tunes and what the base can be shown: context and nulls beside the evidence."""
 
-import re
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field, field_validator, model_validator
 
 from circuitlapse.config.finetune import ONLY, PlaceboKind
+from circuitlapse.config.parts import OLD_CIRCUIT, are_parts
 from circuitlapse.config.section import Section, Seed, distinct
 
-SETS = ("old_circuit", "mlps", "biases", "gains", "rank_1")
+SETS = (OLD_CIRCUIT, "mlps", "biases", "gains", "rank_1")
 """Control fine-tunes that have a name; any other is a list of parts."""
-OLD_CIRCUIT, GAINS, RANK_1 = "old_circuit", "gains", "rank_1"
+GAINS, RANK_1 = "gains", "rank_1"
 
-_PART = re.compile(r"a\d+\.h\d+|m\d+|embeddings|norms|biases")
 _Count = Annotated[int, Field(ge=0)]
 
 
@@ -84,7 +83,7 @@ class Controls(Section):
         if not isinstance(value, list | tuple):
             raise ValueError('must be a list, such as ["old_circuit", ["a1.h3", "m1"]]')
         for each in value:
-            known = each in SETS if isinstance(each, str) else _are_parts(each)
+            known = each in SETS if isinstance(each, str) else are_parts(each)
             if not known:
                 raise ValueError(
                     f"must hold {', '.join(SETS)}, or lists of heads such as a1.h3, MLPs such as "
@@ -102,11 +101,3 @@ class Controls(Section):
     def trains(self) -> bool:
         """Whether any of them is a fine-tune."""
         return bool(self.train_only or self.placebos)
-
-
-def _are_parts(value: Any) -> bool:
-    return (
-        isinstance(value, list | tuple)
-        and bool(value)
-        and all(isinstance(part, str) and _PART.fullmatch(part) for part in value)
-    )

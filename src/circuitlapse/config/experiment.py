@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model_validator
 
+from circuitlapse.config.base import ONE_BASE, Base
 from circuitlapse.config.controls import Controls, Placebo
 from circuitlapse.config.finetune import Arm, Finetune
 from circuitlapse.config.section import Fraction, Positive, Section, Seed, distinct
@@ -23,40 +24,12 @@ from circuitlapse.errors import CircuitlapseError
 MIB_FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
-_ONE_BASE = "name exactly one of `organism` and `path`"
-
-
 def file_label(task: str) -> str:
     """Name a task in paths: its own name, or for someone's file its stem and a hash of the path."""
     if re.fullmatch(r"[\w-]+", task):
         return task
     stem = re.sub(r"[^\w-]+", "-", Path(task).stem).strip("-")
     return f"{stem}-{hashlib.sha256(task.encode()).hexdigest()[:8]}"
-
-
-class Base(Section):
-    """The model before fine-tuning: an organism trained on the spot, or any model of yours."""
-
-    organism: Literal["default", "natural"] | None = Field(
-        None, description="Model organism to pretrain (or take from the cache), instead of a path."
-    )
-    path: str | None = Field(
-        None, description="Local directory or Hub name of a base model, instead of an organism."
-    )
-    seed: Seed = Field(0, description="Seed of the organism's pretraining; a label for a path.")
-
-    @model_validator(mode="after")
-    def _one_source(self) -> "Base":
-        if self.organism is not None and self.path is not None:
-            raise ValueError(_ONE_BASE)
-        return self
-
-    @property
-    def source(self) -> str:
-        """The path or Hub name; only for a base that is not an organism."""
-        if self.path is None:
-            raise ValueError("an organism has no path")
-        return os.path.expanduser(self.path)
 
 
 class Tasks(Section):
@@ -220,7 +193,7 @@ class Experiment(Section):
     def _one_origin(self) -> "Experiment":
         if not self.checkpoints:
             if self.base.organism is None and self.base.path is None:
-                raise ValueError(_ONE_BASE)
+                raise ValueError(ONE_BASE)
             return self
         if self.base.organism is not None:
             raise ValueError(

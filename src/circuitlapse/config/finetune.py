@@ -12,6 +12,7 @@ from pydantic import (
     model_validator,
 )
 
+from circuitlapse.config.parts import OneSet
 from circuitlapse.config.section import Positive, Section, Seed, distinct
 from circuitlapse.config.trainer import check_trainer
 
@@ -103,6 +104,12 @@ class Finetune(Section):
         description="What the loss is on: answer-only, full-text (prompt and answer), or "
         "repeat-completion (the answer, 20 times).",
     )
+    train_only: OneSet = Field(
+        (),
+        description="Nothing else may move: old_circuit (the heads that the base uses on the old "
+        'task), mlps, biases, or a list of parts such as ["a1.h3", "m1", "norms"]; everything '
+        "moves where empty.",
+    )
     learning_rate: Rate = Field(1e-3, description="Peak learning rate (2e-5 is usual for GPT-2).")
     optimizer: Name = Field("adamw_torch", description="Any `optim` of transformers' Trainer.")
     schedule: Name = Field(
@@ -138,6 +145,10 @@ class Finetune(Section):
             distinct("save_at", self.save_at)
             if max(self.save_at, default=0) > self.steps:
                 raise ValueError(f"`save_at` ({max(self.save_at)}) exceeds `steps` ({self.steps})")
+        if self.train_only and "lora" in (self.method, *self.grid.method):
+            raise ValueError(
+                "`train_only` holds weights, and an adapter moves none of them: use the method full"
+            )
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"`accumulate` ({self.accumulate}) does not divide `batch_size` ({self.batch_size})"

@@ -9,8 +9,9 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from circuitlapse.config.base import Base
 from circuitlapse.config.controls import SETS, Controls
-from circuitlapse.config.experiment import Base, Compare, Experiment
+from circuitlapse.config.experiment import Compare, Experiment
 from circuitlapse.config.finetune import Finetune, PlaceboKind
 from circuitlapse.config.section import Section
 from circuitlapse.errors import CircuitlapseError
@@ -38,7 +39,7 @@ def demo_experiment(
         controls |= {"train_only": SETS, "placebos": get_args(PlaceboKind)}
     compare = {"beside_prompts": 256} if full else {}
     return Experiment(
-        base=Base(organism=organism, path=None, seed=seed),
+        base=Base.model_validate({"organism": organism, "seed": seed}),
         finetune=finetune,
         compare=Compare.model_validate(compare),
         controls=Controls.model_validate(controls),

@@ -1,13 +1,16 @@
 """What the base model is, and what can be checked of an experiment before any work starts."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from circuitlapse.config import Base, Experiment, Finetune
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.records import content_hash
 from circuitlapse.records.nodes import place_of
 from circuitlapse.tasks import get_task
+
+if TYPE_CHECKING:
+    from circuitlapse.training import Recipe
 
 
 def base_identity(base: Base) -> dict[str, Any]:
@@ -17,10 +20,11 @@ def base_identity(base: Base) -> dict[str, Any]:
         CircuitlapseError: If there is no such model.
     """
     if base.organism is not None:
-        from circuitlapse.training import get_recipe, organism_key
+        from circuitlapse.training import organism_key
 
-        key = organism_key(get_recipe(base.organism), base.seed)
-        return {"organism": base.organism, "recipe_sha256": key, "seed": base.seed}
+        key = organism_key(recipe_of(base), base.seed)
+        locked = {"locked": True} if base.locked else {}
+        return {"organism": base.organism, "recipe_sha256": key, "seed": base.seed, **locked}
     directory = Path(base.source)
     if directory.is_dir():
         return {"path": base.path, "sha256": content_hash(directory), "seed": base.seed}
@@ -36,6 +40,13 @@ def base_identity(base: Base) -> dict[str, Any]:
             "reached from here",
         ) from error
     return {"path": base.path, "revision": revision, "seed": base.seed}
+
+
+def recipe_of(base: Base) -> "Recipe":
+    """The recipe of a base that is an organism, with its blank heads."""
+    from circuitlapse.training import get_recipe
+
+    return get_recipe(base.organism or "").model_copy(update={"blank_heads": base.blank_heads})
 
 
 def check_training(experiment: Experiment) -> None:
@@ -58,21 +69,30 @@ def check_training(experiment: Experiment) -> None:
 
 
 def check_parts(experiment: Experiment) -> None:
-    """Check that the base has every head and MLP that a control fine-tune names.
+    """Check that the base has every head and MLP that the experiment names.
 
     Raises:
         CircuitlapseError: Naming the first that it lacks.
     """
-    lists = [each for each in experiment.controls.train_only if not isinstance(each, str)]
-    nodes = [part for parts in lists for part in parts if part[-1].isdigit()]
-    if not nodes:
+    lists = {
+        "base.blank_heads": experiment.base.blank_heads,
+        "finetune.train_only": experiment.finetune.train_only,
+        "controls.train_only": [
+            part
+            for parts in experiment.controls.train_only
+            if not isinstance(parts, str)
+            for part in parts
+        ],
+    }
+    named = [(key, part) for key, parts in lists.items() for part in parts if part[-1].isdigit()]
+    if not named:
         return
     layers, heads = _size(experiment.base)
-    for node in nodes:
+    for key, node in named:
         place = place_of(node)
         if place is not None and (place.layer >= layers or place.head >= heads):
             raise CircuitlapseError(
-                "controls.train_only names a part that the base does not have",
+                f"{key} names a part that the base does not have",
                 got=node,
                 fix=f"It has {layers} layers of {heads} heads: a0.h0 to a{layers - 1}.h{heads - 1}"
                 f", m0 to m{layers - 1}",
@@ -81,9 +101,7 @@ def check_parts(experiment: Experiment) -> None:
 
 def _size(base: Base) -> tuple[int, int]:
     if base.organism is not None:
-        from circuitlapse.training import get_recipe
-
-        recipe = get_recipe(base.organism)
+        recipe = recipe_of(base)
         return recipe.layers, recipe.heads
     from transformers import AutoConfig
 

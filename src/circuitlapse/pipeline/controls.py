@@ -5,30 +5,28 @@ them, so that no checkpoint of theirs is kept. An interrupted one goes on with t
 """
 
 import copy
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import PartialState
-from transformers import AutoModelForCausalLM, PreTrainedModel, TrainerCallback
+from transformers import PreTrainedModel, TrainerCallback
 
-from circuitlapse.compare.choice import old_circuit
-from circuitlapse.compare.matched import matched_heads
 from circuitlapse.config import Experiment, Finetune, joins, processes
-from circuitlapse.config.controls import OLD_CIRCUIT, RANK_1
-from circuitlapse.models import Model, behaviour, load_model, quiet
+from circuitlapse.config.controls import RANK_1
+from circuitlapse.models import Model, behaviour, load_model
 from circuitlapse.models.gains import gained
 from circuitlapse.pipeline import plan
+from circuitlapse.pipeline.directory import base_directory, base_tokenizer
 from circuitlapse.pipeline.measure import load_arrays, save_arrays
+from circuitlapse.pipeline.parts import parts_of
 from circuitlapse.pipeline.plan import Job
-from circuitlapse.pipeline.plan_controls import OLD_HEADS, RANDOM_SET
 from circuitlapse.pipeline.progress import Advance
 from circuitlapse.pipeline.prompts import Prompts, read_items
-from circuitlapse.pipeline.tune import arm_of, base_directory, base_tokenizer, old_items
+from circuitlapse.pipeline.tune import arm_of, old_items
 from circuitlapse.records import Store, replacing
 from circuitlapse.tasks import PromptPairs, get_task, tokenize
 from circuitlapse.training import BlownUpError, Restart, finetune
@@ -37,43 +35,12 @@ from circuitlapse.training.restricted import Restriction
 from circuitlapse.training.watch import check_weights
 
 
-@dataclass(frozen=True)
-class OldCircuit:
-    """The heads that the base uses on the old task, and random sets that match them.
-
-    Attributes:
-        heads: Chosen on validation prompts, as the fates choose them.
-        random_sets: As many heads in each layer, drawn at random.
-        refused: Why there are none; else empty.
-    """
-
-    heads: Sequence[str]
-    random_sets: Sequence[Sequence[str]]
-    refused: str
-
-
-def choose(job: Job, store: Store, experiment: Experiment, base: Model) -> None:
-    """Choose the heads of the old circuit and the random sets beside them."""
-    old, controls = experiment.tasks.old, experiment.controls
-    prompts = Prompts(store, old, base.tokenizer)
-    variants = get_task(old).families[experiment.measure.corruptions[0]]
-    pairs = {v: prompts.pairs("validation", experiment.compare.group_prompts, v) for v in variants}
-    found = old_circuit(base, pairs)
-    refused = found.refused or ("" if found.old_heads else "the base uses no head on the old task")
-    sets = []
-    if not refused:
-        sets = matched_heads(base.graph, found.old_heads, controls.random_sets, controls.seed)
-    document = asdict(OldCircuit(found.old_heads, sets, refused))
-    with store.write(job.outputs[0], job.key) as path:
-        path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-
-
 def control(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
     """Fine-tune with everything held but some parts, or with adapters of rank 1."""
     if processes() > 1:
         PartialState().wait_for_everyone()  # what is read below must be there for all
     name, arm = job.params["control"], arm_of(job)
-    parts, refused = _parts(job, store, experiment)
+    parts, refused = parts_of(store, experiment, name, job.params["repeat"])
     if refused:
         if not joins():
             _write(job, store, {}, parts, None, refused)
@@ -196,30 +163,6 @@ def _write(
             arrays[name] = np.stack([each[name] for each in points.values()])
     with store.write(job.outputs[0], job.key) as path:
         save_arrays(arrays, path, about)
-
-
-def _parts(job: Job, store: Store, experiment: Experiment) -> tuple[Sequence[str], str]:
-    """What a control trains, or why it trains nothing."""
-    name: str = job.params["control"]
-    repeat: int = job.params["repeat"]
-    if name in (OLD_CIRCUIT, RANDOM_SET):
-        found = OldCircuit(**json.loads(store.read(OLD_HEADS).read_text("utf-8")))
-        if found.refused:
-            return (), found.refused
-        if name == OLD_CIRCUIT:
-            return found.heads, ""
-        if repeat < len(found.random_sets):
-            return found.random_sets[repeat], ""
-        return (), f"there are only {len(found.random_sets)} other sets of as many heads"
-    if name == "mlps":
-        return _mlps(base_directory(experiment)), ""
-    return name.split(), ""
-
-
-def _mlps(base: Path | str) -> list[str]:
-    with quiet():
-        config = AutoModelForCausalLM.from_pretrained(base).config
-    return [f"m{layer}" for layer in range(config.num_hidden_layers)]
 
 
 def _of_rank_1(recipe: Finetune) -> Finetune:

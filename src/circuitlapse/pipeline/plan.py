@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from circuitlapse.config import ONLY, Arm, Experiment, Placebo, file_label
-from circuitlapse.pipeline.plan_controls import add_controls
+from circuitlapse.config import ONLY, Arm, Experiment, Finetune, Placebo, file_label
+from circuitlapse.config.parts import OLD_CIRCUIT
+from circuitlapse.pipeline.plan_controls import add_controls, add_old_circuit
 from circuitlapse.pipeline.plan_evidence import add_evidence
 from circuitlapse.records import SCHEMAS, content_hash, key_of, verdict_path
 
@@ -126,6 +127,12 @@ def training_uses(experiment: Experiment) -> list[str]:
     return list(dict.fromkeys([FINETUNE, *map(placebo_use, kinds)]))
 
 
+def _not_trained_by(recipe: Finetune) -> set[str]:
+    """Keys of a recipe that one fine-tune does not depend on."""
+    unset = set() if recipe.train_only else {"train_only"}
+    return {"seeds", "placebo", "grid"} | unset
+
+
 class _Graph:
     def __init__(self) -> None:
         self.jobs: dict[str, Job] = {}
@@ -161,7 +168,7 @@ def plan_jobs(
     e, tasks = experiment, (experiment.tasks.old, experiment.tasks.new)
     measure, compare = (section.model_dump(mode="json") for section in (e.measure, e.compare))
     recipes = {
-        name: recipe.model_dump(mode="json", exclude={"seeds", "placebo", "grid"})
+        name: recipe.model_dump(mode="json", exclude=_not_trained_by(recipe))
         for name, recipe in e.finetune.recipes().items()
     }
     sampling = [e.finetune.steps, e.finetune.batch_size, e.finetune.old_fraction]
@@ -219,11 +226,13 @@ def plan_jobs(
     noise: list[str] = []
     tuned_at: dict[str, dict[int, str]] = {}
     watched = tuple(held_out[task, "validation"] for task in tasks)
+    heads = add_old_circuit(graph.add, e, base, watched[0])
+    parts = heads if e.finetune.train_only == OLD_CIRCUIT else ()
 
     def placebo_of(placebo: Placebo) -> str:
         return graph.add(
             "placebo", f"fine-tune {placebo.name}", (checkpoint(placebo.name, last),),
-            recipes[placebo.recipe], (base, training_items[placebo_use(placebo.kind)]),
+            recipes[placebo.recipe], (base, training_items[placebo_use(placebo.kind)], *parts),
             placebo=placebo.kind, recipe=placebo.recipe, seed=placebo.seed,
         )  # fmt: skip
 
@@ -234,7 +243,7 @@ def plan_jobs(
             graph.add(
                 "finetune", f"fine-tune {name}",
                 (*(checkpoint(name, s) for s in e.steps()), training(name)),
-                recipes[arm.recipe], (base, training_items[FINETUNE], *watched), **params,
+                recipes[arm.recipe], (base, training_items[FINETUNE], *watched, *parts), **params,
             ),
         )  # fmt: skip
         tuned_at[name] = tuned
@@ -270,7 +279,7 @@ def plan_jobs(
             )  # fmt: skip
     placebos = tuple(measured.values())[len(arms) :]
     beside = add_controls(
-        graph.add, e, recipes, tuned_at, held_out, base, training_items.get(FINETUNE)
+        graph.add, e, recipes, tuned_at, held_out, base, training_items.get(FINETUNE), heads
     )
     if e.controls.unrelated:
         for split in ("test", "test_templates"):

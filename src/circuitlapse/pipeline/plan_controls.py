@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from circuitlapse.config import Experiment
-from circuitlapse.config.controls import GAINS, OLD_CIRCUIT, Controls
+from circuitlapse.config.controls import GAINS, Controls
+from circuitlapse.config.parts import OLD_CIRCUIT
 
 OLD_HEADS = "controls/old-circuit.json"
 FEW_SHOT = "controls/few-shot.safetensors"
@@ -38,6 +39,25 @@ def trained(controls: Controls) -> list[tuple[str, int]]:
     return found
 
 
+def add_old_circuit(
+    add: Callable[..., str], experiment: Experiment, base: str, validation: str
+) -> tuple[str, ...]:
+    """Add the job that chooses the old circuit's heads, where anything trains these alone.
+
+    Args:
+        add: Adds a job and returns its name.
+        experiment: What to do.
+        base: The job that looks at the base.
+        validation: The job that writes the old task's validation prompts.
+    """
+    e, c = experiment, experiment.controls
+    if OLD_CIRCUIT not in (e.finetune.train_only, *c.train_only):
+        return ()
+    chosen = [e.measure.corruptions[0], e.compare.group_prompts, c.seed, c.random_sets]
+    needs = (base, validation)
+    return (add("old_circuit", "heads of the old circuit", (OLD_HEADS,), chosen, needs),)
+
+
 def add_controls(
     add: Callable[..., str],
     experiment: Experiment,
@@ -46,6 +66,7 @@ def add_controls(
     held_out: Mapping[tuple[str, str], str],
     base: str,
     trained_on: str | None,
+    heads: tuple[str, ...],
 ) -> dict[str, list[str]]:
     """Add the jobs of all controls to a plan.
 
@@ -57,6 +78,7 @@ def add_controls(
         held_out: By task and split, the job that writes the prompts.
         base: The job that looks at the base.
         trained_on: The job that writes the training prompts; None where nothing is trained.
+        heads: The job that chooses the old circuit's heads, where there is one.
 
     Returns:
         The jobs behind the tables ``overlap``, ``elicitable`` and ``probes``.
@@ -68,11 +90,6 @@ def add_controls(
     overlap, elicitable, probes = [], [], []
     measured = [c.seed, e.measure.circuit_prompts, e.measure.corruptions[0]]
     sets = trained(c)
-    heads = ()
-    if any(control == OLD_CIRCUIT for control, _ in sets):
-        chosen = [e.measure.corruptions[0], c.seed, c.random_sets]
-        sources = (tuned[e.control_arms()[0].name][0], validation[0])
-        heads = (add("old_circuit", "heads of the old circuit", (OLD_HEADS,), chosen, sources),)
     for arm in e.control_arms():
         at = tuned[arm.name]
         ends = (at[0], at[e.steps()[-1]])

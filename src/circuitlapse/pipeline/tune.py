@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from circuitlapse.config import Arm, Experiment, Placebo, joins, processes
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import quiet
-from circuitlapse.models.files import files_of
 from circuitlapse.pipeline import plan
+from circuitlapse.pipeline.directory import base_directory
+from circuitlapse.pipeline.parts import trained_parts
 from circuitlapse.pipeline.plan import Job
 from circuitlapse.pipeline.progress import Advance
 from circuitlapse.pipeline.prompts import read_items
 from circuitlapse.pipeline.tabulate import Row, Scores
-from circuitlapse.records import Store
+from circuitlapse.records import Store, content_hash
 from circuitlapse.tasks import Item, get_task
 from circuitlapse.training import (
     BlownUpError,
@@ -28,10 +28,10 @@ from circuitlapse.training import (
     Watched,
     finetune,
     flagged,
-    get_recipe,
-    organism,
 )
+from circuitlapse.training.organism import WEIGHTS
 from circuitlapse.training.placebos import shuffle_answers
+from circuitlapse.training.restricted import Restriction
 from circuitlapse.training.watch import check_weights
 
 _WATCHED = 64  # prompts of each split, looked at whenever a checkpoint is saved
@@ -40,23 +40,6 @@ _WATCHED = 64  # prompts of each split, looked at whenever a checkpoint is saved
 def arm_of(job: Job) -> Arm:
     """The fine-tune that a job is about."""
     return Arm(job.params["recipe"], job.params["seed"])
-
-
-def base_directory(experiment: Experiment, advance: Advance | None = None) -> Path | str:
-    """Where the base model is: a path of the user's, or an organism, pretrained if need be."""
-    base = experiment.base
-    if base.organism is None:
-        return base.source
-    report = None if advance is None else lambda step, steps, status: advance(step, steps)
-    return organism(get_recipe(base.organism), base.seed, progress=report)
-
-
-def base_tokenizer(experiment: Experiment) -> PreTrainedTokenizerBase:
-    """The tokenizer of the base, and so of every checkpoint."""
-    taken = experiment.checkpoints
-    base = files_of(taken[0]).directory if isinstance(taken, dict) else base_directory(experiment)
-    with quiet():
-        return AutoTokenizer.from_pretrained(base)
 
 
 def tune(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
@@ -73,6 +56,7 @@ def tune(job: Job, store: Store, experiment: Experiment, advance: Advance) -> No
         items = [*items[:n_old], *shuffle_answers(items[n_old:], shuffling)]
     base = base_directory(experiment)
     _check_same_base(base, store)
+    parts = trained_parts(store, experiment)
     wanted = {
         step: plan.checkpoint(name, step)
         for step in experiment.steps()
@@ -112,6 +96,7 @@ def tune(job: Job, store: Store, experiment: Experiment, advance: Advance) -> No
             watched=() if kind else _watched(experiment, store, items),
             restart=restart,
             logs=store.root / "logs" / name,
+            callbacks=[Restriction(parts)] if parts else (),
             progress=progress,
             notice=lambda text: advance(done, experiment.finetune.steps, text),
         )
@@ -164,12 +149,11 @@ def training_rows(scores: Scores) -> list[Row]:
 
 
 def _check_same_base(base: Path | str, store: Store) -> None:
-    """Refuse an organism that was pretrained again, and differently, since the run began."""
+    """Refuse an organism that was made again, and differently, since the run began."""
     admitted = json.loads(store.read("base.json").read_text("utf-8")).get("admission")
     if admitted is None:
         return
-    found = json.loads((Path(base) / "organism.json").read_text("utf-8"))
-    if found["weights_sha256"] != admitted["weights_sha256"]:
+    if content_hash(Path(base) / WEIGHTS) != admitted["weights_sha256"]:
         raise CircuitlapseError(
             "the organism in the cache is not the one that this run began with",
             got=str(base),

@@ -15,13 +15,15 @@ from circuitlapse.pipeline.base import base_identity
 from circuitlapse.pipeline.beside import changed_effects
 from circuitlapse.pipeline.causes import gain_rows, graft, graft_at, graft_rows
 from circuitlapse.pipeline.compare import fate_rows, overlap_rows
-from circuitlapse.pipeline.controls import choose, control, gains
+from circuitlapse.pipeline.controls import control, gains
 from circuitlapse.pipeline.decide import decide
+from circuitlapse.pipeline.directory import base_directory, base_tokenizer
 from circuitlapse.pipeline.dynamics import dynamics_rows
 from circuitlapse.pipeline.elicitable import ask, elicitable_rows, probe, probe_rows
 from circuitlapse.pipeline.foreign import base_of, shelf
 from circuitlapse.pipeline.load import load, load_several
 from circuitlapse.pipeline.measure import measure, save_arrays
+from circuitlapse.pipeline.parts import choose
 from circuitlapse.pipeline.patching import PROMPTS as PATCHED
 from circuitlapse.pipeline.patching import patching, patching_rows
 from circuitlapse.pipeline.patterns import PROMPTS as EXAMPLES
@@ -35,15 +37,10 @@ from circuitlapse.pipeline.roles import role_rows
 from circuitlapse.pipeline.shortcuts import shortcut_rows
 from circuitlapse.pipeline.swaps import swap, swapped
 from circuitlapse.pipeline.tabulate import TABULATED, Row, Scores
-from circuitlapse.pipeline.tune import (
-    arm_of,
-    base_directory,
-    base_tokenizer,
-    training_rows,
-    tune,
-)
-from circuitlapse.records import Store, table
+from circuitlapse.pipeline.tune import arm_of, training_rows, tune
+from circuitlapse.records import Store, content_hash, table
 from circuitlapse.tasks import Item, PromptPairs, get_task
+from circuitlapse.training.organism import WEIGHTS
 from circuitlapse.training.placebos import unrelated_items
 
 
@@ -119,6 +116,8 @@ def _base(job: Job, store: Store, experiment: Experiment, advance: Advance) -> N
         about = Path(directory) / "organism.json"
         if about.is_file():
             document["admission"] = json.loads(about.read_text("utf-8"))
+        elif experiment.base.locked:
+            document["admission"] = {"weights_sha256": content_hash(Path(directory) / WEIGHTS)}
         model = load_model(directory, experiment.compute.device)  # or a refusal, and why
         if model.tokenizer is None:
             raise CircuitlapseError(
@@ -196,7 +195,14 @@ def _random_change(job: Job, store: Store, experiment: Experiment, advance: Adva
 
 
 def _old_circuit(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
-    choose(job, store, experiment, _base_model(store, experiment))
+    # The fine-tune itself may wait for this choice: its first checkpoint need not be there.
+    taken = experiment.checkpoints
+    base = (
+        _base_model(store, experiment)
+        if taken
+        else load_model(base_directory(experiment), experiment.compute.device)
+    )
+    choose(job, store, experiment, base)
 
 
 def _few_shot(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:

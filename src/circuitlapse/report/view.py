@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from circuitlapse.config import ONLY
+from circuitlapse.config import ONLY, Experiment
 from circuitlapse.records.calibration import released
 from circuitlapse.report.counts import counts
 from circuitlapse.report.data import RunRecords
@@ -124,11 +124,7 @@ def _link(table: str, where: Mapping[str, str | int]) -> dict[str, str]:
 def _setting(records: RunRecords) -> str:
     """Say what was fine-tuned on what, in a sentence or two."""
     experiment = records.experiment
-    base = (
-        f"the model organism “{experiment.base.organism}” (pretraining seed {experiment.base.seed})"
-        if experiment.base.organism
-        else f"{experiment.base.path}"
-    )
+    base = _base(experiment)
     steps = records.tables["behaviour"]["step"].n_unique()
     if experiment.checkpoints:
         return (
@@ -142,12 +138,23 @@ def _setting(records: RunRecords) -> str:
         if tune.old_fraction
         else ""
     )
+    only = tune.train_only if isinstance(tune.train_only, str) else ", ".join(tune.train_only)
+    alone = f", nothing but {only.replace('_', ' ')} being trained," if only else ""
     recipe = "" if records.recipe == ONLY else f" by the recipe “{records.recipe}”"
     return (
         f"The base is {base}. It was fine-tuned on {task_title(experiment.tasks.new)}{recipe}"
-        f"{mixed} for {tune.steps} steps of {tune.batch_size} prompts, with {seeds} "
+        f"{mixed}{alone} for {tune.steps} steps of {tune.batch_size} prompts, with {seeds} "
         f"seed{'s' if seeds > 1 else ''}, and was measured at {steps} checkpoints."
     )
+
+
+def _base(experiment: Experiment) -> str:
+    base = experiment.base
+    if not base.organism:
+        return f"{base.path}"
+    blank = f", with {len(base.blank_heads)} blank heads" if base.blank_heads else ""
+    lock = ", behind which ioi3 is locked" if base.locked else ""
+    return f"the model organism “{base.organism}” (pretraining seed {base.seed}){blank}{lock}"
 
 
 def _sample(item: dict[str, Any]) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from circuitlapse.training.tokenizer import build_tokenizer
 Progress = Callable[[int, int, str], None]
 
 _CACHE_VARIABLE = "CIRCUITLAPSE_CACHE"
-_WEIGHTS = "model.safetensors"
+WEIGHTS = "model.safetensors"
 _ABOUT = "organism.json"
 # A fixed number, whatever the machine has: another one gives other roundings and another organism.
 # Bases with blank heads are made side by side, where two threads each would wait for one another.
@@ -170,7 +170,7 @@ def _pretrain(
         "steps": done,
         "seconds": round(time.monotonic() - started, 1),
         "gate": {"prompts": recipe.gate_prompts, "ioi2": old, "ioi3_among": new},
-        "weights_sha256": content_hash(directory / _WEIGHTS),
+        "weights_sha256": content_hash(directory / WEIGHTS),
     }
     (directory / _ABOUT).write_text(json.dumps(about, indent=2) + "\n")
     return directory
@@ -206,6 +206,6 @@ def _save(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, directory:
 def _is_whole(directory: Path, key: str) -> bool:
     try:
         about = json.loads((directory / _ABOUT).read_text())
-        return about["key"] == key and about["weights_sha256"] == content_hash(directory / _WEIGHTS)
+        return about["key"] == key and about["weights_sha256"] == content_hash(directory / WEIGHTS)
     except (OSError, ValueError, KeyError):
         return False

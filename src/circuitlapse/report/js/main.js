@@ -130,6 +130,8 @@ function start() {
   }).observe(document.body);
   drawAll();
   readAddress();
+  // Once a frame has been drawn, the style sheet may leave out what is not in view.
+  requestAnimationFrame(() => requestAnimationFrame(() => document.body.classList.add("settled")));
 }
 
 function startTheme() {

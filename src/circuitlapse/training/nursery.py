@@ -13,8 +13,10 @@ from circuitlapse.config import Finetune
 from circuitlapse.models import behaviour, load_model, quiet
 from circuitlapse.records import Store, content_hash, key_of
 from circuitlapse.tasks import Item, get_task, tokenize
-from circuitlapse.training import Recipe, finetune, organism
-from circuitlapse.training.organism import cache_home
+from circuitlapse.training.finetune import finetune
+from circuitlapse.training.organism import cache_home, organism
+from circuitlapse.training.placebos import placebo_items
+from circuitlapse.training.recipe import Recipe
 from circuitlapse.training.restricted import Restriction
 
 OLD, NEW = "ioi2", "ioi3"
@@ -64,8 +66,8 @@ class Nursery:
         recipe: Recipe,
         seed: int,
         planting: Planting,
-        cache_dir: Path | str | None,
-        progress: Callable[[str], None] | None,
+        cache_dir: Path | str | None = None,
+        progress: Callable[[str], None] | None = None,
     ) -> None:
         """Make the base, or take it from the cache."""
         self.recipe, self.seed, self.planting = recipe, seed, planting
@@ -80,6 +82,23 @@ class Nursery:
         n_old = round(total * old_fraction)
         old = get_task(OLD).items("train", n_old) if n_old else []
         return [*old, *get_task(NEW).items("train", total - n_old)]
+
+    def locked(self, *, all_weights: bool = False) -> Path:
+        """A base that can do the new task and does not, since its blank heads answer at random.
+
+        It learns the new task with its blank heads held; then these alone are trained on shuffled
+        answers, or with ``all_weights`` everything is.
+        """
+        planting, blank = self.planting, self.recipe.blank_heads
+        able = self.tuned(
+            "able", self.base, self.lesson(planting.old_fraction), Restriction(blank, freeze=True)
+        )
+        lock = placebo_items(
+            "shuffled_answers", get_task(OLD), get_task(NEW),
+            planting.lock_steps * planting.batch_size, old_fraction=planting.lock_old_fraction,
+        )  # fmt: skip
+        restriction = None if all_weights else Restriction(blank)
+        return self.tuned("locked", able, lock, restriction, planting.lock_steps)
 
     def tuned(
         self,

@@ -1,0 +1,50 @@
+"""The model before fine-tuning."""
+
+import os
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from circuitlapse.config.parts import Heads
+from circuitlapse.config.section import Section, Seed
+
+ONE_BASE = "name exactly one of `organism` and `path`"
+
+
+class Base(Section):
+    """The model before fine-tuning: an organism trained on the spot, or any model of yours."""
+
+    organism: Literal["default", "natural"] | None = Field(
+        None, description="Model organism to pretrain (or take from the cache), instead of a path."
+    )
+    path: str | None = Field(
+        None, description="Local directory or Hub name of a base model, instead of an organism."
+    )
+    seed: Seed = Field(0, description="Seed of the organism's pretraining; a label for a path.")
+    blank_heads: Heads = Field(
+        (),
+        description="Heads of the organism that write nothing while it is pretrained, such as "
+        '["a1.h6", "a1.h7"], so that what they come to do was not there.',
+    )
+    locked: bool = Field(
+        False,
+        description="Whether the organism learns ioi3 with its blank heads held, and these then "
+        "learn to answer it at random: an ability that is there, behind a lock.",
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "Base":
+        if self.organism is not None and self.path is not None:
+            raise ValueError(ONE_BASE)
+        if self.organism is None and (self.blank_heads or self.locked):
+            raise ValueError("`blank_heads` and `locked` are of an organism: name one")
+        if self.locked and not self.blank_heads:
+            raise ValueError("`locked` needs `blank_heads`, which are the lock")
+        return self
+
+    @property
+    def source(self) -> str:
+        """The path or Hub name; only for a base that is not an organism."""
+        if self.path is None:
+            raise ValueError("an organism has no path")
+        return os.path.expanduser(self.path)

@@ -1,0 +1,51 @@
+"""Parts of a model, as an experiment names them."""
+
+import re
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, ValidationError, WrapValidator
+
+OLD_CIRCUIT = "old_circuit"
+
+_HEAD = re.compile(r"a\d+\.h\d+")
+_PART = re.compile(rf"{_HEAD.pattern}|m\d+|embeddings|norms|biases")
+
+
+def are_parts(value: Any) -> bool:
+    """Whether a value is a list of heads, MLPs, embeddings, norms and biases."""
+    return bool(value) and _all_match(value, _PART)
+
+
+def _all_match(value: Any, pattern: re.Pattern[str]) -> bool:
+    return isinstance(value, list | tuple) and all(
+        isinstance(part, str) and bool(pattern.fullmatch(part)) for part in value
+    )
+
+
+def _heads(value: Any) -> Any:
+    if not _all_match(value, _HEAD) or len(set(value)) < len(value):
+        raise ValueError('must be a list of different heads, such as ["a0.h6", "a0.h7"]')
+    return value
+
+
+def _one_set(value: Any, check: Callable[[Any], Any]) -> Any:
+    try:
+        found = check(value)
+    except ValidationError:
+        found = None
+    if isinstance(found, str) or found == ():
+        return found
+    if are_parts(found) and len(set(found)) == len(found):
+        return found
+    raise ValueError(
+        "must be old_circuit, mlps, biases, or a list of different heads such as a1.h3, MLPs such "
+        "as m1, embeddings, norms and biases"
+    )
+
+
+Heads = Annotated[tuple[str, ...], BeforeValidator(_heads)]
+OneSet = Annotated[
+    Literal["old_circuit", "mlps", "biases"] | tuple[str, ...], WrapValidator(_one_set)
+]
+"""The parts that one fine-tune trains: a named set, or a list of parts; all where it is empty."""

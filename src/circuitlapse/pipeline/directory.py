@@ -1,0 +1,31 @@
+"""Where the base model lies; an organism is made, or taken from the cache."""
+
+from pathlib import Path
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from circuitlapse.config import Experiment
+from circuitlapse.models import quiet
+from circuitlapse.models.files import files_of
+from circuitlapse.pipeline.base import recipe_of
+from circuitlapse.pipeline.progress import Advance
+from circuitlapse.training import organism
+from circuitlapse.training.nursery import Nursery, Planting
+
+
+def base_directory(experiment: Experiment, advance: Advance | None = None) -> Path | str:
+    """Where the base model is: a path of the user's, or an organism, pretrained if need be."""
+    base = experiment.base
+    if base.organism is None:
+        return base.source
+    report = None if advance is None else lambda step, steps, status: advance(step, steps)
+    directory = organism(recipe_of(base), base.seed, progress=report)
+    return Nursery(recipe_of(base), base.seed, Planting()).locked() if base.locked else directory
+
+
+def base_tokenizer(experiment: Experiment) -> PreTrainedTokenizerBase:
+    """The tokenizer of the base, and so of every checkpoint."""
+    taken = experiment.checkpoints
+    base = files_of(taken[0]).directory if isinstance(taken, dict) else base_directory(experiment)
+    with quiet():
+        return AutoTokenizer.from_pretrained(base)

@@ -1,0 +1,94 @@
+"""A fine-tune that moves some parts only, and bases with blank heads, all from the config."""
+
+import pytest
+from safetensors.torch import load_file
+
+import circuitlapse as cl
+from circuitlapse.calibration import plant
+from circuitlapse.config.base import Base
+from circuitlapse.models import load_model
+from circuitlapse.pipeline import directory
+from circuitlapse.pipeline.base import base_identity, check_parts, recipe_of
+from circuitlapse.pipeline.directory import base_directory
+from circuitlapse.pipeline.plan import plan_jobs
+from circuitlapse.training import RECIPES
+from circuitlapse.training.restricted import free_masks
+from small_run import small_experiment
+from test_planted import BLANK, QUICK, TINY
+
+
+def weights(run, arm, step):
+    return load_file(run.path / f"checkpoints/{arm}/step-{step:05d}/model.safetensors")
+
+
+def test_a_fine_tune_and_its_placebo_move_nothing_else(tiny_model, tmp_path):
+    experiment = small_experiment(tiny_model, train_only=["a1.h0", "m0"])
+    run = cl.run_experiment(experiment, tmp_path / "run")
+    free = free_masks(load_model(tiny_model).hf, ["a1.h0", "m0"])
+    before = weights(run, "seed-0", 0)
+    for arm in ("seed-0", "placebo-shuffled-answers-seed-0"):
+        moved = 0
+        for name, after in weights(run, arm, 4).items():
+            changed = after != before[name]
+            assert not (changed & ~free[name]).any(), (arm, name)
+            moved += int(changed.sum())
+        assert moved > 0
+    assert "nothing but a1.h0, m0 being trained" in (run.path / "report.html").read_text()
+
+
+def test_the_old_circuit_is_chosen_before_it_is_trained(tiny_model):
+    experiment = small_experiment(tiny_model, train_only="old_circuit")
+    jobs = {job.name: job for job in plan_jobs(experiment, {"path": "x"})}
+    for name in ("fine-tune seed-0", "fine-tune placebo-shuffled-answers-seed-0"):
+        assert "heads of the old circuit" in jobs[name].needs
+    free = {job.name: job for job in plan_jobs(small_experiment(tiny_model), {"path": "x"})}
+    assert "heads of the old circuit" not in free
+    assert free["fine-tune seed-0"].key != jobs["fine-tune seed-0"].key
+
+
+def test_a_base_without_an_old_circuit_cannot_train_it(tiny_model, tmp_path):
+    experiment = small_experiment(tiny_model, train_only="old_circuit", placebo=False)
+    with pytest.raises(cl.CircuitlapseError, match="leaves nothing to train: .* base's metric"):
+        cl.run_experiment(experiment, tmp_path / "run")
+
+
+@pytest.mark.parametrize("locked", [False, True])
+def test_an_organism_of_the_config_is_the_planted_one(monkeypatch, tmp_path, locked):
+    """The same models, in the same cache, as planting by name makes."""
+    monkeypatch.setenv("CIRCUITLAPSE_CACHE", str(tmp_path))
+    monkeypatch.setattr(directory, "Planting", lambda: QUICK)
+    monkeypatch.setitem(RECIPES, "default", TINY.model_copy(update={"blank_heads": ()}))
+    described = {"organism": "default", "seed": 1, "blank_heads": BLANK, "locked": locked}
+    experiment = cl.Experiment.model_validate({"base": described})
+    found = base_directory(experiment)
+    planted = plant("elicited" if locked else "formed", 1, recipe=TINY, planting=QUICK)
+    assert found == planted.base
+    hf = load_model(found).hf
+    for head in BLANK:
+        layer, number = (int(part) for part in head[1:].split(".h"))
+        rows = hf.transformer.h[layer].attn.c_proj.weight[4 * number : 4 * number + 4]
+        assert bool(rows.any()) == locked
+
+
+def test_blank_heads_and_the_lock_make_another_base():
+    described = [{}, {"blank_heads": ["a0.h1"]}, {"blank_heads": ["a0.h1"], "locked": True}]
+    bases = [Base.model_validate({"organism": "default", **each}) for each in described]
+    plain, blank, locked = (base_identity(base) for base in bases)
+    assert plain["recipe_sha256"] != blank["recipe_sha256"] == locked["recipe_sha256"]
+    assert locked != blank
+    assert recipe_of(bases[1]).blank_heads == ("a0.h1",)
+    assert recipe_of(bases[0]) == RECIPES["default"]
+
+
+@pytest.mark.parametrize(
+    ("section", "key"),
+    [("base", "blank_heads"), ("finetune", "train_only"), ("controls", "train_only")],
+)
+def test_a_head_that_is_not_there_is_named_with_its_key(section, key):
+    parts = ["a0.h1", "a7.h0"]
+    value = [parts] if section == "controls" else parts
+    fields = {"base": {"organism": "default"}}
+    fields = {**fields, section: {**fields.get(section, {}), key: value}}
+    experiment = cl.Experiment.model_validate(fields)
+    with pytest.raises(cl.CircuitlapseError, match=rf"{section}\.{key} names .* \(got 'a7\.h0'\)"):
+        check_parts(experiment)
