@@ -1,5 +1,7 @@
 """A fine-tune that moves some parts only, and bases with blank heads, all from the config."""
 
+from typing import Any
+
 import pytest
 from safetensors.torch import load_file
 
@@ -63,7 +65,7 @@ def test_an_organism_of_the_config_is_the_planted_one(monkeypatch, tmp_path, loc
     found = base_directory(experiment)
     planted = plant("elicited" if locked else "formed", 1, recipe=TINY, planting=QUICK)
     assert found == planted.base
-    hf = load_model(found).hf
+    hf: Any = load_model(found).hf
     for head in BLANK:
         layer, number = (int(part) for part in head[1:].split(".h"))
         rows = hf.transformer.h[layer].attn.c_proj.weight[4 * number : 4 * number + 4]

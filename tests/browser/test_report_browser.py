@@ -151,7 +151,7 @@ def test_a_head_of_no_great_effect_shows_the_base_and_the_last_checkpoint(opened
     page = opened(f"step=16&head={head}", path=build_report(run))
     titles = page.locator("#pattern-chart .panel-title")
     assert titles.all_text_contents() == ["Base", "Step 24"]
-    assert "at step 16 is not on the page" in page.inner_text("#pattern-absent")
+    assert "at step 16 is not on the page" in page.text_content("#pattern-absent")
     base, now = (
         page.eval_on_selector_all(f"#pattern-chart svg:nth-of-type({n}) rect", FILLS)
         for n in (1, 2)

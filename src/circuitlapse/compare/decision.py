@@ -28,7 +28,7 @@ all of them, and support in more than half.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from circuitlapse.compare import thresholds
@@ -77,6 +77,7 @@ class Decision:
         scope: What it speaks about.
         causes: The shares, of all fine-tunes together.
         checks: What the label needs and whether it holds: preconditions, then support.
+        each: Of several fine-tunes, the decision on every one by itself.
     """
 
     label: Label
@@ -84,6 +85,7 @@ class Decision:
     scope: str
     causes: Causes
     checks: list[Precondition]
+    each: Sequence["Decision"] = ()
 
 
 def decide_causes(
@@ -104,9 +106,10 @@ def decide_causes(
     if len(runs) == 1:
         return _judged(pooled, runs, "this run")
     names = names or [f"run {number}" for number in range(1, len(runs) + 1)]
-    if len(runs) >= thresholds.POOLED_SEEDS:
-        return _judged(pooled, runs, f"fine-tunes like these {len(runs)}", names)
     each = [decide_causes([run], seed=seed, repeats=repeats) for run in runs]
+    if len(runs) >= thresholds.POOLED_SEEDS:
+        decision = _judged(pooled, runs, f"fine-tunes like these {len(runs)}", names)
+        return replace(decision, each=each)
     labels: set[Label] = {decision.label for decision in each}
     listed = "; ".join(
         f"{name}, {one.label}: {one.reason}" for name, one in zip(names, each, strict=True)
@@ -119,6 +122,7 @@ def decide_causes(
         checks=[
             check for name, one in zip(names, each, strict=True) for check in _of(name, one.checks)
         ],
+        each=each,
     )
 
 

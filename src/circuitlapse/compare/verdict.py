@@ -40,10 +40,7 @@ def build_verdict(
     names = [f"seed {number}" for number in runs]
     decision = decide_causes(list(runs.values()), seed=seed, repeats=repeats, names=names)
     several = len(runs) > 1
-    alone = {
-        number: decide_causes([run], seed=seed, repeats=repeats)
-        for number, run in (runs.items() if several else ())
-    }
+    alone = dict(zip(runs, decision.each, strict=True)) if several else {}
     return Verdict(
         label=decision.label,
         reason=decision.reason if grouped else f"{decision.reason} {NO_GROUPS}",

@@ -31,7 +31,7 @@ def _heads(value: Any) -> Any:
 
 def _one_set(value: Any, check: Callable[[Any], Any]) -> Any:
     try:
-        found = check(value)
+        found: Any = check(value)
     except ValidationError:
         found = None
     if isinstance(found, str) or found == ():
