@@ -1,5 +1,6 @@
 """A fine-tune that moves some parts only, and bases with blank heads, all from the config."""
 
+import json
 from typing import Any
 
 import pytest
@@ -9,10 +10,11 @@ import circuitlapse as cl
 from circuitlapse.calibration import plant
 from circuitlapse.config.base import Base
 from circuitlapse.models import load_model
-from circuitlapse.pipeline import directory
+from circuitlapse.pipeline import directory, tune
 from circuitlapse.pipeline.base import base_identity, check_parts, recipe_of
 from circuitlapse.pipeline.directory import base_directory
 from circuitlapse.pipeline.plan import plan_jobs
+from circuitlapse.records import Store, content_hash
 from circuitlapse.training import RECIPES
 from circuitlapse.training.restricted import free_masks
 from small_run import small_experiment
@@ -70,6 +72,19 @@ def test_an_organism_of_the_config_is_the_planted_one(monkeypatch, tmp_path, loc
         layer, number = (int(part) for part in head[1:].split(".h"))
         rows = hf.transformer.h[layer].attn.c_proj.weight[4 * number : 4 * number + 4]
         assert bool(rows.any()) == locked
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_an_organism_that_was_made_anew_and_otherwise_is_refused(tiny_model, tmp_path, same):
+    digest = content_hash(tiny_model / "model.safetensors") if same else "0" * 64
+    store = Store(tmp_path)
+    with store.write("base.json", "key") as path:
+        path.write_text(json.dumps({"admission": {"weights_sha256": digest}}))
+    if same:
+        tune._check_same_base(tiny_model, store)
+        return
+    with pytest.raises(cl.CircuitlapseError, match=r"not the one that this run .* another --out"):
+        tune._check_same_base(tiny_model, store)
 
 
 def test_blank_heads_and_the_lock_make_another_base():
