@@ -248,6 +248,9 @@ def plan_jobs(
         )  # fmt: skip
         tuned_at[name] = tuned
         tunes += () if taken else (tuned[last],)
+        # Jobs are begun in this order, and these take longest: other work goes on beside them.
+        for table, jobs in add_evidence(graph.add, e, arm, tuned, held_out).items():
+            causes[table] = (*causes.get(table, ()), *jobs)
         for step in e.steps():
             for task in tasks:
                 measure_at(name, step, task, tuned[step])
@@ -263,8 +266,6 @@ def plan_jobs(
                     arm=name, step=step, placebo=False,
                 )
             )  # fmt: skip
-        for table, jobs in add_evidence(graph.add, e, arm, tuned, held_out).items():
-            causes[table] = (*causes.get(table, ()), *jobs)
     arms = tuple(measured.values())
     for placebo in (each for recipe in recipes for each in e.placebos(recipe)):
         for task in tasks:
