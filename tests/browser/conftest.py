@@ -93,7 +93,7 @@ def axe() -> "Callable[[Page], list]":
 
     def look(page: "Page") -> list:
         page.evaluate(source.read_text(encoding="utf-8"))  # the page's policy lets no script in
-        page.evaluate("document.body.classList.remove('settled')")  # what is out of view, too
+        page.wait_for_selector("body:not(.moving)")
         found = page.evaluate("axe.run()")
         assert len(found["passes"]) > 10
         return [

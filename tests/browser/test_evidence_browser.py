@@ -202,6 +202,7 @@ def test_the_evidence_fits_the_window(opened, screenshots, page_path, width):
     assert page.evaluate("document.documentElement.scrollWidth") == width
     for part in ("#placebo + .wide", "#head-tables", "#now"):  # nothing of them is cut off
         assert page.eval_on_selector(part, "e => e.scrollWidth <= e.clientWidth"), part
+    page.wait_for_selector("body:not(.moving)")
     page.screenshot(path=screenshots / f"evidence-{width}.png", full_page=True)
 
 

@@ -219,6 +219,20 @@ def test_a_claim_leads_to_the_rows_behind_it(opened):
     assert page.locator("#fates").evaluate("e => e === document.activeElement")
 
 
+def test_what_is_out_of_view_is_left_out_only_while_the_slider_moves(opened):
+    page = opened("step=0")
+    assert page.locator("body.moving").count() == 0
+    page.focus("#slider")
+    page.keyboard.press("ArrowRight")
+    assert page.locator("body.moving").count() == 1
+    shown = "getComputedStyle(document.querySelector('#lens-chart')).contentVisibility"
+    assert page.evaluate(shown) == "auto"
+    before = page.evaluate("document.body.scrollHeight")
+    page.wait_for_selector("body:not(.moving)")
+    assert page.evaluate(shown) == "visible"
+    assert page.evaluate("document.body.scrollHeight") == before
+
+
 def test_the_largest_run_is_small_quick_and_smooth(opened, large_report, screenshots):
     assert large_report.stat().st_size < 5_000_000
     page = opened("step=0&head=5.5", path=large_report)
@@ -265,4 +279,5 @@ def test_the_largest_run_is_small_quick_and_smooth(opened, large_report, screens
 def test_nothing_is_wider_than_the_window(opened, screenshots, width, scheme):
     page = opened("step=16&head=2.3", viewport={"width": width, "height": 900}, color_scheme=scheme)
     assert page.evaluate("document.documentElement.scrollWidth") == width
+    page.wait_for_selector("body:not(.moving)")
     page.screenshot(path=screenshots / f"report-{width}-{scheme}.png", full_page=True)

@@ -39,7 +39,18 @@ function drawAll() {
   drawWords();
 }
 
+// The style sheet leaves out what is not in view until the slider rests, longer than playing waits.
+let rest = null;
+let started = false; // the view that the page opens with is not a move
+function moving() {
+  if (!started) return;
+  document.body.classList.add("moving");
+  clearTimeout(rest);
+  rest = setTimeout(() => document.body.classList.remove("moving"), 400);
+}
+
 onChange((changed) => {
+  if (changed.has("step")) moving();
   for (const each of drawings) {
     if (each.redrawsOn.some((key) => changed.has(key))) each.draw();
     else {
@@ -130,8 +141,7 @@ function start() {
   }).observe(document.body);
   drawAll();
   readAddress();
-  // Once a frame has been drawn, the style sheet may leave out what is not in view.
-  requestAnimationFrame(() => requestAnimationFrame(() => document.body.classList.add("settled")));
+  started = true;
 }
 
 function startTheme() {
