@@ -212,7 +212,7 @@ def test_a_head_whose_patterns_are_left_out_offers_none(opened, tmp_path, monkey
     records = read_run(write_run(tmp_path / "run", steps=16))
     path.write_text(render_report(records), encoding="utf-8")
     page = opened("step=16&head=2.3", path=path)
-    assert "in the run\u2019s directory" in page.text_content("#pattern-chart")
+    assert "in the run\u2019s directory" in page.inner_text("#pattern-chart")
     assert page.is_hidden("[data-downloads='attention']")
 
 

@@ -151,7 +151,7 @@ def test_a_head_of_no_great_effect_shows_the_base_and_the_last_checkpoint(opened
     page = opened(f"step=16&head={head}", path=build_report(run))
     titles = page.locator("#pattern-chart .panel-title")
     assert titles.all_text_contents() == ["Base", "Step 24"]
-    assert "at step 16 is not on the page" in page.text_content("#pattern-absent")
+    assert "at step 16 is not on the page" in page.inner_text("#pattern-absent")
     base, now = (
         page.eval_on_selector_all(f"#pattern-chart svg:nth-of-type({n}) rect", FILLS)
         for n in (1, 2)
@@ -261,17 +261,15 @@ def test_the_largest_run_is_small_quick_and_smooth(opened, large_report, screens
     assert page.text_content("#step-now") == "240 of 240"
     every = sorted(time for times in passes for time in times)
     # What is slow at a step is slow in every pass; what the machine does beside it is not.
-    best = sorted(min(times) for times in zip(*passes, strict=True))
-    typical, slow = best[len(best) // 2], best[28]
+    slow = sorted(min(times) for times in zip(*passes, strict=True))[28]
     measured = (
         f"{large_report.stat().st_size / 1e6:.2f} MB, {ready:.0f} ms to open; a step "
-        f"{typical:.1f} ms, one in twenty {slow:.1f} ms, at most {every[-1]:.1f} ms"
+        f"{every[len(every) // 2]:.1f} ms, one in twenty {slow:.1f} ms, at most {every[-1]:.1f} ms"
     )
     (screenshots / "speed.txt").write_text(measured + "\n")
     assert ready < 2000, measured
-    assert typical < 50, measured
-    # No step may stand out; how near to the typical one depends on the machine.
-    assert slow < 100, measured
+    assert every[len(every) // 2] < 50, measured
+    assert slow < 50, measured
 
 
 @pytest.mark.parametrize("width", [1024, 1600])
