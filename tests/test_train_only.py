@@ -1,7 +1,6 @@
 """A fine-tune that moves some parts only, and bases with blank heads, all from the config."""
 
 import json
-from typing import Any
 
 import pytest
 from safetensors.torch import load_file
@@ -18,7 +17,7 @@ from circuitlapse.records import Store, content_hash
 from circuitlapse.training import RECIPES
 from circuitlapse.training.restricted import free_masks
 from small_run import small_experiment
-from test_planted import BLANK, QUICK, TINY
+from test_planted import BLANK, QUICK, TINY, output_rows
 
 
 def weights(run, arm, step):
@@ -67,11 +66,9 @@ def test_an_organism_of_the_config_is_the_planted_one(monkeypatch, tmp_path, loc
     found = base_directory(experiment)
     planted = plant("elicited" if locked else "formed", 1, recipe=TINY, planting=QUICK)
     assert found == planted.base
-    hf: Any = load_model(found).hf
+    hf = load_model(found).hf
     for head in BLANK:
-        layer, number = (int(part) for part in head[1:].split(".h"))
-        rows = hf.transformer.h[layer].attn.c_proj.weight[4 * number : 4 * number + 4]
-        assert bool(rows.any()) == locked
+        assert bool(output_rows(hf, head).any()) == locked
 
 
 @pytest.mark.parametrize("same", [True, False])

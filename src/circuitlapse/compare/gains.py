@@ -125,7 +125,7 @@ def _fitted(
 ) -> tuple[Float[Tensor, " nodes"], Float[Tensor, " nodes"]]:
     """Fit all gains once, layer by layer; return them and how much of the output they reproduce."""
     gains, fits = [], []
-    for layer in range(running[0].n_layers):
+    for layer in range(running[0].decoders[0].n_layers):
         for part in ("heads", "mlp"):
             products = torch.stack([getattr(batch, part)(layer) for batch in running]).sum(dim=0)
             gain, fit = _least_squares(products, non_negative)
@@ -172,7 +172,6 @@ class _Batch:
     ) -> None:
         self.context = Context(pairs.reads())
         self.decoders = (base, tuned)
-        self.n_layers = base.n_layers
         self.streams = [decoder.embed(pairs.clean) for decoder in self.decoders]
         self.z: list[Tensor] = []
         self.out: list[Tensor] = []

@@ -19,8 +19,9 @@ def base_directory(experiment: Experiment, advance: Advance | None = None) -> Pa
     if base.organism is None:
         return base.source
     report = None if advance is None else lambda step, steps, status: advance(step, steps)
-    directory = organism(recipe_of(base), base.seed, progress=report)
-    return Nursery(recipe_of(base), base.seed, Planting()).locked() if base.locked else directory
+    recipe = recipe_of(base)
+    directory = organism(recipe, base.seed, progress=report)
+    return Nursery(recipe, base.seed, Planting()).locked() if base.locked else directory
 
 
 def base_tokenizer(experiment: Experiment) -> PreTrainedTokenizerBase:

@@ -196,10 +196,9 @@ def _random_change(job: Job, store: Store, experiment: Experiment, advance: Adva
 
 def _old_circuit(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
     # The fine-tune itself may wait for this choice: its first checkpoint need not be there.
-    taken = experiment.checkpoints
     base = (
         _base_model(store, experiment)
-        if taken
+        if experiment.checkpoints
         else load_model(base_directory(experiment), experiment.compute.device)
     )
     choose(job, store, experiment, base)
