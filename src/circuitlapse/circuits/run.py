@@ -72,7 +72,7 @@ class CircuitRun:
             if mlp is not None:
                 self._put(mlp[None], self.decoder.is_last(layer))
         base = self.ablated[-1].resid_post
-        return self._inputs(base, [self.graph.logits_reader], True)[0]
+        return self._inputs(base, [self.graph.logits_reader], True)[:, 0]
 
     def _put(self, moved: Float[Tensor, "some batch pos d_model"], at_reads: bool) -> None:
         """Add the next writers; those of the last layer come only where logits are read."""
@@ -87,12 +87,13 @@ class CircuitRun:
 
     def _inputs(
         self, base: Float[Tensor, "batch pos d_model"], readers: list[int], at_reads: bool
-    ) -> Float[Tensor, "some batch pos d_model"]:
+    ) -> Float[Tensor, "batch some pos d_model"]:
         """Return the readers' inputs, given the ablated residual stream there."""
         moved = self.moved_at_reads if at_reads else self.moved
-        weights = self.weights[: self.filled, readers]
-        product = weights.T @ moved[: self.filled].flatten(1)
-        return product.view(len(readers), *base.shape).add_(base)
+        weights = self.weights[: self.filled, readers].T.expand(len(base), -1, -1)
+        # Prompt by prompt: one product with so few rows would use but one core.
+        product = torch.bmm(weights, moved[: self.filled].flatten(2).transpose(0, 1))
+        return product.unflatten(2, base.shape[1:]).add_(base[:, None])
 
     def _attention(self, layer: int) -> None:
         graph, ablated = self.graph, self.ablated[layer]
@@ -124,7 +125,7 @@ class CircuitRun:
 
     def _normed(
         self, layer: int, readers: list[int], reads: bool
-    ) -> tuple[Float[Tensor, "different rows d_model"], dict[int, int]]:
+    ) -> tuple[Float[Tensor, "batch different pos d_model"], dict[int, int]]:
         """Normalise the inputs of a layer's slots; those with the same edges have one together.
 
         Returns:
@@ -141,11 +142,11 @@ class CircuitRun:
             if any(own):
                 first.setdefault(own, reader)
         if not first:
-            return base.new_empty(0, 1, base.shape[-1]), {}
+            return base[:, None][:, :0], {}
         number = {own: index for index, own in enumerate(first)}
         which = {reader: number[own] for reader, own in edges.items() if own in number}
         inputs = self._inputs(base, list(first.values()), reads)
-        return self.decoder.attention[layer].norm(inputs).flatten(1, 2), which
+        return self.decoder.attention[layer].norm(inputs), which
 
     def _projected(
         self,
@@ -153,7 +154,7 @@ class CircuitRun:
         index: int,
         heads: list[int],
         unmoved: Float[Tensor, "batch pos every d_head"],
-        streams: tuple[Float[Tensor, "different rows d_model"], dict[int, int]],
+        streams: tuple[Float[Tensor, "batch different pos d_model"], dict[int, int]],
     ) -> Float[Tensor, "batch pos some d_head"]:
         """Return one of q, k, v of some (key-value) heads, each from its own input."""
         start = self.graph.slot_readers(layer, SLOTS[index]).start
@@ -164,12 +165,13 @@ class CircuitRun:
         chosen = [heads[place] for place in moved]
         inputs = [which[start + head] for head in chosen]
         all_weights, all_biases = self.decoder.attention[layer].slot(index)
-        weight = all_weights[chosen]
+        weight = _rows(all_weights, chosen)
         if len(set(inputs)) == 1:
-            out = normed[inputs[0]] @ weight.transpose(0, 1).flatten(1)
-            out = out.unflatten(1, (len(chosen), -1))
+            own = normed[:, inputs[0]].flatten(0, 1)
+            out = (own @ weight.transpose(0, 1).flatten(1)).unflatten(1, (len(chosen), -1))
         else:
-            out = torch.bmm(normed[inputs], weight).transpose(0, 1)
+            own = _rows(normed.transpose(0, 1), inputs).flatten(1, 2)
+            out = torch.bmm(own, weight).transpose(0, 1)
         if all_biases is not None:
             out = out + all_biases[chosen]
         out = out.unflatten(0, unmoved.shape[:2])
@@ -184,5 +186,12 @@ class CircuitRun:
             return None
         ablated = self.ablated[layer]
         reader = [self.graph.mlp_reader(layer)]
-        mid = self._inputs(ablated.resid_mid, reader, self.decoder.is_last(layer))[0]
+        mid = self._inputs(ablated.resid_mid, reader, self.decoder.is_last(layer))[:, 0]
         return self.decoder.mlp[layer](mid) - ablated.mlp_out
+
+
+def _rows(x: Float[Tensor, "all *shape"], rows: list[int]) -> Float[Tensor, "some *shape"]:
+    """Take some rows, each as one block: several times as fast as indexing with a list."""
+    if rows == list(range(len(x))):
+        return x
+    return x.index_select(0, torch.tensor(rows, device=x.device))
