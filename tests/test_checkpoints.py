@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save_file, save_model
 
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import load_model, quiet
@@ -18,7 +18,7 @@ from circuitlapse.models.files import files_of
 from circuitlapse.models.foreign import build_model, read_tensors
 from circuitlapse.models.reference import reference
 from small_checkpoints import grown, model_of, moved, save, tokenizer_of, trained
-from twins_engine import tiny
+from twins_engine import FAMILIES, tiny
 
 
 def _found(*names: object) -> dict[int, str]:
@@ -119,6 +119,34 @@ def test_a_state_dict_beside_a_config_or_without_one_is_loaded(tiny_model, tmp_p
     found = _found(tmp_path)
     assert list(found) == [8, 16]
     _same(_admitted(Path(found[8]), tiny_model)[0].hf, moved(tiny_model, 8))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_is_loaded_as_saved_and_from_a_state_dict(family, tiny_model, tmp_path):
+    """GPT-NeoX's files call its output layer otherwise than the model in memory does."""
+    tokenizer = tokenizer_of(tiny_model)
+    base = save(tiny(family, vocab_size=len(tokenizer)), tmp_path / "base", tokenizer)
+    later = save(moved(base, 8), tmp_path / "checkpoint-8", tokenizer)
+    torch.save(moved(base, 8).state_dict(), tmp_path / "step_8.bin")
+    for path in (later, tmp_path / "step_8.bin"):
+        model, notes = _admitted(path, base)
+        assert notes == []
+        _same(model.hf, moved(base, 8))
+
+
+def test_a_tied_weight_may_be_saved_under_its_other_name_alone(tiny_model, tmp_path):
+    save_model(moved(tiny_model, 8), str(tmp_path / "step_8.safetensors"))
+    assert "transformer.wte.weight" not in load_file(tmp_path / "step_8.safetensors")
+    model, notes = _admitted(tmp_path / "step_8.safetensors", tiny_model)
+    assert notes == []
+    _same(model.hf, moved(tiny_model, 8))
+
+
+def test_what_a_script_keeps_beside_its_state_dicts_is_no_checkpoint(tiny_model, tmp_path):
+    for name in ("optimizer_step_8.pt", "scheduler-step-8.pt", "rng_state_step_8.pth"):
+        torch.save({"step": torch.tensor(8)}, tmp_path / name)
+    torch.save(moved(tiny_model, 8).state_dict(), tmp_path / "model_step_8.pt")
+    assert _found(tmp_path) == {8: str(tmp_path / "model_step_8.pt")}
 
 
 def test_a_state_dict_that_would_run_code_is_refused_and_runs_none(tiny_model, tmp_path):

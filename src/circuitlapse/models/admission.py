@@ -80,17 +80,13 @@ def _check_config(files: Files, base: Reference) -> None:
 
 def _check_shapes(files: Files, found: Mapping[str, tuple[int, ...]], base: Reference) -> int:
     """Refuse other tensors than the base's; return how many rows the vocabulary has more."""
-    named: dict[str, tuple[int, ...]] = {}
     fix = "Save the plain model with save_pretrained, adapters merged and wrappers taken off"
-    for name, shape in found.items():
-        try:
-            canonical = base.canonical(name)
-        except KeyError:
-            raise CircuitlapseError(
-                f"{files.name} holds a tensor that the base does not have", got=name, fix=fix
-            ) from None
-        if canonical is not None:
-            named[canonical] = shape
+    try:
+        named = {canonical: found[name] for canonical, name in base.named(found).items()}
+    except KeyError as error:
+        raise CircuitlapseError(
+            f"{files.name} holds a tensor that the base does not have", got=error.args[0], fix=fix
+        ) from None
     missing = sorted(base.shapes.keys() - named.keys())
     if missing:
         raise CircuitlapseError(
@@ -235,11 +231,8 @@ def _check_numbers(files: Files, base: Reference) -> None:
 
 def _check_ties(files: Files, base: Reference) -> None:
     """Refuse an unembedding of its own in a model whose unembedding is the embedding."""
-    aliases = base.skeleton.state_dict().keys() - base.shapes.keys()
-    named = {base.canonical(name): name for name in files.shapes()}
-    both = [
-        named[alias] for alias in aliases if alias in named and str(alias).startswith("lm_head")
-    ]
+    named = base.named(files.shapes())
+    both = [named[alias] for alias in base.aliases if alias in named]
     if not both:
         return
     wanted = {*both, named[base.vocabulary[0]]}

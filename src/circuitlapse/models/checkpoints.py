@@ -16,6 +16,7 @@ from circuitlapse.errors import CircuitlapseError
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 _STEP = re.compile(r"(?<![a-z])(?:global[-_]?step|step|checkpoint|ckpt|iter(?:ation)?)s?[-_]?(\d+)")
+_KEPT_BESIDE = re.compile(r"optim|sched|scaler|rng")  # what training scripts save with the weights
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _SMALL = ["*.json", "*.txt", "*.model", "*.jinja"]  # configs, adapters' configs and tokenizers
 _TABLE = 'Name the step yourself in the experiment file: [checkpoints], then 8 = "path" and so on'
@@ -137,7 +138,11 @@ def _inside(directory: Path) -> list[str]:
         return [str(child) for child in trained]
     if is_checkpoint(directory):
         return []
-    return [str(child) for child in children if is_checkpoint(child)]
+    return [
+        str(child)
+        for child in children
+        if is_checkpoint(child) and not _KEPT_BESIDE.match(child.name.lower())
+    ]
 
 
 def _step_of(name: str) -> int:

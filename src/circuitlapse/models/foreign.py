@@ -57,11 +57,8 @@ def build_model(
 
 
 def _filled(files: Files, tensors: Tensors, base: Reference) -> Any:
-    config, names = copy.deepcopy(base.config), {}
-    for name in tensors:
-        canonical = base.canonical(name)
-        if canonical is not None:
-            names[canonical] = tensors[name]
+    config = copy.deepcopy(base.config)
+    names = {canonical: tensors[name] for canonical, name in base.named(tensors).items()}
     config.vocab_size = len(names[base.vocabulary[0]])
     hf, found = type(base.skeleton).from_pretrained(
         None, config=config, state_dict=names, dtype=torch.float32, output_loading_info=True

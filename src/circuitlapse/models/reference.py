@@ -1,5 +1,6 @@
 """The base model, without its weights, as the model that all checkpoints must be."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,6 +15,8 @@ from circuitlapse.models.quiet import quiet
 
 # Buffers that older versions of transformers saved among the weights.
 _BUFFERS = ("attn.bias", "attn.masked_bias", "attention.bias", "attention.masked_bias", "inv_freq")
+# GPT-NeoX's output layer, which files call by another name than transformers 5 does in memory.
+_RENAMED = (("embed_out.", "lm_head."), ("lm_head.", "embed_out."))
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,14 +69,32 @@ class Reference:
             )
         return read_tokenizer(self.files)
 
-    def canonical(self, name: str) -> str | None:
-        """A tensor's name in this model; None for a buffer, which is no weight.
+    @cached_property
+    def aliases(self) -> dict[str, str]:
+        """Further names of tied parameters, such as the output layer's: what each stands for."""
+        every = self.skeleton.state_dict(keep_vars=True)
+        own = {id(parameter): name for name, parameter in self.skeleton.named_parameters()}
+        return {name: own[id(t)] for name, t in every.items() if own.get(id(t), name) != name}
+
+    def named(self, names: Iterable[str]) -> dict[str, str]:
+        """By name in this model, what a file calls each weight; buffers are left out.
+
+        A tied parameter may be in a file under its other name only.
 
         Raises:
             KeyError: If the model has no such tensor.
         """
-        known = self.skeleton.state_dict().keys() | self.shapes.keys()
-        for each in (name, f"{self.skeleton.base_model_prefix}.{name}"):
+        found = {canonical: name for name in names if (canonical := self._canonical(name))}
+        for alias, parameter in self.aliases.items():
+            if alias in found and parameter not in found:
+                found[parameter] = found.pop(alias)
+        return found
+
+    def _canonical(self, name: str) -> str | None:
+        known = self.shapes.keys() | self.aliases.keys()
+        renamed = [there + name.removeprefix(here) for here, there in _RENAMED
+                   if name.startswith(here)]  # fmt: skip
+        for each in (name, f"{self.skeleton.base_model_prefix}.{name}", *renamed):
             if each in known:
                 return each
         if name.endswith(_BUFFERS):

@@ -61,12 +61,14 @@ def _check_same(first: Files, base: Files) -> None:
     """Refuse a checkpoint of step 0 whose weights are not the base's."""
     model = reference(base)
     admit(first, model)
-    expected = {model.canonical(name): tensor for name, tensor in base.tensors()}
+    wanted = dict(base.tensors())
+    expected = {name: wanted[each] for name, each in model.named(wanted).items()}
     same = first.kind != "adapter"
-    for name, tensor in first.tensors() if same else ():
-        wanted = expected.get(model.canonical(name))
-        if wanted is not None:
-            same &= torch.equal(tensor[: len(wanted)].float(), wanted.float())
+    ours = {each: name for name, each in model.named(first.shapes()).items()} if same else {}
+    for each, tensor in first.tensors() if same else ():
+        there = expected.get(ours.get(each, ""))
+        if there is not None:
+            same &= torch.equal(tensor[: len(there)].float(), there.float())
     if not same:
         raise CircuitlapseError(
             "the checkpoint of step 0 is not the base",
