@@ -158,6 +158,7 @@ class _Rows:
             {
                 "placebo": "placebo-old-task",
                 **self._behaviour(seed, self.steps[-1], task, split, 0.0),
+                **self._interval("rise", 0.0, 0.2),
             }
             for seed in self.seeds
             for task in FAMILIES
@@ -258,7 +259,8 @@ class _Rows:
                     }[was, now]  # fmt: skip
                     row = {
                         **seed, "step": last, "corruption": family, "node": node, "layer": layer,
-                        "head": head, "fate": fate, "since": last,
+                        "head": head, "fate": fate, "since": last, "used_from": 0.15,
+                        "base_uses": was, "still_uses": was and now,
                     }  # fmt: skip
                     for name, task, step in (
                         ("base_old", "ioi2", 0), ("base_new", "ioi3", 0),

@@ -83,6 +83,7 @@ class EvidenceRows:
                             "change_step": self.random.choice(self.steps[1:]),
                             "before": 0.2, "after": 0.2 + change,
                             **self._around("change", change), "p_value": self.random.random() ** 3,
+                            "alone": False,
                             "flipped": flipped, "flipped_in": int(flipped),
                             "with_behaviour": 0.7, "reached": None, "epoch_steps": 32,
                             **seeds_only,
@@ -98,8 +99,8 @@ class EvidenceRows:
                     **dict.fromkeys(rows[0]), **seed, "task": task, "corruption": "",
                     "kind": "behaviour", "node": "",
                     "change_step": self.steps[len(self.steps) // 2], "before": 0.1, "after": 3.9,
-                    **self._around("change", 3.8), "p_value": 0.001, "flipped": False,
-                    "flipped_in": 0, "with_behaviour": 1.0, "epoch_steps": 32,
+                    **self._around("change", 3.8), "p_value": 0.001, "alone": False,
+                    "flipped": False, "flipped_in": 0, "with_behaviour": 1.0, "epoch_steps": 32,
                     "reached": float(self.steps[-2]) if task == "ioi3" else None,
                 })  # fmt: skip
         return rows

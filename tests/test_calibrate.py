@@ -118,7 +118,9 @@ def test_other_thresholds_or_settings_judge_anew(monkeypatch):
         keys.add(replace(setup, **{field: value}).key_of(candidate))
     monkeypatch.setitem(THRESHOLDS, "MAJORITY", 0.6)
     keys.add(setup.key_of(candidate))
-    assert len(keys) == 5
+    monkeypatch.setattr(work, "judges", lambda: "other code")
+    keys.add(setup.key_of(candidate))
+    assert len(keys) == 6
 
 
 def test_locks_of_all_weights_are_judged_and_do_not_count(cache, tmp_path):

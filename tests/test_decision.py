@@ -125,6 +125,9 @@ def test_what_no_hypothesis_is_about_is_named_as_such():
     assert decision.label == "undetermined"
     assert "outside both groups of heads" in decision.reason
     assert decide(run(3, [3, 2, 0, 1, 1])).label == "mixed"
+    halved = decide(run(0, [5, 5, 0, 0, 0]))
+    assert halved.label == "undetermined"
+    assert "Whether one share is most of the gain its interval leaves open" in halved.reason
     wide = decide(run(3, [4, 3, 0, 0, 0], noise=9.0, n=40))
     assert wide.label == "undetermined"
     assert "too wide" in wide.reason

@@ -63,6 +63,18 @@ def test_steps_and_flips_are_dated_and_noise_is_not():
     assert not zero.flipped
 
 
+def test_a_change_that_leaves_one_checkpoint_alone_cannot_be_told_by_their_order():
+    effects = np.ones((12, 6, 1))
+    effects[:1] = 0.0
+    effects += np.random.default_rng(0).normal(0, 0.01, effects.shape)
+    (found,) = head_dynamics(effects, range(12), ["a0.h0"], effects.mean(axis=(1, 2)), seed=0)
+    assert found.alone
+    assert found.step == 1
+    assert found.change.low > 0.9
+    assert found.p_value > 2 / 12 - 0.05  # either end, and twelve checkpoints that may stand there
+    assert not rows(0)[0].alone
+
+
 def test_seeds_agree_where_the_same_heads_change_and_not_where_they_are_others():
     found = seed_agreement([rows(seed) for seed in range(4)], seed=0)
     assert found.value > 0.6

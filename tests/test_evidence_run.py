@@ -69,6 +69,17 @@ def test_every_sentence_points_at_rows_and_every_kind_of_evidence_has_one(run):
     }  # fmt: skip
 
 
+def test_the_heads_in_use_are_those_that_the_table_counts(run):
+    fates = run.table("fates").filter(step=4, corruption="subject")
+    (threshold,) = fates["used_from"].unique()
+    base, still = (int(fates[name].sum()) for name in ("base_uses", "still_uses"))
+    said = " ".join(each.statement for each in run.verdict.evidence)
+    assert f"(used from {threshold:.2f} logits on)" in said
+    assert f"The base uses {base} heads on" in said
+    assert f"the tuned model uses {still} of them" in said
+    assert base > 0
+
+
 def test_the_shares_are_those_of_the_table_and_sum_to_one(run):
     shares = run.verdict.shares
     assert all(shares.values())

@@ -135,6 +135,28 @@ def test_a_random_model_gets_no_verdict(finished):
     assert finished.provenance.base["sha256"]
 
 
+def test_the_figures_of_a_check_are_those_of_the_row_it_names(finished):
+    checks = {check.name: check for check in finished.verdict.preconditions}
+
+    def rows(check):
+        wanted = [pl.col(column) == value for column, value in check.where.items()]
+        return finished.table(check.table).filter(*wanted)
+
+    def written(row, name):
+        value, low, high = (row[f"{name}{end}"].item() for end in ("", "_low", "_high"))
+        return f"{value:.2f} logits [{low:.2f}, {high:.2f}]"
+
+    gain = checks["There is a gain"]
+    assert written(rows(gain), "gain") in gain.detail
+    placebo = checks["The placebo did not gain"]
+    assert written(rows(placebo), "rise") in placebo.detail
+    assert any(written(rows(placebo), "rise") in said.statement
+               for said in finished.verdict.evidence if said.table == "placebo")  # fmt: skip
+    broken = checks["The corruption breaks the old task in the base"]
+    (difference,) = (rows(broken)["clean"] - rows(broken)["corrupt"]).unique()
+    assert f"clean minus corrupt {difference:.2f} logits" in broken.detail
+
+
 def test_training_prompts_hold_no_held_out_pair(finished):
     def pairs(name):
         lines = (finished.path / "tasks" / name).read_text().splitlines()

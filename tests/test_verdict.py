@@ -276,11 +276,13 @@ ROWS = Tables(
     ],
     dynamics=[
         dated("behaviour", corruption="", change_step=64, change=4.0, change_low=3.5,
-              change_high=4.5, p_value=0.001, reached=90.4),
+              change_high=4.5, p_value=0.001, alone=False, reached=90.4),
         dated("head", "a0.h0", change_step=64, change=1.0, change_low=0.5, change_high=1.5,
-              p_value=0.01, flipped=True),
+              p_value=0.01, alone=False, flipped=True),
         dated("head", "a0.h1", change_step=32, change=0.1, change_low=-0.5, change_high=0.5,
-              p_value=0.01, flipped=False),
+              p_value=0.01, alone=False, flipped=False),
+        dated("head", "a1.h0", change_step=8, change=1.0, change_low=0.5, change_high=1.5,
+              p_value=0.07, alone=True, flipped=False),
         dated("seeds", agreement=0.6, agreement_null=0.3, agreement_p=0.02, flips=3,
               flips_null=1.2, flips_p=0.1),
     ],
@@ -295,6 +297,7 @@ def test_every_sentence_points_at_rows_of_its_table():
         **{f"{q}{e}": 0.5 for q in ("accuracy", "accuracy_among", "logit_diff")
            for e in ("", "_low", "_high")},
     }  # fmt: skip
+    rise = {"rise": 0.1, "rise_low": 0.05, "rise_high": 0.15}
     rows = [
         {**SEEDS, "step": step, "task": task, "split": split, **behaviour}
         for step in (0, 240)
@@ -304,7 +307,7 @@ def test_every_sentence_points_at_rows_of_its_table():
     at = {**names, "corruption": "subject"}
     tables = {
         "behaviour": table("behaviour", rows),
-        "placebo": table("placebo", [{"placebo": "old_task", **rows[-2]}]),
+        "placebo": table("placebo", [{"placebo": "old_task", **rows[-2], **rise}]),
         "overlap": table("overlap", [{**at, "beside": "", **asdict(row)} for row in overlaps()]),
         "fates": table("fates", [{**at, "since": 8, **asdict(row)} for row in heads().rows]),
         **{name: table(name, list(getattr(ROWS, name))) for name in
@@ -337,8 +340,8 @@ def test_the_sentences_say_what_was_measured():
         "component in the tuned model, brings 10 % [0, 20] of the gain.",
         "Gains that cannot turn a component round bring 5 % [-5, 15] of the gain.",
         "the tuned weights of the old circuit's heads (1,200 parameters) bring 60 % [50, 70] of "
-        "the gain by their Shapley value (first in 40 % [30, 50] of the gain; 20 random groups, as "
-        "large in every layer, 10 %, from 5 to 20 (p = 0.05); last in 70 % [60, 80] of the gain).",
+        "the gain by their Shapley value (first in 40 % [30, 50] of the gain; 20 random groups of "
+        "as many heads, 10 %, from 5 to 20 (p = 0.05); last in 70 % [60, 80] of the gain).",
         "There are no recruited heads.",
         "embeddings, normalisations and output biases (1,200 parameters) bring 1.20 logits "
         "[0.80, 1.60] (no share is given) by their Shapley value.",
@@ -354,8 +357,9 @@ def test_the_sentences_say_what_was_measured():
         "the heads that attend from the last token to a name and copy it are a0.h0 (new).",
         "The logit difference on ioi3 is cut best before step 64, where it changes by 4.00 logits "
         "[3.50, 4.50] (p = 0.001); 90 % of its rise are there at step 90.",
-        "On ioi3, the effects of 1 of 2 heads change in order, half of them by step 64 (from 64 to "
-        "64); the sign of a0.h0 is turned round.",
+        "On ioi3, the effects of 1 of 3 heads change in order, half of them by step 64 (from 64 to "
+        "64); in 1 the first or last checkpoint stands alone, which their order cannot tell from "
+        "chance; the sign of a0.h0 is turned round.",
         "have a rank correlation of 0.60; with heads shuffled within layers 0.30 (p = 0.020). 3 "
         "heads turn their sign in at least two seeds, shuffled 1.2 (p = 0.100).",
     ],

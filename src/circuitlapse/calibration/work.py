@@ -9,13 +9,13 @@ from pathlib import Path
 import torch
 from safetensors.numpy import save_file
 
-from circuitlapse import __version__
+import circuitlapse
 from circuitlapse.calibration.judge import Judging, judge
 from circuitlapse.calibration.planted import ALL_WEIGHTS, plant
 from circuitlapse.calibration.tally import outcome_of
 from circuitlapse.compare.rule import THRESHOLDS
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.records import Store, key_of
+from circuitlapse.records import Store, content_hash, key_of
 from circuitlapse.records.calibration import CalibratedOrganism
 from circuitlapse.training import Recipe, organism, organism_key
 from circuitlapse.training.nursery import Planting
@@ -57,8 +57,15 @@ class Setup:
 
     def key_of(self, candidate: Candidate) -> str:
         """Hash of everything that a candidate's answer depends on."""
-        how = [self.planting.model_dump(), self.judging.model_dump(), THRESHOLDS, __version__]
+        how = [self.planting.model_dump(), self.judging.model_dump(), THRESHOLDS, judges()]
         return key_of("candidate", candidate.name, self.base_of(candidate), how)
+
+
+def judges() -> str:
+    """Hash of the code that measures and judges: an answer is never taken from other code."""
+    home = Path(circuitlapse.__file__).parent
+    files = [file for name in ("compare", "calibration") for file in (home / name).glob("*.py")]
+    return key_of([content_hash(file) for file in sorted(files)])
 
 
 def read_candidate(store: Store, setup: Setup, candidate: Candidate) -> CalibratedOrganism | None:

@@ -178,8 +178,13 @@ def _judged(
         )
     widths = [share.high - share.low for share in shares.values()]
     highest = max(share.high for share in shares.values())
-    if max(widths) <= thresholds.TIGHT and highest <= thresholds.MAJORITY:
-        return decision("mixed", f"No cause has most of the gain: {shown}.")
+    if max(widths) <= thresholds.TIGHT:
+        if highest <= thresholds.MAJORITY:
+            return decision("mixed", f"No cause has most of the gain: {shown}.")
+        return decision(
+            "undetermined",
+            f"Whether one share is most of the gain its interval leaves open: {shown}.",
+        )
     return decision("undetermined", f"The intervals are too wide to name a cause: {shown}.")
 
 

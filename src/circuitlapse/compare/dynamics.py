@@ -5,7 +5,9 @@ the cut leaves the smallest sum of squares about the two means (exact search ove
 1955 poses the problem). A cut exists in any series, so three questions are asked of it:
 
 - is there an order in time at all? The reduction of the sum of squares is compared with that of the
-  best cut when the checkpoints are shuffled (permutation p-value);
+  best cut when the checkpoints are shuffled (permutation p-value). A cut that leaves one
+  checkpoint *alone* at an end looks the same whichever checkpoint stands there: its p cannot fall
+  below 2 in as many as there are checkpoints, and whether it is a change the order cannot tell;
 - is the change larger than what the prompts' differences allow? The paired difference over prompts
   of the mean after and before the cut has its interval, corrected for the number of heads;
 - do fine-tuning seeds agree? See :func:`seed_agreement`.
@@ -41,6 +43,7 @@ class HeadDynamics:
         after: Mean effect from it on.
         change: After minus before, with its interval over prompts.
         p_value: Of the order of the checkpoints.
+        alone: Whether the cut leaves one checkpoint alone.
         flipped: Whether the sign changed, beyond both intervals.
         with_behaviour: Pearson correlation of the effect with the behaviour over the checkpoints;
             None where one of them is constant.
@@ -52,6 +55,7 @@ class HeadDynamics:
     after: float
     change: Estimate
     p_value: float
+    alone: bool
     flipped: bool
     with_behaviour: float | None
 
@@ -107,6 +111,7 @@ def head_dynamics(
             HeadDynamics(
                 head, int(steps[cut]), float(sides.value[0]), float(sides.value[1]), change,
                 p_value(float(reductions[i]), null[:, i]),
+                cut in (1, n_steps - 1),
                 opposite and bool(sides.excludes_zero.all()),
                 float(similarity[i]) if np.isfinite(similarity[i]) else None,
             )

@@ -112,6 +112,9 @@ class HeadFate:
     layer: int
     head: int
     fate: Fate
+    used_from: float
+    base_uses: bool
+    still_uses: bool
     base_old: float
     base_old_low: float
     base_old_high: float
@@ -207,13 +210,19 @@ def head_fates(effects: HeadEffects, threshold: float, role_changed: Collection[
     rows = []
     for column, (name, place) in enumerate(zip(effects.heads, filter(None, places), strict=True)):
         fate = fate_of(old[column], new[column], name in role_changed)
-        rows.append(HeadFate(name, place.layer, place.head, fate, **_columns(shown, column)))
+        before, after = uses_old[column]
+        rows.append(
+            HeadFate(
+                name, place.layer, place.head, fate, threshold, before, before and after,
+                **_columns(shown, column),
+            )
+        )  # fmt: skip
     return Fates(
         rows,
         threshold,
-        tuple(row.node for row, (before, _) in zip(rows, uses_old, strict=True) if before),
+        tuple(row.node for row in rows if row.base_uses),
         tuple(row.node for row in rows if row.fate == "recruited"),
-        tuple(row.node for row, uses in zip(rows, uses_old, strict=True) if all(uses)),
+        tuple(row.node for row in rows if row.still_uses),
     )
 
 

@@ -86,13 +86,13 @@ def check_preconditions(
             name="The corruption breaks the old task in the base",
             holds=findings.old_difference.low > 0,
             detail=f"clean minus corrupt {logits(findings.old_difference)}; must be above zero",
-            **_link(context, "faithfulness", "base", "old"),
+            **_broken(context),
         ),
         Precondition(
             name="There is a gain",
             holds=gain.low > 0,
             detail=f"G {logits(gain)}; must be above zero",
-            **answered("tuned", "new"),
+            **_gained(context),
         ),
         Precondition(
             name="The new task was learnt",
@@ -122,6 +122,21 @@ def _link(
     step = 0 if model == "base" else context.step
     named = context.old if task == "old" else context.new
     return {"table": table, "where": context.where(step=step, task=named, **where)}
+
+
+def _broken(context: Context | None) -> dict[str, Any]:
+    """Name the rows that have the whole model's metric on clean and on corrupt prompts."""
+    if context is None:
+        return {}
+    return _link(context, "faithfulness", "base", "old", corruption=context.corruption)
+
+
+def _gained(context: Context | None) -> dict[str, Any]:
+    """Name the row that has G: where no head is held, all of the gain is left."""
+    if context is None:
+        return {}
+    where = context.where(step=context.step, group="all heads")
+    return {"table": "mediation", "where": where}
 
 
 def _shortcuts(

@@ -81,10 +81,7 @@ def _beside(row: Row) -> str:
     else:
         part = [round(100 * each / whole) for each in (mean, low, high)]
         shown = f"{part[0]} %, from {part[1]} to {part[2]}"
-    return (
-        f"; {row['n_random']} random groups, as large in every layer, {shown} "
-        f"(p = {row['p_value']:.2f})"
-    )
+    return f"; {row['n_random']} random groups of as many heads, {shown} (p = {row['p_value']:.2f})"
 
 
 def _gains(context: Context, rows: Sequence[Row]) -> Iterator[Evidence]:
@@ -236,6 +233,10 @@ def _dynamics(context: Context, rows: Sequence[Row]) -> Iterator[Evidence]:
                 steps = [row["change_step"] for row in dated]
                 text += f", half of them by step {median(steps):.0f}"
                 text += f" (from {min(steps)} to {max(steps)})"
+            alone = [row for row in heads if row["alone"] and row["p_value"] > LARGEST_P]
+            if alone:
+                text += f"; in {len(alone)} the first or last checkpoint stands alone, which their "
+                text += "order cannot tell from chance"
             text += f"; the sign of {', '.join(flipped) or 'none'} is turned round"
             yield _evidence(context, f"{text}.", "dynamics", **where)
         for row in _pick(rows, **{**where, "kind": "seeds"}):

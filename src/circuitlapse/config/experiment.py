@@ -104,7 +104,7 @@ class Compare(Section):
     )
     random_groups: Annotated[int, Field(ge=1)] = Field(
         20,
-        description="Random groups of heads, as large in every layer, beside patches across models "
+        description="Random groups of as many heads beside patches across models "
         "and grafts of QK and OV. The verdict's own evidence always has 39.",
     )
     beside_prompts: Annotated[int, Field(ge=8)] = Field(

@@ -94,7 +94,7 @@ def _findings(scores: Scores, arm: Arm, family: str) -> Findings:
     base_old, base_new = (scores.at(arm.name, 0, task) for task in (old, new))
     tuned_old, tuned_new = (scores.at(arm.name, last, task) for task in (old, new))
     clean, corrupt = (
-        scores.family(arm.name, 0, old, name, family) for name in ("clean", "corrupt")
+        base_old[f"faithfulness_{side}.{family}"].astype(float) for side in ("clean", "corrupt")
     )
     placebo_gain, own = None, scores.experiment.own_placebo(arm)
     if own is not None:

@@ -149,7 +149,7 @@ def _agreement(cuts: list[list[HeadDynamics]], seed: int, repeats: int) -> Agree
 
 _EMPTY: Row = dict.fromkeys(
     ("layer", "head", "change_step", "before", "after", "change", "change_low", "change_high",
-     "p_value", "flipped", "flipped_in", "with_behaviour", "reached", "agreement",
+     "p_value", "alone", "flipped", "flipped_in", "with_behaviour", "reached", "agreement",
      "agreement_null", "agreement_p", "flips", "flips_null", "flips_p")
 )  # fmt: skip
 
@@ -166,6 +166,7 @@ def _cut(cut: HeadDynamics) -> Row:
         "after": cut.after,
         **spread("change", cut.change),
         "p_value": cut.p_value,
+        "alone": cut.alone,
         "flipped": cut.flipped,
         "with_behaviour": cut.with_behaviour,
     }

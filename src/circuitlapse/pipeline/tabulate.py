@@ -123,13 +123,16 @@ def _behaviour(scores: Scores) -> list[Row]:
 
 def _placebo(scores: Scores) -> list[Row]:
     rows: list[Row] = []
+    base = {task: scores.at(scores.experiment.arms()[0].name, 0, task) for task in scores.tasks}
     for recipe in scores.experiment.finetune.recipes():
         for placebo in scores.experiment.placebos(recipe):
             for task in scores.tasks:
                 arrays = scores.at(placebo.name, scores.last, task)
                 names = {**scores.names(Arm(recipe, placebo.seed)), "step": scores.last}
-                found = behaviour_rows({**names, "task": task}, arrays)
-                rows += [{"placebo": placebo.kind, **row} for row in found]
+                for row in behaviour_rows({**names, "task": task}, arrays):
+                    metric = f"behaviour.{row['split']}.logit_diff"
+                    rise = mean_interval(arrays[metric].astype(np.float64) - base[task][metric])
+                    rows.append({"placebo": placebo.kind, **row, **spread("rise", rise)})
     return rows
 
 

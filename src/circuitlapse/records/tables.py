@@ -20,9 +20,9 @@ def _interval(name: str) -> dict[str, Any]:
     return {name: _REAL, f"{name}_low": _REAL, f"{name}_high": _REAL}
 
 
-# Random groups with as many heads in every layer, beside a group of heads: how many, the mean, the
-# smallest and the largest of their values, and the share of all groups, this one among them, that
-# reach its value. Null where there are none.
+# Random groups of as many heads, in every layer where there are enough such groups, beside a group
+# of heads: how many, the mean, the smallest and the largest of their values, and the share of all
+# groups, this one among them, that reach its value. Null where there are none.
 _RANDOM = {
     "n_random": _INT, "null_mean": _REAL, "null_low": _REAL, "null_high": _REAL, "p_value": _REAL,
 }  # fmt: skip
@@ -38,8 +38,8 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     # vocabulary, accuracy_among over the names listed in the prompt.
     "behaviour": _BEHAVIOUR,
     # The same for the placebo fine-tunes, at their last step; placebo names the kind, and
-    # finetune_seed is the placebo's own.
-    "placebo": {"placebo": _TEXT, **_BEHAVIOUR},
+    # finetune_seed is the placebo's own. rise: of the logit difference over the base's.
+    "placebo": {"placebo": _TEXT, **_BEHAVIOUR, **_interval("rise")},
     # What rules reach that need no understanding (first listed, last mentioned …), on the prompts
     # of behaviour. margin: accuracy among the candidates at the last step minus the rule's, on the
     # same prompts.
@@ -96,10 +96,13 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         "null_high": _REAL, "p_value": _REAL,
     },
     # What became of each head between the base and a step, since which step it is that without a
-    # break, and the effects that say so; of the placebos their mean.
+    # break, and the effects that say so; of the placebos their mean. used_from: the smallest effect
+    # that counts as use, in logits; base_uses, still_uses: whether the base uses the head on the
+    # old task, and whether the step's model does so, too.
     "fates": {
         **_SEEDS, "step": _INT, "corruption": _TEXT, "node": _TEXT, "layer": _INT, "head": _INT,
-        "fate": _TEXT, "since": _INT, **_interval("base_old"), **_interval("base_new"),
+        "fate": _TEXT, "since": _INT, "used_from": _REAL, "base_uses": _BOOL, "still_uses": _BOOL,
+        **_interval("base_old"), **_interval("base_new"),
         **_interval("tuned_old"), **_interval("tuned_new"), **_interval("placebo_old"),
         **_interval("placebo_new"),
     },
@@ -156,8 +159,9 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     # When things changed over the checkpoints. kind head: a head's mean effect; behaviour: the
     # task's mean logit difference; seeds: whether the fine-tuning seeds agree on the heads.
     # change_step: first checkpoint after the one cut that leaves two nearly constant pieces, before
-    # and after; p_value: of the order of the checkpoints; flipped: the sign changed, beyond both
-    # intervals; flipped_in: in how many of the recipe's seeds; with_behaviour: correlation with the
+    # and after; p_value: of the order of the checkpoints; alone: the cut leaves one checkpoint
+    # alone, of which the order cannot tell; flipped: the sign changed, beyond both intervals;
+    # flipped_in: in how many of the recipe's seeds; with_behaviour: correlation with the
     # behaviour; reached: step at which 90 % of the rise is reached, null where none is shown;
     # epoch_steps: steps in which every training item is seen once. agreement: mean rank correlation
     # of the heads' changes over pairs of seeds, flips: heads that flipped in at least two seeds,
@@ -165,7 +169,8 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     "dynamics": {
         **_SEEDS, "step": _INT, "task": _TEXT, "corruption": _TEXT, "kind": _TEXT, "node": _TEXT,
         "layer": _INT, "head": _INT, "change_step": _INT, "before": _REAL, "after": _REAL,
-        **_interval("change"), "p_value": _REAL, "flipped": _BOOL, "flipped_in": _INT,
+        **_interval("change"), "p_value": _REAL, "alone": _BOOL, "flipped": _BOOL,
+        "flipped_in": _INT,
         "with_behaviour": _REAL, "reached": _REAL, "epoch_steps": _INT,
         "agreement": _REAL, "agreement_null": _REAL, "agreement_p": _REAL,
         "flips": _INT, "flips_null": _REAL, "flips_p": _REAL,

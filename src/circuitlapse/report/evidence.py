@@ -49,15 +49,17 @@ SECTIONS: Mapping[str, Section] = {
     "mediation": Section(
         "What the activations of each group carry",
         "Gain that is left when all heads outside the group are held at the base\u2019s "
-        "activations, with 95 % intervals. Grey: random groups with as many heads in every layer, "
-        "from the smallest to the largest, and their mean. The dashed line is the whole gain.",
+        "activations, with 95 % intervals. Grey: random groups of as many heads (layer by layer "
+        "where there are enough), from the smallest to the largest, and their mean. The dashed "
+        "line is the whole gain.",
         "activations",
     ),
     "crosspatch": Section(
         "Activations put from one model into the other",
         "Gain in logits when a group\u2019s activations in the fine-tuned model enter the "
         "base\u2019s run of the same prompt, and what is lost the other way round, at one named "
-        "position or everywhere. Grey: random groups with as many heads in every layer.",
+        "position or everywhere. Grey: random groups of as many heads (layer by layer where there "
+        "are enough).",
         "activations",
     ),
     "dynamics": Section(
