@@ -1,4 +1,4 @@
-"""What finished demos say, one by one and together: their shares of the gain, and three claims.
+"""What finished demos say, one by one and together: shares of the gain, nulls, and three claims.
 
     .venv/bin/python benchmarks/demo_answer.py runs/benchmark/default-{5,6,7,8,9}
 
@@ -51,6 +51,25 @@ def shares(runs: list[cl.Run]) -> None:
     print(f"\n{together.scope}: {together.reason}\n")
 
 
+def beside_random(runs: list[cl.Run]) -> None:
+    """Print what the groups of heads do beside size-matched random heads, for every run."""
+    print("| run | heads | grafted into the gained base | alone, the others held at the base |")
+    print("|---|---|---|---|")
+    for run in runs:
+        tables = (run.table("grafts").filter(pl.col("origin") == "gained"), run.table("mediation"))
+        of = [
+            {row["group"]: row for row in each.drop_nulls("n_random").to_dicts()} for each in tables
+        ]
+        for group in of[0]:
+            cells = [
+                f"{row['share']:.2f}; random {row['null_mean'] * row['share'] / row['gain']:.2f}, "
+                f"p {row['p_value']:.2f}"
+                for row in (each[group] for each in of)
+            ]
+            print(f"| {run.path.name} | {group} | {' | '.join(cells)} |")
+    print()
+
+
 def claims(runs: list[cl.Run]) -> None:
     """Print what the three claims are about, for every run."""
     print(
@@ -99,6 +118,7 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="+", help="Directories of finished demos.")
     runs = [cl.load_run(path) for path in parser.parse_args().runs]
     shares(runs)
+    beside_random(runs)
     claims(runs)
 
 
