@@ -13,6 +13,7 @@ from circuitlapse.compare.signatures import Signatures, reads_of, role_signature
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import Graph, load_model
 from circuitlapse.models.components import component_pieces
+from circuitlapse.pipeline.roles import strongest_reads
 from handmade import handmade, handmade_pairs
 from twins_engine import random_pairs
 
@@ -146,3 +147,16 @@ def test_signatures_refuse_prompts_without_names_and_other_features(base):
     left, right = signatures(np.zeros((4, 2))), signatures(np.zeros((4, 3)))
     with pytest.raises(CircuitlapseError, match="the same heads and features"):
         compare_roles(left, right, (left, left), seed=0)
+
+
+def test_what_a_slot_reads_is_not_said_where_the_scores_are_noise():
+    graph = Graph(2, 1)
+    mean = np.zeros((len(graph.writers), len(graph.readers)))
+    query, key = (graph.slot_readers(1, slot).start for slot in ("q", "k"))
+    mean[0, [query, key]] = 3.0, 0.01
+    mean[1, query] = -1.0
+    noise = np.where(mean != 0, 0.5, 0.0)
+    found = strongest_reads(graph, mean, np.stack([mean + noise, mean - noise]))
+    assert (found["q_reads"][1], found["q_share"][1]) == ("input", 0.75)
+    assert (found["k_reads"][1], found["k_share"][1]) == ("", None)
+    assert (found["v_reads"][1], found["v_share"][1]) == ("", None)

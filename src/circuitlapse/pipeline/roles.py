@@ -137,21 +137,27 @@ class RolesOf:
 
     def _reads(self, step: int) -> dict[str, list]:
         family = self._scores.experiment.measure.corruptions[0]
-        mean = self._scores.family(self._arm.name, step, self._task, "edges", family)
-        return strongest_reads(self._scores.graph, np.abs(mean))
+        mean, halves = (
+            self._scores.family(self._arm.name, step, self._task, name, family)
+            for name in ("edges", "halves")
+        )
+        return strongest_reads(self._scores.graph, mean, halves)
 
 
-def strongest_reads(graph: Graph, sizes: np.ndarray) -> dict[str, list]:
+def strongest_reads(graph: Graph, mean: np.ndarray, halves: np.ndarray) -> dict[str, list]:
     """Name what every head's query, key and value read most.
 
     Args:
         graph: The model's graph.
-        sizes: Absolute edge scores, ``[writers, readers]``.
+        mean: Edge scores, ``[writers, readers]``.
+        halves: The same on the even and on the odd prompts, ``[2, writers, readers]``.
 
     Returns:
         ``q_reads``, ``q_share`` and so on, one entry per head: the writer with the largest share of
-        the scores into that slot, and the share; nothing where no edge has a score.
+        the absolute scores into that slot, and the share; nothing where these sum to no more than
+        the noise that the halves show, half the absolute difference of each edge's two.
     """
+    sizes, noise = np.abs(mean), np.abs(halves[0] - halves[1]) / 2
     found: dict[str, list] = {}
     for slot in SLOTS:
         columns = [
@@ -161,12 +167,15 @@ def strongest_reads(graph: Graph, sizes: np.ndarray) -> dict[str, list]:
         ]
         into = sizes[:, columns].astype(np.float64)
         total, best = into.sum(axis=0), into.argmax(axis=0)
-        shares = np.divide(into.max(axis=0), total, out=np.zeros_like(total), where=total > 0)
+        clear = total > noise[:, columns].sum(axis=0, dtype=np.float64)
         found[f"{slot}_reads"] = [
-            graph.writers[writer] if all_ > 0 else ""
-            for writer, all_ in zip(best, total, strict=True)
+            graph.writers[writer] if known else ""
+            for writer, known in zip(best, clear, strict=True)
         ]
-        found[f"{slot}_share"] = shares.tolist()
+        found[f"{slot}_share"] = [
+            float(most / whole) if known else None
+            for most, whole, known in zip(into.max(axis=0), total, clear, strict=True)
+        ]
     return found
 
 

@@ -111,7 +111,8 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     # (compare.role_names defines them); since: the step since which it is that without a break.
     # attends: the named positions with the most attention
     # (END>IO), attention: its mean. copying to induction: as in readings. q_reads and so on: the
-    # writer with the largest share of the absolute edge scores into that slot, and that share.
+    # writer with the largest share of the absolute edge scores into that slot, and that share;
+    # empty where halves of the prompts show no more than noise there.
     # distance: of the signature (attention and scores) from the base's; noise: its largest distance
     # between halves of the base's prompts and between base and placebo; changed: beyond noise and
     # minimum. features: what changed most. source: the head whose role in the base appeared here
