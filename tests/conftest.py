@@ -1,11 +1,13 @@
 """Fixtures that several test files share: a tiny real model, and the cache kept out of the way."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
+from jaxtyping import config as shapes
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from circuitlapse.training.tokenizer import build_tokenizer
@@ -22,6 +24,18 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CIRCUITLAPSE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="module")
+def unchecked() -> Iterator[None]:
+    """Whole runs without checks of shapes, which would take half of their time.
+
+    Shapes are checked where the functions have their own tests, and in one whole run
+    (test_pipeline.py).
+    """
+    shapes.update("jaxtyping_disable", True)
+    yield
+    shapes.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")

@@ -31,6 +31,8 @@ from circuitlapse.records.calibration import (
 from circuitlapse.records.documents import Estimate
 from circuitlapse.training import Recipe, Stage
 
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 TINY = Recipe(
     layers=2, heads=4, d_model=16, warmup=2, batch=4, extra_rounds=0,
     blank_heads=("a0.h1", "a1.h2"), gate_prompts=32,

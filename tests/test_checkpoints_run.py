@@ -22,6 +22,8 @@ from circuitlapse.records import Store
 from small_checkpoints import grown, moved, save, tokenizer_of, trained
 from small_run import small_experiment
 
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 
 def experiment(base: Path | None, checkpoints: Any, **measure: Any) -> cl.Experiment:
     """The small experiment of other tests, on checkpoints instead of a fine-tune."""

@@ -13,6 +13,8 @@ from circuitlapse.cli.export import export as export_app
 from circuitlapse.config import to_toml
 from small_run import small_experiment
 
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 ROOT = Path(__file__).parents[1]
 
 

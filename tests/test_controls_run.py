@@ -17,6 +17,8 @@ from circuitlapse.pipeline.plan_controls import curve
 from handmade import handmade, handmade_pairs
 from small_run import small_experiment
 
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 PLACEBO = {"placebos": ["shuffled_answers", "unrelated_text"], "placebo_seeds": [0, 3]}
 CONTROLS = {
     **PLACEBO,

@@ -18,6 +18,8 @@ from circuitlapse.pipeline.plan_evidence import grafts, grafts_at
 from found_prompts import between, found_prompts, random_model, save
 from small_run import small_experiment
 
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 STEPS = (0, 1, 2, 3, 4)
 
 

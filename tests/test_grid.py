@@ -17,6 +17,8 @@ from circuitlapse.pipeline.plan import plan_jobs
 from circuitlapse.report import read_run
 from small_run import small_experiment
 
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 
 def grid(**lists) -> Finetune:
     return Finetune.model_validate({"grid": lists})

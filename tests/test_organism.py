@@ -18,6 +18,8 @@ from circuitlapse.training.corpus import KINDS, rows
 from circuitlapse.training.organism import gate_figures, organism_key
 from circuitlapse.training.pretraining import encode
 
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 TINY = Recipe(
     layers=1, heads=2, d_model=8, warmup=2, batch=4, extra_rounds=1, extra_steps=3,
     stages=(

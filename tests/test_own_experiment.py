@@ -13,6 +13,8 @@ from circuitlapse.report.data import read_run
 from circuitlapse.tasks import Item
 from small_run import small_experiment
 
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 N = {"train": 16, "test": 24, "test_templates": 24, "validation": 12}
 
 

@@ -23,6 +23,8 @@ from circuitlapse.models.components import component_pieces
 from circuitlapse.tasks import get_task, tokenize
 from circuitlapse.training import RECIPES, Recipe, Stage, organism, organism_key
 
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 BLANK = ("a0.h1", "a1.h2")
 TINY = Recipe(
     layers=2, heads=4, d_model=16, warmup=2, batch=4, extra_rounds=0, blank_heads=BLANK,

@@ -19,6 +19,8 @@ from circuitlapse.training.restricted import free_masks
 from small_run import small_experiment
 from test_planted import BLANK, QUICK, TINY, output_rows
 
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 
 def weights(run, arm, step):
     return load_file(run.path / f"checkpoints/{arm}/step-{step:05d}/model.safetensors")

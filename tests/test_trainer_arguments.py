@@ -15,6 +15,8 @@ from circuitlapse.pipeline.base import check_training
 from circuitlapse.training.arguments import arguments, check_device, check_names
 from small_run import small_experiment
 
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 
 def recipe(**settings) -> Finetune:
     return Finetune.model_validate({"steps": 6, "batch_size": 8, "save_every": 4, **settings})

@@ -22,6 +22,8 @@ from circuitlapse.training.encode import encode
 from circuitlapse.training.watch import Split, look
 from small_run import small_experiment
 
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 
 def figures(step=8, split: Split = "validation", **values) -> Figures:
     """Figures with an interval of .05 to each side."""

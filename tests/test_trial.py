@@ -21,6 +21,8 @@ from circuitlapse.training import finetune
 from circuitlapse.training.watch import blown_up
 from small_run import small_experiment
 
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 APP = Typer()
 APP.add_typer(export, name="export")
 APP.command()(show)
