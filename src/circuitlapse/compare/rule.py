@@ -33,7 +33,8 @@ def known_of_rule(found: Calibration, rule: Mapping[str, float] = THRESHOLDS) ->
     seeds = [each.seed for each in found.organisms if each.scored]
     return (
         f"frozen, then scored once on {causes.n + nothing.n} small models whose answer was planted "
-        f"(seeds {min(seeds)} to {max(seeds)}). Of {causes.n} with a cause {_named(causes)}; of "
+        f"(seeds {min(seeds)} to {max(seeds)}), and since then made more careful in one place. Of "
+        f"{causes.n} with a cause {_named(causes)}; of "
         f"{nothing.n} that learnt nothing {_named(nothing)}. On other models its errors are not "
         "known (docs/calibration.md)"
     )
