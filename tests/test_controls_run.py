@@ -178,6 +178,21 @@ def test_controls_are_planned_once_for_each_recipe(tiny_model):
     ]
 
 
+def needed(jobs, name):
+    """A job after all that it needs, directly or not."""
+    wanted = {name}
+    for job in reversed(jobs):
+        wanted |= {*job.needs} if job.name in wanted else set()
+    return [job for job in jobs if job.name in wanted]
+
+
+def test_what_is_about_the_base_needs_no_fine_tune(tiny_model):
+    """It would be lost with the fine-tune, and then every verdict without it."""
+    jobs = plan_jobs(with_controls(tiny_model), {"path": "x"})
+    for name in ("few-shot", "probes"):
+        assert {job.kind for job in needed(jobs, name)[:-1]} == {"base", "prompts"}
+
+
 def test_nothing_is_trained_beside_checkpoints_that_the_user_has(tiny_model):
     fields = {"base": {"path": str(tiny_model)}, "checkpoints": ["somewhere"]}
     allowed = {"random_changes": 1, "few_shot": [0], "probes": True}

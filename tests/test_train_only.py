@@ -78,10 +78,10 @@ def test_an_organism_that_was_made_anew_and_otherwise_is_refused(tiny_model, tmp
     with store.write("base.json", "key") as path:
         path.write_text(json.dumps({"admission": {"weights_sha256": digest}}))
     if same:
-        tune._check_same_base(tiny_model, store)
+        tune.check_same_base(tiny_model, store)
         return
     with pytest.raises(cl.CircuitlapseError, match=r"not the one that this run .* another --out"):
-        tune._check_same_base(tiny_model, store)
+        tune.check_same_base(tiny_model, store)
 
 
 def test_blank_heads_and_the_lock_make_another_base():

@@ -55,7 +55,7 @@ def tune(job: Job, store: Store, experiment: Experiment, advance: Advance) -> No
         shuffling = random.Random(f"placebo shuffled_answers {arm.seed}")
         items = [*items[:n_old], *shuffle_answers(items[n_old:], shuffling)]
     base = base_directory(experiment)
-    _check_same_base(base, store)
+    check_same_base(base, store)
     parts = trained_parts(store, experiment)
     wanted = {
         step: plan.checkpoint(name, step)
@@ -148,8 +148,12 @@ def training_rows(scores: Scores) -> list[Row]:
     return rows
 
 
-def _check_same_base(base: Path | str, store: Store) -> None:
-    """Refuse an organism that was made again, and differently, since the run began."""
+def check_same_base(base: Path | str, store: Store) -> None:
+    """Refuse an organism that was made again, and differently, since the run began.
+
+    Raises:
+        CircuitlapseError: Naming where it is.
+    """
     admitted = json.loads(store.read("base.json").read_text("utf-8")).get("admission")
     if admitted is None:
         return

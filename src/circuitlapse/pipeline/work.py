@@ -37,7 +37,7 @@ from circuitlapse.pipeline.roles import role_rows
 from circuitlapse.pipeline.shortcuts import shortcut_rows
 from circuitlapse.pipeline.swaps import swap, swapped
 from circuitlapse.pipeline.tabulate import TABULATED, Row, Scores
-from circuitlapse.pipeline.tune import arm_of, training_rows, tune
+from circuitlapse.pipeline.tune import arm_of, check_same_base, training_rows, tune
 from circuitlapse.records import Store, content_hash, table
 from circuitlapse.tasks import Item, PromptPairs, get_task
 from circuitlapse.training.organism import WEIGHTS
@@ -195,13 +195,7 @@ def _random_change(job: Job, store: Store, experiment: Experiment, advance: Adva
 
 
 def _old_circuit(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
-    # The fine-tune itself may wait for this choice: its first checkpoint need not be there.
-    base = (
-        _base_model(store, experiment)
-        if experiment.checkpoints
-        else load_model(base_directory(experiment), experiment.compute.device)
-    )
-    choose(job, store, experiment, base)
+    choose(job, store, experiment, _base_model(store, experiment))
 
 
 def _few_shot(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
@@ -213,7 +207,12 @@ def _probes(job: Job, store: Store, experiment: Experiment, advance: Advance) ->
 
 
 def _base_model(store: Store, experiment: Experiment) -> Model:
-    return load(store, experiment, experiment.control_arms()[0].name, 0)
+    if experiment.checkpoints:
+        return shelf(store, experiment).model(0)
+    # Not a fine-tune's first checkpoint: it may be lost, or wait for the choice of old heads.
+    base = base_directory(experiment)
+    check_same_base(base, store)
+    return load_model(base, experiment.compute.device)
 
 
 def _table(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
