@@ -22,6 +22,7 @@ from circuitlapse.models import behaviour, load_model, quiet
 from circuitlapse.models.components import component_pieces
 from circuitlapse.tasks import get_task, tokenize
 from circuitlapse.training import RECIPES, Recipe, Stage, organism, organism_key
+from circuitlapse.training.nursery import Nursery
 
 BLANK = ("a0.h1", "a1.h2")
 TINY = Recipe(
@@ -70,6 +71,21 @@ def test_blank_heads_write_nothing_when_pretraining_is_over(cache):
         for head in range(4):
             name = f"a{layer}.h{head}"
             assert bool((output_rows(made, name) == 0).all()) == (name in BLANK)
+
+
+def test_processes_that_train_together_take_a_locked_base_and_do_not_make_it(
+    tmp_path, cache, monkeypatch
+):
+    organism(TINY, 1, cache)
+    (tmp_path / "organisms").symlink_to(cache / "organisms")  # the base, and nothing made of it
+    nursery = Nursery(TINY, 1, QUICK, tmp_path)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(CircuitlapseError, match=r"by one process alone \(got '2 .* launch`"):
+        nursery.locked()
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    made = nursery.locked()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert nursery.locked() == made
 
 
 def test_recipes_without_blank_heads_keep_the_keys_that_they_had():
