@@ -97,6 +97,13 @@ def test_an_adapter_of_a_smaller_vocabulary_is_refused(tmp_path):
     )
 
 
+def test_an_adapter_on_one_of_two_tied_tables_is_refused(tmp_path):
+    base = save(tiny("gpt2", vocab_size=30), tmp_path / "base")
+    adapter = _saved(_adapted(base, ["wte"]), tmp_path / "adapter", False)
+    with pytest.raises(CircuitlapseError, match=r"adapter cannot be merged: .*wte\.weight = lm_h"):
+        _admitted(adapter, base)
+
+
 @pytest.mark.parametrize("written", ['{"peft_type": "LO', "[]", "\x00"])
 def test_an_adapters_broken_settings_are_refused_by_name(tmp_path, written):
     base = save(tiny("gpt2", vocab_size=30), tmp_path / "base")

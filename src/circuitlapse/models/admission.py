@@ -24,7 +24,8 @@ _IRRELEVANT = {
     "return_dict", "sep_token_id", "task_specific_params", "torch_dtype", "transformers_version",
     "use_cache", "vocab_size",
 }  # fmt: skip
-_ADAPTED = "base_model.model."  # what PEFT puts before a module's name
+ADAPTED = "base_model.model."
+"""What PEFT puts before a module's name."""
 
 
 def admit(files: Files, base: Reference) -> list[str]:
@@ -130,7 +131,7 @@ def _check_adapter(
     # PEFT saves a vocabulary that grew, or was trained, whole beside the adapter.
     shapes = {**base.shapes, **{name: (rows, *base.shapes[name][1:]) for name in base.vocabulary}}
     for name, shape in found.items():
-        module, _, part = name.removeprefix(_ADAPTED).partition(".lora_")
+        module, _, part = name.removeprefix(ADAPTED).partition(".lora_")
         weight = shapes.get(f"{module}.weight")
         if not part or module.endswith("_layer"):  # a module trained whole, or saved beside
             weight = shapes.get(_plain(name), shape)
@@ -181,7 +182,7 @@ def adapter_rows(found: Mapping[str, tuple[int, ...]], base: Reference) -> int:
 
 def _plain(name: str) -> str:
     """What the base calls a tensor that PEFT saved whole."""
-    return name.removeprefix(_ADAPTED).replace(".base_layer", "")
+    return name.removeprefix(ADAPTED).replace(".base_layer", "")
 
 
 def _dropped(files: Files, base: Reference, rows: int) -> str:
