@@ -211,6 +211,16 @@ def test_a_control_whose_logits_are_not_finite_keeps_its_curve_up_to_there(tiny_
     assert "blown up: at step 1 the logits are not finite" in about["refused"]
 
 
+def test_unrelated_text_fits_the_model_whatever_the_preset(tiny_model, tmp_path):
+    experiment = small_experiment(
+        tiny_model, placebo="unrelated_text", preset="repeat-completion", steps=1, save_every=1
+    )
+    jobs = plan_jobs(experiment, {"path": "x"})
+    for job in needed(jobs, "fine-tune placebo-unrelated-text-seed-0"):
+        work(job, Store(tmp_path), experiment, lambda done, of, note="": None)
+    assert (tmp_path / "checkpoints/placebo-unrelated-text-seed-0/step-00001").is_dir()
+
+
 def test_nothing_is_trained_beside_checkpoints_that_the_user_has(tiny_model):
     fields = {"base": {"path": str(tiny_model)}, "checkpoints": ["somewhere"]}
     allowed = {"random_changes": 1, "few_shot": [0], "probes": True}

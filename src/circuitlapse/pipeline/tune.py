@@ -54,6 +54,11 @@ def tune(job: Job, store: Store, experiment: Experiment, advance: Advance) -> No
         n_old = old_items(experiment)
         shuffling = random.Random(f"placebo shuffled_answers {arm.seed}")
         items = [*items[:n_old], *shuffle_answers(items[n_old:], shuffling)]
+    recipe = experiment.finetune.recipes()[arm.recipe]
+    if kind == "unrelated_text" and recipe.preset == "repeat-completion":
+        # Its completion is as long as its prompt: 20 times that fits few models, and it says its
+        # words again already.
+        recipe = recipe.model_copy(update={"preset": "answer-only"})
     base = base_directory(experiment)
     check_same_base(base, store)
     parts = trained_parts(store, experiment)
@@ -90,7 +95,7 @@ def tune(job: Job, store: Store, experiment: Experiment, advance: Advance) -> No
             base,
             items,
             save,
-            experiment.finetune.recipes()[arm.recipe],
+            recipe,
             seed=arm.seed,
             device=experiment.compute.device,
             watched=() if kind else _watched(experiment, store, items),
