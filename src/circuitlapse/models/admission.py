@@ -10,7 +10,8 @@ from math import prod
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models.files import ADAPTER_CONFIG, Files
@@ -138,8 +139,8 @@ def _check_adapter(
             fits = weight == shape
         elif weight is None:
             fits = False
-        else:  # one side of A and of B is the rank, the other the module's width
-            fits = part.startswith("magnitude") or bool({*shape} & {*weight})
+        else:
+            fits = _fits(part, shape, weight, base.skeleton.get_submodule(module))
         if not fits:
             got = "no such module" if weight is None else f"{list(shape)} for {list(weight)}"
             raise CircuitlapseError(
@@ -152,6 +153,22 @@ def _check_adapter(
         return notes
     said = f"{files.name} says that it was trained on {trained_on}; it is merged into the base"
     return [*notes, said]
+
+
+def _fits(part: str, shape: tuple[int, ...], weight: tuple[int, ...], module: nn.Module) -> bool:
+    """Whether a tensor of an adapter has the width of its module; its other side is the rank."""
+    if len(weight) != 2:
+        return False
+    into, out = weight if isinstance(module, Conv1D | nn.Embedding) else reversed(weight)
+    match part:
+        case "A.weight" | "embedding_A":
+            return shape[1:] == (into,)
+        case "B.weight" | "embedding_B":
+            return len(shape) == 2 and shape[0] == out
+        case "B.bias":
+            return shape == (out,)
+        case _:  # magnitudes, which are there beside both
+            return part.startswith("magnitude")
 
 
 def _adapter_settings(files: Files) -> dict[str, Any]:
