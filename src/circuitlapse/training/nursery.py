@@ -15,7 +15,7 @@ from circuitlapse.models import behaviour, load_model, quiet
 from circuitlapse.records import Store, content_hash, key_of
 from circuitlapse.tasks import Item, get_task, tokenize
 from circuitlapse.training.finetune import finetune
-from circuitlapse.training.organism import cache_home, organism
+from circuitlapse.training.organism import ABANDONED, cache_home, organism
 from circuitlapse.training.placebos import placebo_items
 from circuitlapse.training.recipe import Recipe
 from circuitlapse.training.restricted import Restriction
@@ -148,6 +148,7 @@ class Nursery:
                 "as its base model is there",
             )
         self._progress(name)
+        self._store.sweep(ABANDONED)
         with self._store.write(artifact, key) as draft, _one_thread():
 
             def save(step: int, model: Any, tokenizer: Any) -> None:
