@@ -151,7 +151,7 @@ def _pretrain(
         stages = (Stage(steps=recipe.extra_steps, weights=recipe.stages[-1].weights),)
         peak = recipe.learning_rate * recipe.extra_rate
         old, new = gate_figures(model, tokenizer, recipe.gate_prompts)
-        if old >= recipe.old_at_least and recipe.new_at_least <= new <= recipe.new_at_most:
+        if recipe.gate_holds(old, new):
             break
     else:
         raise CircuitlapseError(
