@@ -96,7 +96,8 @@ def test_only_what_killed_processes_left_in_the_cache_is_removed_from_it(tmp_pat
     for kind in ("organisms", "planted"):
         for name, age in ((".draft-1-old", 2 * ABANDONED), (".draft-2-new", 0.0)):
             (tmp_path / kind / name).mkdir(parents=True)
-            os.utime(tmp_path / kind / name, (time.time() - age,) * 2)
+            made = time.time() - age
+            os.utime(tmp_path / kind / name, (made, made))
     Nursery(TINY, 1, QUICK, tmp_path).locked()
     for kind in ("organisms", "planted"):
         assert [path.name for path in (tmp_path / kind).glob(".draft-*")] == [".draft-2-new"]

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import platformdirs
 import torch
-from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers import GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerFast
 
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import behaviour, load_model, quiet
@@ -180,7 +180,7 @@ def _pretrain(
 
 
 def gate_figures(
-    model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, n: int
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, n: int
 ) -> tuple[float, float]:
     """Measure what the gate looks at, on prompts with held-out name pairs.
 
