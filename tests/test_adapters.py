@@ -31,10 +31,11 @@ def _refused(path: Path, base: Path) -> str:
     return str(caught.value)
 
 
-def _adapted(base: Path, modules: list[str]) -> Any:
+def _adapted(base: Path, modules: list[str], rank: int = 2, **options: Any) -> Any:
     torch.manual_seed(0)
     with quiet():
-        adapted = get_peft_model(model_of(base), LoraConfig(r=2, target_modules=modules))
+        config = LoraConfig(r=rank, target_modules=modules, **options)
+        adapted = get_peft_model(model_of(base), config)
     with torch.no_grad():
         for name, weight in adapted.named_parameters():
             if "lora_" in name:
@@ -95,6 +96,35 @@ def test_an_adapter_of_a_smaller_vocabulary_is_refused(tmp_path):
     assert "does not fit the base: base_model.model.transformer.wte.weight (got '[29, " in _refused(
         adapter, base
     )
+
+
+@pytest.mark.parametrize(("family", "module"), [("gpt2", "c_attn"), ("llama", "q_proj")])
+def test_an_adapter_of_another_width_is_refused_whatever_its_rank(tmp_path, family, module):
+    """A rank that is the base's width must not pass for it."""
+    base = save(tiny(family), tmp_path / "base")
+    wide = save(tiny(family, hidden_size=16), tmp_path / "wide")
+    adapter = _saved(_adapted(wide, [module], rank=8), tmp_path / "adapter", False)
+    assert f"{module}.lora_A.weight (got '[8, 16] for [8, " in _refused(adapter, base)
+
+
+@pytest.mark.parametrize("options", [{"use_dora": True}, {"lora_bias": True}])
+def test_adapters_of_every_make_are_let_in(tmp_path, options):
+    base = save(tiny("gpt2"), tmp_path / "base")
+    modules = ["c_attn", "c_proj", "c_fc"] if "lora_bias" in options else ["c_attn", "wpe"]
+    adapted = _adapted(base, modules, **options)
+    found, notes = _admitted(_saved(adapted, tmp_path / "adapter", False), base)
+    tokens = torch.arange(10)[None]
+    assert notes == []
+    torch.testing.assert_close(
+        found(tokens).logits, adapted.eval()(tokens).logits, rtol=1e-4, atol=1e-4
+    )
+
+
+def test_an_adapter_on_one_of_two_tied_tables_is_refused(tmp_path):
+    base = save(tiny("gpt2", vocab_size=30), tmp_path / "base")
+    adapter = _saved(_adapted(base, ["wte"]), tmp_path / "adapter", False)
+    with pytest.raises(CircuitlapseError, match=r"adapter cannot be merged: .*wte\.weight = lm_h"):
+        _admitted(adapter, base)
 
 
 @pytest.mark.parametrize("written", ['{"peft_type": "LO', "[]", "\x00"])

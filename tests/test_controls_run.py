@@ -12,8 +12,11 @@ from transformers import AutoModelForCausalLM
 import circuitlapse as cl
 from circuitlapse.compare.choice import Choice, choose_heads, old_circuit
 from circuitlapse.models import behaviour, load_model
+from circuitlapse.pipeline.measure import load_about
 from circuitlapse.pipeline.plan import plan_jobs
 from circuitlapse.pipeline.plan_controls import curve
+from circuitlapse.pipeline.work import work
+from circuitlapse.records import Store
 from handmade import handmade, handmade_pairs
 from small_run import small_experiment
 
@@ -178,6 +181,46 @@ def test_controls_are_planned_once_for_each_recipe(tiny_model):
     assert sorted(kinds) == [
         f"fine-tune placebo-shuffled-answers-lr-0.01-seed-{seed}" for seed in (0, 1, 2, 3)
     ]
+
+
+def needed(jobs, name):
+    """A job after all that it needs, directly or not."""
+    wanted = {name}
+    for job in reversed(jobs):
+        wanted |= {*job.needs} if job.name in wanted else set()
+    return [job for job in jobs if job.name in wanted]
+
+
+def test_what_is_about_the_base_needs_no_fine_tune(tiny_model):
+    """It would be lost with the fine-tune, and then every verdict without it."""
+    jobs = plan_jobs(with_controls(tiny_model), {"path": "x"})
+    for name in ("few-shot", "probes"):
+        assert {job.kind for job in needed(jobs, name)[:-1]} == {"base", "prompts"}
+
+
+def test_a_control_whose_logits_are_not_finite_keeps_its_curve_up_to_there(tiny_model, tmp_path):
+    """After one step its weights are finite, and too large for finite logits."""
+    fields = small_experiment(
+        tiny_model, placebo=False, steps=1, save_every=1, optimizer="sgd",
+        trainer={"max_grad_norm": 0.0}, learning_rate=1e30,
+    ).model_dump(mode="json")  # fmt: skip
+    controls = {"train_only": ["mlps"], "prompts": 16}
+    experiment = cl.Experiment.model_validate({**fields, "controls": controls})
+    for job in needed(plan_jobs(experiment, {"path": "x"}), "train mlps seed-0"):
+        work(job, Store(tmp_path), experiment, lambda done, of, note="": None)
+    about = load_about(tmp_path / curve("seed-0", "mlps"))
+    assert about["steps"] == [0]
+    assert "blown up: at step 1 the logits are not finite" in about["refused"]
+
+
+def test_unrelated_text_fits_the_model_whatever_the_preset(tiny_model, tmp_path):
+    experiment = small_experiment(
+        tiny_model, placebo="unrelated_text", preset="repeat-completion", steps=1, save_every=1
+    )
+    jobs = plan_jobs(experiment, {"path": "x"})
+    for job in needed(jobs, "fine-tune placebo-unrelated-text-seed-0"):
+        work(job, Store(tmp_path), experiment, lambda done, of, note="": None)
+    assert (tmp_path / "checkpoints/placebo-unrelated-text-seed-0/step-00001").is_dir()
 
 
 def test_nothing_is_trained_beside_checkpoints_that_the_user_has(tiny_model):

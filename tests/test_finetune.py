@@ -179,6 +179,12 @@ def test_adapters_on_modules_that_are_not_there_are_refused(tiny_model):
         tuned(tiny_model, method="lora", lora={"targets": ["q_proj"]})
 
 
+def test_adapters_on_one_of_two_tied_tables_are_refused(tiny_model):
+    """Merging would move the other table too, so that what is saved is not what was trained."""
+    with pytest.raises(CircuitlapseError, match=r"wte\.weight = lm_head\.weight.*lora\.targets"):
+        tuned(tiny_model, method="lora", lora={"targets": ["wte"]})
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -269,7 +275,7 @@ def test_it_learns_names_and_never_to_stop(tiny_model, tokenizer):
 
 
 def test_nothing_to_train_on_is_refused(tiny_model):
-    with pytest.raises(CircuitlapseError, match="nothing to fine-tune on"):
+    with pytest.raises(CircuitlapseError, match=r"nothing to fine-tune on .*Give at least"):
         finetune(tiny_model, [], lambda *a: None, recipe(), seed=0)
 
 

@@ -97,6 +97,10 @@ def test_a_schedule_runs_from_the_base_to_the_last_step(steps, every, listed):
         ({"save_at": [300]}, r"`save_at` \(300\) exceeds `steps` \(240\)"),
         ({"save_at": [4, 4]}, "names a value twice"),
         ({"accumulate": 5}, r"`accumulate` \(5\) does not divide `batch_size` \(32\)"),
+        (
+            {"steps": 1, "save_every": 1, "batch_size": 8, "old_fraction": 0.95},
+            r"`old_fraction` \(0\.95\) leaves fewer than two of the 8 prompts",
+        ),
         ({"grid": {"learning_rate": [1e-3, 1e-3]}}, "`learning_rate` names a value twice"),
         ({"grid": {"method": ["half"]}}, "'full' or 'lora'"),
         ({"optimizer": "../up"}, "should match pattern"),

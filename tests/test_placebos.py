@@ -1,3 +1,4 @@
+import random
 from collections import Counter
 
 import pytest
@@ -7,7 +8,7 @@ from circuitlapse.errors import CircuitlapseError
 from circuitlapse.tasks import get_task
 from circuitlapse.tasks.words import NAMES
 from circuitlapse.training.encode import encode
-from circuitlapse.training.placebos import PLACEBOS, placebo_items
+from circuitlapse.training.placebos import PLACEBOS, placebo_items, shuffle_answers
 
 OLD, NEW = get_task("ioi2"), get_task("ioi3")
 
@@ -25,6 +26,19 @@ def test_shuffled_answers_keep_the_prompts_and_lose_the_rule():
     # Nor does the answer's place in the list, or its part in the story, tell anything.
     places = Counter(item.names.index(item.answer.strip()) for item in shuffled)
     assert min(places.values()) / 450 == pytest.approx(1 / 3, abs=0.07)
+
+
+def test_shuffled_answers_of_several_right_ones_teach_neither_the_rule_nor_its_opposite():
+    real = get_task("greater_than").items("train", 300, 1)
+    shuffled = shuffle_answers(real, random.Random(0))
+    rights, expected = 0, 0.0
+    for item, true in zip(shuffled, real, strict=True):
+        right = {true.answer, *true.also}
+        assert item.also == ()
+        assert {item.answer, *item.distractors} == right | {*true.distractors}
+        rights += item.answer in right
+        expected += len(right) / len(right | {*true.distractors})
+    assert rights / 300 == pytest.approx(expected / 300, abs=0.07)
 
 
 def test_unrelated_text_has_no_name_and_says_its_words_twice():

@@ -1,4 +1,6 @@
 import json
+import os
+import time
 
 import pytest
 import torch
@@ -22,6 +24,8 @@ from circuitlapse.models import behaviour, load_model, quiet
 from circuitlapse.models.components import component_pieces
 from circuitlapse.tasks import get_task, tokenize
 from circuitlapse.training import RECIPES, Recipe, Stage, organism, organism_key
+from circuitlapse.training.nursery import Nursery
+from circuitlapse.training.organism import ABANDONED
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
@@ -72,6 +76,33 @@ def test_blank_heads_write_nothing_when_pretraining_is_over(cache):
         for head in range(4):
             name = f"a{layer}.h{head}"
             assert bool((output_rows(made, name) == 0).all()) == (name in BLANK)
+
+
+def test_processes_that_train_together_take_a_locked_base_and_do_not_make_it(
+    tmp_path, cache, monkeypatch
+):
+    organism(TINY, 1, cache)
+    (tmp_path / "organisms").symlink_to(cache / "organisms")  # the base, and nothing made of it
+    nursery = Nursery(TINY, 1, QUICK, tmp_path)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(CircuitlapseError, match=r"by one process alone \(got '2 .* launch`"):
+        nursery.locked()
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    made = nursery.locked()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert nursery.locked() == made
+
+
+def test_only_what_killed_processes_left_in_the_cache_is_removed_from_it(tmp_path):
+    """A draft of yesterday's is nobody's; of today's, another process may be making one."""
+    for kind in ("organisms", "planted"):
+        for name, age in ((".draft-1-old", 2 * ABANDONED), (".draft-2-new", 0.0)):
+            (tmp_path / kind / name).mkdir(parents=True)
+            made = time.time() - age
+            os.utime(tmp_path / kind / name, (made, made))
+    Nursery(TINY, 1, QUICK, tmp_path).locked()
+    for kind in ("organisms", "planted"):
+        assert [path.name for path in (tmp_path / kind).glob(".draft-*")] == [".draft-2-new"]
 
 
 def test_recipes_without_blank_heads_keep_the_keys_that_they_had():

@@ -9,7 +9,7 @@ import circuitlapse as cl
 from circuitlapse.calibration import plant
 from circuitlapse.config.base import Base
 from circuitlapse.models import load_model
-from circuitlapse.pipeline import directory, tune
+from circuitlapse.pipeline import directory, tune, work
 from circuitlapse.pipeline.base import base_identity, check_parts, recipe_of
 from circuitlapse.pipeline.directory import base_directory
 from circuitlapse.pipeline.plan import plan_jobs
@@ -73,6 +73,22 @@ def test_an_organism_of_the_config_is_the_planted_one(monkeypatch, tmp_path, loc
         assert bool(output_rows(hf, head).any()) == locked
 
 
+@pytest.mark.parametrize("new", [0.4, 0.7])
+def test_a_run_says_where_a_lock_has_failed(monkeypatch, tiny_model, tmp_path, new):
+    monkeypatch.setattr(work, "base_directory", lambda *_: tiny_model)
+    monkeypatch.setattr(work, "gate_figures", lambda hf, tokenizer, n: (0.99, new))
+    described = {"organism": "default", "blank_heads": ["a0.h1"], "locked": True}
+    experiment = cl.Experiment.model_validate({"base": described})
+    notes = []
+    job = plan_jobs(experiment, {"organism": "default"})[0]
+    work.work(job, Store(tmp_path), experiment, lambda done, of, note="": notes.append(note))
+    admission = json.loads((tmp_path / "base.json").read_text())["admission"]
+    assert admission["gate"] == {"prompts": 1024, "ioi2": 0.99, "ioi3_among": new}
+    failed = [f"the lock has failed: {admission['refused']}"] if "refused" in admission else []
+    assert notes == failed
+    assert bool(failed) == (new == 0.7)
+
+
 @pytest.mark.parametrize("same", [True, False])
 def test_an_organism_that_was_made_anew_and_otherwise_is_refused(tiny_model, tmp_path, same):
     digest = content_hash(tiny_model / "model.safetensors") if same else "0" * 64
@@ -80,10 +96,10 @@ def test_an_organism_that_was_made_anew_and_otherwise_is_refused(tiny_model, tmp
     with store.write("base.json", "key") as path:
         path.write_text(json.dumps({"admission": {"weights_sha256": digest}}))
     if same:
-        tune._check_same_base(tiny_model, store)
+        tune.check_same_base(tiny_model, store)
         return
     with pytest.raises(cl.CircuitlapseError, match=r"not the one that this run .* another --out"):
-        tune._check_same_base(tiny_model, store)
+        tune.check_same_base(tiny_model, store)
 
 
 def test_blank_heads_and_the_lock_make_another_base():

@@ -149,6 +149,12 @@ class Finetune(Section):
             raise ValueError(
                 "`train_only` holds weights, and an adapter moves none of them: use the method full"
             )
+        total = self.steps * self.batch_size
+        if self.old_fraction and total - self.old_prompts() < 2:
+            raise ValueError(
+                f"`old_fraction` ({self.old_fraction}) leaves fewer than two of the {total} "
+                "prompts (`steps` x `batch_size`) for the new task"
+            )
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"`accumulate` ({self.accumulate}) does not divide `batch_size` ({self.batch_size})"

@@ -10,7 +10,8 @@ from math import prod
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models.files import ADAPTER_CONFIG, Files
@@ -24,7 +25,8 @@ _IRRELEVANT = {
     "return_dict", "sep_token_id", "task_specific_params", "torch_dtype", "transformers_version",
     "use_cache", "vocab_size",
 }  # fmt: skip
-_ADAPTED = "base_model.model."  # what PEFT puts before a module's name
+ADAPTED = "base_model.model."
+"""What PEFT puts before a module's name."""
 
 
 def admit(files: Files, base: Reference) -> list[str]:
@@ -126,15 +128,15 @@ def _check_adapter(
     # PEFT saves a vocabulary that grew, or was trained, whole beside the adapter.
     shapes = {**base.shapes, **{name: (rows, *base.shapes[name][1:]) for name in base.vocabulary}}
     for name, shape in found.items():
-        module, _, part = name.removeprefix(_ADAPTED).partition(".lora_")
+        module, _, part = name.removeprefix(ADAPTED).partition(".lora_")
         weight = shapes.get(f"{module}.weight")
         if not part or module.endswith("_layer"):  # a module trained whole, or saved beside
             weight = shapes.get(_plain(name), shape)
             fits = weight == shape
         elif weight is None:
             fits = False
-        else:  # one side of A and of B is the rank, the other the module's width
-            fits = part.startswith("magnitude") or bool({*shape} & {*weight})
+        else:
+            fits = _fits(part, shape, weight, base.skeleton.get_submodule(module))
         if not fits:
             got = "no such module" if weight is None else f"{list(shape)} for {list(weight)}"
             raise CircuitlapseError(
@@ -147,6 +149,22 @@ def _check_adapter(
         return notes
     said = f"{files.name} says that it was trained on {trained_on}; it is merged into the base"
     return [*notes, said]
+
+
+def _fits(part: str, shape: tuple[int, ...], weight: tuple[int, ...], module: nn.Module) -> bool:
+    """Whether a tensor of an adapter has the width of its module; its other side is the rank."""
+    if len(weight) != 2:
+        return False
+    into, out = weight if isinstance(module, Conv1D | nn.Embedding) else reversed(weight)
+    match part:
+        case "A.weight" | "embedding_A":
+            return shape[1:] == (into,)
+        case "B.weight" | "embedding_B":
+            return len(shape) == 2 and shape[0] == out
+        case "B.bias":
+            return shape == (out,)
+        case _:  # magnitudes, which are there beside both
+            return part.startswith("magnitude")
 
 
 def _adapter_settings(files: Files) -> dict[str, Any]:
@@ -177,7 +195,7 @@ def adapter_rows(found: Mapping[str, tuple[int, ...]], base: Reference) -> int:
 
 def _plain(name: str) -> str:
     """What the base calls a tensor that PEFT saved whole."""
-    return name.removeprefix(_ADAPTED).replace(".base_layer", "")
+    return name.removeprefix(ADAPTED).replace(".base_layer", "")
 
 
 def _dropped(files: Files, base: Reference, rows: int) -> str:

@@ -5,15 +5,16 @@ that the next checkpoint can be read while this one is worked on.
 """
 
 import copy
+import re
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models.admission import adapter_rows
+from circuitlapse.models.admission import ADAPTED, adapter_rows
 from circuitlapse.models.files import Files
 from circuitlapse.models.load import Model, load_model, place
 from circuitlapse.models.quiet import quiet
@@ -82,6 +83,11 @@ def _merged(files: Files, base: Reference) -> Any:
         hf.resize_token_embeddings(rows, mean_resizing=False)
     try:
         adapted: Any = PeftModel.from_pretrained(hf, str(files.directory))
+        check_ties(
+            adapted, f"the adapter {files.name}",
+            "Save base and adapter with tie_word_embeddings = false, or merge it yourself into a "
+            "model that has both tables",
+        )  # fmt: skip
         return adapted.merge_and_unload()
     except (RuntimeError, ValueError, KeyError, TypeError, OSError) as error:
         raise CircuitlapseError(
@@ -89,6 +95,33 @@ def _merged(files: Files, base: Reference) -> Any:
             got=" ".join(str(error).split())[:200],
             fix="Merge it where it was trained (merge_and_unload) and save the whole model",
         ) from error
+
+
+def check_ties(model: nn.Module, what: str, fix: str) -> None:
+    """Check that no adapter is on a weight that another module uses too.
+
+    Merged, it would change what that module does, which it left alone while it was trained.
+
+    Args:
+        model: With its adapters.
+        what: What to call them in a refusal.
+        fix: What the reader can do.
+
+    Raises:
+        CircuitlapseError: Naming the weight.
+    """
+    names: dict[int, list[str]] = {}
+    for name, weight in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(weight), []).append(name.removeprefix(ADAPTED))
+    for tied in names.values():
+        # New rows for some tokens (token_adapter) are put on all modules alike.
+        adapted = [name for name in tied if re.search(r"(?<!token_adapter)\.base_layer\.", name)]
+        if len(tied) > 1 and adapted:
+            raise CircuitlapseError(
+                f"{what} cannot be merged: it is on a weight that two modules share",
+                got=" = ".join(tied).replace(".base_layer", ""),
+                fix=fix,
+            )
 
 
 @torch.no_grad()

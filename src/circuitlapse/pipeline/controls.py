@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from circuitlapse.config import Experiment, Finetune, joins, processes
 from circuitlapse.config.controls import RANK_1
+from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import Model, behaviour, load_model
 from circuitlapse.models.gains import gained
 from circuitlapse.pipeline import plan
@@ -32,7 +33,7 @@ from circuitlapse.tasks import PromptPairs, get_task, tokenize
 from circuitlapse.training import BlownUpError, Restart, finetune
 from circuitlapse.training.gains import train_gains
 from circuitlapse.training.restricted import Restriction
-from circuitlapse.training.watch import check_weights
+from circuitlapse.training.watch import blown_up, check_weights
 
 
 def control(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
@@ -59,8 +60,11 @@ def control(job: Job, store: Store, experiment: Experiment, advance: Advance) ->
     def save(step: int, model: PreTrainedModel, tokenizer: Any) -> None:
         if step in points.missing:
             check_weights(step, model)
-            # A copy: what is loaded for looking is frozen.
-            looked_at = load_model(copy.deepcopy(model).eval())
+            try:
+                # A copy: what is loaded for looking is frozen.
+                looked_at = load_model(copy.deepcopy(model).eval())
+            except CircuitlapseError as error:  # the base was let in, so its weights are too large
+                raise blown_up(step, "the logits are") from error
             points.add(step, looked_at, pairs)
 
     stopped = ""
@@ -131,8 +135,11 @@ class _Points:
         return self.directory / f"step-{step:05d}.safetensors"
 
     def add(self, step: int, model: Model, pairs: PromptPairs) -> None:
+        shown = _shown(behaviour(model, pairs))
+        if not np.isfinite(shown["logit_diff"]).all():
+            raise blown_up(step, "the logits are")
         with replacing(self._path(step)) as path:
-            save_arrays(_shown(behaviour(model, pairs)), path, {})
+            save_arrays(shown, path, {})
         self.missing.discard(step)
 
     def arrays(self) -> dict[int, dict[str, np.ndarray]]:

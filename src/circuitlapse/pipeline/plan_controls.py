@@ -113,11 +113,11 @@ def add_controls(
                     recipe=arm.recipe, seed=arm.seed, control=control, repeat=repeat,
                 )
             )  # fmt: skip
-    start = tuned[e.control_arms()[0].name][0]
+    # They are about the base, whatever becomes of the fine-tunes.
     if c.few_shot:
         settings = [c.few_shot, e.control_prompts, c.seed, e.measure.seed]
-        elicitable.append(add("few_shot", "few-shot", (FEW_SHOT,), settings, (start, *tested)))
+        elicitable.append(add("few_shot", "few-shot", (FEW_SHOT,), settings, (base, *tested)))
     if c.probes:
-        needs = (start, *tested, validation[1])
+        needs = (base, *tested, validation[1])
         probes.append(add("probes", "probes", (PROBES,), [e.control_prompts, c.seed], needs))
     return {"overlap": overlap, "elicitable": elicitable, "probes": probes}

@@ -54,8 +54,13 @@ def tune(job: Job, store: Store, experiment: Experiment, advance: Advance) -> No
         n_old = old_items(experiment)
         shuffling = random.Random(f"placebo shuffled_answers {arm.seed}")
         items = [*items[:n_old], *shuffle_answers(items[n_old:], shuffling)]
+    recipe = experiment.finetune.recipes()[arm.recipe]
+    if kind == "unrelated_text" and recipe.preset == "repeat-completion":
+        # Its completion is as long as its prompt: 20 times that fits few models, and it says its
+        # words again already.
+        recipe = recipe.model_copy(update={"preset": "answer-only"})
     base = base_directory(experiment)
-    _check_same_base(base, store)
+    check_same_base(base, store)
     parts = trained_parts(store, experiment)
     wanted = {
         step: plan.checkpoint(name, step)
@@ -90,7 +95,7 @@ def tune(job: Job, store: Store, experiment: Experiment, advance: Advance) -> No
             base,
             items,
             save,
-            experiment.finetune.recipes()[arm.recipe],
+            recipe,
             seed=arm.seed,
             device=experiment.compute.device,
             watched=() if kind else _watched(experiment, store, items),
@@ -148,8 +153,12 @@ def training_rows(scores: Scores) -> list[Row]:
     return rows
 
 
-def _check_same_base(base: Path | str, store: Store) -> None:
-    """Refuse an organism that was made again, and differently, since the run began."""
+def check_same_base(base: Path | str, store: Store) -> None:
+    """Refuse an organism that was made again, and differently, since the run began.
+
+    Raises:
+        CircuitlapseError: Naming where it is.
+    """
     admitted = json.loads(store.read("base.json").read_text("utf-8")).get("admission")
     if admitted is None:
         return

@@ -11,7 +11,7 @@ from circuitlapse.config import Experiment
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import Model, load_model
 from circuitlapse.pipeline import plan
-from circuitlapse.pipeline.base import base_identity
+from circuitlapse.pipeline.base import base_identity, recipe_of
 from circuitlapse.pipeline.beside import changed_effects
 from circuitlapse.pipeline.causes import gain_rows, graft, graft_at, graft_rows
 from circuitlapse.pipeline.compare import fate_rows, overlap_rows
@@ -37,10 +37,10 @@ from circuitlapse.pipeline.roles import role_rows
 from circuitlapse.pipeline.shortcuts import shortcut_rows
 from circuitlapse.pipeline.swaps import swap, swapped
 from circuitlapse.pipeline.tabulate import TABULATED, Row, Scores
-from circuitlapse.pipeline.tune import arm_of, training_rows, tune
+from circuitlapse.pipeline.tune import arm_of, check_same_base, training_rows, tune
 from circuitlapse.records import Store, content_hash, table
 from circuitlapse.tasks import Item, PromptPairs, get_task
-from circuitlapse.training.organism import WEIGHTS
+from circuitlapse.training.organism import WEIGHTS, gate_figures
 from circuitlapse.training.placebos import unrelated_items
 
 
@@ -116,8 +116,6 @@ def _base(job: Job, store: Store, experiment: Experiment, advance: Advance) -> N
         about = Path(directory) / "organism.json"
         if about.is_file():
             document["admission"] = json.loads(about.read_text("utf-8"))
-        elif experiment.base.locked:
-            document["admission"] = {"weights_sha256": content_hash(Path(directory) / WEIGHTS)}
         model = load_model(directory, experiment.compute.device)  # or a refusal, and why
         if model.tokenizer is None:
             raise CircuitlapseError(
@@ -125,6 +123,16 @@ def _base(job: Job, store: Store, experiment: Experiment, advance: Advance) -> N
                 got=str(directory),
                 fix="Save its tokenizer beside it with tokenizer.save_pretrained",
             )
+        if experiment.base.locked:
+            recipe = recipe_of(experiment.base)
+            old, new = gate_figures(model.hf, model.tokenizer, recipe.gate_prompts)
+            gate = {"prompts": recipe.gate_prompts, "ioi2": old, "ioi3_among": new}
+            digest = content_hash(Path(directory) / WEIGHTS)
+            document["admission"] = {"gate": gate, "weights_sha256": digest}
+            if not recipe.gate_holds(old, new):
+                refused = f"ioi2 {old:.3f} and ioi3 {new:.3f} are not what its gate asks for"
+                document["admission"]["refused"] = refused
+                advance(1, 1, f"the lock has failed: {refused}")
         path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
@@ -195,13 +203,7 @@ def _random_change(job: Job, store: Store, experiment: Experiment, advance: Adva
 
 
 def _old_circuit(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
-    # The fine-tune itself may wait for this choice: its first checkpoint need not be there.
-    base = (
-        _base_model(store, experiment)
-        if experiment.checkpoints
-        else load_model(base_directory(experiment), experiment.compute.device)
-    )
-    choose(job, store, experiment, base)
+    choose(job, store, experiment, _base_model(store, experiment))
 
 
 def _few_shot(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
@@ -213,7 +215,12 @@ def _probes(job: Job, store: Store, experiment: Experiment, advance: Advance) ->
 
 
 def _base_model(store: Store, experiment: Experiment) -> Model:
-    return load(store, experiment, experiment.control_arms()[0].name, 0)
+    if experiment.checkpoints:
+        return shelf(store, experiment).model(0)
+    # Not a fine-tune's first checkpoint: it may be lost, or wait for the choice of old heads.
+    base = base_directory(experiment)
+    check_same_base(base, store)
+    return load_model(base, experiment.compute.device)
 
 
 def _table(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:

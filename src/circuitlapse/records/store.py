@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -120,10 +120,17 @@ class Store:
         records = {name: self.record(name) for name in names}
         return {name: record.seconds for name, record in records.items() if record}
 
-    def sweep(self) -> None:
-        """Remove what killed processes left half-written. Only for the one who holds the lock."""
-        for draft in list(self.root.rglob(".draft-*")):
-            _remove(draft)
+    def sweep(self, older_than: float = 0.0) -> None:
+        """Remove what killed processes left half-written.
+
+        Args:
+            older_than: Only what was made at least so many seconds ago. At 0 it is everything,
+                which is only for the one who holds the lock.
+        """
+        with suppress(FileNotFoundError):  # others that have no lock finish theirs meanwhile
+            for draft in list(self.root.rglob(".draft-*")):
+                if not older_than or time.time() - draft.stat().st_mtime >= older_than:
+                    _remove(draft)
 
     def read(self, name: str) -> Path:
         """Return an artifact's path after checking that its bytes are those that were written.

@@ -33,6 +33,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 from circuitlapse.config import Finetune, processes
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import quiet
+from circuitlapse.models.foreign import check_ties
 from circuitlapse.tasks import Item
 from circuitlapse.training.arguments import adapters, arguments
 from circuitlapse.training.encode import encode
@@ -91,12 +92,14 @@ def finetune(
         The figures of the watched prompts, in the order of the steps.
 
     Raises:
-        CircuitlapseError: If there are no items, an item cannot be encoded, or the trainer refuses
-            an argument or the device.
+        CircuitlapseError: If there are no items, an item cannot be encoded, an adapter is on tied
+            weights, or the trainer refuses an argument or the device.
         BlownUpError: If a loss is no longer finite; it holds the figures until then.
     """
     if not items:
-        raise CircuitlapseError("there is nothing to fine-tune on", got="0 items")
+        raise CircuitlapseError(
+            "there is nothing to fine-tune on", got="0 items", fix="Give at least one prompt"
+        )
     datasets.disable_progress_bars()
     with ExitStack() as scratch:
         output = (
@@ -138,7 +141,9 @@ def finetune(
         grown = _vocabulary(trainer.model)
         if grown != vocabulary:
             raise CircuitlapseError(
-                "fine-tuning changed the size of the vocabulary", got=f"{vocabulary} -> {grown}"
+                "fine-tuning changed the size of the vocabulary",
+                got=f"{vocabulary} -> {grown}",
+                fix="Take out whatever resizes it: a callback, or a key of finetune.trainer",
             )
         return from_log(trainer.state.log_history, watched)
 
@@ -155,6 +160,10 @@ def _trainer(**settings: Any) -> SFTTrainer:
             got=str(error),
             fix="Correct finetune.optimizer, finetune.lora or finetune.trainer",
         ) from error
+    check_ties(
+        cast(nn.Module, trainer.model), "an adapter of this recipe",
+        "Leave the embeddings and the unembedding out of finetune.lora.targets",
+    )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
     return trainer
 

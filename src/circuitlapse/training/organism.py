@@ -17,11 +17,11 @@ from pathlib import Path
 
 import platformdirs
 import torch
-from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers import GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerFast
 
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import behaviour, load_model, quiet
-from circuitlapse.records import content_hash
+from circuitlapse.records import Store, content_hash
 from circuitlapse.tasks import get_task, tokenize
 from circuitlapse.tasks.templates import CONTINUATIONS, OPENINGS
 from circuitlapse.training.corpus import rows
@@ -34,6 +34,8 @@ Progress = Callable[[int, int, str], None]
 
 _CACHE_VARIABLE = "CIRCUITLAPSE_CACHE"
 WEIGHTS = "model.safetensors"
+ABANDONED = 86400.0
+"""Seconds after which nobody writes on a draft in the cache any more: its process was killed."""
 _ABOUT = "organism.json"
 # A fixed number, whatever the machine has: another one gives other roundings and another organism.
 # Bases with blank heads are made side by side, where two threads each would wait for one another.
@@ -67,6 +69,7 @@ def organism(
     target = home / f"{recipe.name}-{seed}-{key[:16]}"
     if _is_whole(target, key):
         return target
+    Store(home).sweep(ABANDONED)
     made = pretrain(recipe, seed, home, progress)
     if target.exists():
         if _is_whole(target, key):  # another process was faster
@@ -148,7 +151,7 @@ def _pretrain(
         stages = (Stage(steps=recipe.extra_steps, weights=recipe.stages[-1].weights),)
         peak = recipe.learning_rate * recipe.extra_rate
         old, new = gate_figures(model, tokenizer, recipe.gate_prompts)
-        if old >= recipe.old_at_least and recipe.new_at_least <= new <= recipe.new_at_most:
+        if recipe.gate_holds(old, new):
             break
     else:
         raise CircuitlapseError(
@@ -160,7 +163,7 @@ def _pretrain(
         )
     if into is not None:
         Path(into).mkdir(parents=True, exist_ok=True)
-    directory = Path(tempfile.mkdtemp(prefix=".making-", dir=into))
+    directory = Path(tempfile.mkdtemp(prefix=".draft-", dir=into))
     _save(model, tokenizer, directory)
     about = {
         "key": organism_key(recipe, seed),
@@ -177,7 +180,7 @@ def _pretrain(
 
 
 def gate_figures(
-    model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, n: int
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, n: int
 ) -> tuple[float, float]:
     """Measure what the gate looks at, on prompts with held-out name pairs.
 

@@ -5,9 +5,9 @@ fine-tune:
 
 ``shuffled_answers``
     The same prompts, old ones rehearsed as in the real one, but the answer of each new-task prompt
-    is any of its names, drawn at random. Frames, names and their order are those of the real
-    fine-tune; only the rule is gone. It holds the new task at chance, which the base may have been
-    trained for.
+    is any of its candidates (for most tasks its names), drawn at random. Frames, names and their
+    order are those of the real fine-tune; only the rule is gone. It holds the new task at chance,
+    which the base may have been trained for.
 ``old_task``
     Prompts of the old task alone, with their answers. Where the base was held at chance by
     training, leaving that out lets the new task come back: not neutral for such a base.
@@ -67,15 +67,15 @@ def unrelated_items(n: int, rng: random.Random) -> list[Item]:
 
 
 def shuffle_answers(items: Sequence[Item], rng: random.Random) -> list[Item]:
-    """Let any candidate of each item be its answer, the right one no more often than the others."""
+    """Let any candidate of each item be its answer, none more often for being right or wrong."""
     shuffled = []
     for item in items:
-        candidates = [item.answer, *item.distractors]
+        # Without the other right ones, wrong answers would be taught, and so the opposite rule.
+        candidates = [item.answer, *item.also, *item.distractors]
         answer = rng.choice(candidates)
         candidates.remove(answer)
-        shuffled.append(
-            item.model_copy(update={"answer": answer, "distractors": tuple(candidates)})
-        )
+        drawn = {"answer": answer, "also": (), "distractors": tuple(candidates)}
+        shuffled.append(item.model_copy(update=drawn))
     return shuffled
 
 

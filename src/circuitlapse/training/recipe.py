@@ -113,6 +113,10 @@ class Recipe(BaseModel):
             raise ValueError(f"blank_heads holds {unknown[0]!r}, which is no head of the model")
         return self
 
+    def gate_holds(self, old: float, new: float) -> bool:
+        """Whether a model's accuracies are those of a base: it does the old task, not the new."""
+        return old >= self.old_at_least and self.new_at_least <= new <= self.new_at_most
+
     @property
     def steps(self) -> int:
         """Optimiser steps before the first look at the gate, where no stage takes longer."""
