@@ -1,3 +1,4 @@
+from dataclasses import fields
 from inspect import unwrap
 from typing import Any
 
@@ -94,6 +95,28 @@ def test_wrong_tensors_are_refused(change: dict, message: str) -> None:
     PromptPairs.from_tensors(**good)
     with pytest.raises(CircuitlapseError, match=message):
         PromptPairs.from_tensors(**{**good, **change})
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+def test_ids_of_any_whole_numbers_are_indices(dtype: torch.dtype) -> None:
+    ids = torch.arange(6).view(2, 3)
+    given = {
+        "clean": ids, "corrupt": ids + 6, "answers": ids[:, 0], "distractors": ids[:, 1:],
+        "attention_mask": torch.tensor([[0, 1, 1], [1, 1, 1]]), "also": ids[:, :1] + 12,
+        "distractor_continuations": ids[:, 1:, None],
+    }  # fmt: skip
+    where = torch.tensor([1, 0])
+    pairs = PromptPairs.from_tensors(**given, positions={"first": where})
+    small = PromptPairs.from_tensors(
+        **{name: tensor.to(dtype) for name, tensor in given.items()},
+        positions={"first": where.to(dtype)},
+    )
+    for field in fields(pairs):
+        ours, theirs = getattr(small, field.name), getattr(pairs, field.name)
+        if field.name == "positions":
+            ours, theirs = ours["first"], theirs["first"]
+        assert ours.dtype == torch.long
+        assert torch.equal(ours, theirs)
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,12 @@ class PromptPairs:
         )  # fmt: skip
         if attention_mask is not None:
             check_is_tensor("attention_mask", attention_mask)
+        # Indexing takes small whole numbers for a mask or not at all, and -1 must stay below 0.
+        clean, corrupt, answers = clean.long(), corrupt.long(), answers.long()
+        distractors, also, distractor_continuations = (
+            None if ids is None else ids.long()
+            for ids in (distractors, also, distractor_continuations)
+        )
         if answers.ndim == 1:
             answers = answers[:, None]
         if distractors is None:
@@ -152,7 +158,7 @@ class PromptPairs:
         take = shift.clamp(max=width - 1)
         named = {}
         for name, where in (positions or {}).items():
-            named[name] = where - start
+            named[name] = where.long() - start
             if bool(((named[name] < 0) | (named[name] >= lengths)).any()):
                 raise CircuitlapseError(f"position {name!r} lies outside its prompt")
         both = [
