@@ -163,7 +163,7 @@ def test_a_callable_may_give_booleans_and_whole_numbers_where_no_gradient_is_nee
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"metric": "accuracy"}, "accuracy has no gradient.*log_prob or logit_diff"),
+        ({"metric": "accuracy"}, "no gradient.*log_prob or .*method='exact', patch"),
         ({"metric": lambda logits: logits}, r"one number per prompt \(got \(5, 23\)\)"),
         ({"metric": lambda logits: 3.0}, r"one number per prompt \(got 'float'\)"),
         ({"metric": lambda logits: 1.0 * logits.argmax(dim=1)}, "no gradient .*method='exact'"),

@@ -97,7 +97,8 @@ def check_metric(metric: Metric, pairs: PromptPairs, needs_gradient: bool = Fals
     if needs_gradient and metric == "accuracy":
         raise CircuitlapseError(
             "accuracy has no gradient to attribute",
-            fix="Use log_prob or logit_diff here; accuracy works with patch and evaluate_circuit",
+            fix="Use log_prob or logit_diff here; accuracy works with method='exact', patch and "
+            "evaluate_circuit",
         )
     more = max(pairs.continuations.shape[1], pairs.distractor_continuations.shape[2])
     if pairs.is_sequence and (callable(metric) or metric in _COMPARING):
