@@ -8,7 +8,7 @@ import circuitlapse as cl
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import behaviour, load_model
 from circuitlapse.tasks import PromptPairs, logit_difference
-from circuitlapse.tasks.metrics import check_metric
+from circuitlapse.tasks.metrics import check_metric, compute_metric
 from twins_engine import Literal, random_pairs, tiny_gpt2
 
 NAMES = ["logit_diff", "logit_diff_hardest", "prob", "log_prob", "neg_kl", "accuracy"]
@@ -172,6 +172,11 @@ def test_a_callable_may_give_booleans_and_whole_numbers_where_no_gradient_is_nee
 def test_metrics_that_cannot_be_computed_are_refused(arguments, message):
     with pytest.raises(CircuitlapseError, match=message):
         cl.attribute(load_model(tiny_gpt2()), random_pairs(1), batch_size=5, **arguments)
+
+
+def test_a_divergence_from_nothing_is_refused():
+    with pytest.raises(CircuitlapseError, match=r"clean model's logits .*no reference.*log_prob"):
+        compute_metric("neg_kl", torch.zeros(5, 1, 23), random_pairs(1))
 
 
 def test_an_unknown_metric_is_refused_with_the_known_ones():

@@ -196,7 +196,7 @@ def test_a_position_whose_name_ends_like_a_shift_is_found_by_its_name():
     ("source", "target", "message"),
     [
         ("END", "IO", r"no such position \(got 'IO'\).*here, there, END, or one with a shift"),
-        ("END+1", "here", r"position END\+1 lies outside its prompt \(got .prompt 0.\)"),
+        ("END+1", "here", r"position END\+1 lies outside its prompt \(got .prompt 0.\)\. Use a"),
         ("there", "END", r"END stands to the right of there, .*Exchange"),
     ],
 )

@@ -86,6 +86,7 @@ def load_model(
         raise CircuitlapseError(
             "a model is loaded from a directory, a Hub name or a transformers model",
             got=type(source).__name__,
+            fix="Give the directory as text or a Path, or the model that from_pretrained returned",
         )
     model = Model(hf, _reader(hf.config, "the model")(hf), tokenizer)
     _check_parity(model)

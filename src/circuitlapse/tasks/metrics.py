@@ -151,7 +151,11 @@ def compute_metric(
         return total.exp() if metric == "prob" else total
     if metric == "neg_kl":
         if reference is None:
-            raise CircuitlapseError("neg_kl needs the clean model's logits to compare with")
+            raise CircuitlapseError(
+                "neg_kl needs the clean model's logits to compare with",
+                got="no reference",
+                fix="Pass them as reference, or use metric='log_prob'",
+            )
         clean = reference.log_softmax(dim=-1)
         per_token = -(clean.exp() * (clean - logs)).sum(dim=-1)
     else:

@@ -32,6 +32,8 @@ def place(pairs: PromptPairs, name: str) -> Int[Tensor, " prompts"]:
     outside = ((where < 0) | (where >= pairs.lengths)).nonzero().flatten()
     if len(outside):
         raise CircuitlapseError(
-            f"position {name} lies outside its prompt", got=f"prompt {int(outside[0])}"
+            f"position {name} lies outside its prompt",
+            got=f"prompt {int(outside[0])}",
+            fix="Use a smaller shift, or leave out the prompts that are too short for it",
         )
     return where
