@@ -55,10 +55,13 @@ def test_a_gpus_batches_take_half_of_what_is_free(monkeypatch):
 def out_of_memory(kind: str) -> Exception:
     if kind == "cuda":
         return torch.OutOfMemoryError("CUDA out of memory.")
+    if kind == "cublas":
+        call = "cublasCreate(handle)"
+        return RuntimeError(f"CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `{call}`")
     return MemoryError()
 
 
-@pytest.mark.parametrize("kind", ["cuda", "python"])
+@pytest.mark.parametrize("kind", ["cuda", "cublas", "python"])
 def test_a_batch_that_does_not_fit_is_halved_until_it_does(kind):
     model, pairs = load_model(tiny_gpt2()), random_pairs(6, n=21)
     seen: list[list[int]] = []

@@ -21,6 +21,8 @@ from circuitlapse.shapes import Float, Int
 from circuitlapse.tasks.metrics import Metric, candidate_mean, check_metric, compute_metric
 from circuitlapse.tasks.pairs import PromptPairs
 
+_OUT_OF_MEMORY = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED")
+
 
 @dataclass(frozen=True)
 class Suffixes:
@@ -162,8 +164,8 @@ def _fits(work: Callable[[], None]) -> bool:
     except (torch.OutOfMemoryError, MemoryError):
         return False
     except RuntimeError as error:
-        # The CPU's allocator has no exception of its own.
-        if "DefaultCPUAllocator" not in str(error):
+        # The CPU's allocator has no exception of its own, nor have cuBLAS's workspaces.
+        if not any(sign in str(error) for sign in _OUT_OF_MEMORY):
             raise
         return False
     return True
