@@ -108,8 +108,17 @@ def test_the_tokenizer_comes_with_the_directory(directory):
 
 def test_broken_tokenizer_files_are_reported(directory):
     (directory / "tokenizer.json").write_text("{")
-    with pytest.raises(CircuitlapseError, match=r"could not be loaded: .*Check the name"):
+    with pytest.raises(CircuitlapseError, match=r"could not be loaded: .*remove its files .*ids"):
         load_model(directory)
+
+
+def test_a_tokenizer_without_its_vocabulary_can_be_done_without(directory):
+    config = directory / "tokenizer_config.json"
+    config.write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
+    with pytest.raises(CircuitlapseError, match=r"remove its files .*tokenizer_config.json.*ids"):
+        load_model(directory)
+    config.unlink()
+    assert load_model(directory).tokenizer is None
 
 
 def test_tensors_of_an_old_checkpoint_load_without_running_its_pickle(directory):
