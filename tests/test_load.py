@@ -24,6 +24,7 @@ from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import load_model, logit_differences, quiet
 from circuitlapse.models.families import READERS
 from circuitlapse.models.families.gpt2 import read_gpt2
+from circuitlapse.models.load import place
 from twins_engine import FAMILIES, random_pairs, tiny, tiny_gpt2
 
 
@@ -56,7 +57,7 @@ def test_a_directory_loads_frozen_and_in_eval_mode(directory):
     assert not model.hf.training
     assert not any(weight.requires_grad for weight in model.hf.parameters())
     assert model.tokenizer is None
-    assert model.device == torch.device("cpu")
+    assert model.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
     assert (model.graph.n_layers, model.graph.n_heads) == (2, 3)
     as_text = load_model(str(directory))
     pairs = random_pairs(0)
@@ -299,6 +300,21 @@ def test_an_unsupported_family_is_named(tmp_path):
 def test_cross_attention_is_refused():
     with pytest.raises(CircuitlapseError, match=r"has cross-attention"):
         load_model(tiny_gpt2(add_cross_attention=True))
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_gpu_is_taken_where_there_is_one(there, monkeypatch):
+    asked: list[str] = []
+    empty = torch.empty
+
+    def seen(*size: int, device: str) -> torch.Tensor:
+        asked.append(device)
+        return empty(*size)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    monkeypatch.setattr(torch, "empty", seen)
+    place("auto")
+    assert asked == ["cuda" if there else "cpu"]
 
 
 @pytest.mark.parametrize("device", ["gpuu", "meta", "cuda:99"])
