@@ -21,10 +21,9 @@ from transformers.utils import logging as hf_logging
 
 from circuitlapse.attribution import attribute, patch
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models import load_model, logit_differences, quiet
+from circuitlapse.models import load, load_model, logit_differences, quiet
 from circuitlapse.models.families import READERS
 from circuitlapse.models.families.gpt2 import read_gpt2
-from circuitlapse.models.load import place
 from twins_engine import FAMILIES, random_pairs, tiny, tiny_gpt2
 
 
@@ -313,7 +312,7 @@ def test_a_gpu_is_taken_where_there_is_one(there, monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
     monkeypatch.setattr(torch, "empty", seen)
-    place("auto")
+    load.place("auto")
     assert asked == ["cuda" if there else "cpu"]
 
 
@@ -332,6 +331,58 @@ def test_a_decoder_that_computes_other_logits_is_refused(monkeypatch):
     monkeypatch.setitem(READERS, "gpt2", wrong)
     with pytest.raises(CircuitlapseError, match=r"logits differ from those of transformers"):
         load_model(tiny_gpt2())
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bound"), [("float32", 1e-4), ("bfloat16", 2e-2), ("float16", 2e-2)]
+)
+def test_logits_may_differ_by_what_rounding_does_and_no_more(dtype, bound, monkeypatch):
+    hf, exact = tiny_gpt2(), load._logits
+    largest = 1.0
+
+    def off_by(share: float):
+        def logits(*given) -> torch.Tensor:
+            nonlocal largest
+            found = exact(*given).float()
+            largest = max(largest, float(found.abs().max()))
+            return found + share * bound * largest
+
+        return logits
+
+    monkeypatch.setattr(load, "_logits", off_by(0))
+    load_model(hf, dtype=dtype)  # finds the largest
+    monkeypatch.setattr(load, "_logits", off_by(0.5))
+    load_model(hf, dtype=dtype)
+    monkeypatch.setattr(load, "_logits", off_by(1.6))
+    with pytest.raises(CircuitlapseError, match=r"logits differ from those of transformers"):
+        load_model(hf, dtype=dtype)
+
+
+def test_another_answer_is_refused_however_near_the_logits(monkeypatch):
+    """Within the bound the two largest logits can change places, unless they lie clearly apart."""
+    hf, exact, seen = tiny_gpt2(), load._logits, list[torch.Tensor]()
+
+    def moved(share: float):
+        def logits(*given) -> torch.Tensor:
+            seen.append(exact(*given))
+            values, which = seen[-1][0].topk(2)
+            step = share * (values[0] - values[1])
+            return seen[-1].index_put(
+                (torch.zeros(2, dtype=torch.long), which), torch.stack([-step, step]), True
+            )
+
+        return logits
+
+    monkeypatch.setattr(load, "_logits", moved(0))
+    load_model(hf)
+    best = torch.stack([rows[0] for rows in seen]).topk(2, dim=1).values
+    margin, largest = float((best[:, 0] - best[:, 1]).max()), float(torch.cat(seen).abs().max())
+    monkeypatch.setitem(load.TOLERANCES, torch.float32, 0.75 * margin / max(1.0, largest))
+    monkeypatch.setattr(load, "_logits", moved(0.4))
+    load_model(hf)
+    monkeypatch.setattr(load, "_logits", moved(0.6))
+    with pytest.raises(CircuitlapseError, match=r"logits differ from those of transformers"):
+        load_model(hf)
 
 
 def test_not_a_number_is_refused():
