@@ -7,6 +7,7 @@ import torch
 import circuitlapse as cl
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import behaviour, load_model
+from circuitlapse.reading import logit_lens
 from circuitlapse.tasks import PromptPairs, logit_difference
 from circuitlapse.tasks.metrics import check_metric, compute_metric
 from twins_engine import Literal, random_pairs, tiny_gpt2
@@ -138,6 +139,35 @@ def test_a_callable_sees_the_logits_and_can_ask_for_the_prompts():
     assert entropy.shape == named.shape
     scores = cl.attribute(model, pairs, metric=lambda logits, scale=2.0: scale * logits[:, 3])
     assert float(scores.mean.abs().sum()) > 0
+
+
+def test_a_callable_may_know_the_prompts_by_their_rows_where_one_batch_holds_them():
+    model, pairs = load_model(tiny_gpt2()), random_pairs(2, n=8)
+    rows, wrong = torch.arange(8), pairs.distractors[:, 0]
+    pairs = PromptPairs(pairs.clean, pairs.corrupt, pairs.lengths, pairs.answers, wrong[:, None])
+    empty = cl.Circuit(model.graph, torch.zeros_like(model.graph.edges))
+
+    def by_row(logits):
+        return logits[rows, pairs.answers] - logits[rows, wrong]
+
+    def by_first_rows(logits):
+        n = torch.arange(len(logits))
+        return logits[n, pairs.answers[: len(n)]] - logits[n, wrong[: len(n)]]
+
+    for work in (cl.attribute, cl.node_effects, cl.patch, logit_lens):
+        found, expected = work(model, pairs, metric=by_row), work(model, pairs)
+        if isinstance(found, cl.Scores):
+            found, expected = found.mean, expected.mean
+        torch.testing.assert_close(found, expected)
+    clean = cl.evaluate_circuit(model, empty, pairs, metric=by_row, batch_size=8).clean
+    torch.testing.assert_close(clean, cl.evaluate_circuit(model, empty, pairs).clean)
+    for batch_size in (1, 4):
+        with pytest.raises(CircuitlapseError, match=rf"batch of {batch_size}.*second argument"):
+            cl.attribute(model, pairs, metric=by_first_rows, batch_size=batch_size)
+    with pytest.raises(CircuitlapseError, match="in one batch .*second argument, .*batch_size=len"):
+        cl.patch(model, PromptPairs.from_tensors(
+            *(torch.cat([x, x]) for x in (pairs.clean, pairs.corrupt, pairs.answers))
+        ), metric=by_row, batch_size=8)  # fmt: skip
 
 
 def test_a_callable_may_give_booleans_and_whole_numbers_where_no_gradient_is_needed():

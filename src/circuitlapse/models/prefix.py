@@ -18,7 +18,13 @@ from circuitlapse.models.decoder import Decoder
 from circuitlapse.models.layers import single
 from circuitlapse.models.memory import most_tokens
 from circuitlapse.shapes import Float, Int
-from circuitlapse.tasks.metrics import Metric, candidate_mean, check_metric, compute_metric
+from circuitlapse.tasks.metrics import (
+    Metric,
+    candidate_mean,
+    check_metric,
+    compute_metric,
+    in_order,
+)
 from circuitlapse.tasks.pairs import PromptPairs
 
 _OUT_OF_MEMORY = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED")
@@ -35,7 +41,7 @@ class Suffixes:
         clean: Embeddings of the clean prompts' columns.
         corrupt: Embeddings of the corrupt prompts' columns.
         context: The prefix that both share, where each prompt begins, and where logits are read.
-        name: The metric, by name or as a callable.
+        name: The metric, by name or as a callable that takes these rows in this order.
         direction: Readout of the plain logit difference: the answer's row of the unembedding minus
             the distractors' mean row; None for any other metric.
         reference: The clean model's logits, for ``neg_kl`` only.
@@ -116,9 +122,14 @@ def each_batch(
     widths = pairs.reads().amax(dim=1) + 1 - starts
     bytes_per_token = decoder.W_E.itemsize * floats_per_token
     if metric != "logit_diff":
-        # Logits of the whole vocabulary, in single precision at least; for neg_kl the clean ones
-        # beside them. They are shared out over the tokens of the prompt that has the fewest.
-        logits = (8 if metric == "neg_kl" else 4) * pairs.reads().shape[1] * len(decoder.W_U)
+        # Logits of the whole vocabulary, in single precision at least; beside them for neg_kl the
+        # clean ones, for a callable the same in the caller's order. They are shared out over the
+        # tokens of the prompt that has the fewest.
+        logits = (
+            (8 if metric == "neg_kl" or callable(metric) else 4)
+            * pairs.reads().shape[1]
+            * len(decoder.W_U)
+        )
         bytes_per_token += max(4, decoder.W_E.itemsize) * logits // int(widths.min())
     most = most_tokens(pairs.clean.device, bytes_per_token)
     each_group(
@@ -206,6 +217,8 @@ def _suffixes(
     decoder: Decoder, rows: Tensor, all_pairs: PromptPairs, starts: Tensor, metric: Metric
 ) -> Suffixes:
     pairs, start = all_pairs[rows], starts[rows]
+    if callable(metric):
+        metric = in_order(metric, rows, pairs, whole=len(rows) == len(all_pairs))
     reads = pairs.reads() - start[:, None]
     take = start[:, None] + torch.arange(int(reads.max()) + 1, device=start.device)
     take = take.clamp(max=pairs.clean.shape[1] - 1)
