@@ -22,12 +22,11 @@ from circuitlapse.attribution.gradients import differences
 from circuitlapse.attribution.parts import Columns, Parts, with_elsewhere
 from circuitlapse.attribution.resume import Unfinished, made_from
 from circuitlapse.attribution.scores import Scores
-from circuitlapse.attribution.tails import Tail, moves
+from circuitlapse.attribution.tails import Tail, moves, variants_at_once
 from circuitlapse.models.decoder import Decoder, Step
 from circuitlapse.models.graph import SLOTS, Graph
 from circuitlapse.models.layers import linear
 from circuitlapse.models.load import Model
-from circuitlapse.models.memory import some_at_once
 from circuitlapse.models.prefix import Suffixes, each_batch
 from circuitlapse.shapes import Float
 from circuitlapse.tasks.metrics import Metric
@@ -189,7 +188,7 @@ class EdgeRuns:
         at_end = reader >= graph.mlp_reader(last)
         writers = graph.edges[:, reader].nonzero()[:n_writers, 0]
         sources = (self.end if at_end else self.inner)[: len(writers)]
-        at_once = some_at_once(sources.device, sources[0].numel(), _PART_FLOATS)
+        at_once = variants_at_once(self.decoder, self.tail.context, sources[0], _PART_FLOATS)
         effects = []
         for some in sources.split(at_once):
             if where is not None:

@@ -16,7 +16,7 @@ from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models.context import Context
 from circuitlapse.models.decoder import Decoder
 from circuitlapse.models.layers import single
-from circuitlapse.models.memory import most_tokens
+from circuitlapse.models.memory import most_rows
 from circuitlapse.shapes import Float, Int
 from circuitlapse.tasks.metrics import (
     Metric,
@@ -131,7 +131,10 @@ def each_batch(
             * len(decoder.W_U)
         )
         bytes_per_token += max(4, decoder.W_E.itemsize) * logits // int(widths.min())
-    most = most_tokens(pairs.clean.device, bytes_per_token)
+    # Keys and values of the shared prefix, and once more with the columns': on a tape, or a tail's.
+    block = decoder.attention[0]
+    floats_before = 4 * decoder.n_layers * block.W_O.shape[:2].numel()
+    most = most_rows(pairs.clean.device, bytes_per_token, decoder.W_E.itemsize * floats_before)
     each_group(
         lambda rows: work(_suffixes(decoder, rows, pairs, starts, metric)),
         widths, starts, most, batch_size,
@@ -142,7 +145,7 @@ def each_group(
     work: Callable[[Int[Tensor, " batch"]], None],
     widths: Int[Tensor, " prompts"],
     starts: Int[Tensor, " prompts"],
-    most: int,
+    most: Callable[[int, int], int],
     batch_size: int | None = None,
 ) -> None:
     """Work on rows in groups of :func:`alike`, which see.
@@ -185,13 +188,13 @@ def _fits(work: Callable[[], None]) -> bool:
 def alike(
     widths: Int[Tensor, " prompts"],
     starts: Int[Tensor, " prompts"],
-    most: int,
+    most: Callable[[int, int], int],
     batch_size: int | None = None,
 ) -> Iterator[Int[Tensor, " batch"]]:
     """Group rows of like width and start, so that little of a batch is padding.
 
-    A batch has at most ``most`` tokens, padding included, or else ``batch_size`` rows if that is
-    given. Even rows come first in it.
+    A batch has at most as many rows as ``most`` says for its width and its largest start, or else
+    ``batch_size`` if that is given. Even rows come first in it.
 
     Raises:
         CircuitlapseError: If ``batch_size`` is below 1.
@@ -201,12 +204,11 @@ def alike(
     wide, first = widths.tolist(), starts.tolist()
     order = sorted(range(len(wide)), key=lambda row: (wide[row], first[row]))
     while order:
-        taken = 1
-        while taken < len(order) and (
-            taken < batch_size
-            if batch_size is not None
-            else (taken + 1) * wide[order[taken]] <= most
-        ):
+        taken, before = 1, first[order[0]]
+        while taken < len(order):
+            before = max(before, first[order[taken]])
+            if taken >= (batch_size or most(wide[order[taken]], before)):
+                break
             taken += 1
         rows, order = sorted(order[:taken], key=lambda row: row % 2), order[taken:]
         yield torch.tensor(rows, device=starts.device)
