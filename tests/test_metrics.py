@@ -165,9 +165,7 @@ def test_a_callable_may_know_the_prompts_by_their_rows_where_one_batch_holds_the
         with pytest.raises(CircuitlapseError, match=rf"batch of {batch_size}.*second argument"):
             cl.attribute(model, pairs, metric=by_first_rows, batch_size=batch_size)
     with pytest.raises(CircuitlapseError, match="in one batch .*second argument, .*batch_size=len"):
-        cl.patch(model, PromptPairs.from_tensors(
-            *(torch.cat([x, x]) for x in (pairs.clean, pairs.corrupt, pairs.answers))
-        ), metric=by_row, batch_size=8)  # fmt: skip
+        cl.patch(model, pairs[torch.arange(8).repeat(2)], metric=by_row, batch_size=8)
 
 
 def test_a_callable_may_give_booleans_and_whole_numbers_where_no_gradient_is_needed():
