@@ -174,6 +174,35 @@ def test_logits_of_the_whole_vocabulary_are_part_of_the_budget(metric, monkeypat
         torch.testing.assert_close(ours / largest, theirs / largest, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("nth", [1, 2, 3])
+def test_a_half_that_fails_on_its_way_is_not_counted_twice(nth, monkeypatch):
+    """Memory runs out in large batches at the metric, once some of them have been computed."""
+    model, pairs, calls = load_model(tiny_gpt2()), random_pairs(6, n=12), dict[tuple, int]()
+    circuit = cl.attribute(model, pairs).top(n_edges=40)
+    metric = Suffixes.metric
+
+    def tight(batch: Suffixes, *given: Any) -> torch.Tensor:
+        found, key = metric(batch, *given), tuple(batch.rows.tolist())
+        calls[key] = calls.get(key, 0) + 1
+        if len(key) > 4 and calls[key] == nth:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return found
+
+    for work in (
+        lambda: cl.attribute(model, pairs, steps=4).mean,
+        lambda: cl.attribute(model, pairs, "exact").mean,
+        lambda: cl.patch(model, pairs),
+        lambda: cl.patch(model, pairs, "resid_pre"),
+        lambda: cl.evaluate_circuits(model, [circuit, circuit], pairs)[1].metric,
+    ):
+        monkeypatch.setattr(Suffixes, "metric", metric)
+        expected = work()
+        calls.clear()
+        monkeypatch.setattr(Suffixes, "metric", tight)
+        torch.testing.assert_close(work(), expected, rtol=1e-4, atol=1e-5)
+        assert {len(key) for key in calls} == {12, 6, 3}
+
+
 def test_a_single_pair_that_does_not_fit_ends_with_a_message():
     def work(batch: Suffixes) -> None:
         raise MemoryError
