@@ -1,6 +1,8 @@
 """Exact scores: a model worked out by hand, dead components, going on after an interruption."""
 
 from dataclasses import replace
+from inspect import unwrap
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -8,9 +10,9 @@ import torch
 from safetensors.torch import save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from circuitlapse.attribution import attribute, project_exact
+from circuitlapse.attribution import attribute, exact, project_exact
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models import load_model
+from circuitlapse.models import Graph, load_model
 from circuitlapse.tasks.pairs import PromptPairs
 from twins_engine import random_pairs, tiny_gpt2
 
@@ -174,6 +176,30 @@ def test_a_file_of_something_else_is_refused(tmp_path):
     path.write_bytes(b"\xff" * 64)
     with pytest.raises(CircuitlapseError, match=r"holds no scores that could be .*Remove"):
         attribute(model, pairs, "exact", save=path)
+
+
+@pytest.mark.parametrize(("device", "writers"), [("cpu", 4), ("cuda", 9)])
+def test_a_gpu_is_timed_with_all_its_work_done(device, writers, monkeypatch):
+    """A clock that only a GPU's waiting moves, and work that only begins when it is called."""
+    graph, seen, pending = Graph(3, 3), [], 0.0
+
+    def effects(reader: int, n_writers: int) -> None:
+        nonlocal pending
+        pending += n_writers
+        seen.append(n_writers)
+
+    def waited(_: torch.device) -> None:
+        nonlocal pending, clock
+        clock, pending = clock + pending, 0.0
+
+    clock = 0.0
+    monkeypatch.setattr(torch.cuda, "synchronize", waited)
+    monkeypatch.setattr("time.perf_counter", lambda: clock)
+    before = SimpleNamespace(device=torch.device(device))
+    runs = SimpleNamespace(graph=graph, before=before, effects=effects)
+    found = unwrap(exact._seconds_per_edge)(runs, graph.slot_readers(2, "k").start)
+    assert seen == [writers, writers]
+    assert found == (1 if device == "cuda" else 0)
 
 
 @pytest.mark.parametrize("layers", [1, 3])

@@ -21,7 +21,7 @@ from transformers.utils import logging as hf_logging
 
 from circuitlapse.attribution import attribute, patch
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models import load_model, logit_differences, quiet
+from circuitlapse.models import load, load_model, logit_differences, quiet
 from circuitlapse.models.families import READERS
 from circuitlapse.models.families.gpt2 import read_gpt2
 from twins_engine import FAMILIES, random_pairs, tiny, tiny_gpt2
@@ -56,7 +56,7 @@ def test_a_directory_loads_frozen_and_in_eval_mode(directory):
     assert not model.hf.training
     assert not any(weight.requires_grad for weight in model.hf.parameters())
     assert model.tokenizer is None
-    assert model.device == torch.device("cpu")
+    assert model.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
     assert (model.graph.n_layers, model.graph.n_heads) == (2, 3)
     as_text = load_model(str(directory))
     pairs = random_pairs(0)
@@ -108,8 +108,17 @@ def test_the_tokenizer_comes_with_the_directory(directory):
 
 def test_broken_tokenizer_files_are_reported(directory):
     (directory / "tokenizer.json").write_text("{")
-    with pytest.raises(CircuitlapseError, match=r"could not be loaded: .*Check the name"):
+    with pytest.raises(CircuitlapseError, match=r"could not be loaded: .*remove its files .*ids"):
         load_model(directory)
+
+
+def test_a_tokenizer_without_its_vocabulary_can_be_done_without(directory):
+    config = directory / "tokenizer_config.json"
+    config.write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
+    with pytest.raises(CircuitlapseError, match=r"remove its files .*tokenizer_config.json.*ids"):
+        load_model(directory)
+    config.unlink()
+    assert load_model(directory).tokenizer is None
 
 
 def test_tensors_of_an_old_checkpoint_load_without_running_its_pickle(directory):
@@ -271,7 +280,7 @@ def test_broken_weights_are_reported(directory):
 @pytest.mark.parametrize("source", [3, None, {"model": 1}])
 def test_other_sources_are_refused(source):
     unchecked: Any = unwrap(load_model)  # without the type checks of the tests
-    with pytest.raises(CircuitlapseError, match=r"from a directory, a Hub name or"):
+    with pytest.raises(CircuitlapseError, match=r"from a directory, a Hub name or .*Path"):
         unchecked(source)
 
 
@@ -292,6 +301,21 @@ def test_cross_attention_is_refused():
         load_model(tiny_gpt2(add_cross_attention=True))
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_a_gpu_is_taken_where_there_is_one(there, monkeypatch):
+    asked: list[str] = []
+    empty = torch.empty
+
+    def seen(*size: int, device: str) -> torch.Tensor:
+        asked.append(device)
+        return empty(*size)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    monkeypatch.setattr(torch, "empty", seen)
+    load.place("auto")
+    assert asked == ["cuda" if there else "cpu"]
+
+
 @pytest.mark.parametrize("device", ["gpuu", "meta", "cuda:99"])
 def test_an_unknown_device_is_refused(device):
     with pytest.raises(CircuitlapseError, match=rf"no such device \(got '{device}'\)\. Use auto"):
@@ -307,6 +331,58 @@ def test_a_decoder_that_computes_other_logits_is_refused(monkeypatch):
     monkeypatch.setitem(READERS, "gpt2", wrong)
     with pytest.raises(CircuitlapseError, match=r"logits differ from those of transformers"):
         load_model(tiny_gpt2())
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bound"), [("float32", 1e-4), ("bfloat16", 2e-2), ("float16", 2e-2)]
+)
+def test_logits_may_differ_by_what_rounding_does_and_no_more(dtype, bound, monkeypatch):
+    hf, exact = tiny_gpt2(), load._logits
+    largest = 1.0
+
+    def off_by(share: float):
+        def logits(*given) -> torch.Tensor:
+            nonlocal largest
+            found = exact(*given).float()
+            largest = max(largest, float(found.abs().max()))
+            return found + share * bound * largest
+
+        return logits
+
+    monkeypatch.setattr(load, "_logits", off_by(0))
+    load_model(hf, dtype=dtype)  # finds the largest
+    monkeypatch.setattr(load, "_logits", off_by(0.5))
+    load_model(hf, dtype=dtype)
+    monkeypatch.setattr(load, "_logits", off_by(1.6))
+    with pytest.raises(CircuitlapseError, match=r"logits differ from those of transformers"):
+        load_model(hf, dtype=dtype)
+
+
+def test_another_answer_is_refused_however_near_the_logits(monkeypatch):
+    """Within the bound the two largest logits can change places, unless they lie clearly apart."""
+    hf, exact, seen = tiny_gpt2(), load._logits, list[torch.Tensor]()
+
+    def moved(share: float):
+        def logits(*given) -> torch.Tensor:
+            seen.append(exact(*given))
+            values, which = seen[-1][0].topk(2)
+            step = share * (values[0] - values[1])
+            return seen[-1].index_put(
+                (torch.zeros(2, dtype=torch.long), which), torch.stack([-step, step]), True
+            )
+
+        return logits
+
+    monkeypatch.setattr(load, "_logits", moved(0))
+    load_model(hf)
+    best = torch.stack([rows[0] for rows in seen]).topk(2, dim=1).values
+    margin, largest = float((best[:, 0] - best[:, 1]).max()), float(torch.cat(seen).abs().max())
+    monkeypatch.setitem(load.TOLERANCES, torch.float32, 0.75 * margin / max(1.0, largest))
+    monkeypatch.setattr(load, "_logits", moved(0.4))
+    load_model(hf)
+    monkeypatch.setattr(load, "_logits", moved(0.6))
+    with pytest.raises(CircuitlapseError, match=r"logits differ from those of transformers"):
+        load_model(hf)
 
 
 def test_not_a_number_is_refused():

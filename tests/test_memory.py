@@ -10,14 +10,15 @@ import pytest
 import torch
 
 import circuitlapse as cl
+from circuitlapse.attribution import exact, qk_fix, tails
 from circuitlapse.compare import gains
 from circuitlapse.compare.gains import fit_gains
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models import behaviour, behaviours, load_model, memory
+from circuitlapse.models import behaviour, behaviours, decoder, load_model, memory
 from circuitlapse.models.context import Context
 from circuitlapse.models.prefix import Suffixes, each_batch
 from circuitlapse.tasks import PromptPairs
-from twins_engine import random_pairs, tiny_gpt2
+from twins_engine import random_pairs, tiny, tiny_gpt2
 
 
 def test_the_memory_budget_does_not_change_the_results(monkeypatch):
@@ -36,7 +37,7 @@ def test_the_memory_budget_does_not_change_the_results(monkeypatch):
     monkeypatch.setattr(memory, "PROCESSOR_BYTES", 2**17)
     for tight, wide in zip(results(), roomy, strict=True):
         largest = float(wide.abs().max())
-        torch.testing.assert_close(tight / largest, wide / largest, rtol=0, atol=1e-6)
+        torch.testing.assert_close(tight / largest, wide / largest, rtol=0, atol=3e-6)
 
 
 def test_a_gpus_batches_take_half_of_what_is_free(monkeypatch):
@@ -44,21 +45,74 @@ def test_a_gpus_batches_take_half_of_what_is_free(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**34, 2**36))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 2**32)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 2**31)
-    assert memory.most_tokens(gpu, 2**20) == (2**34 + 2**32 - 2**31) // 2**21
+    assert memory.most_rows(gpu, 2**20)(1, 9) == (2**34 + 2**32 - 2**31) // 2**21
+    assert memory.most_rows(gpu, 2**20, 2**18)(1, 8) == (2**34 + 2**32 - 2**31) // 2**21 // 3
     cpu = torch.device("cpu")
-    assert memory.most_tokens(cpu, 2**20) == 256
-    assert memory.most_tokens(cpu, 2**10) == 1024
+    assert memory.most_rows(cpu, 2**20)(4, 9) == 64
+    assert memory.most_rows(cpu, 2**10)(4, 9) == 256
+    assert memory.most_rows(cpu, 2**10, 2**20)(4, 8) == 31
     assert memory.some_at_once(gpu, 2**10, 2**12) > memory.some_at_once(cpu, 2**10, 2**12) == 4
     assert memory.some_at_once(cpu, 2**14, 2**12) == 1
+
+
+def late_pairs(n: int, length: int = 200) -> PromptPairs:
+    """Long prompts that differ in their last token only."""
+    clean = torch.randint(0, 23, (n, length), generator=torch.Generator().manual_seed(0))
+    corrupt = torch.cat([clean[:, :-1], (clean[:, -1:] + 1) % 23], dim=1)
+    answers = torch.arange(n) % 22
+    return PromptPairs.from_tensors(clean, corrupt, answers, answers + 1)
+
+
+def test_what_is_remembered_of_a_long_shared_prefix_is_part_of_the_budget(monkeypatch):
+    model, pairs = load_model(tiny("llama", max_position_embeddings=256)), late_pairs(24)
+    kept: list[int] = []
+
+    def work(batch: Suffixes) -> None:
+        past = [part for layer in batch.context.past for part in layer]
+        kept.append(sum(part.numel() * part.itemsize for part in past))
+
+    each_batch(model.decoder, pairs, 1, work)
+    assert len(kept) == 1
+    roomy = cl.node_effects(model, pairs)
+    budget = kept.pop() // 3
+    monkeypatch.setattr(memory, "PROCESSOR_BYTES", budget)
+    each_batch(model.decoder, pairs, 1, work)
+    assert len(kept) > 3
+    assert max(kept) <= budget
+    torch.testing.assert_close(cl.node_effects(model, pairs), roomy)
+
+
+def test_few_variants_of_long_prompts_are_run_at_once(monkeypatch):
+    """Each layer copies the prefix's keys and values for each of them."""
+    hf = tiny("mistral", num_attention_heads=8, hidden_size=16, max_position_embeddings=256)
+    hf.config.sliding_window = None
+    model, pairs, copied = load_model(hf), late_pairs(1), list[int]()
+
+    def seen(past: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+        found = after(past, new)
+        copied.append(found.numel())
+        return found
+
+    after = decoder._after
+    monkeypatch.setattr(decoder, "_after", seen)
+    for module in (tails, exact, qk_fix):
+        monkeypatch.setattr(module, "_PART_FLOATS", 2**7)
+    cl.node_effects(model, pairs)
+    cl.attribute(model, pairs, "exact")
+    cl.attribute(model, pairs, "eap", qk_fix=True)
+    assert max(copied) == 200 * model.decoder.d_model  # one variant
 
 
 def out_of_memory(kind: str) -> Exception:
     if kind == "cuda":
         return torch.OutOfMemoryError("CUDA out of memory.")
+    if kind == "cublas":
+        call = "cublasCreate(handle)"
+        return RuntimeError(f"CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `{call}`")
     return MemoryError()
 
 
-@pytest.mark.parametrize("kind", ["cuda", "python"])
+@pytest.mark.parametrize("kind", ["cuda", "cublas", "python"])
 def test_a_batch_that_does_not_fit_is_halved_until_it_does(kind):
     model, pairs = load_model(tiny_gpt2()), random_pairs(6, n=21)
     seen: list[list[int]] = []
@@ -118,6 +172,35 @@ def test_logits_of_the_whole_vocabulary_are_part_of_the_budget(metric, monkeypat
     for ours, theirs in zip(tight, roomy, strict=True):
         largest = float(theirs.abs().max())
         torch.testing.assert_close(ours / largest, theirs / largest, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("nth", [1, 2, 3])
+def test_a_half_that_fails_on_its_way_is_not_counted_twice(nth, monkeypatch):
+    """Memory runs out in large batches at the metric, once some of them have been computed."""
+    model, pairs, calls = load_model(tiny_gpt2()), random_pairs(6, n=12), dict[tuple, int]()
+    circuit = cl.attribute(model, pairs).top(n_edges=40)
+    metric = Suffixes.metric
+
+    def tight(batch: Suffixes, *given: Any) -> torch.Tensor:
+        found, key = metric(batch, *given), tuple(batch.rows.tolist())
+        calls[key] = calls.get(key, 0) + 1
+        if len(key) > 4 and calls[key] == nth:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return found
+
+    for work in (
+        lambda: cl.attribute(model, pairs, steps=4).mean,
+        lambda: cl.attribute(model, pairs, "exact").mean,
+        lambda: cl.patch(model, pairs),
+        lambda: cl.patch(model, pairs, "resid_pre"),
+        lambda: cl.evaluate_circuits(model, [circuit, circuit], pairs)[1].metric,
+    ):
+        monkeypatch.setattr(Suffixes, "metric", metric)
+        expected = work()
+        calls.clear()
+        monkeypatch.setattr(Suffixes, "metric", tight)
+        torch.testing.assert_close(work(), expected, rtol=1e-4, atol=1e-5)
+        assert {len(key) for key in calls} == {12, 6, 3}
 
 
 def test_a_single_pair_that_does_not_fit_ends_with_a_message():

@@ -7,8 +7,9 @@ import torch
 import circuitlapse as cl
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import behaviour, load_model
+from circuitlapse.reading import logit_lens
 from circuitlapse.tasks import PromptPairs, logit_difference
-from circuitlapse.tasks.metrics import check_metric
+from circuitlapse.tasks.metrics import check_metric, compute_metric
 from twins_engine import Literal, random_pairs, tiny_gpt2
 
 NAMES = ["logit_diff", "logit_diff_hardest", "prob", "log_prob", "neg_kl", "accuracy"]
@@ -140,6 +141,33 @@ def test_a_callable_sees_the_logits_and_can_ask_for_the_prompts():
     assert float(scores.mean.abs().sum()) > 0
 
 
+def test_a_callable_may_know_the_prompts_by_their_rows_where_one_batch_holds_them():
+    model, pairs = load_model(tiny_gpt2()), random_pairs(2, n=8)
+    rows, wrong = torch.arange(8), pairs.distractors[:, 0]
+    pairs = PromptPairs(pairs.clean, pairs.corrupt, pairs.lengths, pairs.answers, wrong[:, None])
+    empty = cl.Circuit(model.graph, torch.zeros_like(model.graph.edges))
+
+    def by_row(logits):
+        return logits[rows, pairs.answers] - logits[rows, wrong]
+
+    def by_first_rows(logits):
+        n = torch.arange(len(logits))
+        return logits[n, pairs.answers[: len(n)]] - logits[n, wrong[: len(n)]]
+
+    for work in (cl.attribute, cl.node_effects, cl.patch, logit_lens):
+        found, expected = work(model, pairs, metric=by_row), work(model, pairs)
+        if isinstance(found, cl.Scores):
+            found, expected = found.mean, expected.mean
+        torch.testing.assert_close(found, expected)
+    clean = cl.evaluate_circuit(model, empty, pairs, metric=by_row, batch_size=8).clean
+    torch.testing.assert_close(clean, cl.evaluate_circuit(model, empty, pairs).clean)
+    for batch_size in (1, 4):
+        with pytest.raises(CircuitlapseError, match=rf"batch of {batch_size}.*second argument"):
+            cl.attribute(model, pairs, metric=by_first_rows, batch_size=batch_size)
+    with pytest.raises(CircuitlapseError, match="in one batch .*second argument, .*batch_size=len"):
+        cl.patch(model, pairs[torch.arange(8).repeat(2)], metric=by_row, batch_size=8)
+
+
 def test_a_callable_may_give_booleans_and_whole_numbers_where_no_gradient_is_needed():
     model, pairs = load_model(tiny_gpt2()), random_pairs(2, n=7)
 
@@ -163,7 +191,7 @@ def test_a_callable_may_give_booleans_and_whole_numbers_where_no_gradient_is_nee
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"metric": "accuracy"}, "accuracy has no gradient.*log_prob or logit_diff"),
+        ({"metric": "accuracy"}, "no gradient.*log_prob or .*method='exact', patch"),
         ({"metric": lambda logits: logits}, r"one number per prompt \(got \(5, 23\)\)"),
         ({"metric": lambda logits: 3.0}, r"one number per prompt \(got 'float'\)"),
         ({"metric": lambda logits: 1.0 * logits.argmax(dim=1)}, "no gradient .*method='exact'"),
@@ -172,6 +200,11 @@ def test_a_callable_may_give_booleans_and_whole_numbers_where_no_gradient_is_nee
 def test_metrics_that_cannot_be_computed_are_refused(arguments, message):
     with pytest.raises(CircuitlapseError, match=message):
         cl.attribute(load_model(tiny_gpt2()), random_pairs(1), batch_size=5, **arguments)
+
+
+def test_a_divergence_from_nothing_is_refused():
+    with pytest.raises(CircuitlapseError, match=r"clean model's logits .*no reference.*log_prob"):
+        compute_metric("neg_kl", torch.zeros(5, 1, 23), random_pairs(1))
 
 
 def test_an_unknown_metric_is_refused_with_the_known_ones():

@@ -1,3 +1,4 @@
+from dataclasses import fields
 from inspect import unwrap
 from typing import Any
 
@@ -64,14 +65,14 @@ def test_left_padding_is_undone(lengths: list[int], seed: int) -> None:
     [
         ({"clean": torch.rand(2, 3)}, "clean must be a tensor of integers with 2 dim"),
         ({"answers": torch.ones(2)}, "answers must be a tensor of integers"),
-        ({"answers": torch.tensor([[5, 6], [-1, 7]])}, r"filled up with -1 .*row 1: \[-1, 7\]"),
+        ({"answers": torch.tensor([[5, 6], [-1, 7]])}, r"with -1 .*1: \[-1, 7\].*behind"),
         ({"corrupt": torch.ones(2, 4, dtype=torch.long)}, "the same shape .*equally many tokens"),
-        ({"answers": torch.ones(3, dtype=torch.long)}, "answers must have one row .*3 rows for 2"),
+        ({"answers": torch.ones(3, dtype=torch.long)}, "one row .*3 rows for 2 .*clean has"),
         ({"distractors": torch.tensor([[1], [7]])}, r"among its own distractors \(got 'row 1'\)"),
-        ({"attention_mask": torch.ones(2, 2, dtype=torch.long)}, "attention_mask must have"),
-        ({"attention_mask": torch.tensor([[1, 0, 1], [1, 1, 1]])}, "one unbroken run .*row 0"),
+        ({"attention_mask": torch.ones(2, 2, dtype=torch.long)}, "have the shape .*0 where .*pad"),
+        ({"attention_mask": torch.tensor([[1, 0, 1], [1, 1, 1]])}, "unbroken .*row 0.*one side"),
         ({"attention_mask": torch.tensor([[1, 1, 1], [0, 0, 0]])}, "one unbroken run .*row 1"),
-        ({"positions": {"IO": torch.tensor([0, 3])}}, "position 'IO' lies outside"),
+        ({"positions": {"IO": torch.tensor([0, 3])}}, "'IO' lies outside .*3 in row 1.*from 0"),
         ({"positions": {"IO": torch.tensor([0])}}, "position 'IO' must have one row .*1 rows for"),
         ({"also": torch.tensor([8, 9])}, r"also must be .* with 2 dim.*of shape \(2,\)"),
         ({"also": torch.tensor([[8, 9]])}, "also must have one row per prompt"),
@@ -94,6 +95,28 @@ def test_wrong_tensors_are_refused(change: dict, message: str) -> None:
     PromptPairs.from_tensors(**good)
     with pytest.raises(CircuitlapseError, match=message):
         PromptPairs.from_tensors(**{**good, **change})
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+def test_ids_of_any_whole_numbers_are_indices(dtype: torch.dtype) -> None:
+    ids = torch.arange(6).view(2, 3)
+    given = {
+        "clean": ids, "corrupt": ids + 6, "answers": ids[:, 0], "distractors": ids[:, 1:],
+        "attention_mask": torch.tensor([[0, 1, 1], [1, 1, 1]]), "also": ids[:, :1] + 12,
+        "distractor_continuations": ids[:, 1:, None],
+    }  # fmt: skip
+    where = torch.tensor([1, 0])
+    pairs = PromptPairs.from_tensors(**given, positions={"first": where})
+    small = PromptPairs.from_tensors(
+        **{name: tensor.to(dtype) for name, tensor in given.items()},
+        positions={"first": where.to(dtype)},
+    )
+    for field in fields(pairs):
+        ours, theirs = getattr(small, field.name), getattr(pairs, field.name)
+        if field.name == "positions":
+            ours, theirs = ours["first"], theirs["first"]
+        assert ours.dtype == torch.long
+        assert torch.equal(ours, theirs)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from circuitlapse.attribution import attribute, node_effects, patch, patch_effects
 from circuitlapse.errors import CircuitlapseError
@@ -296,6 +297,30 @@ def test_named_positions_are_columns_of_the_whole_sweep(site, per_position, monk
     mean = patch(model, pairs, site, "denoising", per_position=per_position, positions=names)
     expected = found.mean(dim=-1) if per_position else found.mean(dim=-1)[:, 0]
     torch.testing.assert_close(mean, expected, rtol=1e-5, atol=1e-6)
+
+
+class Largest(TorchDispatchMode):
+    """Counts the numbers of the largest tensor that is made."""
+
+    found = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for each in made if isinstance(made, tuple | list) else (made,):
+            if isinstance(each, torch.Tensor):
+                self.found = max(self.found, each.numel())
+        return made
+
+
+def test_a_sweep_keeps_sums_and_not_the_effects_on_every_prompt(monkeypatch):
+    model, pairs = load_model(tiny_gpt2()), random_pairs(3, n=400)
+    every = patch_effects(model, pairs, per_position=True)
+    monkeypatch.setattr("circuitlapse.attribution.tails._PART_FLOATS", 1)
+    with Largest() as largest:
+        found = patch(model, pairs, per_position=True, batch_size=10)
+    assert largest.found < every.numel() / 2
+    longer = torch.arange(8) < pairs.lengths[:, None]
+    torch.testing.assert_close(found, every.sum(dim=-1) / longer.sum(dim=0), rtol=1e-4, atol=1e-5)
 
 
 def test_unknown_sites_and_directions_are_refused():

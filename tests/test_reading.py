@@ -1,5 +1,7 @@
 """Readings against the model written down component by component, in float64, prompt by prompt."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,6 +16,7 @@ from circuitlapse.reading import (
     logit_lens,
 )
 from circuitlapse.tasks.pairs import PromptPairs
+from circuitlapse.tasks.places import place
 from twins_engine import FAMILIES, Literal, random_pairs, tiny, tiny_gpt2
 from twins_reading import patterns, streams
 
@@ -180,11 +183,20 @@ def test_a_position_may_be_shifted():
     torch.testing.assert_close(before, expected)
 
 
+def test_a_position_whose_name_ends_like_a_shift_is_found_by_its_name():
+    pairs = named_pairs()
+    ends = pairs.lengths - 1
+    pairs = replace(pairs, positions={"t": ends, "t-1": 0 * ends})
+    assert place(pairs, "t-1").tolist() == [0] * len(pairs)
+    assert place(pairs, "t-1+1").tolist() == [1] * len(pairs)
+    assert place(pairs, "t+0").tolist() == ends.tolist()
+
+
 @pytest.mark.parametrize(
     ("source", "target", "message"),
     [
         ("END", "IO", r"no such position \(got 'IO'\).*here, there, END, or one with a shift"),
-        ("END+1", "here", r"position END\+1 lies outside its prompt \(got .prompt 0.\)"),
+        ("END+1", "here", r"position END\+1 lies outside its prompt \(got .prompt 0.\)\. Use a"),
         ("there", "END", r"END stands to the right of there, .*Exchange"),
     ],
 )

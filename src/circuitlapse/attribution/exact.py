@@ -22,7 +22,7 @@ from circuitlapse.attribution.gradients import differences
 from circuitlapse.attribution.parts import Columns, Parts, with_elsewhere
 from circuitlapse.attribution.resume import Unfinished, made_from
 from circuitlapse.attribution.scores import Scores
-from circuitlapse.attribution.tails import Tail, moves
+from circuitlapse.attribution.tails import Tail, moves, variants_at_once
 from circuitlapse.models.decoder import Decoder, Step
 from circuitlapse.models.graph import SLOTS, Graph
 from circuitlapse.models.layers import linear
@@ -86,7 +86,8 @@ def exact_scores(
 def project_exact(model: Model, pairs: PromptPairs, metric: Metric = "logit_diff") -> float:
     """Estimate how many seconds ``attribute(model, pairs, method="exact")`` takes here.
 
-    A few edges into the first, middle and last layer are patched in a few of the pairs. The time of
+    A few edges into the first, middle and last layer, on a GPU up to all of them, are patched in a
+    few of the pairs. The time of
     an edge is taken to be proportional to the number of prompts and to change linearly between
     these layers, as the number of layers behind it does. Expect it within a factor of two, and on
     the long side for small models, where few pairs waste more; it takes some seconds for GPT-2
@@ -119,13 +120,24 @@ def project_exact(model: Model, pairs: PromptPairs, metric: Metric = "logit_diff
 
 
 def _seconds_per_edge(runs: "EdgeRuns", reader: int) -> float:
-    """Time a few edges into a reader, and the faster of two times: the first warms up."""
-    n_writers = min(_MEASURED_WRITERS, int(runs.graph.edges[:, reader].sum()))
+    """Time a few edges into a reader, and the faster of two times: the first warms up.
+
+    A GPU has more of them at once, as it has in the real work, and is waited for.
+    """
+    device = runs.before.device
+    most = some_at_once(device, 1, _MEASURED_WRITERS)
+    n_writers = min(most, int(runs.graph.edges[:, reader].sum()))
+
+    def now() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter()
+
     times = []
     for _ in range(2):
-        began = time.perf_counter()
+        began = now()
         runs.effects(reader, n_writers)
-        times.append(time.perf_counter() - began)
+        times.append(now() - began)
     return min(times) / n_writers
 
 
@@ -189,7 +201,7 @@ class EdgeRuns:
         at_end = reader >= graph.mlp_reader(last)
         writers = graph.edges[:, reader].nonzero()[:n_writers, 0]
         sources = (self.end if at_end else self.inner)[: len(writers)]
-        at_once = some_at_once(sources.device, sources[0].numel(), _PART_FLOATS)
+        at_once = variants_at_once(self.decoder, self.tail.context, sources[0], _PART_FLOATS)
         effects = []
         for some in sources.split(at_once):
             if where is not None:

@@ -5,7 +5,7 @@ Every number is a real forward pass with one activation replaced, never an estim
 this one say what a patch changes in its layer (``sites``) and how its run goes on (``tails``).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
 import torch
@@ -127,16 +127,19 @@ def patch(
             model cannot run the pairs.
     """
     _check(site, direction, per_position, named=bool(positions))
-    effects = patch_effects(
-        model, pairs, site, direction, metric, batch_size,
-        per_position=per_position, positions=positions,
-    ).double()  # fmt: skip
+    sums = torch.zeros(1, 1, 1, dtype=torch.float64)
+
+    def add(_: Tensor, effects: Tensor) -> None:
+        nonlocal sums
+        sums = sums + effects.sum(dim=-1, dtype=torch.float64)
+
+    _each_effects(model, pairs, site, direction, metric, batch_size, per_position, positions, add)
     if not _by_position(site, per_position):
-        return effects.mean(dim=-1).squeeze(2).float()
+        return (sums / len(pairs)).squeeze(2).float()
     n_long: Tensor | int = len(pairs)
     if not positions:
-        n_long = (torch.arange(effects.shape[2]) < pairs.lengths.cpu()[:, None]).sum(dim=0)
-    means = (effects.sum(dim=-1) / n_long).float()
+        n_long = (torch.arange(sums.shape[2]) < pairs.lengths.cpu()[:, None]).sum(dim=0)
+    means = (sums / n_long).float()
     return means if site in get_args(HeadSite) else means.squeeze(1)
 
 
@@ -163,9 +166,33 @@ def patch_effects(
     Raises:
         CircuitlapseError: As :func:`patch` does.
     """
+    _check(site, direction, per_position, named=bool(positions))
+    found = torch.zeros(0)
+
+    def keep(rows: Tensor, effects: Tensor) -> None:
+        nonlocal found
+        if not found.numel():
+            found = torch.zeros(*effects.shape[:3], len(pairs))
+        found[..., rows] = effects
+
+    _each_effects(model, pairs, site, direction, metric, batch_size, per_position, positions, keep)
+    return found
+
+
+def _each_effects(
+    model: Model,
+    pairs: PromptPairs,
+    site: Site,
+    direction: Direction,
+    metric: Metric,
+    batch_size: int | None,
+    per_position: bool,
+    positions: Sequence[str],
+    keep: Callable[[Int[Tensor, " batch"], Float[Tensor, "layers slots columns batch"]], None],
+) -> None:
+    """Give each batch's rows and effects, once and on the CPU, to be kept or summed."""
     positions = (positions,) if isinstance(positions, str) else positions
     by_position = _by_position(site, per_position)
-    _check(site, direction, per_position, named=bool(positions))
     decoder, graph, lengths = model.decoder, model.graph, pairs.lengths.cpu()
     named = [place(pairs, name).cpu() for name in positions]
     shape = (
@@ -173,7 +200,6 @@ def patch_effects(
         n_slots(graph, site) if site in get_args(HeadSite) else 1,
         (len(named) or int(lengths.max())) if by_position else 1,
     )
-    found = torch.zeros(*shape, len(pairs))
 
     def work(batch: Suffixes) -> None:
         inputs = (batch.clean, batch.corrupt)
@@ -184,7 +210,7 @@ def patch_effects(
         before = unpatched if direction == "noising" else batch.metric(decoder, final)
         if not by_position:
             effects = before - _by_head(decoder, site, batch, base, source, unpatched)
-            found[:, :, 0, batch.rows] = effects.float().cpu()
+            keep(batch.rows, effects[:, :, None].float().cpu())
             return
         # Columns begin at each prompt's first difference, and may be padding or the answer's.
         rows, width = batch.rows, batch.clean.shape[1]
@@ -203,11 +229,10 @@ def patch_effects(
         effects[:, :, to, row] = (before - after).float().cpu()[:, :, which, row]
         if not named:
             effects *= torch.arange(shape[2])[:, None] < lengths[rows]
-        found[:, :, :, rows] = effects
+        keep(rows, effects)
 
     floats = floats_per_token(decoder, NEEDS[site], shape[1])
     each_batch(decoder, pairs, floats, work, metric=metric, batch_size=batch_size)
-    return found
 
 
 def _by_position(site: str, per_position: bool) -> bool:

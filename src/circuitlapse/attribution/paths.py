@@ -135,7 +135,7 @@ def _effects(
         before = unpatched if direction == "noising" else batch.metric(decoder, final)
         after = unpatched.expand(len(senders), -1).clone()
         paths = _Paths(decoder, graph, batch, base, source, readers, through_mlps)
-        for rows in connected.split(variants_at_once(batch.clean)):
+        for rows in connected.split(variants_at_once(decoder, batch.context, batch.clean)):
             final = paths.final(senders[rows])
             metrics = batch.metric(decoder, final.flatten(0, 1))
             after[rows] = metrics.unflatten(0, (len(rows), -1))

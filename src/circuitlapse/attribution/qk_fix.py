@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from circuitlapse.attribution.parts import Parts
+from circuitlapse.attribution.tails import variants_at_once
 from circuitlapse.models.decoder import Decoder, Step
 from circuitlapse.models.layers import single
-from circuitlapse.models.memory import some_at_once
 from circuitlapse.models.prefix import Suffixes
 from circuitlapse.shapes import Float
 
@@ -50,7 +50,7 @@ def query_and_key_scores(
             so that those of each part are corrupted alone.
     """
     last, found = decoder.is_last(layer), []
-    part = some_at_once(sources.device, sources[0].numel(), _PART_FLOATS)
+    part = variants_at_once(decoder, batch.context, sources[0], _PART_FLOATS)
     for some in sources.split(part):
         n = len(some)
         streams = (clean.resid_pre + some).flatten(0, 1)

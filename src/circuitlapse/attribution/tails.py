@@ -19,6 +19,7 @@ from circuitlapse.models.prefix import Suffixes
 from circuitlapse.shapes import Bool, Float, Int
 
 _PART_FLOATS = 2**18
+_PAST_FLOATS = 32  # of the past for each number of the columns
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Tail:
         ours, decoder = self.base[layer], self.decoder
         mid, post = self.cut(layer, ours.resid_mid), self.cut(layer, ours.resid_post)
         after = []
-        for part in change.split(variants_at_once(change[0])):
+        for part in change.split(variants_at_once(decoder, self.context, change[0])):
             x = behind_attention(decoder, layer, mid, post, part)
             final = decoder.run(x.flatten(0, 1), self.context, layer + 1)
             after.append(self.metric(final.unflatten(0, part.shape[:2])))
@@ -101,7 +102,8 @@ class Tail:
         olds = [part[:, self.first :] for part in (ours.resid_pre, ours.q, ours.k, ours.v)]
         where = columns.repeat(len(values), 1) - self.first
         after = []
-        for rows in torch.arange(variants, device=new.device).split(variants_at_once(olds[0])):
+        at_once = variants_at_once(decoder, self.context, olds[0])
+        for rows in torch.arange(variants, device=new.device).split(at_once):
             x, q, k, v = (
                 put(old, where[rows], new[rows]).flatten(0, 1)
                 for old, new in zip(olds, news, strict=True)
@@ -140,7 +142,7 @@ def each_tail(
     todo = firsts.argsort(stable=True)
     while len(todo):
         first = int(firsts[todo[0]])
-        taken = variants_at_once(batch.clean[:, first:])
+        taken = variants_at_once(decoder, batch.context, batch.clean[:, first:])
         yield todo[:taken], Tail.at(decoder, batch, base, first)
         todo = todo[taken:]
 
@@ -185,9 +187,19 @@ def take(
     return x[torch.arange(len(x), device=x.device), columns]
 
 
-def variants_at_once(one: Float[Tensor, "..."]) -> int:
-    """How many variants to run at once, given the numbers of one."""
-    return some_at_once(one.device, one.numel(), _PART_FLOATS)
+def variants_at_once(
+    decoder: Decoder, context: Context, one: Float[Tensor, "..."], most: int | None = None
+) -> int:
+    """How many variants to run at once, given the numbers of one and what is to its left.
+
+    Each layer copies the keys and values of the past for every variant. They need not stay near the
+    cache, so that they count only where prompts are long.
+    """
+    past = 0
+    if context.past:
+        past = 2 * decoder.n_heads * context.past[0][0][:, :, 0].numel()
+    floats = max(one.numel(), past // _PAST_FLOATS)
+    return some_at_once(one.device, floats, _PART_FLOATS if most is None else most)
 
 
 def trace_parts(

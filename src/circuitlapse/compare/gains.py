@@ -43,7 +43,7 @@ from circuitlapse.models.components import component_pieces
 from circuitlapse.models.context import Context
 from circuitlapse.models.decoder import Decoder
 from circuitlapse.models.gains import gained as gained_decoder
-from circuitlapse.models.memory import most_tokens
+from circuitlapse.models.memory import most_rows
 from circuitlapse.models.prefix import checked, each_group
 from circuitlapse.shapes import Float
 from circuitlapse.tasks.metrics import logit_difference
@@ -100,7 +100,7 @@ def fit_gains(
     starts = torch.zeros_like(pairs.lengths)
     # Every head's output in both models, in double precision too, and what gradients keep.
     floats = base.decoder.d_model * (8 * (base.graph.n_heads + 1) + 24 * base.graph.n_layers)
-    most = most_tokens(base.device, base.decoder.W_E.itemsize * floats)
+    most = most_rows(base.device, base.decoder.W_E.itemsize * floats)
     readers = [base.decoder, tuned.decoder]
 
     def fitted(readers: Sequence[Decoder]) -> tuple[Tensor, Tensor]:

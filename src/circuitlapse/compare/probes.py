@@ -18,7 +18,7 @@ from torch import Tensor
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import Model
 from circuitlapse.models.context import Context, at_reads
-from circuitlapse.models.memory import most_tokens
+from circuitlapse.models.memory import most_rows
 from circuitlapse.models.prefix import checked, each_group
 from circuitlapse.records.documents import Estimate
 from circuitlapse.records.intervals import proportion_interval
@@ -180,7 +180,7 @@ def _streams(model: Model, pairs: PromptPairs) -> Float[np.ndarray, "layers prom
     decoder, pairs = model.decoder, checked(model.decoder, pairs)
     found = torch.empty(decoder.n_layers + 1, len(pairs), decoder.d_model)
     starts = torch.zeros_like(pairs.lengths)
-    most = most_tokens(model.device, 16 * decoder.W_E.itemsize * decoder.d_model)
+    most = most_rows(model.device, 16 * decoder.W_E.itemsize * decoder.d_model)
 
     def work(rows: Int[Tensor, " batch"]) -> None:
         batch = pairs[rows].trimmed()

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from circuitlapse.models.context import Context
 from circuitlapse.models.load import Model
-from circuitlapse.models.memory import most_tokens
+from circuitlapse.models.memory import most_rows
 from circuitlapse.models.prefix import Suffixes, checked, each_batch, each_group
 from circuitlapse.shapes import Bool, Float, Int
 from circuitlapse.tasks.metrics import best, candidate_mean, is_right, logit_difference
@@ -93,7 +93,7 @@ def behaviours(
     found: list[Behaviour] = []
     starts = torch.zeros_like(pairs.lengths)
     floats = 16 * decoder.d_model + len(decoder.W_U)
-    most = most_tokens(model.device, decoder.W_E.itemsize * floats)
+    most = most_rows(model.device, decoder.W_E.itemsize * floats)
 
     def work(rows: Int[Tensor, " batch"]) -> None:
         batch, rows = pairs[rows].trimmed(), rows.cpu()

@@ -29,6 +29,11 @@ TOLERANCES = {torch.float64: 1e-4, torch.float32: 1e-4, torch.bfloat16: 2e-2, to
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "tokenizer.model")
 
+_CHECK_FILES = (
+    "Check the name and the files; without a network, give the directory of a downloaded copy "
+    "instead of a Hub name"
+)
+
 
 @dataclass(frozen=True, eq=False)
 class Model:
@@ -86,6 +91,7 @@ def load_model(
         raise CircuitlapseError(
             "a model is loaded from a directory, a Hub name or a transformers model",
             got=type(source).__name__,
+            fix="Give the directory as text or a Path, or the model that from_pretrained returned",
         )
     model = Model(hf, _reader(hf.config, "the model")(hf), tokenizer)
     _check_parity(model)
@@ -182,7 +188,11 @@ def _from_files(
             )
         tokenizer = None
         if not directory.is_dir() or any((directory / name).is_file() for name in _TOKENIZER_FILES):
-            tokenizer = _or_explain(source, lambda: AutoTokenizer.from_pretrained(source))
+            fix = _CHECK_FILES
+            if directory.is_dir():
+                fix = "Save the tokenizer again with save_pretrained, or remove its files "
+                fix += f"({', '.join(_TOKENIZER_FILES)}) to work on token ids alone"
+            tokenizer = _or_explain(source, lambda: AutoTokenizer.from_pretrained(source), fix)
     return hf.to(device).eval().requires_grad_(False), tokenizer
 
 
@@ -190,7 +200,7 @@ def _looks_like_path(source: str) -> bool:
     return source.count("/") > 1 or source.startswith(("/", ".", "~"))
 
 
-def _or_explain(source: object, load: Callable[[], Any]) -> Any:
+def _or_explain(source: object, load: Callable[[], Any], fix: str = _CHECK_FILES) -> Any:
     """Turn whatever a loader raises into one message that names the source."""
     try:
         return load()
@@ -200,8 +210,7 @@ def _or_explain(source: object, load: Callable[[], Any]) -> Any:
         raise CircuitlapseError(
             f"the model could not be loaded: {reason}",
             got=str(source),
-            fix="Check the name and the files; without a network, give the directory of a "
-            "downloaded copy instead of a Hub name",
+            fix=fix,
         ) from error
 
 

@@ -5,6 +5,8 @@ much to be busy, and its budget is half of what is free on it. A batch that does
 is halved: see :func:`circuitlapse.models.prefix.each_group`.
 """
 
+from collections.abc import Callable
+
 import torch
 
 PROCESSOR_BYTES = 256 * 2**20
@@ -16,13 +18,26 @@ PROCESSOR_TOKENS = 1024
 _WIDER = 128  # times what a processor likes to have at once
 
 
-def most_tokens(device: torch.device, bytes_per_token: int) -> int:
-    """Tokens of a batch, padding included, where each takes so many bytes."""
-    if device.type != "cuda":
-        return min(PROCESSOR_TOKENS, PROCESSOR_BYTES // bytes_per_token)
-    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    free, _ = torch.cuda.mem_get_info(device)
-    return (free + unused) // 2 // bytes_per_token
+def most_rows(
+    device: torch.device, bytes_per_token: int, bytes_before: int = 0
+) -> Callable[[int, int], int]:
+    """Say how many rows of a batch fit, given its width in tokens and how many are before them.
+
+    Args:
+        device: Where the batch is.
+        bytes_per_token: What a token of the batch takes, be it padding.
+        bytes_before: What is kept of a token before it.
+    """
+    budget = PROCESSOR_BYTES
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        budget = (torch.cuda.mem_get_info(device)[0] + unused) // 2
+
+    def rows(width: int, before: int) -> int:
+        most = budget // (width * bytes_per_token + before * bytes_before)
+        return most if device.type == "cuda" else min(most, PROCESSOR_TOKENS // width)
+
+    return rows
 
 
 def some_at_once(device: torch.device, floats: int, most: int) -> int:

@@ -16,10 +16,18 @@ from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models.context import Context
 from circuitlapse.models.decoder import Decoder
 from circuitlapse.models.layers import single
-from circuitlapse.models.memory import most_tokens
+from circuitlapse.models.memory import most_rows
 from circuitlapse.shapes import Float, Int
-from circuitlapse.tasks.metrics import Metric, candidate_mean, check_metric, compute_metric
+from circuitlapse.tasks.metrics import (
+    Metric,
+    candidate_mean,
+    check_metric,
+    compute_metric,
+    in_order,
+)
 from circuitlapse.tasks.pairs import PromptPairs
+
+_OUT_OF_MEMORY = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 @dataclass(frozen=True)
@@ -33,7 +41,7 @@ class Suffixes:
         clean: Embeddings of the clean prompts' columns.
         corrupt: Embeddings of the corrupt prompts' columns.
         context: The prefix that both share, where each prompt begins, and where logits are read.
-        name: The metric, by name or as a callable.
+        name: The metric, by name or as a callable that takes these rows in this order.
         direction: Readout of the plain logit difference: the answer's row of the unembedding minus
             the distractors' mean row; None for any other metric.
         reference: The clean model's logits, for ``neg_kl`` only.
@@ -114,11 +122,19 @@ def each_batch(
     widths = pairs.reads().amax(dim=1) + 1 - starts
     bytes_per_token = decoder.W_E.itemsize * floats_per_token
     if metric != "logit_diff":
-        # Logits of the whole vocabulary, in single precision at least; for neg_kl the clean ones
-        # beside them. They are shared out over the tokens of the prompt that has the fewest.
-        logits = (8 if metric == "neg_kl" else 4) * pairs.reads().shape[1] * len(decoder.W_U)
+        # Logits of the whole vocabulary, in single precision at least; beside them for neg_kl the
+        # clean ones, for a callable the same in the caller's order. They are shared out over the
+        # tokens of the prompt that has the fewest.
+        logits = (
+            (8 if metric == "neg_kl" or callable(metric) else 4)
+            * pairs.reads().shape[1]
+            * len(decoder.W_U)
+        )
         bytes_per_token += max(4, decoder.W_E.itemsize) * logits // int(widths.min())
-    most = most_tokens(pairs.clean.device, bytes_per_token)
+    # Keys and values of the shared prefix, and once more with the columns': on a tape, or a tail's.
+    block = decoder.attention[0]
+    floats_before = 4 * decoder.n_layers * block.W_O.shape[:2].numel()
+    most = most_rows(pairs.clean.device, bytes_per_token, decoder.W_E.itemsize * floats_before)
     each_group(
         lambda rows: work(_suffixes(decoder, rows, pairs, starts, metric)),
         widths, starts, most, batch_size,
@@ -129,7 +145,7 @@ def each_group(
     work: Callable[[Int[Tensor, " batch"]], None],
     widths: Int[Tensor, " prompts"],
     starts: Int[Tensor, " prompts"],
-    most: int,
+    most: Callable[[int, int], int],
     batch_size: int | None = None,
 ) -> None:
     """Work on rows in groups of :func:`alike`, which see.
@@ -162,8 +178,8 @@ def _fits(work: Callable[[], None]) -> bool:
     except (torch.OutOfMemoryError, MemoryError):
         return False
     except RuntimeError as error:
-        # The CPU's allocator has no exception of its own.
-        if "DefaultCPUAllocator" not in str(error):
+        # The CPU's allocator has no exception of its own, nor have cuBLAS's workspaces.
+        if not any(sign in str(error) for sign in _OUT_OF_MEMORY):
             raise
         return False
     return True
@@ -172,13 +188,13 @@ def _fits(work: Callable[[], None]) -> bool:
 def alike(
     widths: Int[Tensor, " prompts"],
     starts: Int[Tensor, " prompts"],
-    most: int,
+    most: Callable[[int, int], int],
     batch_size: int | None = None,
 ) -> Iterator[Int[Tensor, " batch"]]:
     """Group rows of like width and start, so that little of a batch is padding.
 
-    A batch has at most ``most`` tokens, padding included, or else ``batch_size`` rows if that is
-    given. Even rows come first in it.
+    A batch has at most as many rows as ``most`` says for its width and its largest start, or else
+    ``batch_size`` if that is given. Even rows come first in it.
 
     Raises:
         CircuitlapseError: If ``batch_size`` is below 1.
@@ -188,12 +204,11 @@ def alike(
     wide, first = widths.tolist(), starts.tolist()
     order = sorted(range(len(wide)), key=lambda row: (wide[row], first[row]))
     while order:
-        taken = 1
-        while taken < len(order) and (
-            taken < batch_size
-            if batch_size is not None
-            else (taken + 1) * wide[order[taken]] <= most
-        ):
+        taken, before = 1, first[order[0]]
+        while taken < len(order):
+            before = max(before, first[order[taken]])
+            if taken >= (batch_size or most(wide[order[taken]], before)):
+                break
             taken += 1
         rows, order = sorted(order[:taken], key=lambda row: row % 2), order[taken:]
         yield torch.tensor(rows, device=starts.device)
@@ -204,6 +219,8 @@ def _suffixes(
     decoder: Decoder, rows: Tensor, all_pairs: PromptPairs, starts: Tensor, metric: Metric
 ) -> Suffixes:
     pairs, start = all_pairs[rows], starts[rows]
+    if callable(metric):
+        metric = in_order(metric, rows, pairs, whole=len(rows) == len(all_pairs))
     reads = pairs.reads() - start[:, None]
     take = start[:, None] + torch.arange(int(reads.max()) + 1, device=start.device)
     take = take.clamp(max=pairs.clean.shape[1] - 1)

@@ -71,7 +71,9 @@ def check_rows(n: int, given: Mapping[str, Tensor]) -> None:
     for name, ids in given.items():
         if len(ids) != n:
             raise CircuitlapseError(
-                f"{name} must have one row per prompt", got=f"{len(ids)} rows for {n} prompts"
+                f"{name} must have one row per prompt",
+                got=f"{len(ids)} rows for {n} prompts",
+                fix="Give as many rows as clean has, in the same order",
             )
 
 

@@ -36,8 +36,9 @@ _COMPARING = ("logit_diff", "logit_diff_hardest", "prob_diff")
 Metric = MetricName | Callable[..., Any]
 """A name, or a callable from the last position's logits, ``[prompts, vocab]``, to ``[prompts]``.
 
-Prompts come in batches and not in order: a callable that needs to know which they are takes a
-second argument, the batch's :class:`~circuitlapse.tasks.PromptPairs`.
+A callable sees the prompts in the caller's order, all of them where one batch holds them, as with
+``batch_size=len(pairs)``, and else some: one that needs to know which they are takes a second
+argument, the batch's :class:`~circuitlapse.tasks.PromptPairs`.
 """
 
 
@@ -97,7 +98,8 @@ def check_metric(metric: Metric, pairs: PromptPairs, needs_gradient: bool = Fals
     if needs_gradient and metric == "accuracy":
         raise CircuitlapseError(
             "accuracy has no gradient to attribute",
-            fix="Use log_prob or logit_diff here; accuracy works with patch and evaluate_circuit",
+            fix="Use log_prob or logit_diff here; accuracy works with method='exact', patch and "
+            "evaluate_circuit",
         )
     more = max(pairs.continuations.shape[1], pairs.distractor_continuations.shape[2])
     if pairs.is_sequence and (callable(metric) or metric in _COMPARING):
@@ -150,7 +152,11 @@ def compute_metric(
         return total.exp() if metric == "prob" else total
     if metric == "neg_kl":
         if reference is None:
-            raise CircuitlapseError("neg_kl needs the clean model's logits to compare with")
+            raise CircuitlapseError(
+                "neg_kl needs the clean model's logits to compare with",
+                got="no reference",
+                fix="Pass them as reference, or use metric='log_prob'",
+            )
         clean = reference.log_softmax(dim=-1)
         per_token = -(clean.exp() * (clean - logs)).sum(dim=-1)
     else:
@@ -202,6 +208,57 @@ def _called(
         )
     # Whether or how often something holds is a number too, and differences are taken of it.
     return value if value.is_floating_point() else value.to(logits.dtype)
+
+
+def in_order(
+    metric: Callable[..., Any], rows: Int[Tensor, " batch"], pairs: PromptPairs, whole: bool
+) -> Callable[..., Any]:
+    """Return a callable that hands its rows to another one in the caller's order.
+
+    Args:
+        metric: A metric of the caller's own.
+        rows: Which of the caller's prompts a batch holds.
+        pairs: These prompts.
+        whole: Whether they are all there are, so that a prompt may be known by its row.
+
+    Returns:
+        A metric of the batch. It refuses, when first called, a metric of logits alone that gives a
+        prompt another number in another row, unless the prompts are all there are.
+    """
+    order = rows.argsort()
+    back, pairs = order.argsort(), pairs[order]
+    to_check = not whole and not _takes_pairs(metric)
+
+    def ordered(logits: Tensor, _: PromptPairs) -> Tensor:
+        nonlocal to_check
+        logits = logits[order]
+        value = _called(metric, logits, pairs)
+        if to_check:
+            _check_rows_do_not_matter(metric, logits.detach(), value.detach())
+            to_check = False
+        return value[back]
+
+    return ordered
+
+
+@torch.no_grad()
+def _check_rows_do_not_matter(
+    metric: Callable[..., Any],
+    logits: Float[Tensor, "prompts vocab"],
+    value: Float[Tensor, " prompts"],
+) -> None:
+    """Move every prompt one row down and ask again."""
+    moved = metric(torch.cat([logits[:1], logits]))
+    same = moved.shape == (1 + len(logits),) and torch.allclose(
+        moved[1:].to(value), value, 1e-3, 1e-4 * float(value.abs().max()), equal_nan=True
+    )
+    if not same:
+        raise CircuitlapseError(
+            "a metric that knows prompts by their rows needs all of them in one batch",
+            got=f"a batch of {len(logits)}",
+            fix="Take a second argument, which gets the PromptPairs of the same rows, or pass "
+            "batch_size=len(pairs)",
+        )
 
 
 def _takes_pairs(metric: Callable[..., Any]) -> bool:

@@ -108,6 +108,12 @@ class PromptPairs:
         )  # fmt: skip
         if attention_mask is not None:
             check_is_tensor("attention_mask", attention_mask)
+        # Indexing takes small whole numbers for a mask or not at all, and -1 must stay below 0.
+        clean, corrupt, answers = clean.long(), corrupt.long(), answers.long()
+        distractors, also, distractor_continuations = (
+            None if ids is None else ids.long()
+            for ids in (distractors, also, distractor_continuations)
+        )
         if answers.ndim == 1:
             answers = answers[:, None]
         if distractors is None:
@@ -137,6 +143,7 @@ class PromptPairs:
             raise CircuitlapseError(
                 "attention_mask must have the shape of clean",
                 got=f"{tuple(mask.shape)} for {tuple(clean.shape)}",
+                fix="Give one number for each token: 1 where it is real, 0 where it is padding",
             )
         lengths = mask.sum(dim=1)
         start = mask.argmax(dim=1)
@@ -147,14 +154,21 @@ class PromptPairs:
             raise CircuitlapseError(
                 "attention_mask must be one unbroken run of ones in each row",
                 got=f"row {int(wrong[0])}: {mask[wrong[0]].tolist()}",
+                fix="Pad on one side only, and leave no row without a real token",
             )
         shift = index + start[:, None]
         take = shift.clamp(max=width - 1)
         named = {}
         for name, where in (positions or {}).items():
-            named[name] = where - start
-            if bool(((named[name] < 0) | (named[name] >= lengths)).any()):
-                raise CircuitlapseError(f"position {name!r} lies outside its prompt")
+            named[name] = where.long() - start
+            outside = (named[name] < 0) | (named[name] >= lengths)
+            if bool(outside.any()):
+                row = int(outside.nonzero()[0])
+                raise CircuitlapseError(
+                    f"position {name!r} lies outside its prompt",
+                    got=f"{int(where[row])} in row {row}",
+                    fix="Count from 0 in clean as given, its padding included",
+                )
         both = [
             _appended(tokens.gather(1, take), lengths, answers, more) for tokens in (clean, corrupt)
         ]
@@ -239,6 +253,7 @@ def _one_run(answers: Int[Tensor, "prompts tokens"]) -> Int[Tensor, " prompts"]:
         raise CircuitlapseError(
             "an answer must be one or more token ids, filled up with -1 on the right only",
             got=f"row {row}: {answers[row].tolist()}",
+            fix="Put -1 only behind the last token of the shorter answers",
         )
     return answers[:, 0]
 

@@ -8,7 +8,7 @@ from circuitlapse.errors import CircuitlapseError
 from circuitlapse.shapes import Int
 from circuitlapse.tasks.pairs import PromptPairs
 
-_PLACE = re.compile(r"(?P<name>.*?)(?P<shift>[+-]\d+)?")
+_PLACE = re.compile(r"(?P<name>.+)(?P<shift>[+-]\d+)", re.DOTALL)
 
 
 def place(pairs: PromptPairs, name: str) -> Int[Tensor, " prompts"]:
@@ -17,18 +17,23 @@ def place(pairs: PromptPairs, name: str) -> Int[Tensor, " prompts"]:
     Raises:
         CircuitlapseError: If there is none, or the shift leads out of a prompt.
     """
-    found = _PLACE.fullmatch(name)
-    if found is None or found["name"] not in pairs.positions:
+    whole, shift = name, 0
+    # A name of its own comes first: it may itself end as a shift does, like t-1.
+    if name not in pairs.positions and (found := _PLACE.fullmatch(name)):
+        whole, shift = found["name"], int(found["shift"])
+    if whole not in pairs.positions:
         raise CircuitlapseError(
             "there is no such position",
             got=name,
             fix=f"Use one of {', '.join(pairs.positions) or 'none: these pairs name no positions'}"
             ", or one with a shift such as END-1",
         )
-    where = pairs.positions[found["name"]] + int(found["shift"] or 0)
+    where = pairs.positions[whole] + shift
     outside = ((where < 0) | (where >= pairs.lengths)).nonzero().flatten()
     if len(outside):
         raise CircuitlapseError(
-            f"position {name} lies outside its prompt", got=f"prompt {int(outside[0])}"
+            f"position {name} lies outside its prompt",
+            got=f"prompt {int(outside[0])}",
+            fix="Use a smaller shift, or leave out the prompts that are too short for it",
         )
     return where
