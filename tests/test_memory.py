@@ -22,7 +22,8 @@ from twins_engine import random_pairs, tiny, tiny_gpt2
 
 
 def test_the_memory_budget_does_not_change_the_results(monkeypatch):
-    model, pairs = load_model(tiny_gpt2(layers=3)), random_pairs(6, n=40)
+    # In double precision: in single, rounding alone comes near the millionth that is asked for.
+    model, pairs = load_model(tiny_gpt2(layers=3), dtype="float64"), random_pairs(6, n=40)
     circuit = cl.attribute(model, pairs).top(n_edges=60)
 
     def results() -> list[torch.Tensor]:
@@ -37,7 +38,7 @@ def test_the_memory_budget_does_not_change_the_results(monkeypatch):
     monkeypatch.setattr(memory, "PROCESSOR_BYTES", 2**17)
     for tight, wide in zip(results(), roomy, strict=True):
         largest = float(wide.abs().max())
-        torch.testing.assert_close(tight / largest, wide / largest, rtol=0, atol=3e-6)
+        torch.testing.assert_close(tight / largest, wide / largest, rtol=0, atol=1e-6)
 
 
 def test_a_gpus_batches_take_half_of_what_is_free(monkeypatch):
