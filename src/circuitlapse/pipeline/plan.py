@@ -22,7 +22,9 @@ Kind = Literal[
 ]  # fmt: skip
 
 # Raised by one when a job of that kind would give other results from the same inputs.
-_VERSIONS: dict[Kind, int] = dict.fromkeys(Kind.__args__, 1)
+_VERSIONS: dict[Kind, int] = {
+    **dict.fromkeys(Kind.__args__, 1), "placebo": 2, "table": 2, "verdict": 2,
+}  # fmt: skip
 
 FINETUNE = "finetune"
 SEPARATION = "tasks/separation.json"
@@ -290,7 +292,7 @@ def plan_jobs(
                 measure_at(name, step, e.controls.unrelated, tuned_at[name][step], circuits=False)
                 beside["overlap"].append(measured[name, step, e.controls.unrelated])
     sources = {
-        "behaviour": arms, "placebo": placebos, "nodes": arms, "edges": arms,
+        "behaviour": arms, "placebo": (*arms, *placebos), "nodes": arms, "edges": arms,
         "faithfulness": arms, "controls": arms, "overlap": (*arms, *placebos, *beside["overlap"]),
         "fates": (*arms, *placebos, *read, *noise), "readings": tuple(read),
         "patching": (*read, *arms), "training": tuple(tunes), "shortcuts": arms,
