@@ -87,11 +87,10 @@ def project_exact(model: Model, pairs: PromptPairs, metric: Metric = "logit_diff
     """Estimate how many seconds ``attribute(model, pairs, method="exact")`` takes here.
 
     A few edges into the first, middle and last layer, on a GPU up to all of them, are patched in a
-    few of the pairs. The time of
-    an edge is taken to be proportional to the number of prompts and to change linearly between
-    these layers, as the number of layers behind it does. Expect it within a factor of two, and on
-    the long side for small models, where few pairs waste more; it takes some seconds for GPT-2
-    small.
+    few of the pairs. The time of an edge is taken to be proportional to the number of prompts and
+    to change linearly between these layers, as the number of layers behind it does. Expect it
+    within a factor of two, and on the long side for small models, where few pairs waste more; it
+    takes some seconds for GPT-2 small.
 
     Args:
         model: From :func:`circuitlapse.load_model`.

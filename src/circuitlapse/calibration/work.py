@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -61,6 +62,7 @@ class Setup:
         return key_of("candidate", candidate.name, self.base_of(candidate), how)
 
 
+@cache
 def judges() -> str:
     """Hash of the code that measures and judges: an answer is never taken from other code."""
     home = Path(circuitlapse.__file__).parent

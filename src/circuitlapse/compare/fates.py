@@ -142,16 +142,25 @@ class Fates:
     Attributes:
         rows: One per head, in the order given.
         threshold: Smallest effect that counts as use, in logits.
-        old_heads: Heads that the base uses on the old task.
-        recruited_heads: Heads whose fate is ``recruited``; never among ``old_heads``.
-        still_used: Those of ``old_heads`` that the tuned model uses on the old task.
     """
 
     rows: list[HeadFate]
     threshold: float
-    old_heads: tuple[str, ...]
-    recruited_heads: tuple[str, ...]
-    still_used: tuple[str, ...]
+
+    @property
+    def old_heads(self) -> tuple[str, ...]:
+        """Heads that the base uses on the old task."""
+        return tuple(row.node for row in self.rows if row.base_uses)
+
+    @property
+    def recruited_heads(self) -> tuple[str, ...]:
+        """Heads whose fate is ``recruited``; never among ``old_heads``."""
+        return tuple(row.node for row in self.rows if row.fate == "recruited")
+
+    @property
+    def still_used(self) -> tuple[str, ...]:
+        """Those of ``old_heads`` that the tuned model uses on the old task."""
+        return tuple(row.node for row in self.rows if row.still_uses)
 
 
 def used_threshold(
@@ -217,13 +226,7 @@ def head_fates(effects: HeadEffects, threshold: float, role_changed: Collection[
                 **_columns(shown, column),
             )
         )  # fmt: skip
-    return Fates(
-        rows,
-        threshold,
-        tuple(row.node for row in rows if row.base_uses),
-        tuple(row.node for row in rows if row.fate == "recruited"),
-        tuple(row.node for row in rows if row.still_uses),
-    )
+    return Fates(rows, threshold)
 
 
 def fate_of(old: Course, new: Course, role_changed: bool = False) -> Fate:

@@ -18,7 +18,7 @@ from circuitlapse.pipeline.compare import last_fates, overlaps_of
 from circuitlapse.pipeline.measure import Arrays
 from circuitlapse.pipeline.prompts import read_items
 from circuitlapse.pipeline.shortcuts import shortcuts_of
-from circuitlapse.pipeline.tabulate import Row, Scores
+from circuitlapse.pipeline.tabulate import Row, Scores, rise_over
 from circuitlapse.records import Estimate, Evidence, Verdict
 from circuitlapse.records.intervals import mean_interval, proportion_interval
 
@@ -98,9 +98,7 @@ def _findings(scores: Scores, arm: Arm, family: str) -> Findings:
     )
     placebo_gain, own = None, scores.experiment.own_placebo(arm)
     if own is not None:
-        placebo = scores.at(own.name, last, new)
-        metric = "behaviour.test.logit_diff"
-        placebo_gain = mean_interval(placebo[metric].astype(float) - base_new[metric])
+        placebo_gain = rise_over(base_new, scores.at(own.name, last, new), "test")
     listed = read_items(scores.store.read(plan.prompts(new, "test")))[0].distractors
     return Findings(
         base_old=_among(base_old, "test"),

@@ -117,6 +117,12 @@ def behaviour_rows(names: Row, arrays: Arrays) -> Iterator[Row]:
         }
 
 
+def rise_over(base: Arrays, arrays: Arrays, split: str) -> Estimate:
+    """By how much the logit difference is above the base's, on the same prompts of one task."""
+    metric = f"behaviour.{split}.logit_diff"
+    return mean_interval(arrays[metric].astype(np.float64) - base[metric])
+
+
 def _behaviour(scores: Scores) -> list[Row]:
     return [row for found in scores.checkpoints() for row in behaviour_rows(*found)]
 
@@ -130,8 +136,7 @@ def _placebo(scores: Scores) -> list[Row]:
                 arrays = scores.at(placebo.name, scores.last, task)
                 names = {**scores.names(Arm(recipe, placebo.seed)), "step": scores.last}
                 for row in behaviour_rows({**names, "task": task}, arrays):
-                    metric = f"behaviour.{row['split']}.logit_diff"
-                    rise = mean_interval(arrays[metric].astype(np.float64) - base[task][metric])
+                    rise = rise_over(base[task], arrays, row["split"])
                     rows.append({"placebo": placebo.kind, **row, **spread("rise", rise)})
     return rows
 
