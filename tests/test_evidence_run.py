@@ -126,6 +126,7 @@ def test_mediation_has_the_gain_at_one_end_and_the_verdicts_random_groups(run):
     assert rows["old_heads"]["null_mean"] == pytest.approx(np.mean(random))
     assert rows["old_heads"]["n_random"] == len(random)
     assert rows["old_heads"]["heads"] == ", ".join(found.choice.old_heads)
+    assert rows["other_heads"]["n_random"] == rows["old_heads"]["n_random"]
 
 
 def test_patches_across_models_cover_groups_positions_and_both_ways(run):
@@ -135,8 +136,8 @@ def test_patches_across_models_cover_groups_positions_and_both_ways(run):
     assert found == set(itertools.product(groups, positions, ("forward", "backward")))
     assert groups == {"mlps", *run.table("mediation")["group"]} - {"no heads", "all heads"}
     beside = table.filter(pl.col("n_random").is_not_null())
-    assert set(beside["group"]) <= {"old_heads", "recruited_heads"}
-    assert "old_heads" in set(beside["group"])
+    assert set(beside["group"]) == groups - {"mlps"}
+    assert {"old_heads", "other_heads"} <= set(beside["group"])
 
 
 def _positions(run: cl.Run) -> list[str]:
@@ -150,6 +151,24 @@ def test_query_and_value_circuits_are_grafted_beside_random_groups(run):
     assert set(parts["quantity"]) == {"first_in", "last_in"}
     assert set(parts["step"]) == {4}
     assert parts.filter(pl.col("group") == "old_heads")["n_random"].min() >= 1
+
+
+def test_random_groups_stand_beside_every_group_of_heads_first_and_last(run):
+    last = run.table("grafts").filter(step=4, part="whole")
+    heads = pl.col("group").str.ends_with("_heads") & (pl.col("n_parameters") > 0)
+    alone = last.filter(heads, pl.col("quantity").is_in(["first_in", "last_in"]))
+    assert set(alone["origin"]) == {"base", "gained"}
+    assert {"old_heads", "other_heads"} <= set(alone["group"])
+    assert alone["n_random"].min() >= 2
+    others = last.filter(~heads | (pl.col("quantity") == "shapley"))
+    assert others["n_random"].is_null().all()
+    # In the gained base, first in, they are those of the evidence that the verdict rests on.
+    own, *random = _causes(run).graft["old_heads"]
+    judged = alone.filter(origin="gained", group="old_heads", quantity="first_in").row(
+        0, named=True
+    )
+    assert judged["gain"] == pytest.approx(own, abs=1e-4)
+    assert judged["null_mean"] == pytest.approx(np.mean(random))
 
 
 def test_gains_are_those_that_were_fitted(run):

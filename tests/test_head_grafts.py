@@ -2,7 +2,8 @@ import pytest
 
 from circuitlapse.compare.grafts import Grafts
 from circuitlapse.compare.groups import parameter_groups
-from circuitlapse.compare.head_grafts import head_grafts
+from circuitlapse.compare.head_grafts import head_grafts, random_grafts
+from circuitlapse.compare.matched import matched_heads
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import behaviour, load_model
 from circuitlapse.models.components import component_pieces
@@ -27,6 +28,31 @@ def test_whole_heads_first_and_last_are_the_groups_own_grafts():
     assert rows[1].gain.value == pytest.approx(v[3] - v[2], abs=1e-6)
     assert rows[0].random is not None
     assert rows[0].random.n == 3
+
+
+def test_random_groups_are_grafted_in_the_place_of_each_group():
+    options = {"num_attention_heads": 4, "hidden_size": 16}
+    base, tuned = (load_model(tiny("gpt2", seed, **options)) for seed in (0, 1))
+    pairs, every = random_pairs(0, n=20), [n for n in base.graph.nodes if n.startswith("a")]
+    groups, seen = {"two": ("a0.h1", "a1.h0"), "all": every}, []
+    first, last = (
+        random_grafts(
+            base, tuned, pairs, groups, quantity, seed=3, n_random=4, advance=lambda: seen.append(1)
+        )
+        for quantity in ("first_in", "last_in")
+    )
+    assert len(seen) == 4
+    assert first["all"] == last["all"] == []
+    drawn = matched_heads(base.graph, groups["two"], 4, 3)
+    assert len(first["two"]) == len(last["two"]) == len(drawn) == 4
+    before, after = (behaviour(m, pairs).logit_diff.double().mean() for m in (base, tuned))
+    for index, heads in enumerate(drawn):
+        parts = parameter_groups(base.hf, heads, ()).pieces
+        grafts = Grafts(base, tuned, parts)
+        alone = behaviour(grafts.write(("old_heads",)), pairs).logit_diff.double().mean()
+        without = behaviour(grafts.write(set(parts) - {"old_heads"}), pairs).logit_diff
+        assert first["two"][index] == pytest.approx(float(alone - before), abs=1e-6)
+        assert last["two"][index] == pytest.approx(float(after - without.double().mean()), abs=1e-6)
 
 
 def test_queries_and_keys_move_the_pattern_and_values_and_outputs_do_not():

@@ -73,3 +73,14 @@ def test_refusals_name_the_head_and_the_parameter():
     other = load_model(tiny("gpt2", vocab_size=29))
     with pytest.raises(CircuitlapseError, match=r"differ in the shape of transformer\.wte\.weight"):
         held_behaviours(base, other, random_pairs(0), [[]])
+
+
+def test_random_groups_stand_beside_the_groups_that_are_named():
+    base, tuned = models(num_attention_heads=4, hidden_size=16)
+    pairs, groups = random_pairs(2, n=20), {"pair": ("a0.h1", "a1.h2"), "one": ("a0.h0",)}
+    found, everywhere = (
+        {row.group: row.random for row in mediation(base, tuned, pairs, groups, seed=0, n_random=n)}
+        for n in ({"pair": 5}, 5)
+    )
+    assert found["pair"] == everywhere["pair"] is not None
+    assert found["one"] is None is not everywhere["one"]

@@ -12,6 +12,7 @@ The gain is v(M1) - v(patched tuned model). Both are parts of G = v(M1) - v(M0).
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal, get_args
 
 import numpy as np
@@ -179,19 +180,22 @@ def crosspatch(
     for name, nodes in groups.items():
         heads_only = all(map(head_of, nodes))
         drawn = matched_heads(base.graph, nodes, n_random, seed) if heads_only else []
-        for position in positions:
-            patches = [Patch(tuple(each), position) for each in (nodes, *drawn)]
-            for way in get_args(Way):
-                models = (base, tuned) if way == "forward" else (tuned, base)
-                found = crosspatched(*models, pairs, patches)
-                values = np.stack([answers.logit_diff.double().numpy() for answers in found])
+        sets = [tuple(each) for each in (nodes, *drawn)]
+        # One call for all positions, so that the source runs once for them.
+        patches = [Patch(each, position) for position in positions for each in sets]
+        for way in get_args(Way):
+            models = (base, tuned) if way == "forward" else (tuned, base)
+            found = iter(crosspatched(*models, pairs, patches))
+            for position in positions:
+                answers = list(islice(found, len(sets)))
+                values = np.stack([each.logit_diff.double().numpy() for each in answers])
                 gains = values - before if way == "forward" else after - values
                 keys.append((name, position, way))
                 parts.append(gains[0])
-                accuracies.append(float(found[0].correct_among.double().mean()))
+                accuracies.append(float(answers[0].correct_among.double().mean()))
                 random.append(beside(float(gains[0].mean()), gains[1:].mean(axis=1).tolist()))
-                if advance is not None:
-                    advance(len(keys), total)
+            if advance is not None:
+                advance(len(keys), total)
     divided = divide(
         np.stack(parts, axis=1), after - before,
         seed=seed, repeats=repeats, rounding=logit_rounding(np.stack([before, after])),

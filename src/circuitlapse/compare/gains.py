@@ -30,7 +30,7 @@ docs/calibration.md has what other fits reached on organisms whose answer is kno
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +51,7 @@ from circuitlapse.tasks.pairs import PromptPairs
 
 # The first is without the gained base, which is itself fitted in turn.
 _ROUNDS = 3
+_PARTS = ("attn_out", "mlp_out")
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,22 +102,27 @@ def fit_gains(
     # Every head's output in both models, in double precision too, and what gradients keep.
     floats = base.decoder.d_model * (8 * (base.graph.n_heads + 1) + 24 * base.graph.n_layers)
     most = most_rows(base.device, base.decoder.W_E.itemsize * floats)
-    readers = [base.decoder, tuned.decoder]
+    batches: dict[tuple[int, ...], _Batch] = {}
 
-    def fitted(readers: Sequence[Decoder]) -> tuple[Tensor, Tensor]:
+    def fitted(between: Decoder | None) -> tuple[Tensor, Tensor]:
         running: list[_Batch] = []
-        each_group(
-            lambda rows: running.append(
-                _Batch(base.decoder, tuned.decoder, pairs[rows].trimmed(), readers)
-            ),
-            pairs.reads().amax(dim=1) + 1, starts, most, batch_size,
-        )  # fmt: skip
+
+        def start(rows: Tensor) -> None:
+            # Taken out until it is ready: where memory runs out, what it held is given back.
+            key = tuple(rows.tolist())
+            batch = batches.pop(key, None) or _Batch(
+                base.decoder, tuned.decoder, pairs[rows].trimmed()
+            )
+            batch.start(between)
+            batches[key] = batch
+            running.append(batch)
+
+        each_group(start, pairs.reads().amax(dim=1) + 1, starts, most, batch_size)
         return _fitted(running, non_negative)
 
-    gain, fit = fitted(readers)
+    gain, fit = fitted(None)
     for _ in range(_ROUNDS - 1):
-        between = gained_decoder(base.decoder, gain.to(base.decoder.W_E))
-        gain, fit = fitted([*readers, between])
+        gain, fit = fitted(gained_decoder(base.decoder, gain.to(base.decoder.W_E)))
     return Gains(base.graph, gain.float().cpu(), fit.float().cpu())
 
 
@@ -136,19 +142,20 @@ def _fitted(
     return torch.cat(gains), torch.cat(fits)
 
 
-def gained(base: Model, gains: Gains) -> Model:
-    """Return a copy of the base whose components' outputs are multiplied by their gains.
+def gained(base: Model, gains: Gains | Mapping[str, float]) -> Model:
+    """Return a copy of the base whose components' outputs are multiplied by their gains, by node.
 
     The gains go into the output weights (a head's W_O; an MLP's output matrix and bias), so that
     the copy is a model like any other: everything can be measured on it, and grafted into it.
     """
     hf: Any = copy.deepcopy(base.hf)
     parameters = dict(hf.named_parameters())
-    factors = dict(zip(gains.graph.nodes, gains.nodes.tolist(), strict=True))
+    if isinstance(gains, Gains):
+        gains = dict(zip(gains.graph.nodes, gains.nodes.tolist(), strict=True))
     with torch.no_grad():
         for piece in component_pieces(hf):
             if piece.slot == "o":
-                parameters[piece.parameter][piece.index] *= factors[piece.component]
+                parameters[piece.parameter][piece.index] *= gains[piece.component]
     return load_model(hf, dtype=base.decoder.W_E.dtype)
 
 
@@ -165,18 +172,42 @@ def _least_squares(
 
 
 class _Batch:
-    """One batch on its way through both models, the base with the gains found so far."""
+    """One batch, run through both models, the base with the gains found so far.
 
-    def __init__(
-        self, base: Decoder, tuned: Decoder, pairs: PromptPairs, readers: Sequence[Decoder]
-    ) -> None:
-        self.context = Context(pairs.reads())
+    What the two models read is found once; what gained M0 reads, at every start.
+    """
+
+    def __init__(self, base: Decoder, tuned: Decoder, pairs: PromptPairs) -> None:
+        self.context, self._pairs = Context(pairs.reads()), pairs
         self.decoders = (base, tuned)
-        self.streams = [decoder.embed(pairs.clean) for decoder in self.decoders]
+        self.streams: list[Tensor] = []
         self.z: list[Tensor] = []
         self.out: list[Tensor] = []
         self.mid: list[Tensor] = []
-        self.read = _what_is_read(readers, pairs, self.context)
+        self._all_read: dict[str, list[Tensor]] = {}
+        self.read: dict[str, list[Tensor]] = {}
+        for number, decoder in enumerate(self.decoders):
+            self._put(number, decoder)
+
+    def start(self, between: Decoder | None) -> None:
+        """Begin at the first layer, with what gained M0 reads where there is one."""
+        self.streams = [decoder.embed(self._pairs.clean) for decoder in self.decoders]
+        readers = len(self.decoders)
+        if between is not None:
+            self._put(readers, between)
+            readers += 1
+        self.read = {
+            part: [layer[:readers] for layer in layers] for part, layers in self._all_read.items()
+        }
+
+    def _put(self, number: int, reader: Decoder) -> None:
+        for part, layers in _what_is_read(reader, self._pairs, self.context).items():
+            if part not in self._all_read:
+                # Room for all readers, gained M0 behind the two models.
+                readers = len(self.decoders) + 1
+                self._all_read[part] = [each.new_empty(readers, *each.shape) for each in layers]
+            for kept, found in zip(self._all_read[part], layers, strict=True):
+                kept[number] = found
 
     def heads(self, layer: int) -> Float[Tensor, "3 heads"]:
         """Run both attentions and return the heads' products."""
@@ -223,25 +254,21 @@ class _Batch:
 
 
 def _what_is_read(
-    readers: Sequence[Decoder], pairs: PromptPairs, context: Context
-) -> dict[str, list[Float[Tensor, "readers batch pos d_model"]]]:
-    """Gradients of models' logit differences by what each layer's attention and MLP add.
+    reader: Decoder, pairs: PromptPairs, context: Context
+) -> dict[str, Sequence[Float[Tensor, "batch _ d_model"]]]:
+    """Gradients of a model's logit difference by what each layer's attention and MLP add.
 
-    They are zero behind a prompt's end.
+    In the last layer they are those where logits are read. They are zero behind a prompt's end.
     """
-    found: dict[str, list[tuple[Tensor, ...]]] = {"attn_out": [], "mlp_out": []}
-    for decoder in readers:
-        with torch.enable_grad():
-            steps = decoder.trace(decoder.embed(pairs.clean).requires_grad_(), context)
-            logits = decoder.logits(steps[-1].resid_post)[:, 0].float()
-            metric = logit_difference(logits, pairs.right(), pairs.distractors).sum()
-            added = [getattr(step, part) for part in found for step in steps]
-            gradients = torch.autograd.grad(metric, added)
-        for number, kept in enumerate(found.values()):
-            kept.append(gradients[number * len(steps) : (number + 1) * len(steps)])
+    with torch.enable_grad():
+        steps = reader.trace(reader.embed(pairs.clean).requires_grad_(), context)
+        logits = reader.logits(steps[-1].resid_post)[:, 0].float()
+        metric = logit_difference(logits, pairs.right(), pairs.distractors).sum()
+        added = [getattr(step, part) for part in _PARTS for step in steps]
+        found = torch.autograd.grad(metric, added)
     return {
-        part: [torch.stack(layer) for layer in zip(*gradients, strict=True)]
-        for part, gradients in found.items()
+        part: found[number * len(steps) : (number + 1) * len(steps)]
+        for number, part in enumerate(_PARTS)
     }
 
 

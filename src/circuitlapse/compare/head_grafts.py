@@ -7,9 +7,9 @@ two are grafted apart from each other in the same way. Keys and values that seve
 with a group that holds all of them, and otherwise stay as they are.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -78,37 +78,94 @@ def head_grafts(
     Raises:
         CircuitlapseError: If the models' parameters differ, or they have no such head.
     """
-    pieces = pieces_by_key(base.hf)
-    grafts = Grafts(base, tuned, pieces)
-
-    def value(written: Collection[Key]) -> Float[np.ndarray, " prompts"]:
-        return behaviour(grafts.write(written), pairs).logit_diff.double().numpy()
-
-    before, after = value(()), value(pieces)
+    grafted = _Grafted(base, tuned, pairs)
     names: list[tuple[str, Part, Quantity]] = []
     columns, random = [], []
     for name, heads in groups.items():
         head_mask(base.graph, heads)
         drawn = matched_heads(base.graph, heads, n_random, seed)
         for part in parts:
-            sets = [keys_of(pieces, group, part) for group in (heads, *drawn)]
-            first = np.stack([value(own) - before for own in sets])
-            last = np.stack([after - value(pieces.keys() - own) for own in sets])
-            both: dict[Quantity, np.ndarray] = {"first_in": first, "last_in": last}
-            for quantity, gains in both.items():
+            for quantity in get_args(Quantity):
+                gains = grafted.gains((heads, *drawn), part, quantity)
                 names.append((name, part, quantity))
                 columns.append(gains[0])
                 random.append(beside(float(gains[0].mean()), gains[1:].mean(axis=1).tolist()))
             if advance is not None:
                 advance(len(names) // 2, len(groups) * len(parts))
     divided = divide(
-        np.stack(columns, axis=1), after - before,
-        seed=seed, repeats=repeats, rounding=logit_rounding(np.stack([before, after])),
+        np.stack(columns, axis=1), grafted.after - grafted.before, seed=seed, repeats=repeats,
+        rounding=logit_rounding(np.stack([grafted.before, grafted.after])),
     )  # fmt: skip
     return [
         HeadGraft(*key, divided.parts[i], divided.share(i), random[i])
         for i, key in enumerate(names)
     ]
+
+
+def random_grafts(
+    start: Model,
+    tuned: Model,
+    pairs: PromptPairs,
+    groups: Mapping[str, Collection[str]],
+    quantity: Quantity,
+    *,
+    seed: int,
+    n_random: int = RANDOM_GROUPS,
+    advance: Callable[[], None] | None = None,
+) -> dict[str, list[float]]:
+    """Graft size-matched random groups in the place of groups that were grafted already.
+
+    Args:
+        start: M0, or gained M0.
+        tuned: M1.
+        pairs: The new task's test prompts.
+        groups: Heads by name of their group.
+        quantity: ``first_in`` or ``last_in``.
+        seed: Draws the random groups.
+        n_random: How many beside each.
+        advance: Called when a group is done.
+
+    Returns:
+        By group, the mean gain of each random group in logits; none for a group of all heads.
+
+    Raises:
+        CircuitlapseError: If the models' parameters differ, or they have no such head.
+    """
+    grafted, found = _Grafted(start, tuned, pairs), {}
+    for name, heads in groups.items():
+        drawn = matched_heads(start.graph, heads, n_random, seed)
+        gains = [grafted.gains([each], "whole", quantity).mean() for each in drawn]
+        found[name] = [float(gain) for gain in gains]
+        if advance is not None:
+            advance()
+    return found
+
+
+class _Grafted:
+    """The hybrids of two models on the same prompts.
+
+    Attributes:
+        before: Logit difference per prompt with no tuned weights.
+        after: With all of them.
+    """
+
+    def __init__(self, start: Model, tuned: Model, pairs: PromptPairs) -> None:
+        self._pieces, self._pairs = pieces_by_key(start.hf), pairs
+        self._grafts = Grafts(start, tuned, self._pieces)
+        self.before, self.after = self._values(()), self._values(self._pieces)
+
+    def gains(
+        self, sets: Sequence[Collection[str]], part: Part, quantity: Quantity
+    ) -> Float[np.ndarray, "sets prompts"]:
+        """What each set of heads brings by itself, or what is lost without it alone."""
+        written = [keys_of(self._pieces, heads, part) for heads in sets]
+        if quantity == "first_in":
+            return np.stack([self._values(own) - self.before for own in written])
+        return np.stack([self.after - self._values(self._pieces.keys() - own) for own in written])
+
+    def _values(self, written: Collection[Key]) -> Float[np.ndarray, " prompts"]:
+        answers = behaviour(self._grafts.write(written), self._pairs)
+        return answers.logit_diff.double().numpy()
 
 
 def pieces_by_key(hf: Any) -> dict[Key, list[Piece]]:

@@ -97,7 +97,7 @@ def mediation(
     groups: Mapping[str, Collection[str]],
     *,
     seed: int,
-    n_random: int = RANDOM_GROUPS,
+    n_random: int | Mapping[str, int] = RANDOM_GROUPS,
     repeats: int = 1000,
     advance: Callable[[int, int], None] | None = None,
 ) -> list[Mediated]:
@@ -109,7 +109,7 @@ def mediation(
         pairs: The new task's test prompts; groups must have been chosen on others.
         groups: Heads by name of their group.
         seed: Fixes random groups and bootstrap.
-        n_random: Random groups beside each.
+        n_random: Random groups beside each, or by group, and none where a group is not named.
         repeats: Bootstrap resamples of the prompts.
         advance: Called with (groups done, groups in all).
 
@@ -124,8 +124,9 @@ def mediation(
     named = {NO_HEADS: (), **groups, ALL_HEADS: every}
     before = behaviour(base, pairs).logit_diff.double().numpy()
     values, random = [], []
-    for done, heads in enumerate(named.values()):
-        drawn = matched_heads(graph, heads, n_random, seed)
+    for done, (name, heads) in enumerate(named.items()):
+        n = n_random if isinstance(n_random, int) else n_random.get(name, 0)
+        drawn = matched_heads(graph, heads, n, seed)
         own, *others = held_behaviours(base, tuned, pairs, [heads, *drawn])
         values.append(own.logit_diff.double().numpy())
         left = [float(other.logit_diff.double().mean() - before.mean()) for other in others]

@@ -104,13 +104,13 @@ class Compare(Section):
     )
     random_groups: Annotated[int, Field(ge=1)] = Field(
         20,
-        description="Random groups of as many heads beside patches across models "
-        "and grafts of QK and OV. The verdict's own evidence always has 39.",
+        description="Random groups of as many heads beside grafts of groups, of their QK and OV, "
+        "and beside patches across models. The verdict's own evidence always has 39.",
     )
     beside_prompts: Annotated[int, Field(ge=8)] = Field(
         64,
-        description="Test prompts of what is done with every random group too: grafts of QK and "
-        "OV, patches across models.",
+        description="Test prompts of grafts of QK and OV and of patches across models, which are "
+        "done with every random group too, and of grafts in between.",
     )
     bootstrap: Annotated[int, Field(ge=20)] = Field(
         1000, description="Bootstrap repeats over prompts."

@@ -17,7 +17,7 @@ import numpy as np
 from circuitlapse.compare import gain_shares, graft_values, parameter_groups
 from circuitlapse.compare.causes import ELSEWHERE
 from circuitlapse.compare.evidence import CauseEvidence, EvidencePrompts, cause_evidence
-from circuitlapse.compare.matched import Beside
+from circuitlapse.compare.matched import Beside, beside
 from circuitlapse.compare.ratios import divide, logit_rounding
 from circuitlapse.compare.shares import contribution
 from circuitlapse.config import Arm, Compare, Experiment
@@ -33,6 +33,9 @@ from circuitlapse.pipeline.tabulate import Row, Scores, spread
 from circuitlapse.pipeline.tune import arm_of
 from circuitlapse.records import Store
 from circuitlapse.tasks import Item, PromptPairs, get_task, tokenize
+
+RandomGrafts = Mapping[tuple[str, str, str], Sequence[float]]
+"""Gains of random groups by where they were grafted, beside which group, and first or last."""
 
 _GROUPS = ("old_heads", "recruited_heads", "other_heads")
 
@@ -163,9 +166,13 @@ def graft_rows(scores: Scores) -> list[Row]:
             group: ", ".join(members)
             for group, members in head_groups(found, scores.graph.nodes).items()
         }
+        random = {
+            (row["origin"], row["group"], row["quantity"]): row["gains"]
+            for row in scores.rows(swapped_rows(arm.name, "random_grafts"))
+        }
         of_arm = [
-            *_of_the_base(scores, arm, found),
-            *_of_the_gained(scores, found),
+            *_of_the_base(scores, arm, found, random),
+            *_of_the_gained(scores, found, random),
             *scores.rows(swapped_rows(arm.name, "head_grafts")),
         ]
         rows += [
@@ -175,7 +182,9 @@ def graft_rows(scores: Scores) -> list[Row]:
     return rows
 
 
-def _of_the_base(scores: Scores, arm: Arm, found: CauseEvidence) -> Iterator[Row]:
+def _of_the_base(
+    scores: Scores, arm: Arm, found: CauseEvidence, random: RandomGrafts
+) -> Iterator[Row]:
     """What the groups bring to the base, at the last step and between."""
     settings = scores.experiment.compare
     for step in (*graft_steps(scores.experiment), scores.last):
@@ -185,11 +194,12 @@ def _of_the_base(scores: Scores, arm: Arm, found: CauseEvidence) -> Iterator[Row
             values, found.n_parameters, seed=settings.seed, repeats=settings.bootstrap
         )
         for row in shares.rows:
+            gains = random.get(("base", row.group, row.quantity), ()) if step == scores.last else ()
             columns = {"step": step, "origin": "base", "part": "whole", **asdict(row)}
-            yield _refused(found, {**columns, **beside_columns(None)})
+            yield _refused(found, {**columns, **beside_columns(beside(row.gain, gains))})
 
 
-def _of_the_gained(scores: Scores, found: CauseEvidence) -> Iterator[Row]:
+def _of_the_gained(scores: Scores, found: CauseEvidence, random: RandomGrafts) -> Iterator[Row]:
     """What the fitted gains bring to the base, and then the groups to the gained base."""
     base, tuned = (each.logit_diff.double().numpy() for each in (found.base, found.tuned))
     columns: dict[tuple[str, str], np.ndarray] = {
@@ -210,10 +220,12 @@ def _of_the_gained(scores: Scores, found: CauseEvidence) -> Iterator[Row]:
         np.stack(list(columns.values()), axis=1), tuned - base, seed=[settings.seed, 0],
         repeats=settings.bootstrap, rounding=logit_rounding(found.hybrids),
     )  # fmt: skip
-    beside: dict[tuple[str, str], Beside | None] = {
-        (group, "first_in"): random for group, random in found.support.grafts.items()
+    judged: dict[tuple[str, str], Beside | None] = {
+        (group, "first_in"): others for group, others in found.support.grafts.items()
     }
     for index, (group, quantity) in enumerate(columns):
+        gain = divided.parts[index]
+        others = beside(gain.value, random.get(("gained", group, quantity), ()))
         yield _refused(
             found,
             {
@@ -222,9 +234,9 @@ def _of_the_gained(scores: Scores, found: CauseEvidence) -> Iterator[Row]:
                 "part": "whole",
                 "quantity": quantity,
                 "n_parameters": sizes[group],
-                **spread("gain", divided.parts[index]),
+                **spread("gain", gain),
                 **spread("share", divided.share(index)),
-                **beside_columns(beside.get((group, quantity))),
+                **beside_columns(judged.get((group, quantity), others)),
             },
         )
 

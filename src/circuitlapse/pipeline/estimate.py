@@ -175,11 +175,13 @@ def _seconds(job: Job, e: Experiment, shape: _Shape, speed: float) -> float:
             return 32 * e.compare.beside_prompts * (forward + unembed)
         case "swap":
             beside = e.compare.beside_prompts * (e.compare.random_groups + 1)
-            # Two groups: two parts, first and last in; both ways at each of some positions.
+            # Three groups of heads: two parts, first and last in; both ways at some positions; and
+            # whole, first and last in, in base and gained base, but for what the verdict has.
             prompts = {
-                "mediation": 5 * e.compare.graft_prompts,
-                "head_grafts": 2 * 2 * 2 * beside,
-                "crosspatch": 2 * 2 * _POSITIONS * beside,
+                "mediation": (5 + JUDGED_GROUPS) * e.compare.graft_prompts,
+                "head_grafts": 3 * 2 * 2 * beside,
+                "random_grafts": 10 * e.compare.random_groups * e.compare.graft_prompts,
+                "crosspatch": 3 * 2 * _POSITIONS * beside,
             }
             return prompts[job.params["swap"]] * (forward + unembed)
         case _:
@@ -201,7 +203,7 @@ def _memory(job: Job, e: Experiment, shape: _Shape) -> float:
     # Fine-tuning holds weights, gradients and two moments; a graft three models.
     models_of = {
         "base": 4, "finetune": 4, "placebo": 4, "control": 5, "measure": 1, "read": 1, "graft": 5,
-        "graft_at": 3, "swap": 3,
+        "graft_at": 3, "swap": 4,
         "random_change": 3, "old_circuit": 1, "gains": 2, "few_shot": 1, "probes": 2,
     }  # fmt: skip
     models = models_of.get(job.kind, 0)

@@ -23,7 +23,7 @@ Kind = Literal[
 
 # Raised by one when a job of that kind would give other results from the same inputs.
 _VERSIONS: dict[Kind, int] = {
-    **dict.fromkeys(Kind.__args__, 1), "placebo": 2, "table": 2, "verdict": 2,
+    **dict.fromkeys(Kind.__args__, 1), "placebo": 2, "swap": 2, "table": 3, "verdict": 2,
 }  # fmt: skip
 
 FINETUNE = "finetune"

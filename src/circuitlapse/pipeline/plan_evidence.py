@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from circuitlapse.config import Arm, Experiment
 
-SWAPPED = ("head_grafts", "mediation", "crosspatch")
+SWAPPED = ("head_grafts", "random_grafts", "mediation", "crosspatch")
 
 
 def grafts(arm: str) -> str:
@@ -72,7 +72,7 @@ def add_evidence(
         for swap in SWAPPED
     }  # fmt: skip
     return {
-        "grafts": [chosen, *between, swaps["head_grafts"]],
+        "grafts": [chosen, *between, swaps["head_grafts"], swaps["random_grafts"]],
         "gains": [chosen],
         "mediation": [swaps["mediation"]],
         "crosspatch": [swaps["crosspatch"]],

@@ -7,9 +7,11 @@ import json
 from collections.abc import Callable, Mapping
 
 from circuitlapse.compare.crosspatch import EVERYWHERE, crosspatch
-from circuitlapse.compare.evidence import HEAD_GROUPS, CauseEvidence
-from circuitlapse.compare.head_grafts import head_grafts
+from circuitlapse.compare.evidence import CauseEvidence
+from circuitlapse.compare.gains import gained
+from circuitlapse.compare.head_grafts import Quantity, head_grafts, random_grafts
 from circuitlapse.compare.mediation import mediation
+from circuitlapse.compare.thresholds import JUDGED_GROUPS
 from circuitlapse.config import Compare, Experiment
 from circuitlapse.models import Model
 from circuitlapse.pipeline.causes import beside_columns, head_groups, two_models
@@ -21,15 +23,6 @@ from circuitlapse.records import Store
 from circuitlapse.tasks import PromptPairs
 
 
-def _by_randoms(
-    groups: Mapping[str, tuple[str, ...]], settings: Compare
-) -> list[tuple[dict[str, tuple[str, ...]], int]]:
-    """Part the groups that a label may name, beside which random groups stand, from the others."""
-    judged = {group: heads for group, heads in groups.items() if group in HEAD_GROUPS}
-    others = {group: heads for group, heads in groups.items() if group not in HEAD_GROUPS}
-    return [(part, n) for part, n in ((judged, settings.random_groups), (others, 0)) if part]
-
-
 def head_graft_rows(
     models: Mapping[str, Model],
     found: CauseEvidence,
@@ -39,15 +32,11 @@ def head_graft_rows(
 ) -> list[Row]:
     """Graft the heads' QK and OV circuits apart from each other."""
     groups = head_groups(found, models["base"].graph.nodes)
-    rows = [
-        row
-        for part, n_random in _by_randoms(groups, settings)
-        for row in head_grafts(
-            models["base"], models["tuned"], pairs[: settings.beside_prompts], part,
-            seed=settings.seed, parts=("qk", "ov"), n_random=n_random, repeats=settings.bootstrap,
-            advance=advance,
-        )
-    ]  # fmt: skip
+    rows = head_grafts(
+        models["base"], models["tuned"], pairs[: settings.beside_prompts], groups,
+        seed=settings.seed, parts=("qk", "ov"), n_random=settings.random_groups,
+        repeats=settings.bootstrap, advance=advance,
+    )  # fmt: skip
     return [
         {
             "origin": "base",
@@ -63,6 +52,40 @@ def head_graft_rows(
     ]
 
 
+def random_graft_rows(
+    models: Mapping[str, Model],
+    found: CauseEvidence,
+    pairs: PromptPairs,
+    settings: Compare,
+    advance: Advance,
+) -> list[Row]:
+    """Graft random groups beside each group of heads, into the base and into the gained base.
+
+    What the verdict's own evidence holds already, first-in of the groups that a label may name, is
+    not done again. Each row has the mean ``gains`` of its random groups in logits.
+    """
+    base, tuned = models["base"], models["tuned"]
+    groups = head_groups(found, base.graph.nodes)
+    others = {group: heads for group, heads in groups.items() if group not in found.graft}
+    wanted: list[tuple[str, Quantity, Mapping[str, tuple[str, ...]]]] = [
+        ("base", "first_in", groups), ("base", "last_in", groups),
+        ("gained", "first_in", others), ("gained", "last_in", groups),
+    ]  # fmt: skip
+    starts = {"base": base, "gained": gained(base, found.gains)}
+    of, rows = sum(len(part) for _, _, part in wanted), []
+    for origin, quantity, part in wanted:
+        random = random_grafts(
+            starts[origin], tuned, pairs, part, quantity, seed=settings.seed,
+            n_random=settings.random_groups,
+        )  # fmt: skip
+        rows += [
+            {"origin": origin, "group": group, "quantity": quantity, "gains": gains}
+            for group, gains in random.items()
+        ]
+        advance(len(rows), of)
+    return rows
+
+
 def mediation_rows(
     models: Mapping[str, Model],
     found: CauseEvidence,
@@ -72,13 +95,16 @@ def mediation_rows(
 ) -> list[Row]:
     """Hold heads at the base's activations.
 
-    The random groups are those that the verdict's evidence drew, on the same prompts.
+    Beside the groups that a label may name stand the random groups of the verdict's own evidence,
+    on the same prompts; beside the others as many.
     """
+    groups = head_groups(found, models["base"].graph.nodes)
+    judged = {str(group): random for group, random in found.support.mediation.items()}
     rows = mediation(
-        models["base"], models["tuned"], pairs, head_groups(found, models["base"].graph.nodes),
-        seed=settings.seed, n_random=0, repeats=settings.bootstrap, advance=advance,
+        models["base"], models["tuned"], pairs, groups, seed=settings.seed,
+        n_random=dict.fromkeys(groups.keys() - judged.keys(), JUDGED_GROUPS),
+        repeats=settings.bootstrap, advance=advance,
     )  # fmt: skip
-    beside = {str(group): random for group, random in found.support.mediation.items()}
     return [
         {
             "group": row.group,
@@ -86,7 +112,7 @@ def mediation_rows(
             "n_heads": len(row.heads),
             **spread("gain", row.gain),
             **spread("share", row.share),
-            **beside_columns(beside.get(row.group)),
+            **beside_columns(judged.get(row.group, row.random)),
         }
         for row in rows
     ]
@@ -104,14 +130,11 @@ def crosspatch_rows(
     groups = head_groups(found, nodes)
     groups["mlps"] = tuple(node for node in nodes if node.startswith("m"))
     few = pairs[: settings.beside_prompts]
-    rows = [
-        row
-        for part, n_random in _by_randoms(groups, settings)
-        for row in crosspatch(
-            models["base"], models["tuned"], few, part, [EVERYWHERE, *few.positions],
-            seed=settings.seed, n_random=n_random, repeats=settings.bootstrap, advance=advance,
-        )
-    ]  # fmt: skip
+    rows = crosspatch(
+        models["base"], models["tuned"], few, groups, [EVERYWHERE, *few.positions],
+        seed=settings.seed, n_random=settings.random_groups, repeats=settings.bootstrap,
+        advance=advance,
+    )  # fmt: skip
     return [
         {
             "group": row.group,
@@ -129,6 +152,7 @@ def crosspatch_rows(
 
 _SWAPS = {
     "head_grafts": head_graft_rows,
+    "random_grafts": random_graft_rows,
     "mediation": mediation_rows,
     "crosspatch": crosspatch_rows,
 }
