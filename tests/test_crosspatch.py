@@ -76,11 +76,12 @@ def test_rows_hold_every_group_position_and_way():
     assert random is not None
     assert random.n == 4
     assert found["none", "END", "forward"].gain.value == pytest.approx(0, abs=1e-6)
-    (patched,) = crosspatched(tuned, base, pairs, [Patch(groups["pair"], "END")])
-    lost = behaviour(tuned, pairs).logit_diff - patched.logit_diff
-    row = found["pair", "END", "backward"]
-    assert row.gain.value == pytest.approx(float(lost.double().mean()), abs=1e-5)
-    assert row.accuracy == float(patched.correct_among.double().mean())
+    for position in ("END", EVERYWHERE):
+        (patched,) = crosspatched(tuned, base, pairs, [Patch(groups["pair"], position)])
+        lost = behaviour(tuned, pairs).logit_diff - patched.logit_diff
+        row = found["pair", position, "backward"]
+        assert row.gain.value == pytest.approx(float(lost.double().mean()), abs=1e-5)
+        assert row.accuracy == float(patched.correct_among.double().mean())
 
 
 def test_refusals_name_the_node_and_the_position():

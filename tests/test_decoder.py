@@ -4,7 +4,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models import behaviour, load_model, logit_differences
+from circuitlapse.models import (
+    behaviour,
+    corrupt_logit_difference,
+    load_model,
+    logit_differences,
+)
 from circuitlapse.models.context import Context
 from circuitlapse.models.prefix import Suffixes, each_batch
 from twins_engine import Literal, random_pairs, tiny_gpt2
@@ -44,7 +49,9 @@ def test_logits_are_those_of_transformers(options):
 @given(st.integers(0, 1000), st.integers(1, 6), st.integers(1, 9), st.integers(2, 12))
 def test_the_metric_does_not_depend_on_prefix_padding_or_batches(seed, n, size, longest):
     hf, pairs = tiny_gpt2(seed), random_pairs(seed, n, longest)
-    clean, corrupt = logit_differences(load_model(hf), pairs, batch_size=size)
+    model = load_model(hf)
+    clean, corrupt = logit_differences(model, pairs, batch_size=size)
+    assert torch.equal(corrupt_logit_difference(model, pairs, batch_size=size), corrupt)
     with torch.no_grad():
         torch.testing.assert_close(
             clean, _their_metric(hf, pairs.clean, pairs), rtol=1e-4, atol=1e-4

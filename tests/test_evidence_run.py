@@ -12,9 +12,13 @@ import pytest
 
 import circuitlapse as cl
 from circuitlapse.compare.evidence import CauseEvidence
+from circuitlapse.compare.gains import gained
+from circuitlapse.compare.head_grafts import random_grafts
 from circuitlapse.compare.shares import SUBSETS
 from circuitlapse.pipeline.measure import load_about, load_arrays
+from circuitlapse.pipeline.plan import prompts
 from circuitlapse.pipeline.plan_evidence import grafts, grafts_at
+from circuitlapse.pipeline.prompts import read_items
 from found_prompts import between, found_prompts, random_model, save
 from small_run import small_experiment
 
@@ -150,7 +154,7 @@ def test_query_and_value_circuits_are_grafted_beside_random_groups(run):
     assert set(parts["part"]) == {"qk", "ov"}
     assert set(parts["quantity"]) == {"first_in", "last_in"}
     assert set(parts["step"]) == {4}
-    assert parts.filter(pl.col("group") == "old_heads")["n_random"].min() >= 1
+    assert parts.filter(pl.col("group") == "old_heads")["n_random"].is_not_null().all()
 
 
 def test_random_groups_stand_beside_every_group_of_heads_first_and_last(run):
@@ -159,6 +163,7 @@ def test_random_groups_stand_beside_every_group_of_heads_first_and_last(run):
     alone = last.filter(heads, pl.col("quantity").is_in(["first_in", "last_in"]))
     assert set(alone["origin"]) == {"base", "gained"}
     assert {"old_heads", "other_heads"} <= set(alone["group"])
+    assert alone["n_random"].is_not_null().all()
     assert alone["n_random"].min() >= 2
     others = last.filter(~heads | (pl.col("quantity") == "shapley"))
     assert others["n_random"].is_null().all()
@@ -169,6 +174,21 @@ def test_random_groups_stand_beside_every_group_of_heads_first_and_last(run):
     )
     assert judged["gain"] == pytest.approx(own, abs=1e-4)
     assert judged["null_mean"] == pytest.approx(np.mean(random))
+
+
+def test_random_groups_are_grafted_where_their_group_was(run):
+    found, task = _causes(run), run.experiment.tasks.new
+    base, tuned = (run.model(step, device="cpu") for step in (0, 4))
+    items = read_items(run.path / prompts(task, "test"))[:64]
+    pairs = cl.tokenize(items, base.tokenizer, cl.get_task(task).corruptions[0])
+    groups = {"last_in": {"old_heads": found.choice.old_heads}}
+    table = run.table("grafts").filter(step=4, part="whole", group="old_heads", quantity="last_in")
+    means = {}
+    for origin, start in (("base", base), ("gained", gained(base, found.gains))):
+        random = random_grafts(start, tuned, pairs, groups, seed=0, n_random=4)
+        means[origin] = np.mean(random["last_in", "old_heads"])
+        assert table.filter(origin=origin)["null_mean"].item() == pytest.approx(means[origin])
+    assert means["base"] != pytest.approx(means["gained"])
 
 
 def test_gains_are_those_that_were_fitted(run):

@@ -35,24 +35,23 @@ def test_random_groups_are_grafted_in_the_place_of_each_group():
     base, tuned = (load_model(tiny("gpt2", seed, **options)) for seed in (0, 1))
     pairs, every = random_pairs(0, n=20), [n for n in base.graph.nodes if n.startswith("a")]
     groups, seen = {"two": ("a0.h1", "a1.h0"), "all": every}, []
-    first, last = (
-        random_grafts(
-            base, tuned, pairs, groups, quantity, seed=3, n_random=4, advance=lambda: seen.append(1)
-        )
-        for quantity in ("first_in", "last_in")
-    )
-    assert len(seen) == 4
-    assert first["all"] == last["all"] == []
+    found = random_grafts(
+        base, tuned, pairs, {"first_in": groups, "last_in": groups}, seed=3, n_random=4,
+        advance=lambda *at: seen.append(at),
+    )  # fmt: skip
+    assert seen == [(i, 8) for i in range(1, 9)]
+    assert found["first_in", "all"] == found["last_in", "all"] == []
+    first, last = found["first_in", "two"], found["last_in", "two"]
     drawn = matched_heads(base.graph, groups["two"], 4, 3)
-    assert len(first["two"]) == len(last["two"]) == len(drawn) == 4
+    assert len(first) == len(last) == len(drawn) == 4
     before, after = (behaviour(m, pairs).logit_diff.double().mean() for m in (base, tuned))
     for index, heads in enumerate(drawn):
         parts = parameter_groups(base.hf, heads, ()).pieces
         grafts = Grafts(base, tuned, parts)
         alone = behaviour(grafts.write(("old_heads",)), pairs).logit_diff.double().mean()
         without = behaviour(grafts.write(set(parts) - {"old_heads"}), pairs).logit_diff
-        assert first["two"][index] == pytest.approx(float(alone - before), abs=1e-6)
-        assert last["two"][index] == pytest.approx(float(after - without.double().mean()), abs=1e-6)
+        assert first[index] == pytest.approx(float(alone - before), abs=1e-6)
+        assert last[index] == pytest.approx(float(after - without.double().mean()), abs=1e-6)
 
 
 def test_queries_and_keys_move_the_pattern_and_values_and_outputs_do_not():

@@ -231,7 +231,7 @@ def test_gains_are_fitted_in_halves_where_memory_runs_out(monkeypatch, later):
     monkeypatch.setattr(gains, "_what_is_read", tight)
     found = fit_gains(base, tuned, pairs)
     # Each prompt is read by both models once, or again where it did not fit, and twice with gains.
-    assert (sum(sizes) == 4 * 21) == (later == 3)
+    assert sum(sizes) == 4 * 21 if later == 3 else sum(sizes) > 4 * 21
     torch.testing.assert_close(found.nodes, roomy.nodes, rtol=1e-5, atol=1e-5)
 
 

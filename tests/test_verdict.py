@@ -257,7 +257,7 @@ ROWS = Tables(
         graft("gains_non_negative", "first_in", 0.05),
         graft("old_heads", "shapley", 0.6),
         graft("old_heads", "first_in", 0.4, random=RANDOM),
-        graft("old_heads", "last_in", 0.7),
+        graft("old_heads", "last_in", 0.7, random=RANDOM),
         graft("recruited_heads", "shapley", None),
         graft("elsewhere", "shapley", 0.3, share=False),
         graft("old_heads", "first_in", 0.2, origin="base", which="qk", random=RANDOM),
@@ -341,7 +341,8 @@ def test_the_sentences_say_what_was_measured():
         "Gains that cannot turn a component round bring 5 % [-5, 15] of the gain.",
         "the tuned weights of the old circuit's heads (1,200 parameters) bring 60 % [50, 70] of "
         "the gain by their Shapley value (first in 40 % [30, 50] of the gain; 20 random groups of "
-        "as many heads, 10 %, from 5 to 20 (p = 0.05); last in 70 % [60, 80] of the gain).",
+        "as many heads, 10 %, from 5 to 20 (p = 0.05); last in 70 % [60, 80] of the gain; 20 "
+        "random groups of as many heads, 10 %, from 5 to 20 (p = 0.05)).",
         "There are no recruited heads.",
         "embeddings, normalisations and output biases (1,200 parameters) bring 1.20 logits "
         "[0.80, 1.60] (no share is given) by their Shapley value.",

@@ -12,7 +12,6 @@ The gain is v(M1) - v(patched tuned model). Both are parts of G = v(M1) - v(M0).
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Literal, get_args
 
 import numpy as np
@@ -185,9 +184,9 @@ def crosspatch(
         patches = [Patch(each, position) for position in positions for each in sets]
         for way in get_args(Way):
             models = (base, tuned) if way == "forward" else (tuned, base)
-            found = iter(crosspatched(*models, pairs, patches))
-            for position in positions:
-                answers = list(islice(found, len(sets)))
+            found = crosspatched(*models, pairs, patches)
+            for number, position in enumerate(positions):
+                answers = found[number * len(sets) : (number + 1) * len(sets)]
                 values = np.stack([each.logit_diff.double().numpy() for each in answers])
                 gains = values - before if way == "forward" else after - values
                 keys.append((name, position, way))

@@ -105,7 +105,7 @@ def fit_gains(
     batches: dict[tuple[int, ...], _Batch] = {}
 
     def fitted(between: Decoder | None) -> tuple[Tensor, Tensor]:
-        running: list[_Batch] = []
+        running: dict[tuple[int, ...], _Batch] = {}
 
         def start(rows: Tensor) -> None:
             # Taken out until it is ready: where memory runs out, what it held is given back.
@@ -114,11 +114,12 @@ def fit_gains(
                 base.decoder, tuned.decoder, pairs[rows].trimmed()
             )
             batch.start(between)
-            batches[key] = batch
-            running.append(batch)
+            running[key] = batch
 
         each_group(start, pairs.reads().amax(dim=1) + 1, starts, most, batch_size)
-        return _fitted(running, non_negative)
+        batches.clear()
+        batches.update(running)
+        return _fitted(list(running.values()), non_negative)
 
     gain, fit = fitted(None)
     for _ in range(_ROUNDS - 1):

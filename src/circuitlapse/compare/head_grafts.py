@@ -106,38 +106,43 @@ def random_grafts(
     start: Model,
     tuned: Model,
     pairs: PromptPairs,
-    groups: Mapping[str, Collection[str]],
-    quantity: Quantity,
+    groups: Mapping[Quantity, Mapping[str, Collection[str]]],
     *,
     seed: int,
     n_random: int = RANDOM_GROUPS,
-    advance: Callable[[], None] | None = None,
-) -> dict[str, list[float]]:
+    advance: Callable[[int, int], None] | None = None,
+) -> dict[tuple[Quantity, str], list[float]]:
     """Graft size-matched random groups in the place of groups that were grafted already.
 
     Args:
         start: M0, or gained M0.
         tuned: M1.
         pairs: The new task's test prompts.
-        groups: Heads by name of their group.
-        quantity: ``first_in`` or ``last_in``.
+        groups: For ``first_in`` and ``last_in``, heads by name of their group.
         seed: Draws the random groups.
         n_random: How many beside each.
-        advance: Called when a group is done.
+        advance: Called with (grafts done, grafts in all).
 
     Returns:
-        By group, the mean gain of each random group in logits; none for a group of all heads.
+        The mean gain of each random group in logits; none beside a group of all heads.
 
     Raises:
         CircuitlapseError: If the models' parameters differ, or they have no such head.
     """
-    grafted, found = _Grafted(start, tuned, pairs), {}
-    for name, heads in groups.items():
-        drawn = matched_heads(start.graph, heads, n_random, seed)
-        gains = [grafted.gains([each], "whole", quantity).mean() for each in drawn]
-        found[name] = [float(gain) for gain in gains]
+    drawn = {
+        (quantity, name): matched_heads(start.graph, heads, n_random, seed)
+        for quantity, named in groups.items()
+        for name, heads in named.items()
+    }
+    found: dict[tuple[Quantity, str], list[float]] = {key: [] for key in drawn}
+    todo = [(key, heads) for key, sets in drawn.items() for heads in sets]
+    if not todo:
+        return found
+    grafted = _Grafted(start, tuned, pairs)
+    for done, (key, heads) in enumerate(todo, start=1):
+        found[key].append(float(grafted.gains([heads], "whole", key[0]).mean()))
         if advance is not None:
-            advance()
+            advance(done, len(todo))
     return found
 
 

@@ -108,7 +108,7 @@ def _shares(context: Context, rows: Sequence[Row]) -> Iterator[Evidence]:
         ends = ""
         if "first_in" in by and "last_in" in by:
             ends = f" (first in {_of_gain(by['first_in'])}{_beside(by['first_in'])}; last in "
-            ends += f"{_of_gain(by['last_in'])})"
+            ends += f"{_of_gain(by['last_in'])}{_beside(by['last_in'])})"
         yield _evidence(
             context,
             f"From the gained base on, the tuned weights of the {name} ({row['n_parameters']:,} "

@@ -29,7 +29,7 @@ def demo_experiment(
         organism: The base's recipe.
         seed: Of its pretraining.
         full: Run the control fine-tunes and the repeats of placebos too, and put four times as
-            many prompts through what is repeated with random groups of heads.
+            many prompts through grafts of QK and OV, patches across models and grafts in between.
     """
     finetune = Finetune.model_validate({"old_fraction": 0.1})
     controls: dict[str, Any] = {

@@ -5,7 +5,13 @@ decoder whose forward this package owns, and the two are compared. Owning the fo
 from any layer, inputs per edge and gradients per head cheap; all else stays Hugging Face's.
 """
 
-from circuitlapse.models.behaviour import Behaviour, behaviour, behaviours, logit_differences
+from circuitlapse.models.behaviour import (
+    Behaviour,
+    behaviour,
+    behaviours,
+    corrupt_logit_difference,
+    logit_differences,
+)
 from circuitlapse.models.export import export_transformerlens
 from circuitlapse.models.graph import Circuit, Graph
 from circuitlapse.models.load import Model, load_model
@@ -18,6 +24,7 @@ __all__ = [
     "Model",
     "behaviour",
     "behaviours",
+    "corrupt_logit_difference",
     "export_transformerlens",
     "load_model",
     "logit_differences",

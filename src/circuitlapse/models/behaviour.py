@@ -1,6 +1,6 @@
 """What a model answers: its metric and its accuracy, as it is or with an intervention."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -148,7 +148,6 @@ def _log_prob(
     return values
 
 
-@torch.no_grad()
 def logit_differences(
     model: Model, pairs: PromptPairs, batch_size: int | None = None
 ) -> tuple[Float[Tensor, " prompts"], Float[Tensor, " prompts"]]:
@@ -156,13 +155,28 @@ def logit_differences(
 
     The metric is the answer logit minus the distractors' mean logit at the last token.
     """
+    clean, corrupt = _differences(model, pairs, ("clean", "corrupt"), batch_size)
+    return clean, corrupt
+
+
+def corrupt_logit_difference(
+    model: Model, pairs: PromptPairs, batch_size: int | None = None
+) -> Float[Tensor, " prompts"]:
+    """Return the second of :func:`logit_differences` alone, for half of the work."""
+    return _differences(model, pairs, ("corrupt",), batch_size)[0]
+
+
+@torch.no_grad()
+def _differences(
+    model: Model, pairs: PromptPairs, sides: Sequence[str], batch_size: int | None
+) -> Float[Tensor, "sides prompts"]:
     decoder = model.decoder
-    values = torch.empty(2, len(pairs))
+    values = torch.empty(len(sides), len(pairs))
 
     def work(batch: Suffixes) -> None:
-        for index, x in enumerate((batch.clean, batch.corrupt)):
-            final = decoder.run(x, batch.context)
+        for index, side in enumerate(sides):
+            final = decoder.run(getattr(batch, side), batch.context)
             values[index, batch.rows] = batch.metric(decoder, final).float().cpu()
 
     each_batch(decoder, pairs, 16 * decoder.d_model, work, batch_size=batch_size)
-    return values[0], values[1]
+    return values

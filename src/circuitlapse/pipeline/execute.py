@@ -6,7 +6,6 @@ there are; only an organism's pretraining takes two, always.
 """
 
 import ctypes
-import gc
 import os
 import sys
 import threading
@@ -157,9 +156,10 @@ def execute(
                 listen(Progress("started", job.name))
                 try:
                     work(job, store, losses.experiment, _advance(listen, job.name))
-                    _give_back()
                 except CircuitlapseError as error:
                     losses.take(job, error)
+                finally:
+                    _give_back()
                 listen(Progress("finished", job.name, total - len(todo) + index + 1, total))
         finally:
             torch.set_num_threads(threads)
@@ -281,13 +281,14 @@ def _in_worker(work: Work, job: Job, root: Path, experiment: Experiment) -> None
             last = done * 100 // of if of else last
             _events.put((job.name, done, of, note))
 
-    work(job, Store(root), experiment, advance)
-    _give_back()
+    try:
+        work(job, Store(root), experiment, advance)
+    finally:
+        _give_back()
 
 
 def _give_back() -> None:
     """Return what a job has freed to the system, which the C library would keep: gigabytes."""
-    gc.collect()
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:  # glibc's alone

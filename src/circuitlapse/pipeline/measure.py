@@ -5,7 +5,8 @@ Names of the arrays in ``scores/…safetensors`` (``v`` a corruption, ``f`` a fa
 
 - ``behaviour.<split>.logit_diff|correct|correct_among``: ``[prompts]``
 - ``controls.<control>``: metric on the clean prompt minus metric on the changed one, ``[prompts]``
-- ``clean.v``, ``corrupt.v``: metric of the whole model on either prompt, ``[prompts]``
+- ``clean.v``, ``corrupt.v``: metric of the whole model on either prompt, ``[prompts]``; the first
+  is the same for every ``v``
 - ``effects.v``: exact patching effect of every head and MLP, ``[prompts, nodes]``; only where
   ``measure.exact_at`` asks for it
 - ``edges.v``: mean attribution, ``[writers, readers]``; ``halves.v``: of even and odd prompts
@@ -30,7 +31,7 @@ from circuitlapse.attribution import attribute, node_effects
 from circuitlapse.circuits import faithfulness_curve
 from circuitlapse.config import Measure
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models import Model, behaviour, logit_differences
+from circuitlapse.models import Model, behaviour, corrupt_logit_difference, logit_differences
 from circuitlapse.pipeline.prompts import Prompts
 from circuitlapse.tasks import PromptPairs, Task
 
@@ -72,10 +73,10 @@ def measure(
     def pairs(corruption: str, skip: int = 0) -> PromptPairs:
         return prompts.pairs("test", settings.circuit_prompts, corruption, skip)
 
-    for control in task.controls if circuits else ():
-        clean, corrupt = logit_differences(model, pairs(control))
-        arrays[f"controls.{control}"] = (clean - corrupt).cpu().numpy()
     families = {family: task.families[family] for family in settings.corruptions}
+    if circuits:
+        each = [variant for variants in families.values() for variant in variants]
+        arrays |= _plain_metrics(model, pairs, each, task.controls)
     for done, (family, variants) in enumerate(families.items()):
         advance(done, len(families))
         found = {variant: pairs(variant) for variant in variants}
@@ -87,6 +88,24 @@ def measure(
                 effects = node_effects(model, variant_pairs)
                 arrays[f"effects.{variant}"] = effects.cpu().numpy()
     return arrays
+
+
+def _plain_metrics(
+    model: Model,
+    pairs: Callable[[str], PromptPairs],
+    variants: Sequence[str],
+    controls: Sequence[str],
+) -> Arrays:
+    """Run the whole model on the clean prompts, which all pairs share, and on the changed ones."""
+    clean, first = logit_differences(model, pairs(variants[0]))
+    changed = {variants[0]: first}
+    for name in (*variants[1:], *controls):
+        changed[name] = corrupt_logit_difference(model, pairs(name))
+    return {
+        **{f"controls.{name}": (clean - changed[name]).numpy() for name in controls},
+        **{f"clean.{name}": clean.numpy() for name in variants},
+        **{f"corrupt.{name}": changed[name].numpy() for name in variants},
+    }
 
 
 def _circuit_of(
@@ -101,12 +120,9 @@ def _circuit_of(
     found = []
     for variant, variant_pairs in pairs.items():
         scores = attribute(model, variant_pairs, settings.method, settings.ig_steps)
-        clean, corrupt = logit_differences(model, variant_pairs)
         found.append(scores)
         arrays[f"edges.{variant}"] = scores.mean.cpu().numpy()
         arrays[f"halves.{variant}"] = scores.halves.cpu().numpy()
-        arrays[f"clean.{variant}"] = clean.cpu().numpy()
-        arrays[f"corrupt.{variant}"] = corrupt.cpu().numpy()
     family_scores = replace(
         found[0],
         mean=torch.stack([scores.mean for scores in found]).mean(dim=0),

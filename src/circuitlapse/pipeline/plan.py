@@ -21,9 +21,10 @@ Kind = Literal[
     "probes", "table", "verdict", "provenance",
 ]  # fmt: skip
 
-# Raised by one when a job of that kind would give other results from the same inputs.
+# Raised by one when a job of that kind would give results from the same inputs that differ by
+# more than rounding.
 _VERSIONS: dict[Kind, int] = {
-    **dict.fromkeys(Kind.__args__, 1), "placebo": 2, "swap": 2, "table": 3, "verdict": 2,
+    **dict.fromkeys(Kind.__args__, 1), "placebo": 2, "swap": 2, "table": 2, "verdict": 3,
 }  # fmt: skip
 
 FINETUNE = "finetune"

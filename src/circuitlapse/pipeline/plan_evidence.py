@@ -18,7 +18,7 @@ def grafts_at(arm: str, step: int) -> str:
 
 
 def swapped_rows(arm: str, swap: str) -> str:
-    """Path of the table rows on parts of one model in the other."""
+    """Path of what parts of one model do in the other, as rows."""
     return f"scores/{arm}/{swap}.json"
 
 

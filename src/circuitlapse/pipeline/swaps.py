@@ -1,6 +1,8 @@
 """Parts of one model in the other, group by group: mediation, cross-model patching, QK and OV.
 
-Each is written as a JSON list of table rows without the columns that name the run.
+Each is written as a JSON list of table rows without the columns that name the run. Whole groups are
+grafted in :mod:`circuitlapse.pipeline.causes`; here are the random groups beside them, whose gains
+are such a list too.
 """
 
 import json
@@ -9,7 +11,7 @@ from collections.abc import Callable, Mapping
 from circuitlapse.compare.crosspatch import EVERYWHERE, crosspatch
 from circuitlapse.compare.evidence import CauseEvidence
 from circuitlapse.compare.gains import gained
-from circuitlapse.compare.head_grafts import Quantity, head_grafts, random_grafts
+from circuitlapse.compare.head_grafts import head_grafts, random_grafts
 from circuitlapse.compare.mediation import mediation
 from circuitlapse.compare.thresholds import JUDGED_GROUPS
 from circuitlapse.config import Compare, Experiment
@@ -67,22 +69,17 @@ def random_graft_rows(
     base, tuned = models["base"], models["tuned"]
     groups = head_groups(found, base.graph.nodes)
     others = {group: heads for group, heads in groups.items() if group not in found.graft}
-    wanted: list[tuple[str, Quantity, Mapping[str, tuple[str, ...]]]] = [
-        ("base", "first_in", groups), ("base", "last_in", groups),
-        ("gained", "first_in", others), ("gained", "last_in", groups),
-    ]  # fmt: skip
-    starts = {"base": base, "gained": gained(base, found.gains)}
-    of, rows = sum(len(part) for _, _, part in wanted), []
-    for origin, quantity, part in wanted:
+    first_in = {"base": groups, "gained": others}
+    rows = []
+    for origin, start in (("base", base), ("gained", gained(base, found.gains))):
         random = random_grafts(
-            starts[origin], tuned, pairs, part, quantity, seed=settings.seed,
-            n_random=settings.random_groups,
+            start, tuned, pairs, {"first_in": first_in[origin], "last_in": groups},
+            seed=settings.seed, n_random=settings.random_groups, advance=advance,
         )  # fmt: skip
         rows += [
             {"origin": origin, "group": group, "quantity": quantity, "gains": gains}
-            for group, gains in random.items()
+            for (quantity, group), gains in random.items()
         ]
-        advance(len(rows), of)
     return rows
 
 

@@ -12,6 +12,9 @@ function groupDetails(row) {
         ["reached by", percent(p)]] : [])];
 }
 
+// What an axis must hold: not the p behind the random groups' mean and ends.
+const rangesOf = (row) => [row.gain, (row.null ?? []).slice(0, 3)];
+
 function groupCell(row, colour = row.group) {
   return { value: row.gain, colour, null: row.null, details: groupDetails(row) };
 }
@@ -32,7 +35,7 @@ const graftChart = (() => {
     const has = (key) => (name) => rows.some((row) => row[key] === name);
     const shown = Object.keys(groupNames).filter(has("group"));
     const whole = gainOf(rows);
-    const domain = fixedDomain(wholes.flatMap((row) => [row.gain, row.null]), whole);
+    const domain = fixedDomain(wholes.flatMap(rangesOf), whole);
     rangeChart(root, {
       labelWidth: 142,
       label: "Gain by group of parameters, grafted first, last and averaged; the table below has "
@@ -84,7 +87,7 @@ const graftPartChart = (() => {
       rows: shown,
       panels: ["first_in", "last_in"].map((quantity) => ({
         title: quantities[quantity],
-        domain: fixedDomain(divided.flatMap((row) => [row.gain, row.null])),
+        domain: fixedDomain(divided.flatMap(rangesOf)),
         cells: shown.map(({ group, part }) => {
           const row = rows.find((each) => each.group === group && each.part === part
             && each.quantity === quantity);
@@ -143,7 +146,7 @@ const mediationChart = evidenceChart("mediation", {
       rows: rows.map((row) => ({ label: groupName(row.group) })),
       panels: [
         { title: "Gain left, logits", whole,
-          domain: fixedDomain(all.flatMap((row) => [row.gain, row.null.slice(0, 3)]), whole),
+          domain: fixedDomain(all.flatMap(rangesOf), whole),
           cells: rows.map((row) => groupCell(row, row.group.replace(" ", "_"))) },
         { title: "Share of the gain", domain: fixedDomain(accounted, 1), whole: 1,
           cells: rows.map((row) => row.share && ({ ...groupCell(row, row.group.replace(" ", "_")),
