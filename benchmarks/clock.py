@@ -35,6 +35,7 @@ class Timing:
         peak_bytes: Highest resident set while it ran for the first time.
         base_bytes: Resident set just before that.
         speedup: Median ratio of one thread's to several threads' seconds; None if not measured.
+        product_speedup: The same of the matrix product, which is what the machine itself allows.
     """
 
     seconds: float
@@ -46,6 +47,7 @@ class Timing:
     peak_bytes: int
     base_bytes: int
     speedup: float | None = None
+    product_speedup: float | None = None
 
 
 def seconds_of(work: Work) -> float:
@@ -116,6 +118,7 @@ def measure(
     first = time.perf_counter() - begun
     repeats = max(least, min(9, math.ceil(seconds / first)))
     taken, references, gflops = zip(*alternate([work] * repeats, reference), strict=True)
+    speedup, product_speedup = _speedups(work, threads, repeats) if threads else (None, None)
     return Timing(
         seconds=statistics.median(taken),
         reference=statistics.median(references),
@@ -125,7 +128,8 @@ def measure(
         repeats=repeats,
         peak_bytes=peak,
         base_bytes=base,
-        speedup=_speedup(work, threads, repeats) if threads else None,
+        speedup=speedup,
+        product_speedup=product_speedup,
     )
 
 
@@ -151,11 +155,13 @@ def measure_parts(parts: list[Work], sample: Work, reference: Work) -> Timing:
     )
 
 
-def _speedup(work: Work, threads: int, repeats: int) -> float:
-    ratios = []
+def _speedups(work: Work, threads: int, repeats: int) -> tuple[float, float]:
+    """How many times as fast the work, and the matrix product, are on several threads."""
+    ratios, of_product = [], []
     for _ in range(repeats):
         torch.set_num_threads(threads)
-        several = seconds_of(work)
+        several, product = seconds_of(work), gemm_gflops()
         torch.set_num_threads(1)
+        of_product.append(product / gemm_gflops())
         ratios.append(seconds_of(work) / several)
-    return statistics.median(ratios)
+    return statistics.median(ratios), statistics.median(of_product)

@@ -108,7 +108,8 @@ def _summary(machine: Figures) -> str:
         f"single-precision matrix product {speed} on one core.\n"
         "x HF: in units of one forward of Hugging Face on the same prompts, timed in "
         "between. Share: of the matrix product's speed that the necessary operations reach. "
-        "GiB: peak of the process, and above what it held before."
+        "GiB: peak of the process, and above what it held before. Threads: how many times as fast "
+        "as on one, and the matrix product in the same minute."
     )
 
 
@@ -129,7 +130,9 @@ def _cells(one: Job, found: dict[str, Figures]) -> list[str]:
     share = ""
     if worst["flops"]:
         share = f"{worst['flops'] / worst['capacity'] / 1e7:.0f} %"
-    speedup = f"{worst['speedup']:.2f} x" if worst["speedup"] else ""
+    speedup = ""
+    if worst["speedup"]:
+        speedup = f"{worst['speedup']:.2f} x ({worst['product_speedup']:.2f})"
     peer_cells = ["", "", ""]
     if "error" in peer:
         peer_cells = [peer["error"], "", ""]

@@ -181,11 +181,11 @@ def test_random_groups_are_grafted_where_their_group_was(run):
     base, tuned = (run.model(step, device="cpu") for step in (0, 4))
     items = read_items(run.path / prompts(task, "test"))[:64]
     pairs = cl.tokenize(items, base.tokenizer, cl.get_task(task).corruptions[0])
-    groups = {"last_in": {"old_heads": found.choice.old_heads}}
     table = run.table("grafts").filter(step=4, part="whole", group="old_heads", quantity="last_in")
     means = {}
     for origin, start in (("base", base), ("gained", gained(base, found.gains))):
-        random = random_grafts(start, tuned, pairs, groups, seed=0, n_random=4)
+        groups = {"old_heads": found.choice.old_heads}
+        random = random_grafts(start, tuned, pairs, {"last_in": groups}, seed=0, n_random=4)
         means[origin] = np.mean(random["last_in", "old_heads"])
         assert table.filter(origin=origin)["null_mean"].item() == pytest.approx(means[origin])
     assert means["base"] != pytest.approx(means["gained"])
