@@ -254,7 +254,7 @@ def test_dead_heads_and_mlps_have_exactly_no_effect(metric):
         for block in hf.transformer.h:
             block.attn.c_proj.weight[4:8] = 0
             block.mlp.c_proj.weight.zero_()
-    model, pairs = load_model(hf), random_pairs(0, n=12)
+    model, pairs = load_model(hf), random_pairs(0, n=5)
     # One prompt at a time, which rounds otherwise than many variants of it.
     effects = node_effects(model, pairs, metric, batch_size=1).view(-1, 3, 4)
     assert (effects[:, :, [1, 3]] == 0).all()
