@@ -129,7 +129,7 @@ def random_grafts(
     Raises:
         CircuitlapseError: If the models' parameters differ, or they have no such head.
     """
-    drawn = {
+    drawn: dict[tuple[Quantity, str], list[tuple[str, ...]]] = {
         (quantity, name): matched_heads(start.graph, heads, n_random, seed)
         for quantity, named in groups.items()
         for name, heads in named.items()
