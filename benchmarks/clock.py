@@ -4,8 +4,6 @@ Whatever is timed alternates with a reference in the same process, and ratios ar
 neighbours in time. Memory is the high-water mark of the resident set, reset just before the work.
 """
 
-import contextlib
-import ctypes
 import gc
 import math
 import resource
@@ -16,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+
+from circuitlapse.pipeline.execute import give_back
 
 Work = Callable[[], object]
 _GEMM = 1536  # rows and columns: large enough for the peak, small enough for 10 ms or so
@@ -74,18 +74,12 @@ def peak_memory(work: Work) -> tuple[int, int]:
         lines = status.read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
-    _give_back()
+    gc.collect()
+    give_back()
     before = read("VmRSS:")
     reset.write_text("5")  # sets the high-water mark back to the present size
     work()
     return read("VmHWM:"), before
-
-
-def _give_back() -> None:
-    """Return freed memory to the system, so that it is not counted before the work."""
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def alternate(works: Iterable[Work], reference: Work) -> list[tuple[float, float, float]]:

@@ -7,7 +7,7 @@ mediation. The definitions stand in :mod:`circuitlapse.compare.causes`, ``gains`
 ``matched``; the rule that turns this into a label in :mod:`circuitlapse.compare.decision`.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +18,9 @@ from circuitlapse.compare.causes import Measured
 from circuitlapse.compare.choice import Choice, Variants, choose_heads
 from circuitlapse.compare.decision import Run, Support
 from circuitlapse.compare.gains import Gains, fit_gains, gained
-from circuitlapse.compare.grafts import Grafts, graft_values
+from circuitlapse.compare.grafts import graft_values
 from circuitlapse.compare.groups import parameter_groups
-from circuitlapse.compare.head_grafts import keys_of, pieces_by_key
+from circuitlapse.compare.head_grafts import GraftedHeads
 from circuitlapse.compare.matched import Beside, beside, matched_heads
 from circuitlapse.compare.mediation import held_behaviours
 from circuitlapse.compare.thresholds import JUDGED_GROUPS
@@ -187,10 +187,12 @@ def cause_evidence(
     }
     graft: dict[Group, list[float]] = {}
     held: dict[Group, list[float]] = {}
+    grafted = GraftedHeads(louder, tuned, prompts.test)
     for group, heads in named.items():
         if heads:
             sets = [heads, *matched_heads(base.graph, heads, n_random, seed)]
-            graft[group] = _grafted(louder, tuned, sets, prompts.test)
+            rises = grafted.gains(sets, "whole", "first_in")
+            graft[group] = rises.mean(axis=1).tolist()
             step()
             answers = held_behaviours(base, tuned, prompts.test, sets)
             left = [_mean(each) - _mean(before) for each in answers]
@@ -207,18 +209,6 @@ def cause_evidence(
         graft=graft,
         held=held,
     )
-
-
-def _grafted(
-    start: Model, tuned: Model, sets: Sequence[Collection[str]], pairs: PromptPairs
-) -> list[float]:
-    """Mean rise of the logit difference that each set of heads brings by its weights alone."""
-    pieces = pieces_by_key(start.hf)
-    grafts = Grafts(start, tuned, pieces)
-    before = _mean(behaviour(start, pairs))
-    return [
-        _mean(behaviour(grafts.write(keys_of(pieces, heads)), pairs)) - before for heads in sets
-    ]
 
 
 def _mean(answers: Behaviour) -> float:

@@ -9,6 +9,7 @@ with a group that holds all of them, and otherwise stay as they are.
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -78,7 +79,7 @@ def head_grafts(
     Raises:
         CircuitlapseError: If the models' parameters differ, or they have no such head.
     """
-    grafted = _Grafted(base, tuned, pairs)
+    grafted = GraftedHeads(base, tuned, pairs)
     names: list[tuple[str, Part, Quantity]] = []
     columns, random = [], []
     for name, heads in groups.items():
@@ -138,7 +139,7 @@ def random_grafts(
     todo = [(key, heads) for key, sets in drawn.items() for heads in sets]
     if not todo:
         return found
-    grafted = _Grafted(start, tuned, pairs)
+    grafted = GraftedHeads(start, tuned, pairs)
     for done, (key, heads) in enumerate(todo, start=1):
         found[key].append(float(grafted.gains([heads], "whole", key[0]).mean()))
         if advance is not None:
@@ -146,18 +147,23 @@ def random_grafts(
     return found
 
 
-class _Grafted:
-    """The hybrids of two models on the same prompts.
-
-    Attributes:
-        before: Logit difference per prompt with no tuned weights.
-        after: With all of them.
-    """
+class GraftedHeads:
+    """Hybrids of two models by their heads, on the same prompts."""
 
     def __init__(self, start: Model, tuned: Model, pairs: PromptPairs) -> None:
+        """Copy M0, or gained M0, into which M1's weights are to be written."""
         self._pieces, self._pairs = pieces_by_key(start.hf), pairs
         self._grafts = Grafts(start, tuned, self._pieces)
-        self.before, self.after = self._values(()), self._values(self._pieces)
+
+    @cached_property
+    def before(self) -> Float[np.ndarray, " prompts"]:
+        """Logit difference per prompt with no tuned weights."""
+        return self._values(())
+
+    @cached_property
+    def after(self) -> Float[np.ndarray, " prompts"]:
+        """Logit difference per prompt with all of them."""
+        return self._values(self._pieces)
 
     def gains(
         self, sets: Sequence[Collection[str]], part: Part, quantity: Quantity

@@ -159,7 +159,7 @@ def execute(
                 except CircuitlapseError as error:
                     losses.take(job, error)
                 finally:
-                    _give_back()
+                    give_back()
                 listen(Progress("finished", job.name, total - len(todo) + index + 1, total))
         finally:
             torch.set_num_threads(threads)
@@ -284,11 +284,11 @@ def _in_worker(work: Work, job: Job, root: Path, experiment: Experiment) -> None
     try:
         work(job, Store(root), experiment, advance)
     finally:
-        _give_back()
+        give_back()
 
 
-def _give_back() -> None:
-    """Return what a job has freed to the system, which the C library would keep: gigabytes."""
+def give_back() -> None:
+    """Return what was freed to the system; the C library would keep it: gigabytes after a job."""
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:  # glibc's alone
