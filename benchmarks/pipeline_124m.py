@@ -1,7 +1,7 @@
 """GPT-2's whole architecture through the whole pipeline: time, and memory over all processes.
 
 Six checkpoints with random weights (the base, and five that move away from it), both tasks, 64
-prompts, one corruption family, EAP-IG with five points at every checkpoint, exact patching at base
+prompts, one corruption family (the first of the defaults), EAP-IG with five points at every checkpoint, exact patching at base
 and last only, nothing trained. Random weights must end as ``undetermined``, with the reason.
 
     CIRCUITLAPSE_GPT2_TOKENIZER=path/to/gpt2 python benchmarks/pipeline_124m.py /tmp/124m
@@ -50,6 +50,7 @@ def main() -> int:
     parser.add_argument("directory", type=Path, help="for checkpoints and run; 3 GB")
     parser.add_argument("--checkpoints", type=int, default=6, help="the base among them")
     parser.add_argument("--prompts", type=int, default=64)
+    parser.add_argument("--corruption", default="subject", help="the family; or names")
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
     tokenizer = os.environ.get("CIRCUITLAPSE_GPT2_TOKENIZER")
@@ -63,7 +64,7 @@ def main() -> int:
     command = [
         sys.executable, "-m", "circuitlapse", "run", "--checkpoints", f"{made}/checkpoint-*",
         "--base", f"{made}/base", "--old", "ioi2", "--new", "ioi3",
-        "--prompts", str(arguments.prompts), "--corruption", "names", "--exact-at", "ends",
+        "--prompts", str(arguments.prompts), "--corruption", arguments.corruption, "--exact-at", "ends",
         "--workers", str(arguments.workers), "--device", "cpu", "--out", str(out),
     ]  # fmt: skip
     seconds, peak, status = watch(command, os.environ.get("CIRCUITLAPSE_CACHE", ""))
