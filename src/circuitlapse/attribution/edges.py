@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import torch
+from torch import Tensor
 
 from circuitlapse.attribution.activations import eap_ig_activations_scores
 from circuitlapse.attribution.eap import check_gradient_at_clean, eap_ig_scores, eap_scores
@@ -81,16 +82,18 @@ def attribute(
     sums = torch.zeros(2 + len(shares), *graph.edges.shape, dtype=torch.float64)
     done = 0
 
-    def work(batch: Suffixes) -> None:
-        nonlocal done
+    def work(batch: Suffixes) -> Tensor:
         parts = Parts(batch, names)
         if method == "eap":
-            sums.add_(eap_scores(decoder, graph, batch, parts, qk_fix))
-        elif method == "eap-ig-inputs":
-            sums.add_(eap_ig_scores(decoder, graph, batch, parts, steps))
-        else:
-            sums.add_(eap_ig_activations_scores(decoder, graph, batch, parts, steps))
-        done += len(batch.rows)
+            return eap_scores(decoder, graph, batch, parts, qk_fix)
+        if method == "eap-ig-inputs":
+            return eap_ig_scores(decoder, graph, batch, parts, steps)
+        return eap_ig_activations_scores(decoder, graph, batch, parts, steps)
+
+    def keep(rows: Tensor, found: Tensor) -> None:
+        nonlocal done
+        sums.add_(found)
+        done += len(rows)
         if progress:
             progress(done, n)
 
@@ -102,7 +105,7 @@ def attribute(
         floats_per_token *= 2  # gradients and their factors are in single precision
     each_batch(
         decoder, pairs, floats_per_token, work,
-        metric=metric, batch_size=batch_size, needs_gradient=True,
+        keep=keep, metric=metric, batch_size=batch_size, needs_gradient=True,
     )  # fmt: skip
     return Scores.from_sums(graph, sums, n, shares)
 

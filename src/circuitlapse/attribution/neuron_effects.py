@@ -50,7 +50,8 @@ def neuron_effects(
     effects = torch.zeros(len(pairs), len(groups))
     needs = ("resid_mid",)
 
-    def work(batch: Suffixes) -> None:
+    def work(batch: Suffixes) -> Tensor:
+        found = torch.empty(len(batch.rows), len(groups))
         clean = decoder.trace(batch.clean, batch.context)
         corrupt, _ = trace_parts(decoder, batch.corrupt, batch.context, needs)
         before = batch.metric(decoder, clean[-1].resid_post)
@@ -61,10 +62,14 @@ def neuron_effects(
             hidden, ours = (mlp.hidden(run[layer].resid_mid) for run in (corrupt, clean))
             change = ((hidden - ours)[..., some] @ mlp.W_out[some])[None]
             effect = (before - whole.after_mlp(layer, change)).where(moves(change), 0.0)
-            effects[batch.rows, index] = effect[0].float().cpu()
+            found[:, index] = effect[0].float().cpu()
+        return found
+
+    def keep(rows: Tensor, found: Tensor) -> None:
+        effects[rows] = found
 
     floats = floats_per_token(decoder, needs, 1) + 3 * len(decoder.mlp[0].W_out)
-    each_batch(decoder, pairs, floats, work, metric=metric, batch_size=batch_size)
+    each_batch(decoder, pairs, floats, work, keep=keep, metric=metric, batch_size=batch_size)
     return effects
 
 

@@ -68,20 +68,23 @@ def neuron_scores(
     d_mlp = decoder.mlp[0].W_out.shape[0]
     sums = torch.zeros(decoder.n_layers, d_mlp, dtype=torch.float64)
 
-    def work(batch: Suffixes) -> None:
+    def work(batch: Suffixes) -> Tensor:
         if method == "eap-ig-activations":
             gradients, n = _held(decoder, batch, steps), n_runs(decoder, steps)
         else:
             runs = embeddings(batch, method, steps)
             gradients, n = _interpolated(decoder, batch, runs), len(runs)
-        sums.add_(_products(decoder, batch, gradients) / n)
+        return _products(decoder, batch, gradients) / n
+
+    def keep(_: Tensor, found: Tensor) -> None:
+        sums.add_(found)
 
     floats_per_token = decoder.d_model * 24 * decoder.n_layers + 4 * d_mlp
     if method == "eap-ig-activations":
         floats_per_token += decoder.d_model * (steps * decoder.n_layers + 3 * decoder.n_heads)
     each_batch(
         decoder, pairs, floats_per_token, work,
-        metric=metric, batch_size=batch_size, needs_gradient=True,
+        keep=keep, metric=metric, batch_size=batch_size, needs_gradient=True,
     )  # fmt: skip
     return (sums / len(pairs)).float()
 

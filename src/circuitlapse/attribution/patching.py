@@ -59,7 +59,8 @@ def node_effects(
     effects = torch.empty(len(pairs), graph.n_layers, graph.n_heads + 1)
     needs = ("z", "mlp_out")
 
-    def work(batch: Suffixes) -> None:
+    def work(batch: Suffixes) -> Tensor:
+        found = torch.empty(len(batch.rows), *effects.shape[1:])
         clean = decoder.trace(batch.clean, batch.context)
         corrupt, _ = trace_parts(decoder, batch.corrupt, batch.context, needs)
         before = batch.metric(decoder, clean[-1].resid_post)
@@ -69,10 +70,14 @@ def node_effects(
             mlp = (theirs.mlp_out - ours.mlp_out)[None]
             after = torch.cat([whole.after_attention(layer, heads), whole.after_mlp(layer, mlp)])
             changed = torch.cat([moves(heads), moves(mlp)])
-            effects[batch.rows, layer] = (before - after).where(changed, 0.0).T.float().cpu()
+            found[:, layer] = (before - after).where(changed, 0.0).T.float().cpu()
+        return found
+
+    def keep(rows: Tensor, found: Tensor) -> None:
+        effects[rows] = found
 
     floats = floats_per_token(decoder, needs, graph.n_heads)
-    each_batch(decoder, pairs, floats, work, metric=metric, batch_size=batch_size)
+    each_batch(decoder, pairs, floats, work, keep=keep, metric=metric, batch_size=batch_size)
     return effects.flatten(1)
 
 
@@ -201,7 +206,7 @@ def _each_effects(
         (len(named) or int(lengths.max())) if by_position else 1,
     )
 
-    def work(batch: Suffixes) -> None:
+    def work(batch: Suffixes) -> Tensor:
         inputs = (batch.clean, batch.corrupt)
         ours, theirs = inputs if direction == "noising" else inputs[::-1]
         base = decoder.trace(ours, batch.context)
@@ -210,8 +215,7 @@ def _each_effects(
         before = unpatched if direction == "noising" else batch.metric(decoder, final)
         if not by_position:
             effects = before - _by_head(decoder, site, batch, base, source, unpatched)
-            keep(batch.rows, effects[:, :, None].float().cpu())
-            return
+            return effects[:, :, None].float().cpu()
         # Columns begin at each prompt's first difference, and may be padding or the answer's.
         rows, width = batch.rows, batch.clean.shape[1]
         first = batch.context.positions(1, False)[:, 0].cpu()
@@ -229,10 +233,10 @@ def _each_effects(
         effects[:, :, to, row] = (before - after).float().cpu()[:, :, which, row]
         if not named:
             effects *= torch.arange(shape[2])[:, None] < lengths[rows]
-        keep(rows, effects)
+        return effects
 
     floats = floats_per_token(decoder, NEEDS[site], shape[1])
-    each_batch(decoder, pairs, floats, work, metric=metric, batch_size=batch_size)
+    each_batch(decoder, pairs, floats, work, keep=keep, metric=metric, batch_size=batch_size)
 
 
 def _by_position(site: str, per_position: bool) -> bool:

@@ -126,7 +126,7 @@ def _effects(
     connected = (senders & graph.edges[:, readers].any(dim=1)).any(dim=1).nonzero()[:, 0]
     effects = torch.empty(len(pairs), len(senders))
 
-    def work(batch: Suffixes) -> None:
+    def work(batch: Suffixes) -> Tensor:
         inputs = (batch.clean, batch.corrupt)
         ours, theirs = inputs if direction == "noising" else inputs[::-1]
         base = decoder.trace(ours, batch.context)
@@ -139,10 +139,13 @@ def _effects(
             final = paths.final(senders[rows])
             metrics = batch.metric(decoder, final.flatten(0, 1))
             after[rows] = metrics.unflatten(0, (len(rows), -1))
-        effects[batch.rows] = (before - after).T.float().cpu()
+        return (before - after).T.float().cpu()
+
+    def keep(rows: Tensor, found: Tensor) -> None:
+        effects[rows] = found
 
     floats = floats_per_token(decoder, _NEEDS, 0)
-    each_batch(decoder, pairs, floats, work, metric=metric, batch_size=batch_size)
+    each_batch(decoder, pairs, floats, work, keep=keep, metric=metric, batch_size=batch_size)
     return effects
 
 

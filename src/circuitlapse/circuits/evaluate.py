@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from circuitlapse.circuits.ablation import Ablation, ablated_run, check_ablation, mean_outputs
 from circuitlapse.circuits.faithfulness import CircuitEvaluation
@@ -69,28 +70,29 @@ def evaluate_circuits(
     if ablation == "mean":
         means = mean_outputs(decoder, pairs, reference, batch_size)
     most_writers = max((int(one.mask.any(dim=1).sum()) for one in circuits), default=0)
-    plain = torch.empty(2, len(pairs))
-    metrics = torch.empty(len(circuits), len(pairs))
+    # Of the clean run, of the ablated one, and of the circuits.
+    metrics = torch.empty(2 + len(circuits), len(pairs))
     floats_per_token = decoder.d_model * (
         len(graph.writers) + 12 * graph.n_layers + 6 * graph.n_heads + 16
     )
 
-    def work(batch: Suffixes) -> None:
+    def work(batch: Suffixes) -> Tensor:
         clean = decoder.run(batch.clean, batch.context)
         ablated = ablated_run(decoder, batch, ablation, means)
-        plain[0, batch.rows] = batch.metric(decoder, clean).float().cpu()
-        plain[1, batch.rows] = batch.metric(decoder, ablated[-1].resid_post).float().cpu()
         room = batch.clean.new_empty(most_writers, *batch.clean.shape)
-        for index, circuit in enumerate(circuits):
-            final = CircuitRun(decoder, batch, ablated, circuit, room).final()
-            metrics[index, batch.rows] = batch.metric(decoder, final).float().cpu()
+        runs = (CircuitRun(decoder, batch, ablated, circuit, room) for circuit in circuits)
+        finals = (clean, ablated[-1].resid_post, *(run.final() for run in runs))
+        return torch.stack([batch.metric(decoder, final).float().cpu() for final in finals])
+
+    def keep(rows: Tensor, found: Tensor) -> None:
+        metrics[:, rows] = found
 
     # Left of the first difference only what the corrupt run carries is what the clean run has.
     each_batch(
         decoder, pairs, floats_per_token, work,
-        metric=metric, batch_size=batch_size, whole=ablation != "corrupt",
+        keep=keep, metric=metric, batch_size=batch_size, whole=ablation != "corrupt",
     )  # fmt: skip
     return [
-        CircuitEvaluation(metric, plain[0], plain[1], circuit.n_edges, ablation)
-        for metric, circuit in zip(metrics, circuits, strict=True)
+        CircuitEvaluation(values, metrics[0], metrics[1], circuit.n_edges, ablation)
+        for values, circuit in zip(metrics[2:], circuits, strict=True)
     ]

@@ -43,8 +43,9 @@ from circuitlapse.models.components import component_pieces
 from circuitlapse.models.context import Context
 from circuitlapse.models.decoder import Decoder
 from circuitlapse.models.gains import gained as gained_decoder
+from circuitlapse.models.groups import each_group
 from circuitlapse.models.memory import most_rows
-from circuitlapse.models.prefix import checked, each_group
+from circuitlapse.models.prefix import checked
 from circuitlapse.shapes import Float
 from circuitlapse.tasks.metrics import logit_difference
 from circuitlapse.tasks.pairs import PromptPairs

@@ -18,8 +18,9 @@ from torch import Tensor
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import Model
 from circuitlapse.models.context import Context, at_reads
+from circuitlapse.models.groups import each_group
 from circuitlapse.models.memory import most_rows
-from circuitlapse.models.prefix import checked, each_group
+from circuitlapse.models.prefix import checked
 from circuitlapse.records.documents import Estimate
 from circuitlapse.records.intervals import proportion_interval
 from circuitlapse.shapes import Float, Int

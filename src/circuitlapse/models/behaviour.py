@@ -1,15 +1,16 @@
 """What a model answers: its metric and its accuracy, as it is or with an intervention."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 
 from circuitlapse.models.context import Context
+from circuitlapse.models.groups import each_group
 from circuitlapse.models.load import Model
 from circuitlapse.models.memory import most_rows
-from circuitlapse.models.prefix import Suffixes, checked, each_batch, each_group
+from circuitlapse.models.prefix import Suffixes, checked, each_batch
 from circuitlapse.shapes import Bool, Float, Int
 from circuitlapse.tasks.metrics import best, candidate_mean, is_right, logit_difference
 from circuitlapse.tasks.pairs import PromptPairs
@@ -78,8 +79,8 @@ def behaviours(
     Args:
         model: Whose last normalisation and unembedding read the streams.
         pairs: Prompts; the clean ones are handed to ``runs``.
-        runs: Gives as many streams for each batch. Where memory runs out, it is called again with
-            half of the batch.
+        runs: Gives as many streams for each batch, perhaps in several threads at once. Where memory
+            runs out, it is called again with half of the batch.
         batch_size: Prompts per batch; by default as many as are worth it.
 
     Returns:
@@ -95,23 +96,31 @@ def behaviours(
     floats = 16 * decoder.d_model + len(decoder.W_U)
     most = most_rows(model.device, decoder.W_E.itemsize * floats)
 
-    def work(rows: Int[Tensor, " batch"]) -> None:
-        batch, rows = pairs[rows].trimmed(), rows.cpu()
-        right, wrong = batch.right(), batch.distractors
-        for index, final in enumerate(runs(batch, Context(batch.reads()))):
-            if index == len(found):
-                found.append(_empty(len(pairs)))
-            each, all_logits = found[index], decoder.logits(final).float()
-            logits = all_logits[:, 0]
-            each.logit_diff[rows] = logit_difference(logits, right, wrong).cpu()
-            each.correct_among[rows] = True
-            if wrong.shape[1]:
-                each.correct_among[rows] = (best(right, logits) > best(wrong, logits)).cpu()
-            each.correct[rows] = is_right(all_logits, batch).cpu()
-            each.spread[rows] = logits.std(dim=1, correction=0).cpu()
+    def work(rows: Int[Tensor, " batch"]) -> list[Behaviour]:
+        batch = pairs[rows].trimmed()
+        return [
+            _read(decoder.logits(final).float(), batch)
+            for final in runs(batch, Context(batch.reads()))
+        ]
 
-    each_group(work, pairs.reads().amax(dim=1) + 1, starts, most, batch_size)
+    def keep(rows: Int[Tensor, " batch"], each: list[Behaviour]) -> None:
+        found.extend(_empty(len(pairs)) for _ in each[len(found) :])
+        for whole, part in zip(found, each, strict=True):
+            for field in fields(Behaviour):
+                getattr(whole, field.name)[rows.cpu()] = getattr(part, field.name)
+
+    each_group(work, pairs.reads().amax(dim=1) + 1, starts, most, batch_size, keep)
     return found
+
+
+def _read(all_logits: Float[Tensor, "batch reads vocab"], batch: PromptPairs) -> Behaviour:
+    logits, right, wrong = all_logits[:, 0], batch.right(), batch.distractors
+    correct = is_right(all_logits, batch)
+    among = torch.ones_like(correct)
+    if wrong.shape[1]:
+        among = best(right, logits) > best(wrong, logits)
+    difference, spread = logit_difference(logits, right, wrong), logits.std(dim=1, correction=0)
+    return Behaviour(difference.cpu(), correct.cpu(), among.cpu(), spread.cpu())
 
 
 def _empty(n: int) -> Behaviour:
@@ -173,10 +182,12 @@ def _differences(
     decoder = model.decoder
     values = torch.empty(len(sides), len(pairs))
 
-    def work(batch: Suffixes) -> None:
-        for index, side in enumerate(sides):
-            final = decoder.run(getattr(batch, side), batch.context)
-            values[index, batch.rows] = batch.metric(decoder, final).float().cpu()
+    def work(batch: Suffixes) -> Tensor:
+        finals = [decoder.run(getattr(batch, side), batch.context) for side in sides]
+        return torch.stack([batch.metric(decoder, final).float().cpu() for final in finals])
 
-    each_batch(decoder, pairs, 16 * decoder.d_model, work, batch_size=batch_size)
+    def keep(rows: Tensor, found: Tensor) -> None:
+        values[:, rows] = found
+
+    each_batch(decoder, pairs, 16 * decoder.d_model, work, keep=keep, batch_size=batch_size)
     return values

@@ -2,7 +2,7 @@
 
 A processor is fastest with little at once, near its cache, so that its budget is fixed; a GPU needs
 much to be busy, and its budget is half of what is free on it. A batch that does not fit after all
-is halved: see :func:`circuitlapse.models.prefix.each_group`.
+is halved: see :func:`circuitlapse.models.groups.each_group`.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 
 PROCESSOR_BYTES = 256 * 2**20
-"""What the activations of one batch may take on a processor."""
+"""What the activations of one batch may take on a processor; at most four are worked on at once."""
 
 PROCESSOR_TOKENS = 1024
 """More in a batch gain nothing on a processor, and small batches waste less on padding."""

@@ -6,8 +6,9 @@ variants of the prompts, is on the columns from there on. Writers' differences t
 so that nothing there can contribute to a score or an effect.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from torch import Tensor
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models.context import Context
 from circuitlapse.models.decoder import Decoder
+from circuitlapse.models.groups import each_group
 from circuitlapse.models.layers import single
 from circuitlapse.models.memory import most_rows
 from circuitlapse.shapes import Float, Int
@@ -27,7 +29,7 @@ from circuitlapse.tasks.metrics import (
 )
 from circuitlapse.tasks.pairs import PromptPairs
 
-_OUT_OF_MEMORY = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -86,8 +88,9 @@ def each_batch(
     decoder: Decoder,
     pairs: PromptPairs,
     floats_per_token: int,
-    work: Callable[[Suffixes], None],
+    work: Callable[[Suffixes], T],
     *,
+    keep: Callable[[Int[Tensor, " batch"], T], None] | None = None,
     metric: Metric = "logit_diff",
     batch_size: int | None = None,
     needs_gradient: bool = False,
@@ -95,7 +98,8 @@ def each_batch(
 ) -> None:
     """Check the pairs and work on them in batches, each prompt from its first difference on.
 
-    Where memory runs out all the same, a batch is done again in two halves.
+    Where memory runs out all the same, a batch is done again in two halves; see
+    :func:`circuitlapse.models.groups.each_group`.
 
     Args:
         decoder: The model.
@@ -103,6 +107,9 @@ def each_batch(
         floats_per_token: What the work keeps per token of a batch, to choose its size; what the
             metric needs is added to it.
         work: Called with each batch. It must leave nothing behind when it fails.
+        keep: Called with the rows of a batch, on the CPU, and what the work returned for it, in the
+            order of the batches. Given this, several threads may call the work at once, but where
+            the metric is the caller's, which need not be up to that.
         metric: What :meth:`Suffixes.metric` computes.
         batch_size: Pairs per batch; by default as many as :mod:`circuitlapse.models.memory` allows.
         needs_gradient: Whether the work differentiates the metric.
@@ -138,80 +145,9 @@ def each_batch(
     each_group(
         lambda rows: work(_suffixes(decoder, rows, pairs, starts, metric)),
         widths, starts, most, batch_size,
+        None if keep is None else lambda rows, found: keep(rows.cpu(), found),
+        side_by_side=not callable(metric),
     )  # fmt: skip
-
-
-def each_group(
-    work: Callable[[Int[Tensor, " batch"]], None],
-    widths: Int[Tensor, " prompts"],
-    starts: Int[Tensor, " prompts"],
-    most: Callable[[int, int], int],
-    batch_size: int | None = None,
-) -> None:
-    """Work on rows in groups of :func:`alike`, which see.
-
-    Where memory runs out all the same, a group is done again in two halves: the work may be called
-    again with rows that it had before, and must then leave nothing else behind than the first time.
-
-    Raises:
-        CircuitlapseError: If ``batch_size`` is below 1, or a single row needs more memory than
-            there is.
-    """
-    todo = list(alike(widths, starts, most, batch_size))[::-1]
-    while todo:
-        rows = todo.pop()
-        if not _fits(lambda rows=rows: work(rows)):
-            if len(rows) == 1:
-                raise CircuitlapseError(
-                    "one prompt alone needs more memory than there is",
-                    got=f"{int(widths[rows[0]])} tokens to work on",
-                    fix="Use shorter prompts, a smaller dtype or a machine with more memory",
-                )
-            half = len(rows) // 2
-            todo += [rows[half:], rows[:half]]
-
-
-def _fits(work: Callable[[], None]) -> bool:
-    """Do the work; False where memory ran out, with what it held given back."""
-    try:
-        work()
-    except (torch.OutOfMemoryError, MemoryError):
-        return False
-    except RuntimeError as error:
-        # The CPU's allocator has no exception of its own, nor have cuBLAS's workspaces.
-        if not any(sign in str(error) for sign in _OUT_OF_MEMORY):
-            raise
-        return False
-    return True
-
-
-def alike(
-    widths: Int[Tensor, " prompts"],
-    starts: Int[Tensor, " prompts"],
-    most: Callable[[int, int], int],
-    batch_size: int | None = None,
-) -> Iterator[Int[Tensor, " batch"]]:
-    """Group rows of like width and start, so that little of a batch is padding.
-
-    A batch has at most as many rows as ``most`` says for its width and its largest start, or else
-    ``batch_size`` if that is given. Even rows come first in it.
-
-    Raises:
-        CircuitlapseError: If ``batch_size`` is below 1.
-    """
-    if batch_size is not None and batch_size < 1:
-        raise CircuitlapseError("batch_size must be at least 1", got=batch_size)
-    wide, first = widths.tolist(), starts.tolist()
-    order = sorted(range(len(wide)), key=lambda row: (wide[row], first[row]))
-    while order:
-        taken, before = 1, first[order[0]]
-        while taken < len(order):
-            before = max(before, first[order[taken]])
-            if taken >= (batch_size or most(wide[order[taken]], before)):
-                break
-            taken += 1
-        rows, order = sorted(order[:taken], key=lambda row: row % 2), order[taken:]
-        yield torch.tensor(rows, device=starts.device)
 
 
 @torch.no_grad()
