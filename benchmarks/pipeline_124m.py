@@ -1,8 +1,9 @@
 """GPT-2's whole architecture through the whole pipeline: time, and memory over all processes.
 
 Six checkpoints with random weights (the base, and five that move away from it), both tasks, 64
-prompts, one corruption family (the first of the defaults), EAP-IG with five points at every checkpoint, exact patching at base
-and last only, nothing trained. Random weights must end as ``undetermined``, with the reason.
+prompts, one corruption family (the first of the defaults), EAP-IG with five points at every
+checkpoint, exact patching at base and last only, nothing trained. Random weights must end as
+``undetermined``, with the reason.
 
     CIRCUITLAPSE_GPT2_TOKENIZER=path/to/gpt2 python benchmarks/pipeline_124m.py /tmp/124m
 
@@ -64,8 +65,9 @@ def main() -> int:
     command = [
         sys.executable, "-m", "circuitlapse", "run", "--checkpoints", f"{made}/checkpoint-*",
         "--base", f"{made}/base", "--old", "ioi2", "--new", "ioi3",
-        "--prompts", str(arguments.prompts), "--corruption", arguments.corruption, "--exact-at", "ends",
-        "--workers", str(arguments.workers), "--device", "cpu", "--out", str(out),
+        "--prompts", str(arguments.prompts), "--corruption", arguments.corruption,
+        "--exact-at", "ends", "--workers", str(arguments.workers), "--device", "cpu",
+        "--out", str(out),
     ]  # fmt: skip
     seconds, peak, status = watch(command, os.environ.get("CIRCUITLAPSE_CACHE", ""))
     minutes = seconds / 60
