@@ -1,6 +1,7 @@
 """How a circuit does by itself, with every edge outside it ablated."""
 
 from collections.abc import Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -81,7 +82,7 @@ def evaluate_circuits(
         ablated = ablated_run(decoder, batch, ablation, means)
         room = batch.clean.new_empty(most_writers, *batch.clean.shape)
         runs = (CircuitRun(decoder, batch, ablated, circuit, room) for circuit in circuits)
-        finals = (clean, ablated[-1].resid_post, *(run.final() for run in runs))
+        finals = chain((clean, ablated[-1].resid_post), (run.final() for run in runs))
         return torch.stack([batch.metric(decoder, final).float().cpu() for final in finals])
 
     def keep(rows: Tensor, found: Tensor) -> None:

@@ -43,32 +43,36 @@ def each_group(
         widths: Tokens of each row.
         starts: Tokens before them.
         most: How many rows a group may have; see :func:`alike`.
-        batch_size: Rows of a group, instead.
+        batch_size: So many rows at once instead.
         keep: Called with a group's rows and what the work returned for it, in the order of the
-            groups. Given this, a processor does several groups at once, in threads which share
-            torch's: the work must then leave nothing behind but what it returns.
+            groups, of which those that had to be halved come last. Given this, a processor does
+            several groups at once, in threads which share torch's: the work must then leave nothing
+            behind but what it returns.
         side_by_side: Whether to do so.
 
     Raises:
         CircuitlapseError: If ``batch_size`` is below 1, or a single row needs more memory than
             there is.
     """
-    tokens, threads = int(widths.sum()), torch.get_num_threads()
-    n = max(1, min(threads, _MOST_GROUPS, len(widths), tokens // _LEAST_TOKENS))
-    if keep is None or not side_by_side or widths.device.type != "cpu":
-        n = 1
+    if batch_size is not None and batch_size < 1:
+        raise CircuitlapseError("batch_size must be at least 1", got=batch_size)
+    tokens, n = int(widths.sum()), 1
+    if keep is not None and side_by_side and widths.device.type == "cpu":
+        n = max(1, min(torch.get_num_threads(), _MOST_GROUPS, tokens // _LEAST_TOKENS))
+    if batch_size is not None:
+        n = min(n, batch_size)
+        most = _always(batch_size // n)
+    elif n > 1 and most(int(widths.max()), int(starts.max())) < 1:
+        n = 1  # a row alone is more than a group may have: several at once would be too much
 
     def evenly(width: int, before: int) -> int:
-        if batch_size is not None or n == 1:
-            return batch_size or most(width, before)
-        # As many groups as threads, or a multiple of it: none waits for the last one.
+        # About as many groups as threads, or a multiple: a thread without one would only wait.
         each = ceil(tokens / (n * width))
         return ceil(each / ceil(each / max(1, most(width, before))))
 
-    if batch_size is not None and batch_size < 1:
-        raise CircuitlapseError("batch_size must be at least 1", got=batch_size)
-    groups = list(alike(widths, starts, evenly))
-    todo = groups if keep is None or n == 1 else _side_by_side(work, groups, keep, n, threads // n)
+    todo = list(alike(widths, starts, evenly if n > 1 and batch_size is None else most))
+    if keep is not None and min(n, len(todo)) > 1:
+        todo = _side_by_side(work, todo, keep, min(n, len(todo)))
     todo.reverse()
     while todo:
         rows = todo.pop()
@@ -87,22 +91,21 @@ def each_group(
         todo += [rows[half:], rows[:half]]
 
 
+def _always(rows: int) -> Callable[[int, int], int]:
+    return lambda width, before: rows
+
+
 def _side_by_side(
-    work: Callable[[Tensor], T],
-    groups: list[Tensor],
-    keep: Callable[[Tensor, T], None],
-    n: int,
-    threads_each: int,
+    work: Callable[[Tensor], T], groups: list[Tensor], keep: Callable[[Tensor, T], None], n: int
 ) -> list[Tensor]:
     """Work on groups in n threads at once; return those that did not fit into memory."""
-    threads, gradients = torch.get_num_threads(), torch.is_grad_enabled()
+    threads, gradients, failed = torch.get_num_threads(), torch.is_grad_enabled(), list[Tensor]()
 
     def one(rows: Tensor) -> list[T]:
         with torch.set_grad_enabled(gradients):  # each thread begins with them
             return _within_memory(work, rows)
 
-    failed = []
-    pool = ThreadPoolExecutor(n, initializer=torch.set_num_threads, initargs=(threads_each,))
+    pool = ThreadPoolExecutor(n, initializer=torch.set_num_threads, initargs=(threads // n,))
     try:
         for rows, found in zip(groups, pool.map(one, groups), strict=True):
             if found:
@@ -110,8 +113,11 @@ def _side_by_side(
             else:
                 failed.append(rows)
     finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)  # threads that begin later take the number said last
+        try:
+            pool.shutdown(cancel_futures=True)
+        finally:
+            # What was said last holds for threads that begin later, whichever thread said it.
+            torch.set_num_threads(threads)
     return failed
 
 
