@@ -65,11 +65,11 @@ def neuron_effects(
             found[:, index] = effect[0].float().cpu()
         return found
 
-    def keep(rows: Tensor, found: Tensor) -> None:
-        effects[rows] = found
-
     floats = floats_per_token(decoder, needs, 1) + 3 * len(decoder.mlp[0].W_out)
-    each_batch(decoder, pairs, floats, work, keep=keep, metric=metric, batch_size=batch_size)
+    each_batch(
+        decoder, pairs, floats, work,
+        keep=effects.__setitem__, metric=metric, batch_size=batch_size,
+    )  # fmt: skip
     return effects
 
 

@@ -73,11 +73,11 @@ def node_effects(
             found[:, layer] = (before - after).where(changed, 0.0).T.float().cpu()
         return found
 
-    def keep(rows: Tensor, found: Tensor) -> None:
-        effects[rows] = found
-
     floats = floats_per_token(decoder, needs, graph.n_heads)
-    each_batch(decoder, pairs, floats, work, keep=keep, metric=metric, batch_size=batch_size)
+    each_batch(
+        decoder, pairs, floats, work,
+        keep=effects.__setitem__, metric=metric, batch_size=batch_size,
+    )  # fmt: skip
     return effects.flatten(1)
 
 

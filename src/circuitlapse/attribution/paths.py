@@ -141,11 +141,11 @@ def _effects(
             after[rows] = metrics.unflatten(0, (len(rows), -1))
         return (before - after).T.float().cpu()
 
-    def keep(rows: Tensor, found: Tensor) -> None:
-        effects[rows] = found
-
     floats = floats_per_token(decoder, _NEEDS, 0)
-    each_batch(decoder, pairs, floats, work, keep=keep, metric=metric, batch_size=batch_size)
+    each_batch(
+        decoder, pairs, floats, work,
+        keep=effects.__setitem__, metric=metric, batch_size=batch_size,
+    )  # fmt: skip
     return effects
 
 

@@ -119,7 +119,7 @@ def mean_outputs(
     sums += [nothing(*block.W_O.shape[:2]) for block in layers]
     sums += [nothing(d_model) for _ in layers]
 
-    def work(batch: Suffixes) -> None:
+    def work(batch: Suffixes) -> list[Tensor]:
         columns = batch.corrupt.shape[1]
         real = _real(batch.pairs, columns)
         rows = torch.searchsorted(places, _places(batch.pairs, names, columns)[real])
@@ -129,7 +129,9 @@ def mean_outputs(
         for output, total in zip(outputs, sums, strict=True):
             values = output[real].double()
             added.append(torch.zeros_like(total).index_add_(0, rows, values))
-        # Nothing before may add to the sums: it could run out of memory and be done again.
+        return added
+
+    def keep(_: Tensor, added: list[Tensor]) -> None:
         for total, more in zip(sums, added, strict=True):
             total += more
 
@@ -137,7 +139,7 @@ def mean_outputs(
     # The metric is not computed; this one needs no distractors.
     each_batch(
         decoder, reference, floats_per_token, work,
-        metric="log_prob", batch_size=batch_size, whole=True,
+        keep=keep, metric="log_prob", batch_size=batch_size, whole=True,
     )  # fmt: skip
 
     embedding, *rest = [

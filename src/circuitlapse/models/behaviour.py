@@ -104,10 +104,11 @@ def behaviours(
         ]
 
     def keep(rows: Int[Tensor, " batch"], each: list[Behaviour]) -> None:
+        rows = rows.cpu()
         found.extend(_empty(len(pairs)) for _ in each[len(found) :])
         for whole, part in zip(found, each, strict=True):
             for field in fields(Behaviour):
-                getattr(whole, field.name)[rows.cpu()] = getattr(part, field.name)
+                getattr(whole, field.name)[rows] = getattr(part, field.name)
 
     each_group(work, pairs.reads().amax(dim=1) + 1, starts, most, batch_size, keep)
     return found

@@ -61,17 +61,19 @@ def each_group(
         n = max(1, min(torch.get_num_threads(), _MOST_GROUPS, tokens // _LEAST_TOKENS))
     if batch_size is not None:
         n = min(n, batch_size)
-        most = _always(batch_size // n)
     elif n > 1 and most(int(widths.max()), int(starts.max())) < 1:
         n = 1  # a row alone is more than a group may have: several at once would be too much
 
-    def evenly(width: int, before: int) -> int:
+    def limit(width: int, before: int) -> int:
+        rows = most(width, before) if batch_size is None else batch_size // n
+        if n == 1:
+            return rows
         # About as many groups as threads, or a multiple: a thread without one would only wait.
         each = ceil(tokens / (n * width))
-        return ceil(each / ceil(each / max(1, most(width, before))))
+        return ceil(each / ceil(each / max(1, rows)))
 
-    todo = list(alike(widths, starts, evenly if n > 1 and batch_size is None else most))
-    if keep is not None and min(n, len(todo)) > 1:
+    todo = list(alike(widths, starts, limit))
+    if keep is not None and n > 1 and len(todo) > 1:
         todo = _side_by_side(work, todo, keep, min(n, len(todo)))
     todo.reverse()
     while todo:
@@ -89,10 +91,6 @@ def each_group(
             )
         half = len(rows) // 2
         todo += [rows[half:], rows[:half]]
-
-
-def _always(rows: int) -> Callable[[int, int], int]:
-    return lambda width, before: rows
 
 
 def _side_by_side(
