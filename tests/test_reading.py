@@ -11,9 +11,12 @@ from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import behaviour, load_model
 from circuitlapse.reading import (
     attention_between,
+    attention_of_each,
+    attention_of_layers,
     attention_patterns,
     direct_logit_attribution,
     logit_lens,
+    read_together,
 )
 from circuitlapse.tasks.pairs import PromptPairs
 from circuitlapse.tasks.places import place
@@ -164,6 +167,29 @@ def test_attention_between_positions_is_the_mean_of_its_weights(family, batch_si
         query, key = (int(pairs.positions[name][row]) for name in ("here", "there"))
         total = total + patterns(twin, clean)[:, :, query, key]
     torch.testing.assert_close(found.double(), total / len(pairs), rtol=1e-4, atol=1e-5)
+
+
+@families
+@pytest.mark.parametrize("batch_size", [None, 2])
+def test_what_is_read_together_is_what_each_reads(family, batch_size):
+    model, pairs = load_model(tiny(family)), named_pairs()
+    ways = [("here", "there"), ("END", "here-1")]
+    once = read_together(model, pairs, ways, batch_size)
+    direct = direct_logit_attribution(model, pairs)
+    for found, alone in (
+        (once.lens, logit_lens(model, pairs)),
+        (once.direct.writers, direct.writers),
+        (once.direct.constant, direct.constant),
+        (once.attention, attention_of_each(model, pairs, ways)),
+    ):
+        torch.testing.assert_close(found, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_several_layers_patterns_are_those_of_each():
+    model, pairs = load_model(tiny_gpt2(layers=3)), named_pairs()
+    found = attention_of_layers(model, pairs, [2, 0], batch_size=2)
+    alone = [attention_patterns(model, pairs, layer) for layer in (2, 0)]
+    torch.testing.assert_close(found, torch.stack(alone, dim=1))
 
 
 def test_a_position_may_be_shifted():

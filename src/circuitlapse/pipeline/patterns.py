@@ -8,11 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 
 from circuitlapse.models import Model
 from circuitlapse.pipeline.measure import Arrays
-from circuitlapse.reading import attention_patterns
+from circuitlapse.reading import attention_of_layers
 from circuitlapse.tasks import PromptPairs
 
 PROMPTS = 2
@@ -23,8 +22,7 @@ def patterns(model: Model, pairs_of: Mapping[str, PromptPairs]) -> tuple[Arrays,
     found: Arrays = {}
     tokens: dict[str, list[list[str]]] = {}
     for task, pairs in pairs_of.items():
-        layers = range(model.graph.n_layers)
-        weights = torch.stack([attention_patterns(model, pairs, layer) for layer in layers], dim=1)
+        weights = attention_of_layers(model, pairs, range(model.graph.n_layers))
         found[task] = np.rint(255 * weights.clamp(0, 1).numpy()).astype(np.uint8)
         tokens[task] = [
             [model.tokenizer.decode([token]) for token in prompt[:length]]

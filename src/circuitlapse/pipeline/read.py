@@ -20,11 +20,9 @@ from circuitlapse.pipeline import plan
 from circuitlapse.pipeline.measure import Arrays, load_about, load_arrays
 from circuitlapse.pipeline.tabulate import Row, Scores, spread
 from circuitlapse.reading import (
-    attention_of_each,
     copying_scores,
-    direct_logit_attribution,
-    logit_lens,
     matching_scores,
+    read_together,
     repeat_scores,
 )
 from circuitlapse.records.intervals import mean_intervals
@@ -48,15 +46,15 @@ def read(model: Model, pairs_of: Mapping[str, PromptPairs], seed: int) -> Arrays
     on_repeats = (scores.previous, scores.duplicate, scores.induction)
     found: dict[str, torch.Tensor] = dict(zip(_REPEATS, on_repeats, strict=True))
     for task, pairs in pairs_of.items():
-        direct = direct_logit_attribution(model, pairs)
         names = [name for name in pairs.positions if name != "END"]
         ways = list(_ways(pairs))
+        once = read_together(model, pairs, ways)
         task = file_label(task)
-        found[f"{task}.logit_lens"] = logit_lens(model, pairs)
-        found[f"{task}.direct"] = torch.cat([direct.writers, direct.constant[None]])
+        found[f"{task}.logit_lens"] = once.lens
+        found[f"{task}.direct"] = torch.cat([once.direct.writers, once.direct.constant[None]])
         found[f"{task}.copying"] = copying_scores(model, pairs, names)
         found[f"{task}.negative_copying"] = copying_scores(model, pairs, names, negative=True)
-        for (a, b), weights in zip(ways, attention_of_each(model, pairs, ways), strict=True):
+        for (a, b), weights in zip(ways, once.attention, strict=True):
             found[f"{task}.attention.{a}>{b}"] = weights
             if torch.equal(_token(pairs, a), _token(pairs, b)):
                 found[f"{task}.matching.{a}>{b}"] = matching_scores(model, pairs, a, b)

@@ -1,5 +1,7 @@
 """Attention patterns: from where each head takes what it moves."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -7,7 +9,7 @@ from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models.load import Model
 from circuitlapse.models.prefix import Suffixes
 from circuitlapse.reading.whole import Prompts, each_whole_batch, patterns, whole
-from circuitlapse.shapes import Float
+from circuitlapse.shapes import Float, Int
 from circuitlapse.tasks.pairs import PromptPairs
 from circuitlapse.tasks.places import place
 
@@ -31,22 +33,36 @@ def attention_patterns(
     Raises:
         CircuitlapseError: If there is no such layer, or the model cannot run the prompts.
     """
+    return attention_of_layers(model, prompts, [layer], batch_size)[:, 0]
+
+
+@torch.no_grad()
+def attention_of_layers(
+    model: Model, prompts: Prompts, layers: Sequence[int], batch_size: int | None = None
+) -> Float[Tensor, "prompts layers heads query key"]:
+    """Return several layers' attention weights in one run; see :func:`attention_patterns`."""
     decoder = model.decoder
-    if not 0 <= layer < decoder.n_layers:
-        raise CircuitlapseError(f"the model's layers are 0 to {decoder.n_layers - 1}", got=layer)
+    for layer in layers:
+        if not 0 <= layer < decoder.n_layers:
+            raise CircuitlapseError(
+                f"the model's layers are 0 to {decoder.n_layers - 1}", got=layer
+            )
     pairs = whole(decoder, prompts)
     width = pairs.clean.shape[1]
-    found = torch.zeros(len(pairs), decoder.n_heads, width, width)
+    found = torch.zeros(len(pairs), len(layers), decoder.n_heads, width, width)
     ends = (pairs.reads().amax(dim=1) + 1).cpu()
 
-    def work(batch: Suffixes) -> None:
-        # The layer is the last one to be run.
-        *_, pattern = patterns(decoder, batch, layer + 1)
-        rows, wide = batch.rows, batch.clean.shape[1]
-        real = (torch.arange(wide) < ends[rows, None])[:, None, :, None]
-        found[rows, :, :wide, :wide] = pattern.float().cpu() * real
+    def work(batch: Suffixes) -> Tensor:
+        seen = list(patterns(decoder, batch, max(layers) + 1))
+        real = torch.arange(batch.clean.shape[1]) < ends[batch.rows, None]
+        weights = torch.stack([seen[layer] for layer in layers], dim=1).float().cpu()
+        return weights * real[:, None, None, :, None]
 
-    each_whole_batch(decoder, pairs, work, batch_size)
+    def keep(rows: Tensor, weights: Tensor) -> None:
+        wide = weights.shape[-1]
+        found[rows, ..., :wide, :wide] = weights
+
+    each_whole_batch(decoder, pairs, work, keep, batch_size)
     return found
 
 
@@ -77,7 +93,7 @@ def attention_between(
 def attention_of_each(
     model: Model,
     pairs: PromptPairs,
-    ways: list[tuple[str, str]],
+    ways: Sequence[tuple[str, str]],
     batch_size: int | None = None,
 ) -> Float[Tensor, "ways layers heads prompts"]:
     """Return attention from one named position to another, for several such ways in one run.
@@ -85,8 +101,29 @@ def attention_of_each(
     See :func:`attention_between`.
     """
     decoder, pairs = model.decoder, whole(model.decoder, pairs)
-    places = [tuple(place(pairs, name) for name in way) for way in ways]
-    for (source, target), (query, key) in zip(ways, places, strict=True):
+    places = places_of(pairs, ways)
+    found = torch.empty(len(ways), decoder.n_layers, decoder.n_heads, len(pairs))
+
+    def work(batch: Suffixes) -> Tensor:
+        seen = patterns(decoder, batch, decoder.n_layers)
+        return torch.stack([weights_at(pattern, batch, places) for pattern in seen], dim=1)
+
+    def keep(rows: Tensor, weights: Tensor) -> None:
+        found[..., rows] = weights
+
+    each_whole_batch(decoder, pairs, work, keep, batch_size)
+    return found
+
+
+def places_of(pairs: PromptPairs, ways: Sequence[tuple[str, str]]) -> Int[Tensor, "ways 2 prompts"]:
+    """Where each way's query and key stand in every prompt.
+
+    Raises:
+        CircuitlapseError: If no attention goes that way.
+    """
+    places = []
+    for source, target in ways:
+        query, key = place(pairs, source), place(pairs, target)
         wrong = (key > query).nonzero().flatten()
         if len(wrong):
             raise CircuitlapseError(
@@ -94,15 +131,16 @@ def attention_of_each(
                 got=f"prompt {int(wrong[0])}",
                 fix="Exchange source and target, or leave such prompts out",
             )
-    found = torch.empty(len(ways), decoder.n_layers, decoder.n_heads, len(pairs))
+        places.append(torch.stack([query, key]))
+    return torch.stack(places) if places else pairs.lengths.new_empty(0, 2, len(pairs))
 
-    def work(batch: Suffixes) -> None:
-        rows = batch.rows
-        index = torch.arange(len(rows), device=pairs.clean.device)
-        for layer, pattern in enumerate(patterns(decoder, batch, decoder.n_layers)):
-            for way, (query, key) in enumerate(places):
-                weights = pattern[index, :, query[rows], key[rows]]
-                found[way, layer, :, rows] = weights.T.float().cpu()
 
-    each_whole_batch(decoder, pairs, work, batch_size)
-    return found
+def weights_at(
+    pattern: Float[Tensor, "batch heads query key"],
+    batch: Suffixes,
+    places: Int[Tensor, "ways 2 prompts"],
+) -> Float[Tensor, "ways heads batch"]:
+    """Take one layer's weights from each way's query to its key."""
+    query, key = places[:, :, batch.rows.to(places.device)].unbind(dim=1)
+    index = torch.arange(len(pattern), device=pattern.device)
+    return pattern[index, :, query, key].transpose(1, 2).float().cpu()

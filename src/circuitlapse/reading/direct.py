@@ -11,10 +11,11 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from circuitlapse.models.context import at_reads
+from circuitlapse.models.decoder import Decoder
 from circuitlapse.models.graph import Graph
 from circuitlapse.models.load import Model
 from circuitlapse.models.prefix import Suffixes, each_batch
+from circuitlapse.reading.layers import Layers, run_layers
 from circuitlapse.shapes import Float
 from circuitlapse.tasks.pairs import PromptPairs
 
@@ -91,32 +92,34 @@ def direct_logit_attribution(
         CircuitlapseError: If the model cannot run the pairs, or they have no logit difference.
     """
     decoder, graph = model.decoder, model.graph
-    writers = torch.empty(len(graph.writers), len(pairs))
-    constant = torch.empty(len(pairs))
+    found = torch.empty(len(graph.writers) + 1, len(pairs))
 
-    def work(batch: Suffixes) -> None:
-        x, context, written = batch.clean, batch.context, []
-        embedded = at_reads(x, context)[:, 0]
-        for layer in range(decoder.n_layers):
-            step = decoder.step(layer, x, context)
-            x, read = step.resid_post, (step.z, step.mlp_out)
-            if not decoder.is_last(layer):
-                read = (at_reads(step.z, context), at_reads(step.mlp_out, context))
-            written.append([part[:, 0].float() for part in read])
-        direction = batch.direction
-        assert direction is not None  # the metric is the logit difference
-        _, inverse = decoder.norm.standardise(x[:, 0].float())
-        readout = decoder.norm.folded(direction.T).T * inverse
-        found = [(embedded.float() * readout).sum(dim=-1)[None]]
-        fixed = readout.new_zeros(len(readout))
-        for (z, mlp_out), block in zip(written, decoder.attention, strict=True):
-            by_head = torch.einsum("bd,hkd->bhk", readout, block.W_O.float())
-            found += [(z * by_head).sum(dim=-1).T, (mlp_out * readout).sum(dim=-1)[None]]
-            if block.out_bias is not None:
-                fixed += readout @ block.out_bias.float()
-        if decoder.norm.bias is not None:
-            fixed += direction @ decoder.norm.bias.float()
-        writers[:, batch.rows], constant[batch.rows] = torch.cat(found).cpu(), fixed.cpu()
+    def work(batch: Suffixes) -> Tensor:
+        return contributions(decoder, batch, run_layers(decoder, batch))
 
-    each_batch(decoder, pairs, 16 * decoder.d_model, work, batch_size=batch_size)
-    return DirectAttribution(graph, writers, constant)
+    def keep(rows: Tensor, read: Tensor) -> None:
+        found[:, rows] = read
+
+    each_batch(decoder, pairs, 16 * decoder.d_model, work, keep=keep, batch_size=batch_size)
+    return DirectAttribution(graph, found[:-1], found[-1])
+
+
+def contributions(
+    decoder: Decoder, batch: Suffixes, layers: Layers
+) -> Float[Tensor, "writers_and_constant batch"]:
+    """Split the logit difference of one run; see :func:`direct_logit_attribution`."""
+    direction = batch.direction
+    assert direction is not None  # the metric is the logit difference
+    _, inverse = decoder.norm.standardise(layers.final[:, 0].float())
+    readout = decoder.norm.folded(direction.T).T * inverse
+    found = [(layers.before[0][:, 0].float() * readout).sum(dim=-1)[None]]
+    fixed = readout.new_zeros(len(readout))
+    for z, mlp_out, block in zip(layers.z, layers.mlp_out, decoder.attention, strict=True):
+        by_head = torch.einsum("bd,hkd->bhk", readout, block.W_O.float())
+        found.append((z[:, 0].float() * by_head).sum(dim=-1).T)
+        found.append((mlp_out[:, 0].float() * readout).sum(dim=-1)[None])
+        if block.out_bias is not None:
+            fixed += readout @ block.out_bias.float()
+    if decoder.norm.bias is not None:
+        fixed += direction @ decoder.norm.bias.float()
+    return torch.cat([*found, fixed[None]]).cpu()

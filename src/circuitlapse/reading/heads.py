@@ -17,13 +17,13 @@ from circuitlapse.models.layers import Norm
 from circuitlapse.models.load import Model
 from circuitlapse.models.prefix import Suffixes
 from circuitlapse.reading.whole import each_whole_batch, whole
-from circuitlapse.shapes import Bool, Float, Int
+from circuitlapse.shapes import Float, Int
 from circuitlapse.tasks.pairs import PromptPairs
 from circuitlapse.tasks.places import place
 
 Tokens = PromptPairs | Tensor
 _MOST_LOGITS = 2**24
-_SOUNDED = 4096  # tokens that are looked at first; most heads' own token is beaten by some of them
+_SOUNDED = (512, 4096)  # tokens looked at first: some of them beat most heads' own token
 
 
 @torch.no_grad()
@@ -65,7 +65,7 @@ def copying_scores(
         for head in range(decoder.n_heads):
             out = values[:, head] @ block.W_O[head]
             out = -out if negative else out
-            open_ = ~_beaten(decoder, out, ids, top)
+            open_ = _open(decoder, out, ids, top)
             n_right = 0
             for part, wanted in zip(out[open_].split(rows), ids[open_].split(rows), strict=True):
                 logits = decoder.logits(part)
@@ -75,22 +75,24 @@ def copying_scores(
     return found
 
 
-def _beaten(
+def _open(
     decoder: Decoder, out: Float[Tensor, "tokens d_model"], ids: Int[Tensor, " tokens"], top: int
-) -> Bool[Tensor, " tokens"]:
-    """Whether so many tokens of a part of the vocabulary beat a head's own that it cannot count.
+) -> Int[Tensor, " open"]:
+    """Where a head's own token is not beaten by so many of a few that it cannot count.
 
-    The whole vocabulary has to be gone through only for the few that are left. Rounding differs
-    between products of different sizes, so that a token must win by more than that.
+    The whole vocabulary has to be gone through only for these. Rounding differs between products of
+    different sizes, so that a token must win by more than that.
     """
-    every = -(-len(decoder.W_U) // _SOUNDED)
-    if every == 1:
-        return torch.zeros_like(ids, dtype=torch.bool)
-    final = decoder.norm(out)
-    own = (final * decoder.W_U[ids]).sum(dim=1, keepdim=True)
-    others = final @ decoder.W_U[::every].T
-    margin = 64 * torch.finfo(others.dtype).eps * others.abs().amax(dim=1, keepdim=True)
-    return (others > own + margin).sum(dim=1) >= top
+    left = torch.arange(len(ids), device=ids.device)
+    for sounded in _SOUNDED:
+        every = -(-len(decoder.W_U) // sounded)
+        if every > 1:
+            final = decoder.norm(out[left])
+            own = (final * decoder.W_U[ids[left]]).sum(dim=1, keepdim=True)
+            others = final @ decoder.W_U[::every].T
+            margin = 64 * torch.finfo(others.dtype).eps * others.abs().amax(dim=1, keepdim=True)
+            left = left[(others > own + margin).sum(dim=1) < top]
+    return left
 
 
 @torch.no_grad()
@@ -171,12 +173,15 @@ def _streams(
     ids = pairs.clean.gather(1, where)
     streams = model.decoder.W_E.new_empty(*where.shape, model.decoder.d_model)
 
-    def work(batch: Suffixes) -> None:
+    def work(batch: Suffixes) -> Tensor:
         after = model.decoder.step(0, batch.clean, batch.everywhere()).resid_post
         index = torch.arange(len(after), device=after.device)[:, None]
-        streams[batch.rows] = after[index, where[batch.rows]]
+        return after[index, where[batch.rows]]
 
-    each_whole_batch(model.decoder, pairs, work)
+    def keep(rows: Tensor, after: Tensor) -> None:
+        streams[rows] = after
+
+    each_whole_batch(model.decoder, pairs, work, keep)
     return ids.flatten(), streams.flatten(0, 1)
 
 

@@ -7,9 +7,10 @@ put through the last normalisation and the unembedding, as if no layer followed.
 import torch
 from torch import Tensor
 
-from circuitlapse.models.context import at_reads
+from circuitlapse.models.decoder import Decoder
 from circuitlapse.models.load import Model
 from circuitlapse.models.prefix import Suffixes, each_batch
+from circuitlapse.reading.layers import Layers, run_layers
 from circuitlapse.shapes import Float
 from circuitlapse.tasks.metrics import Metric
 from circuitlapse.tasks.pairs import PromptPairs
@@ -44,21 +45,27 @@ def logit_lens(
         CircuitlapseError: If the model cannot run the pairs or the metric does not fit them.
     """
     decoder = model.decoder
-    n_points = (2 if mid else 1) * decoder.n_layers + 1
-    values = torch.empty(n_points, len(pairs))
+    values = torch.empty((2 if mid else 1) * decoder.n_layers + 1, len(pairs))
 
-    def work(batch: Suffixes) -> None:
-        x, context, streams = batch.clean, batch.context, []
-        for layer in range(decoder.n_layers):
-            streams.append(at_reads(x, context))
-            step = decoder.step(layer, x, context)
-            if mid:
-                last = decoder.is_last(layer)
-                added = step.attn_out if last else at_reads(step.attn_out, context)
-                streams.append(streams[-1] + added)
-            x = step.resid_post
-        read = batch.metric(decoder, torch.cat([*streams, x]))
-        values[:, batch.rows] = read.unflatten(0, (n_points, -1)).float().cpu()
+    def work(batch: Suffixes) -> Tensor:
+        return lens_of(decoder, batch, run_layers(decoder, batch), mid)
 
-    each_batch(decoder, pairs, 16 * decoder.d_model, work, metric=metric, batch_size=batch_size)
+    def keep(rows: Tensor, read: Tensor) -> None:
+        values[:, rows] = read
+
+    each_batch(
+        decoder, pairs, 16 * decoder.d_model, work,
+        keep=keep, metric=metric, batch_size=batch_size,
+    )  # fmt: skip
     return values
+
+
+def lens_of(
+    decoder: Decoder, batch: Suffixes, layers: Layers, mid: bool = False
+) -> Float[Tensor, "points batch"]:
+    """Read the metric from one run; see :func:`logit_lens`."""
+    points: list[Tensor] = []
+    for before, added in zip(layers.before, layers.added, strict=True):
+        points += [before, before + added] if mid else [before]
+    read = batch.metric(decoder, torch.cat([*points, layers.final]))
+    return read.unflatten(0, (len(points) + 1, -1)).float().cpu()

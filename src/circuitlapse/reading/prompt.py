@@ -53,19 +53,19 @@ def read_prompt(
         raise CircuitlapseError("the prompt is empty", fix='Pass text such as "After John and"')
     _check_known(prompt, ids, tokenizer)
     pairs = whole(decoder, torch.tensor([ids]))
-    streams: list[Tensor] = []
-    patterns: list[Tensor] = []
+    found: list[tuple[list[Tensor], list[Tensor]]] = []
 
-    def work(batch: Suffixes) -> None:
-        context, x = batch.everywhere(), batch.clean
+    def work(batch: Suffixes) -> tuple[list[Tensor], list[Tensor]]:
+        streams, patterns, context, x = [], [], batch.everywhere(), batch.clean
         for layer in range(decoder.n_layers):
             streams.append(x[0, -1])
             step = decoder.step(layer, x, context)
             patterns.append(decoder.pattern(layer, step.q, step.k, context)[0, :, -1])
             x = step.resid_post
-        streams.append(x[0, -1])
+        return [*streams, x[0, -1]], patterns
 
-    each_whole_batch(decoder, pairs, work)
+    each_whole_batch(decoder, pairs, work, lambda rows, each: found.append(each))
+    [(streams, patterns)] = found
     probabilities = decoder.logits(torch.stack(streams)).float().softmax(dim=-1).cpu()
 
     def best(row: Tensor, count: int) -> list[tuple[str, float]]:

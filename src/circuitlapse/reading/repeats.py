@@ -64,7 +64,7 @@ def repeat_scores(
     offsets = torch.tensor([1, n_tokens, n_tokens - 1])
     total = torch.zeros(len(offsets), decoder.n_layers, decoder.n_heads)
 
-    def work(batch: Suffixes) -> None:
+    def work(batch: Suffixes) -> Tensor:
         added = torch.zeros_like(total)
         for layer, pattern in enumerate(patterns(decoder, batch, decoder.n_layers)):
             for index, offset in enumerate(offsets.tolist()):
@@ -73,9 +73,9 @@ def repeat_scores(
                 queries = slice(None) if offset == 1 else slice(-n_tokens, None)
                 weights = weights[..., queries].float().mean(dim=-1)
                 added[index, layer] = weights.sum(dim=0).cpu()
-        total.add_(added)
+        return added
 
-    each_whole_batch(decoder, pairs, work)
+    each_whole_batch(decoder, pairs, work, lambda rows, added: total.add_(added))
     return RepeatScores(*(total / sequences))
 
 

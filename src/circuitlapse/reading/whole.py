@@ -4,14 +4,18 @@ Their batches begin at the first token, and the last layer runs at every positio
 """
 
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 from torch import Tensor
 
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models.decoder import Decoder
 from circuitlapse.models.prefix import Suffixes, checked, each_batch
-from circuitlapse.shapes import Float
+from circuitlapse.shapes import Float, Int
+from circuitlapse.tasks.metrics import Metric
 from circuitlapse.tasks.pairs import PromptPairs
+
+T = TypeVar("T")
 
 Prompts = PromptPairs | Tensor
 """Pairs, of which the clean prompts are read, or token ids, ``[prompts, pos]``, without padding."""
@@ -37,15 +41,19 @@ def whole(decoder: Decoder, prompts: Prompts) -> PromptPairs:
 def each_whole_batch(
     decoder: Decoder,
     pairs: PromptPairs,
-    work: Callable[[Suffixes], None],
+    work: Callable[[Suffixes], T],
+    keep: Callable[[Int[Tensor, " batch"], T], None],
     batch_size: int | None = None,
+    metric: Metric = "log_prob",
 ) -> None:
-    """Work on the prompts in batches, as :func:`circuitlapse.models.prefix.each_batch` does."""
+    """Work on the prompts in batches, as :func:`circuitlapse.models.prefix.each_batch` does.
+
+    Where no metric is computed, the default asks nothing of the pairs, not even distractors.
+    """
     floats_per_token = 16 * decoder.d_model + 2 * decoder.n_heads * pairs.clean.shape[1]
-    # The metric is not computed; this one needs no distractors.
     each_batch(
         decoder, pairs, floats_per_token, work,
-        metric="log_prob", batch_size=batch_size, whole=True,
+        keep=keep, metric=metric, batch_size=batch_size, whole=True,
     )  # fmt: skip
 
 
