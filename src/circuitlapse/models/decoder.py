@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from circuitlapse.models.context import Context, at_reads
 from circuitlapse.models.layers import Attention, Mlp, Norm, Rotary, linear
+from circuitlapse.models.prefixes import Past, Prefixes
 from circuitlapse.shapes import Float, Int
 
 
@@ -63,6 +64,7 @@ class Decoder:
         n_positions: Longest prompt that the model can run exactly as ``transformers`` does.
         parallel: Whether a block's MLP reads the block's input instead of what its attention adds
             to it.
+        prefixes: Where the beginnings of prompts are kept, if they are.
     """
 
     W_E: Float[Tensor, "vocab d_model"]
@@ -74,6 +76,7 @@ class Decoder:
     W_U: Float[Tensor, "vocab d_model"]
     n_positions: int
     parallel: bool = False
+    prefixes: Prefixes | None = None
 
     @property
     def n_layers(self) -> int:
@@ -230,20 +233,28 @@ class Decoder:
             x = self.step(current, x, context).resid_post
         return x
 
-    def remember(self, tokens: Int[Tensor, "batch pos"]) -> tuple[tuple[Tensor, Tensor], ...]:
-        """Compute keys (rotated) and values of all tokens, per layer; empty without tokens."""
-        if tokens.shape[1] == 0:
+    def remember(self, tokens: Int[Tensor, "batch pos"], width: int) -> Past:
+        """Compute keys (rotated) and values of the first columns, per layer; none where 0 wide."""
+        if width == 0:
             return ()
-        context = Context(torch.zeros(len(tokens), 1, dtype=torch.long, device=tokens.device))
-        x = self.embed(tokens)
-        past = []
+        if self.prefixes is None:
+            return self._keys_and_values(tokens[:, :width], ())
+        return self.prefixes.of(tokens, width, self._keys_and_values)
+
+    def _keys_and_values(self, tokens: Int[Tensor, "batch pos"], past: Past) -> Past:
+        """Run the columns behind a past for their keys and values."""
+        first = past[0][0].shape[1] if past else 0
+        start = torch.full((len(tokens),), first, device=tokens.device)
+        context = Context(torch.zeros_like(start)[:, None], start, past)
+        x = self.embed(tokens[:, first:], start)
+        found = []
         for layer, block in enumerate(self.attention):
             q, k, v = block.project(x)
-            past.append((self.place_keys(layer, k, context), v))
+            found.append((self.place_keys(layer, k, context), v))
             if not self.is_last(layer):
                 after = x + self.attention_out(layer, self.attend(layer, q, k, v, context))
                 x = after + self.mlp[layer](x if self.parallel else after)
-        return tuple(past)
+        return tuple(found)
 
     def logits(self, final: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch vocab"]:
         """Normalise the last residual stream and unembed it, over the whole vocabulary."""

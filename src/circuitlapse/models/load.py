@@ -7,7 +7,7 @@ reads the weights wrongly.
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from circuitlapse.models.context import Context
 from circuitlapse.models.decoder import Decoder
 from circuitlapse.models.families import READERS
 from circuitlapse.models.graph import Graph
+from circuitlapse.models.prefixes import Prefixes
 from circuitlapse.models.quiet import quiet
 from circuitlapse.shapes import Float
 
@@ -60,6 +61,14 @@ class Model:
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.decoder.W_E.device
+
+    def remembering(self) -> "Model":
+        """The same model, to measure much of the same prompts while its weights stay as they are.
+
+        What their beginnings, up to the first token that a corruption changes, leave to the rest is
+        run once and kept (128 MiB of it).
+        """
+        return replace(self, decoder=replace(self.decoder, prefixes=Prefixes()))
 
 
 def load_model(

@@ -160,7 +160,7 @@ def _suffixes(
     reads = pairs.reads() - start[:, None]
     take = start[:, None] + torch.arange(int(reads.max()) + 1, device=start.device)
     take = take.clamp(max=pairs.clean.shape[1] - 1)
-    context = Context(reads, start, decoder.remember(pairs.clean[:, : int(start.max())]))
+    context = Context(reads, start, decoder.remember(pairs.clean, int(start.max())))
     clean = decoder.embed(pairs.clean.gather(1, take), start)
     direction = reference = None
     if metric == "logit_diff":

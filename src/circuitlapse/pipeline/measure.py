@@ -62,7 +62,7 @@ def measure(
     Returns:
         Arrays by name, as the module's docstring lists them.
     """
-    arrays: Arrays = {}
+    arrays, model = Arrays(), model.remembering()
     for split in ("test", "test_templates"):
         # Any corruption does: behaviour looks at the clean prompts only.
         shown = behaviour(model, prompts.pairs(split, settings.prompts, task.corruptions[0]))

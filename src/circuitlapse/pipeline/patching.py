@@ -40,7 +40,7 @@ def patching(model: Model, pairs_of: Mapping[str, Sequence[PromptPairs]]) -> Arr
     Returns:
         Clean metric minus patched metric, in logits, by name as the module's docstring says.
     """
-    found: Arrays = {}
+    found, model = Arrays(), model.remembering()
     for task, variants in pairs_of.items():
         for site in SITES:
             each = [_effects(model, pairs, site) for pairs in variants]

@@ -1,0 +1,76 @@
+"""Keys and values of prompts' beginnings, kept while much is measured on the same prompts.
+
+Under a causal mask they depend on nothing to their right. So what was run for one corruption, whose
+first difference lies early, is the beginning of what another needs whose difference lies later.
+"""
+
+from collections.abc import Callable, Sequence
+from threading import Lock
+
+import torch
+from torch import Tensor
+
+from circuitlapse.shapes import Int
+
+Past = tuple[tuple[Tensor, Tensor], ...]
+"""Keys (in place) and values of each layer, ``[batch, pos, kv_heads, d_head]``."""
+
+_MOST_BYTES = 128 * 2**20
+
+
+class Prefixes:
+    """A store of beginnings, by the whole prompt; the oldest go where there are too many.
+
+    It knows nothing of the model's weights: they must not change while it is used.
+    """
+
+    def __init__(self, most_bytes: int = _MOST_BYTES) -> None:
+        """Begin with nothing."""
+        self._most, self._held, self._lock = most_bytes, 0, Lock()
+        # [layers, keys and values, pos, kv_heads, d_head]
+        self._kept: dict[bytes, Tensor] = {}
+
+    def of(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        width: int,
+        run: Callable[[Int[Tensor, "batch width"], Past], Past],
+    ) -> Past:
+        """Return the keys and values of the first ``width`` columns, at least one.
+
+        Args:
+            tokens: Whole prompts.
+            width: How many columns are asked for.
+            run: Given columns and the keys and values of the first of them, perhaps of none, gives
+                those of the others.
+        """
+        names = [row.tobytes() for row in tokens.cpu().numpy()]
+        rows = [self._kept.get(name) for name in names]
+        known = min(0 if row is None else row.shape[2] for row in rows)
+        if known >= width:
+            return _past([row[:, :, :width] for row in rows if row is not None])
+        before = [row[:, :, :known] for row in rows if row is not None and known]
+        new = run(tokens[:, :width], _past(before))
+        added = torch.stack([torch.stack(pair) for pair in new]).movedim(2, 0)
+        found = [
+            torch.cat([*before[place : place + 1], row], dim=2) for place, row in enumerate(added)
+        ]
+        with self._lock:
+            for name, row in zip(names, found, strict=True):
+                self._keep(name, row)
+        return _past(found)
+
+    def _keep(self, name: bytes, row: Tensor) -> None:
+        old = self._kept.pop(name, None)
+        self._held += row.nbytes - (0 if old is None else old.nbytes)
+        self._kept[name] = row
+        while self._held > self._most:
+            oldest = self._kept.pop(next(iter(self._kept)))
+            self._held -= oldest.nbytes
+
+
+def _past(rows: Sequence[Tensor]) -> Past:
+    if not rows:
+        return ()
+    layers = torch.stack(list(rows), dim=2)
+    return tuple((keys, values) for keys, values in layers)

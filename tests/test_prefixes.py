@@ -1,0 +1,90 @@
+"""What is remembered of prompts' beginnings changes no result, and is not run again."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from circuitlapse.attribution import attribute, node_effects
+from circuitlapse.models import corrupt_logit_difference, load_model, logit_differences
+from circuitlapse.models.decoder import Decoder
+from circuitlapse.models.prefixes import Prefixes
+from circuitlapse.tasks.pairs import PromptPairs
+from twins_engine import FAMILIES, random_pairs, tiny, tiny_gpt2
+
+
+def corrupted_from(pairs: PromptPairs, column: int) -> PromptPairs:
+    """The same clean prompts, of which a corruption changes one column."""
+    corrupt = pairs.clean.clone()
+    corrupt[:, column] = (corrupt[:, column] + 1) % 23
+    return PromptPairs.from_tensors(
+        pairs.clean, corrupt, pairs.answers, pairs.distractors, torch.ones_like(corrupt)
+    )
+
+
+def columns_run(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Rows and columns that were run for their keys and values, each time."""
+    seen: list[tuple[int, int]] = []
+    run = Decoder._keys_and_values
+
+    def counted(decoder, tokens, past):
+        known = past[0][0].shape[1] if past else 0
+        seen.append((len(tokens), tokens.shape[1] - known))
+        return run(decoder, tokens, past)
+
+    monkeypatch.setattr(Decoder, "_keys_and_values", counted)
+    return seen
+
+
+@settings(max_examples=40)
+@given(
+    st.sampled_from(sorted(FAMILIES)),
+    st.lists(st.tuples(st.integers(1, 7), st.integers(1, 5), st.integers(0, 4)), max_size=5),
+    st.sampled_from([0, 600, 2**20]),
+)
+def test_results_are_those_without_memory(family, calls, most_bytes):
+    """Corruptions in any order, batches of any size, of any of the prompts, and any room."""
+    model, prompts = load_model(tiny(family)), random_pairs(3)
+    remembering = replace(
+        model, decoder=replace(model.decoder, prefixes=Prefixes(most_bytes=most_bytes))
+    )
+    for column, batch_size, skip in calls:
+        pairs = corrupted_from(prompts, column)[skip:]
+        found = logit_differences(remembering, pairs, batch_size)
+        for ours, plain in zip(found, logit_differences(model, pairs), strict=True):
+            torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_scores_and_effects_are_those_without_memory(family):
+    model, prompts = load_model(tiny(family)), random_pairs(4)
+    remembering = model.remembering()
+    for column in (6, 3, 7):
+        pairs = corrupted_from(prompts, column)
+        for measure in (node_effects, lambda *given: attribute(*given).mean):
+            ours, plain = measure(remembering, pairs), measure(model, pairs)
+            torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_only_what_is_not_known_is_run(monkeypatch):
+    seen, model, prompts = columns_run(monkeypatch), load_model(tiny_gpt2()), random_pairs(5, n=4)
+    remembering = model.remembering()
+    for column in (5, 3, 7, 7):
+        corrupt_logit_difference(remembering, corrupted_from(prompts, column))
+    assert seen == [(4, 5), (4, 2)]
+    corrupt_logit_difference(model, corrupted_from(prompts, 5))
+    corrupt_logit_difference(model.remembering(), corrupted_from(prompts, 5))
+    assert seen[2:] == [(4, 5), (4, 5)]  # a model that does not remember, and one that begins to
+
+
+def test_the_oldest_goes_where_there_is_no_room_for_more(monkeypatch):
+    seen, model, prompts = columns_run(monkeypatch), load_model(tiny_gpt2()), random_pairs(6, n=4)
+    pairs, decoder = corrupted_from(prompts, 5), model.decoder
+    block = decoder.attention[0].W_O
+    one = 2 * decoder.n_layers * 5 * block.shape[0] * block.shape[1] * block.itemsize
+    kept = replace(model, decoder=replace(decoder, prefixes=Prefixes(most_bytes=3 * one)))
+    for row in (0, 1, 2, 3, 1, 0):
+        corrupt_logit_difference(kept, pairs[torch.tensor([row])])
+    assert len(seen) == 5  # all but the second time that the second prompt is asked for
