@@ -26,6 +26,7 @@ from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import Behaviour, Model, behaviour
 from circuitlapse.models.behaviour import behaviours
 from circuitlapse.models.context import Context
+from circuitlapse.models.decoder import Decoder, Step
 from circuitlapse.records.documents import Estimate
 from circuitlapse.records.nodes import head_of
 from circuitlapse.shapes import Bool
@@ -79,25 +80,57 @@ def crosspatched(
         masks.append((heads.to(into.device), mlps.tolist(), patch.position))
 
     def runs(batch: PromptPairs, context: Context) -> Iterator[Tensor]:
-        taken = ("z", "mlp_out")
-        steps, _ = trace_parts(theirs, theirs.embed(batch.clean), context, taken)
-        x = ours.embed(batch.clean)
+        steps, _ = trace_parts(theirs, theirs.embed(batch.clean), context, ("z", "mlp_out"))
+        own, final = trace_parts(ours, ours.embed(batch.clean), context, ("resid_pre", "k", "v"))
         for heads, mlps, position in masks:
             here = _at(batch, position)
+            touched = [here or bool(some.any()) for here, some in zip(mlps, heads, strict=True)]
+            if not any(touched):
+                yield final
+                continue
+            # Nothing changes before the first layer that is patched, nor left of the position.
+            layer, first = touched.index(True), int(here.any(dim=(0, 2)).nonzero()[0])
+            tail = context.beyond(
+                tuple(
+                    (ours.place_keys(at, step.k[:, :first], context), step.v[:, :first])
+                    for at, step in enumerate(own)
+                )
+            )
+            patched = _Patched(ours, steps, tail, here[:, first:], first, heads, mlps)
+            x = own[layer].resid_pre[:, first:]
+            yield run_replaced(ours, x, tail, patched.attention, patched.mlp, layer)
 
-            def attention(layer: int, z: Tensor, heads=heads, here=here) -> Tensor:
-                where = ours.to_queries(layer, here, context)[..., None] & heads[layer, :, None]
-                return ours.attention_out(layer, torch.where(where, steps[layer].z, z))
+    return behaviours(into, pairs, runs, batch_size, kept=5 * ours.n_layers * ours.d_model)
 
-            def mlp(layer: int, out: Tensor, mlps=mlps, here=here) -> Tensor:
-                if not mlps[layer]:
-                    return out
-                where = ours.to_queries(layer, here, context)
-                return torch.where(where, steps[layer].mlp_out, out)
 
-            yield run_replaced(ours, x, context, attention, mlp)
+@dataclass(frozen=True)
+class _Patched:
+    """What the other model's activations make of each layer, on the columns from ``first`` on."""
 
-    return behaviours(into, pairs, runs, batch_size)
+    decoder: Decoder
+    steps: Sequence[Step]
+    context: Context
+    here: Bool[Tensor, "batch pos 1"]
+    first: int
+    heads: Bool[Tensor, "layers heads"]
+    mlps: Sequence[bool]
+
+    def attention(self, layer: int, z: Tensor) -> Tensor:
+        where = self._where(layer)[..., None] & self.heads[layer, :, None]
+        return self.decoder.attention_out(
+            layer, torch.where(where, self._cut(layer, self.steps[layer].z), z)
+        )
+
+    def mlp(self, layer: int, out: Tensor) -> Tensor:
+        if not self.mlps[layer]:
+            return out
+        return torch.where(self._where(layer), self._cut(layer, self.steps[layer].mlp_out), out)
+
+    def _where(self, layer: int) -> Bool[Tensor, "batch queries 1"]:
+        return self.decoder.to_queries(layer, self.here, self.context)
+
+    def _cut(self, layer: int, x: Tensor) -> Tensor:
+        return x if self.decoder.is_last(layer) else x[:, self.first :]
 
 
 def _at(batch: PromptPairs, position: str) -> Bool[Tensor, "batch pos 1"]:
@@ -166,35 +199,38 @@ def crosspatch(
         seed: Fixes random groups and bootstrap.
         n_random: Random groups beside each.
         repeats: Bootstrap resamples of the prompts.
-        advance: Called with (patches done, patches in all).
+        advance: Called with (ways done, both ways).
 
     Raises:
         CircuitlapseError: If the models differ in architecture, or there is no such node or
             position.
     """
     before, after = (behaviour(model, pairs).logit_diff.double().numpy() for model in (base, tuned))
-    keys: list[tuple[str, str, Way]] = []
-    parts, accuracies, random = [], [], []
-    total = len(get_args(Way)) * len(groups) * len(positions)
+    sets: dict[str, list[tuple[str, ...]]] = {}
     for name, nodes in groups.items():
         heads_only = all(map(head_of, nodes))
         drawn = matched_heads(base.graph, nodes, n_random, seed) if heads_only else []
-        sets = [tuple(each) for each in (nodes, *drawn)]
-        # One call for all positions, so that the source runs once for them.
-        patches = [Patch(each, position) for position in positions for each in sets]
-        for way in get_args(Way):
-            models = (base, tuned) if way == "forward" else (tuned, base)
-            found = crosspatched(*models, pairs, patches)
-            for number, position in enumerate(positions):
-                answers = found[number * len(sets) : (number + 1) * len(sets)]
-                values = np.stack([each.logit_diff.double().numpy() for each in answers])
-                gains = values - before if way == "forward" else after - values
-                keys.append((name, position, way))
-                parts.append(gains[0])
-                accuracies.append(float(answers[0].correct_among.double().mean()))
-                random.append(beside(float(gains[0].mean()), gains[1:].mean(axis=1).tolist()))
-            if advance is not None:
-                advance(len(keys), total)
+        sets[name] = [tuple(each) for each in (nodes, *drawn)]
+    asked = [(name, position) for name in sets for position in positions]
+    patches = [Patch(each, position) for name, position in asked for each in sets[name]]
+    found: dict[tuple[str, str, Way], list[Behaviour]] = {}
+    for done, way in enumerate(get_args(Way), start=1):
+        # One call for all patches, so that either model runs as it is only once for them.
+        models = (base, tuned) if way == "forward" else (tuned, base)
+        answers = iter(crosspatched(*models, pairs, patches))
+        for name, position in asked:
+            found[name, position, way] = [next(answers) for _ in sets[name]]
+        if advance is not None:
+            advance(done, len(get_args(Way)))
+    keys = [(name, position, way)
+            for name in sets for way in get_args(Way) for position in positions]  # fmt: skip
+    parts, accuracies, random = [], [], []
+    for key in keys:
+        values = np.stack([each.logit_diff.double().numpy() for each in found[key]])
+        gains = values - before if key[2] == "forward" else after - values
+        parts.append(gains[0])
+        accuracies.append(float(found[key][0].correct_among.double().mean()))
+        random.append(beside(float(gains[0].mean()), gains[1:].mean(axis=1).tolist()))
     divided = divide(
         np.stack(parts, axis=1), after - before,
         seed=seed, repeats=repeats, rounding=logit_rounding(np.stack([before, after])),

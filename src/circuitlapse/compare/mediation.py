@@ -68,7 +68,7 @@ def held_behaviours(
 
             yield run_replaced(ours, x, context, attention)
 
-    return behaviours(tuned, pairs, runs, batch_size)
+    return behaviours(tuned, pairs, runs, batch_size, kept=ours.n_layers * ours.d_model)
 
 
 @dataclass(frozen=True)

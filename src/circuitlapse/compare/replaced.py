@@ -21,26 +21,28 @@ def run_replaced(
     context: Context,
     attention: Change | None = None,
     mlp: Change | None = None,
+    layer: int = 0,
 ) -> Float[Tensor, "batch reads d_model"]:
-    """Run all blocks, with what their heads and MLPs add made by the caller.
+    """Run all blocks from ``layer`` on, with what their heads and MLPs add made by the caller.
 
     Args:
         decoder: The model.
-        x: Embedded prompts.
-        context: Where logits are read.
+        x: Embedded prompts, or the residual stream before ``layer``.
+        context: What lies to the left, and where logits are read.
         attention: Given a layer and its heads' mixed values before W_O, ``[batch, pos, heads,
             d_head]``, returns what the attention adds, ``[batch, pos, d_model]``. In the last layer
             ``pos`` are the reads.
         mlp: Given a layer and its MLP's output, returns what the MLP adds.
+        layer: Where to begin.
     """
-    for layer in range(decoder.n_layers):
-        q, k, v = decoder.attention[layer].project(x)
-        q, stream = (decoder.to_queries(layer, each, context) for each in (q, x))
-        z = decoder.attend(layer, q, k, v, context)
-        added = attention(layer, z) if attention else decoder.attention_out(layer, z)
+    for current in range(layer, decoder.n_layers):
+        q, k, v = decoder.attention[current].project(x)
+        q, stream = (decoder.to_queries(current, each, context) for each in (q, x))
+        z = decoder.attend(current, q, k, v, context)
+        added = attention(current, z) if attention else decoder.attention_out(current, z)
         after = stream + added
-        out = decoder.mlp[layer](stream if decoder.parallel else after)
-        x = after + (mlp(layer, out) if mlp else out)
+        out = decoder.mlp[current](stream if decoder.parallel else after)
+        x = after + (mlp(current, out) if mlp else out)
     return x
 
 

@@ -70,7 +70,12 @@ def behaviour(model: Model, pairs: PromptPairs, batch_size: int | None = None) -
 
 @torch.no_grad()
 def behaviours(
-    model: Model, pairs: PromptPairs, runs: Runs, batch_size: int | None = None
+    model: Model,
+    pairs: PromptPairs,
+    runs: Runs,
+    batch_size: int | None = None,
+    *,
+    kept: int = 0,
 ) -> list[Behaviour]:
     """Read the answers of a model that is run in several ways of the caller's.
 
@@ -82,6 +87,7 @@ def behaviours(
         runs: Gives as many streams for each batch, perhaps in several threads at once. Where memory
             runs out, it is called again with half of the batch.
         batch_size: Prompts per batch; by default as many as are worth it.
+        kept: Numbers per token that ``runs`` keeps between one stream and the next.
 
     Returns:
         One per stream, on the CPU, in the order of the pairs.
@@ -93,7 +99,7 @@ def behaviours(
     decoder, pairs = model.decoder, checked(model.decoder, pairs)
     found: list[Behaviour] = []
     starts = torch.zeros_like(pairs.lengths)
-    floats = 16 * decoder.d_model + len(decoder.W_U)
+    floats = 16 * decoder.d_model + len(decoder.W_U) + kept
     most = most_rows(model.device, decoder.W_E.itemsize * floats)
 
     def work(rows: Int[Tensor, " batch"]) -> list[Behaviour]:
