@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from circuitlapse.compare.gains import Gains, fit_gains, gained
+import circuitlapse.compare.gains as gains_module
+from circuitlapse.compare.gains import GainFits, Gains, fit_gains, gained
 from circuitlapse.models import behaviour, load_model
 from twins_compare import LiteralMix
 from twins_engine import FAMILIES, random_pairs, tiny
@@ -93,3 +94,32 @@ def test_gains_of_a_model_over_itself_are_one_and_leave_it_as_it_is():
     assert torch.equal(behaviour(same, pairs).logit_diff, behaviour(base, pairs).logit_diff)
     gained(base, drawn(base.graph))
     assert all(torch.equal(before[name], weight) for name, weight in base.hf.named_parameters())
+
+
+def test_fits_that_share_what_is_read_are_those_alone(monkeypatch):
+    base, tuned, pairs = load_model(tiny("gpt2", 0)), load_model(tiny("gpt2", 1)), random_pairs(5)
+    alone = [fit_gains(base, tuned, pairs, non_negative=bound) for bound in (False, True)]
+    assert float(alone[0].nodes.min()) < 0 <= float(alone[1].nodes.min())
+    reading, readers = gains_module._what_is_read, []
+
+    def seen(reader, *given):
+        readers.append(reader)
+        return reading(reader, *given)
+
+    monkeypatch.setattr(gains_module, "_what_is_read", seen)
+    fits = GainFits(base, tuned, pairs)
+    for bound, single in zip((False, True), alone, strict=True):
+        assert torch.equal(fits.fit(non_negative=bound).nodes, single.nodes)
+    # One batch: both models once, and the gained base in the second and third round of each fit.
+    for model in (base, tuned):
+        assert sum(reader is model.decoder for reader in readers) == 1
+    assert len(readers) == 2 + 2 * 2
+
+
+def test_a_fit_that_turns_nothing_round_is_the_bounded_one_too():
+    base, pairs = load_model(tiny("gpt2")), random_pairs(2)
+    tuned = gained(base, drawn(base.graph, low=0.5))
+    fits = GainFits(base, tuned, pairs)
+    free = fits.fit()
+    assert fits.fit(non_negative=True) is free
+    assert torch.equal(fit_gains(base, tuned, pairs, non_negative=True).nodes, free.nodes)

@@ -17,7 +17,7 @@ import torch
 from circuitlapse.compare.causes import Measured
 from circuitlapse.compare.choice import Choice, Variants, choose_heads
 from circuitlapse.compare.decision import Run, Support
-from circuitlapse.compare.gains import Gains, fit_gains, gained
+from circuitlapse.compare.gains import GainFits, Gains, gained
 from circuitlapse.compare.grafts import graft_values
 from circuitlapse.compare.groups import parameter_groups
 from circuitlapse.compare.head_grafts import GraftedHeads
@@ -173,9 +173,11 @@ def cause_evidence(
     validation = next(iter(prompts.new.values()))
     choice = choose_heads(base, tuned, prompts.old, prompts.new, placebo)
     step()
-    gains = fit_gains(base, tuned, validation)
+    fits = GainFits(base, tuned, validation)
+    gains, held_back = fits.fit(), fits.fit(non_negative=True)
+    del fits  # what both models read of all prompts
     louder = gained(base, gains)
-    bounded = gained(base, fit_gains(base, tuned, validation, non_negative=True))
+    bounded = louder if held_back is gains else gained(base, held_back)
     step()
     groups = parameter_groups(base.hf, choice.old_heads, choice.recruited_heads)
     hybrids = graft_values(louder, tuned, groups, prompts.test)

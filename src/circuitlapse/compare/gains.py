@@ -76,7 +76,6 @@ class Gains:
         return float(self.nodes[self.graph.nodes.index(node)])
 
 
-@torch.no_grad()
 def fit_gains(
     base: Model,
     tuned: Model,
@@ -97,35 +96,59 @@ def fit_gains(
     Raises:
         CircuitlapseError: If the models differ in architecture, or cannot run the prompts.
     """
-    check_alike(base, tuned)
-    pairs = checked(base.decoder, pairs)
-    starts = torch.zeros_like(pairs.lengths)
-    # Every head's output in both models, in double precision too, and what gradients keep.
-    floats = base.decoder.d_model * (8 * (base.graph.n_heads + 1) + 24 * base.graph.n_layers)
-    most = most_rows(base.device, base.decoder.W_E.itemsize * floats)
-    batches: dict[tuple[int, ...], _Batch] = {}
+    return GainFits(base, tuned, pairs, batch_size).fit(non_negative=non_negative)
 
-    def fitted(between: Decoder | None) -> tuple[Tensor, Tensor]:
+
+class GainFits:
+    """Fits of gains to the same models on the same prompts; what the two read is found once."""
+
+    def __init__(
+        self, base: Model, tuned: Model, pairs: PromptPairs, batch_size: int | None = None
+    ) -> None:
+        """Check what is to be fitted; see :func:`fit_gains`."""
+        check_alike(base, tuned)
+        self._base, self._tuned, self._batch_size = base, tuned, batch_size
+        self._pairs = checked(base.decoder, pairs)
+        self._batches: dict[tuple[int, ...], _Batch] = {}
+        self._free: Gains | None = None
+        self._turned = False  # whether the free fit turned a component round, in any round
+
+    @torch.no_grad()
+    def fit(self, *, non_negative: bool = False) -> Gains:
+        """Fit one gain per head and MLP; see :func:`fit_gains`."""
+        if non_negative and self._free is not None and not self._turned:
+            return self._free  # nothing would be held back
+        decoder = self._base.decoder
+        gain, fit = self._round(None, non_negative)
+        for _ in range(_ROUNDS - 1):
+            gain, fit = self._round(gained_decoder(decoder, gain.to(decoder.W_E)), non_negative)
+        gains = Gains(self._base.graph, gain.float().cpu(), fit.float().cpu())
+        if not non_negative:
+            self._free = gains
+        return gains
+
+    def _round(self, between: Decoder | None, non_negative: bool) -> tuple[Tensor, Tensor]:
+        base, pairs = self._base, self._pairs
         running: dict[tuple[int, ...], _Batch] = {}
 
         def start(rows: Tensor) -> None:
             # Taken out until it is ready: where memory runs out, what it held is given back.
             key = tuple(rows.tolist())
-            batch = batches.pop(key, None) or _Batch(
-                base.decoder, tuned.decoder, pairs[rows].trimmed()
+            batch = self._batches.pop(key, None) or _Batch(
+                base.decoder, self._tuned.decoder, pairs[rows].trimmed()
             )
             batch.start(between)
             running[key] = batch
 
-        each_group(start, pairs.reads().amax(dim=1) + 1, starts, most, batch_size)
-        batches.clear()
-        batches.update(running)
-        return _fitted(list(running.values()), non_negative)
-
-    gain, fit = fitted(None)
-    for _ in range(_ROUNDS - 1):
-        gain, fit = fitted(gained_decoder(base.decoder, gain.to(base.decoder.W_E)))
-    return Gains(base.graph, gain.float().cpu(), fit.float().cpu())
+        # Every head's output in both models, in double precision too, and what gradients keep.
+        floats = base.decoder.d_model * (8 * (base.graph.n_heads + 1) + 24 * base.graph.n_layers)
+        most = most_rows(base.device, base.decoder.W_E.itemsize * floats)
+        starts = torch.zeros_like(pairs.lengths)
+        each_group(start, pairs.reads().amax(dim=1) + 1, starts, most, self._batch_size)
+        self._batches = running
+        gain, fit = _fitted(list(running.values()), non_negative)
+        self._turned |= bool((gain < 0).any())
+        return gain, fit
 
 
 def _fitted(
