@@ -58,6 +58,7 @@ def choose_heads(
         Both groups; none of either, and why, where the base does not do the old task: no effect is
         then large or small.
     """
+    base, tuned = base.remembering(), tuned.remembering()
     nodes = base.graph.nodes
     columns = [index for index, node in enumerate(nodes) if not node.startswith("m")]
     both = [logit_differences(base, pairs) for pairs in old.values()]

@@ -75,7 +75,10 @@ def repeat_scores(
                 added[index, layer] = weights.sum(dim=0).cpu()
         return added
 
-    each_whole_batch(decoder, pairs, work, lambda rows, added: total.add_(added))
+    def keep(rows: Tensor, added: Tensor) -> None:
+        total.add_(added)
+
+    each_whole_batch(decoder, pairs, work, keep)
     return RepeatScores(*(total / sequences))
 
 
