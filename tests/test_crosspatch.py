@@ -31,10 +31,15 @@ def models(family="gpt2", **options):
         Patch(("a0.h1", "a1.h0"), "IO"),
         Patch(("a0.h0", "m0"), "IO+1"),
         Patch(("a0.h0", "a1.h1", "m0")),
+        Patch(("a0.h1", "m1"), "END"),
+        Patch(("a1.h0",), "IO"),
+        Patch(("m1",), "END"),
+        Patch(("a2.h1", "m2"), "IO"),
+        Patch(("a1.h1", "m2")),
     ],
 )
 def test_patched_activations_are_the_sources_through_ones_own_output_weights(family, patch):
-    into, source = models(family)
+    into, source = models(family, num_hidden_layers=3)
     pairs = named_pairs()
     (found,) = crosspatched(into, source, pairs, [patch])
     ours, theirs = LiteralMix(into.hf), LiteralMix(source.hf)

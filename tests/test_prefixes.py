@@ -10,18 +10,22 @@ from hypothesis import strategies as st
 from circuitlapse.attribution import attribute, node_effects
 from circuitlapse.models import corrupt_logit_difference, load_model, logit_differences
 from circuitlapse.models.decoder import Decoder
+from circuitlapse.models.gains import gained
 from circuitlapse.models.prefixes import Prefixes
 from circuitlapse.tasks.pairs import PromptPairs
 from twins_engine import FAMILIES, random_pairs, tiny, tiny_gpt2
 
 
 def corrupted_from(pairs: PromptPairs, column: int) -> PromptPairs:
-    """The same clean prompts, of which a corruption changes one column."""
-    corrupt = pairs.clean.clone()
-    corrupt[:, column] = (corrupt[:, column] + 1) % 23
-    return PromptPairs.from_tensors(
-        pairs.clean, corrupt, pairs.answers, pairs.distractors, torch.ones_like(corrupt)
-    )
+    """The same clean prompts, of which a corruption changes one column, or the last where shorter.
+
+    So the shared beginnings of a batch differ in length where its prompts do.
+    """
+    where = torch.minimum(torch.full_like(pairs.lengths, column), pairs.lengths - 1)
+    index = torch.arange(pairs.clean.shape[1])
+    corrupt = torch.where(index == where[:, None], (pairs.clean + 1) % 23, pairs.clean)
+    mask = (index < pairs.lengths[:, None]).long()
+    return PromptPairs.from_tensors(pairs.clean, corrupt, pairs.answers, pairs.distractors, mask)
 
 
 def columns_run(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
@@ -68,8 +72,14 @@ def test_scores_and_effects_are_those_without_memory(family):
             torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5)
 
 
+def even_prompts(seed: int) -> PromptPairs:
+    """Four prompts of eight tokens."""
+    pairs = random_pairs(seed, n=4)
+    return PromptPairs.from_tensors(pairs.clean, pairs.corrupt, pairs.answers, pairs.distractors)
+
+
 def test_only_what_is_not_known_is_run(monkeypatch):
-    seen, model, prompts = columns_run(monkeypatch), load_model(tiny_gpt2()), random_pairs(5, n=4)
+    seen, model, prompts = columns_run(monkeypatch), load_model(tiny_gpt2()), even_prompts(5)
     remembering = model.remembering()
     for column in (5, 3, 7, 7):
         corrupt_logit_difference(remembering, corrupted_from(prompts, column))
@@ -79,12 +89,48 @@ def test_only_what_is_not_known_is_run(monkeypatch):
     assert seen[2:] == [(4, 5), (4, 5)]  # a model that does not remember, and one that begins to
 
 
-def test_the_oldest_goes_where_there_is_no_room_for_more(monkeypatch):
-    seen, model, prompts = columns_run(monkeypatch), load_model(tiny_gpt2()), random_pairs(6, n=4)
+def test_a_longer_beginning_is_kept_though_a_shorter_one_was_run(monkeypatch):
+    seen, prompts = columns_run(monkeypatch), even_prompts(6)
+    model = load_model(tiny_gpt2()).remembering()
+    one = prompts[torch.tensor([1])]
+    corrupt_logit_difference(model, corrupted_from(one, 6))
+    corrupt_logit_difference(model, corrupted_from(prompts, 4))  # the others are not known yet
+    corrupt_logit_difference(model, corrupted_from(one, 6))
+    assert seen == [(1, 6), (4, 4)]
+
+
+def test_where_there_is_no_room_what_is_held_stays(monkeypatch):
+    seen, model, prompts = columns_run(monkeypatch), load_model(tiny_gpt2()), even_prompts(6)
     pairs, decoder = corrupted_from(prompts, 5), model.decoder
     block = decoder.attention[0].W_O
     one = 2 * decoder.n_layers * 5 * block.shape[0] * block.shape[1] * block.itemsize
     kept = replace(model, decoder=replace(decoder, prefixes=Prefixes(most_bytes=3 * one)))
-    for row in (0, 1, 2, 3, 1, 0):
+    for row in (0, 1, 2, 3, 0, 1, 2, 3):
         corrupt_logit_difference(kept, pairs[torch.tensor([row])])
-    assert len(seen) == 5  # all but the second time that the second prompt is asked for
+    assert len(seen) == 5  # all but the second time that each of the first three is asked for
+
+
+def test_a_gained_model_remembers_nothing_of_the_ungained_one():
+    model, pairs = load_model(tiny_gpt2()).remembering(), corrupted_from(even_prompts(7), 5)
+    corrupt_logit_difference(model, pairs)
+    louder = replace(
+        model, decoder=gained(model.decoder, torch.full((len(model.graph.nodes),), 2.0))
+    )
+    plain = replace(louder, decoder=replace(louder.decoder, prefixes=None))
+    assert torch.equal(
+        corrupt_logit_difference(louder, pairs), corrupt_logit_difference(plain, pairs)
+    )
+
+
+def test_several_threads_share_one_memory():
+    model, prompts = load_model(tiny_gpt2()), random_pairs(8, n=120)
+    threads, remembering = torch.get_num_threads(), model.remembering()
+    torch.set_num_threads(2)
+    try:
+        for column in (5, 3, 7):
+            pairs = corrupted_from(prompts, column)
+            found = corrupt_logit_difference(remembering, pairs, batch_size=16)
+            plain = corrupt_logit_difference(model, pairs, batch_size=16)
+            torch.testing.assert_close(found, plain, rtol=1e-4, atol=1e-5)
+    finally:
+        torch.set_num_threads(threads)

@@ -59,6 +59,7 @@ def choose_heads(
         then large or small.
     """
     base, tuned = base.remembering(), tuned.remembering()
+    placebo = placebo and placebo.remembering()
     nodes = base.graph.nodes
     columns = [index for index, node in enumerate(nodes) if not node.startswith("m")]
     both = [logit_differences(base, pairs) for pairs in old.values()]
@@ -88,6 +89,7 @@ def choose_heads(
 
 def old_circuit(base: Model, old: Variants) -> Choice:
     """Choose the old circuit's heads alone: those of :func:`choose_heads`, whatever was tuned."""
+    base = base.remembering()
     nodes = base.graph.nodes
     columns = [index for index, node in enumerate(nodes) if not node.startswith("m")]
     both = [logit_differences(base, pairs) for pairs in old.values()]

@@ -77,28 +77,30 @@ def crosspatched(
     for patch in patches:
         heads = head_mask(graph, [node for node in patch.nodes if head_of(node)])
         mlps = _mlp_mask(graph.n_layers, [node for node in patch.nodes if not head_of(node)])
-        masks.append((heads.to(into.device), mlps.tolist(), patch.position))
+        touched = (heads.any(dim=1) | mlps).nonzero().flatten().tolist()
+        masks.append((heads.to(into.device), mlps.tolist(), patch.position, touched))
 
     def runs(batch: PromptPairs, context: Context) -> Iterator[Tensor]:
         steps, _ = trace_parts(theirs, theirs.embed(batch.clean), context, ("z", "mlp_out"))
         own, final = trace_parts(ours, ours.embed(batch.clean), context, ("resid_pre", "k", "v"))
-        for heads, mlps, position in masks:
-            here = _at(batch, position)
-            touched = [here or bool(some.any()) for here, some in zip(mlps, heads, strict=True)]
-            if not any(touched):
+        tails: dict[int, Context] = {}
+        for heads, mlps, position, touched in masks:
+            if not touched:
                 yield final
                 continue
-            # Nothing changes before the first layer that is patched, nor left of the position.
-            layer, first = touched.index(True), int(here.any(dim=(0, 2)).nonzero()[0])
-            tail = context.beyond(
-                tuple(
+            # Nothing changes before the first layer that is patched, nor left of the position; and
+            # no read is left of it, as a position lies in its prompt, whose end is read.
+            here, layer = _at(batch, position), touched[0]
+            first = int(here.any(dim=(0, 2)).nonzero()[0])
+            if first not in tails:
+                past = (
                     (ours.place_keys(at, step.k[:, :first], context), step.v[:, :first])
                     for at, step in enumerate(own)
                 )
-            )
-            patched = _Patched(ours, steps, tail, here[:, first:], first, heads, mlps)
+                tails[first] = context.beyond(tuple(past))
+            patched = _Patched(ours, steps, tails[first], here[:, first:], first, heads, mlps)
             x = own[layer].resid_pre[:, first:]
-            yield run_replaced(ours, x, tail, patched.attention, patched.mlp, layer)
+            yield run_replaced(ours, x, tails[first], patched.attention, patched.mlp, layer)
 
     return behaviours(into, pairs, runs, batch_size, kept=5 * ours.n_layers * ours.d_model)
 

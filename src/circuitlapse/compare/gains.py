@@ -109,6 +109,10 @@ class GainFits:
         check_alike(base, tuned)
         self._base, self._tuned, self._batch_size = base, tuned, batch_size
         self._pairs = checked(base.decoder, pairs)
+        # Every head's output in both models, in double precision too, and what gradients keep.
+        # Asked once: what is kept from round to round must not make other batches of the prompts.
+        floats = base.decoder.d_model * (8 * (base.graph.n_heads + 1) + 24 * base.graph.n_layers)
+        self._most = most_rows(base.device, base.decoder.W_E.itemsize * floats)
         self._batches: dict[tuple[int, ...], _Batch] = {}
         self._free: Gains | None = None
         self._turned = False  # whether the free fit turned a component round, in any round
@@ -140,11 +144,8 @@ class GainFits:
             batch.start(between)
             running[key] = batch
 
-        # Every head's output in both models, in double precision too, and what gradients keep.
-        floats = base.decoder.d_model * (8 * (base.graph.n_heads + 1) + 24 * base.graph.n_layers)
-        most = most_rows(base.device, base.decoder.W_E.itemsize * floats)
         starts = torch.zeros_like(pairs.lengths)
-        each_group(start, pairs.reads().amax(dim=1) + 1, starts, most, self._batch_size)
+        each_group(start, pairs.reads().amax(dim=1) + 1, starts, self._most, self._batch_size)
         self._batches = running
         gain, fit = _fitted(list(running.values()), non_negative)
         self._turned |= bool((gain < 0).any())

@@ -46,6 +46,7 @@ def gained(decoder: Decoder, gains: Float[Tensor, " nodes"]) -> Decoder:
             )
             for mlp, own in zip(decoder.mlp, by_layer, strict=True)
         ),
+        prefixes=None,  # what the ungained model left of prompts is not this one's
     )
 
 

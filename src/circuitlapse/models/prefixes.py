@@ -19,9 +19,10 @@ _MOST_BYTES = 128 * 2**20
 
 
 class Prefixes:
-    """A store of beginnings, by the whole prompt; the oldest go where there are too many.
+    """A store of beginnings, by the whole prompt; where it is full, it takes no more.
 
-    It knows nothing of the model's weights: they must not change while it is used.
+    Were the oldest to go instead, prompts gone through again in the same order would each be gone
+    by the time they come. It knows nothing of the model's weights: they must not change.
     """
 
     def __init__(self, most_bytes: int = _MOST_BYTES) -> None:
@@ -52,21 +53,22 @@ class Prefixes:
         before = [row[:, :, :known] for row in rows if row is not None and known]
         new = run(tokens[:, :width], _past(before))
         added = torch.stack([torch.stack(pair) for pair in new]).movedim(2, 0)
+        del new
         found = [
             torch.cat([*before[place : place + 1], row], dim=2) for place, row in enumerate(added)
         ]
+        del added
         with self._lock:
             for name, row in zip(names, found, strict=True):
                 self._keep(name, row)
         return _past(found)
 
     def _keep(self, name: bytes, row: Tensor) -> None:
-        old = self._kept.pop(name, None)
-        self._held += row.nbytes - (0 if old is None else old.nbytes)
-        self._kept[name] = row
-        while self._held > self._most:
-            oldest = self._kept.pop(next(iter(self._kept)))
-            self._held -= oldest.nbytes
+        old = self._kept.get(name)
+        more = row.nbytes - (0 if old is None else old.nbytes)
+        if 0 < more <= self._most - self._held:
+            self._held += more
+            self._kept[name] = row
 
 
 def _past(rows: Sequence[Tensor]) -> Past:

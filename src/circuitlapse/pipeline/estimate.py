@@ -151,8 +151,9 @@ def _seconds(job: Job, e: Experiment, shape: _Shape, speed: float) -> float:
             patched = _variants(job.params["task"], e) * e.measure.circuit_prompts * per_pair / 2
             return 2 * e.measure.prompts * (forward + unembed) + patched
         case "read":
-            # Per task a lens, a direct attribution, attention twice and first blocks; two mentions.
-            reading = 2 * e.measure.circuit_prompts * (5 * forward + 4 * shape.heads * unembed)
+            # Per task a run for lens, direct attribution and attention, examples, first blocks; and
+            # copying, which sounds part of the vocabulary for either sign at some mentions.
+            reading = 2 * e.measure.circuit_prompts * (3 * forward + shape.heads * unembed / 8)
             # A patch at one position runs what is to its right and above it: a quarter on average.
             by_position = 3 * _NAMED * shape.layers * forward / 4
             variants = _first_variants(e)
@@ -181,7 +182,8 @@ def _seconds(job: Job, e: Experiment, shape: _Shape, speed: float) -> float:
                 "mediation": (5 + JUDGED_GROUPS) * e.compare.graft_prompts,
                 "head_grafts": 3 * 2 * 2 * beside,
                 "random_grafts": 10 * e.compare.random_groups * e.compare.graft_prompts,
-                "crosspatch": 3 * 2 * _POSITIONS * beside,
+                # At a position only what is to its right is run: six tenths on average.
+                "crosspatch": round(0.6 * 3 * 2 * _POSITIONS * beside),
             }
             return prompts[job.params["swap"]] * (forward + unembed)
         case _:

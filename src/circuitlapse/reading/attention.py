@@ -42,6 +42,8 @@ def attention_of_layers(
 ) -> Float[Tensor, "prompts layers heads query key"]:
     """Return several layers' attention weights in one run; see :func:`attention_patterns`."""
     decoder = model.decoder
+    if not layers:
+        raise CircuitlapseError("no layer is asked for", fix="Name layers, such as [0, 1]")
     for layer in layers:
         if not 0 <= layer < decoder.n_layers:
             raise CircuitlapseError(
@@ -53,7 +55,8 @@ def attention_of_layers(
     ends = (pairs.reads().amax(dim=1) + 1).cpu()
 
     def work(batch: Suffixes) -> Tensor:
-        seen = list(patterns(decoder, batch, max(layers) + 1))
+        all_of_them = enumerate(patterns(decoder, batch, max(layers) + 1))
+        seen = {layer: pattern for layer, pattern in all_of_them if layer in layers}
         real = torch.arange(batch.clean.shape[1]) < ends[batch.rows, None]
         weights = torch.stack([seen[layer] for layer in layers], dim=1).float().cpu()
         return weights * real[:, None, None, :, None]
