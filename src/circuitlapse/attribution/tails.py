@@ -6,7 +6,7 @@ keys and values of the columns to the left are the unpatched run's. Variants are
 time, so that their hidden activations stay near the processor's cache.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,11 +43,8 @@ class Tail:
     @classmethod
     def at(cls, decoder: Decoder, batch: Suffixes, base: list[Step], first: int = 0) -> "Tail":
         """The columns from ``first`` on."""
-        past = tuple(
-            (decoder.place_keys(layer, step.k[:, :first], batch.context), step.v[:, :first])
-            for layer, step in enumerate(base)
-        )
-        return cls(decoder, batch, base, first, batch.context.beyond(past))
+        context = tail_context(decoder, base, batch.context, first)
+        return cls(decoder, batch, base, first, context)
 
     @property
     def width(self) -> int:
@@ -56,7 +53,7 @@ class Tail:
 
     def cut(self, layer: int, x: Float[Tensor, "batch pos ..."]) -> Float[Tensor, "batch _ ..."]:
         """Cut something behind the scores of ``layer`` to the tail; the reads are kept whole."""
-        return x if self.decoder.is_last(layer) else x[:, self.first :]
+        return cut(self.decoder, layer, x, self.first)
 
     def after_attention(
         self, layer: int, change: Float[Tensor, "variants batch queries d_model"]
@@ -122,6 +119,22 @@ class Tail:
             final = torch.where(inside[..., None], final, self.base[-1].resid_post)
         metric = self.batch.metric(self.decoder, final.flatten(0, 1))
         return metric.unflatten(0, final.shape[:2])
+
+
+def tail_context(decoder: Decoder, base: Sequence[Step], context: Context, first: int) -> Context:
+    """What a run's columns from ``first`` on have to their left, from its keys and values."""
+    past = tuple(
+        (decoder.place_keys(layer, step.k[:, :first], context), step.v[:, :first])
+        for layer, step in enumerate(base)
+    )
+    return context.beyond(past)
+
+
+def cut(
+    decoder: Decoder, layer: int, x: Float[Tensor, "batch pos ..."], first: int
+) -> Float[Tensor, "batch _ ..."]:
+    """Cut something behind the scores of ``layer`` to a tail; the last layer's reads stay whole."""
+    return x if decoder.is_last(layer) else x[:, first:]
 
 
 def each_tail(

@@ -60,27 +60,21 @@ def choose_heads(
     """
     base, tuned = base.remembering(), tuned.remembering()
     placebo = placebo and placebo.remembering()
-    nodes = base.graph.nodes
-    columns = [index for index, node in enumerate(nodes) if not node.startswith("m")]
-    both = [logit_differences(base, pairs) for pairs in old.values()]
-    difference = np.mean([(clean - corrupt).double().numpy() for clean, corrupt in both], axis=0)
+    nodes, columns = base.graph.nodes, _head_columns(base)
     try:
-        threshold = used_threshold(difference)
+        threshold = _threshold(base, old)
     except CircuitlapseError as error:
         return Choice((), (), str(error))
-
-    def effects(model: Model, task: Variants) -> Float[np.ndarray, "prompts heads"]:
-        return np.mean([node_effects(model, pairs) for pairs in task.values()], axis=0)[:, columns]
 
     fates = head_fates(
         HeadEffects(
             heads=[nodes[index] for index in columns],
-            base_old=effects(base, old),
-            base_new=effects(base, new),
-            tuned_old=effects(tuned, old),
-            tuned_new=effects(tuned, new),
-            placebo_old=None if placebo is None else effects(placebo, old),
-            placebo_new=None if placebo is None else effects(placebo, new),
+            base_old=_effects(base, old),
+            base_new=_effects(base, new),
+            tuned_old=_effects(tuned, old),
+            tuned_new=_effects(tuned, new),
+            placebo_old=None if placebo is None else _effects(placebo, old),
+            placebo_new=None if placebo is None else _effects(placebo, new),
         ),
         threshold,
     )
@@ -90,15 +84,30 @@ def choose_heads(
 def old_circuit(base: Model, old: Variants) -> Choice:
     """Choose the old circuit's heads alone: those of :func:`choose_heads`, whatever was tuned."""
     base = base.remembering()
-    nodes = base.graph.nodes
-    columns = [index for index, node in enumerate(nodes) if not node.startswith("m")]
-    both = [logit_differences(base, pairs) for pairs in old.values()]
-    difference = np.mean([(clean - corrupt).double().numpy() for clean, corrupt in both], axis=0)
+    nodes, columns = base.graph.nodes, _head_columns(base)
     try:
-        threshold = used_threshold(difference)
+        threshold = _threshold(base, old)
     except CircuitlapseError as error:
         return Choice((), (), str(error))
-    effects = np.mean([node_effects(base, pairs) for pairs in old.values()], axis=0)[:, columns]
-    found = used(effects, threshold, corrected_confidence(len(columns)))
+    found = used(_effects(base, old), threshold, corrected_confidence(len(columns)))
     heads = tuple(nodes[column] for column, is_used in zip(columns, found, strict=True) if is_used)
     return Choice(heads, ())
+
+
+def _head_columns(model: Model) -> list[int]:
+    """Where the heads are among the graph's nodes."""
+    return [index for index, node in enumerate(model.graph.nodes) if not node.startswith("m")]
+
+
+def _threshold(base: Model, old: Variants) -> float:
+    """The smallest effect on the old task that counts; raises where the base does not do it."""
+    both = [logit_differences(base, pairs) for pairs in old.values()]
+    return used_threshold(
+        np.mean([(clean - corrupt).double().numpy() for clean, corrupt in both], axis=0)
+    )
+
+
+def _effects(model: Model, task: Variants) -> Float[np.ndarray, "prompts heads"]:
+    """The heads' effects, averaged over a family's corruptions."""
+    each = [node_effects(model, pairs) for pairs in task.values()]
+    return np.mean(each, axis=0)[:, _head_columns(model)]

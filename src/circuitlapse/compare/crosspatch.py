@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from circuitlapse.attribution.tails import trace_parts
+from circuitlapse.attribution.tails import cut, tail_context, trace_parts
 from circuitlapse.compare.matched import RANDOM_GROUPS, Beside, beside, matched_heads
 from circuitlapse.compare.ratios import divide, logit_rounding
 from circuitlapse.compare.replaced import check_alike, head_mask, run_replaced
@@ -93,11 +93,7 @@ def crosspatched(
             here, layer = _at(batch, position), touched[0]
             first = int(here.any(dim=(0, 2)).nonzero()[0])
             if first not in tails:
-                past = (
-                    (ours.place_keys(at, step.k[:, :first], context), step.v[:, :first])
-                    for at, step in enumerate(own)
-                )
-                tails[first] = context.beyond(tuple(past))
+                tails[first] = tail_context(ours, own, context, first)
             patched = _Patched(ours, steps, tails[first], here[:, first:], first, heads, mlps)
             x = own[layer].resid_pre[:, first:]
             yield run_replaced(ours, x, tails[first], patched.attention, patched.mlp, layer)
@@ -119,20 +115,18 @@ class _Patched:
 
     def attention(self, layer: int, z: Tensor) -> Tensor:
         where = self._where(layer)[..., None] & self.heads[layer, :, None]
-        return self.decoder.attention_out(
-            layer, torch.where(where, self._cut(layer, self.steps[layer].z), z)
-        )
+        return self.decoder.attention_out(layer, torch.where(where, self._theirs(layer, "z"), z))
 
     def mlp(self, layer: int, out: Tensor) -> Tensor:
         if not self.mlps[layer]:
             return out
-        return torch.where(self._where(layer), self._cut(layer, self.steps[layer].mlp_out), out)
+        return torch.where(self._where(layer), self._theirs(layer, "mlp_out"), out)
 
     def _where(self, layer: int) -> Bool[Tensor, "batch queries 1"]:
         return self.decoder.to_queries(layer, self.here, self.context)
 
-    def _cut(self, layer: int, x: Tensor) -> Tensor:
-        return x if self.decoder.is_last(layer) else x[:, self.first :]
+    def _theirs(self, layer: int, part: str) -> Tensor:
+        return cut(self.decoder, layer, getattr(self.steps[layer], part), self.first)
 
 
 def _at(batch: PromptPairs, position: str) -> Bool[Tensor, "batch pos 1"]:
@@ -201,7 +195,7 @@ def crosspatch(
         seed: Fixes random groups and bootstrap.
         n_random: Random groups beside each.
         repeats: Bootstrap resamples of the prompts.
-        advance: Called with (ways done, both ways).
+        advance: Called with (patches done, patches in all).
 
     Raises:
         CircuitlapseError: If the models differ in architecture, or there is no such node or
@@ -216,14 +210,14 @@ def crosspatch(
     asked = [(name, position) for name in sets for position in positions]
     patches = [Patch(each, position) for name, position in asked for each in sets[name]]
     found: dict[tuple[str, str, Way], list[Behaviour]] = {}
-    for done, way in enumerate(get_args(Way), start=1):
+    for way in get_args(Way):
         # One call for all patches, so that either model runs as it is only once for them.
         models = (base, tuned) if way == "forward" else (tuned, base)
         answers = iter(crosspatched(*models, pairs, patches))
         for name, position in asked:
             found[name, position, way] = [next(answers) for _ in sets[name]]
         if advance is not None:
-            advance(done, len(get_args(Way)))
+            advance(len(found), len(get_args(Way)) * len(asked))
     keys = [(name, position, way)
             for name in sets for way in get_args(Way) for position in positions]  # fmt: skip
     parts, accuracies, random = [], [], []

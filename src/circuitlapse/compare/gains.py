@@ -114,21 +114,23 @@ class GainFits:
         floats = base.decoder.d_model * (8 * (base.graph.n_heads + 1) + 24 * base.graph.n_layers)
         self._most = most_rows(base.device, base.decoder.W_E.itemsize * floats)
         self._batches: dict[tuple[int, ...], _Batch] = {}
-        self._free: Gains | None = None
-        self._turned = False  # whether the free fit turned a component round, in any round
+        # The free fit, where nothing was turned round in any round: it is the other one, too.
+        self._both: Gains | None = None
 
     @torch.no_grad()
     def fit(self, *, non_negative: bool = False) -> Gains:
         """Fit one gain per head and MLP; see :func:`fit_gains`."""
-        if non_negative and self._free is not None and not self._turned:
-            return self._free  # nothing would be held back
+        if self._both is not None:
+            return self._both
         decoder = self._base.decoder
         gain, fit = self._round(None, non_negative)
+        turned = bool((gain < 0).any())
         for _ in range(_ROUNDS - 1):
             gain, fit = self._round(gained_decoder(decoder, gain.to(decoder.W_E)), non_negative)
+            turned |= bool((gain < 0).any())
         gains = Gains(self._base.graph, gain.float().cpu(), fit.float().cpu())
-        if not non_negative:
-            self._free = gains
+        if not non_negative and not turned:
+            self._both = gains
         return gains
 
     def _round(self, between: Decoder | None, non_negative: bool) -> tuple[Tensor, Tensor]:
@@ -147,9 +149,7 @@ class GainFits:
         starts = torch.zeros_like(pairs.lengths)
         each_group(start, pairs.reads().amax(dim=1) + 1, starts, self._most, self._batch_size)
         self._batches = running
-        gain, fit = _fitted(list(running.values()), non_negative)
-        self._turned |= bool((gain < 0).any())
-        return gain, fit
+        return _fitted(list(running.values()), non_negative)
 
 
 def _fitted(

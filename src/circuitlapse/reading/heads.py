@@ -178,10 +178,7 @@ def _streams(
         index = torch.arange(len(after), device=after.device)[:, None]
         return after[index, where[batch.rows]]
 
-    def keep(rows: Tensor, after: Tensor) -> None:
-        streams[rows] = after
-
-    each_whole_batch(model.decoder, pairs, work, keep)
+    each_whole_batch(model.decoder, pairs, work, streams.__setitem__)
     return ids.flatten(), streams.flatten(0, 1)
 
 

@@ -7,8 +7,11 @@ import torch
 from torch import Tensor
 
 from circuitlapse.errors import CircuitlapseError
+from circuitlapse.models.context import Context
+from circuitlapse.models.decoder import Step
 from circuitlapse.models.load import Model
 from circuitlapse.models.prefix import Suffixes
+from circuitlapse.reading.layers import run_layers
 from circuitlapse.reading.whole import each_whole_batch, whole
 from circuitlapse.shapes import Float
 
@@ -56,13 +59,13 @@ def read_prompt(
     found: list[tuple[list[Tensor], list[Tensor]]] = []
 
     def work(batch: Suffixes) -> tuple[list[Tensor], list[Tensor]]:
-        streams, patterns, context, x = [], [], batch.everywhere(), batch.clean
-        for layer in range(decoder.n_layers):
-            streams.append(x[0, -1])
-            step = decoder.step(layer, x, context)
-            patterns.append(decoder.pattern(layer, step.q, step.k, context)[0, :, -1])
-            x = step.resid_post
-        return [*streams, x[0, -1]], patterns
+        seen = list[Tensor]()
+
+        def look(layer: int, step: Step, context: Context) -> None:
+            seen.append(decoder.pattern(layer, step.q, step.k, context)[0, :, -1])
+
+        layers = run_layers(decoder, batch, look)
+        return [stream[0, 0] for stream in (*layers.before, layers.final)], seen
 
     each_whole_batch(decoder, pairs, work, lambda rows, each: found.append(each))
     [(streams, patterns)] = found
