@@ -2,6 +2,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers.activations import NewGELUActivation
 
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import (
@@ -11,6 +12,7 @@ from circuitlapse.models import (
     logit_differences,
 )
 from circuitlapse.models.context import Context
+from circuitlapse.models.families.parts import gelu
 from circuitlapse.models.prefix import Suffixes, each_batch
 from twins_engine import Literal, random_pairs, tiny_gpt2
 
@@ -43,6 +45,21 @@ def test_logits_are_those_of_transformers(options):
         for row in range(len(pairs)):
             theirs = hf(pairs.clean[row : row + 1, : int(pairs.lengths[row])]).logits[0, -1]
             torch.testing.assert_close(ours[row], theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("taped", [False, True], ids=["plain", "with a gradient"])
+@pytest.mark.parametrize(
+    ("dtype", "within"), [("float64", 1e-12), ("float32", 1e-6), ("bfloat16", 1e-2)]
+)
+def test_gelu_is_its_definition(dtype, within, taped):
+    ends = torch.tensor([-1e30, -1e4, -0.0, 0.0, 1e4, 1e30], dtype=torch.float64)
+    x = torch.cat([torch.linspace(-12, 12, 2001, dtype=torch.float64), ends])
+    x = x.to(getattr(torch, dtype))
+    definition = NewGELUActivation()(x.double())
+    before = x.clone()
+    found = gelu(x.requires_grad_(taped)).detach()
+    assert found.dtype == x.dtype and torch.equal(x.detach(), before)
+    torch.testing.assert_close(found.double(), definition, rtol=within, atol=within)
 
 
 @settings(max_examples=20)

@@ -1,12 +1,13 @@
 """Reading single modules, as views of their weights."""
 
 from collections.abc import Callable
-from functools import partial
+from math import pi, sqrt
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers.activations import NewGELUActivation
+from transformers.activations import GELUTanh, NewGELUActivation
 
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models.layers import Norm, Rotary
@@ -34,10 +35,21 @@ def read_norm(module: Any) -> Norm:
 
 
 def read_activation(module: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Take an activation as it is, or the same function in one kernel instead of eight."""
-    if isinstance(module, NewGELUActivation):
-        return partial(functional.gelu, approximate="tanh")
-    return module
+    """Take an activation as it is, or the same function from faster kernels."""
+    return gelu if isinstance(module, (NewGELUActivation, GELUTanh)) else module
+
+
+def gelu(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """GELU by its tanh approximation (Hendrycks & Gimpel 2016), ``x (1 + tanh u) / 2``.
+
+    That is ``x σ(2u)``, and a processor's sigmoid takes a quarter of the time of its tanh. Where
+    one fused kernel is the better, for gradients, for half precision and on a GPU, it is used.
+    """
+    taped = torch.is_grad_enabled() and x.requires_grad
+    if taped or x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
+        return functional.gelu(x, approximate="tanh")
+    twice_u = torch.addcmul(x, x * x, x, value=0.044715).mul_(2 * sqrt(2 / pi))
+    return twice_u.sigmoid_().mul_(x)
 
 
 def read_rotary(module: Any) -> Rotary:
