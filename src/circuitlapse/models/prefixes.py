@@ -4,7 +4,7 @@ Under a causal mask they depend on nothing to their right. So what was run for o
 first difference lies early, is the beginning of what another needs whose difference lies later.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from threading import Lock
 
 import torch
@@ -48,31 +48,25 @@ class Prefixes:
         names = [row.tobytes() for row in tokens.cpu().numpy()]
         rows = [self._kept.get(name) for name in names]
         known = min(0 if row is None else row.shape[2] for row in rows)
-        if known >= width:
-            return _past([row[:, :, :width] for row in rows if row is not None])
-        before = [row[:, :, :known] for row in rows if row is not None and known]
-        new = run(tokens[:, :width], _past(before))
-        added = torch.stack([torch.stack(pair) for pair in new]).movedim(2, 0)
-        del new
-        found = [
-            torch.cat([*before[place : place + 1], row], dim=2) for place, row in enumerate(added)
-        ]
-        del added
-        with self._lock:
-            for name, row in zip(names, found, strict=True):
-                self._keep(name, row)
-        return _past(found)
+        # [layers, keys and values, batch, pos, kv_heads, d_head]
+        first = [row[:, :, : min(known, width)] for row in rows if row is not None and known]
+        found = torch.stack(first, dim=2) if first else None
+        if known < width:
+            new = run(tokens[:, :width], _by_layer(found))
+            behind = torch.stack([torch.stack(pair) for pair in new])
+            found = behind if found is None else torch.cat([found, behind], dim=3)
+            with self._lock:
+                for place, name in enumerate(names):
+                    self._keep(name, found[:, :, place])
+        return _by_layer(found)
 
     def _keep(self, name: bytes, row: Tensor) -> None:
         old = self._kept.get(name)
         more = row.nbytes - (0 if old is None else old.nbytes)
         if 0 < more <= self._most - self._held:
             self._held += more
-            self._kept[name] = row
+            self._kept[name] = row.clone()  # alone: it would hold the whole batch
 
 
-def _past(rows: Sequence[Tensor]) -> Past:
-    if not rows:
-        return ()
-    layers = torch.stack(list(rows), dim=2)
-    return tuple((keys, values) for keys, values in layers)
+def _by_layer(found: Tensor | None) -> Past:
+    return () if found is None else tuple((keys, values) for keys, values in found)
