@@ -81,8 +81,16 @@ def evaluate_circuits(
         clean = decoder.run(batch.clean, batch.context)
         ablated = ablated_run(decoder, batch, ablation, means)
         room = batch.clean.new_empty(most_writers, *batch.clean.shape)
-        runs = (CircuitRun(decoder, batch, ablated, circuit, room) for circuit in circuits)
-        finals = chain((clean, ablated[-1].resid_post), (run.final() for run in runs))
+        finals = chain(
+            (clean, ablated[-1].resid_post),
+            (
+                # With every edge nothing is ablated.
+                clean
+                if circuit.n_edges == graph.n_edges
+                else CircuitRun(decoder, batch, ablated, circuit, room).final()
+                for circuit in circuits
+            ),
+        )
         return torch.stack([batch.metric(decoder, final).float().cpu() for final in finals])
 
     def keep(rows: Tensor, found: Tensor) -> None:
