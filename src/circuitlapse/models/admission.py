@@ -237,7 +237,7 @@ def _rules(tokenizer: Any) -> object:
 
 def _check_numbers(files: Files, base: Reference) -> None:
     for name, tensor in files.tensors():
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+        if tensor.is_floating_point() and not _finite(tensor):
             raise CircuitlapseError(
                 f"{files.name} holds weights that are not finite numbers",
                 got=f"{int((~tensor.isfinite()).sum())} of {prod(tensor.shape)} in {name}",
@@ -245,6 +245,11 @@ def _check_numbers(files: Files, base: Reference) -> None:
             )
     if files.kind != "adapter":
         _check_ties(files, base)
+
+
+def _finite(tensor: Tensor) -> bool:
+    """Whether all numbers are finite: then the ends are, and several times as fast to see."""
+    return not tensor.numel() or all(bool(end.isfinite()) for end in tensor.aminmax())
 
 
 def _check_ties(files: Files, base: Reference) -> None:
