@@ -179,7 +179,7 @@ class Mlp:
         b_in: Their bias, if any.
         W_out: Output weights.
         b_out: Their bias, if any.
-        activation: Of the hidden neurons, element by element.
+        activation: Of the hidden neurons, element by element; it may overwrite them.
         W_gate: Where there is one, the hidden neurons are ``activation(x W_gate) · (x W_in)``.
         b_gate: Its bias, if any.
     """
