@@ -54,10 +54,14 @@ def eap_ig(shape: Shape, steps: int) -> float:
 
 
 def circuits(shape: Shape, found: list[Circuit]) -> float:
-    """Clean run, corrupt run, and each circuit's own heads, MLPs and edges."""
+    """Clean run, corrupt run, and each circuit's own heads, MLPs and edges.
+
+    A circuit of all edges is the clean run.
+    """
     width = _width(shape)
     each = _prefix(shape) + 2 * _run(shape, 0, width)
-    return shape.prompts * (each + sum(_circuit(shape, circuit) for circuit in found))
+    parts = (circuit for circuit in found if circuit.n_edges < circuit.graph.n_edges)
+    return shape.prompts * (each + sum(_circuit(shape, circuit) for circuit in parts))
 
 
 def head_sweep(shape: Shape) -> float:

@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from circuitlapse.circuits import evaluate_circuit, evaluate_circuits
-from circuitlapse.circuits.ablation import check_ablation
+from circuitlapse.circuits.ablation import ablated_run, check_ablation, mean_outputs
+from circuitlapse.circuits.run import CircuitRun
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import Circuit, Graph, load_model
+from circuitlapse.models.prefix import Suffixes, each_batch
 from circuitlapse.tasks.pairs import PromptPairs
 from twins_engine import FAMILIES, Literal, random_pairs, tiny, tiny_gpt2
 
@@ -158,11 +160,38 @@ def test_means_are_those_of_the_reference(seed, layers, size, named):
     torch.testing.assert_close(result.metric, literal, rtol=1e-4, atol=1e-4)
 
 
+@families
+@ablations
+def test_a_run_with_every_edge_is_the_model(family, ablation):
+    """What is not run, since it is known: see the next test."""
+    model, pairs = load_model(tiny(family)), random_pairs(1, n=9)
+    decoder, whole = model.decoder, Circuit(model.graph, model.graph.edges)
+    means = mean_outputs(decoder, pairs, None, None) if ablation == "mean" else None
+
+    def work(batch: Suffixes) -> None:
+        ablated = ablated_run(decoder, batch, ablation, means)
+        final = CircuitRun(decoder, batch, ablated, whole).final()
+        clean = decoder.run(batch.clean, batch.context)
+        torch.testing.assert_close(final, clean, rtol=1e-4, atol=1e-4)
+        seen.append(len(batch.rows))
+
+    seen: list[int] = []
+    with torch.no_grad():
+        each_batch(decoder, pairs, 1, work, whole=ablation != "corrupt")
+    assert sum(seen) == len(pairs)
+
+
 @ablations
 def test_the_whole_graph_is_the_model_under_any_ablation(ablation):
     model, pairs = load_model(tiny_gpt2(layers=3)), random_pairs(1, n=9)
-    full = evaluate_circuit(model, Circuit(model.graph, model.graph.edges), pairs, ablation)
-    torch.testing.assert_close(full.metric, full.clean, rtol=1e-4, atol=1e-4)
+    circuits = [_random_circuit(model.graph, seed, 0.5) for seed in range(2)]
+    circuits.insert(1, Circuit(model.graph, model.graph.edges))
+    before, full, after = evaluate_circuits(model, circuits, pairs, ablation)
+    torch.testing.assert_close(full.metric, full.clean, rtol=0, atol=0)
+    assert full.n_edges == model.graph.n_edges
+    for one, circuit in ((before, circuits[0]), (after, circuits[2])):
+        alone = evaluate_circuit(model, circuit, pairs, ablation)
+        torch.testing.assert_close(one.metric, alone.metric, rtol=1e-4, atol=1e-5)
     assert "metric" in str(full)
     assert f"({ablation} ablation)" in str(full)
 

@@ -264,11 +264,13 @@ def _truncate(path: Path) -> None:
 def test_broken_weights_are_refused_by_name(sft, tiny_model, tmp_path):
     good = sft / "checkpoint-8"
 
-    def one_nan(tensors: Any) -> None:
-        tensors["transformer.h.1.mlp.c_fc.weight"][3, 2] = float("nan")
+    for bad in ("nan", "inf", "-inf"):
 
-    message = _refused(_edited(good, tmp_path / "nan", one_nan), tiny_model)
-    assert "not finite numbers (got '1 of 1024 in transformer.h.1.mlp.c_fc.weight')" in message
+        def break_one(tensors: Any, bad: str = bad) -> None:
+            tensors["transformer.h.1.mlp.c_fc.weight"][3, 2] = float(bad)
+
+        message = _refused(_edited(good, tmp_path / bad, break_one), tiny_model)
+        assert "not finite numbers (got '1 of 1024 in transformer.h.1.mlp.c_fc.weight')" in message
     lacking = _edited(good, tmp_path / "lacking", lambda t: t.pop("transformer.ln_f.bias"))
     assert "lacks 1 of the base's tensors" in _refused(lacking, tiny_model)
     adapted = _edited(good, tmp_path / "odd", lambda t: t.update(v_head=torch.zeros(1)))

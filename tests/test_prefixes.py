@@ -110,6 +110,17 @@ def test_where_there_is_no_room_what_is_held_stays(monkeypatch):
     assert len(seen) == 5  # all but the second time that each of the first three is asked for
 
 
+def test_what_is_held_is_no_more_than_what_is_counted():
+    model = load_model(tiny_gpt2()).remembering()
+    for column in (3, 5):
+        corrupt_logit_difference(model, corrupted_from(even_prompts(6), column))
+    prefixes = model.decoder.prefixes
+    assert prefixes is not None
+    held = [row.untyped_storage().nbytes() for row in prefixes._kept.values()]
+    assert len(held) == 4
+    assert sum(held) == prefixes._held
+
+
 def test_a_gained_model_remembers_nothing_of_the_ungained_one():
     model, pairs = load_model(tiny_gpt2()).remembering(), corrupted_from(even_prompts(7), 5)
     corrupt_logit_difference(model, pairs)

@@ -70,9 +70,11 @@ def evaluate_circuits(
     means = None
     if ablation == "mean":
         means = mean_outputs(decoder, pairs, reference, batch_size)
-    most_writers = max((int(one.mask.any(dim=1).sum()) for one in circuits), default=0)
+    # With every edge nothing is ablated: that is the clean run.
+    parts = [circuit for circuit in circuits if circuit.n_edges < graph.n_edges]
+    most_writers = max((int(one.mask.any(dim=1).sum()) for one in parts), default=0)
     # Of the clean run, of the ablated one, and of the circuits.
-    metrics = torch.empty(2 + len(circuits), len(pairs))
+    metrics = torch.empty(2 + len(parts), len(pairs))
     floats_per_token = decoder.d_model * (
         len(graph.writers) + 12 * graph.n_layers + 6 * graph.n_heads + 16
     )
@@ -81,16 +83,8 @@ def evaluate_circuits(
         clean = decoder.run(batch.clean, batch.context)
         ablated = ablated_run(decoder, batch, ablation, means)
         room = batch.clean.new_empty(most_writers, *batch.clean.shape)
-        finals = chain(
-            (clean, ablated[-1].resid_post),
-            (
-                # With every edge nothing is ablated.
-                clean
-                if circuit.n_edges == graph.n_edges
-                else CircuitRun(decoder, batch, ablated, circuit, room).final()
-                for circuit in circuits
-            ),
-        )
+        runs = (CircuitRun(decoder, batch, ablated, circuit, room) for circuit in parts)
+        finals = chain((clean, ablated[-1].resid_post), (run.final() for run in runs))
         return torch.stack([batch.metric(decoder, final).float().cpu() for final in finals])
 
     def keep(rows: Tensor, found: Tensor) -> None:
@@ -101,7 +95,11 @@ def evaluate_circuits(
         decoder, pairs, floats_per_token, work,
         keep=keep, metric=metric, batch_size=batch_size, whole=ablation != "corrupt",
     )  # fmt: skip
+    own = iter(metrics[2:])
     return [
-        CircuitEvaluation(values, metrics[0], metrics[1], circuit.n_edges, ablation)
-        for values, circuit in zip(metrics[2:], circuits, strict=True)
-    ]
+        CircuitEvaluation(
+            next(own) if circuit.n_edges < graph.n_edges else metrics[0].clone(),
+            metrics[0], metrics[1], circuit.n_edges, ablation,
+        )
+        for circuit in circuits
+    ]  # fmt: skip

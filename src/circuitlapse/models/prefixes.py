@@ -48,13 +48,15 @@ class Prefixes:
         names = [row.tobytes() for row in tokens.cpu().numpy()]
         rows = [self._kept.get(name) for name in names]
         known = min(0 if row is None else row.shape[2] for row in rows)
-        # [layers, keys and values, batch, pos, kv_heads, d_head]
         first = [row[:, :, : min(known, width)] for row in rows if row is not None and known]
+        # [layers, keys and values, batch, pos, kv_heads, d_head]
         found = torch.stack(first, dim=2) if first else None
         if known < width:
             new = run(tokens[:, :width], _by_layer(found))
             behind = torch.stack([torch.stack(pair) for pair in new])
+            del new  # with the queries, of which they may be views
             found = behind if found is None else torch.cat([found, behind], dim=3)
+            del behind
             with self._lock:
                 for place, name in enumerate(names):
                     self._keep(name, found[:, :, place])
@@ -65,7 +67,7 @@ class Prefixes:
         more = row.nbytes - (0 if old is None else old.nbytes)
         if 0 < more <= self._most - self._held:
             self._held += more
-            self._kept[name] = row.clone()  # alone: it would hold the whole batch
+            self._kept[name] = row.clone()  # a view would keep the whole batch's memory
 
 
 def _by_layer(found: Tensor | None) -> Past:

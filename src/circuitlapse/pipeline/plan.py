@@ -254,8 +254,8 @@ def plan_jobs(
         # Jobs are begun in this order, and these take longest: other work goes on beside them.
         for table, jobs in add_evidence(graph.add, e, arm, tuned, held_out).items():
             causes[table] = (*causes.get(table, ()), *jobs)
-        # Likewise those that patch, and the new task's longer prompts: one of them alone at the end
-        # would keep all others waiting.
+        # Likewise those that patch, and the new task, whose prompts tend to be the longer: one of
+        # them alone at the end would keep all others waiting.
         for step in sorted(e.steps(), key=lambda step: not e.patches_at(step)):
             for task in reversed(tasks):
                 measure_at(name, step, task, tuned[step])

@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers.activations import GELUTanh, NewGELUActivation
+from transformers.activations import ACT2FN
 
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models.layers import Norm, Rotary
 from circuitlapse.shapes import Float
 
-_CACHED = 2**16  # numbers that stay in a core's cache, and as many beside them
+_CACHED = 2**16  # numbers of each thread that stay in its core's cache, and as many beside them
+_GELU_BY_TANH = tuple(type(ACT2FN[name]) for name in ("gelu_new", "gelu_pytorch_tanh"))
 _FIXED_ROPES = ("default", "linear", "llama3", "yarn")
 
 
@@ -37,21 +38,26 @@ def read_norm(module: Any) -> Norm:
 
 def read_activation(module: nn.Module) -> Callable[[Tensor], Tensor]:
     """Take an activation as it is, or the same function from faster kernels."""
-    return gelu if isinstance(module, (NewGELUActivation, GELUTanh)) else module
+    return gelu_ if isinstance(module, _GELU_BY_TANH) else module
 
 
-def gelu(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """GELU by its tanh approximation (Hendrycks & Gimpel 2016), ``x (1 + tanh u) / 2``.
+def gelu_(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """GELU by its tanh approximation (Hendrycks & Gimpel 2016), in the memory of ``x``.
 
-    That is ``x σ(2u)``, and a processor's sigmoid takes a quarter of the time of its tanh. It is
-    computed in the memory of ``x``, so much at a time as stays in the cache. Where one fused kernel
-    is the better, for gradients, for half precision and on a GPU, that is used.
+    With u = √(2/π) (x + 0.044715 x³) it is x (1 + tanh u) / 2, which is x σ(2u): all of that takes
+    a processor half of the time of torch's kernel, which goes through tanh. It is done so much at a
+    time as stays in the cache. Where the kernel is the better, for gradients, for half precision
+    and on a GPU, it is used, and leaves ``x`` as it was.
+
+    Args:
+        x: Numbers that nobody needs any more, contiguous.
     """
     taped = torch.is_grad_enabled() and x.requires_grad
     if taped or x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
         return functional.gelu(x, approximate="tanh")
-    factor = x.new_empty(min(x.numel(), _CACHED))
-    for part in x.view(-1).split(_CACHED):
+    at_once = _CACHED * torch.get_num_threads()
+    factor = x.new_empty(min(x.numel(), at_once))
+    for part in x.view(-1).split(at_once):
         sigma = torch.mul(part, part, out=factor[: len(part)])
         sigma.mul_(0.044715).add_(1).mul_(part).mul_(2 * sqrt(2 / pi)).sigmoid_()
         part.mul_(sigma)
