@@ -64,7 +64,17 @@ def test_gelu_is_its_definition(dtype, within, taped):
         assert torch.equal(x, given)
     else:
         assert found.data_ptr() == x.data_ptr()
+    assert torch.equal(found, gelu_(given.clone()))  # bit for bit, with or without a gradient
     torch.testing.assert_close(found.double(), definition, rtol=within, atol=within)
+
+
+def test_the_gradient_of_gelu_is_that_of_its_definition():
+    x = torch.linspace(-12, 12, 2001, dtype=torch.float64, requires_grad=True)
+    weights = torch.linspace(1, 2, 2001, dtype=torch.float64)
+    ours, theirs = (
+        torch.autograd.grad((f(x) * weights).sum(), x)[0] for f in (gelu_, NewGELUActivation())
+    )
+    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
 
 
 @settings(max_examples=20)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from math import pi, sqrt
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -46,15 +46,16 @@ def gelu_(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
     With u = √(2/π) (x + 0.044715 x³) it is x (1 + tanh u) / 2, which is x σ(2u): all of that takes
     a processor half of the time of torch's kernel, which goes through tanh. It is done so much at a
-    time as stays in the cache. Where the kernel is the better, for gradients, for half precision
-    and on a GPU, it is used, and leaves ``x`` as it was.
+    time as stays in the cache. Where the kernel is the better, for half precision and on a GPU, it
+    is used. Then, and where a gradient is wanted, ``x`` stays as it was.
 
     Args:
         x: Numbers that nobody needs any more, contiguous.
     """
-    taped = torch.is_grad_enabled() and x.requires_grad
-    if taped or x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
+    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
         return functional.gelu(x, approximate="tanh")
+    if torch.is_grad_enabled() and x.requires_grad:
+        return cast(Tensor, _TapedGelu.apply(x))
     at_once = _CACHED * torch.get_num_threads()
     factor = x.new_empty(min(x.numel(), at_once))
     for part in x.view(-1).split(at_once):
@@ -62,6 +63,20 @@ def gelu_(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         sigma.mul_(0.044715).add_(1).mul_(part).mul_(2 * sqrt(2 / pi)).sigmoid_()
         part.mul_(sigma)
     return x
+
+
+class _TapedGelu(torch.autograd.Function):
+    """The same numbers with a gradient: equal runs must not differ by whether one is wanted."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return gelu_(x.clone(memory_format=torch.contiguous_format))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return torch.ops.aten.gelu_backward(gradients[0], x, approximate="tanh")
 
 
 def read_rotary(module: Any) -> Rotary:
