@@ -158,15 +158,6 @@ class EvidenceRows:
         ]  # fmt: skip
         return rows
 
-    def probes(self) -> list[Row]:
-        layers = 2 + max(layer for _, layer, _ in self.heads)
-        return [
-            {**self.seeds[0], "layer": layer, "positions": "IO S1 S2", "n": 512,
-             **self._around("accuracy", 0.34 + 0.1 * layer, 0.04), "shuffled": 0.33,
-             "shuffled_high": 0.37, "random_weights": 0.35}
-            for layer in range(layers)
-        ]  # fmt: skip
-
     def training(self) -> list[Row]:
         tasks = {"train": "ioi3", "validation": "ioi3", "old_task": "ioi2"}
         return [
@@ -183,8 +174,6 @@ class EvidenceRows:
         for seed in self._ended():
             rights = [
                 *(("placebo", f"shuffled_answers-{n}:{task}") for n in range(3)
-                  for task in ("ioi2", "ioi3")),
-                *(("random_change", f"random_change-{n}:{task}") for n in range(20)
                   for task in ("ioi2", "ioi3")),
                 ("unrelated_task", "base:induction"), ("unrelated_task", "tuned:induction"),
             ]  # fmt: skip
@@ -214,7 +203,7 @@ def with_evidence(records: RunRecords, layers: int = 4, heads: int = 8) -> RunRe
     added = {
         name: pl.DataFrame(getattr(rows, name)(), infer_schema_length=None)
         for name in ("roles", "mediation", "crosspatch", "gains", "dynamics", "elicitable",
-                     "probes", "training")
+                     "training")
     }  # fmt: skip
     overlap, fates = records.tables["overlap"], records.tables["fates"]
     nodes = overlap.filter(pl.col("unit") == "nodes")

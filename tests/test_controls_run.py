@@ -27,10 +27,8 @@ CONTROLS = {
     **PLACEBO,
     "train_only": ["old_circuit", "mlps", "gains", "rank_1", ["a1.h0", "norms"]],
     "random_sets": 1,
-    "random_changes": 2,
     "unrelated": "induction",
     "few_shot": [0, 1],
-    "probes": True,
     "prompts": 16,
 }
 
@@ -103,24 +101,19 @@ def test_the_curve_of_gains_is_that_of_a_model_with_them(finished):
     assert rows["logit_diff"].n_unique() == 3
 
 
-def test_examples_and_probes_are_about_the_base(finished, tiny_model):
+def test_examples_are_about_the_base(finished, tiny_model):
     few = finished.table("elicitable").filter(control="few_shot").sort("examples")
     assert few["examples"].to_list() == [0, 1]
     start = finished.table("elicitable").filter(control="everything", step=0)
     assert few["accuracy_among"][0] == start["accuracy_among"][0]
-    probes = finished.table("probes")
-    assert probes["layer"].to_list() == [0, 1, 2]
-    assert set(probes["positions"]) == {"IO S1 S2"}
-    assert probes["random_weights"].is_not_null().all()
 
 
-def test_overlap_stands_beside_an_unrelated_task_placebos_and_random_changes(finished):
+def test_overlap_has_an_unrelated_task_and_placebos(finished):
     table = finished.table("overlap")
     right = {beside: set(part["right"]) for (beside,), part in table.group_by("beside") if beside}
     both = ("ioi2", "ioi3")
     assert right == {
         "unrelated_task": {"base:induction", "tuned:induction"},
-        "random_change": {f"random_change-{i}:{task}" for i in (0, 1) for task in both},
         "placebo": {
             f"{kind}-{seed}:{task}"
             for kind in PLACEBO["placebos"] for seed in (0, 3) for task in both
@@ -131,13 +124,8 @@ def test_overlap_stands_beside_an_unrelated_task_placebos_and_random_changes(fin
     left = extra.group_by("beside").agg(pl.col("left").unique().sort())
     assert dict(left.iter_rows()) == {
         "unrelated_task": ["base:ioi2", "tuned:ioi3"],
-        "random_change": ["base:ioi2"],
         "placebo": ["base:ioi2"],
     }
-    # A change of the weights as large as fine-tuning's, and another one each time.
-    changed = extra.filter(beside="random_change", measure="pearson", right="random_change-0:ioi2")
-    again = extra.filter(beside="random_change", measure="pearson", right="random_change-1:ioi2")
-    assert changed["value"][0] != again["value"][0]
 
 
 def test_every_placebo_seed_is_in_its_table_and_in_the_noise_of_fates(finished):
@@ -173,7 +161,7 @@ def test_a_control_that_is_gone_is_trained_again_alone_and_to_the_same_bytes(fin
 def test_controls_are_planned_once_for_each_recipe(tiny_model):
     grid = {"grid": {"learning_rate": [1e-3, 1e-2]}, "seeds": [1, 2]}
     names = {job.name for job in plan_jobs(with_controls(tiny_model, **grid), {"path": "x"})}
-    assert {"train mlps lr-0.01-seed-1", "random change 1 lr-0.001-seed-1", "probes"} <= names
+    assert {"train mlps lr-0.01-seed-1", "few-shot"} <= names
     assert "train mlps lr-0.01-seed-2" not in names
     kinds = [
         name for name in names if name.startswith("fine-tune placebo-shuffled-answers-lr-0.01")
@@ -194,8 +182,7 @@ def needed(jobs, name):
 def test_what_is_about_the_base_needs_no_fine_tune(tiny_model):
     """It would be lost with the fine-tune, and then every verdict without it."""
     jobs = plan_jobs(with_controls(tiny_model), {"path": "x"})
-    for name in ("few-shot", "probes"):
-        assert {job.kind for job in needed(jobs, name)[:-1]} == {"base", "prompts"}
+    assert {job.kind for job in needed(jobs, "few-shot")[:-1]} == {"base", "prompts"}
 
 
 def test_a_control_whose_logits_are_not_finite_keeps_its_curve_up_to_there(tiny_model, tmp_path):
@@ -225,8 +212,8 @@ def test_unrelated_text_fits_the_model_whatever_the_preset(tiny_model, tmp_path)
 
 def test_nothing_is_trained_beside_checkpoints_that_the_user_has(tiny_model):
     fields = {"base": {"path": str(tiny_model)}, "checkpoints": ["somewhere"]}
-    allowed = {"random_changes": 1, "few_shot": [0], "probes": True}
-    assert cl.Experiment.model_validate({**fields, "controls": allowed}).controls.probes
+    allowed = {"few_shot": [0]}
+    assert cl.Experiment.model_validate({**fields, "controls": allowed}).controls.few_shot
     for control in ({"train_only": ["mlps"]}, {"placebos": ["old_task"]}):
         with pytest.raises(ValueError, match="nothing is fine-tuned: leave `controls.train_only`"):
             cl.Experiment.model_validate({**fields, "controls": control})

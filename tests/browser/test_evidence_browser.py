@@ -16,8 +16,7 @@ from circuitlapse.report import looks, read_run, render_report
 from report_synthetic import CAUSES, HEADS, LAYERS, write_run
 from synthetic_evidence import with_evidence
 
-TABLES = ("gains", "mediation", "crosspatch", "dynamics", "elicitable", "probes", "training",
-          "shortcuts")  # fmt: skip
+TABLES = ("gains", "mediation", "crosspatch", "dynamics", "elicitable", "training", "shortcuts")
 CHARTS = (*(f"chart-{name}" for name in TABLES), "overlap-time", "overlap-beside", "changes-chart",
           "roles-chart", "graft-chart", "graft-part-chart", "gained-chart")  # fmt: skip
 SVG = "{http://www.w3.org/2000/svg}"
@@ -68,7 +67,7 @@ def test_every_table_is_drawn(opened, page_path):
     assert page.locator("#chart-mediation .null").count() == 3  # there are no random groups of none
     assert page.locator("#chart-crosspatch circle").count() == 2 * 3 * 7
     assert page.locator("#chart-gains rect").count() == LAYERS * (HEADS + 1)
-    assert page.locator("#overlap-beside .point").count() == 2 * (2 * 3 + 2 * 20)
+    assert page.locator("#overlap-beside .point").count() == 2 * 2 * 3
     assert page.locator("#graft-part-chart circle").count() == 2 * 3 * 3
     assert "gains alone (elicited)" in page.text_content("#gained-chart")
     assert "overfit" not in page.text_content("#chart-training")  # the first 32 steps had no trap
@@ -98,8 +97,7 @@ def test_the_evidence_follows_the_slider_and_the_choices(opened, page_path):
     page.select_option("#family", "names")
     assert page.inner_html("#chart-dynamics") != shown
     page.select_option("#seed", "1")
-    assert "none of a seed" not in page.text_content("#chart-probes")
-    assert page.locator("#chart-probes circle").count() == LAYERS + 1  # of the seed that has them
+    assert "none of a seed" not in page.text_content("#chart-elicitable")
 
 
 def test_a_change_is_marked_under_the_curves_and_pins_its_head(opened, page_path):

@@ -54,11 +54,6 @@ class Controls(Section):
     placebo_seeds: tuple[Seed, ...] = Field(
         (0, 1, 2, 3, 4), min_length=1, description="Seeds of controls.placebos."
     )
-    random_changes: _Count = Field(
-        0,
-        description="Random changes of the base's weights, as large as fine-tuning's in every "
-        "tensor, whose circuits are compared with the base's; 20 are usual.",
-    )
     unrelated: str = Field(
         "",
         description="A task that has nothing to do with the others, such as induction, whose "
@@ -67,15 +62,12 @@ class Controls(Section):
     few_shot: tuple[_Count, ...] = Field(
         (), description="Ask the base behind so many solved examples, such as [0, 2, 4, 8]."
     )
-    probes: bool = Field(
-        False, description="Probe every layer of the base for the answer's place in the list."
-    )
     prompts: Annotated[int, Field(ge=2)] = Field(
         256,
         description="Test prompts of the new task that controls are looked at on, of those of "
         "measure.prompts.",
     )
-    seed: Seed = Field(0, description="Seed of random sets, random changes and examples.")
+    seed: Seed = Field(0, description="Seed of random sets and examples.")
 
     @field_validator("train_only", mode="before")
     @classmethod

@@ -32,9 +32,7 @@ def demo_experiment(
             many prompts through grafts of QK and OV, patches across models and grafts in between.
     """
     finetune = Finetune.model_validate({"old_fraction": 0.1})
-    controls: dict[str, Any] = {
-        "random_changes": 20, "unrelated": "induction", "few_shot": (0, 2, 4, 8), "probes": True
-    }  # fmt: skip
+    controls: dict[str, Any] = {"unrelated": "induction", "few_shot": (0, 2, 4, 8)}
     if full:
         controls |= {"train_only": SETS, "placebos": get_args(PlaceboKind)}
     compare = {"beside_prompts": 256} if full else {}

@@ -1,49 +1,19 @@
-"""What stands beside the overlap of two circuits: an unrelated task, placebos and random changes.
+"""Overlaps of the base with placebos and with an unrelated task.
 
 Only node importances are compared, exact patching effects; edges are not scored for these.
 """
 
-from collections.abc import Mapping
-
-from circuitlapse.attribution import node_effects
 from circuitlapse.compare import NodeImportance, Overlaps, node_overlaps
-from circuitlapse.compare.random_change import random_change
-from circuitlapse.config import Arm, file_label
-from circuitlapse.models import Model
-from circuitlapse.pipeline.measure import Arrays, family_mean, load_arrays
-from circuitlapse.pipeline.plan_controls import random_change as path_of
+from circuitlapse.config import Arm
 from circuitlapse.pipeline.tabulate import Scores
-from circuitlapse.tasks import PromptPairs, get_task
-
-
-def changed_effects(
-    base: Model, tuned: Model, pairs: Mapping[str, Mapping[str, PromptPairs]], seed: int
-) -> Arrays:
-    """Patch a base whose weights got a random change as large as fine-tuning's.
-
-    Args:
-        base: M0.
-        tuned: M1.
-        pairs: Test prompts by task and variant.
-        seed: Draws the change.
-
-    Returns:
-        Effects of all nodes in logits, ``TASK.VARIANT [prompts, nodes]``.
-    """
-    changed = random_change(base, tuned, seed)
-    return {
-        f"{file_label(task)}.{variant}": node_effects(changed, prompts).cpu().numpy()
-        for task, variants in pairs.items()
-        for variant, prompts in variants.items()
-    }
+from circuitlapse.tasks import get_task
 
 
 def overlaps_beside(scores: Scores, arm: Arm, family: str) -> dict[str, Overlaps]:
     """Overlaps of the base on the old task with everything that is not the fine-tune.
 
     The unrelated task, under the first corruption of its own, is compared with both ends of the
-    question: base on the old task, and tuned model on the new one. Random changes were measured
-    under the first family only.
+    question: base on the old task, and tuned model on the new one.
     """
     experiment, (old, new) = scores.experiment, scores.tasks
 
@@ -59,21 +29,13 @@ def overlaps_beside(scores: Scores, arm: Arm, family: str) -> dict[str, Overlaps
     ]
     if placebos:
         found["placebo"] = _compared(scores, [base], placebos)
-    controls, first = experiment.controls, arm in experiment.control_arms()
-    if controls.unrelated and first:
-        task, tuned = controls.unrelated, measured("tuned", arm.name, scores.last, new)
+    task = experiment.controls.unrelated
+    if task and arm in experiment.control_arms():
+        tuned = measured("tuned", arm.name, scores.last, new)
         own = next(iter(get_task(task).families))
         ends = (("base", 0), ("tuned", scores.last))
         other = [measured(model, arm.name, step, task, own) for model, step in ends]
         found["unrelated_task"] = _compared(scores, [base, tuned], other)
-    if controls.random_changes and first and family == experiment.measure.corruptions[0]:
-        changed = []
-        for number in range(controls.random_changes):
-            arrays = load_arrays(scores.store.read(path_of(arm.name, number)))
-            for task in (old, new):
-                effects = family_mean(arrays, file_label(task), get_task(task).families[family])
-                changed.append(NodeImportance(f"random_change-{number}", task, effects))
-        found["random_change"] = _compared(scores, [base], changed)
     return found
 
 

@@ -1,6 +1,6 @@
 """What the base could be brought to, beside the evidence and never in a share.
 
-Control fine-tunes as curves, solved examples before the prompt, and linear probes.
+Control fine-tunes as curves, and solved examples before the prompt.
 """
 
 import json
@@ -9,20 +9,17 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-import torch
 
 from circuitlapse.compare.elicitable import FewShot, few_shot
-from circuitlapse.compare.probes import listed_positions, probe_layers
 from circuitlapse.compare.ratios import divide, logit_rounding
 from circuitlapse.config import Arm, Experiment
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models import Model, load_model, quiet
+from circuitlapse.models import Model, quiet
 from circuitlapse.pipeline import plan
 from circuitlapse.pipeline.measure import Arrays, load_about, load_arrays
 from circuitlapse.pipeline.plan import Job
-from circuitlapse.pipeline.plan_controls import FEW_SHOT, PROBES, curve, trained
-from circuitlapse.pipeline.progress import Advance
-from circuitlapse.pipeline.prompts import Prompts, read_items
+from circuitlapse.pipeline.plan_controls import FEW_SHOT, curve, trained
+from circuitlapse.pipeline.prompts import read_items
 from circuitlapse.pipeline.tabulate import Row, Scores, spread
 from circuitlapse.records import Estimate, Store
 from circuitlapse.records.intervals import mean_interval, proportion_interval
@@ -53,25 +50,6 @@ def ask(job: Job, store: Store, experiment: Experiment, base: Model) -> None:
         except CircuitlapseError as error:  # too few examples of someone's own task
             rows.append(FewShot(count, len(items), None, None, str(error)))
     _keep(job, store, [asdict(row) for row in rows])
-
-
-def probe(job: Job, store: Store, experiment: Experiment, base: Model, advance: Advance) -> None:
-    """Probe every layer of the base, and of an untrained model, for the answer's place."""
-    new, controls = experiment.tasks.new, experiment.controls
-    prompts, corruption = Prompts(store, new, base.tokenizer), get_task(new).corruptions[0]
-    fitted = prompts.pairs("validation", experiment.compare.group_prompts, corruption)
-    scored = prompts.pairs("test", experiment.control_prompts, corruption)
-    listed = listed_positions(scored)
-    if not listed:
-        advance(1, 1, "no probes: no named position holds the answer, or none another candidate")
-        _keep(job, store, [])
-        return
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(controls.seed)
-        untrained = load_model(type(base.hf)(base.hf.config).eval(), base.device)
-    rows = probe_layers(base, fitted, scored, listed, seed=controls.seed, random_weights=untrained)
-    named = {"positions": " ".join(listed), "n": len(scored)}
-    _keep(job, store, [{**named, **asdict(row)} for row in rows])
 
 
 def _keep(job: Job, store: Store, rows: list[dict[str, Any]]) -> None:
@@ -118,17 +96,6 @@ def elicitable_rows(scores: Scores) -> list[Row]:
                 }
             )
     return rows
-
-
-def probe_rows(scores: Scores) -> list[Row]:
-    """Rows of the table ``probes``."""
-    if not scores.experiment.controls.probes:
-        return []
-    return [
-        {**scores.names(arm), **row, **spread("accuracy", row["accuracy"])}
-        for arm in scores.experiment.control_arms()
-        for row in _kept(scores, PROBES)
-    ]
 
 
 def _whole(scores: Scores, arm: Arm) -> dict[int, Arrays]:

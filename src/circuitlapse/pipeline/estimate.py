@@ -163,15 +163,11 @@ def _seconds(job: Job, e: Experiment, shape: _Shape, speed: float) -> float:
             runs = 2 * 32 + 2 * 2 * (JUDGED_GROUPS + 1)
             hybrids = runs * e.compare.graft_prompts * (forward + unembed)
             return hybrids + 7 * e.compare.group_prompts * patch_all / 2
-        case "random_change":
-            return _first_variants(e) * e.measure.circuit_prompts * patch_all / 2
         case "old_circuit":
             return e.compare.group_prompts * patch_all / 2
         case "few_shot":
             examples = sum(count + 1 for count in e.controls.few_shot)
             return e.control_prompts * (examples * forward + unembed)
-        case "probes":
-            return 2 * (e.control_prompts + e.compare.group_prompts) * forward
         case "graft_at":
             return 32 * e.compare.beside_prompts * (forward + unembed)
         case "swap":
@@ -206,7 +202,7 @@ def _memory(job: Job, e: Experiment, shape: _Shape) -> float:
     models_of = {
         "base": 4, "finetune": 4, "placebo": 4, "control": 5, "measure": 1, "read": 1, "graft": 5,
         "graft_at": 3, "swap": 4,
-        "random_change": 3, "old_circuit": 1, "gains": 2, "few_shot": 1, "probes": 2,
+        "old_circuit": 1, "gains": 2, "few_shot": 1,
     }  # fmt: skip
     models = models_of.get(job.kind, 0)
     working = 300 if job.kind == "measure" else 0

@@ -17,8 +17,8 @@ from circuitlapse.records import SCHEMAS, content_hash, key_of, verdict_path
 
 Kind = Literal[
     "prompts", "separation", "checkpoint", "base", "finetune", "placebo", "measure", "read",
-    "graft", "graft_at", "swap", "random_change", "old_circuit", "control", "gains", "few_shot",
-    "probes", "table", "verdict", "provenance",
+    "graft", "graft_at", "swap", "old_circuit", "control", "gains", "few_shot", "table", "verdict",
+    "provenance",
 ]  # fmt: skip
 
 # Raised by one when a job of that kind would give results from the same inputs that differ by
@@ -284,23 +284,24 @@ def plan_jobs(
                 )
             )  # fmt: skip
     placebos = tuple(measured.values())[len(arms) :]
-    beside = add_controls(
-        graph.add, e, recipes, tuned_at, held_out, base, training_items.get(FINETUNE), heads
+    elicitable = add_controls(
+        graph.add, e, recipes, held_out, base, training_items.get(FINETUNE), heads
     )
+    unrelated: list[str] = []
     if e.controls.unrelated:
         for split in ("test", "test_templates"):
             held_out[e.controls.unrelated, split] = add_prompts(e.controls.unrelated, split)
         for name in (arm.name for arm in e.control_arms()):
             for step in (0, last):
                 measure_at(name, step, e.controls.unrelated, tuned_at[name][step], circuits=False)
-                beside["overlap"].append(measured[name, step, e.controls.unrelated])
+                unrelated.append(measured[name, step, e.controls.unrelated])
     sources = {
         "behaviour": arms, "placebo": (*arms, *placebos), "nodes": arms, "edges": arms,
-        "faithfulness": arms, "controls": arms, "overlap": (*arms, *placebos, *beside["overlap"]),
+        "faithfulness": arms, "controls": arms, "overlap": (*arms, *placebos, *unrelated),
         "fates": (*arms, *placebos, *read, *noise), "readings": tuple(read),
         "patching": (*read, *arms), "training": tuple(tunes), "shortcuts": arms,
         "roles": (*arms, *read, *noise), "dynamics": (*arms, *training_items.values()), **causes,
-        "elicitable": (*arms, *beside["elicitable"]), "probes": tuple(beside["probes"]),
+        "elicitable": (*arms, *elicitable),
     }  # fmt: skip
     tables = tuple(
         graph.add(

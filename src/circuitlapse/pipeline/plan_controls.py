@@ -8,19 +8,13 @@ from circuitlapse.config.controls import GAINS, Controls
 from circuitlapse.config.parts import OLD_CIRCUIT
 
 OLD_HEADS = "controls/old-circuit.json"
-FEW_SHOT = "controls/few-shot.safetensors"
-PROBES = "controls/probes.json"
+FEW_SHOT = "controls/few-shot.json"
 RANDOM_SET = "random_set"
 
 
 def curve(arm: str, control: str, repeat: int = 0) -> str:
     """Path of what a control fine-tune beside ``arm`` reaches, step by step."""
     return f"controls/{arm}/{control_label(control, repeat)}.safetensors"
-
-
-def random_change(arm: str, number: int) -> str:
-    """Path of the effects of one random change as large as a fine-tune."""
-    return f"controls/{arm}/random-change-{number:02d}.safetensors"
 
 
 def control_label(control: str, repeat: int) -> str:
@@ -62,46 +56,30 @@ def add_controls(
     add: Callable[..., str],
     experiment: Experiment,
     recipes: Mapping[str, Any],
-    tuned: Mapping[str, Mapping[int, str]],
     held_out: Mapping[tuple[str, str], str],
     base: str,
     trained_on: str | None,
     heads: tuple[str, ...],
-) -> dict[str, list[str]]:
+) -> list[str]:
     """Add the jobs of all controls to a plan.
 
     Args:
         add: Adds a job and returns its name.
         experiment: What to do.
         recipes: Every recipe's settings, as they enter the keys of fine-tunes.
-        tuned: By fine-tune and step, the job that makes the checkpoint.
         held_out: By task and split, the job that writes the prompts.
         base: The job that looks at the base.
         trained_on: The job that writes the training prompts; None where nothing is trained.
         heads: The job that chooses the old circuit's heads, where there is one.
 
     Returns:
-        The jobs behind the tables ``overlap``, ``elicitable`` and ``probes``.
+        The jobs behind the table ``elicitable``.
     """
     e, c = experiment, experiment.controls
-    old, new = e.tasks.old, e.tasks.new
-    tested = (held_out[new, "test"],)
-    validation = tuple(held_out[task, "validation"] for task in (old, new))
-    overlap, elicitable, probes = [], [], []
-    measured = [c.seed, e.measure.circuit_prompts, e.measure.corruptions[0]]
+    tested = (held_out[e.tasks.new, "test"],)
+    elicitable = []
     sets = trained(c)
     for arm in e.control_arms():
-        at = tuned[arm.name]
-        ends = (at[0], at[e.steps()[-1]])
-        overlap += [
-            add(
-                "random_change", f"random change {number} {arm.name}",
-                (random_change(arm.name, number),), measured,
-                (*dict.fromkeys(ends), held_out[old, "test"], held_out[new, "test"]),
-                recipe=arm.recipe, seed=arm.seed, number=number,
-            )
-            for number in range(c.random_changes)
-        ]  # fmt: skip
         for control, repeat in sets:
             needs = heads if control in (OLD_CIRCUIT, RANDOM_SET) else ()
             elicitable.append(
@@ -117,7 +95,4 @@ def add_controls(
     if c.few_shot:
         settings = [c.few_shot, e.control_prompts, c.seed, e.measure.seed]
         elicitable.append(add("few_shot", "few-shot", (FEW_SHOT,), settings, (base, *tested)))
-    if c.probes:
-        needs = (base, *tested, validation[1])
-        probes.append(add("probes", "probes", (PROBES,), [e.control_prompts, c.seed], needs))
-    return {"overlap": overlap, "elicitable": elicitable, "probes": probes}
+    return elicitable

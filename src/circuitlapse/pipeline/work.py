@@ -12,16 +12,15 @@ from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import Model, load_model
 from circuitlapse.pipeline import plan
 from circuitlapse.pipeline.base import base_identity, recipe_of
-from circuitlapse.pipeline.beside import changed_effects
 from circuitlapse.pipeline.causes import gain_rows, graft, graft_at, graft_rows
 from circuitlapse.pipeline.compare import fate_rows, overlap_rows
 from circuitlapse.pipeline.controls import control, gains
 from circuitlapse.pipeline.decide import decide
 from circuitlapse.pipeline.directory import base_directory, base_tokenizer
 from circuitlapse.pipeline.dynamics import dynamics_rows
-from circuitlapse.pipeline.elicitable import ask, elicitable_rows, probe, probe_rows
+from circuitlapse.pipeline.elicitable import ask, elicitable_rows
 from circuitlapse.pipeline.foreign import base_of, shelf
-from circuitlapse.pipeline.load import load, load_several
+from circuitlapse.pipeline.load import load
 from circuitlapse.pipeline.measure import measure, save_arrays
 from circuitlapse.pipeline.parts import choose
 from circuitlapse.pipeline.patching import PROMPTS as PATCHED
@@ -37,7 +36,7 @@ from circuitlapse.pipeline.roles import role_rows
 from circuitlapse.pipeline.shortcuts import shortcut_rows
 from circuitlapse.pipeline.swaps import swap, swapped
 from circuitlapse.pipeline.tabulate import TABULATED, Row, Scores
-from circuitlapse.pipeline.tune import arm_of, check_same_base, training_rows, tune
+from circuitlapse.pipeline.tune import check_same_base, training_rows, tune
 from circuitlapse.records import Store, content_hash, table
 from circuitlapse.tasks import Item, PromptPairs, get_task
 from circuitlapse.training.organism import WEIGHTS, gate_figures
@@ -185,33 +184,12 @@ def _read(job: Job, store: Store, experiment: Experiment, advance: Advance) -> N
             save_arrays(read_halves(model, read_of, settings.seed), path, asdict(model.graph))
 
 
-def _random_change(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
-    arm, number = arm_of(job), job.params["number"]
-    settings, controls = experiment.measure, experiment.controls
-    places = {"base": (arm.name, 0), "tuned": (arm.name, experiment.steps()[-1])}
-    with store.write(job.outputs[0], job.key) as path:
-        models = load_several(store, experiment, places)
-        base, pairs = models["base"], {}
-        for task in (experiment.tasks.old, experiment.tasks.new):
-            prompts = Prompts(store, task, base.tokenizer)
-            pairs[task] = {
-                variant: prompts.pairs("test", settings.circuit_prompts, variant)
-                for variant in get_task(task).families[settings.corruptions[0]]
-            }
-        arrays = changed_effects(base, models["tuned"], pairs, controls.seed + number)
-        save_arrays(arrays, path, {})
-
-
 def _old_circuit(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
     choose(job, store, experiment, _base_model(store, experiment))
 
 
 def _few_shot(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
     ask(job, store, experiment, _base_model(store, experiment))
-
-
-def _probes(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
-    probe(job, store, experiment, _base_model(store, experiment), advance)
 
 
 def _base_model(store: Store, experiment: Experiment) -> Model:
@@ -255,7 +233,6 @@ _TABLES: dict[str, Callable[[Scores], list[Row]]] = {
     "training": training_rows,
     "patching": patching_rows,
     "elicitable": elicitable_rows,
-    "probes": probe_rows,
     "roles": role_rows,
     "dynamics": dynamics_rows,
 }
@@ -271,12 +248,10 @@ _KINDS: dict[str, Callable[[Job, Store, Experiment, Advance], None]] = {
     "graft": graft,
     "graft_at": graft_at,
     "swap": swap,
-    "random_change": _random_change,
     "old_circuit": _old_circuit,
     "control": control,
     "gains": gains,
     "few_shot": _few_shot,
-    "probes": _probes,
     "table": _table,
     "verdict": _verdict,
     "provenance": _provenance,

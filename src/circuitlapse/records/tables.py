@@ -88,7 +88,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     # uncorrected says why. null_* is the distribution when head labels are permuted within each
     # layer. beside is empty for base and tuned model on the two tasks; else it says what the right
     # side is: unrelated_task (base:induction, under that task's own corruption), placebo
-    # (shuffled_answers-0:ioi3, kind and seed) or random_change (random_change-0:ioi3).
+    # (shuffled_answers-0:ioi3, kind and seed).
     "overlap": {
         **_SEEDS, "step": _INT, "corruption": _TEXT, "unit": _TEXT, "beside": _TEXT, "left": _TEXT,
         "right": _TEXT, "measure": _TEXT, **_interval("value"), "ceiling": _REAL,
@@ -186,14 +186,6 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         **_SEEDS, "control": _TEXT, "repeat": _INT, "parts": _TEXT, "n_parameters": _INT,
         "step": _INT, "examples": _INT, "n": _INT, **_interval("accuracy_among"),
         **_interval("logit_diff"), **_interval("share"), "step_of_90": _INT, "refused": _TEXT,
-    },
-    # Whether the answer's place among the listed names (at positions) can be read off the base's
-    # residual stream at the last token, before each layer and after the last, by a linear probe.
-    # shuffled: mean accuracy after training on shuffled labels, shuffled_high the largest;
-    # random_weights: on an untrained model.
-    "probes": {
-        **_SEEDS, "layer": _INT, "positions": _TEXT, "n": _INT, **_interval("accuracy"),
-        "shuffled": _REAL, "shuffled_high": _REAL, "random_weights": _REAL,
     },
     # What each checkpoint says directly, without any intervention. reading: logit_lens and direct
     # (direct logit attribution, component constant being what no node owns), in logits; attention

@@ -77,13 +77,6 @@ SECTIONS: Mapping[str, Section] = {
         "heads as the old circuit has.",
         "context",
     ),
-    "probes": Section(
-        "Whether the base holds the answer before it is taught",
-        "Accuracy of a linear probe for the answer\u2019s place among the names, from the residual "
-        "stream of the base at the last token. Grey: probes trained on shuffled labels. Dashed: an "
-        "untrained model.",
-        "context",
-    ),
     "training": Section(
         "How training went",
         "Loss of the answer, its accuracy, and how often the text is ended instead, with 95 % "

@@ -69,7 +69,7 @@ SUBJECTS = {
     "grafts": "Causes, by weights", "gains": "Causes, by weights",
     "mediation": "Causes, by activations", "crosspatch": "Causes, by activations",
     "patching": "Causes, by activations", "dynamics": "Time", "training": "Time",
-    "elicitable": "Context", "probes": "Context",
+    "elicitable": "Context",
 }  # fmt: skip
 
 

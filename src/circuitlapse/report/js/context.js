@@ -66,24 +66,6 @@ const elicitableChart = (() => {
   return chart && { ...chart, step: () => charts.forEach((each) => each.step()) };
 })();
 
-const probesChart = evidenceChart("probes", {
-  draw(root, all) {
-    const rows = d3.sort(mine(all), (row) => row.layer);
-    const last = d3.max(rows, (row) => row.layer);
-    curveChart(root, {
-      width: Math.min(640, root.clientWidth), height: 220, right: 130, domain: [0, 1],
-      title: "Accuracy of a linear probe by layer", label: "Probe accuracy by layer",
-      xScale: (left, edge) => d3.scaleLinear([0, last], [left, edge]),
-      xTicks: d3.range(0, last + 1, Math.ceil((last + 1) / 14)),
-      under: { areas: [rows.map((row) => [row.layer, row.shuffled, row.shuffled_high])],
-        dashes: [rows.map((row) => [row.layer, row.random_weights])] },
-      curves: [{ name: "the base", colour: "--new", dots: true,
-        points: rows.map((row) => [row.layer, ...row.accuracy]) }],
-    });
-    return rows.length;
-  },
-});
-
 // Rules beside the models, on the same prompts.
 const shortcutsChart = evidenceChart("shortcuts", {
   redrawsOn: ["run"],

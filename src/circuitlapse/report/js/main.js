@@ -2,7 +2,7 @@
 const drawings = [shareBar, timeline, circuitMap, headPage, signatureDownload, patternChart,
   trajectories, lensChart, patchingChart, overlapChart, overlapTime, overlapBeside, fateTable, changesChart, rolesChart,
   graftChart, graftPartChart, gainedChart, gainsChart, mediationChart, crosspatchChart,
-  dynamicsChart, faithfulnessChart, controlChart, elicitableChart, probesChart, trainingChart,
+  dynamicsChart, faithfulnessChart, controlChart, elicitableChart, trainingChart,
   recipesChart, shortcutsChart, ...furtherCharts, calibrationTable].filter(Boolean);
 
 const numeric = new Set(["run", "edges"]);

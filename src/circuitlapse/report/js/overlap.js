@@ -118,17 +118,15 @@ const overlapTime = (() => {
     redrawsOn: ["run", "family", "measure"] };
 })();
 
-// Beside the main comparison: what placebos, random changes and an unrelated task reach.
+// Overlap of the base with placebos and with an unrelated task.
 const overlapBeside = (() => {
   const root = document.getElementById("overlap-beside");
-  const titles = { placebo: "after a placebo", random_change: "after a random change",
-    unrelated_task: "unrelated task" };
+  const titles = { placebo: "after a placebo", unrelated_task: "unrelated task" };
 
   function words({ beside, right }) {
     const [model, task] = right.split(":");
     const kind = model.replace(/-\d+$/, "").replaceAll("_", " ");
-    return beside === "placebo" ? `${kind}, ${task}` : beside === "random_change"
-      ? `random change, ${task}` : `${task} in the ${model}`;
+    return beside === "placebo" ? `${kind}, ${task}` : `${task} in the ${model}`;
   }
 
   function draw() {
@@ -154,7 +152,7 @@ const overlapBeside = (() => {
     }
     rangeChart(root, {
       labelWidth: 210, lineHeight: 22, numbers: 190,
-      label: "Similarity to placebos, random changes and an unrelated task",
+      label: "Similarity to placebos and an unrelated task",
       rows: lines,
       panels: [{
         title: data.names.measures[state.measure], domain: overlapDomain(),
