@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageChops
 
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.report import read_run
@@ -126,6 +126,57 @@ def test_a_film_has_a_picture_for_each_checkpoint(run: Path, tmp_path: Path):
     assert seen == [(1, 3), (2, 3), (3, 3)]
     with Image.open(write_pictures(frames(read_run(run)), tmp_path, "png", _ignore)[0]) as picture:
         assert picture.width == 2 * film.width
+
+
+def test_a_film_shows_every_effect_in_its_colour_in_every_frame(run: Path, tmp_path: Path):
+    pictures = list(frames(read_run(run), edges=0))
+    seen = set()
+    with Image.open(write_gif(iter(pictures), tmp_path / "map.gif", _ignore)) as film:
+        for index, (_, _, svg) in enumerate(pictures):
+            film.seek(index)
+            frame = film.convert("RGB")
+            for x, y, fill in _filled(svg):
+                wanted = tuple(bytes.fromhex(fill[1:]))
+                got = frame.getpixel((x, y))
+                assert isinstance(got, tuple)
+                assert max(abs(a - b) for a, b in zip(got, wanted, strict=True)) <= 6, (index, fill)
+                seen.add((index, ramp("light").index(fill) // STEPS))
+    assert {(index, side) for index in range(3) for side in (0, 1)} <= seen
+
+
+def _filled(svg: str) -> list[tuple[int, int, str]]:
+    """A point in each cell's corner, which no text covers, and the cell's colour."""
+    found = []
+    for group in ElementTree.fromstring(svg).findall(f"{SVG}g"):
+        left, top = map(float, re.findall(r"[\d.]+", group.get("transform", "")))
+        for rect in group.iter(f"{SVG}rect"):
+            x, y, fill = (rect.get(name, "") for name in ("x", "y", "fill"))
+            if fill.startswith("#"):
+                found.append((round(left + float(x) + 3), round(top + float(y) + 3), fill))
+    return found
+
+
+def test_text_is_drawn_with_the_fonts_of_the_package_alone(run: Path, tmp_path: Path):
+    drawn = [svg for _, _, svg in frames(read_run(run))][-1:]
+    textless = re.sub("<text.*?</text>", "", drawn[0])
+    pair = [(2, step, svg) for step, svg in enumerate((drawn[0], textless))]
+    with_text, without = (
+        Image.open(path).convert("L")
+        for path in write_pictures(iter(pair), tmp_path, "png", _ignore)
+    )
+    difference = ImageChops.difference(with_text, without).crop((0, 0, with_text.width, 80))
+    assert sum(difference.histogram()[64:]) > 2000  # the title and the note
+
+
+def test_names_of_pictures_sort_by_step(tmp_path: Path):
+    picture = '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>'
+    made = ((3, step, picture) for step in (0, 99000, 143000))
+    paths = write_pictures(made, tmp_path, "svg", _ignore)
+    assert [path.name for path in paths] == [
+        "step-000000.svg",
+        "step-099000.svg",
+        "step-143000.svg",
+    ]
 
 
 def test_a_seed_or_corruption_that_the_run_lacks_is_named(run: Path):

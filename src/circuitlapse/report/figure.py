@@ -17,9 +17,10 @@ from circuitlapse.report.numbers import number
 _GAP, _MARGIN, _TOP, _CURVES = 28.0, 24.0, 46.0, 104.0
 _WIDEST = 7.0
 _FONT = "DejaVu Sans, Helvetica, Arial, sans-serif"
-_INK, _MUTED, _RULE, _PAPER = "#1b1d20", "#5a6169", "#dddcd6", "#fffefb"
+_INK, _MUTED, _RULE, PAPER = "#1b1d20", "#5a6169", "#dddcd6", "#fffefb"
 _OF = {"old": "#56616d", "new": "#b0206f", "difference": _INK}
 _FOR, _AGAINST = "#2166ac", "#b35806"
+LINES = (_INK, _MUTED, _RULE, *_OF.values(), _FOR, _AGAINST)  # all that is drawn but for effects
 _Number = float | int
 
 
@@ -61,7 +62,7 @@ def draw_frame(
         "width": f"{width:g}", "height": f"{height:g}", "font-family": _FONT, "font-size": "11",
         "fill": _INK,
     })  # fmt: skip
-    _add(svg, "rect", width=width, height=height, fill=_PAPER)
+    _add(svg, "rect", width=width, height=height, fill=PAPER)
     step = data["steps"][frame.step]
     tasks = records.experiment.tasks
     title = f"{task_title(tasks.old)} to {task_title(tasks.new)}: step {step}"

@@ -1,20 +1,25 @@
 """The map over time as files: one SVG or PNG for each checkpoint, or one GIF of them all."""
 
 import io
+import re
 from collections.abc import Callable, Iterator
+from importlib import resources
 from pathlib import Path
 from xml.etree import ElementTree
 
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.records.store import replacing
 from circuitlapse.report.circuit import layout_of
+from circuitlapse.report.colours import ramp
 from circuitlapse.report.data import RunRecords
-from circuitlapse.report.figure import Frame, draw_frame
+from circuitlapse.report.figure import LINES, PAPER, Frame, draw_frame
 from circuitlapse.report.payload import payload
 
 Advance = Callable[[int, int], None]
 _MILLISECONDS = 260
 _LAST_MILLISECONDS = 1500
+_FONTS = ("DejaVuSans.ttf", "DejaVuSans-Bold.ttf")
+_NOT_IN_FONTS = re.compile("[^\u0000-\u052f\u1e00-\u22ff\u25a0-\u25ff]")
 
 
 def frames(
@@ -59,16 +64,20 @@ def write_pictures(
 ) -> list[Path]:
     """Write ``step-00008.svg`` or ``.png`` for each checkpoint into a directory.
 
+    All names have as many digits as the largest step, so that they sort by step.
+
     Args:
         pictures: From :func:`frames`.
         directory: Made if need be; files of other names in it are left alone.
         kind: ``svg`` or ``png``.
         advance: Called with (pictures done, pictures in all).
     """
+    drawn = list(pictures)
+    digits = max([5, *(len(str(step)) for _, step, _ in drawn)])
     paths = []
-    for total, step, svg in pictures:
+    for total, step, svg in drawn:
         directory.mkdir(parents=True, exist_ok=True)
-        path = directory / f"step-{step:05d}.{kind}"
+        path = directory / f"step-{step:0{digits}d}.{kind}"
         with replacing(path) as draft:
             draft.write_bytes(svg.encode() if kind == "svg" else _png(svg, 2))
         paths.append(path)
@@ -86,23 +95,58 @@ def write_gif(pictures: Iterator[tuple[int, int, str]], path: Path, advance: Adv
     """
     from PIL import Image
 
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(_palette())
     images = []
     for total, _, svg in pictures:
         image = Image.open(io.BytesIO(_png(svg, 1))).convert("RGB")
-        images.append(image)
+        images.append(image.quantize(palette=palette, dither=Image.Dither.NONE))
         advance(len(images), total)
-    # One palette for the whole film, made where there is most colour: frames then do not flicker.
-    palette = images[-1].quantize(colors=128, method=Image.Quantize.MEDIANCUT)
-    flat = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
-    waits = [_MILLISECONDS] * (len(flat) - 1) + [_LAST_MILLISECONDS]
+    waits = [_MILLISECONDS] * (len(images) - 1) + [_LAST_MILLISECONDS]
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as draft:
-        flat[0].save(draft, format="GIF", save_all=True, append_images=flat[1:], duration=waits,
-                     loop=0, optimize=False)  # fmt: skip
+        images[0].save(
+            draft,
+            format="GIF",
+            save_all=True,
+            append_images=images[1:],
+            duration=waits,
+            loop=0,
+            optimize=False,
+        )
     return path
+
+
+def _palette() -> bytes:
+    """Every colour of an effect, and shades between paper and the other colours.
+
+    A palette taken from pixels would drop the strongest effects, which cover the fewest.
+    """
+    lines = [_rgb(colour) for colour in LINES]
+    paper = _rgb(PAPER)
+    shades = [
+        tuple(round(low + (high - low) * part / 5) for low, high in zip(paper, line, strict=True))
+        for line in lines
+        for part in range(1, 6)
+    ]
+    colours = [*map(_rgb, ramp("light")), paper, *shades]
+    return bytes(part for colour in colours for part in colour)
+
+
+def _rgb(colour: str) -> tuple[int, ...]:
+    return tuple(bytes.fromhex(colour.removeprefix("#")))
 
 
 def _png(svg: str, scale: int) -> bytes:
     import resvg_py
 
-    return bytes(resvg_py.svg_to_bytes(svg_string=svg, zoom=scale))
+    vendor = resources.files("circuitlapse.report") / "vendor"
+    return bytes(
+        resvg_py.svg_to_bytes(
+            svg_string=svg,
+            zoom=scale,
+            font_files=[str(vendor / name) for name in _FONTS],
+            # The system's fonts differ between machines: only other scripts need them.
+            skip_system_fonts=not _NOT_IN_FONTS.search(svg),
+        )
+    )
