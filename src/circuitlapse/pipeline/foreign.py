@@ -22,7 +22,7 @@ from circuitlapse.models.foreign import Tensors, build_model, read_tensors
 from circuitlapse.models.reference import Reference, reference
 from circuitlapse.pipeline import plan
 from circuitlapse.pipeline.plan import Job
-from circuitlapse.records import Store
+from circuitlapse.records import Record, Store
 
 _ARM = Arm(ONLY, 0).name
 _OTHER = "Bring it back as it was, or start a new run with another --out"
@@ -128,6 +128,9 @@ def _changed(source: str) -> CircuitlapseError:
 class Shelf:
     """The checkpoint at hand, and the next one, which a thread reads meanwhile.
 
+    Jobs end in no fixed order, so the next checkpoint is read ahead only where it is recorded. What
+    was read ahead is used only where it came to something and the record is still the same.
+
     There are never more than two checkpoints' weights in memory: before the next model is built,
     the one at hand is let go.
     """
@@ -141,7 +144,7 @@ class Shelf:
         self._reference: Reference | None = None
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._at_hand: tuple[int, Model] | None = None
-        self._next: tuple[int, Future[tuple[Files, Tensors]]] | None = None
+        self._next: tuple[int, Record, Future[tuple[Files, Tensors]]] | None = None
 
     def model(self, step: int) -> Model:
         """Return the checkpoint of a step, and begin to read the one after it.
@@ -156,7 +159,9 @@ class Shelf:
         self._at_hand = step, model
         after = next((each for each in self._steps if each > step), None)
         if after is not None and not self._measured(after):
-            self._next = after, self._thread.submit(self._read, after)
+            recorded = self._recorded(after)
+            if recorded is not None:
+                self._next = after, recorded, self._thread.submit(self._read, after)
         return model
 
     def only(self, step: int) -> Model:
@@ -165,8 +170,8 @@ class Shelf:
 
     def clear(self) -> None:
         """Let go of everything."""
-        if self._next is not None and not self._next[1].cancel():
-            self._next[1].exception()  # being read: wait for its end
+        if self._next is not None and not self._next[2].cancel():
+            self._next[2].exception()  # being read: wait for its end
         self._at_hand = self._next = None
 
     def close(self) -> None:
@@ -175,12 +180,16 @@ class Shelf:
         self._thread.shutdown()
 
     def _taken(self, step: int) -> tuple[Files, Tensors]:
-        if self._next is not None and self._next[0] != step:
-            self.clear()
-        if self._next is None:
-            return self._read(step)
-        reading, self._next = self._next[1], None
-        return reading.result()
+        if self._next is not None and self._next[:2] == (step, self._recorded(step)):
+            reading, self._next = self._next[2], None
+            if reading.exception() is None:
+                return reading.result()
+            del reading  # and with it what was read before it failed
+        self.clear()
+        return self._read(step)
+
+    def _recorded(self, step: int) -> Record | None:
+        return self._store.record(plan.checkpoint_record(_ARM, step))
 
     def _measured(self, step: int) -> bool:
         names = (plan.scores(_ARM, step, task) for task in self._tasks)
