@@ -16,7 +16,7 @@ import polars as pl
 import circuitlapse as cl
 from circuitlapse.compare.decision import decide_causes
 from circuitlapse.pipeline.compare import last_fates
-from circuitlapse.pipeline.decide import run_of
+from circuitlapse.pipeline.decide import findings_of, run_of
 from circuitlapse.pipeline.tabulate import Scores
 from circuitlapse.records import CAUSES, Estimate, Store
 
@@ -41,10 +41,11 @@ def shares(runs: list[cl.Run]) -> None:
         found = run.verdict
         cells = [shown(found.gain), *(shown(found.shares[cause]) for cause in CAUSES), found.label]
         print(f"| {run.path.name} | {' | '.join(cells)} |")
-    together = decide_causes(
-        [run_of(opened(run), run.experiment.arms()[0]) for run in runs], seed=0,
-        names=[run.path.name for run in runs],
-    )  # fmt: skip
+    found = []
+    for run in runs:
+        scores, arm = opened(run), run.experiment.arms()[0]
+        found.append(run_of(scores, arm, findings_of(scores, arm)))
+    together = decide_causes(found, seed=0, names=[run.path.name for run in runs])
     causes = together.causes
     cells = [shown(causes.gain), *(shown((causes.shares or {}).get(cause)) for cause in CAUSES)]
     print(f"| together | {' | '.join(cells)} | {together.label} |")

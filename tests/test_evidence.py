@@ -7,7 +7,7 @@ import torch
 from circuitlapse.compare.choice import choose_heads
 from circuitlapse.compare.decision import decide_causes
 from circuitlapse.compare.evidence import CauseEvidence, EvidencePrompts, cause_evidence
-from circuitlapse.compare.gains import fit_gains, gained
+from circuitlapse.compare.gains import GainFits, gained
 from circuitlapse.compare.grafts import Grafts
 from circuitlapse.compare.matched import matched_heads
 from circuitlapse.compare.mediation import held_behaviours
@@ -42,7 +42,7 @@ def test_evidence_is_what_its_parts_measure(measured):
     base, tuned, prompts, found, steps = measured
     assert steps == [(i, 7) for i in range(1, len(steps) + 1)]
     assert found.choice == choose_heads(base, tuned, prompts.old, prompts.new)
-    gains = fit_gains(base, tuned, prompts.new["x"])
+    gains = GainFits(base, tuned, prompts.new["x"]).fit()
     assert found.gains == {node: gains.of(node) for node in base.graph.nodes}
     louder = gained(base, gains)
     assert np.array_equal(found.hybrids[0], behaviour(louder, prompts.test).logit_diff)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 import circuitlapse.compare.gains as gains_module
-from circuitlapse.compare.gains import GainFits, Gains, fit_gains, gained
+from circuitlapse.compare.gains import GainFits, Gains, gained
 from circuitlapse.models import behaviour, load_model
 from twins_compare import LiteralMix
 from twins_engine import FAMILIES, random_pairs, tiny
@@ -19,7 +19,7 @@ def test_gains_put_into_the_base_are_found_again(family):
     base, pairs = load_model(tiny(family)), random_pairs(0)
     true = drawn(base.graph)
     tuned = gained(base, true)
-    fit = fit_gains(base, tuned, pairs)
+    fit = GainFits(base, tuned, pairs).fit()
     torch.testing.assert_close(fit.nodes, true.nodes, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(fit.fit, torch.ones(len(fit.fit)), atol=1e-5, rtol=0)
     again = behaviour(gained(base, fit), pairs).logit_diff
@@ -42,7 +42,7 @@ def test_gains_are_the_literal_least_squares_layer_by_layer(family):
         load_model(tiny(family, 1)),
         random_pairs(3, n=3),
     )
-    fit = fit_gains(base, tuned, pairs, batch_size=2)
+    fit = GainFits(base, tuned, pairs, batch_size=2).fit()
     ours, between, theirs = (LiteralMix(model.hf) for model in (base, base, tuned))
     last = base.graph.n_layers - 1
     readers, gains = [ours, theirs], dict[str, float]()
@@ -78,7 +78,7 @@ def test_gains_that_must_not_be_negative_stop_at_zero():
     base, pairs = load_model(tiny("gpt2")), random_pairs(0)
     true = drawn(base.graph)
     assert bool((true.nodes < 0).any())
-    fit = fit_gains(base, gained(base, true), pairs, non_negative=True)
+    fit = GainFits(base, gained(base, true), pairs).fit(non_negative=True)
     first = base.graph.n_heads
     wanted = true.nodes[:first].clamp(min=0)
     torch.testing.assert_close(fit.nodes[:first], wanted, atol=1e-4, rtol=0)
@@ -88,7 +88,7 @@ def test_gains_that_must_not_be_negative_stop_at_zero():
 def test_gains_of_a_model_over_itself_are_one_and_leave_it_as_it_is():
     base, pairs = load_model(tiny("gpt2")), random_pairs(0)
     before = {name: weight.clone() for name, weight in base.hf.named_parameters()}
-    fit = fit_gains(base, base, pairs)
+    fit = GainFits(base, base, pairs).fit()
     assert bool((fit.nodes == 1).all())
     same = gained(base, fit)
     assert torch.equal(behaviour(same, pairs).logit_diff, behaviour(base, pairs).logit_diff)
@@ -98,7 +98,7 @@ def test_gains_of_a_model_over_itself_are_one_and_leave_it_as_it_is():
 
 def test_fits_that_share_what_is_read_are_those_alone(monkeypatch):
     base, tuned, pairs = load_model(tiny("gpt2", 0)), load_model(tiny("gpt2", 1)), random_pairs(5)
-    alone = [fit_gains(base, tuned, pairs, non_negative=bound) for bound in (False, True)]
+    alone = [GainFits(base, tuned, pairs).fit(non_negative=bound) for bound in (False, True)]
     assert float(alone[0].nodes.min()) < 0 <= float(alone[1].nodes.min())
     reading, readers = gains_module._what_is_read, []
 
@@ -125,4 +125,4 @@ def test_a_fit_that_turns_nothing_round_is_the_bounded_one_too():
     fits = GainFits(base, tuned, pairs)
     free = fits.fit()
     assert fits.fit(non_negative=True) is free
-    assert torch.equal(fit_gains(base, tuned, pairs, non_negative=True).nodes, free.nodes)
+    assert torch.equal(GainFits(base, tuned, pairs).fit(non_negative=True).nodes, free.nodes)

@@ -287,7 +287,6 @@ def test_shares_are_refused_where_there_is_no_gain(effect):
     result = gain_shares(additive([effect, 0, 0, 0, 0]), SIZES, seed=0)
     assert result.gain.low <= 0
     assert {row.share for row in result.rows} == {None}
-    assert result.rows[0].share_estimate is None
     assert result.rows[0].gain_low < result.rows[0].gain_high
 
 
@@ -297,9 +296,11 @@ def test_share_rows_have_the_tables_columns():
     beside = {"n_random", "null_mean", "null_low", "null_high", "p_value"}
     assert set(vars(result.rows[0])) | run | beside == set(SCHEMAS["grafts"])
     assert len(result.rows) == len(GROUPS) * len(QUANTITIES)
-    estimate = result.of("shapley")["old_heads"].share_estimate
-    assert estimate is not None
-    assert estimate.low <= estimate.value <= estimate.high
+    row = result.of("shapley")["old_heads"]
+    assert row.share is not None
+    assert row.share_low is not None
+    assert row.share_high is not None
+    assert row.share_low <= row.share <= row.share_high
 
 
 def test_shares_refuse_missing_hybrids():

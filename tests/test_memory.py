@@ -12,7 +12,7 @@ import torch
 import circuitlapse as cl
 from circuitlapse.attribution import exact, qk_fix, tails
 from circuitlapse.compare import gains
-from circuitlapse.compare.gains import fit_gains
+from circuitlapse.compare.gains import GainFits
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import behaviour, behaviours, decoder, load_model, memory
 from circuitlapse.models.context import Context
@@ -220,7 +220,7 @@ def test_gains_are_fitted_in_halves_where_memory_runs_out(monkeypatch, later):
         load_model(tiny_gpt2(seed=1)),
         random_pairs(6, n=21),
     )
-    roomy, reading, sizes = fit_gains(base, tuned, pairs), gains._what_is_read, list[int]()
+    roomy, reading, sizes = GainFits(base, tuned, pairs).fit(), gains._what_is_read, list[int]()
 
     def tight(reader: Any, batch: PromptPairs, context: Context) -> Any:
         if len(batch) > (3 if sum(sizes) < 2 * 21 else later):
@@ -229,7 +229,7 @@ def test_gains_are_fitted_in_halves_where_memory_runs_out(monkeypatch, later):
         return reading(reader, batch, context)
 
     monkeypatch.setattr(gains, "_what_is_read", tight)
-    found = fit_gains(base, tuned, pairs)
+    found = GainFits(base, tuned, pairs).fit()
     # Each prompt is read by both models once, or again where it did not fit, and twice with gains.
     assert sum(sizes) == 4 * 21 if later == 3 else sum(sizes) > 4 * 21
     torch.testing.assert_close(found.nodes, roomy.nodes, rtol=1e-5, atol=1e-5)

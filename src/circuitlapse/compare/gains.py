@@ -76,36 +76,23 @@ class Gains:
         return float(self.nodes[self.graph.nodes.index(node)])
 
 
-def fit_gains(
-    base: Model,
-    tuned: Model,
-    pairs: PromptPairs,
-    *,
-    non_negative: bool = False,
-    batch_size: int | None = None,
-) -> Gains:
-    """Fit one gain per head and MLP of the base to the tuned model's component outputs.
-
-    Args:
-        base: M0.
-        tuned: M1, of the same architecture and vocabulary.
-        pairs: Validation prompts of the new task, of which the clean ones are run.
-        non_negative: Whether to keep gains from turning a component round.
-        batch_size: Prompts per batch.
-
-    Raises:
-        CircuitlapseError: If the models differ in architecture, or cannot run the prompts.
-    """
-    return GainFits(base, tuned, pairs, batch_size).fit(non_negative=non_negative)
-
-
 class GainFits:
     """Fits of gains to the same models on the same prompts; what the two read is found once."""
 
     def __init__(
         self, base: Model, tuned: Model, pairs: PromptPairs, batch_size: int | None = None
     ) -> None:
-        """Check what is to be fitted; see :func:`fit_gains`."""
+        """Check what is to be fitted.
+
+        Args:
+            base: M0.
+            tuned: M1, of the same architecture and vocabulary.
+            pairs: Validation prompts of the new task, of which the clean ones are run.
+            batch_size: Prompts per batch.
+
+        Raises:
+            CircuitlapseError: If the models differ in architecture, or cannot run the prompts.
+        """
         check_alike(base, tuned)
         self._base, self._tuned, self._batch_size = base, tuned, batch_size
         self._pairs = checked(base.decoder, pairs)
@@ -119,7 +106,11 @@ class GainFits:
 
     @torch.no_grad()
     def fit(self, *, non_negative: bool = False) -> Gains:
-        """Fit one gain per head and MLP; see :func:`fit_gains`."""
+        """Fit one gain per head and MLP of the base to the tuned model's component outputs.
+
+        Args:
+            non_negative: Whether to keep gains from turning a component round.
+        """
         if self._both is not None:
             return self._both
         decoder = self._base.decoder

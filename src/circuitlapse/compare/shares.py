@@ -49,13 +49,6 @@ class Contribution:
     share_low: float | None
     share_high: float | None
 
-    @property
-    def share_estimate(self) -> Estimate | None:
-        """The share with its interval; None where it was refused."""
-        if self.share is None or self.share_low is None or self.share_high is None:
-            return None
-        return Estimate(value=self.share, low=self.share_low, high=self.share_high)
-
 
 @dataclass(frozen=True)
 class Shares:

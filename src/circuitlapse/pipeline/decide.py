@@ -29,8 +29,8 @@ def decide(scores: Scores, recipe: str) -> Verdict:
     family, settings = scores.experiment.measure.corruptions[0], scores.experiment.compare
     runs, evidence, grouped = {}, {}, True
     for arm in arms:
-        findings = _findings(scores, arm, family)
-        runs[arm.seed] = _run(scores, arm, findings)
+        findings = findings_of(scores, arm)
+        runs[arm.seed] = run_of(scores, arm, findings)
         grouped = grouped and not causes_of(scores, arm).choice.refused
         evidence[arm.seed] = _evidence(scores, arm, family, findings)
     return build_verdict(
@@ -38,12 +38,8 @@ def decide(scores: Scores, recipe: str) -> Verdict:
     )
 
 
-def run_of(scores: Scores, arm: Arm) -> Run:
-    """Return one fine-tune, ready to be judged beside others, also those of other bases."""
-    return _run(scores, arm, _findings(scores, arm, scores.experiment.measure.corruptions[0]))
-
-
-def _run(scores: Scores, arm: Arm, findings: Findings) -> Run:
+def run_of(scores: Scores, arm: Arm, findings: Findings) -> Run:
+    """Return one fine-tune, ready to be judged alone or with others, also those of other bases."""
     found, settings = causes_of(scores, arm), scores.experiment.compare
     gain = divide_gain([found.measured], seed=settings.seed, repeats=settings.bootstrap).gain
     return found.run(check_preconditions(findings, gain, _context(scores, arm)))
@@ -89,7 +85,9 @@ def _groups(scores: Scores, arm: Arm) -> Evidence:
     )
 
 
-def _findings(scores: Scores, arm: Arm, family: str) -> Findings:
+def findings_of(scores: Scores, arm: Arm) -> Findings:
+    """Return what the preconditions and the sentences about behaviour are made of."""
+    family = scores.experiment.measure.corruptions[0]
     last, (old, new) = scores.last, scores.tasks
     base_old, base_new = (scores.at(arm.name, 0, task) for task in (old, new))
     tuned_old, tuned_new = (scores.at(arm.name, last, task) for task in (old, new))
