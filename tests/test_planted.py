@@ -78,21 +78,6 @@ def test_blank_heads_write_nothing_when_pretraining_is_over(cache):
             assert bool((output_rows(made, name) == 0).all()) == (name in BLANK)
 
 
-def test_processes_that_train_together_take_a_locked_base_and_do_not_make_it(
-    tmp_path, cache, monkeypatch
-):
-    organism(TINY, 1, cache)
-    (tmp_path / "organisms").symlink_to(cache / "organisms")  # the base, and nothing made of it
-    nursery = Nursery(TINY, 1, QUICK, tmp_path)
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(CircuitlapseError, match=r"by one process alone \(got '2 .* launch`"):
-        nursery.locked()
-    monkeypatch.setenv("WORLD_SIZE", "1")
-    made = nursery.locked()
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert nursery.locked() == made
-
-
 def test_only_what_killed_processes_left_in_the_cache_is_removed_from_it(tmp_path):
     """A draft of yesterday's is nobody's; of today's, another process may be making one."""
     for kind in ("organisms", "planted"):

@@ -74,12 +74,6 @@ def test_values_that_the_trainer_refuses_are_named(tmp_path):
         arguments(recipe(trainer={"logging_strategy": "sometimes"}), 0, "cpu", tmp_path)
 
 
-def test_a_step_that_processes_cannot_share_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "3")
-    with pytest.raises(CircuitlapseError, match="8 prompts for 3 processes x accumulate 1"):
-        arguments(recipe(), 0, "cpu", tmp_path)
-
-
 def test_a_step_has_its_batch_however_many_gpus_are_in_sight(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     settings = arguments(recipe(), 0, "cuda", tmp_path)

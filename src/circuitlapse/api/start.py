@@ -4,8 +4,8 @@ from pathlib import Path
 
 from circuitlapse import __version__
 from circuitlapse.api.finished import Run
-from circuitlapse.config import Experiment, comparison, joins, read_experiment
-from circuitlapse.pipeline import Listener, LostError, join_in, run_in
+from circuitlapse.config import Experiment, comparison, read_experiment
+from circuitlapse.pipeline import Listener, LostError, run_in
 from circuitlapse.records import SCHEMAS, Store, key_of, report_path, verdict_path
 
 
@@ -21,9 +21,6 @@ def run_experiment(
         out: Directory of the run. A finished run of the same experiment is returned as it is.
         progress: Called with events while it works; nothing is printed.
 
-    Started by ``accelerate launch`` on several processes, all share the trainings; the others
-    return when those are done, with the run that the first goes on with.
-
     Raises:
         CircuitlapseError: For any mistake in the experiment, the models or the directory; and where
             fine-tunes came to nothing, after everything else was finished.
@@ -31,9 +28,6 @@ def run_experiment(
     if not isinstance(experiment, Experiment):
         experiment = read_experiment(experiment)
     out, listen = Path(out), progress or (lambda event: None)
-    if joins():
-        join_in(experiment, out)
-        return Run(out)
     lost: LostError | None = None
     try:
         run_in(experiment, out, listen)

@@ -22,7 +22,7 @@ from circuitlapse.cli.summary import print_estimates, print_summary
 from circuitlapse.cli.survey import survey
 from circuitlapse.cli.tasks import tasks
 from circuitlapse.cli.trial import try_prompt
-from circuitlapse.config import Experiment, comparison, demo_experiment, joins, to_toml
+from circuitlapse.config import Experiment, comparison, demo_experiment, to_toml
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.records.store import DRAFT
 
@@ -238,9 +238,6 @@ def _run(
         from circuitlapse.pipeline.estimate import estimates
 
         print_estimates(estimates(experiment, out), console)
-        return
-    if joins():
-        run_experiment(experiment, out)
         return
     with watch(Console(stderr=True)) as listen:
         finished = run_experiment(experiment, out, listen)

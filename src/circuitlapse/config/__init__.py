@@ -12,7 +12,6 @@ from circuitlapse.config.experiment import (
     file_label,
 )
 from circuitlapse.config.finetune import ONLY, Arm, Finetune, Grid, Lora, PlaceboKind
-from circuitlapse.config.processes import joins, processes
 from circuitlapse.config.toml import (
     comparison,
     demo_experiment,
@@ -40,8 +39,6 @@ __all__ = [
     "comparison",
     "demo_experiment",
     "file_label",
-    "joins",
-    "processes",
     "read_experiment",
     "to_toml",
     "validated",

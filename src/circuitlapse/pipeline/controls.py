@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from transformers import PreTrainedModel, TrainerCallback
 
-from circuitlapse.config import Experiment, Finetune, joins, processes
+from circuitlapse.config import Experiment, Finetune
 from circuitlapse.config.controls import RANK_1
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import Model, behaviour, load_model
@@ -38,13 +37,10 @@ from circuitlapse.training.watch import blown_up, check_weights
 
 def control(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
     """Fine-tune with everything held but some parts, or with adapters of rank 1."""
-    if processes() > 1:
-        PartialState().wait_for_everyone()  # what is read below must be there for all
     name, arm = job.params["control"], arm_of(job)
     parts, refused = parts_of(store, experiment, name, job.params["repeat"])
     if refused:
-        if not joins():
-            _write(job, store, {}, parts, None, refused)
+        _write(job, store, {}, parts, None, refused)
         return
     recipe = experiment.finetune.recipes()[arm.recipe]
     counted: Any
@@ -83,8 +79,6 @@ def control(job: Job, store: Store, experiment: Experiment, advance: Advance) ->
         )
     except BlownUpError as error:
         stopped = str(error)
-    if joins():
-        return
     _write(job, store, points.arrays(), parts, counted.n_free, stopped)
     restart.clear()
 

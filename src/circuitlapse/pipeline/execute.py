@@ -21,7 +21,7 @@ from loky import ProcessPoolExecutor, cpu_count
 from loky.backend import get_context
 from loky.process_executor import TerminatedWorkerError
 
-from circuitlapse.config import Experiment, processes
+from circuitlapse.config import Experiment
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.pipeline.plan import Job, fine_tune_of
 from circuitlapse.pipeline.progress import Advance, Listener, Progress
@@ -139,8 +139,6 @@ def execute(
         CircuitlapseError: Whatever a job raised that all others need; finished work stays.
     """
     workers = experiment.compute.workers or min(cpu_count(), _MOST_WORKERS)
-    if processes() > 1:  # those that train together are this process and its peers
-        workers = 1
     total = len(jobs)
     listen(Progress("planned", done=total - len(todo), total=total))
     if min(workers, len(todo)) <= 1:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from circuitlapse.config import Experiment, processes, read_experiment, to_toml
+from circuitlapse.config import Experiment, read_experiment, to_toml
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.pipeline.execute import execute, unfinished
 from circuitlapse.pipeline.plan import Job, plan_jobs
@@ -42,7 +42,7 @@ def run_in(experiment: Experiment, out: Path, listen: Listener) -> bool:
             with replacing(out / "experiment.toml") as draft:
                 draft.write_text(to_toml(experiment), encoding="utf-8")
         todo = unfinished(jobs, store, listen)
-        if not todo and processes() == 1:
+        if not todo:
             listen(Progress("planned", done=len(jobs), total=len(jobs)))
             return False
         from circuitlapse.pipeline.foreign import put_away
@@ -52,28 +52,10 @@ def run_in(experiment: Experiment, out: Path, listen: Listener) -> bool:
             for note in job.params.get("identity", {}).get("notes", ()):
                 listen(Progress("note", job.name, text=note))
         try:
-            if processes() > 1:
-                from circuitlapse.pipeline.together import lead, leave
-
-                execute(jobs, lead(todo, experiment), store, experiment, work, listen)
-                leave()
-            else:
-                execute(jobs, todo, store, experiment, work, listen)
+            execute(jobs, todo, store, experiment, work, listen)
         finally:
             put_away()
     return True
-
-
-def join_in(experiment: Experiment, out: Path) -> None:
-    """Take part in the trainings of a run that another process does.
-
-    Raises:
-        CircuitlapseError: As the run's own process does.
-    """
-    from circuitlapse.pipeline.together import join
-
-    experiment = looked_up(experiment)
-    join(jobs_of(experiment), out, experiment)
 
 
 def looked_up(experiment: Experiment) -> Experiment:

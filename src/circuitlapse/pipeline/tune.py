@@ -7,9 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
-
-from circuitlapse.config import Arm, Experiment, Placebo, joins, processes
+from circuitlapse.config import Arm, Experiment, Placebo
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import quiet
 from circuitlapse.pipeline import plan
@@ -44,8 +42,6 @@ def arm_of(job: Job) -> Arm:
 
 def tune(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
     """Fine-tune, or go on with an interrupted fine-tune; checkpoints that are there stay."""
-    if processes() > 1:
-        PartialState().wait_for_everyone()  # what is read below must be there for all
     arm, kind = arm_of(job), job.params.get("placebo")
     name = Placebo(kind, *arm).name if kind else arm.name
     use = plan.placebo_use(kind) if kind else plan.FINETUNE
@@ -107,13 +103,12 @@ def tune(job: Job, store: Store, experiment: Experiment, advance: Advance) -> No
         )
     except BlownUpError as error:
         figures, stopped = error.figures, error
-    if not kind and not joins():
+    if not kind:
         with store.write(plan.training(name), job.key) as path:
             path.write_text(json.dumps([asdict(each) for each in figures]), encoding="utf-8")
     if stopped is not None:
         raise stopped
-    if not joins():
-        restart.clear()
+    restart.clear()
 
 
 def old_items(experiment: Experiment) -> int:

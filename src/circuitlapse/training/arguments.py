@@ -13,7 +13,7 @@ from transformers.integrations.integration_utils import get_reporting_integratio
 from transformers.training_args import OptimizerNames
 from trl.trainer.sft_config import SFTConfig
 
-from circuitlapse.config import Finetune, processes
+from circuitlapse.config import Finetune
 from circuitlapse.errors import CircuitlapseError
 
 # They follow an evaluation of the trainer's, which is not run.
@@ -106,22 +106,11 @@ def check_device(device: str) -> None:
 def arguments(recipe: Finetune, seed: int, device: str, output: Path) -> SFTConfig:
     """Build the trainer's arguments.
 
-    Every step takes ``recipe.batch_size`` prompts in all, however many processes share them.
-
     Raises:
-        CircuitlapseError: If the trainer refuses an argument or the device, or the prompts of a
-            step cannot be divided among the processes.
+        CircuitlapseError: If the trainer refuses an argument or the device.
     """
     check_names(recipe)
     check_device(device)
-    parts = recipe.accumulate * processes()
-    if recipe.batch_size % parts:
-        raise CircuitlapseError(
-            "a step's prompts cannot be divided into equal parts",
-            got=f"{recipe.batch_size} prompts for {processes()} processes x accumulate "
-            f"{recipe.accumulate}",
-            fix="Choose finetune.batch_size as a multiple of their product",
-        )
     chosen = {
         "warmup_steps": 0,
         "weight_decay": 0.0,
@@ -129,7 +118,6 @@ def arguments(recipe: Finetune, seed: int, device: str, output: Path) -> SFTConf
         "bf16": False,
         "fp16": False,
         "activation_checkpointing": False,
-        "ddp_find_unused_parameters": False,
         "dataloader_pin_memory": not on_cpu(device),
         "logging_strategy": "steps" if "report_to" in recipe.trainer else "no",
         "report_to": "none",
@@ -139,7 +127,7 @@ def arguments(recipe: Finetune, seed: int, device: str, output: Path) -> SFTConf
         settings = SFTConfig(
             output_dir=str(output),
             max_steps=recipe.steps,
-            per_device_train_batch_size=recipe.batch_size // parts,
+            per_device_train_batch_size=recipe.batch_size // recipe.accumulate,
             gradient_accumulation_steps=recipe.accumulate,
             learning_rate=recipe.learning_rate,
             lr_scheduler_type=recipe.schedule,

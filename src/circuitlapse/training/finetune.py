@@ -14,7 +14,6 @@ from typing import Any, cast
 
 import datasets
 import torch
-from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from peft import PeftModel
 from torch import nn
@@ -30,7 +29,7 @@ from transformers import (
 from transformers.integrations.integration_utils import TensorBoardCallback
 from trl.trainer.sft_trainer import SFTTrainer
 
-from circuitlapse.config import Finetune, processes
+from circuitlapse.config import Finetune
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import quiet
 from circuitlapse.models.foreign import check_ties
@@ -64,8 +63,7 @@ def finetune(
 
     Unless ``recipe.trainer`` says otherwise: no weight decay, no warm-up, gradients clipped at
     norm 1, in single precision whatever the base is saved in: half precision rounds small updates
-    away, and Adam's epsilon to nothing. Started by ``accelerate launch``, all processes call this
-    with the same arguments, and the first one alone saves, watches and reports.
+    away, and Adam's epsilon to nothing.
 
     Args:
         base: Directory or Hub name of the model and its tokenizer.
@@ -191,41 +189,21 @@ class _Checkpoints(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.global_step == 0:
-            self._checkpoint(state)
+            self._look_and_save(state)
 
     def on_step_end(self, args, state, control, **kwargs):
         step = state.global_step
         if step in self.at:
             due = control.should_log
-            self._checkpoint(state)
+            self._look_and_save(state)
             control.should_log = due  # what was looked at is logged, and the loss still is to be
             # Never at the last step: there is nothing to go on with.
-            if self.restart is not None and step < self.steps and self._due():
+            waited = time.monotonic() - self.kept_at
+            if self.restart and step < self.steps and waited >= self.restart.every_seconds:
                 control.should_save = True
                 self.kept_at = time.monotonic()
-        if self.progress is not None and state.is_world_process_zero:
+        if self.progress is not None:
             self.progress(step, self.steps)
-
-    def _due(self) -> bool:
-        # Several processes must decide alike, and their clocks do not.
-        waited = time.monotonic() - self.kept_at
-        return self.restart is not None and (
-            processes() > 1 or waited >= self.restart.every_seconds
-        )
-
-    def _checkpoint(self, state: Any) -> None:
-        stopped: BlownUpError | None = None
-        if state.is_world_process_zero:
-            try:
-                self._look_and_save(state)
-            except BlownUpError as error:
-                stopped = error
-        if processes() > 1:  # all end together, or the others would wait for the first for ever
-            told = [None if stopped is None else str(stopped)]
-            broadcast_object_list(told)
-            stopped = stopped or (BlownUpError(told[0]) if told[0] else None)
-        if stopped is not None:
-            raise stopped
 
     def _look_and_save(self, state: Any) -> None:
         step, model = state.global_step, cast(nn.Module, self.trainer.model)

@@ -9,8 +9,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from transformers import TrainerCallback
 
-from circuitlapse.config import Finetune, processes
-from circuitlapse.errors import CircuitlapseError
+from circuitlapse.config import Finetune
 from circuitlapse.models import behaviour, load_model, quiet
 from circuitlapse.records import Store, content_hash, key_of
 from circuitlapse.tasks import Item, get_task, tokenize
@@ -113,10 +112,6 @@ class Nursery:
         """A fine-tune's last checkpoint, from the cache if it is there.
 
         With ``until`` it ends as soon as the new task's accuracy is that high.
-
-        Raises:
-            CircuitlapseError: If it is not there and several processes train together: only the
-                first of them gets here, and would wait for the others for ever.
         """
         steps = steps or self.planting.steps
         heads_only = restriction is not None and not restriction.freeze
@@ -140,13 +135,6 @@ class Nursery:
         artifact = f"{name}-{self.seed}-{key[:16]}"
         if self._store.state(artifact, key, whole=True) == "ready":
             return self._store.root / artifact
-        if processes() > 1:
-            raise CircuitlapseError(
-                "an organism with a planted truth is trained by one process alone",
-                got=f"{processes()} processes, and none in the cache",
-                fix="Start the run once without `accelerate launch`, and launch it again as soon "
-                "as its base model is there",
-            )
         self._progress(name)
         self._store.sweep(ABANDONED)
         with self._store.write(artifact, key) as draft, _one_thread():

@@ -10,8 +10,6 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from circuitlapse.config import processes
-
 
 @dataclass(frozen=True)
 class Restart:
@@ -49,9 +47,7 @@ class Restart:
 
 
 def _complete(state: Path) -> bool:
-    n = processes()
-    random = ["rng_state.pth"] if n == 1 else [f"rng_state_{rank}.pth" for rank in range(n)]
-    if not all((state / name).is_file() for name in random):
+    if not (state / "rng_state.pth").is_file():
         return False
     try:
         json.loads((state / "trainer_state.json").read_text("utf-8"))
