@@ -135,7 +135,6 @@ def test_positions_that_cannot_be_told_apart_are_refused(names, message):
     [
         ("eap-ig-inputs", {"qk_fix": True}, r"qk_fix is defined for eap only .*Use method='eap'"),
         ("eap", {"metric": "neg_kl"}, r"neg_kl is largest in the clean run .*Use eap-ig-inputs"),
-        ("eap", {"save": "x"}, r"only exact scores take long enough to be saved .*Leave save out"),
         ("eap", {"metric": "accuracy"}, r"accuracy has no gradient"),
     ],
 )

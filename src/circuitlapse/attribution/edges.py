@@ -11,7 +11,6 @@ method                    what an edge's score is                               
 """
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Literal, get_args
 
 import torch
@@ -41,7 +40,6 @@ def attribute(
     *,
     qk_fix: bool = False,
     by_position: bool = False,
-    save: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Scores:
     """Score every edge of the model on the pairs.
@@ -62,21 +60,19 @@ def attribute(
             An edge carries something at the position of its writer's output, which is that of its
             reader's input. ``exact`` then takes once more as long for each name, and once for all
             other positions.
-        save: For ``exact``: a safetensors file that the finished part is kept in, from which a
-            later call with the same model, pairs and metric goes on.
         progress: Called with how much is done and how much there is: edges times pairs for
             ``exact``, else pairs.
 
     Raises:
-        CircuitlapseError: If the method is unknown, an option does not belong to it, the model
-            cannot run the pairs, or the saved file belongs to something else.
+        CircuitlapseError: If the method is unknown, an option does not belong to it, or the model
+            cannot run the pairs.
     """
-    _check(method, steps, metric, qk_fix, save)
+    _check(method, steps, metric, qk_fix)
     if by_position:
         check_positions(pairs)
     names = tuple(pairs.positions) if by_position else ()
     if method == "exact":
-        return exact_scores(model, pairs, metric, batch_size, names, save, progress)
+        return exact_scores(model, pairs, metric, batch_size, names, progress)
     decoder, graph, n = model.decoder, model.graph, len(pairs)
     shares = with_elsewhere(names)
     sums = torch.zeros(2 + len(shares), *graph.edges.shape, dtype=torch.float64)
@@ -110,7 +106,7 @@ def attribute(
     return Scores.from_sums(graph, sums, n, shares)
 
 
-def _check(method: str, steps: int, metric: Metric, qk_fix: bool, save: str | Path | None) -> None:
+def _check(method: str, steps: int, metric: Metric, qk_fix: bool) -> None:
     if method not in get_args(Method):
         raise CircuitlapseError(
             "there is no such attribution method",
@@ -128,9 +124,3 @@ def _check(method: str, steps: int, metric: Metric, qk_fix: bool, save: str | Pa
         )
     if method == "eap":
         check_gradient_at_clean(metric)
-    if save is not None and method != "exact":
-        raise CircuitlapseError(
-            "only exact scores take long enough to be saved on the way",
-            got=method,
-            fix="Leave save out, or use method='exact'",
-        )

@@ -13,14 +13,12 @@ on through the later layers as variants of one batch. Edges into the logits need
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from circuitlapse.attribution.gradients import differences
 from circuitlapse.attribution.parts import Columns, Parts, with_elsewhere
-from circuitlapse.attribution.resume import Unfinished, made_from
 from circuitlapse.attribution.scores import Scores
 from circuitlapse.attribution.tails import Tail, moves, variants_at_once
 from circuitlapse.models.decoder import Decoder, Step
@@ -45,41 +43,34 @@ def exact_scores(
     metric: Metric,
     batch_size: int | None,
     names: tuple[str, ...],
-    save: str | Path | None,
     progress: Callable[[int, int], None] | None,
 ) -> Scores:
     """Patch every edge; see :func:`circuitlapse.attribute`."""
-    decoder, graph = model.decoder, model.graph
-    n = len(pairs)
-    key = made_from(model, pairs, metric, names) if save is not None else ""
+    decoder, graph, n = model.decoder, model.graph, len(pairs)
     shares = with_elsewhere(names)
-    unfinished = Unfinished.at(save, key, n, graph, len(shares))
-    per_reader = graph.edges.sum(dim=0)
+    sums = torch.zeros(2 + len(shares), *graph.edges.shape, dtype=torch.float64)
+    done = 0
 
     def work(batch: Suffixes) -> None:
-        if bool(unfinished.done[batch.rows].all()):
-            return
+        nonlocal done
         runs, parts = EdgeRuns.of(decoder, graph, batch), Parts(batch, names)
-        for reader in range(len(graph.readers)):
-            missing = ~unfinished.done[batch.rows, reader]
-            if not bool(missing.any()):
-                continue
-            whole, *alone = [
-                runs.effects(reader, where=where)[:, missing] for where in (None, *parts.alone())
-            ]
-            unfinished.add(reader, batch.rows[missing], whole, alone)
+        found, edges = torch.zeros_like(sums), 0
+        for reader, per_pair in enumerate(graph.edges.sum(dim=0).tolist()):
+            whole, *alone = [runs.effects(reader, where=where) for where in (None, *parts.alone())]
+            halves = [whole[:, batch.rows % 2 == half] for half in (0, 1)]
+            for part, effects in enumerate((*halves, *alone)):
+                found[part, : len(effects), reader] = effects.double().cpu().sum(dim=1)
+            edges += per_pair * len(batch.rows)
             if progress:
-                edges = (unfinished.done.sum(dim=0) * per_reader).sum()
-                progress(int(edges), n * graph.n_edges)
+                progress(done + edges, n * graph.n_edges)
+        sums.add_(found)  # only now: a batch that ran out of memory is done again in halves
+        done += edges
 
-    try:
-        each_batch(
-            decoder, pairs, _floats_per_token(decoder, graph), work,
-            metric=metric, batch_size=batch_size,
-        )  # fmt: skip
-    finally:
-        unfinished.write()
-    return Scores.from_sums(graph, unfinished.sums, n, shares)
+    each_batch(
+        decoder, pairs, _floats_per_token(decoder, graph), work,
+        metric=metric, batch_size=batch_size,
+    )  # fmt: skip
+    return Scores.from_sums(graph, sums, n, shares)
 
 
 @torch.no_grad()
