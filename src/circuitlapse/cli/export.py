@@ -92,7 +92,7 @@ def checkpoint(
         int | None, typer.Option(min=1, help="Tokens to keep; by default the official ones.")
     ] = None,
 ) -> None:
-    """Write a checkpoint as TransformerLens loads it: official vocabulary, tokenizer beside it."""
+    """Write a checkpoint, with its tokenizer, that TransformerLens loads."""
     from circuitlapse.models import export_transformerlens
 
     opened = load_run(run, recipe)
