@@ -88,18 +88,6 @@ def test_all_faults_are_named_at_once(tmp_path):
             '[base]\npath = "x"\n[finetune]\nmethod = "lora"\ntrain_only = "mlps"\n',
             "an adapter moves none of them: use the method full",
         ),
-        (
-            '[base]\npath = "x"\nblank_heads = ["a0.h1"]\n',
-            "`blank_heads` and `locked` are of an organism",
-        ),
-        (
-            '[base]\norganism = "default"\nblank_heads = ["m1"]\n',
-            "`base.blank_heads`: must be a list of different heads",
-        ),
-        (
-            '[base]\norganism = "default"\nlocked = true\n',
-            "`locked` needs `blank_heads`, which are the lock",
-        ),
         (_CONTROLS + 'train_only = "mlps"\n', 'must be a list, such as ["old_circuit", ["a1.h3"'),
         (_CONTROLS + 'train_only = ["everything"]\n', "'everything' is none of these"),
         (_CONTROLS + 'train_only = [["a1.h3", "h3"]]\n', "['a1.h3', 'h3'] is none of these"),

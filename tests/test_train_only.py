@@ -1,4 +1,4 @@
-"""A fine-tune that moves some parts only, and bases with blank heads, all from the config."""
+"""A fine-tune that moves some parts only, from the config."""
 
 import json
 
@@ -6,18 +6,13 @@ import pytest
 from safetensors.torch import load_file
 
 import circuitlapse as cl
-from circuitlapse.calibration import plant
-from circuitlapse.config.base import Base
 from circuitlapse.models import load_model
-from circuitlapse.pipeline import directory, tune, work
-from circuitlapse.pipeline.base import base_identity, check_parts, recipe_of
-from circuitlapse.pipeline.directory import base_directory
+from circuitlapse.pipeline import tune
+from circuitlapse.pipeline.base import check_parts
 from circuitlapse.pipeline.plan import plan_jobs
 from circuitlapse.records import Store, content_hash
-from circuitlapse.training import RECIPES
 from circuitlapse.training.restricted import free_masks
 from small_run import small_experiment
-from test_planted import BLANK, QUICK, TINY, output_rows
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
@@ -57,38 +52,6 @@ def test_a_base_without_an_old_circuit_cannot_train_it(tiny_model, tmp_path):
         cl.run_experiment(experiment, tmp_path / "run")
 
 
-@pytest.mark.parametrize("locked", [False, True])
-def test_an_organism_of_the_config_is_the_planted_one(monkeypatch, tmp_path, locked):
-    """The same models, in the same cache, as planting by name makes."""
-    monkeypatch.setenv("CIRCUITLAPSE_CACHE", str(tmp_path))
-    monkeypatch.setattr(directory, "Planting", lambda: QUICK)
-    monkeypatch.setitem(RECIPES, "default", TINY.model_copy(update={"blank_heads": ()}))
-    described = {"organism": "default", "seed": 1, "blank_heads": BLANK, "locked": locked}
-    experiment = cl.Experiment.model_validate({"base": described})
-    found = base_directory(experiment)
-    planted = plant("elicited" if locked else "formed", 1, recipe=TINY, planting=QUICK)
-    assert found == planted.base
-    hf = load_model(found).hf
-    for head in BLANK:
-        assert bool(output_rows(hf, head).any()) == locked
-
-
-@pytest.mark.parametrize("new", [0.4, 0.7])
-def test_a_run_says_where_a_lock_has_failed(monkeypatch, tiny_model, tmp_path, new):
-    monkeypatch.setattr(work, "base_directory", lambda *_: tiny_model)
-    monkeypatch.setattr(work, "gate_figures", lambda hf, tokenizer, n: (0.99, new))
-    described = {"organism": "default", "blank_heads": ["a0.h1"], "locked": True}
-    experiment = cl.Experiment.model_validate({"base": described})
-    notes = []
-    job = plan_jobs(experiment, {"organism": "default"})[0]
-    work.work(job, Store(tmp_path), experiment, lambda done, of, note="": notes.append(note))
-    admission = json.loads((tmp_path / "base.json").read_text())["admission"]
-    assert admission["gate"] == {"prompts": 1024, "ioi2": 0.99, "ioi3_among": new}
-    failed = [f"the lock has failed: {admission['refused']}"] if "refused" in admission else []
-    assert notes == failed
-    assert bool(failed) == (new == 0.7)
-
-
 @pytest.mark.parametrize("same", [True, False])
 def test_an_organism_that_was_made_anew_and_otherwise_is_refused(tiny_model, tmp_path, same):
     digest = content_hash(tiny_model / "model.safetensors") if same else "0" * 64
@@ -102,19 +65,9 @@ def test_an_organism_that_was_made_anew_and_otherwise_is_refused(tiny_model, tmp
         tune.check_same_base(tiny_model, store)
 
 
-def test_blank_heads_and_the_lock_make_another_base():
-    described = [{}, {"blank_heads": ["a0.h1"]}, {"blank_heads": ["a0.h1"], "locked": True}]
-    bases = [Base.model_validate({"organism": "default", **each}) for each in described]
-    plain, blank, locked = (base_identity(base) for base in bases)
-    assert plain["recipe_sha256"] != blank["recipe_sha256"] == locked["recipe_sha256"]
-    assert locked != blank
-    assert recipe_of(bases[1]).blank_heads == ("a0.h1",)
-    assert recipe_of(bases[0]) == RECIPES["default"]
-
-
 @pytest.mark.parametrize(
     ("section", "key"),
-    [("base", "blank_heads"), ("finetune", "train_only"), ("controls", "train_only")],
+    [("finetune", "train_only"), ("controls", "train_only")],
 )
 def test_a_head_that_is_not_there_is_named_with_its_key(section, key):
     parts = ["a0.h1", "a7.h0"]

@@ -5,7 +5,6 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from circuitlapse.config.parts import Heads
 from circuitlapse.config.section import Section, Seed
 
 ONE_BASE = "name exactly one of `organism` and `path`"
@@ -21,25 +20,11 @@ class Base(Section):
         None, description="Local directory or Hub name of a base model, instead of an organism."
     )
     seed: Seed = Field(0, description="Seed of the organism's pretraining; a label for a path.")
-    blank_heads: Heads = Field(
-        (),
-        description="Heads of the organism that write nothing while it is pretrained, such as "
-        '["a1.h6", "a1.h7"], so that what they come to do was not there.',
-    )
-    locked: bool = Field(
-        False,
-        description="Whether the organism learns ioi3 with its blank heads held, and these then "
-        "learn to answer it at random: an ability that is there, behind a lock.",
-    )
 
     @model_validator(mode="after")
     def _one_source(self) -> "Base":
         if self.organism is not None and self.path is not None:
             raise ValueError(ONE_BASE)
-        if self.organism is None and (self.blank_heads or self.locked):
-            raise ValueError("`blank_heads` and `locked` are of an organism: name one")
-        if self.locked and not self.blank_heads:
-            raise ValueError("`locked` needs `blank_heads`, which are the lock")
         return self
 
     @property

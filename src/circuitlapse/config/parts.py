@@ -4,29 +4,20 @@ import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ValidationError, WrapValidator
+from pydantic import ValidationError, WrapValidator
 
 OLD_CIRCUIT = "old_circuit"
 
-_HEAD = re.compile(r"a\d+\.h\d+")
-_PART = re.compile(rf"{_HEAD.pattern}|m\d+|embeddings|norms|biases")
+_PART = re.compile(r"a\d+\.h\d+|m\d+|embeddings|norms|biases")
 
 
 def are_parts(value: Any) -> bool:
     """Whether a value is a list of heads, MLPs, embeddings, norms and biases."""
-    return bool(value) and _all_match(value, _PART)
-
-
-def _all_match(value: Any, pattern: re.Pattern[str]) -> bool:
-    return isinstance(value, list | tuple) and all(
-        isinstance(part, str) and bool(pattern.fullmatch(part)) for part in value
+    return (
+        bool(value)
+        and isinstance(value, list | tuple)
+        and all(isinstance(part, str) and _PART.fullmatch(part) for part in value)
     )
-
-
-def _heads(value: Any) -> Any:
-    if not _all_match(value, _HEAD) or len(set(value)) < len(value):
-        raise ValueError('must be a list of different heads, such as ["a0.h6", "a0.h7"]')
-    return value
 
 
 def _one_set(value: Any, check: Callable[[Any], Any]) -> Any:
@@ -44,7 +35,6 @@ def _one_set(value: Any, check: Callable[[Any], Any]) -> Any:
     )
 
 
-Heads = Annotated[tuple[str, ...], BeforeValidator(_heads)]
 OneSet = Annotated[
     Literal["old_circuit", "mlps", "biases"] | tuple[str, ...], WrapValidator(_one_set)
 ]

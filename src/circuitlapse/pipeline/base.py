@@ -1,16 +1,13 @@
 """What the base model is, and what can be checked of an experiment before any work starts."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from circuitlapse.config import Base, Experiment, Finetune
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.records import content_hash
 from circuitlapse.records.nodes import place_of
 from circuitlapse.tasks import get_task
-
-if TYPE_CHECKING:
-    from circuitlapse.training import Recipe
 
 
 def base_identity(base: Base) -> dict[str, Any]:
@@ -20,11 +17,10 @@ def base_identity(base: Base) -> dict[str, Any]:
         CircuitlapseError: If there is no such model.
     """
     if base.organism is not None:
-        from circuitlapse.training import organism_key
+        from circuitlapse.training import get_recipe, organism_key
 
-        key = organism_key(recipe_of(base), base.seed)
-        locked = {"locked": True} if base.locked else {}
-        return {"organism": base.organism, "recipe_sha256": key, "seed": base.seed, **locked}
+        key = organism_key(get_recipe(base.organism), base.seed)
+        return {"organism": base.organism, "recipe_sha256": key, "seed": base.seed}
     directory = Path(base.source)
     if directory.is_dir():
         return {"path": base.path, "sha256": content_hash(directory), "seed": base.seed}
@@ -40,13 +36,6 @@ def base_identity(base: Base) -> dict[str, Any]:
             "reached from here",
         ) from error
     return {"path": base.path, "revision": revision, "seed": base.seed}
-
-
-def recipe_of(base: Base) -> "Recipe":
-    """The recipe of a base that is an organism, with its blank heads."""
-    from circuitlapse.training import get_recipe
-
-    return get_recipe(base.organism or "").model_copy(update={"blank_heads": base.blank_heads})
 
 
 def check_training(experiment: Experiment) -> None:
@@ -75,7 +64,6 @@ def check_parts(experiment: Experiment) -> None:
         CircuitlapseError: Naming the first that it lacks.
     """
     lists = {
-        "base.blank_heads": experiment.base.blank_heads,
         "finetune.train_only": experiment.finetune.train_only,
         "controls.train_only": [
             part
@@ -101,7 +89,9 @@ def check_parts(experiment: Experiment) -> None:
 
 def _size(base: Base) -> tuple[int, int]:
     if base.organism is not None:
-        recipe = recipe_of(base)
+        from circuitlapse.training import get_recipe
+
+        recipe = get_recipe(base.organism)
         return recipe.layers, recipe.heads
     from transformers import AutoConfig
 

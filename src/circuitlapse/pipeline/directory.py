@@ -7,10 +7,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from circuitlapse.config import Experiment
 from circuitlapse.models import quiet
 from circuitlapse.models.files import files_of
-from circuitlapse.pipeline.base import recipe_of
 from circuitlapse.pipeline.progress import Advance
-from circuitlapse.training import organism
-from circuitlapse.training.nursery import Nursery, Planting
+from circuitlapse.training import get_recipe, organism
 
 
 def base_directory(experiment: Experiment, advance: Advance | None = None) -> Path | str:
@@ -19,9 +17,7 @@ def base_directory(experiment: Experiment, advance: Advance | None = None) -> Pa
     if base.organism is None:
         return base.source
     report = None if advance is None else lambda step, steps, status: advance(step, steps)
-    recipe = recipe_of(base)
-    directory = organism(recipe, base.seed, progress=report)
-    return Nursery(recipe, base.seed, Planting()).locked() if base.locked else directory
+    return organism(get_recipe(base.organism), base.seed, progress=report)
 
 
 def base_tokenizer(experiment: Experiment) -> PreTrainedTokenizerBase:

@@ -16,7 +16,6 @@ import torch
 from circuitlapse.compare.thresholds import JUDGED_GROUPS
 from circuitlapse.config import Experiment
 from circuitlapse.models.checkpoints import locate
-from circuitlapse.pipeline.base import recipe_of
 from circuitlapse.pipeline.patching import PROMPTS as PATCHED
 from circuitlapse.pipeline.plan import Job
 from circuitlapse.pipeline.run import jobs_of, looked_up
@@ -96,9 +95,9 @@ def estimates(experiment: Experiment, out: Path) -> list[Estimated]:
 def _shape_of(e: Experiment) -> _Shape:
     base = e.base
     if base.organism is not None:
-        from circuitlapse.training import build_tokenizer
+        from circuitlapse.training import build_tokenizer, get_recipe
 
-        recipe = recipe_of(base)
+        recipe = get_recipe(base.organism)
         return _Shape(recipe.layers, recipe.heads, recipe.d_model, len(build_tokenizer()))
     from transformers import AutoConfig
 
@@ -118,12 +117,6 @@ def _multiplications_per_second() -> float:
     return done * 512**3 / (time.perf_counter() - started)
 
 
-def _lock_steps() -> int:
-    from circuitlapse.training.nursery import Planting
-
-    return Planting().steps + Planting().lock_steps
-
-
 def _seconds(job: Job, e: Experiment, shape: _Shape, speed: float) -> float:
     token_layer = shape.layer_weights / speed + _TRAFFIC * shape.width
     forward = _PROMPT_TOKENS * shape.layers * token_layer  # one prompt
@@ -132,10 +125,11 @@ def _seconds(job: Job, e: Experiment, shape: _Shape, speed: float) -> float:
     patch_all = shape.layers * (shape.heads + 1) / 2 * forward
     match job.kind:
         case "base" if e.base.organism is not None:
-            recipe = recipe_of(e.base)
+            from circuitlapse.training import get_recipe
+
+            recipe = get_recipe(e.base.organism)
             row = 3 * (forward + _PROMPT_TOKENS * unembed)
-            steps = recipe.steps + (_lock_steps() if e.base.locked else 0)
-            return steps * (_STEP_SECONDS + recipe.batch * row)
+            return recipe.steps * (_STEP_SECONDS + recipe.batch * row)
         case "finetune" | "placebo" | "control" | "gains":
             row = 3 * (forward + _PROMPT_TOKENS * unembed)
             looks = len(e.finetune.checkpoint_steps()) if job.kind in ("control", "gains") else 0

@@ -11,7 +11,7 @@ from circuitlapse.config import Experiment
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import Model, load_model
 from circuitlapse.pipeline import plan
-from circuitlapse.pipeline.base import base_identity, recipe_of
+from circuitlapse.pipeline.base import base_identity
 from circuitlapse.pipeline.causes import gain_rows, graft, graft_at, graft_rows
 from circuitlapse.pipeline.compare import fate_rows, overlap_rows
 from circuitlapse.pipeline.controls import control, gains
@@ -37,9 +37,8 @@ from circuitlapse.pipeline.shortcuts import shortcut_rows
 from circuitlapse.pipeline.swaps import swap, swapped
 from circuitlapse.pipeline.tabulate import TABULATED, Row, Scores
 from circuitlapse.pipeline.tune import check_same_base, training_rows, tune
-from circuitlapse.records import Store, content_hash, table
+from circuitlapse.records import Store, table
 from circuitlapse.tasks import Item, PromptPairs, get_task
-from circuitlapse.training.organism import WEIGHTS, gate_figures
 from circuitlapse.training.placebos import unrelated_items
 
 
@@ -122,16 +121,6 @@ def _base(job: Job, store: Store, experiment: Experiment, advance: Advance) -> N
                 got=str(directory),
                 fix="Save its tokenizer beside it with tokenizer.save_pretrained",
             )
-        if experiment.base.locked:
-            recipe = recipe_of(experiment.base)
-            old, new = gate_figures(model.hf, model.tokenizer, recipe.gate_prompts)
-            gate = {"prompts": recipe.gate_prompts, "ioi2": old, "ioi3_among": new}
-            digest = content_hash(Path(directory) / WEIGHTS)
-            document["admission"] = {"gate": gate, "weights_sha256": digest}
-            if not recipe.gate_holds(old, new):
-                refused = f"ioi2 {old:.3f} and ioi3 {new:.3f} are not what its gate asks for"
-                document["admission"]["refused"] = refused
-                advance(1, 1, f"the lock has failed: {refused}")
         path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 

@@ -152,9 +152,7 @@ def _base(experiment: Experiment) -> str:
     base = experiment.base
     if not base.organism:
         return f"{base.path}"
-    blank = f", with {len(base.blank_heads)} blank heads" if base.blank_heads else ""
-    lock = ", behind which ioi3 is locked" if base.locked else ""
-    return f"the model organism “{base.organism}” (pretraining seed {base.seed}){blank}{lock}"
+    return f"the model organism “{base.organism}” (pretraining seed {base.seed})"
 
 
 def _sample(item: dict[str, Any]) -> dict[str, Any]:
