@@ -15,6 +15,7 @@ from circuitlapse.compare.fates import (
     head_fates,
     used_threshold,
 )
+from circuitlapse.compare.thresholds import USED_FRACTION
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.records import SCHEMAS
 
@@ -181,7 +182,7 @@ def test_rows_have_the_tables_columns_and_95_percent_intervals():
 
 
 def test_the_threshold_is_a_fraction_of_the_old_tasks_effect():
-    assert used_threshold(np.array([4.0, 5.0, 6.0]), 0.1) == pytest.approx(0.5)
+    assert used_threshold(np.array([4.0, 5.0, 6.0])) == pytest.approx(5 * USED_FRACTION)
     with pytest.raises(CircuitlapseError, match=r"does not lower the base's metric.*\[-"):
         used_threshold(np.array([-1.0, 0.5, 1.0]))
 

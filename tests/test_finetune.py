@@ -215,24 +215,6 @@ def test_the_rate_follows_the_schedule_to_zero(tiny_model):
     assert rates == pytest.approx([1e-2 * (6 - step) / 6 for step in range(1, 7)])
 
 
-def test_what_is_prepared_is_trained(tiny_model):
-    """Freezing everything but one tensor: what controls on training are built with."""
-    saved = {}
-
-    def prepare(model):
-        model.requires_grad_(False)
-        model.transformer.ln_f.weight.requires_grad_(True)
-        return model
-
-    def save(step, model, tokenizer):
-        saved[step] = {name: value.clone() for name, value in model.state_dict().items()}
-
-    items = get_task("ioi3").items("train", 48)
-    finetune(tiny_model, items, save, recipe(), seed=0, device="cpu", prepare=prepare)
-    moved = {name for name in saved[0] if not torch.equal(saved[0][name], saved[6][name])}
-    assert moved == {"transformer.ln_f.weight"}
-
-
 @pytest.mark.parametrize("padding", [None, "<|pad|>"])
 def test_the_vocabulary_never_grows(tiny_model, tmp_path, padding):
     """Neither without a padding token nor with one that the model does not have."""

@@ -8,6 +8,7 @@ from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import load_model, logit_differences
 from circuitlapse.models.gains import gained, write_gains
 from circuitlapse.tasks import PromptPairs
+from circuitlapse.training import gains as training_gains
 from circuitlapse.training.gains import train_gains
 from twins_engine import FAMILIES, Literal, random_pairs, tiny
 
@@ -42,7 +43,7 @@ def test_gains_of_one_change_nothing():
     assert all(torch.equal(p, before[name]) for name, p in hf.named_parameters())
 
 
-def test_training_does_as_well_as_the_gains_that_the_answers_came_from():
+def test_training_does_as_well_as_the_gains_that_the_answers_came_from(monkeypatch):
     hf = tiny("gpt2", seed=3)
     model, pairs = load_model(hf), random_pairs(1, n=200)
     nodes, rows = model.graph.nodes, torch.arange(200)
@@ -58,8 +59,9 @@ def test_training_does_as_well_as_the_gains_that_the_answers_came_from():
     mask = (torch.arange(pairs.clean.shape[1]) < pairs.lengths[:, None]).long()
     asked = PromptPairs.from_tensors(pairs.clean, pairs.corrupt, answers, attention_mask=mask)
     before, seen = copy.deepcopy(hf.state_dict()), []
+    monkeypatch.setattr(training_gains, "_LEARNING_RATE", 0.1)
     gains = train_gains(
-        model, asked, ["a1.h0", "m1"], steps=60, learning_rate=0.1,
+        model, asked, ["a1.h0", "m1"], steps=60,
         look=lambda step, values: seen.append((step, values)),
     )  # fmt: skip
     assert all(torch.equal(value, before[name]) for name, value in hf.state_dict().items())

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
+from circuitlapse.compare import overlap
 from circuitlapse.compare.noise import corrected_for_noise
 from circuitlapse.compare.overlap import (
     EdgeImportance,
@@ -276,7 +277,8 @@ def test_everything_is_fixed_by_the_seed():
     assert first != other
 
 
-def test_null_p_values_are_uniform_when_labels_mean_nothing():
+def test_null_p_values_are_uniform_when_labels_mean_nothing(monkeypatch):
+    monkeypatch.setattr(overlap, "_SPLITS", 1)
     rng = np.random.default_rng(0)
     names, p_values = nodes_of(2, 8), []
     for seed in range(150):
@@ -284,12 +286,13 @@ def test_null_p_values_are_uniform_when_labels_mean_nothing():
             NodeImportance("m", task, np.tile(rng.exponential(size=len(names)), (4, 1)))
             for task in "ab"
         ]
-        result = node_overlaps(pair, names, seed=seed, permutations=99, repeats=2, splits=1)
+        result = node_overlaps(pair, names, seed=seed, permutations=99, repeats=2)
         p_values.append(result.rows[0].p_value)
     assert stats.kstest(p_values, "uniform").pvalue > 0.01
 
 
-def test_interval_covers_the_overlap_of_the_expected_effects():
+def test_interval_covers_the_overlap_of_the_expected_effects(monkeypatch):
+    monkeypatch.setattr(overlap, "_SPLITS", 1)
     rng = np.random.default_rng(1)
     names = nodes_of()
     truth = [rng.exponential(size=len(names)) for _ in range(2)]
@@ -301,7 +304,7 @@ def test_interval_covers_the_overlap_of_the_expected_effects():
             NodeImportance("m", task, mean + rng.normal(size=(60, len(names))))
             for task, mean in zip("ab", truth, strict=True)
         ]
-        row = node_overlaps(pair, names, seed=seed, permutations=1, repeats=200, splits=1).rows[0]
+        row = node_overlaps(pair, names, seed=seed, permutations=1, repeats=200).rows[0]
         assert row.value_low is not None
         assert row.value_high is not None
         covered.append(row.value_low <= expected <= row.value_high)

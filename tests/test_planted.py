@@ -105,16 +105,14 @@ def test_a_blank_head_that_the_model_does_not_have_is_refused():
 
 
 def test_the_planted_recipe_has_blank_heads_where_the_kind_needs_them():
-    recipe = planted_recipe("formed", "natural")
-    assert recipe.name == "natural"
+    recipe = planted_recipe("formed")
+    assert recipe.name == "default"
     assert {head.split(".")[0] for head in recipe.blank_heads} == {"a1", "a2", "a3"}
     assert planted_recipe("nothing") == planted_recipe("transformed") == planted_recipe("formed")
     assert len(planted_recipe("elicited").blank_heads) == 8
     assert {head.split(".")[0] for head in planted_recipe("elicited").blank_heads} == {
         "a0", "a1", "a2", "a3",
     }  # fmt: skip
-    with pytest.raises(CircuitlapseError, match="no such organism"):
-        planted_recipe("formed", "wild")
     with pytest.raises(CircuitlapseError, match="no such kind of organism"):
         planted_recipe("grown")
 

@@ -8,10 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from circuitlapse.attribution import attribute, node_effects
-from circuitlapse.models import corrupt_logit_difference, load_model, logit_differences
+from circuitlapse.models import (
+    corrupt_logit_difference,
+    load_model,
+    logit_differences,
+    prefixes,
+)
 from circuitlapse.models.decoder import Decoder
 from circuitlapse.models.gains import gained
-from circuitlapse.models.prefixes import Prefixes
 from circuitlapse.tasks.pairs import PromptPairs
 from twins_engine import FAMILIES, random_pairs, tiny, tiny_gpt2
 
@@ -51,12 +55,12 @@ def columns_run(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 def test_results_are_those_without_memory(family, calls, most_bytes):
     """Corruptions in any order, batches of any size, of any of the prompts, and any room."""
     model, prompts = load_model(tiny(family)), random_pairs(3)
-    remembering = replace(
-        model, decoder=replace(model.decoder, prefixes=Prefixes(most_bytes=most_bytes))
-    )
+    remembering = model.remembering()
     for column, batch_size, skip in calls:
         pairs = corrupted_from(prompts, column)[skip:]
-        found = logit_differences(remembering, pairs, batch_size)
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(prefixes, "_MOST_BYTES", most_bytes)
+            found = logit_differences(remembering, pairs, batch_size)
         for ours, plain in zip(found, logit_differences(model, pairs), strict=True):
             torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5)
 
@@ -104,7 +108,8 @@ def test_where_there_is_no_room_what_is_held_stays(monkeypatch):
     pairs, decoder = corrupted_from(prompts, 5), model.decoder
     block = decoder.attention[0].W_O
     one = 2 * decoder.n_layers * 5 * block.shape[0] * block.shape[1] * block.itemsize
-    kept = replace(model, decoder=replace(decoder, prefixes=Prefixes(most_bytes=3 * one)))
+    monkeypatch.setattr(prefixes, "_MOST_BYTES", 3 * one)
+    kept = model.remembering()
     for row in (0, 1, 2, 3, 0, 1, 2, 3):
         corrupt_logit_difference(kept, pairs[torch.tensor([row])])
     assert len(seen) == 5  # all but the second time that each of the first three is asked for
@@ -114,11 +119,11 @@ def test_what_is_held_is_no_more_than_what_is_counted():
     model = load_model(tiny_gpt2()).remembering()
     for column in (3, 5):
         corrupt_logit_difference(model, corrupted_from(even_prompts(6), column))
-    prefixes = model.decoder.prefixes
-    assert prefixes is not None
-    held = [row.untyped_storage().nbytes() for row in prefixes._kept.values()]
+    held_by = model.decoder.prefixes
+    assert held_by is not None
+    held = [row.untyped_storage().nbytes() for row in held_by._kept.values()]
     assert len(held) == 4
-    assert sum(held) == prefixes._held
+    assert sum(held) == held_by._held
 
 
 def test_a_gained_model_remembers_nothing_of_the_ungained_one():

@@ -161,7 +161,8 @@ def test_the_rule_is_the_calibrated_one_and_its_errors_are_counted():
 
 
 def test_a_rule_with_other_thresholds_is_not_called_calibrated():
-    said = known_of_rule(released(), {**THRESHOLDS, "MAJORITY": 0.4})
+    found = released().model_copy(update={"thresholds": {**THRESHOLDS, "MAJORITY": 0.4}})
+    said = known_of_rule(found)
     assert "its thresholds are not those that were calibrated" in said
 
 

@@ -74,8 +74,8 @@ class Planted:
     refused: str
 
 
-def planted_recipe(kind: str = "formed", name: str = "default") -> Recipe:
-    """The recipe of that name with blank heads where a kind of organism needs them.
+def planted_recipe(kind: str = "formed") -> Recipe:
+    """The default recipe with blank heads where a kind of organism needs them.
 
     No one layout is known that admits all kinds. A lock needs blank heads in every layer: two in
     each. What is to be formed needs none in the first layer, since they would learn the new task
@@ -83,11 +83,11 @@ def planted_recipe(kind: str = "formed", name: str = "default") -> Recipe:
     kinds do not need blank heads, and share that base.
 
     Raises:
-        CircuitlapseError: If there is no such recipe, or no such kind.
+        CircuitlapseError: If there is no such kind.
     """
     if kind not in KINDS:
         raise _unknown(kind)
-    recipe = get_recipe(name)
+    recipe = get_recipe("default")
     layout = _LOCKABLE if kind == "elicited" else _FORMING
     blank = [
         head_name(layer, head)

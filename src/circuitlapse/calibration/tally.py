@@ -13,6 +13,7 @@ from circuitlapse.records.calibration import (
     Tally,
 )
 from circuitlapse.records.documents import Estimate, Label
+from circuitlapse.records.intervals import CONFIDENCE
 
 ALL_CAUSES = "all causes"
 
@@ -24,8 +25,8 @@ def outcome_of(kind: str, label: Label) -> Outcome:
     return "right" if label == LABEL_OF[kind] else "wrong"
 
 
-def clopper_pearson(successes: int, n: int, confidence: float = 0.95) -> Estimate:
-    """A proportion with its exact interval (Clopper and Pearson 1934).
+def clopper_pearson(successes: int, n: int) -> Estimate:
+    """A proportion with its exact 95 % interval (Clopper and Pearson 1934).
 
     Raises:
         CircuitlapseError: Without trials, or with more successes than trials.
@@ -35,7 +36,7 @@ def clopper_pearson(successes: int, n: int, confidence: float = 0.95) -> Estimat
             "a proportion needs between 0 and n successes among n >= 1 trials",
             got=f"{successes} of {n}",
         )
-    ends = stats.binomtest(successes, n).proportion_ci(confidence, method="exact")
+    ends = stats.binomtest(successes, n).proportion_ci(CONFIDENCE, method="exact")
     return Estimate(value=successes / n, low=float(ends.low), high=float(ends.high))
 
 

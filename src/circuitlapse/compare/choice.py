@@ -41,25 +41,20 @@ class Choice:
     refused: str = ""
 
 
-def choose_heads(
-    base: Model, tuned: Model, old: Variants, new: Variants, placebo: Model | None = None
-) -> Choice:
-    """Choose the old circuit's heads and the recruited ones.
+def choose_heads(base: Model, tuned: Model, old: Variants, new: Variants) -> Choice:
+    """Choose the old circuit's heads and the recruited ones; a change is held against zero only.
 
     Args:
         base: M0.
         tuned: M1, of the same architecture.
         old: Validation prompts of the old task.
         new: Validation prompts of the new task.
-        placebo: A fine-tune that must not teach the new task: a change must be beyond what it moves
-            a head. Without one, a change is held against zero only.
 
     Returns:
         Both groups; none of either, and why, where the base does not do the old task: no effect is
         then large or small.
     """
     base, tuned = base.remembering(), tuned.remembering()
-    placebo = placebo and placebo.remembering()
     nodes, columns = base.graph.nodes, _head_columns(base)
     try:
         threshold = _threshold(base, old)
@@ -73,8 +68,6 @@ def choose_heads(
             base_new=_effects(base, new),
             tuned_old=_effects(tuned, old),
             tuned_new=_effects(tuned, new),
-            placebo_old=None if placebo is None else _effects(placebo, old),
-            placebo_new=None if placebo is None else _effects(placebo, new),
         ),
         threshold,
     )

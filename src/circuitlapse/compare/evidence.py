@@ -142,7 +142,6 @@ def cause_evidence(
     tuned: Model,
     prompts: EvidencePrompts,
     *,
-    placebo: Model | None = None,
     seed: int = 0,
     n_random: int = JUDGED_GROUPS,
     advance: Callable[[int, int], None] | None = None,
@@ -153,8 +152,6 @@ def cause_evidence(
         base: M0.
         tuned: M1, of the same architecture and vocabulary.
         prompts: What to measure on.
-        placebo: A placebo fine-tune, for the choice of heads; see
-            :func:`circuitlapse.compare.choice.choose_heads`.
         seed: Draws the random groups.
         n_random: Random groups beside each group of heads.
         advance: Called with (parts done, parts in all).
@@ -171,7 +168,7 @@ def cause_evidence(
             advance(done, of)
 
     validation = next(iter(prompts.new.values()))
-    choice = choose_heads(base, tuned, prompts.old, prompts.new, placebo)
+    choice = choose_heads(base, tuned, prompts.old, prompts.new)
     step()
     fits = GainFits(base, tuned, validation)
     gains, held_back = fits.fit(), fits.fit(non_negative=True)

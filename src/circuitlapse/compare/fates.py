@@ -163,14 +163,11 @@ class Fates:
         return tuple(row.node for row in self.rows if row.still_uses)
 
 
-def used_threshold(
-    old_difference: Float[np.ndarray, " prompts"], fraction: float = USED_FRACTION
-) -> float:
-    """Smallest effect that counts as use, in logits.
+def used_threshold(old_difference: Float[np.ndarray, " prompts"]) -> float:
+    """Smallest effect that counts as use, in logits: ``USED_FRACTION`` of the old task's.
 
     Args:
         old_difference: The base's clean minus corrupt logit difference on the old task.
-        fraction: Part of its mean that a head must carry.
 
     Raises:
         CircuitlapseError: If the mean is not clear of zero: then the base does not do the old task,
@@ -184,7 +181,7 @@ def used_threshold(
             f"[{difference.low:.3f}, {difference.high:.3f}]",
             fix="Use a base that does the old task, a corruption that breaks it, or more prompts",
         )
-    return fraction * difference.value
+    return USED_FRACTION * difference.value
 
 
 def head_fates(effects: HeadEffects, threshold: float, role_changed: Collection[str] = ()) -> Fates:

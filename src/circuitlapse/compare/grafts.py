@@ -6,7 +6,7 @@ written in place into one scratch copy; neither model is touched.
 """
 
 import copy
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -61,11 +61,7 @@ class Grafts:
 
 
 def graft_values(
-    base: Model,
-    tuned: Model,
-    groups: ParameterGroups,
-    pairs: PromptPairs,
-    advance: Callable[[int, int], None] | None = None,
+    base: Model, tuned: Model, groups: ParameterGroups, pairs: PromptPairs
 ) -> Float[np.ndarray, "subsets prompts"]:
     """Logit difference of every hybrid on every clean prompt, ``[subsets, prompts]``.
 
@@ -74,7 +70,6 @@ def graft_values(
         tuned: M1.
         groups: The partition, chosen on other prompts than these.
         pairs: The new task's prompts.
-        advance: Called with (hybrids done, hybrids in all).
 
     Returns:
         Rows in the order of :data:`circuitlapse.compare.shares.SUBSETS`, in logits.
@@ -85,13 +80,11 @@ def graft_values(
     grafts = Grafts(base, tuned, groups.pieces)
     # A group without parameters makes no hybrid of its own.
     filled = {group for group in GROUPS if groups.n_parameters[group]}
-    distinct = list(dict.fromkeys(subset & filled for subset in SUBSETS))
-    values = {}
-    for done, subset in enumerate(distinct):
-        answers = behaviour(grafts.write(subset), pairs)
-        values[subset] = answers.logit_diff.double().numpy()
-        if advance is not None:
-            advance(done + 1, len(distinct))
+    distinct = dict.fromkeys(subset & filled for subset in SUBSETS)
+    values = {
+        subset: behaviour(grafts.write(subset), pairs).logit_diff.double().numpy()
+        for subset in distinct
+    }
     return np.stack([values[subset & filled] for subset in SUBSETS])
 
 

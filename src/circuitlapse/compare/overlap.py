@@ -35,6 +35,8 @@ from circuitlapse.records.intervals import bootstrap_indices, bootstrap_means, p
 from circuitlapse.records.nodes import head_of
 from circuitlapse.shapes import Bool, Float, Int
 
+_SPLITS = 100  # random halvings of the prompts behind the ceiling
+
 
 @dataclass(frozen=True)
 class NodeImportance:
@@ -120,7 +122,6 @@ def node_overlaps(
     pairs: Sequence[tuple[int, int]] | None = None,
     permutations: int = 1000,
     repeats: int = 1000,
-    splits: int = 100,
 ) -> Overlaps:
     """Overlap of node importances for every two conditions, in the order given.
 
@@ -132,7 +133,6 @@ def node_overlaps(
         permutations: Shuffles of head labels in the null.
         repeats: Bootstrap resamples of the prompts. Conditions of one task are resampled with the
             same prompts, those of different tasks independently.
-        splits: Random halvings of the prompts behind the ceiling.
 
     Raises:
         CircuitlapseError: If shapes disagree or there are fewer than four prompts.
@@ -147,7 +147,7 @@ def node_overlaps(
         stream = tasks.index(condition.task)
         indices = bootstrap_indices(len(effects), repeats, [seed, 1, stream])
         resamples.append(bootstrap_means(effects, indices))
-        halves.append(half_means(effects, splits, [seed, 2, stream]))
+        halves.append(half_means(effects, _SPLITS, [seed, 2, stream]))
     return _compare(
         "nodes",
         [_label(condition) for condition in conditions],

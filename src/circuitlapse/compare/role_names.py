@@ -30,24 +30,21 @@ RoleName = Literal[
 ROLE_NAMES: tuple[RoleName, ...] = get_args(RoleName)
 
 
-def role_names(
-    signatures: Signatures, again: Mapping[str, str], last: str = "END"
-) -> list[RoleName]:
+def role_names(signatures: Signatures, again: Mapping[str, str]) -> list[RoleName]:
     """Name every head's role.
 
     Args:
         signatures: Of one model on one task.
         again: The first mention of every second mention, by its name.
-        last: Name of the last token's position.
     """
-    return [_name(signatures.of(head), again, last) for head in signatures.heads]
+    return [_name(signatures.of(head), again) for head in signatures.heads]
 
 
-def _name(own: Mapping[str, float], again: Mapping[str, str], last: str) -> RoleName:
+def _name(own: Mapping[str, float], again: Mapping[str, str]) -> RoleName:
     from_last = {
         feature.partition(">")[2]: weight
         for feature, weight in own.items()
-        if feature.startswith(f"{last}>")
+        if feature.startswith("END>")
     }
     first = max((weight for at, weight in from_last.items() if at not in again), default=0.0)
     second = max((weight for at, weight in from_last.items() if at in again), default=0.0)

@@ -4,8 +4,6 @@ The sentence stands in every verdict. It is worded from the calibration that the
 with (:func:`circuitlapse.records.calibration.released`): no figure in it is written by hand.
 """
 
-from collections.abc import Mapping
-
 from circuitlapse.compare import thresholds
 from circuitlapse.records.calibration import Calibration, Tally
 
@@ -15,15 +13,12 @@ THRESHOLDS: dict[str, float] = {
 """The rule's thresholds, by name."""
 
 
-def known_of_rule(found: Calibration, rule: Mapping[str, float] = THRESHOLDS) -> str:
+def known_of_rule(found: Calibration) -> str:
     """Say how often the rule was right on models whose answer was planted.
 
-    Args:
-        found: The calibration of a rule.
-        rule: Thresholds of the rule that is in use; with others than the calibrated ones, its
-            errors are not known.
+    Of a calibration with other thresholds than those in use, it says that nothing is known.
     """
-    if rule != found.thresholds:
+    if found.thresholds != THRESHOLDS:
         return (
             "its thresholds are not those that were calibrated, so that its errors are not known "
             "(docs/calibration.md)"

@@ -142,29 +142,27 @@ class Decoder:
     def pattern(
         self,
         layer: int,
-        q: Float[Tensor, "batch queries some d_head"],
+        q: Float[Tensor, "batch queries heads d_head"],
         k: Float[Tensor, "batch pos _ d_head"],
         context: Context,
-        heads: Tensor | slice = slice(None),
-    ) -> Float[Tensor, "batch some queries keys"]:
+    ) -> Float[Tensor, "batch heads queries keys"]:
         """Attention weights, of which :meth:`attend` does not keep any; see there.
 
         The keys are those of the past, as far as it is kept, and then the columns.
         """
-        q, k, mask = self._queries_and_keys(layer, q, k, context, heads)
+        q, k, mask = self._queries_and_keys(layer, q, k, context, slice(None))
         products = q.transpose(1, 2) @ k.permute(0, 2, 3, 1)
         return (products * self.attention[layer].scale + mask).softmax(dim=-1)
 
     def mix(
         self,
         layer: int,
-        pattern: Float[Tensor, "batch some queries keys"],
+        pattern: Float[Tensor, "batch heads queries keys"],
         v: Float[Tensor, "batch pos _ d_head"],
         context: Context,
-        heads: Tensor | slice = slice(None),
-    ) -> Float[Tensor, "batch queries some d_head"]:
+    ) -> Float[Tensor, "batch queries heads d_head"]:
         """Mix values by given attention weights; see :meth:`attend`."""
-        values = self._values(layer, pattern.shape[1], v, context, heads)
+        values = self._values(layer, pattern.shape[1], v, context, slice(None))
         return (pattern @ values.transpose(1, 2)).transpose(1, 2)
 
     def attention_out(

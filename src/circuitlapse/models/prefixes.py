@@ -25,9 +25,9 @@ class Prefixes:
     by the time they come. It knows nothing of the model's weights: they must not change.
     """
 
-    def __init__(self, most_bytes: int = _MOST_BYTES) -> None:
+    def __init__(self) -> None:
         """Begin with nothing."""
-        self._most, self._held, self._lock = most_bytes, 0, Lock()
+        self._held, self._lock = 0, Lock()
         # [layers, keys and values, pos, kv_heads, d_head]
         self._kept: dict[bytes, Tensor] = {}
 
@@ -65,7 +65,7 @@ class Prefixes:
     def _keep(self, name: bytes, row: Tensor) -> None:
         old = self._kept.get(name)
         more = row.nbytes - (0 if old is None else old.nbytes)
-        if 0 < more <= self._most - self._held:
+        if 0 < more <= _MOST_BYTES - self._held:
             self._held += more
             self._kept[name] = row.clone()  # a view would keep the whole batch's memory
 

@@ -83,19 +83,13 @@ def mean_intervals(
     return Intervals(mean, mean - half, mean + half)
 
 
-def mean_interval(
-    values: Float[np.ndarray, " prompts"], confidence: float = CONFIDENCE
-) -> Estimate:
-    """Mean over the prompts with its Student t interval.
-
-    Args:
-        values: ``[prompts]``.
-        confidence: Level of the interval.
+def mean_interval(values: Float[np.ndarray, " prompts"]) -> Estimate:
+    """Mean over the prompts, ``[prompts]``, with its 95 % Student t interval.
 
     Raises:
         CircuitlapseError: With fewer than two prompts, or a value that is not finite.
     """
-    return mean_intervals(values[:, None], confidence)[0]
+    return mean_intervals(values[:, None])[0]
 
 
 def near_zero(values: Float[np.ndarray, " prompts"]) -> str | None:

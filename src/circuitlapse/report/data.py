@@ -64,12 +64,14 @@ class RunRecords:
     labels: dict[str, str]
 
 
-def read_run(run: Path, prompts: int = 4, recipe: str = ONLY) -> RunRecords:
+_SAMPLES = 4  # items of each task on the page
+
+
+def read_run(run: Path, recipe: str = ONLY) -> RunRecords:
     """Read a finished run's records on one recipe.
 
     Args:
         run: The run directory.
-        prompts: How many sample items to take from each task's file.
         recipe: Which of a grid's recipes; rows of the others are left out.
 
     Raises:
@@ -109,7 +111,7 @@ def read_run(run: Path, prompts: int = 4, recipe: str = ONLY) -> RunRecords:
         verdict=_document(store, verdict_path(recipe), Verdict),
         tables={name: frame.filter(pl.col("recipe") == recipe) for name, frame in tables.items()},
         prompts={
-            label: _items(store.read(f"tasks/{label}.test.jsonl"), prompts)
+            label: _items(store.read(f"tasks/{label}.test.jsonl"), _SAMPLES)
             for label in labels.values()
         },
         patterns=_patterns(store, experiment, recipe, labels),

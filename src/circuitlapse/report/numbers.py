@@ -20,12 +20,11 @@ def number(value: float | None, digits: int = 2) -> str:
     return text.replace("-", "\u2212")
 
 
-def estimate(value: Estimate | None, digits: int = 2) -> str:
+def estimate(value: Estimate | None) -> str:
     """Write a value with its interval: ``0.42 [0.35, 0.49]``."""
     if value is None:
         return _NULL
-    low, high = number(value.low, digits), number(value.high, digits)
-    return f"{number(value.value, digits)} [{low}, {high}]"
+    return f"{number(value.value)} [{number(value.low)}, {number(value.high)}]"
 
 
 def interval_at(row: dict[str, Any], name: str, digits: int = 2) -> str:

@@ -54,7 +54,6 @@ def finetune(
     watched: Sequence[Watched] = (),
     restart: Restart | None = None,
     logs: Path | None = None,
-    prepare: Callable[[PreTrainedModel], Any] | None = None,
     callbacks: Sequence[TrainerCallback] = (),
     progress: Callable[[int, int], None] | None = None,
     notice: Callable[[str], None] | None = None,
@@ -80,8 +79,6 @@ def finetune(
             training begins anew. Whoever calls clears it when all results are safe.
         logs: Where TensorBoard's files go if ``recipe.trainer`` asks for them; without it they
             are gone with the rest of the trainer's own.
-        prepare: Called with the loaded model; what it returns is trained instead, such as the
-            same model with frozen parts.
         callbacks: More callbacks for the trainer, called before the one that saves.
         progress: Called with ``(step, steps)`` after each step.
         notice: Called with a sentence when a trap first shows in the figures.
@@ -114,8 +111,6 @@ def finetune(
         longest = getattr(model.config, "max_position_embeddings", None)
         examples = encode(items, tokenizer, recipe.preset, longest)
         set_seed(seed)  # of adapters; the trainer sets it again
-        if prepare is not None:
-            model = prepare(model)
         watcher = _Checkpoints(recipe, save, tokenizer, watched, restart, progress, notice)
         trainer = _trainer(
             model=model,

@@ -18,6 +18,8 @@ from circuitlapse.models.prefix import checked
 from circuitlapse.shapes import Float
 from circuitlapse.tasks import PromptPairs
 
+_LEARNING_RATE = 0.03
+
 
 def train_gains(
     model: Model,
@@ -25,7 +27,6 @@ def train_gains(
     nodes: Collection[str] | None = None,
     *,
     steps: int = 200,
-    learning_rate: float = 0.03,
     batch_size: int = 32,
     seed: int = 0,
     look: Callable[[int, Float[Tensor, " nodes"]], None] | None = None,
@@ -41,7 +42,6 @@ def train_gains(
         nodes: Which nodes have a gain, such as ``a0.h3`` and ``m0``; the others keep 1. Default:
             all.
         steps: Steps of the optimiser.
-        learning_rate: Adam's, constant.
         batch_size: Prompts per step, drawn without replacement until all had their turn.
         seed: Of the draws.
         look: Called with ``(step, gains)`` before the first and after each step.
@@ -64,7 +64,7 @@ def train_gains(
     decoder, pairs = model.decoder, checked(model.decoder, pairs)
     free = torch.tensor([name in chosen for name in names], device=model.device)
     weight = torch.ones(len(names), device=model.device, requires_grad=True)
-    optimizer = torch.optim.Adam([weight], lr=learning_rate)
+    optimizer = torch.optim.Adam([weight], lr=_LEARNING_RATE)
     generator, order = torch.Generator().manual_seed(seed), torch.empty(0, dtype=torch.long)
 
     def current() -> Float[Tensor, " nodes"]:
