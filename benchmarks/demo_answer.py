@@ -30,7 +30,7 @@ def shown(estimate: Estimate | None) -> str:
     """Write an estimate with its interval."""
     if estimate is None:
         return "not given"
-    return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
+    return estimate.text()
 
 
 def shares(runs: list[cl.Run]) -> None:

@@ -3,13 +3,10 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
-from circuitlapse.attribution import node_effects
-from circuitlapse.compare import used_threshold
-from circuitlapse.compare.fates import corrected_confidence, used
-from circuitlapse.models import Model, behaviour, logit_differences
+from circuitlapse.compare.choice import used_heads
+from circuitlapse.models import Model, behaviour
 from circuitlapse.records.nodes import head_of
 from circuitlapse.tasks import PromptPairs, get_task, tokenize
 
@@ -50,18 +47,11 @@ def old_heads(model: Model, task: str, n: int) -> tuple[str, ...]:
     Raises:
         CircuitlapseError: If the model does not do the task.
     """
-    nodes = model.graph.nodes
-    columns = [i for i, node in enumerate(nodes) if not node.startswith("m")]
-    effects, differences = [], []
-    items = get_task(task).items("validation", n)
-    for variant in get_task(task).families["subject"]:
-        pairs = tokenize(items, model.tokenizer, variant)
-        clean, corrupt = logit_differences(model, pairs)
-        differences.append((clean - corrupt).double().numpy())
-        effects.append(node_effects(model, pairs)[:, columns].double().numpy())
-    threshold = used_threshold(np.mean(differences, axis=0))
-    in_use = used(np.mean(effects, axis=0), threshold, corrected_confidence(len(columns)))
-    return tuple(nodes[i] for i, is_used in zip(columns, in_use, strict=True) if is_used)
+    items, families = get_task(task).items("validation", n), get_task(task).families
+    return used_heads(
+        model,
+        {variant: tokenize(items, model.tokenizer, variant) for variant in families["subject"]},
+    )
 
 
 @torch.no_grad()

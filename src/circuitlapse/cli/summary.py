@@ -33,12 +33,12 @@ def _print_recipe(run: Run, console: Console) -> None:
     console.print(verdict.reason, highlight=False, markup=False)
     for one in verdict.seeds:
         shares = ", ".join(
-            f"{cause} {share.value:.2f} [{share.low:.2f}, {share.high:.2f}]"
+            f"{cause} {share.text()}"
             for cause, share in one.shares.items() if share is not None
         )  # fmt: skip
         console.print(
-            f"  seed {one.finetune_seed}: {one.label}; G {one.gain.value:.2f} "
-            f"[{one.gain.low:.2f}, {one.gain.high:.2f}]; {shares or 'no shares'}",
+            f"  seed {one.finetune_seed}: {one.label}; G {one.gain.text()}; "
+            f"{shares or 'no shares'}",
             highlight=False,
         )
     console.print(f"The rule: {verdict.calibration}.", highlight=False, markup=False)

@@ -115,7 +115,7 @@ def print_items(items: Sequence["Item"], screen: Console) -> None:
 
 
 def _share(share: "Estimate") -> str:
-    return f"{share.value:.3f} [{share.low:.3f}, {share.high:.3f}]"
+    return share.text(3)
 
 
 def load_tokenizer(source: str | None) -> "PreTrainedTokenizerBase | None":

@@ -55,7 +55,6 @@ def choose_heads(base: Model, tuned: Model, old: Variants, new: Variants) -> Cho
         then large or small.
     """
     base, tuned = base.remembering(), tuned.remembering()
-    nodes, columns = base.graph.nodes, _head_columns(base)
     try:
         threshold = _threshold(base, old)
     except CircuitlapseError as error:
@@ -63,7 +62,7 @@ def choose_heads(base: Model, tuned: Model, old: Variants, new: Variants) -> Cho
 
     fates = head_fates(
         HeadEffects(
-            heads=[nodes[index] for index in columns],
+            heads=base.graph.heads,
             base_old=_effects(base, old),
             base_new=_effects(base, new),
             tuned_old=_effects(tuned, old),
@@ -76,20 +75,22 @@ def choose_heads(base: Model, tuned: Model, old: Variants, new: Variants) -> Cho
 
 def old_circuit(base: Model, old: Variants) -> Choice:
     """Choose the old circuit's heads alone: those of :func:`choose_heads`, whatever was tuned."""
-    base = base.remembering()
-    nodes, columns = base.graph.nodes, _head_columns(base)
     try:
-        threshold = _threshold(base, old)
+        return Choice(used_heads(base, old), ())
     except CircuitlapseError as error:
         return Choice((), (), str(error))
-    found = used(_effects(base, old), threshold, corrected_confidence(len(columns)))
-    heads = tuple(nodes[column] for column, is_used in zip(columns, found, strict=True) if is_used)
-    return Choice(heads, ())
 
 
-def _head_columns(model: Model) -> list[int]:
-    """Where the heads are among the graph's nodes."""
-    return [index for index, node in enumerate(model.graph.nodes) if not node.startswith("m")]
+def used_heads(model: Model, task: Variants) -> tuple[str, ...]:
+    """Name the heads that a model uses on a task.
+
+    Raises:
+        CircuitlapseError: If the model does not do the task.
+    """
+    model = model.remembering()
+    threshold, heads = _threshold(model, task), model.graph.heads
+    found = used(_effects(model, task), threshold, corrected_confidence(len(heads)))
+    return tuple(head for head, is_used in zip(heads, found, strict=True) if is_used)
 
 
 def _threshold(base: Model, old: Variants) -> float:
@@ -103,4 +104,4 @@ def _threshold(base: Model, old: Variants) -> float:
 def _effects(model: Model, task: Variants) -> Float[np.ndarray, "prompts heads"]:
     """The heads' effects, averaged over a family's corruptions."""
     each = [node_effects(model, pairs) for pairs in task.values()]
-    return np.mean(each, axis=0)[:, _head_columns(model)]
+    return np.mean(each, axis=0)[:, model.graph.head_nodes]

@@ -177,8 +177,7 @@ def used_threshold(old_difference: Float[np.ndarray, " prompts"]) -> float:
     if difference.low <= 0:
         raise CircuitlapseError(
             "the corruption does not lower the base's metric on the old task",
-            got=f"clean - corrupt {difference.value:.3f} "
-            f"[{difference.low:.3f}, {difference.high:.3f}]",
+            got=f"clean - corrupt {difference.text(3)}",
             fix="Use a base that does the old task, a corruption that breaks it, or more prompts",
         )
     return USED_FRACTION * difference.value
@@ -308,7 +307,6 @@ def _columns(shown: dict[str, Intervals | None], column: int) -> dict[str, Any]:
     columns: dict[str, float | None] = {}
     for name, intervals in shown.items():
         estimate = None if intervals is None else intervals[column]
-        columns[name] = estimate.value if estimate else None
-        columns[f"{name}_low"] = estimate.low if estimate else None
-        columns[f"{name}_high"] = estimate.high if estimate else None
+        ends = dict.fromkeys((name, f"{name}_low", f"{name}_high"))
+        columns |= ends if estimate is None else estimate.columns(name)
     return columns

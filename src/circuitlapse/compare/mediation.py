@@ -120,8 +120,7 @@ def mediation(
         CircuitlapseError: If the models differ in architecture, or have no such head.
     """
     graph = tuned.graph
-    every = [node for node in graph.nodes if not node.startswith("m")]
-    named = {NO_HEADS: (), **groups, ALL_HEADS: every}
+    named = {NO_HEADS: (), **groups, ALL_HEADS: graph.heads}
     before = behaviour(base, pairs).logit_diff.double().numpy()
     values, random = [], []
     for done, (name, heads) in enumerate(named.items()):

@@ -176,4 +176,4 @@ def percent(estimate: Estimate) -> str:
 
 def logits(estimate: Estimate) -> str:
     """Write an estimate in logits with its interval."""
-    return f"{estimate.value:.2f} logits [{estimate.low:.2f}, {estimate.high:.2f}]"
+    return estimate.text(unit=" logits")

@@ -56,15 +56,9 @@ def _evidence(context: Context, statement: str, table: str, **where: str | int) 
     return Evidence(statement=statement, table=table, where={**context.seeds, **where})
 
 
-def _estimate(row: Row, name: str) -> Estimate | None:
-    if row[name] is None:
-        return None
-    return Estimate(value=row[name], low=row[f"{name}_low"], high=row[f"{name}_high"])
-
-
 def _of_gain(row: Row) -> str:
     """A share of the gain, or the part in logits where no share is given."""
-    share, gain = _estimate(row, "share"), _estimate(row, "gain")
+    share, gain = Estimate.of(row, "share"), Estimate.of(row, "gain")
     if share is not None:
         return f"{percent(share)} of the gain"
     return "nothing" if gain is None else f"{logits(gain)} (no share is given)"
@@ -214,7 +208,7 @@ def _dynamics(context: Context, rows: Sequence[Row]) -> Iterator[Evidence]:
     for task in (context.old, context.new):
         where = {"step": context.step, "task": task, "kind": "behaviour"}
         for row in _pick(rows, **where):
-            change = _estimate(row, "change")
+            change = Estimate.of(row, "change")
             text = f"The logit difference on {task} is cut best before step {row['change_step']}"
             if change is not None:
                 text += f", where it changes by {logits(change)} (p = {row['p_value']:.3f})"

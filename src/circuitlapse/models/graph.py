@@ -62,6 +62,21 @@ class Graph:
         return tuple(Place(layer, head) for layer in range(self.n_layers) for head in heads)
 
     @cached_property
+    def heads(self) -> tuple[str, ...]:
+        """The heads among :attr:`nodes`."""
+        return tuple(self.nodes[index] for index in self.head_nodes)
+
+    @cached_property
+    def mlps(self) -> tuple[str, ...]:
+        """The MLPs among :attr:`nodes`."""
+        return tuple(mlp_name(layer) for layer in range(self.n_layers))
+
+    @cached_property
+    def head_nodes(self) -> list[int]:
+        """Indices of :attr:`heads` among :attr:`nodes`."""
+        return [index for index, place in enumerate(self.places) if place.head >= 0]
+
+    @cached_property
     def readers(self) -> tuple[str, ...]:
         """Per layer ``a0.h0<q>`` …, all ``<k>``, all ``<v>``, then ``m0``; lastly ``logits``.
 
@@ -116,6 +131,14 @@ class Graph:
         start = layer * (self.n_heads + 2 * self.n_kv_heads + 1)
         start += {"q": 0, "k": self.n_heads, "v": self.n_heads + self.n_kv_heads}[slot]
         return slice(start, start + self.n_slots(slot))
+
+    def slot_columns(self, slot: str) -> list[int]:
+        """Index among the readers of the ``q``, ``k`` or ``v`` slot of each of :attr:`heads`."""
+        return [
+            self.slot_readers(layer, slot).start + (head if slot == "q" else self.kv_head(head))
+            for layer in range(self.n_layers)
+            for head in range(self.n_heads)
+        ]
 
     def attention_readers(self, layer: int) -> slice:
         """Indices of all slots of ``layer`` among the readers."""

@@ -21,7 +21,7 @@ from circuitlapse.compare.matched import Beside, beside
 from circuitlapse.compare.ratios import divide, logit_rounding
 from circuitlapse.compare.shares import contribution
 from circuitlapse.config import Arm, Compare, Experiment
-from circuitlapse.models import Model
+from circuitlapse.models import Graph, Model
 from circuitlapse.pipeline import plan
 from circuitlapse.pipeline.load import load_several
 from circuitlapse.pipeline.measure import Arrays, load_about, load_arrays, save_arrays
@@ -136,10 +136,10 @@ def causes_of(scores: Scores, arm: Arm) -> CauseEvidence:
     return read_causes(scores.store.read(grafts(arm.name)))
 
 
-def head_groups(found: CauseEvidence, nodes: Sequence[str]) -> dict[str, tuple[str, ...]]:
+def head_groups(found: CauseEvidence, graph: Graph) -> dict[str, tuple[str, ...]]:
     """The heads of each group of heads that has any."""
     old, recruited = found.choice.old_heads, found.choice.recruited_heads
-    others = [n for n in nodes if not n.startswith("m") and n not in {*old, *recruited}]
+    others = [head for head in graph.heads if head not in {*old, *recruited}]
     groups = dict(zip(_GROUPS, (old, recruited, tuple(others)), strict=True))
     return {group: heads for group, heads in groups.items() if heads}
 
@@ -163,8 +163,7 @@ def graft_rows(scores: Scores) -> list[Row]:
     for arm in scores.experiment.arms():
         found = causes_of(scores, arm)
         heads = {
-            group: ", ".join(members)
-            for group, members in head_groups(found, scores.graph.nodes).items()
+            group: ", ".join(members) for group, members in head_groups(found, scores.graph).items()
         }
         random = {
             (row["origin"], row["group"], row["quantity"]): row["gains"]

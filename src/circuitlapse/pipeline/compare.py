@@ -96,7 +96,7 @@ def fates_of(
         None where the base does not do the old task: no effect is then large or small.
     """
     old, new = scores.tasks
-    columns = scores.head_columns
+    columns = scores.graph.head_nodes
 
     def effects(name: str, at: int, task: str) -> np.ndarray:
         return scores.family(name, at, task, "effects", family)[:, columns]

@@ -99,8 +99,8 @@ def _heads(scores: Scores, arms: Sequence[Arm], task: str, family: str) -> Itera
     steps = exact_steps(scores.experiment)
     if len(steps) < _FEWEST:
         return
-    columns = scores.head_columns
-    heads = [scores.graph.nodes[column] for column in columns]
+    columns = scores.graph.head_nodes
+    heads = scores.graph.heads
     settings = scores.experiment.compare
     cuts: list[list[HeadDynamics]] = []
     curves: list[np.ndarray] = []

@@ -42,9 +42,8 @@ def signature_of(readings: Arrays, graph: Graph, task: str) -> Signatures:
     for feature in OWN:
         name = _READ_AS[feature]
         values[feature] = readings[f"{label}.{name}" if feature in _OF_TASK else name]
-    heads = tuple(node for node in graph.nodes if not node.startswith("m"))
     columns = [each.astype(np.float64).flatten() for each in values.values()]
-    return Signatures(heads, tuple(values), np.stack(columns, axis=1))
+    return Signatures(graph.heads, tuple(values), np.stack(columns, axis=1))
 
 
 def second_mentions(readings: Arrays, task: str) -> dict[str, str]:
@@ -109,7 +108,7 @@ class RolesOf:
         came = {move.target: move for move in roles.moves}
         reads = self._reads(step)
         names = role_names(signatures, self._again)
-        places = [scores.graph.places[column] for column in scores.head_columns]
+        places = [scores.graph.places[column] for column in scores.graph.head_nodes]
         for index, (change, place) in enumerate(zip(roles.changes, places, strict=True)):
             own, move = signatures.of(change.head), came.get(change.head)
             way, attention = strongest_way(own)
@@ -160,11 +159,7 @@ def strongest_reads(graph: Graph, mean: np.ndarray, halves: np.ndarray) -> dict[
     sizes, noise = np.abs(mean), np.abs(halves[0] - halves[1]) / 2
     found: dict[str, list] = {}
     for slot in SLOTS:
-        columns = [
-            graph.slot_readers(layer, slot).start + (head if slot == "q" else graph.kv_head(head))
-            for layer in range(graph.n_layers)
-            for head in range(graph.n_heads)
-        ]
+        columns = graph.slot_columns(slot)
         into = sizes[:, columns].astype(np.float64)
         total, best = into.sum(axis=0), into.argmax(axis=0)
         clear = total > noise[:, columns].sum(axis=0, dtype=np.float64)

@@ -33,7 +33,7 @@ def head_graft_rows(
     advance: Advance,
 ) -> list[Row]:
     """Graft the heads' QK and OV circuits apart from each other."""
-    groups = head_groups(found, models["base"].graph.nodes)
+    groups = head_groups(found, models["base"].graph)
     rows = head_grafts(
         models["base"], models["tuned"], pairs[: settings.beside_prompts], groups,
         seed=settings.seed, parts=("qk", "ov"), n_random=settings.random_groups,
@@ -67,7 +67,7 @@ def random_graft_rows(
     not done again. Each row has the mean ``gains`` of its random groups in logits.
     """
     base, tuned = models["base"], models["tuned"]
-    groups = head_groups(found, base.graph.nodes)
+    groups = head_groups(found, base.graph)
     others = {group: heads for group, heads in groups.items() if group not in found.graft}
     first_in = {"base": groups, "gained": others}
     rows = []
@@ -95,7 +95,7 @@ def mediation_rows(
     Beside the groups that a label may name stand the random groups of the verdict's own evidence,
     on the same prompts; beside the others as many.
     """
-    groups = head_groups(found, models["base"].graph.nodes)
+    groups = head_groups(found, models["base"].graph)
     judged = {str(group): random for group, random in found.support.mediation.items()}
     rows = mediation(
         models["base"], models["tuned"], pairs, groups, seed=settings.seed,
@@ -123,9 +123,8 @@ def crosspatch_rows(
     advance: Advance,
 ) -> list[Row]:
     """Patch the groups of heads and the MLPs, both ways, everywhere and at each named position."""
-    nodes = models["base"].graph.nodes
-    groups = head_groups(found, nodes)
-    groups["mlps"] = tuple(node for node in nodes if node.startswith("m"))
+    graph = models["base"].graph
+    groups = {**head_groups(found, graph), "mlps": graph.mlps}
     few = pairs[: settings.beside_prompts]
     rows = crosspatch(
         models["base"], models["tuned"], few, groups, [EVERYWHERE, *few.positions],

@@ -55,11 +55,6 @@ class Scores:
         first = plan.scores(self.experiment.arms()[0].name, 0, self.tasks[0])
         return Graph(**load_about(self.store.read(first)))
 
-    @cached_property
-    def head_columns(self) -> list[int]:
-        """Where the heads stand among the nodes."""
-        return [i for i, node in enumerate(self.graph.nodes) if not node.startswith("m")]
-
     def _at(self, arm: str, step: int, task: str) -> Arrays:
         return load_arrays(self.store.read(plan.scores(arm, step, task)))
 
@@ -98,7 +93,7 @@ def spread(name: str, estimate: Estimate | None) -> Row:
     """The three columns of an estimate; nulls where there is none."""
     if estimate is None:
         return {name: None, f"{name}_low": None, f"{name}_high": None}
-    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+    return estimate.columns(name)
 
 
 def behaviour_rows(names: Row, arrays: Arrays) -> Iterator[Row]:

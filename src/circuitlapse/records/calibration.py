@@ -152,6 +152,6 @@ def calibration_table(found: Calibration) -> pl.DataFrame:
         for cause, share in (each.shares or {"": None}).items():
             ends = {"share": None, "share_low": None, "share_high": None}
             if share is not None:
-                ends = {"share": share.value, "share_low": share.low, "share_high": share.high}
+                ends = share.columns("share")
             rows.append({**about, "cause": cause, **ends})
     return pl.DataFrame(rows, schema=CALIBRATION_COLUMNS)

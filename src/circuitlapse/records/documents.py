@@ -1,6 +1,7 @@
 """The run's small documents, as JSON: the verdict with its evidence, and the provenance."""
 
-from typing import Literal, get_args
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
 
@@ -32,6 +33,21 @@ class Estimate(_Document):
     value: float
     low: float
     high: float
+
+    def columns(self, name: str) -> dict[str, float]:
+        """Return the table's columns ``name``, ``name_low`` and ``name_high``."""
+        return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any], name: str) -> "Estimate | None":
+        """Read the columns that :meth:`columns` gives; None where they are null."""
+        if row[name] is None:
+            return None
+        return cls(value=row[name], low=row[f"{name}_low"], high=row[f"{name}_high"])
+
+    def text(self, digits: int = 2, unit: str = "") -> str:
+        """Write the value with its interval: ``0.42 [0.35, 0.49]``."""
+        return f"{self.value:.{digits}f}{unit} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
 
 
 class Precondition(_Document):

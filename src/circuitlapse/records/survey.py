@@ -119,7 +119,6 @@ class Survey(_Document):
                 for name, value in figures:
                     row[name] = value
                     if isinstance(value, Estimate):
-                        row |= {name: value.value, f"{name}_low": value.low}
-                        row[f"{name}_high"] = value.high
+                        row |= value.columns(name)
                 rows.append(row)
         return pl.DataFrame(rows)

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.records import Estimate
 from circuitlapse.records.intervals import mean_interval, proportion_interval
 from circuitlapse.tasks import Item
 from circuitlapse.training.encode import IGNORED, encode
@@ -122,9 +121,9 @@ def look(
     n = len(loss)
     return Figures(
         step, watched.split, watched.task, n,
-        **_spread("loss", mean_interval(loss.astype(np.float64))),
-        **_spread("accuracy", proportion_interval(int(right.sum()), n)),
-        **_spread("end_of_text", proportion_interval(int(end.sum()), n)),
+        **mean_interval(loss.astype(np.float64)).columns("loss"),
+        **proportion_interval(int(right.sum()), n).columns("accuracy"),
+        **proportion_interval(int(end.sum()), n).columns("end_of_text"),
     )  # fmt: skip
 
 
@@ -152,10 +151,6 @@ def _answers(
 def _padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:
     tensors = [torch.tensor(row) for row in rows]
     return nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=value)
-
-
-def _spread(name: str, estimate: Estimate) -> dict[str, float]:
-    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
 
 
 _PLACE = ("step", "split", "task")
