@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from loky import cpu_count
 from loky.process_executor import TerminatedWorkerError
 
@@ -91,38 +90,31 @@ def calibrate(
     if root.exists() and not root.is_dir():
         raise CircuitlapseError(f"{root} is not a directory", fix="Name a new one with --out")
     root.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(root / ".lock", timeout=0):
-            store = Store(root)
-            store.sweep()
-            listen(Progress("planned", total=len(KINDS) * n + n * stress))
-            found = _Search(store, setup, n, seed_from, workers, listen).run(stress)
-            document = Calibration(
-                circuitlapse=__version__,
-                command=f"circuitlapse calibrate --n {n} --seed-from {seed_from}"
-                + " --stress" * stress,
-                finished=datetime.now(UTC).isoformat(timespec="seconds"),
-                seconds=round(time.monotonic() - started, 1),
-                n=n,
-                seed_from=seed_from,
-                settings={
-                    "planting": setup.planting.model_dump(),
-                    "judging": setup.judging.model_dump(),
-                    "recipes": {kind: recipe.sha256 for kind, recipe in setup.recipes.items()},
-                },
-                thresholds=THRESHOLDS,
-                organisms=found,
-                confusion=confusion(found),
-                tallies=tallies(found),
-                missing=_missing(found, n),
-            )
-            _write(store, document)
-    except Timeout as error:
-        raise CircuitlapseError(
-            "another process is calibrating in this directory",
-            got=str(root),
-            fix="Wait for it, or name another directory",
-        ) from error
+    store = Store(root)
+    with store.locked():
+        store.sweep()
+        listen(Progress("planned", total=len(KINDS) * n + n * stress))
+        found = _Search(store, setup, n, seed_from, workers, listen).run(stress)
+        document = Calibration(
+            circuitlapse=__version__,
+            command=f"circuitlapse calibrate --n {n} --seed-from {seed_from}"
+            + " --stress" * stress,
+            finished=datetime.now(UTC).isoformat(timespec="seconds"),
+            seconds=round(time.monotonic() - started, 1),
+            n=n,
+            seed_from=seed_from,
+            settings={
+                "planting": setup.planting.model_dump(),
+                "judging": setup.judging.model_dump(),
+                "recipes": {kind: recipe.sha256 for kind, recipe in setup.recipes.items()},
+            },
+            thresholds=THRESHOLDS,
+            organisms=found,
+            confusion=confusion(found),
+            tallies=tallies(found),
+            missing=_missing(found, n),
+        )
+        _write(store, document)
     return document
 
 

@@ -1,6 +1,5 @@
 """``circuitlapse plant``: two models whose answer is known, to hold a verdict against."""
 
-import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +11,7 @@ from rich.console import Console
 from circuitlapse.config import comparison, to_toml
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.records import replacing
+from circuitlapse.records.store import write_json
 
 if TYPE_CHECKING:
     from circuitlapse.calibration import Planted
@@ -60,7 +60,7 @@ def write_planted(found: "Planted", out: Path) -> None:
             source = about.pop(name)
             if source is not None:
                 shutil.copytree(source, draft / name)
-        (draft / "planted.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+        write_json(draft / "planted.json", about)
         experiment = comparison(out.absolute() / "base", out.absolute() / "tuned", OLD, NEW)
         (draft / "experiment.toml").write_text(to_toml(experiment), encoding="utf-8")
 

@@ -23,6 +23,7 @@ from circuitlapse.pipeline.prompts import read_items
 from circuitlapse.pipeline.tabulate import Row, Scores, spread
 from circuitlapse.records import Estimate, Store
 from circuitlapse.records.intervals import mean_interval, proportion_interval
+from circuitlapse.records.store import write_json
 from circuitlapse.tasks import get_task
 from circuitlapse.tasks.fewshot import separator_for
 
@@ -58,7 +59,7 @@ def _keep(job: Job, store: Store, rows: list[dict[str, Any]]) -> None:
         for row in rows
     ]
     with store.write(job.outputs[0], job.key) as path:
-        path.write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
+        write_json(path, plain)
 
 
 def _kept(scores: Scores, name: str) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from circuitlapse.pipeline.plan import Job
 from circuitlapse.pipeline.plan_controls import OLD_HEADS, RANDOM_SET
 from circuitlapse.pipeline.prompts import Prompts
 from circuitlapse.records import Store
+from circuitlapse.records.store import write_json
 from circuitlapse.tasks import get_task
 
 
@@ -48,7 +49,7 @@ def choose(job: Job, store: Store, experiment: Experiment, base: Model) -> None:
         sets = matched_heads(base.graph, found.old_heads, controls.random_sets, controls.seed)
     document = asdict(OldCircuit(found.old_heads, sets, refused))
     with store.write(job.outputs[0], job.key) as path:
-        path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        write_json(path, document)
 
 
 def parts_of(

@@ -1,10 +1,6 @@
 """Run an experiment in a directory: plan it, do what is missing, leave the rest alone."""
 
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from filelock import FileLock, Timeout
 
 from circuitlapse.config import Experiment, read_experiment, to_toml
 from circuitlapse.errors import CircuitlapseError
@@ -12,9 +8,6 @@ from circuitlapse.pipeline.execute import execute, unfinished
 from circuitlapse.pipeline.plan import Job, plan_jobs
 from circuitlapse.pipeline.progress import Listener, Progress
 from circuitlapse.records import Store, replacing
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 def run_in(experiment: Experiment, out: Path, listen: Listener) -> bool:
@@ -31,8 +24,8 @@ def run_in(experiment: Experiment, out: Path, listen: Listener) -> bool:
     _check_directory(experiment, out)
     jobs = jobs_of(experiment)  # before anything is written: a mistake must leave no trace
     out.mkdir(parents=True, exist_ok=True)
-    with _locked(out):
-        store = Store(out)
+    store = Store(out)
+    with store.locked():
         if experiment.checkpoints:
             from circuitlapse.pipeline.foreign import check_unchanged
 
@@ -116,18 +109,3 @@ def _keys(experiment: Experiment) -> dict[str, object]:
         f"{name}.{key}": value for name, held in sections.items() for key, value in held.items()
     }
     return {**keys, "checkpoints": experiment.checkpoints}
-
-
-@contextmanager
-def _locked(out: Path) -> "Iterator[None]":
-    lock = FileLock(out / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise CircuitlapseError(
-            f"another process is running in {out}", fix="Wait for it, or name another --out"
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()

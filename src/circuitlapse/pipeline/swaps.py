@@ -5,7 +5,6 @@ grafted in :mod:`circuitlapse.pipeline.causes`; here are the random groups besid
 are such a list too.
 """
 
-import json
 from collections.abc import Callable, Mapping
 
 from circuitlapse.compare.crosspatch import EVERYWHERE, crosspatch
@@ -22,6 +21,7 @@ from circuitlapse.pipeline.plan_evidence import swapped_rows
 from circuitlapse.pipeline.progress import Advance
 from circuitlapse.pipeline.tabulate import Row, Scores, spread
 from circuitlapse.records import Store
+from circuitlapse.records.store import write_json
 from circuitlapse.tasks import PromptPairs
 
 
@@ -159,7 +159,7 @@ def swap(job: Job, store: Store, experiment: Experiment, advance: Advance) -> No
     with store.write(job.outputs[0], job.key) as path:
         given = two_models(job, store, experiment, experiment.steps()[-1])
         rows = _SWAPS[job.params["swap"]](*given, experiment.compare, advance)
-        path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        write_json(path, rows)
 
 
 def swapped(name: str) -> Callable[[Scores], list[Row]]:

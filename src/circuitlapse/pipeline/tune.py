@@ -18,6 +18,7 @@ from circuitlapse.pipeline.progress import Advance
 from circuitlapse.pipeline.prompts import read_items
 from circuitlapse.pipeline.tabulate import Row, Scores
 from circuitlapse.records import Store, content_hash
+from circuitlapse.records.store import write_json
 from circuitlapse.tasks import Item, get_task
 from circuitlapse.training import (
     BlownUpError,
@@ -105,7 +106,7 @@ def tune(job: Job, store: Store, experiment: Experiment, advance: Advance) -> No
         figures, stopped = error.figures, error
     if not kind:
         with store.write(plan.training(name), job.key) as path:
-            path.write_text(json.dumps([asdict(each) for each in figures]), encoding="utf-8")
+            write_json(path, [asdict(each) for each in figures])
     if stopped is not None:
         raise stopped
     restart.clear()

@@ -38,6 +38,7 @@ from circuitlapse.pipeline.swaps import swap, swapped
 from circuitlapse.pipeline.tabulate import TABULATED, Row, Scores
 from circuitlapse.pipeline.tune import check_same_base, training_rows, tune
 from circuitlapse.records import Store, table
+from circuitlapse.records.store import write_json
 from circuitlapse.tasks import Item, PromptPairs, get_task
 from circuitlapse.training.placebos import unrelated_items
 
@@ -82,7 +83,7 @@ def _training_items(experiment: Experiment, use: str) -> list[Item]:
 
 def _checkpoint(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
     with store.write(job.outputs[0], job.key) as path:
-        path.write_text(json.dumps(job.params["identity"], indent=1) + "\n", encoding="utf-8")
+        write_json(path, job.params["identity"])
 
 
 def _separation(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
@@ -97,7 +98,7 @@ def _separation(job: Job, store: Store, experiment: Experiment, advance: Advance
                     store.read(plan.prompts(use, "train")), store.read(plan.prompts(task, split))
                 )
         document = {"trained_on": uses, "apart_from": [plan.prompts(*pair) for pair in tested]}
-        path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        write_json(path, document)
 
 
 def _base(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
@@ -107,7 +108,7 @@ def _base(job: Job, store: Store, experiment: Experiment, advance: Advance) -> N
             identity = json.loads(
                 store.read(plan.checkpoint_record(experiment.arms()[0].name, 0)).read_text()
             )
-            path.write_text(json.dumps(base_of(experiment.base, identity), indent=1) + "\n")
+            write_json(path, base_of(experiment.base, identity))
             return
         document: dict[str, Any] = dict(base_identity(experiment.base))
         directory = base_directory(experiment, advance)
@@ -121,7 +122,7 @@ def _base(job: Job, store: Store, experiment: Experiment, advance: Advance) -> N
                 got=str(directory),
                 fix="Save its tokenizer beside it with tokenizer.save_pretrained",
             )
-        path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        write_json(path, document)
 
 
 def _measure(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:

@@ -15,6 +15,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
 
 from circuitlapse.errors import CircuitlapseError
 
@@ -113,6 +116,26 @@ class Store:
         with replacing(self._record_path(name)) as draft:
             draft.write_text(json.dumps(asdict(record)))
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes out of the directory, which must be there.
+
+        Raises:
+            CircuitlapseError: If another process is at work in it.
+        """
+        lock = FileLock(self.root / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise CircuitlapseError(
+                f"another process is running in {self.root}",
+                fix="Wait for it, or name another directory with --out",
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
     def seconds(self) -> dict[str, float]:
         """Return how long each artifact took, by name."""
         root = self.root / _RECORDS
@@ -176,6 +199,11 @@ def replacing(final: Path) -> Iterator[Path]:
         draft.replace(final)
     finally:
         _remove(draft)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file, indented for people."""
+    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
 
 def _size(path: Path) -> int:

@@ -22,6 +22,7 @@ from transformers import GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerFa
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import behaviour, load_model, quiet
 from circuitlapse.records import Store, content_hash
+from circuitlapse.records.store import write_json
 from circuitlapse.tasks import get_task, tokenize
 from circuitlapse.tasks.templates import CONTINUATIONS, OPENINGS
 from circuitlapse.training.corpus import rows
@@ -175,7 +176,7 @@ def _pretrain(
         "gate": {"prompts": recipe.gate_prompts, "ioi2": old, "ioi3_among": new},
         "weights_sha256": content_hash(directory / WEIGHTS),
     }
-    (directory / _ABOUT).write_text(json.dumps(about, indent=2) + "\n")
+    write_json(directory / _ABOUT, about)
     return directory
 
 
