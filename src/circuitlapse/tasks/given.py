@@ -137,5 +137,56 @@ def check_answers(
         )
 
 
+def real_tokens(
+    mask: Int[Tensor, "prompts pos"], clean: Int[Tensor, "prompts pos"]
+) -> tuple[Int[Tensor, " prompts"], Int[Tensor, " prompts"]]:
+    """Return where each prompt's run of real tokens begins, and its length.
+
+    Raises:
+        CircuitlapseError: If the mask has another shape, or is not one run of ones in each row.
+    """
+    if mask.shape != clean.shape:
+        raise CircuitlapseError(
+            "attention_mask must have the shape of clean",
+            got=f"{tuple(mask.shape)} for {tuple(clean.shape)}",
+            fix="Give one number for each token: 1 where it is real, 0 where it is padding",
+        )
+    lengths, start = mask.sum(dim=1), mask.argmax(dim=1)
+    index = torch.arange(mask.shape[1], device=mask.device)
+    expected = (index >= start[:, None]) & (index < (start + lengths)[:, None])
+    wrong = ((mask != expected) | (lengths == 0)[:, None]).any(dim=1)
+    if bool(wrong.any()):
+        row = _first(wrong)
+        raise CircuitlapseError(
+            "attention_mask must be one unbroken run of ones in each row",
+            got=f"row {row}: {mask[row].tolist()}",
+            fix="Pad on one side only, and leave no row without a real token",
+        )
+    return start, lengths
+
+
+def shifted_position(
+    name: str,
+    where: Int[Tensor, " prompts"],
+    start: Int[Tensor, " prompts"],
+    lengths: Int[Tensor, " prompts"],
+) -> Int[Tensor, " prompts"]:
+    """Count a named position from each prompt's first real token.
+
+    Raises:
+        CircuitlapseError: If it lies outside its prompt.
+    """
+    shifted = where - start
+    outside = (shifted < 0) | (shifted >= lengths)
+    if bool(outside.any()):
+        row = _first(outside)
+        raise CircuitlapseError(
+            f"position {name!r} lies outside its prompt",
+            got=f"{int(where[row])} in row {row}",
+            fix="Count from 0 in clean as given, its padding included",
+        )
+    return shifted
+
+
 def _first(rows: Tensor) -> int:
     return int(rows.nonzero()[0])

@@ -19,6 +19,8 @@ from circuitlapse.tasks.given import (
     check_is_tensor,
     check_rows,
     named_as,
+    real_tokens,
+    shifted_position,
 )
 
 
@@ -139,36 +141,12 @@ class PromptPairs:
         answers, more = _one_run(answers), answers[:, 1:]
         check_answers(answers, more, also, distractors, further)
         mask = torch.ones_like(clean) if attention_mask is None else attention_mask.to(clean.dtype)
-        if mask.shape != clean.shape:
-            raise CircuitlapseError(
-                "attention_mask must have the shape of clean",
-                got=f"{tuple(mask.shape)} for {tuple(clean.shape)}",
-                fix="Give one number for each token: 1 where it is real, 0 where it is padding",
-            )
-        lengths = mask.sum(dim=1)
-        start = mask.argmax(dim=1)
-        index = torch.arange(width, device=clean.device)
-        expected = (index >= start[:, None]) & (index < (start + lengths)[:, None])
-        wrong = ((mask != expected) | (lengths == 0)[:, None]).any(dim=1).nonzero().flatten()
-        if len(wrong):
-            raise CircuitlapseError(
-                "attention_mask must be one unbroken run of ones in each row",
-                got=f"row {int(wrong[0])}: {mask[wrong[0]].tolist()}",
-                fix="Pad on one side only, and leave no row without a real token",
-            )
-        shift = index + start[:, None]
-        take = shift.clamp(max=width - 1)
-        named = {}
-        for name, where in (positions or {}).items():
-            named[name] = where.long() - start
-            outside = (named[name] < 0) | (named[name] >= lengths)
-            if bool(outside.any()):
-                row = int(outside.nonzero()[0])
-                raise CircuitlapseError(
-                    f"position {name!r} lies outside its prompt",
-                    got=f"{int(where[row])} in row {row}",
-                    fix="Count from 0 in clean as given, its padding included",
-                )
+        start, lengths = real_tokens(mask, clean)
+        take = (torch.arange(width, device=clean.device) + start[:, None]).clamp(max=width - 1)
+        named = {
+            name: shifted_position(name, where.long(), start, lengths)
+            for name, where in (positions or {}).items()
+        }
         both = [
             _appended(tokens.gather(1, take), lengths, answers, more) for tokens in (clean, corrupt)
         ]
