@@ -3,10 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 PEERS := .venv-peers/bin
 
-.PHONY: demo test test-browser setup lint types contracts pytest bench parity format clean
+.PHONY: demo organism test test-slow test-browser setup lint types contracts pytest bench parity format clean
 
 demo: setup
 	$(BIN)/circuitlapse demo
+
+# Pretrains the organism that the package ships: for when its recipe was changed.
+organism: setup
+	$(BIN)/python benchmarks/ship_organism.py
 
 test: lint types contracts pytest
 
@@ -28,7 +32,11 @@ contracts: setup
 	$(BIN)/lint-imports
 
 pytest: setup
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --ignore=tests/browser
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m 'not slow' --ignore=tests/browser
+
+# What trains real organisms.
+test-slow: setup
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m slow --ignore=tests/browser
 
 # The report in a real browser: Debian's Chromium, driven by Playwright's library. Screenshots and
 # the measured speed of a slider step are left in build/browser.

@@ -141,7 +141,8 @@ def test_the_demo_prints_a_config_that_can_be_run(tmp_path):
     done = _cli("demo", "--organism", "natural", "--seed", 4, "--print-config")
     (tmp_path / "demo.toml").write_text(done.stdout)
     assert cl.read_experiment(tmp_path / "demo.toml") == cl.demo_experiment("natural", 4)
-    full = _cli("demo", "--full", "--print-config").stdout
+    full = _cli("demo", "--full", "--pretrain", "--print-config").stdout
+    assert "pretrain = true" in full
     assert 'train_only = ["old_circuit", "mlps", "biases", "gains", "rank_1"]' in full
 
 

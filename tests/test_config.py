@@ -51,7 +51,7 @@ def test_a_misspelt_section_is_named(tmp_path):
 
 def test_a_key_like_no_other_lists_the_known_ones(tmp_path):
     message = _message(tmp_path, '[base]\norganism = "default"\nzzz = 1\n')
-    assert "`base.zzz` is not a key; known: organism, path, seed" in message
+    assert "`base.zzz` is not a key; known: organism, pretrain, path, seed" in message
 
 
 def test_all_faults_are_named_at_once(tmp_path):

@@ -1,5 +1,7 @@
 import json
 import random
+import shutil
+import sys
 from collections import Counter
 from itertools import combinations
 from pathlib import Path
@@ -15,7 +17,7 @@ from circuitlapse.tasks.templates import CONTINUATIONS, OPENINGS
 from circuitlapse.tasks.words import NAMES
 from circuitlapse.training import RECIPES, Recipe, Stage, build_tokenizer, get_recipe, organism
 from circuitlapse.training.corpus import KINDS, rows
-from circuitlapse.training.organism import gate_figures, organism_key
+from circuitlapse.training.organism import SHIPPED, gate_figures, organism_key, pretrain
 from circuitlapse.training.pretraining import encode
 
 pytestmark = pytest.mark.usefixtures("unchecked")
@@ -134,6 +136,68 @@ def test_an_organism_is_cached_loads_unchanged_and_is_made_again_when_damaged(
     assert organism(TINY, 3) == made
     assert (made / "model.safetensors").read_bytes() == weights
     assert organism(TINY, 4) != made
+
+
+def gate_of(directory: Path, n: int) -> tuple[float, float]:
+    model = AutoModelForCausalLM.from_pretrained(directory)
+    return gate_figures(model, AutoTokenizer.from_pretrained(directory), n)
+
+
+def test_the_default_organism_is_shipped_whole_and_passes_its_gate(tmp_path: Path) -> None:
+    recipe = get_recipe("default")
+    made = organism(recipe, 0, tmp_path, progress=lambda *_: pytest.fail("it was pretrained"))
+    assert made == SHIPPED / "default-0"
+    assert not list(tmp_path.iterdir())
+    about = json.loads((made / "organism.json").read_text())
+    assert about["key"] == organism_key(recipe, 0), "stale: `make organism` pretrains it again"
+    assert Recipe.model_validate(about["recipe"]) == recipe
+    old, new = gate_of(made, recipe.gate_prompts)
+    assert (old, new) == pytest.approx(
+        (about["gate"]["ioi2"], about["gate"]["ioi3_among"]), abs=2 / recipe.gate_prompts
+    )
+    assert recipe.gate_holds(old, new)
+    sizes = [path.stat().st_size for path in made.iterdir()]
+    assert max(sizes) < sum(sizes) < 1_000_000
+
+
+@pytest.mark.slow
+def test_the_shipped_organism_does_what_its_recipe_makes(tmp_path: Path) -> None:
+    recipe = get_recipe("default")
+    made, shipped = pretrain(recipe, 0, tmp_path), organism(recipe, 0)
+    gates = [gate_of(directory, recipe.gate_prompts) for directory in (made, shipped)]
+    assert all(recipe.gate_holds(*gate) for gate in gates)
+    # Another processor rounds otherwise, and training makes more of it.
+    assert gates[0] == pytest.approx(gates[1], abs=0.1)
+    abouts = [json.loads((each / "organism.json").read_text()) for each in (made, shipped)]
+    assert abouts[0].keys() == abouts[1].keys()
+    assert abouts[0]["key"] == abouts[1]["key"]
+
+
+def test_a_shipped_organism_that_is_stale_is_pretrained_and_the_user_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(RECIPES, "default", TINY)
+    module = sys.modules["circuitlapse.training.organism"]  # the package has a function so named
+    monkeypatch.setattr(module, "SHIPPED", tmp_path / "shipped")
+    told: list[tuple[int, str]] = []
+
+    def made(cache: str, *, shipped: bool = True) -> Path:
+        told.clear()
+        return organism(
+            TINY, 0, tmp_path / cache, lambda done, of, text: told.append((done, text)),
+            shipped=shipped,
+        )  # fmt: skip
+
+    pretrained = made("first")
+    assert [done for done, _ in told] == list(range(1, 13))
+    ready = shutil.copytree(pretrained, tmp_path / "shipped" / "default-0")
+    assert (made("second"), told) == (ready, [])
+    assert made("second", shipped=False).is_relative_to(tmp_path / "second")
+    assert [done for done, _ in told] == list(range(1, 13))
+    about = json.loads((ready / "organism.json").read_text())
+    (ready / "organism.json").write_text(json.dumps(about | {"key": "of another recipe"}))
+    assert made("third").is_relative_to(tmp_path / "third")
+    assert told[0] == (0, "the shipped organism does not fit its recipe: pretraining it")
 
 
 def test_the_key_depends_on_recipe_and_seed() -> None:

@@ -79,9 +79,16 @@ def _common(
 def demo(
     organism: Annotated[
         Literal["default", "natural"],
-        typer.Option(help="Recipe of the model organism that is pretrained first."),
+        typer.Option(help="Recipe of the model organism that is fine-tuned."),
     ] = "default",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the organism's pretraining.")] = 0,
+    pretrain: Annotated[
+        bool,
+        typer.Option(
+            "--pretrain",
+            help="Pretrain the organism here; the one of recipe `default` and seed 0 is shipped.",
+        ),
+    ] = False,
     full: Annotated[
         bool,
         typer.Option(
@@ -96,18 +103,19 @@ def demo(
     ] = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Run everything on a small model that is pretrained on the spot: no download, no GPU.
+    """Run everything on a small model that comes with the package: no download, no GPU.
 
-    A model organism learns two-name indirect object identification, is fine-tuned on three names,
-    and its circuits for both are compared at every checkpoint. Under five minutes on two cores,
-    fifteen with --full; the organism is kept in the cache, so a second run is faster.
+    A model organism that knows two-name indirect object identification is fine-tuned on three
+    names, and its circuits for both are compared at every checkpoint. Other recipes and seeds are
+    pretrained first, in about a minute, and kept in the cache.
     """
-    experiment = demo_experiment(organism, seed, full=full)
+    experiment = demo_experiment(organism, seed, full=full, pretrain=pretrain)
     if print_config:
         typer.echo(to_toml(experiment), nl=False)
         return
     name = "demo" if organism == "default" else f"demo-{organism}"
-    name += ("-full" if full else "") + (f"-seed-{seed}" if seed else "")
+    name += ("-full" if full else "") + ("-pretrain" if pretrain else "")
+    name += f"-seed-{seed}" if seed else ""
     _run(experiment, out or Path("runs") / name, workers, device, dry_run)
 
 

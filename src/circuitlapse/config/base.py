@@ -14,7 +14,14 @@ class Base(Section):
     """The model before fine-tuning: an organism trained on the spot, or any model of yours."""
 
     organism: Literal["default", "natural"] | None = Field(
-        None, description="Model organism to pretrain (or take from the cache), instead of a path."
+        None,
+        description="Model organism, instead of a path: shipped with the package, in the cache, or "
+        "pretrained on the spot.",
+    )
+    pretrain: bool = Field(
+        False,
+        description="Whether the organism is pretrained on this machine even where the package "
+        "ships its weights.",
     )
     path: str | None = Field(
         None, description="Local directory or Hub name of a base model, instead of an organism."
@@ -25,6 +32,8 @@ class Base(Section):
     def _one_source(self) -> "Base":
         if self.organism is not None and self.path is not None:
             raise ValueError(ONE_BASE)
+        if self.organism is None and self.pretrain:
+            raise ValueError("`pretrain` is of an organism: name one")
         return self
 
     @property

@@ -18,7 +18,11 @@ from circuitlapse.errors import CircuitlapseError
 
 
 def demo_experiment(
-    organism: Literal["default", "natural"] = "default", seed: int = 0, *, full: bool = False
+    organism: Literal["default", "natural"] = "default",
+    seed: int = 0,
+    *,
+    full: bool = False,
+    pretrain: bool = False,
 ) -> Experiment:
     """Return the experiment that ``circuitlapse demo`` runs.
 
@@ -30,6 +34,7 @@ def demo_experiment(
         seed: Of its pretraining.
         full: Run the control fine-tunes and the repeats of placebos too, and put four times as
             many prompts through grafts of QK and OV, patches across models and grafts in between.
+        pretrain: Pretrain the organism here even where the package ships its weights.
     """
     finetune = Finetune.model_validate({"old_fraction": 0.1})
     controls: dict[str, Any] = {"unrelated": "induction", "few_shot": (0, 2, 4, 8)}
@@ -37,7 +42,7 @@ def demo_experiment(
         controls |= {"train_only": SETS, "placebos": get_args(PlaceboKind)}
     compare = {"beside_prompts": 256} if full else {}
     return Experiment(
-        base=Base.model_validate({"organism": organism, "seed": seed}),
+        base=Base.model_validate({"organism": organism, "seed": seed, "pretrain": pretrain}),
         finetune=finetune,
         compare=Compare.model_validate(compare),
         controls=Controls.model_validate(controls),

@@ -20,7 +20,8 @@ def base_identity(base: Base) -> dict[str, Any]:
         from circuitlapse.training import get_recipe, organism_key
 
         key = organism_key(get_recipe(base.organism), base.seed)
-        return {"organism": base.organism, "recipe_sha256": key, "seed": base.seed}
+        chosen = {"pretrain": True} if base.pretrain else {}
+        return {"organism": base.organism, "recipe_sha256": key, "seed": base.seed, **chosen}
     directory = Path(base.source)
     if directory.is_dir():
         return {"path": base.path, "sha256": content_hash(directory), "seed": base.seed}

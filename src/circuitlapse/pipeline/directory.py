@@ -16,8 +16,13 @@ def base_directory(experiment: Experiment, advance: Advance | None = None) -> Pa
     base = experiment.base
     if base.organism is None:
         return base.source
-    report = None if advance is None else lambda step, steps, status: advance(step, steps)
-    return organism(get_recipe(base.organism), base.seed, progress=report)
+
+    def report(step: int, steps: int, status: str) -> None:
+        if advance is not None:
+            advance(step, steps, "" if step else status)
+
+    recipe = get_recipe(base.organism)
+    return organism(recipe, base.seed, progress=report, shipped=not base.pretrain)
 
 
 def base_tokenizer(experiment: Experiment) -> PreTrainedTokenizerBase:

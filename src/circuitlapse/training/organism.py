@@ -2,7 +2,7 @@
 
 It does the old task and not the new one, takes a minute or two on a CPU and needs no download.
 That is checked before it is used (the gate), and a finished organism is cached under the hash of
-what it was made from.
+what it was made from. The default one comes with the package, in ``shipped``.
 """
 
 import hashlib
@@ -13,6 +13,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
 
 import platformdirs
@@ -27,7 +28,7 @@ from circuitlapse.tasks import get_task, tokenize
 from circuitlapse.tasks.templates import CONTINUATIONS, OPENINGS
 from circuitlapse.training.corpus import rows
 from circuitlapse.training.pretraining import blank_model, steps
-from circuitlapse.training.recipe import Recipe, Stage
+from circuitlapse.training.recipe import RECIPES, Recipe, Stage
 from circuitlapse.training.tokenizer import build_tokenizer
 
 #: Called after every step with the steps done, the steps planned, and a short status.
@@ -35,6 +36,8 @@ Progress = Callable[[int, int, str], None]
 
 _CACHE_VARIABLE = "CIRCUITLAPSE_CACHE"
 WEIGHTS = "model.safetensors"
+SHIPPED = Path(str(resources.files("circuitlapse.training").joinpath("shipped")))
+"""Organisms that come with the package, each in a directory ``RECIPE-SEED``."""
 ABANDONED = 86400.0
 """Seconds after which nobody writes on a draft in the cache any more: its process was killed."""
 _ABOUT = "organism.json"
@@ -48,15 +51,19 @@ def organism(
     seed: int,
     cache_dir: Path | str | None = None,
     progress: Progress | None = None,
+    *,
+    shipped: bool = True,
 ) -> Path:
-    """Return the directory of an organism, pretraining it if it is not in the cache.
+    """Return the directory of an organism, pretraining it if it is neither shipped nor cached.
 
     Args:
         recipe: What it is made from.
         seed: Seeds the initial weights and the text.
         cache_dir: Where organisms are kept. Default: the environment variable
             ``CIRCUITLAPSE_CACHE``, else the user's cache directory.
-        progress: Called after every step.
+        progress: Called after every step; and before the first, with 0 steps done and the reason,
+            where shipped weights cannot be used.
+        shipped: Whether the weights that come with the package may be used.
 
     Returns:
         A directory that ``AutoModelForCausalLM`` and ``AutoTokenizer`` load, with the recipe and
@@ -68,8 +75,12 @@ def organism(
     home = cache_home(cache_dir) / "organisms"
     key = organism_key(recipe, seed)
     target = home / f"{recipe.name}-{seed}-{key[:16]}"
-    if _is_whole(target, key):
-        return target
+    ready = SHIPPED / f"{recipe.name}-{seed}"
+    for held in (ready, target) if shipped else (target,):
+        if _is_whole(held, key):
+            return held
+    if shipped and progress is not None and recipe == RECIPES[recipe.name] and ready.exists():
+        progress(0, recipe.steps, "the shipped organism does not fit its recipe: pretraining it")
     Store(home).sweep(ABANDONED)
     made = pretrain(recipe, seed, home, progress)
     if target.exists():
