@@ -1,0 +1,178 @@
+"""A small finished run that is kept as data, so that a change of the code shows in its numbers.
+
+``tests/data/stored_run.tar.xz`` holds its artifacts, with the weights of the base and of every
+fine-tune; ``python tests/make_stored_run.py`` makes it. The experiment stands here, in the words of
+the present code. :class:`Stored` writes stored artifacts into a new run under their present names
+and keys, and does the jobs of the others.
+
+Everything that the test takes from inside the package is imported here.
+"""
+
+import json
+import re
+import tarfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+import circuitlapse as cl
+from circuitlapse.pipeline import jobs_of
+from circuitlapse.pipeline.work import work
+from circuitlapse.records import Store
+
+ARCHIVE = Path(__file__).parent / "data/stored_run.tar.xz"
+
+
+def experiment(base: Path) -> cl.Experiment:
+    """The stored run's experiment; its base is beside the run in the archive."""
+    return cl.Experiment.model_validate(
+        {
+            "base": {"path": str(base)},
+            "finetune": {
+                "steps": 60,
+                "save_at": [8, 24],
+                "batch_size": 16,
+                "learning_rate": 1e-2,
+                "seeds": [0, 1],
+            },
+            "measure": {"prompts": 24, "circuit_prompts": 16, "fractions": [0.02, 0.1, 0.4, 1.0]},
+            "compare": {
+                "group_prompts": 24,
+                "graft_prompts": 32,
+                "graft_steps": 1,
+                "random_groups": 3,
+                "beside_prompts": 12,
+                "bootstrap": 60,
+                "permutations": 60,
+            },
+            "controls": {
+                "train_only": ["old_circuit", "mlps", "gains"],
+                "random_sets": 1,
+                "placebos": ["old_task"],
+                "placebo_seeds": [0],
+                "unrelated": "induction",
+                "few_shot": [0, 1],
+                "prompts": 16,
+            },
+            "compute": {"workers": 1, "device": "cpu"},
+        }
+    )
+
+
+class Stored:
+    """The stored run, unpacked.
+
+    Attributes:
+        run: Its directory.
+        base: The base model.
+    """
+
+    def __init__(self, directory: Path, renamed: Callable[[str], str] = str) -> None:
+        """Unpack into a directory.
+
+        Args:
+            directory: Where to.
+            renamed: Gives the present name of a stored file, array or JSON key.
+        """
+        with tarfile.open(ARCHIVE) as archive:
+            archive.extractall(directory, filter="data")
+        self.run, self.base, self._renamed = directory / "run", directory / "base", renamed
+
+    def files(self, *begin: str) -> dict[str, Path]:
+        """Stored artifacts by their present name: those whose stored name begins like this."""
+        paths = (path for path in sorted(self.run.rglob("*")) if path.is_file())
+        names = {path.relative_to(self.run).as_posix(): path for path in paths}
+        return {self._renamed(n): path for n, path in names.items() if n.startswith(begin)}
+
+    def place(self, source: Path, target: Path) -> None:
+        """Write a stored file in the present names of its arrays or keys."""
+        if source.suffix == ".json" and "checkpoints" not in source.parts:
+            target.write_text(json.dumps(self.json(source)))
+        elif source.suffix == ".jsonl":
+            lines = (json.loads(line) for line in source.read_text().splitlines())
+            target.write_text("".join(json.dumps(self.keys(line)) + "\n" for line in lines))
+        elif source.suffix == ".safetensors" and "checkpoints" not in source.parts:
+            arrays, about = read_arrays(source)
+            if not arrays:
+                target.write_bytes(source.read_bytes())
+                return
+            arrays = {self._renamed(name): array for name, array in arrays.items()}
+            save_file(arrays, target, {"about": json.dumps(self.keys(about), sort_keys=True)})
+        else:
+            target.write_bytes(source.read_bytes())
+
+    def json(self, source: Path) -> Any:
+        """A stored document with its present keys."""
+        return self.keys(json.loads(source.read_text()))
+
+    def keys(self, value: Any) -> Any:
+        """A stored JSON value in present names."""
+        if isinstance(value, dict):
+            return {self._renamed(key): self.keys(each) for key, each in value.items()}
+        if isinstance(value, list):
+            return [self.keys(each) for each in value]
+        return self._renamed(value) if isinstance(value, str) else value
+
+
+def read_arrays(path: Path) -> tuple[dict[str, Any], Any]:
+    """The arrays of an artifact and its metadata; no array where it holds JSON after all."""
+    if path.read_bytes()[:1] in b"[{":
+        return {}, json.loads(path.read_text())
+    with safe_open(path, "numpy") as file:
+        about = json.loads((file.metadata() or {}).get("about", "null"))
+        return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118
+
+
+def read_table(path: Path) -> pl.DataFrame:
+    return pl.read_parquet(path.read_bytes())
+
+
+def rebuild(
+    stored: Stored,
+    out: Path,
+    placed: Iterable[str],
+    wanted: Iterable[str],
+    edit: Callable[[str, Path], None] | None = None,
+) -> list[str]:
+    """Place stored artifacts in a new run and do the jobs that make others.
+
+    Args:
+        stored: Where they are from.
+        out: The new run's directory.
+        placed: Beginnings of the stored names of artifacts to place.
+        wanted: Regular expressions for the present names of artifacts to make; what they need is
+            made too.
+        edit: Called with the present name of each placed file and its path, to change it.
+
+    Returns:
+        The names of the artifacts that were made.
+    """
+    given, store, todo = stored.files(*placed), Store(out), experiment(stored.base)
+    jobs, ready = jobs_of(todo), set[str]()
+    for job in jobs:
+        for output in job.outputs:
+            files = {n: p for n, p in given.items() if n == output or n.startswith(f"{output}/")}
+            if not files:
+                continue
+            with store.write(output, job.key) as path:
+                for name, file in files.items():
+                    target = path / name[len(output) + 1 :] if name != output else path
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    stored.place(file, target)
+                    if edit is not None:
+                        edit(name, target)
+            ready.add(output)
+    patterns, needed, made = [re.compile(each) for each in wanted], set[str](), list[str]()
+    for job in reversed(jobs):
+        asked = any(pattern.match(name) for pattern in patterns for name in job.outputs)
+        if (asked or job.name in needed) and not ready.issuperset(job.outputs):
+            needed |= {job.name, *job.needs}
+    for job in jobs:
+        if job.name in needed and not ready.issuperset(job.outputs):
+            work(job, store, todo, lambda done, of, note="": None)
+            made += job.outputs
+    return made

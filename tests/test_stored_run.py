@@ -1,0 +1,276 @@
+"""The code of this tree gives the numbers of the stored run; differences are listed here.
+
+When you rename or drop something on purpose, add one line and nothing else:
+
+- A column, array, file, JSON key or text value has a new name: a line in ``RENAMED``, from the
+  stored name to the present one. A name matches as a whole, or between dots, slashes and colons
+  (``controls`` in ``controls.swapped``). A whole path or ``table/column`` goes before single words.
+- A key of the experiment is renamed: change it in ``stored_run.experiment``.
+- A table, column, row or array is dropped, added or differs: an ``Intended`` with its reason.
+
+The mapping is deleted, and the run made anew (``python tests/make_stored_run.py``), at the end of
+the restructuring.
+"""
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+import circuitlapse as cl
+from stored_run import Stored, read_arrays, read_table, rebuild
+
+pytestmark = pytest.mark.usefixtures("unchecked")
+
+RENAMED = {
+    "controls/few-shot.safetensors": "controls/few-shot.json",
+}
+
+
+@dataclass(frozen=True)
+class Intended:
+    """A difference that is meant.
+
+    Attributes:
+        where: Pattern of the stored name of the table or file (``tables/overlap.parquet``).
+        why: The reason.
+        parts: Present columns, arrays or keys that are not compared; without any, and without
+            rows, the whole table or file.
+        rows: Present columns and values that pick rows, in which ``parts``, or without any the
+            rows themselves, are not compared.
+    """
+
+    where: str
+    why: str
+    parts: tuple[str, ...] = ()
+    rows: dict[str, Any] = field(default_factory=dict)
+
+
+INTENDED: list[Intended] = []
+
+TRAINED = ("checkpoints/", "training/", "controls/seed-")
+"""What only training makes, which differs between machines: it is always taken from the store."""
+PROSE = {"statement", "reason", "detail", "scope", "calibration", "name"}
+"""Keys of the verdict whose text may be worded anew: its figures are compared."""
+
+
+def renamed(name: str) -> str:
+    """The present name of a stored file, array, column, key or value."""
+    if name in RENAMED:
+        return RENAMED[name]
+    return "".join(RENAMED.get(part, part) for part in re.split(r"([./:])", name))
+
+
+def _differs(name: str) -> list[Intended]:
+    return [each for each in INTENDED if re.fullmatch(each.where, name)]
+
+
+def _dropped(name: str) -> bool:
+    return any(not each.parts and not each.rows for each in _differs(name))
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory) -> Stored:
+    return Stored(tmp_path_factory.mktemp("stored"), renamed)
+
+
+def _names(stored: Stored, *begin: str) -> dict[str, str]:
+    """Stored names that are compared, with the present ones."""
+    paths = (path for path in sorted(stored.run.rglob("*")) if path.is_file())
+    names = [path.relative_to(stored.run).as_posix() for path in paths]
+    return {name: renamed(name) for name in names if name.startswith(begin) and not _dropped(name)}
+
+
+@pytest.fixture(scope="module")
+def rebuilt(stored, tmp_path_factory) -> Path:
+    """Tables and verdict from the stored arrays."""
+    out = tmp_path_factory.mktemp("rebuilt")
+    placed = (
+        "checkpoints/",
+        "training/",
+        "controls/",
+        "scores/",
+        "readings/",
+        "patterns/",
+        "patching/",
+        "tasks/",
+        "base.json",
+    )
+    made = rebuild(stored, out, placed, ["tables/", "verdict"])
+    assert all(name.startswith(("tables/", "verdict")) for name in made), made
+    return out
+
+
+def _table(name: str, path: Path, own: bool) -> pl.DataFrame:
+    """A table in present names, without what is meant to differ."""
+    table = read_table(path)
+    if own:
+        short = Path(name).stem
+        table = table.rename(
+            {c: RENAMED.get(f"{short}/{c}", renamed(c)) for c in table.columns}
+        ).with_columns(pl.col(pl.String).map_elements(renamed, return_dtype=pl.String))
+    for each in _differs(name):
+        picked = [pl.col(column) == value for column, value in each.rows.items()]
+        if each.rows and each.parts:
+            keep = ~pl.all_horizontal(picked)
+            table = table.with_columns(
+                pl.when(keep).then(pl.col(part)) for part in each.parts if part in table.columns
+            )
+        elif each.rows:
+            table = table.filter(~pl.all_horizontal(picked))
+        else:
+            table = table.drop(each.parts, strict=False)
+    return table
+
+
+def test_every_table_is_rebuilt_exactly_from_the_stored_arrays(stored, rebuilt):
+    differing = []
+    for name, present in _names(stored, "tables/").items():
+        ours, theirs = _table(name, stored.run / name, True), _table(name, rebuilt / present, False)
+        if set(ours.columns) != set(theirs.columns):
+            differing.append(f"{present}: columns {set(ours.columns) ^ set(theirs.columns)}")
+        elif ours.height != theirs.height:
+            differing.append(f"{present}: {ours.height} rows were stored, {theirs.height} are made")
+        else:
+            for column in ours.columns:
+                unequal = ours[column].ne_missing(theirs[column]).arg_true()
+                if len(unequal):
+                    row = unequal[0]
+                    pair = f"{ours[column][row]!r} was stored, {theirs[column][row]!r} is made"
+                    differing.append(f"{present}: {column}, {len(unequal)} rows; row {row}: {pair}")
+    assert not differing, "\n".join(differing)
+
+
+def _without(document: Any, parts: set[str]) -> Any:
+    if isinstance(document, dict):
+        kept = {key: value for key, value in document.items() if key not in parts}
+        return {
+            key: _figures(value)
+            if key in PROSE and isinstance(value, str)
+            else _without(value, parts)
+            for key, value in kept.items()
+        }
+    return [_without(each, parts) for each in document] if isinstance(document, list) else document
+
+
+def _figures(text: str) -> list[str]:
+    return re.findall(r"\d+(?:\.\d+)?", re.sub(r"\b[am]\d+(?:\.h\d+)?", "", text))
+
+
+def test_the_verdict_is_rebuilt_exactly_from_the_stored_arrays(stored, rebuilt):
+    for name, present in _names(stored, "verdict").items():
+        parts = {part for each in _differs(name) for part in each.parts}
+        ours = _without(stored.json(stored.run / name), parts)
+        assert _without(json.loads((rebuilt / present).read_text()), parts) == ours
+
+
+def _compare(ours: Any, theirs: Any, at: str) -> list[str]:
+    """Where two documents or arrays differ by more than 1e-6 of what is largest, or of 1."""
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        found = [f"{at}: names {set(ours) ^ set(theirs)}"] if set(ours) != set(theirs) else []
+        return found + [
+            line
+            for name in sorted(set(ours) & set(theirs))
+            for line in _compare(ours[name], theirs[name], f"{at} {name}")
+        ]
+    if isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
+        pairs = enumerate(zip(ours, theirs, strict=True))
+        return [line for i, pair in pairs for line in _compare(*pair, f"{at}[{i}]")]
+    if isinstance(ours, np.ndarray | float) and isinstance(theirs, np.ndarray | float):
+        a, b = np.asarray(ours), np.asarray(theirs)
+        if (a.shape, a.dtype) != (b.shape, b.dtype):
+            return [f"{at}: {a.dtype}{a.shape} was stored, {b.dtype}{b.shape} is measured"]
+        a, b = a.astype(np.float64), b.astype(np.float64)
+        size = max(1.0, np.abs(a).max(initial=0))
+        difference = np.abs(a - b).max(initial=0) / size
+        return [f"{at}: differs by {difference:.2g}"] if difference > 1e-6 else []
+    return [] if ours == theirs else [f"{at}: {ours!r} was stored, {theirs!r} is measured"]
+
+
+def test_all_that_is_measured_anew_from_the_stored_weights_is_what_was_stored(stored, tmp_path):
+    """Of one fine-tune and its placebo; the other's measuring would be no other code."""
+    wanted = ("scores/", "readings/", "patterns/", "patching/", "controls/")
+    compared = {n: p for n, p in _names(stored, *wanted).items() if "seed-1" not in n}
+    rebuild(stored, tmp_path, (*TRAINED, "tasks/"), [f"{re.escape(n)}$" for n in compared.values()])
+    differing = []
+    for name, present in compared.items():
+        ours, about = read_arrays(stored.run / name)
+        theirs, said = read_arrays(tmp_path / present)
+        parts = {part for each in _differs(name) for part in each.parts}
+        ours = {**{renamed(n): array for n, array in ours.items()}, "": stored.keys(about)}
+        theirs = {**theirs, "": said}
+        differing += _compare(
+            {n: a for n, a in ours.items() if n not in parts},
+            {n: a for n, a in theirs.items() if n not in parts},
+            name,
+        )
+    assert not differing, "\n".join(differing)
+
+
+def test_every_intended_difference_is_about_something_stored(stored):
+    """A line that is no longer needed goes."""
+    paths = (path for path in stored.run.rglob("*") if path.is_file())
+    names = [path.relative_to(stored.run).as_posix() for path in paths]
+    for each in INTENDED:
+        assert any(re.fullmatch(each.where, name) for name in names), each
+
+
+def _others(task: str, split: str, n: int) -> list[str]:
+    items = cl.get_task(task).items(split, n, 7)
+    return [item.model_dump_json() for item in items]
+
+
+def _measured(stored: Stored, out: Path, wanted: str, changes: dict[str, slice]) -> dict[str, Any]:
+    """The arrays of one artifact, with other prompts in some rows of some of the prompts' files."""
+
+    def edit(name: str, path: Path) -> None:
+        rows = changes.get(name)
+        if rows is not None:
+            lines = path.read_text().splitlines()
+            task, split, _ = Path(name).name.split(".")
+            lines[rows] = _others(task, split, len(lines))[rows]
+            path.write_text("".join(f"{line}\n" for line in lines))
+
+    rebuild(stored, out, (*TRAINED, "tasks/"), [f"{re.escape(wanted)}$"], edit)
+    arrays, about = read_arrays(out / wanted)
+    return {**arrays, "": about}
+
+
+def _same(ours: dict[str, Any], theirs: dict[str, Any], *begin: str) -> set[bool]:
+    return {np.array_equal(ours[name], theirs[name]) for name in ours if name.startswith(begin)}
+
+
+def test_circuits_are_ranked_and_scored_on_different_prompts(stored, tmp_path):
+    wanted, prompts = "scores/seed-0/step-00060/ioi3.safetensors", "tasks/ioi3.test.jsonl"
+    wanted, n = renamed(wanted), 16
+    plain = _measured(stored, tmp_path / "plain", wanted, {})
+    first = _measured(stored, tmp_path / "first", wanted, {prompts: slice(0, n)})
+    second = _measured(stored, tmp_path / "second", wanted, {prompts: slice(n, 2 * n)})
+    ranking = tuple(renamed(name) for name in ("edges", "halves", "effects"))
+    whole = tuple(renamed(name) for name in ("faithfulness_clean", "faithfulness_corrupt"))
+    assert _same(plain, second, *ranking) == {True}
+    assert _same(plain, first, *ranking) == {False}
+    assert _same(plain, first, *whole) == {True}
+    assert _same(plain, second, *whole) == {False}
+
+
+def test_heads_are_chosen_on_validation_prompts_and_scored_on_test_prompts(stored, tmp_path):
+    wanted = renamed("scores/seed-0/grafts.safetensors")
+    plain = _measured(stored, tmp_path / "plain", wanted, {})
+    test = {f"tasks/{task}.test.jsonl": slice(None) for task in ("ioi2", "ioi3")}
+    validation = {f"tasks/{task}.validation.jsonl": slice(None) for task in ("ioi2", "ioi3")}
+    scored = _measured(stored, tmp_path / "scored", wanted, test)
+    chosen = _measured(stored, tmp_path / "chosen", wanted, validation)
+    groups = [renamed(name) for name in ("old_heads", "recruited_heads")]
+    choice = [[each[""][name] for name in groups] for each in (plain, scored, chosen)]
+    assert choice[0] == choice[1]
+    assert choice[0] != choice[2]
+    values = renamed("values")
+    for ends in (0, -1):  # no graft and all grafts do not depend on the choice
+        assert np.array_equal(plain[values][ends], chosen[values][ends])
+        assert not np.array_equal(plain[values][ends], scored[values][ends])
