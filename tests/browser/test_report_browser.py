@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from circuitlapse.report import build_report, read_run
+from circuitlapse.report.film import frames
 from circuitlapse.report.payload import payload
 from report_synthetic import HEADS, LAYERS, write_run
 
@@ -19,6 +20,14 @@ NODES = LAYERS * (HEADS + 1)
 FILLS = "rects => rects.map(rect => rect.getAttribute('fill'))"
 CHARTS = ("timeline", "trajectories", "lens-chart", "patching-chart", "overlap-chart",
           "graft-chart", "faithfulness-chart", "control-chart", "legend")  # fmt: skip
+
+
+# What of each element is the same in a picture; its text comes last.
+MARKS = {"rect": ["x", "y", "width", "height", "fill"], "path": ["d", "stroke-width"],
+         "text": ["x", "y", "font-size", "text-anchor"]}  # fmt: skip
+READ = """(elements, marks) => elements.map((element) =>
+  [...marks.map((mark) => element.getAttribute(mark)), element.textContent])"""
+SVG = "{http://www.w3.org/2000/svg}"
 
 
 def _fills(page: Any) -> list[str]:
@@ -41,6 +50,28 @@ def test_every_chart_is_drawn_and_the_page_fetches_nothing(opened):
     assert page.locator(".cell.missing").count() == 0
     assert page.locator("#map-new .edges path").count() == 40
     assert page.text_content("#map-old .chip") == "IO"
+
+
+@pytest.mark.parametrize(("seed", "family", "step"), [(0, "subject", 16), (1, "s1_to_io", 32)])
+def test_the_page_shows_the_maps_of_the_exported_pictures(opened, report, seed, family, step):
+    records = read_run(report.parent)
+    pictures = {at: svg for _, at, svg in frames(records, seed=seed, corruption=family)}
+    drawn = ElementTree.fromstring(pictures[step]).findall(f"{SVG}g")
+    page = opened(f"step={step}&seed=0.{seed}&corruption={family}", color_scheme="light")
+    for kind, group in zip(("old", "new", "difference"), drawn, strict=True):
+        for name, marks in MARKS.items():
+            shown = page.eval_on_selector_all(f"#map-{kind} {name}", READ, marks)
+            wanted = [
+                [element.get(mark) for mark in marks] + [element.text or ""]
+                for element in group.iter(f"{SVG}{name}")
+            ]
+            assert _rounded(shown) == _rounded(wanted), (kind, name)
+
+
+def _rounded(marks: list[list[str]]) -> list[list[str]]:
+    """Widths of lines in hundredths of a unit, as in pictures."""
+    return [[*parts[:-2], f"{float(parts[-2]):.2f}", ""] if parts[0][0] == "M" else parts
+            for parts in marks]  # fmt: skip
 
 
 def test_the_slider_moves_the_curves_the_map_and_its_edges_together(opened):

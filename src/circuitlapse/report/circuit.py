@@ -6,30 +6,37 @@ import polars as pl
 
 from circuitlapse.report.colours import STEPS, ink, ramp
 from circuitlapse.report.data import RunRecords
+from circuitlapse.report.drawing import WIDEST
 from circuitlapse.report.grid import Grid
 from circuitlapse.report.layout import Layout, map_layout
+from circuitlapse.report.marks import Scores, edge_differences, packed_edges
 from circuitlapse.report.numbers import short
 
 
-def circuit(records: RunRecords, grid: Grid) -> dict[str, Any]:
+def circuit(records: RunRecords, grid: Grid, tasks: list[dict[str, Any]]) -> dict[str, Any]:
     """Collect the map's parts for the page's script.
 
     ``edges.list`` has ``[writer, reader, slot, path]``, and ``edges.series`` under
-    ``run/task/corruption`` for each step the places in that list and the scores.
+    ``run/task/corruption`` for each step the places in that list, each as the distance from the
+    one before, and the scores; where the task is empty, these are differences between tasks.
+    ``edges.width`` is that of a line for each logit.
     """
     layout = layout_of(records)
+    edges = _edges(records.tables["edges"], grid, layout)
+    scores = edges["series"] | edge_differences(edges["series"], tasks)
+    edges["series"] = {key: [packed_edges(each) for each in steps] for key, steps in scores.items()}
     colours = {theme: ramp(theme) for theme in ("light", "dark")}
     return {
         "layout": {
-            "width": layout.width, "height": layout.height, "boxes": layout.boxes,
-            "positions": layout.positions, "rows": layout.rows, "columns": layout.columns,
+            "layers": len(layout.rows), "heads": len(layout.columns),
+            "positions": {kind: list(names) for kind, names in layout.positions.items()},
         },
         "colours": {
             "steps": STEPS,
             "ramp": colours,
             "ink": {theme: [ink(colour) for colour in found] for theme, found in colours.items()},
         },
-        "edges": _edges(records.tables["edges"], grid, layout),
+        "edges": edges,
     }  # fmt: skip
 
 
@@ -51,25 +58,23 @@ def positions_of(records: RunRecords) -> dict[str, list[str]]:
 
 
 def _edges(frame: pl.DataFrame, grid: Grid, layout: Layout) -> dict[str, Any]:
-    frame = frame.sort(pl.col("score").abs(), descending=True)  # a drawing takes the first ones
-    ends = frame.select("writer", "reader").unique(maintain_order=True)
+    ends = frame.select("writer", "reader").unique().sort("writer", "reader")
     known = [
         (writer, reader)
         for writer, reader in ends.iter_rows()
         if writer in layout.boxes and reader.partition("<")[0] in layout.boxes
     ]
     place = {edge: index for index, edge in enumerate(known)}
-    series: dict[str, list[list[list]]] = {}
+    series: dict[str, list[Scores]] = {}
     for run in range(len(grid.runs)):
         at = {step: index for index, step in enumerate(grid.steps)}
-        for row in grid.of(run, frame).iter_rows(named=True):
+        for row in grid.of(run, frame.sort("writer", "reader")).iter_rows(named=True):
             index = place.get((row["writer"], row["reader"]))
             if index is not None:
                 key = f"{run}/{row['task']}/{row['corruption']}"
-                steps = series.setdefault(key, [[[], []] for _ in grid.steps])
-                steps[at[row["step"]]][0].append(index)
-                steps[at[row["step"]]][1].append(short(row["score"], 3))
-    largest = frame["score"].abs().max()
+                steps = series.setdefault(key, [{} for _ in grid.steps])
+                steps[at[row["step"]]][index] = short(row["score"], 3) or 0.0
+    largest = frame["score"].abs().max() or 1.0
     return {
         "list": [
             [writer, reader.partition("<")[0], reader.partition("<")[2][:1],
@@ -77,5 +82,6 @@ def _edges(frame: pl.DataFrame, grid: Grid, layout: Layout) -> dict[str, Any]:
             for writer, reader in known
         ],
         "series": series,
-        "largest": largest or 1.0,
+        "largest": largest,
+        "width": WIDEST / largest,
     }  # fmt: skip

@@ -12,7 +12,9 @@ from circuitlapse.records.store import replacing
 from circuitlapse.report.circuit import layout_of
 from circuitlapse.report.colours import ramp
 from circuitlapse.report.data import RunRecords
-from circuitlapse.report.figure import LINES, PAPER, Frame, draw_frame
+from circuitlapse.report.drawing import LINES, PAPER
+from circuitlapse.report.figure import draw_frame
+from circuitlapse.report.marks import Frame
 from circuitlapse.report.payload import payload
 
 Advance = Callable[[int, int], None]

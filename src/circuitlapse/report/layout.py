@@ -43,15 +43,20 @@ class Layout:
         y1, y2 = start[1], end[1] + end[3]
         if wide_start and wide_end:
             x = self.width - _LANE + 4 + (_LANE - 8) * self.lanes[writer] / len(self.lanes)
-            return f"M{x:.1f} {y1:.1f}V{y2:.1f}"
+            return f"M{_short(x)} {_short(y1)}V{_short(y2)}"
         port = end[0] + end[2] * _PORTS.get(slot[:1], 0.5)
         x1 = port if wide_start else start[0] + start[2] / 2
         x2 = x1 if wide_end else port
         if abs(x1 - x2) < 0.05:
-            return f"M{x1:.1f} {y1:.1f}V{y2:.1f}"
-        bend = (y1 - y2) / 2
-        curve = f"{x1:.1f} {y1 - bend:.1f} {x2:.1f} {y2 + bend:.1f} {x2:.1f} {y2:.1f}"
-        return f"M{x1:.1f} {y1:.1f}C{curve}"
+            return f"M{_short(x1)} {_short(y1)}V{_short(y2)}"
+        # Relative, as a page has thousands of them and these repeat from layer to layer.
+        right, up = _short(x2 - x1), _short(y2 - y1)
+        bend = _short((y2 - y1) / 2)
+        return f"M{_short(x1)} {_short(y1)}c0 {bend} {right} {bend} {right} {up}"
+
+
+def _short(value: float) -> str:
+    return f"{round(value, 1):g}"
 
 
 def _is_bar(node: str) -> bool:

@@ -11,12 +11,14 @@ import numpy as np
 import polars as pl
 
 from circuitlapse.records.calibration import released
-from circuitlapse.report.circuit import circuit
+from circuitlapse.report.circuit import circuit, layout_of
 from circuitlapse.report.counts import count_rows
 from circuitlapse.report.data import RunRecords
+from circuitlapse.report.drawing import drawings
 from circuitlapse.report.evidence import evidence
 from circuitlapse.report.grid import grid_of
 from circuitlapse.report.looks import looks
+from circuitlapse.report.marks import series
 from circuitlapse.report.names import (
     FATES,
     GROUPS,
@@ -44,11 +46,12 @@ def payload(records: RunRecords) -> dict[str, Any]:
     runs, steps = grid.runs, grid.steps
     tasks = records.experiment.tasks
     nodes = _nodes(tables["nodes"], runs, steps)
-    return {
-        "tasks": [
-            {"name": name, "title": task_title(name), "role": role}
-            for name, role in ((tasks.old, "old"), (tasks.new, "new"))
-        ],
+    named = [
+        {"name": name, "title": task_title(name), "role": role}
+        for name, role in ((tasks.old, "old"), (tasks.new, "new"))
+    ]
+    found = {
+        "tasks": named,
         "runs": [{"base_seed": base, "finetune_seed": tune} for base, tune in runs],
         "steps": steps,
         "families": families(records),
@@ -59,7 +62,7 @@ def payload(records: RunRecords) -> dict[str, Any]:
         "behaviour": _behaviour(tables["behaviour"], runs, steps),
         **nodes,
         "largest": short(_largest(nodes["nodes"], nodes["effects"], records)),
-        **circuit(records, grid),
+        **circuit(records, grid, named),
         **looks(records, grid, [node["id"] for node in nodes["nodes"]]),
         **_faithfulness(tables["faithfulness"], runs, steps),
         "controls": _controls(tables["controls"], runs, steps),
@@ -76,6 +79,8 @@ def payload(records: RunRecords) -> dict[str, Any]:
         ],
         "calibration": count_rows(released()),
     }  # fmt: skip
+    drawn = {"drawings": drawings(found, layout_of(records)), "frames": series(found)}
+    return {**found, "map": drawn}
 
 
 def families(records: RunRecords) -> dict[str, list[str]]:

@@ -4,14 +4,14 @@ const gainsChart = evidenceChart("gains", {
   draw(root, all) {
     const rows = mine(all);
     const largest = d3.max(all, (row) => Math.abs(row.gain - 1)) || 1;
-    const { columns, rows: layers } = data.layout;
-    const names = [...columns.keys().map(String), "MLP"];
+    const { heads, layers } = data.layout;
+    const names = [...d3.range(heads).map(String), "MLP"];
     const found = new Map(rows.map((row) => [`${row.layer}/${row.head}`, row.gain]));
-    const gain = (layer, column) => found.get(`${layer}/${column < columns.length ? column : -1}`);
+    const gain = (layer, column) => found.get(`${layer}/${column < heads ? column : -1}`);
     const map = heatMap(root, {
       title: `Gain of each output; colour: its distance from 1, up to ${number(largest)}`, role: "plain",
-      rows: layers.map((_, layer) => `L${layer}`), columns: names,
-      width: Math.min(root.clientWidth, 120 + 56 * names.length), rowHeight: layers.length > 16 ? 16 : 24,
+      rows: d3.range(layers).map((layer) => `L${layer}`), columns: names,
+      width: Math.min(root.clientWidth, 120 + 56 * names.length), rowHeight: layers > 16 ? 16 : 24,
     });
     map.colour((layer, column) => (gain(layer, column) ?? null) === null ? null
       : gain(layer, column) - 1, largest);

@@ -1,31 +1,16 @@
-// Figure 2: the circuit map. Where things stand is decided once, in Python, for exported figures too.
+// Figure 2: the circuit map. Python draws it and decides what each frame shows; this applies frames
+// and lets the reader point at nodes.
 const circuitMap = (() => {
-  const { layout } = data;
-  const kinds = [
-    { id: "old", title: () => `Old task: ${roles.old.title}`, value: (i) => effectAt("old", i)?.[0],
-      at: (name) => positionEffect("old", name), edges: () => edgesOf("old") },
-    { id: "new", title: () => `New task: ${roles.new.title}`, value: (i) => effectAt("new", i)?.[0],
-      at: (name) => positionEffect("new", name), edges: () => edgesOf("new") },
-    { id: "difference", title: () => "Difference: new − old", value: (i) => difference(i),
-      at(name) {
-        const [old, now] = roleNames.map((role) => positionEffect(role, name));
-        return old === null || now === null ? null : now - old;
-      },
-      edges: edgeDifferences },
-  ];
-  const widest = 7; // of an edge with the largest score of the run
-  const boxOf = (node) => layout.boxes[node.id];
+  const kinds = ["old", "new", "difference"];
+  const { drawings, frames } = data.map;
   let maps = [];
   let focused = 0; // the one cell of each map that Tab reaches
 
-  // What corrupting the input at one named position does: a patch before the first layer.
-  function positionEffect(role, name) {
-    if (state.family !== data.families.shared[0]) return null;
-    return patchAt(role, "resid_pre", data.positions.indexOf(name))?.[0] ?? null;
-  }
+  const parsed = (text) => document.importNode(
+    new DOMParser().parseFromString(text, "image/svg+xml").documentElement, true);
 
   function draw() {
-    maps = kinds.map((kind) => drawMap(kind, document.getElementById(`map-${kind.id}`)));
+    maps = kinds.map((kind) => startMap(kind, document.getElementById(`map-${kind}`)));
     drawLegend(document.getElementById("legend"), largestEffect,
       ["works against the answer", "needed for the answer (logits)"]);
     drawKeys();
@@ -34,64 +19,19 @@ const circuitMap = (() => {
     pin();
   }
 
-  function drawMap(kind, root) {
-    root.replaceChildren();
-    const fateOf = new Map(fates().map((row) => [row.node, row.fate]));
-    const { width, height } = layout;
-    const svg = d3.select(root).append("svg").attr("viewBox", [0, 0, width, height])
-      .attr("role", "group").attr("class", "map")
-      .attr("aria-label", `${kind.title()}: heads by layer. Arrow keys move, Enter pins.`);
-    svg.append("text").attr("class", `map-title text-${kind.id}`).attr("x", layout.boxes.logits[0])
-      .attr("y", 14).text(kind.title());
-    const label = (x, y, text, anchor = "middle") => svg.append("text").attr("class", "tick-label")
-      .attr("x", x).attr("y", y).attr("dy", "0.35em").attr("text-anchor", anchor).text(text);
-    const every = layout.columns.length > 16 ? 4 : 1;
-    layout.rows.forEach((y, layer) => label(layout.boxes.logits[0] - 7, y, `L${layer}`, "end"));
-    layout.columns.forEach((x, head) => {
-      if (head % every === 0) label(x, height - 7, head === 0 ? "H0" : head);
-    });
-    const bar = svg.append("g").selectAll("rect").data(["logits"]).join("rect")
-      .attr("class", "end-bar");
-    place(bar, (name) => layout.boxes[name]);
-    boxText(svg.append("g"), layout.boxes.logits, "logits");
-    const named = layout.positions[kind.id];
-    const chips = svg.append("g").selectAll("g").data(Object.keys(named)).join("g")
-      .attr("class", "chip");
-    place(chips.append("rect"), (name) => named[name]);
-    chips.append("text").attr("text-anchor", "middle").attr("dy", "0.35em")
-      .attr("x", (name) => named[name][0] + named[name][2] / 2)
-      .attr("y", (name) => named[name][1] + named[name][3] / 2)
-      .text((name) => name);
-    chips.on("pointerenter", (event, name) => hoverPosition(event.currentTarget, name))
-      .on("pointerleave", hideTooltip);
-    const below = svg.append("g").attr("class", "edges");
-    const cell = svg.selectAll("g.cell").data(data.nodes).join("g").attr("class", "cell")
-      .classed("bar", (node) => !isHead(node)).attr("role", "button");
-    const rects = cell.append("rect").attr("rx", 2);
-    place(rects, boxOf);
-    const signs = cell.append("text").attr("class", "sign").attr("text-anchor", "middle").attr("dy", "0.36em")
-      .attr("x", (node) => boxOf(node)[0] + boxOf(node)[2] / 2)
-      .attr("y", (node) => boxOf(node)[1] + boxOf(node)[3] / 2)
-      .attr("font-size", (node) => Math.min(14, Math.round(0.62 * d3.min(boxOf(node).slice(2)))))
-      .text((node) => (kind.id === "difference" ? "" : fateSign(fateOf.get(node.id) ?? "")));
-    cell.on("click", (_, node) => togglePin(node.id))
+  function startMap(kind, root) {
+    root.replaceChildren(parsed(drawings[kind]));
+    const svg = d3.select(root).select("svg");
+    const cell = svg.selectAll(".cell").data(data.nodes).attr("role", "button")
+      .on("click", (_, node) => togglePin(node.id))
       .on("pointerenter focus", (event, node) => hover(event.currentTarget, node))
       .on("pointerleave blur", leave)
       .on("keydown", (event, node) => cellKey(event, node, kind));
-    const above = svg.append("g").attr("class", "edges above");
-    const nothing = svg.append("text").attr("class", "nothing").attr("text-anchor", "middle")
-      .attr("x", width / 2).attr("y", height / 2);
-    return { kind, cell, rects, signs, chips, below, above, nothing, found: [] };
-  }
-
-  function place(rects, box) {
-    rects.attr("x", (each) => box(each)[0]).attr("y", (each) => box(each)[1])
-      .attr("width", (each) => box(each)[2]).attr("height", (each) => box(each)[3]);
-  }
-
-  function boxText(group, [x, y, width, height], text) {
-    group.append("text").attr("class", "tick-label").attr("text-anchor", "middle")
-      .attr("x", x + width / 2).attr("y", y + height / 2).attr("dy", "0.35em").text(text);
+    const chips = svg.selectAll(".chip").data(data.layout.positions[kind])
+      .on("pointerenter", (event, name) => hoverPosition(event.currentTarget, name))
+      .on("pointerleave", hideTooltip);
+    return { kind, cell, chips, below: svg.select(".edges"), above: svg.select(".edges.above"),
+      title: svg.select(".map-title").text(), nothing: svg.select(".nothing"), found: [] };
   }
 
   function hover(element, node) {
@@ -178,48 +118,40 @@ const circuitMap = (() => {
     group.selectAll("path").data(edges, (edge) => edge.id)
       .join((enter) => enter.append("path").attr("d", (edge) => edge.path))
       .attr("class", (edge) => (edge.score < 0 ? "against" : "for"))
-      .attr("stroke-width", (edge) => widest * Math.abs(edge.score) / data.edges.largest);
+      .attr("stroke-width", (edge) => Math.abs(edge.score) * data.edges.width);
   }
 
   function step() {
     const fateOf = new Map(fates().map((row) => [row.node, row.fate]));
     for (const map of maps) {
-      const { kind, cell, chips, nothing } = map;
-      const values = data.nodes.map((_, index) => kind.value(index) ?? null);
-      cell.classed("missing", (_, index) => values[index] === null);
-      setChanged(cell, "aria-label", (node, index) => `${nodeName(node)}, ${kind.title()}: `
-        + `${number(values[index])} logits, ${fateOf.get(node.id) ?? "no fate"}`);
-      setChanged(map.rects, "fill", (_, index) =>
-        (values[index] === null ? "none" : toColour(values[index])));
-      setChanged(map.signs, "fill", (_, index) =>
-        (values[index] === null ? null : inkOn(values[index])));
-      map.signs.filter((node) => !isHead(node)) // beyond the scale colour says no more
-        .each(function write(node) {
-          const text = barText(node, values[nodeIndex.get(node.id)]);
-          if (this.textContent !== text) this.textContent = text;
-        });
-      colourChips(kind, chips);
-      nothing.text(values.some((value) => value !== null) ? ""
-        : kind.id !== "difference" && effects(kind.id) ? "not patched exactly at this step"
-          : `no corruption “${state.family}”`);
-      map.found = kind.edges();
+      const { kind, cell, chips, nothing, title } = map;
+      const frame = frames[`${state.run}/${kind}/${state.family}`];
+      const texts = [...frame.texts];
+      for (const [at, node, text] of frame.changed) if (at === state.step) texts[node] = text;
+      colour(cell, frame.places, 0);
+      colour(chips, frame.places, nodeCount);
+      cell.select("text").each(function write(node) {
+        const text = texts[nodeIndex.get(node.id)];
+        if (this.textContent !== text) this.textContent = text;
+      });
+      setChanged(cell, "aria-label", (node, index) => `${nodeName(node)}, ${title}: `
+        + `${number(valueOf(kind, index))} logits, ${fateOf.get(node.id) ?? "no fate"}`);
+      nothing.text(frame.nothing[state.step]);
+      map.found = edgesOf(kind);
       drawEdges(map, state.head);
     }
   }
 
-  function colourChips(kind, chips) {
-    const values = Object.keys(layout.positions[kind.id]).map((name) => kind.at(name));
-    chips.classed("missing", (_, index) => values[index] === null);
-    chips.select("rect").attr("fill", (_, index) =>
-      (values[index] === null ? "none" : toColour(values[index])));
-    chips.select("text").attr("fill", (_, index) =>
-      (values[index] === null ? null : inkOn(values[index])));
+  // A place in the ramp is one character after U+0100; a blank is a value that was not measured.
+  function colour(groups, places, first) {
+    const at = (index) => places.charCodeAt((first + index) * data.steps.length + state.step) - 0x100;
+    groups.classed("missing", (_, index) => at(index) < 0);
+    setChanged(groups.select("rect"), "fill", (_, index) => ramp[at(index)] ?? "none");
+    setChanged(groups.select("text"), "fill", (_, index) => inks[at(index)] ?? null);
   }
 
-  function barText(node, value) {
-    const beyond = value !== null && Math.abs(value) > largestEffect;
-    return `MLP ${node.layer}${beyond ? `:  ${d3.format(".2~r")(value)}` : ""}`;
-  }
+  const valueOf = (kind, index) =>
+    (kind === "difference" ? difference(index) : effectAt(kind, index)?.[0]);
 
   function pin() {
     for (const map of maps) {
@@ -236,16 +168,7 @@ const circuitMap = (() => {
       .join("span").attr("title", ([, [, meaning]]) => meaning).html("")
       .call((span) => span.append("b").text(([, [sign]]) => sign))
       .call((span) => span.append("i").text(([fate]) => ` ${fate}`));
-    const svg = drawing(d3.select("#edge-key").html("").node(), 250, 46,
-      `Width of an edge in proportion to its score, up to ${number(data.edges.largest)} logits`);
-    [1, 0.5, 0.1].forEach((part, index) => {
-      svg.append("path").attr("class", "for").attr("d", `M${8 + 82 * index} 10h34`)
-        .attr("stroke-width", widest * part);
-      svg.append("text").attr("class", "tick-label").attr("x", 46 + 82 * index).attr("y", 14)
-        .text(d3.format(".2~r")(data.edges.largest * part));
-    });
-    svg.append("text").attr("class", "tick-label").attr("x", 8).attr("y", 43)
-      .text("edge score, logits");
+    document.getElementById("edge-key").replaceChildren(parsed(drawings["edge-key"]));
   }
 
   function csv() {

@@ -7,7 +7,7 @@ const patchingChart = (() => {
     head_pattern: "Pattern only",
   };
   const ofHeads = (site) => site.startsWith("head");
-  const layers = d3.range(data.layout.rows.length);
+  const layers = d3.range(data.layout.layers);
   const heads = data.nodes.filter(isHead);
   const place = new Map(heads.map((node, index) => [`${node.layer}/${node.head}`, index]));
   // Effects at the input can dwarf all others: the scale is that of the map.
@@ -15,8 +15,7 @@ const patchingChart = (() => {
   let drawn = [];
 
   function columnsOf(site, role) {
-    return ofHeads(site) ? d3.range(data.layout.columns.length)
-      : Object.keys(data.layout.positions[role]);
+    return ofHeads(site) ? d3.range(data.layout.heads) : data.layout.positions[role];
   }
 
   // column: the number of a head, or the name of a position.

@@ -74,18 +74,14 @@ function weightOf(text, place) {
 const knownEdges = data.edges.list.map(([writer, reader, slot, path], id) =>
   ({ id, writer, reader, slot, path }));
 
-// Edges of one task at the slider's step, the strongest first: {id, writer, reader, slot, score}.
-function edgesOf(role) {
-  const found = data.edges.series[`${state.run}/${roles[role].name}/${state.family}`]?.[state.step];
-  return found ? found[0].map((id, place) => ({ ...knownEdges[id], score: found[1][place] })) : [];
-}
-
-// Edges of which both tasks have a score, with the difference.
-function edgeDifferences() {
-  const old = new Map(edgesOf("old").map((edge) => [edge.id, edge.score]));
-  return edgesOf("new").filter((edge) => old.has(edge.id))
-    .map((edge) => ({ ...edge, score: edge.score - old.get(edge.id) }))
-    .sort((a, b) => Math.abs(b.score) - Math.abs(a.score));
+// Edges of one map at the slider's step, the strongest first: {id, writer, reader, slot, score}.
+function edgesOf(kind) {
+  const found =
+    data.edges.series[`${state.run}/${roles[kind]?.name ?? ""}/${state.family}`]?.[state.step];
+  if (!found) return [];
+  const edges = [...d3.cumsum(found[0])].map((id, place) => (
+    { ...knownEdges[id], score: found[1][place] }));
+  return edges.sort((a, b) => Math.abs(b.score) - Math.abs(a.score));
 }
 
 function labelOf(node) {
