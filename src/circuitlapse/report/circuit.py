@@ -74,7 +74,7 @@ def _edges(frame: pl.DataFrame, grid: Grid, layout: Layout) -> dict[str, Any]:
                 key = f"{run}/{row['task']}/{row['corruption']}"
                 steps = series.setdefault(key, [{} for _ in grid.steps])
                 steps[at[row["step"]]][index] = short(row["score"], 3) or 0.0
-    largest = frame["score"].abs().max() or 1.0
+    largest = max(map(abs, frame["score"].drop_nulls()), default=0.0) or 1.0
     return {
         "list": [
             [writer, reader.partition("<")[0], reader.partition("<")[2][:1],
