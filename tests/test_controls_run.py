@@ -195,7 +195,7 @@ def test_a_control_whose_logits_are_not_finite_keeps_its_curve_up_to_there(tiny_
     experiment = cl.Experiment.model_validate({**fields, "controls": controls})
     for job in needed(plan_jobs(experiment, {"path": "x"}), "train mlps seed-0"):
         work(job, Store(tmp_path), experiment, lambda done, of, note="": None)
-    about = load_about(tmp_path / curve("seed-0", "mlps"))
+    about = load_about((tmp_path / curve("seed-0", "mlps")).read_bytes())
     assert about["steps"] == [0]
     assert "blown up: at step 1 the logits are not finite" in about["refused"]
 

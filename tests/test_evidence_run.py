@@ -58,8 +58,8 @@ def run(places, tasks, tmp_path_factory) -> cl.Run:
 
 
 def _causes(run: cl.Run) -> CauseEvidence:
-    path = run.path / grafts("seed-0")
-    return CauseEvidence.of_arrays(load_arrays(path), load_about(path))
+    content = (run.path / grafts("seed-0")).read_bytes()
+    return CauseEvidence.of_arrays(load_arrays(content), load_about(content))
 
 
 def test_every_sentence_points_at_rows_and_every_kind_of_evidence_has_one(run):
@@ -107,12 +107,12 @@ def test_shapley_gains_sum_to_the_gain_at_every_step(run):
     assert set(whole["step"]) == {1, 3, 4}
     sums = whole.filter(pl.col("quantity") == "shapley").group_by("step").agg(pl.col("gain").sum())
     assert dict(sums.iter_rows())[4] == pytest.approx(run.verdict.gain.value, abs=1e-5)
-    at_three = load_arrays(run.path / grafts_at("seed-0", 3))["values"].mean(axis=1)
+    at_three = load_arrays((run.path / grafts_at("seed-0", 3)).read_bytes())["values"].mean(axis=1)
     assert dict(sums.iter_rows())[3] == pytest.approx(at_three[-1] - at_three[0], abs=1e-5)
 
 
 def test_a_no_op_graft_is_the_base_and_a_full_one_the_tuned_model_bit_for_bit(run):
-    values = load_arrays(run.path / grafts("seed-0"))["values"]
+    values = load_arrays((run.path / grafts("seed-0")).read_bytes())["values"]
     found = _causes(run)
     assert SUBSETS[0] == frozenset()
     assert np.array_equal(values[0], found.base.logit_diff.double().numpy())
@@ -179,7 +179,7 @@ def test_random_groups_stand_beside_every_group_of_heads_first_and_last(run):
 def test_random_groups_are_grafted_where_their_group_was(run):
     found, task = _causes(run), run.experiment.tasks.new
     base, tuned = (run.model(step, device="cpu") for step in (0, 4))
-    items = read_items(run.path / prompts(task, "test"))[:64]
+    items = read_items((run.path / prompts(task, "test")).read_bytes())[:64]
     pairs = cl.tokenize(items, base.tokenizer, cl.get_task(task).corruptions[0])
     table = run.table("grafts").filter(step=4, part="whole", group="old_heads", quantity="last_in")
     means = {}

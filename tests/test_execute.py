@@ -33,7 +33,7 @@ def _experiment(workers: int) -> Experiment:
 
 def join_needs(job, store, experiment, advance):
     """Write a file with the job's name and its needs' contents."""
-    texts = [store.read(f"{need}.txt").read_text() for need in job.needs]
+    texts = [store.read(f"{need}.txt").decode() for need in job.needs]
     advance(1, 2)
     with store.write(job.outputs[0], job.key) as path:
         path.write_text(f"{job.name}({','.join(texts)})")

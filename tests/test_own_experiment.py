@@ -9,6 +9,7 @@ import circuitlapse as cl
 from circuitlapse.config import file_label
 from circuitlapse.pipeline import plan
 from circuitlapse.pipeline.prompts import check_apart
+from circuitlapse.records import Store
 from circuitlapse.report.data import read_run
 from circuitlapse.tasks import Item
 from small_run import small_experiment
@@ -80,13 +81,14 @@ def test_what_is_trained_on_is_not_tested_on(experiment, tmp_path):
 
 
 def test_the_first_shared_prompt_is_named_with_both_lines(tmp_path):
-    items = cl.get_task("ioi3").items("train", 9)
-    write(tmp_path / "a.jsonl", items[:5])
-    write(tmp_path / "b.jsonl", [*items[5:], items[2], items[1]])
-    write(tmp_path / "c.jsonl", items[5:])
-    check_apart(tmp_path / "a.jsonl", tmp_path / "c.jsonl")
+    items, store = cl.get_task("ioi3").items("train", 9), Store(tmp_path)
+    files = {"a": items[:5], "b": [*items[5:], items[2], items[1]], "c": items[5:]}
+    for name, held in files.items():
+        with store.write(f"tasks/{name}.jsonl", "made up") as path:
+            write(path, held)
+    check_apart(store, "tasks/a.jsonl", "tasks/c.jsonl")
     with pytest.raises(cl.CircuitlapseError, match=r"b\.jsonl, line 5: .* in a\.jsonl, line 3"):
-        check_apart(tmp_path / "a.jsonl", tmp_path / "b.jsonl")
+        check_apart(store, "tasks/a.jsonl", "tasks/b.jsonl")
 
 
 def test_names_of_files_are_safe_and_do_not_clash():

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
-from safetensors.numpy import load_file
+from safetensors.numpy import load
 
 from circuitlapse.config import ONLY, Arm, read_experiment
 from circuitlapse.errors import CircuitlapseError
@@ -116,24 +116,22 @@ class Run:
     @property
     def verdict(self) -> Verdict:
         """The verdict with its shares, preconditions and evidence."""
-        path = self._store.read(verdict_path(self._recipe()))
-        return Verdict.model_validate_json(path.read_text("utf-8"))
+        return Verdict.model_validate_json(self._store.read(verdict_path(self._recipe())))
 
     @property
     def provenance(self) -> Provenance:
         """Versions, seeds, hashes and times behind the numbers."""
-        text = self._store.read("provenance.json").read_text("utf-8")
-        return Provenance.model_validate_json(text)
+        return Provenance.model_validate_json(self._store.read("provenance.json"))
 
     @property
     def base(self) -> dict[str, object]:
         """What the base model is; for an organism also what it reached when it was admitted."""
-        return json.loads(self._store.read("base.json").read_text("utf-8"))
+        return json.loads(self._store.read("base.json"))
 
     @property
     def report(self) -> Path:
         """Path of the report, one self-contained HTML page."""
-        return self._store.read(report_path(self._recipe()))
+        return self._store.path(report_path(self._recipe()))
 
     def table(self, name: str) -> pl.DataFrame:
         """Read one of the result tables, whose columns ``circuitlapse.records`` describes.
@@ -165,7 +163,7 @@ class Run:
         Returns:
             Arrays by name, such as ``effects.names`` of shape ``[prompts, nodes]`` in logits.
         """
-        return load_file(self._store.read(scores(self._arm(seed).name, step, task)))
+        return load(self._store.read(scores(self._arm(seed).name, step, task)))
 
     def _arm(self, seed: int | None) -> Arm:
         return Arm(self._recipe(), self.seed if seed is None else seed)
@@ -194,7 +192,7 @@ class Run:
             )
         if self.experiment.checkpoints:
             return load_checkpoint(self.path, self.experiment, step, device)
-        return load_model(self._store.read(checkpoint(arm.name, step)), device)
+        return load_model(self._store.path(checkpoint(arm.name, step)), device)
 
     def try_prompt(
         self,
@@ -260,7 +258,7 @@ class Run:
         Args:
             height: Of the frame, in pixels.
         """
-        return Page(self.report.read_text(encoding="utf-8"), height)
+        return Page(self._store.read(report_path(self._recipe())).decode(), height)
 
     def __repr__(self) -> str:
         """Name the run and, where it is finished, its verdict."""

@@ -75,7 +75,7 @@ def read_candidate(store: Store, setup: Setup, candidate: Candidate) -> Calibrat
     name = _artifact(candidate)
     if store.state(name, setup.key_of(candidate)) != "ready":
         return None
-    return CalibratedOrganism.model_validate_json(store.read(name).read_text())
+    return CalibratedOrganism.model_validate_json(store.read(name))
 
 
 def _refuse(store: Store, setup: Setup, candidate: Candidate, why: str) -> CalibratedOrganism:

@@ -104,20 +104,22 @@ def absolute(name: str) -> str:
 
 def _expand(name: str) -> Iterator[str]:
     """List what a name stands for: braces, then patterns, then directories of checkpoints."""
-    braces = _BRACES.search(name)
+    path = Path(name).expanduser()
+    there, rest = _split(path)
+    braces = _BRACES.search(rest)
     if braces:
         for choice in braces[1].split(","):
-            yield from _expand(name[: braces.start()] + choice.strip() + name[braces.end() :])
+            choice = rest[: braces.start()] + choice.strip() + rest[braces.end() :]
+            yield from _expand(str(there / choice))
         return
-    path = Path(name).expanduser()
-    if not path.exists() and glob.has_magic(name):
-        matches = sorted(glob.glob(str(path)))
+    if glob.has_magic(rest):
+        matches = sorted(glob.glob(rest, root_dir=there))
         if not matches:
             raise CircuitlapseError(
                 "no path matches this pattern", got=name, fix="Quote it, and check where it starts"
             )
         for match in matches:
-            yield from _expand(match)
+            yield from _expand(str(there / match))
     elif path.is_dir() and (inner := _inside(path)):
         yield from map(absolute, inner)
     elif path.exists() or "@" in name:
@@ -128,6 +130,12 @@ def _expand(name: str) -> Iterator[str]:
             got=name,
             fix="Give a directory, a pattern, or a Hub revision as owner/name@revision",
         )
+
+
+def _split(path: Path) -> tuple[Path, str]:
+    """The part of a path that is there, which is no pattern whatever its name, and the rest."""
+    there = next(each for each in (path, *path.parents) if each.exists())
+    return there, "" if there == path else str(path.relative_to(there))
 
 
 def _inside(directory: Path) -> list[str]:

@@ -9,7 +9,6 @@ task: ``values``, the hybrids of base and tuned model in the order of
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -126,9 +125,9 @@ def hybrids(models: Mapping[str, Model], found: CauseEvidence, pairs: PromptPair
     return graft_values(models["base"], models["tuned"], groups, pairs)
 
 
-def read_causes(path: Path) -> CauseEvidence:
+def read_causes(content: bytes) -> CauseEvidence:
     """Read what was measured of one fine-tune's causes."""
-    return CauseEvidence.of_arrays(load_arrays(path), load_about(path))
+    return CauseEvidence.of_arrays(load_arrays(content), load_about(content))
 
 
 def causes_of(scores: Scores, arm: Arm) -> CauseEvidence:

@@ -138,7 +138,7 @@ class _Points:
 
     def arrays(self) -> dict[int, dict[str, np.ndarray]]:
         found = sorted(self.directory.glob("step-*.safetensors"))
-        return {int(path.stem[5:]): load_arrays(path) for path in found}
+        return {int(path.stem[5:]): load_arrays(path.read_bytes()) for path in found}
 
 
 def _shown(found: Any) -> dict[str, np.ndarray]:

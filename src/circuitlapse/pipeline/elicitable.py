@@ -63,7 +63,7 @@ def _keep(job: Job, store: Store, rows: list[dict[str, Any]]) -> None:
 
 
 def _kept(scores: Scores, name: str) -> list[dict[str, Any]]:
-    rows = json.loads(scores.store.read(name).read_text("utf-8"))
+    rows = json.loads(scores.store.read(name))
     return [
         {k: Estimate(**v) if isinstance(v, dict) else v for k, v in row.items()} for row in rows
     ]
@@ -78,8 +78,8 @@ def elicitable_rows(scores: Scores) -> list[Row]:
         if arm not in experiment.control_arms():
             continue
         for control, repeat in trained(experiment.controls):
-            path = scores.store.read(curve(arm.name, control, repeat))
-            about, arrays = load_about(path), load_arrays(path)
+            content = scores.store.read(curve(arm.name, control, repeat))
+            about, arrays = load_about(content), load_arrays(content)
             points = {
                 step: {name: values[index] for name, values in arrays.items()}
                 for index, step in enumerate(about["steps"])

@@ -112,7 +112,7 @@ def check_unchanged(jobs: list[Job], store: Store) -> None:
     """
     for job in jobs:
         if job.kind == "checkpoint" and store.record(job.outputs[0]):
-            before = json.loads(store.read(job.outputs[0]).read_text("utf-8"))
+            before = json.loads(store.read(job.outputs[0]))
             if before["sha256"] != job.params["identity"]["sha256"]:
                 raise _changed(before["source"])
 
@@ -201,7 +201,7 @@ class Shelf:
 
     def _unchanged(self, step: int) -> Files:
         document = self._store.read(plan.checkpoint_record(_ARM, step))
-        known = json.loads(document.read_text("utf-8"))
+        known = json.loads(document)
         files = files_of(known["source"])
         if files.sha256() != known["sha256"]:
             raise _changed(known["source"])

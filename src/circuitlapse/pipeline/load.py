@@ -13,7 +13,7 @@ def load(store: Store, experiment: Experiment, arm: str, step: int) -> Model:
     """Load one checkpoint."""
     if experiment.checkpoints:
         return shelf(store, experiment).model(step)
-    directory = store.read(plan.checkpoint(arm, step))
+    directory = store.path(plan.checkpoint(arm, step))
     return load_model(directory, experiment.compute.device)
 
 

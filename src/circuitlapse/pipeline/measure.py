@@ -24,8 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load, save_file
 
 from circuitlapse.attribution import attribute, node_effects
 from circuitlapse.circuits import faithfulness_curve
@@ -33,6 +32,7 @@ from circuitlapse.config import Measure
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import Model, behaviour, corrupt_logit_difference, logit_differences
 from circuitlapse.pipeline.prompts import Prompts
+from circuitlapse.records.store import metadata
 from circuitlapse.tasks import PromptPairs, Task
 
 Arrays = dict[str, np.ndarray]
@@ -167,12 +167,11 @@ def save_arrays(arrays: Arrays, path: Path, about: Mapping[str, Any]) -> None:
     save_file(contiguous, path, metadata={"about": json.dumps(about, sort_keys=True)})
 
 
-def load_arrays(path: Path) -> Arrays:
+def load_arrays(content: bytes) -> Arrays:
     """Read the arrays of a safetensors file."""
-    return load_file(path)
+    return load(content)
 
 
-def load_about(path: Path) -> dict[str, Any]:
+def load_about(content: bytes) -> dict[str, Any]:
     """Read what ``save_arrays`` was told about the arrays."""
-    with safe_open(path, "numpy") as file:
-        return json.loads(file.metadata()["about"])
+    return json.loads(metadata(content)["about"])

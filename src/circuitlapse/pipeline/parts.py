@@ -64,7 +64,7 @@ def parts_of(
         repeat: Which of several random sets.
     """
     if name in (OLD_CIRCUIT, RANDOM_SET):
-        found = OldCircuit(**json.loads(store.read(OLD_HEADS).read_text("utf-8")))
+        found = OldCircuit(**json.loads(store.read(OLD_HEADS)))
         if found.refused:
             return (), found.refused
         if name == OLD_CIRCUIT:

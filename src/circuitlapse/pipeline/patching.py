@@ -60,9 +60,9 @@ def patching_rows(scores: Scores) -> list[Row]:
     family = scores.experiment.measure.corruptions[0]
     for arm in scores.experiment.arms():
         for step in filter(scores.experiment.patches_at, scores.experiment.steps()):
-            path = scores.store.read(plan.patching(arm.name, step))
-            positions = load_about(path)["positions"]
-            arrays = load_arrays(path)
+            content = scores.store.read(plan.patching(arm.name, step))
+            positions = load_about(content)["positions"]
+            arrays = load_arrays(content)
             for task in scores.tasks:
                 n = arrays[f"{task}.head_v"].shape[-1]
                 effects = scores.family(arm.name, step, task, "effects", family)[:n]

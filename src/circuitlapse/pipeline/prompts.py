@@ -16,10 +16,9 @@ _KEPT = 64  # token tensors of a run; each is a few hundred KiB
 _tokenised: dict[tuple[str, ...], PromptPairs] = {}
 
 
-def read_items(path: Path) -> list[Item]:
+def read_items(content: bytes) -> list[Item]:
     """Read a task's items from JSON lines."""
-    with path.open(encoding="utf-8") as lines:
-        return [Item.model_validate_json(line) for line in lines]
+    return [Item.model_validate_json(line) for line in content.splitlines()]
 
 
 def write_items(items: Sequence[Item], path: Path) -> None:
@@ -27,19 +26,19 @@ def write_items(items: Sequence[Item], path: Path) -> None:
     path.write_text("".join(item.model_dump_json() + "\n" for item in items), encoding="utf-8")
 
 
-def check_apart(trained: Path, tested: Path) -> None:
+def check_apart(store: Store, trained: str, tested: str) -> None:
     """Refuse to evaluate on what was trained on.
 
     Raises:
         CircuitlapseError: With the first test prompt that is among the training prompts, and the
             lines of both.
     """
-    lines = {item.prompt: number for number, item in enumerate(read_items(trained), 1)}
-    for number, item in enumerate(read_items(tested), 1):
+    lines = {item.prompt: number for number, item in enumerate(read_items(store.read(trained)), 1)}
+    for number, item in enumerate(read_items(store.read(tested)), 1):
         if item.prompt in lines:
             raise CircuitlapseError(
-                f"{tested.name}, line {number}: this test prompt is trained on too, in "
-                f"{trained.name}, line {lines[item.prompt]}",
+                f"{Path(tested).name}, line {number}: this test prompt is trained on too, in "
+                f"{Path(trained).name}, line {lines[item.prompt]}",
                 got=item.prompt,
                 fix="Give the old and the new task items that differ, and each item one split",
             )
@@ -64,13 +63,13 @@ class Prompts:
         Raises:
             CircuitlapseError: If the prompts' file was changed, or they cannot be tokenised.
         """
-        path = self._store.read(plan.prompts(self._task, split))
-        record = self._store.record(plan.prompts(self._task, split))
-        key = (record.sha256 if record else "", self._tokenizer_key, str(n), str(skip), corruption)
+        content = self._store.read(plan.prompts(self._task, split))
+        digest = hashlib.sha256(content).hexdigest()
+        key = (digest, self._tokenizer_key, str(n), str(skip), corruption)
         if key not in _tokenised:
             while len(_tokenised) >= _KEPT:
                 _tokenised.pop(next(iter(_tokenised)))
             _tokenised[key] = tokenize(
-                read_items(path)[skip : skip + n], self._tokenizer, corruption
+                read_items(content)[skip : skip + n], self._tokenizer, corruption
             )
         return _tokenised[key]

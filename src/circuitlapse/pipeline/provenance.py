@@ -16,7 +16,7 @@ _LIBRARIES = ("torch", "transformers", "tokenizers", "trl", "accelerate", "peft"
 
 def provenance(store: Store, experiment: Experiment) -> Provenance:
     """Gather a run's provenance; times are those of the artifacts as they were made."""
-    base = json.loads(store.read("base.json").read_text("utf-8"))
+    base = json.loads(store.read("base.json"))
     base.pop("admission", None)
     started = (store.root / "experiment.toml").stat().st_mtime
     return Provenance(

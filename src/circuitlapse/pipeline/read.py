@@ -96,9 +96,9 @@ def reading_rows(scores: Scores) -> list[Row]:
     tasks = {file_label(task): task for task in scores.tasks}
     for arm in scores.experiment.arms():
         for step in scores.experiment.steps():
-            path = scores.store.read(plan.readings(arm.name, step))
-            graph, names = Graph(**load_about(path)), {**scores.names(arm), "step": step}
-            for name, values in sorted(load_arrays(path).items()):
+            content = scores.store.read(plan.readings(arm.name, step))
+            graph, names = Graph(**load_about(content)), {**scores.names(arm), "step": step}
+            for name, values in sorted(load_arrays(content).items()):
                 rows += _rows(graph, names, name, values, tasks)
     return rows
 

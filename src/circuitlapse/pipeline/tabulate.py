@@ -65,12 +65,12 @@ class Scores:
     def table(self, name: str, arm: Arm) -> list[Row]:
         """The rows of a table that is there already, of one fine-tune."""
         wanted = [pl.col(column) == value for column, value in self.names(arm).items()]
-        path = self.store.read(f"tables/{name}.parquet")
-        return pl.read_parquet(path).filter(*wanted).to_dicts()
+        content = self.store.read(f"tables/{name}.parquet")
+        return pl.read_parquet(content).filter(*wanted).to_dicts()
 
     def rows(self, name: str) -> list[Row]:
         """Table rows that a job wrote as JSON, without the columns that name the run."""
-        return json.loads(self.store.read(name).read_text("utf-8"))
+        return json.loads(self.store.read(name))
 
     def names(self, arm: Arm) -> Row:
         """The columns that say which fine-tune of which base a row is about."""

@@ -143,7 +143,7 @@ def training_rows(scores: Scores) -> list[Row]:
         name = plan.training(arm.name)
         if arm not in left and not scores.store.record(name):
             continue
-        written = json.loads(scores.store.read(name).read_text("utf-8"))
+        written = json.loads(scores.store.read(name))
         for figures, flags in flagged([Figures(**each) for each in written], scores.last):
             rows.append({**scores.names(arm), **asdict(figures), "flags": flags})
     return rows
@@ -155,7 +155,7 @@ def check_same_base(base: Path | str, store: Store) -> None:
     Raises:
         CircuitlapseError: Naming where it is.
     """
-    admitted = json.loads(store.read("base.json").read_text("utf-8")).get("admission")
+    admitted = json.loads(store.read("base.json")).get("admission")
     if admitted is None:
         return
     if content_hash(Path(base) / WEIGHTS) != admitted["weights_sha256"]:

@@ -94,9 +94,7 @@ def _separation(job: Job, store: Store, experiment: Experiment, advance: Advance
     with store.write(job.outputs[0], job.key) as path:
         for use in uses:
             for task, split in tested:
-                check_apart(
-                    store.read(plan.prompts(use, "train")), store.read(plan.prompts(task, split))
-                )
+                check_apart(store, plan.prompts(use, "train"), plan.prompts(task, split))
         document = {"trained_on": uses, "apart_from": [plan.prompts(*pair) for pair in tested]}
         write_json(path, document)
 
@@ -105,9 +103,7 @@ def _base(job: Job, store: Store, experiment: Experiment, advance: Advance) -> N
     with store.write(job.outputs[0], job.key) as path:
         if experiment.checkpoints:
             shelf(store, experiment).model(0)  # or a refusal, and why
-            identity = json.loads(
-                store.read(plan.checkpoint_record(experiment.arms()[0].name, 0)).read_text()
-            )
+            identity = json.loads(store.read(plan.checkpoint_record(experiment.arms()[0].name, 0)))
             write_json(path, base_of(experiment.base, identity))
             return
         document: dict[str, Any] = dict(base_identity(experiment.base))

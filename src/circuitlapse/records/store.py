@@ -155,25 +155,55 @@ class Store:
                 if not older_than or time.time() - draft.stat().st_mtime >= older_than:
                     _remove(draft)
 
-    def read(self, name: str) -> Path:
-        """Return an artifact's path after checking that its bytes are those that were written.
+    def read(self, name: str) -> bytes:
+        """Return a file's bytes, which are those that were written: what is parsed was checked.
+
+        Readers get bytes and no path, since libraries differ in what they take a path for: to
+        some, ``s[1]`` is a pattern that finds ``s1``.
 
         Raises:
             CircuitlapseError: If it is missing or was changed.
         """
-        path, record = self.root / name, self.record(name)
-        if record is None or not path.exists():
+        record, path = self._recorded(name), self.root / name
+        content = path.read_bytes() if path.is_file() else b""
+        if hashlib.sha256(content).hexdigest() != record.sha256:
+            raise self._changed(name)
+        return content
+
+    def path(self, name: str) -> Path:
+        """Return the path of an artifact whose bytes are those that were written.
+
+        It is for directories of model weights, and for what a user opens.
+
+        Raises:
+            CircuitlapseError: If it is missing or was changed.
+        """
+        record = self._recorded(name)
+        if content_hash(self.root / name) != record.sha256:
+            raise self._changed(name)
+        return self.root / name
+
+    def _recorded(self, name: str) -> Record:
+        record = self.record(name)
+        if record is None or not (self.root / name).exists():
             raise CircuitlapseError(
-                f"{path} is missing",
+                f"{self.root / name} is missing",
                 fix=f"Finish the run: `circuitlapse run {self.root / 'experiment.toml'} "
                 f"--out {self.root}`",
             )
-        if content_hash(path) != record.sha256:
-            raise CircuitlapseError(
-                f"{path} is not what was written: its hash differs from the recorded one",
-                fix="Start the run again to rebuild it, or restore the file",
-            )
-        return path
+        return record
+
+    def _changed(self, name: str) -> CircuitlapseError:
+        return CircuitlapseError(
+            f"{self.root / name} is not what was written: its hash differs from the recorded one",
+            fix="Start the run again to rebuild it, or restore the file",
+        )
+
+
+def metadata(content: bytes) -> dict[str, str]:
+    """Return what a safetensors file says of itself; its library reads that from a path only."""
+    length = int.from_bytes(content[:8], "little")
+    return json.loads(content[8 : 8 + length]).get("__metadata__", {})
 
 
 @contextmanager

@@ -8,11 +8,13 @@ from typing import Any, TypeVar
 import numpy as np
 import polars as pl
 from pydantic import BaseModel, ValidationError
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.numpy import load
 
 from circuitlapse.config import ONLY, Arm, Experiment, file_label, read_experiment
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.records import SCHEMAS, Provenance, Store, Verdict, verdict_path
+from circuitlapse.records.store import metadata
 
 _Document = TypeVar("_Document", bound=BaseModel)
 _AGAIN = "Delete it and run the experiment again: only what is missing is made"
@@ -95,7 +97,7 @@ def read_run(run: Path, recipe: str = ONLY) -> RunRecords:
     for name in ("behaviour", "nodes"):
         there = tables[name]["recipe"].unique(maintain_order=True).to_list()
         if not there:
-            path = store.read(f"tables/{name}.parquet")
+            path = run / f"tables/{name}.parquet"
             raise CircuitlapseError(f"{path} has no rows", fix=_AGAIN)
         if recipe not in there:
             raise CircuitlapseError(
@@ -111,8 +113,7 @@ def read_run(run: Path, recipe: str = ONLY) -> RunRecords:
         verdict=_document(store, verdict_path(recipe), Verdict),
         tables={name: frame.filter(pl.col("recipe") == recipe) for name, frame in tables.items()},
         prompts={
-            label: _items(store.read(f"tasks/{label}.test.jsonl"), _SAMPLES)
-            for label in labels.values()
+            label: _items(store, f"tasks/{label}.test.jsonl", _SAMPLES) for label in labels.values()
         },
         patterns=_patterns(store, experiment, recipe, labels),
         recipe=recipe,
@@ -126,23 +127,23 @@ def read_run(run: Path, recipe: str = ONLY) -> RunRecords:
 
 
 def _document(store: Store, name: str, kind: type[_Document]) -> _Document:
-    path = store.read(name)
+    content = store.read(name)
     try:
-        return kind.model_validate_json(path.read_bytes())
+        return kind.model_validate_json(content)
     except ValidationError as error:
         fault = error.errors()[0]
         where = ".".join(map(str, fault["loc"]))
         raise CircuitlapseError(
-            f"{path} is not what this version of circuitlapse writes",
+            f"{store.root / name} is not what this version of circuitlapse writes",
             got=f"{where}: {fault['msg']}" if where else fault["msg"],
             fix=_AGAIN,
         ) from None
 
 
 def _table(store: Store, name: str, labels: dict[str, str]) -> pl.DataFrame:
-    path = store.read(f"tables/{name}.parquet")
+    content, path = store.read(f"tables/{name}.parquet"), store.root / f"tables/{name}.parquet"
     try:
-        frame = pl.read_parquet(path)
+        frame = pl.read_parquet(content)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise CircuitlapseError(
             f"{path} cannot be read as Parquet", got=str(error), fix=_AGAIN
@@ -169,33 +170,34 @@ def _patterns(
         if not store.record(f"patterns/{arm}/step-00000.safetensors"):
             continue  # a fine-tune that came to nothing
         for step in experiment.steps():
-            path = store.read(f"patterns/{arm}/step-{step:05d}.safetensors")
+            name = f"patterns/{arm}/step-{step:05d}.safetensors"
+            content = store.read(name)
             try:
-                with safe_open(path, "numpy") as file:
-                    tokens = json.loads(file.metadata()["about"])["tokens"]
-                    weights[seed, step] = {labels[t]: file.get_tensor(t) for t in tokens}
+                arrays = load(content)
+                tokens = json.loads(metadata(content)["about"])["tokens"]
+                weights[seed, step] = {labels[t]: arrays[t] for t in tokens}
             except (SafetensorError, KeyError, TypeError, ValueError) as error:
                 raise CircuitlapseError(
-                    f"{path} does not hold attention patterns", got=str(error), fix=_AGAIN
+                    f"{store.root / name} does not hold attention patterns",
+                    got=str(error),
+                    fix=_AGAIN,
                 ) from None
     return Patterns({labels[task]: texts for task, texts in tokens.items()}, weights)
 
 
-def _items(path: Path, count: int) -> list[dict[str, Any]]:
+def _items(store: Store, name: str, count: int) -> list[dict[str, Any]]:
     items: list[dict[str, Any]] = []
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if len(items) == count:
-                break
-            try:
-                item = json.loads(line)
-                whole = all(isinstance(item[key], str) for key in ("prompt", "answer"))
-                if not (whole and isinstance(item["corrupt"], dict)):
-                    raise TypeError
-            except (ValueError, KeyError, TypeError):
-                raise CircuitlapseError(
-                    f"{path}, line {number}, is not an item with prompt, answer and corrupt",
-                    fix=_AGAIN,
-                ) from None
-            items.append(item)
+    for number, line in enumerate(store.read(name).splitlines()[:count], start=1):
+        try:
+            item = json.loads(line)
+            whole = all(isinstance(item[key], str) for key in ("prompt", "answer"))
+            if not (whole and isinstance(item["corrupt"], dict)):
+                raise TypeError
+        except (ValueError, KeyError, TypeError):
+            raise CircuitlapseError(
+                f"{store.root / name}, line {number}, is not an item with prompt, answer and "
+                "corrupt",
+                fix=_AGAIN,
+            ) from None
+        items.append(item)
     return items
