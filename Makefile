@@ -34,7 +34,7 @@ contracts: setup
 pytest: setup
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m 'not slow' --ignore=tests/browser
 
-# What trains real organisms.
+# What trains a real organism, or whole runs again and again.
 test-slow: setup
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m slow --ignore=tests/browser
 

@@ -148,3 +148,26 @@ def test_controls_are_looked_at_on_prompts_whose_behaviour_is_measured():
     assert Experiment.model_validate(fields).control_prompts == 50
     fewer = Experiment.model_validate({**fields, "measure": {"prompts": 24}})
     assert fewer.control_prompts == 24
+
+
+def test_some_checkpoints_are_patched_exactly(tmp_path):
+    def exact(exact_at, steps=240):
+        experiment = Experiment.model_validate(
+            {
+                "base": {"organism": "default"},
+                "finetune": {"steps": steps},
+                "measure": {"exact_at": exact_at},
+            }
+        )
+        return [step for step in experiment.steps() if experiment.patches_at(step)]
+
+    assert exact("every") == list(range(0, 241, 8))
+    assert exact("ends") == exact(2) == [0, 240]
+    assert exact(3) == exact("3") == [0, 8, 240]
+    assert exact(8) == [0, 8, 16, 24, 40, 80, 136, 240]
+    assert exact(40) == list(range(0, 241, 8))
+    assert exact(8, steps=16) == [0, 8, 16]
+    assert demo_experiment().measure.exact_at == 8
+    for wrong in (1, "some", 2.5, True):
+        with pytest.raises(ValueError, match="give `every`, `ends`, or a number of checkpoints"):
+            exact(wrong)

@@ -210,6 +210,7 @@ def test_a_directory_with_other_things_is_left_alone(tiny_model, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_ends_with_the_same_tables(finished, tiny_model, tmp_path):
     config, out = tmp_path / "experiment.toml", tmp_path / "run"
     config.write_text(to_toml(small_experiment(tiny_model)))
@@ -230,6 +231,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_tables(finished, tiny_model
     assert not list(out.rglob(".draft-*"))
 
 
+@pytest.mark.slow
 def test_several_seeds_and_processes_give_the_same_as_one(finished, tiny_model, tmp_path):
     experiment = small_experiment(tiny_model, seeds=[0, 1], placebo=False)
     compute = experiment.compute.model_copy(update={"workers": 2})
@@ -253,6 +255,7 @@ def test_a_flipped_byte_in_a_checkpoint_is_mended_when_it_is_needed(copied):
     assert weights.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_run_killed_before_it_wrote_anything_can_be_started(tiny_model, tmp_path):
     (tmp_path / ".lock").touch()
     (tmp_path / ".draft-experiment.toml").write_text("half")

@@ -71,6 +71,7 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(tiny_model, tmp_path, 
     assert not state.exists()
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_with_its_training(tiny_model, tmp_path):
     """Killed from outside while it trains; checkpoints that are there are not written again."""
     settings = {"steps": 40, "save_at": [4, 16], "placebo": False, "learning_rate": 1e-2}

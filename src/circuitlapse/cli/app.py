@@ -150,9 +150,10 @@ def run(
         typer.Option(help="Corruption family; may be repeated.", show_default="subject, names"),
     ] = None,
     exact_at: Annotated[
-        Literal["every", "ends"] | None,
+        str | None,
         typer.Option(
-            help="Checkpoints that are patched exactly too: all, or base and last.",
+            help="Checkpoints that are patched exactly too: every, ends (base and last), or how "
+            "many.",
             show_default="every",
         ),
     ] = None,

@@ -16,6 +16,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model
 
 from circuitlapse.config.base import ONE_BASE, Base
 from circuitlapse.config.controls import Controls, Placebo
+from circuitlapse.config.exact import ExactAt, spread
 from circuitlapse.config.finetune import Arm, Finetune
 from circuitlapse.config.section import Fraction, Positive, Section, Seed, distinct
 from circuitlapse.errors import CircuitlapseError
@@ -73,10 +74,11 @@ class Measure(Section):
         "eap-ig-inputs", description="How edges are scored."
     )
     ig_steps: Positive = Field(5, description="Interpolation points of eap-ig-inputs.")
-    exact_at: Literal["every", "ends"] = Field(
+    exact_at: ExactAt = Field(
         "every",
-        description="Checkpoints that are patched exactly too, by head and by site: every one, or "
-        "only base and last, which is much faster for large models.",
+        description="Checkpoints that are patched exactly too, by head and by site: `every`, "
+        "`ends` (base and last, much faster for large models), or how many: base, last, and the "
+        "others evenly spread on a log scale.",
     )
     fractions: tuple[Fraction, ...] = Field(
         MIB_FRACTIONS, min_length=1, description="Circuit sizes of the faithfulness curve."
@@ -211,7 +213,10 @@ class Experiment(Section):
 
     def patches_at(self, step: int) -> bool:
         """Whether this checkpoint is patched exactly, besides attribution."""
-        return self.measure.exact_at == "every" or step in (0, self.steps()[-1])
+        exact_at = self.measure.exact_at
+        if exact_at == "every":
+            return True
+        return step in spread(self.steps(), 2 if exact_at == "ends" else exact_at)
 
     def steps(self) -> list[int]:
         """Return the steps that have a checkpoint, from 0 to the last.

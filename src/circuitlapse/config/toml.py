@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from circuitlapse.config.base import Base
 from circuitlapse.config.controls import SETS, Controls
-from circuitlapse.config.experiment import Compare, Experiment
+from circuitlapse.config.experiment import Compare, Experiment, Measure
 from circuitlapse.config.finetune import Finetune, PlaceboKind
 from circuitlapse.config.section import Section
 from circuitlapse.errors import CircuitlapseError
@@ -44,6 +44,7 @@ def demo_experiment(
     return Experiment(
         base=Base.model_validate({"organism": organism, "seed": seed, "pretrain": pretrain}),
         finetune=finetune,
+        measure=Measure.model_validate({"exact_at": 8}),
         compare=Compare.model_validate(compare),
         controls=Controls.model_validate(controls),
     )
