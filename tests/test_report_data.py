@@ -1,6 +1,7 @@
 """What the page's script gets, against the tables that it comes from."""
 
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from circuitlapse.config import Finetune
 from circuitlapse.report import looks, read_run
 from circuitlapse.report.data import RunRecords
 from circuitlapse.report.grid import characters
+from circuitlapse.report.marks import KINDS, Frame, edges_of
 from circuitlapse.report.payload import payload
 from circuitlapse.report.recipes import recipes
 from report_synthetic import HEADS, LAYERS, write_run
@@ -65,13 +67,26 @@ def test_patches_and_edges_stand_where_the_script_looks_for_them(records: RunRec
         (pl.col("finetune_seed") == 0) & (pl.col("step") == 16) & (pl.col("task") == "ioi2")
         & (pl.col("corruption") == "subject")
     )  # fmt: skip
-    ids, scores = data["edges"]["series"]["0/ioi2/subject"][2]
-    assert len(ids) == edges.height
-    sizes = [abs(score) for score in scores]
-    assert sizes == sorted(sizes, reverse=True)  # a drawing takes the first ones
-    writer, node, slot, _ = data["edges"]["list"][ids[0]]
-    row = _row(edges, writer=writer, reader=f"{node}<{slot}>" if slot else node)
-    assert scores[0] == pytest.approx(row["score"], rel=1e-2)
+    distances, scores = data["edges"]["series"]["0/ioi2/subject"][2]
+    assert len(distances) == edges.height
+    for place, score in zip(accumulate(distances), scores, strict=True):
+        writer, node, slot, _ = data["edges"]["list"][place]
+        row = _row(edges, writer=writer, reader=f"{node}<{slot}>" if slot else node)
+        assert score == pytest.approx(row["score"], rel=1e-2)
+
+
+def test_a_map_draws_the_strongest_edges_and_differences_of_both_tasks(data: dict):
+    def drawn(kind: str, edges: int = 200) -> list[tuple[int, float]]:
+        return edges_of(kind, data, Frame(2, 0, "subject", edges))
+
+    old, new, difference = (drawn(kind) for kind in KINDS)
+    for found in (old, new, difference):
+        sizes = [abs(score) for _, score in found]
+        assert sizes == sorted(sizes, reverse=True)
+    assert drawn("old", 7) == old[:7]
+    both = {edge: score - dict(old)[edge] for edge, score in new if edge in dict(old)}
+    assert dict(difference) == pytest.approx(both, rel=1e-2, abs=1e-9)
+    assert edges_of("difference", data, Frame(2, 0, "s1_to_io")) == []  # of one task only
 
 
 def test_key_value_heads_that_several_heads_share_are_repeated(tmp_path: Path):
