@@ -81,6 +81,7 @@ def node_effects(
     return effects.flatten(1)
 
 
+@torch.no_grad()
 def patch(
     model: Model,
     pairs: PromptPairs,
@@ -130,11 +131,14 @@ def patch(
             without heads or ``positions`` of heads without it, there is no such position, or the
             model cannot run the pairs.
     """
-    effects = patch_effects(
-        model, pairs, site, direction, metric, batch_size,
-        per_position=per_position, positions=positions,
-    )  # fmt: skip
-    sums = effects.sum(dim=-1, dtype=torch.float64)
+    _check(site, direction, per_position, named=bool(positions))
+    sums = torch.zeros(1, 1, 1, dtype=torch.float64)
+
+    def add(_: Tensor, effects: Tensor) -> None:
+        nonlocal sums
+        sums = sums + effects.sum(dim=-1, dtype=torch.float64)
+
+    _each_effects(model, pairs, site, direction, metric, batch_size, per_position, positions, add)
     if not _by_position(site, per_position):
         return (sums / len(pairs)).squeeze(2).float()
     n_long: Tensor | int = len(pairs)
