@@ -62,7 +62,7 @@ def test_the_page_shows_the_maps_of_the_exported_pictures(opened, report, seed, 
         for name, marks in MARKS.items():
             shown = page.eval_on_selector_all(f"#map-{kind} {name}", READ, marks)
             wanted = [
-                [element.get(mark) for mark in marks] + [element.text or ""]
+                [element.get(mark, "") for mark in marks] + [element.text or ""]
                 for element in group.iter(f"{SVG}{name}")
             ]
             assert _rounded(shown) == _rounded(wanted), (kind, name)
