@@ -11,7 +11,8 @@ Everything that the test takes from inside the package is imported here.
 import json
 import re
 import tarfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 import circuitlapse as cl
-from circuitlapse.pipeline import jobs_of
+from circuitlapse.pipeline import Job, jobs_of
 from circuitlapse.pipeline.work import work
 from circuitlapse.records import Store
 
@@ -140,6 +141,9 @@ def rebuild(
 ) -> list[str]:
     """Place stored artifacts in a new run and do the jobs that make others.
 
+    Each is done where nothing lies but what its job waits for, or else it would fail now and then
+    in a run with several workers.
+
     Args:
         stored: Where they are from.
         out: The new run's directory.
@@ -173,6 +177,24 @@ def rebuild(
             needed |= {job.name, *job.needs}
     for job in jobs:
         if job.name in needed and not ready.issuperset(job.outputs):
-            work(job, store, todo, lambda done, of, note="": None)
+            with _alone(job, jobs, out):
+                work(job, store, todo, lambda done, of, note="": None)
             made += job.outputs
     return made
+
+
+@contextmanager
+def _alone(job: Job, jobs: list[Job], out: Path) -> Iterator[None]:
+    """Hide what a job does not wait for: with several workers it may not be written yet."""
+    needed = {job.name, *job.needs}
+    for each in reversed(jobs):
+        needed |= {*each.needs} if each.name in needed else set()
+    others = (name for each in jobs if each.name not in needed for name in each.outputs)
+    hidden = [out / name for name in others if (out / name).exists()]
+    for path in hidden:
+        path.rename(path.with_name(f"{path.name}.hidden"))
+    try:
+        yield
+    finally:
+        for path in hidden:
+            path.with_name(f"{path.name}.hidden").rename(path)

@@ -1,11 +1,13 @@
 """The whole pipeline on a tiny real model: what it leaves behind, and how it goes on."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -242,6 +244,33 @@ def test_several_seeds_and_processes_give_the_same_as_one(finished, tiny_model, 
     theirs = finished.table("nodes")
     assert (ours["effect"] - theirs["effect"]).abs().max() < 1e-4
     assert run.verdict.label in ("no_gain", "undetermined")
+
+
+def test_two_workers_give_the_bytes_of_one(finished, tmp_path):
+    """Other processes, side by side: equal results are equal files, whoever made them."""
+    compute = finished.experiment.compute.model_copy(update={"workers": 2})
+    experiment = finished.experiment.model_copy(update={"compute": compute})
+    run = cl.run_experiment(experiment, tmp_path / "run")
+    of_each = re.compile(
+        r"(experiment\.toml|provenance\.json|report\.html|\.lock|\.records/|logs/)"
+    )
+
+    def files(path: Path) -> dict[str, bytes]:
+        found = {each.relative_to(path).as_posix(): each for each in path.rglob("*")}
+        kept = {
+            name: each.read_bytes()
+            for name, each in found.items()
+            if each.is_file() and not of_each.match(name)
+        }
+        # transformers writes whether it was offline when it was imported, as the workers are.
+        online, offline = (f'"local_files_only": {value}'.encode() for value in ("false", "true"))
+        return {name: content.replace(offline, online) for name, content in kept.items()}
+
+    ours, theirs = files(run.path), files(finished.path)
+    assert ours.keys() == theirs.keys()
+    assert [name for name, content in ours.items() if content != theirs[name]] == []
+    kinds = {name.split("/")[0] for name in ours}
+    assert kinds >= {"checkpoints", "scores", "readings", "patterns", "patching", "tables"}
 
 
 def test_a_flipped_byte_in_a_checkpoint_is_mended_when_it_is_needed(copied):

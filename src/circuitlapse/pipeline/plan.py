@@ -272,6 +272,10 @@ def plan_jobs(
                 )
             )  # fmt: skip
     arms = tuple(measured.values())
+    # The scores of step 0 hold the graph, which names the heads of a group.
+    graphs = tuple(measured[arm.name, 0, tasks[0]] for arm in e.arms())
+    for table in ("grafts", "gains"):
+        causes[table] = (*causes[table], *graphs)
     for placebo in (each for recipe in recipes for each in e.placebos(recipe)):
         for task in tasks:
             measure_at(placebo.name, last, task, placebo_of(placebo), circuits=False)
