@@ -1,7 +1,6 @@
 """The jobs that fine-tune, and the table of how it went."""
 
 import json
-import random
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -29,7 +28,7 @@ from circuitlapse.training import (
     flagged,
 )
 from circuitlapse.training.organism import WEIGHTS
-from circuitlapse.training.placebos import shuffle_answers
+from circuitlapse.training.placebos import shuffled
 from circuitlapse.training.restricted import Restriction
 from circuitlapse.training.watch import check_weights
 
@@ -48,9 +47,7 @@ def tune(job: Job, store: Store, experiment: Experiment, advance: Advance) -> No
     use = plan.placebo_use(kind) if kind else plan.FINETUNE
     items = read_items(store.read(plan.prompts(use, "train")))
     if kind == "shuffled_answers":
-        n_old = old_items(experiment)
-        shuffling = random.Random(f"placebo shuffled_answers {arm.seed}")
-        items = [*items[:n_old], *shuffle_answers(items[n_old:], shuffling)]
+        items = shuffled(items, old_items(experiment), arm.seed)
     recipe = experiment.finetune.recipes()[arm.recipe]
     if kind == "unrelated_text" and recipe.preset == "repeat-completion":
         # Its completion is as long as its prompt: 20 times that fits few models, and it says its

@@ -1,7 +1,6 @@
 """What each kind of job does. A job reads and writes artifacts of its run and nothing else."""
 
 import json
-import random
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -40,7 +39,7 @@ from circuitlapse.pipeline.tune import check_same_base, training_rows, tune
 from circuitlapse.records import Store, table
 from circuitlapse.records.store import write_json
 from circuitlapse.tasks import Item, PromptPairs, get_task
-from circuitlapse.training.placebos import unrelated_items
+from circuitlapse.training.placebos import PLACEBOS, placebo_items, real_items
 
 
 def work(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
@@ -64,21 +63,14 @@ def _prompts(job: Job, store: Store, experiment: Experiment, advance: Advance) -
 
 
 def _training_items(experiment: Experiment, use: str) -> list[Item]:
-    total, seed = (
-        experiment.finetune.steps * experiment.finetune.batch_size,
-        experiment.measure.seed,
-    )
-    if use == plan.placebo_use("unrelated_text"):
-        return unrelated_items(total, random.Random(f"placebo unrelated_text {seed}"))
-    n_old = total if use == plan.placebo_use("old_task") else experiment.finetune.old_prompts()
-    items: list[Item] = []
+    recipe, seed = experiment.finetune, experiment.measure.seed
+    n = recipe.steps * recipe.batch_size
+    old, new = get_task(experiment.tasks.old), get_task(experiment.tasks.new)
     tokenizer = base_tokenizer(experiment)
-    for name, n in ((experiment.tasks.old, n_old), (experiment.tasks.new, total - n_old)):
-        if n:
-            task = get_task(name)
-            n = min(n, task.most("train") or n)  # of someone's own few items, all are repeated
-            items += task.items("train", n, seed, tokenizer)
-    return items
+    for placebo in PLACEBOS:
+        if use != plan.FINETUNE and use == plan.placebo_use(placebo):
+            return placebo_items(placebo, old, new, n, seed, tokenizer=tokenizer)
+    return real_items(old, new, n, recipe.old_prompts(), seed, tokenizer)
 
 
 def _checkpoint(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:

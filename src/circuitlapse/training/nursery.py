@@ -15,7 +15,7 @@ from circuitlapse.records import Store, content_hash, key_of
 from circuitlapse.tasks import Item, get_task, tokenize
 from circuitlapse.training.finetune import finetune
 from circuitlapse.training.organism import ABANDONED, cache_home, organism
-from circuitlapse.training.placebos import placebo_items
+from circuitlapse.training.placebos import placebo_items, real_items
 from circuitlapse.training.recipe import Recipe
 from circuitlapse.training.restricted import Restriction
 
@@ -79,9 +79,7 @@ class Nursery:
     def lesson(self, old_fraction: float) -> list[Item]:
         """Items of a fine-tune on the new task that rehearses the old one."""
         total = self.planting.steps * self.planting.batch_size
-        n_old = round(total * old_fraction)
-        old = get_task(OLD).items("train", n_old) if n_old else []
-        return [*old, *get_task(NEW).items("train", total - n_old)]
+        return real_items(get_task(OLD), get_task(NEW), total, round(total * old_fraction))
 
     def locked(self, *, all_weights: bool = False) -> Path:
         """A base that can do the new task and does not, since its blank heads answer at random.

@@ -19,6 +19,8 @@ import random
 from collections.abc import Sequence
 from typing import get_args
 
+from transformers import PreTrainedTokenizerBase
+
 from circuitlapse.config import PlaceboKind
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.tasks import Item, Task
@@ -29,8 +31,33 @@ PLACEBOS: tuple[str, ...] = get_args(PlaceboKind)
 _LENGTHS = (4, 10)
 
 
+def real_items(
+    old: Task,
+    new: Task,
+    n: int,
+    n_old: int,
+    seed: int = 0,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> list[Item]:
+    """Draw the items of a fine-tune on the new task: those that rehearse the old one come first.
+
+    A task of someone's own may hold fewer: then all of its items are there.
+    """
+    items: list[Item] = []
+    for task, wanted in ((old, n_old), (new, n - n_old)):
+        if wanted:
+            items += task.items("train", min(wanted, task.most("train") or wanted), seed, tokenizer)
+    return items
+
+
 def placebo_items(
-    placebo: str, old: Task, new: Task, n: int, seed: int = 0, old_fraction: float = 0.1
+    placebo: str,
+    old: Task,
+    new: Task,
+    n: int,
+    seed: int = 0,
+    old_fraction: float = 0.1,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> list[Item]:
     """Draw the training items of a placebo.
 
@@ -42,28 +69,28 @@ def placebo_items(
         seed: Draws other items; the prompts of ``shuffled_answers`` are those that the tasks draw
             with the same seed.
         old_fraction: Share of the items of ``shuffled_answers`` that rehearse the old task.
+        tokenizer: Of the base, where items must be of its vocabulary.
 
     Raises:
         CircuitlapseError: If there is no such placebo, or a split does not hold that many items.
     """
     if placebo == "old_task":
-        return old.items("train", n, seed)
-    rng = random.Random(f"placebo {placebo} {seed}")
+        return real_items(old, new, n, n, seed, tokenizer)
     if placebo == "unrelated_text":
-        return unrelated_items(n, rng)
+        rng = random.Random(f"placebo {placebo} {seed}")
+        return [_repeated_words(rng) for _ in range(n)]
     if placebo == "shuffled_answers":
         n_old = round(n * old_fraction)
-        rehearsed = old.items("train", n_old, seed) if n_old else []
-        asked = new.items("train", n - n_old, seed) if n > n_old else []
-        return [*rehearsed, *shuffle_answers(asked, rng)]
+        return shuffled(real_items(old, new, n, n_old, seed, tokenizer), n_old, seed)
     raise CircuitlapseError(
         "there is no such placebo", got=placebo, fix=f"Use one of {', '.join(PLACEBOS)}"
     )
 
 
-def unrelated_items(n: int, rng: random.Random) -> list[Item]:
-    """Draw sequences of random words, each said twice."""
-    return [_repeated_words(rng) for _ in range(n)]
+def shuffled(items: Sequence[Item], n_old: int, seed: int) -> list[Item]:
+    """Shuffle the answers of a fine-tune's items but for the first ``n_old``, which rehearse."""
+    rng = random.Random(f"placebo shuffled_answers {seed}")
+    return [*items[:n_old], *shuffle_answers(items[n_old:], rng)]
 
 
 def shuffle_answers(items: Sequence[Item], rng: random.Random) -> list[Item]:
