@@ -231,12 +231,13 @@ class _Rows:
             for unit in ("nodes", "edges")
             for place, left in enumerate(sides) for right in sides[place + 1 :]
         ]  # fmt: skip
+        null = {"null_mean": 0.12, "null_low": -0.1, "null_high": 0.35, "p_value": 0.001}
         return [
             {**seed, "step": self.steps[-1], "corruption": family, "unit": unit, "beside": "",
              "left": left, "right": right, "measure": measure,
              **self._interval("value", self.random.uniform(0.45, 0.9), 0.05), "ceiling": 0.95,
              "corrected": 0.9, "uncorrected": "",
-             "null_mean": 0.12, "null_low": -0.1, "null_high": 0.35, "p_value": 0.001}
+             **(null if unit == "nodes" else dict.fromkeys(null)), "not_reported": ""}
             for seed, family, unit, left, right in known
             for measure in ("pearson", "spearman", "weighted_jaccard")
         ]  # fmt: skip

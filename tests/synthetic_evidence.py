@@ -68,9 +68,6 @@ class EvidenceRows:
         rows = []
         families = {"ioi2": ["subject", "names"],
                     "ioi3": ["subject", "names", "s1_to_io", "s2_to_io"]}  # fmt: skip
-        seeds_only = dict.fromkeys(
-            ("agreement", "agreement_null", "agreement_p", "flips", "flips_null", "flips_p")
-        )
         for seed in self._ended():
             for task, names in families.items():
                 for family in names:
@@ -80,28 +77,18 @@ class EvidenceRows:
                         rows.append({
                             **seed, "task": task, "corruption": family, "kind": "head",
                             "node": node, "layer": layer, "head": head,
-                            "change_step": self.random.choice(self.steps[1:]),
                             "before": 0.2, "after": 0.2 + change,
-                            **self._around("change", change), "p_value": self.random.random() ** 3,
-                            "alone": False,
-                            "flipped": flipped, "flipped_in": int(flipped),
-                            "with_behaviour": 0.7, "reached": None, "epoch_steps": 32,
-                            **seeds_only,
-                        })  # fmt: skip
-                    if len(self.seeds) > 1:
-                        rows.append({
-                            **dict.fromkeys(rows[0]), **seed, "task": task, "corruption": family,
-                            "kind": "seeds", "node": "", "agreement": 0.81,
-                            "agreement_null": 0.02, "agreement_p": 0.01, "flips": 3,
-                            "flips_null": 0.4, "flips_p": 0.02,
+                            **self._around("change", change),
+                            "reached": float(self.random.choice(self.steps[1:])),
+                            "flipped": flipped, "flipped_in": int(flipped), "with_behaviour": 0.7,
+                            "epoch_steps": 32,
                         })  # fmt: skip
                 rows.append({
                     **dict.fromkeys(rows[0]), **seed, "task": task, "corruption": "",
                     "kind": "behaviour", "node": "",
-                    "change_step": self.steps[len(self.steps) // 2], "before": 0.1, "after": 3.9,
-                    **self._around("change", 3.8), "p_value": 0.001, "alone": False,
-                    "flipped": False, "flipped_in": 0, "with_behaviour": 1.0, "epoch_steps": 32,
-                    "reached": float(self.steps[-2]) if task == "ioi3" else None,
+                    "before": 0.1, "after": 3.9, **self._around("change", 3.8), "flipped": False,
+                    "epoch_steps": 32,
+                    "reached": float(self.steps[-2 if task == "ioi3" else len(self.steps) // 2]),
                 })  # fmt: skip
         return rows
 
@@ -187,7 +174,8 @@ class EvidenceRows:
                  "left": left, "right": right, "measure": measure,
                  **self._around("value", self.random.uniform(0.2, 0.9), 0.05),
                  "ceiling": 0.95, "corrected": None, "uncorrected": "not needed",
-                 "null_mean": 0.1, "null_low": -0.1, "null_high": 0.35, "p_value": 0.01}
+                 "null_mean": 0.1, "null_low": -0.1, "null_high": 0.35, "p_value": 0.01,
+                 "not_reported": ""}
                 for left, beside, right in pairs
                 for measure in ("pearson", "spearman", "weighted_jaccard")
             ]  # fmt: skip

@@ -94,7 +94,7 @@ def overlaps():
         NodeImportance(model, task, rng.normal([3, 0, 1, 2, 0, 1], 0.5, size=(20, 6)))
         for model, task in [("base", "ioi2"), ("base", "ioi3"), ("tuned", "ioi3")]
     ]
-    return node_overlaps(conditions, nodes, seed=0, permutations=20, repeats=20).rows
+    return node_overlaps(conditions, nodes, seed=0, permutations=20, repeats=20)
 
 
 def failing(**changes):
@@ -276,16 +276,11 @@ ROWS = Tables(
         role("ioi2", "a0.h0", source="a0.h1", approach=0.1, moves_p=0.3),
     ],
     dynamics=[
-        dated("behaviour", corruption="", change_step=64, change=4.0, change_low=3.5,
-              change_high=4.5, p_value=0.001, alone=False, reached=90.4),
-        dated("head", "a0.h0", change_step=64, change=1.0, change_low=0.5, change_high=1.5,
-              p_value=0.01, alone=False, flipped=True),
-        dated("head", "a0.h1", change_step=32, change=0.1, change_low=-0.5, change_high=0.5,
-              p_value=0.01, alone=False, flipped=False),
-        dated("head", "a1.h0", change_step=8, change=1.0, change_low=0.5, change_high=1.5,
-              p_value=0.07, alone=True, flipped=False),
-        dated("seeds", agreement=0.6, agreement_null=0.3, agreement_p=0.02, flips=3,
-              flips_null=1.2, flips_p=0.1),
+        dated("behaviour", corruption="", change=4.0, change_low=3.5, change_high=4.5,
+              reached=90.4, flipped=False),
+        dated("head", "a0.h0", change=1.0, change_low=0.5, change_high=1.5, reached=64.0,
+              flipped=True),
+        dated("head", "a0.h1", change=0.1, change_low=-0.5, change_high=0.5, flipped=False),
     ],
 )  # fmt: skip
 
@@ -357,13 +352,10 @@ def test_the_sentences_say_what_was_measured():
         "in others (a0.h0 → a0.h1; p = 0.010).",
         "that roles moved from head to head is not shown (p = 0.300).",
         "the heads that attend from the last token to a name and copy it are a0.h0 (new).",
-        "The logit difference on ioi3 is cut best before step 64, where it changes by 4.00 logits "
-        "[3.50, 4.50] (p = 0.001); 90 % of its rise are there at step 90.",
-        "On ioi3, the effects of 1 of 3 heads change in order, half of them by step 64 (from 64 to "
-        "64); in 1 the first or last checkpoint stands alone, which their order cannot tell from "
-        "chance; the sign of a0.h0 is turned round.",
-        "have a rank correlation of 0.60; with heads shuffled within layers 0.30 (p = 0.020). 3 "
-        "heads turn their sign in at least two seeds, shuffled 1.2 (p = 0.100).",
+        "The logit difference on ioi3 changes by 4.00 logits [3.50, 4.50]; 90 % of the change is "
+        "reached at step 90.",
+        "On ioi3, the effects of 1 of 2 heads change; half of these reach 90 % of their change by "
+        "step 64 (from 64 to 64); the sign changes in a0.h0.",
     ],
 )
 def test_the_tables_are_put_into_words(sentence):

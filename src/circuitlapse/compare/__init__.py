@@ -22,8 +22,6 @@ from circuitlapse.compare.overlap import (
     EdgeImportance,
     NodeImportance,
     Overlap,
-    Overlaps,
-    Refusal,
     edge_overlaps,
     node_overlaps,
 )
@@ -50,9 +48,7 @@ __all__ = [
     "HeadFate",
     "NodeImportance",
     "Overlap",
-    "Overlaps",
     "ParameterGroups",
-    "Refusal",
     "Shares",
     "Tables",
     "build_verdict",

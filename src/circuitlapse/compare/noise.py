@@ -14,7 +14,6 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
-from circuitlapse.compare.permutations import EdgeSources
 from circuitlapse.compare.similarity import Similarity
 from circuitlapse.compare.thresholds import LOWEST_RELIABILITY
 from circuitlapse.records.intervals import CONFIDENCE
@@ -74,7 +73,7 @@ def shuffled(
     similarity: Similarity,
     left: Float[np.ndarray, " components"],
     right: Float[np.ndarray, " components"],
-    sources: Int[np.ndarray, "repeats components"] | EdgeSources,
+    sources: Int[np.ndarray, "repeats components"],
 ) -> Float[np.ndarray, " repeats"]:
     """Similarity to ``left`` when the labels of ``right`` are shuffled, both already prepared."""
     repeats, components = sources.shape

@@ -8,15 +8,18 @@ An overlap by itself says nothing (Prakash et al. 2024 read "enhancement" from c
   taken on the less reliable side. Halves are noisier than the whole, so it is a low ceiling;
 - the correlation *corrected for noise* (see :mod:`circuitlapse.compare.noise`), where both sides
   are reliable enough;
-- the *null*: the same overlap when head labels are shuffled within each layer, jointly over all
-  of a head's slots, and the share of shuffles that reach the value (one-sided, (k + 1)/(n + 1)).
+- for nodes the *null*: the same overlap when head labels are shuffled within each layer, and the
+  share of shuffles that reach the value (one-sided, (k + 1)/(n + 1)).
+
+An overlap that does not exist is a row without a value that says why.
 
 Importances are unnormalised, in logits. Both sides must come from one corruption family.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 
@@ -28,14 +31,14 @@ from circuitlapse.compare.noise import (
     shuffled,
     spread_interval,
 )
-from circuitlapse.compare.permutations import EdgeSources, draw_permutations, relabel
-from circuitlapse.compare.similarity import SIMILARITIES
+from circuitlapse.compare.permutations import shuffle_heads
+from circuitlapse.compare.similarity import SIMILARITIES, Similarity
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.records.intervals import bootstrap_indices, bootstrap_means, percentile_ends
-from circuitlapse.records.nodes import head_of
 from circuitlapse.shapes import Bool, Float, Int
 
 _SPLITS = 100  # random halvings of the prompts behind the ceiling
+Pairs = Sequence[tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -75,43 +78,25 @@ class Overlap:
     """One row of the table ``overlap``, without the columns that name the run and corruption.
 
     ``value_low`` and ``value_high`` are None for edges, of which no per-prompt scores exist: two
-    halves show reliability (the ceiling), but are no interval. ``uncorrected`` says why
-    ``corrected`` is None where it is.
+    halves show reliability (the ceiling), but are no interval. Edges have no null either.
+    ``uncorrected`` says why ``corrected`` is None where it is; ``not_reported`` why ``value`` is.
     """
 
     unit: str
     left: str
     right: str
     measure: str
-    value: float
-    value_low: float | None
-    value_high: float | None
-    ceiling: float | None
-    corrected: float | None
-    uncorrected: str
-    null_mean: float
-    null_low: float
-    null_high: float
-    p_value: float
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """An overlap that does not exist, and why."""
-
-    unit: str
-    left: str
-    right: str
-    measure: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Overlaps:
-    """What could be compared, and what could not."""
-
-    rows: list[Overlap] = field(default_factory=list)
-    refused: list[Refusal] = field(default_factory=list)
+    value: float | None = None
+    value_low: float | None = None
+    value_high: float | None = None
+    ceiling: float | None = None
+    corrected: float | None = None
+    uncorrected: str = ""
+    null_mean: float | None = None
+    null_low: float | None = None
+    null_high: float | None = None
+    p_value: float | None = None
+    not_reported: str = ""
 
 
 def node_overlaps(
@@ -119,10 +104,10 @@ def node_overlaps(
     nodes: Sequence[str],
     *,
     seed: int,
-    pairs: Sequence[tuple[int, int]] | None = None,
+    pairs: Pairs | None = None,
     permutations: int = 1000,
     repeats: int = 1000,
-) -> Overlaps:
+) -> list[Overlap]:
     """Overlap of node importances for every two conditions, in the order given.
 
     Args:
@@ -139,7 +124,6 @@ def node_overlaps(
     """
     for condition in conditions:
         _check(condition, len(nodes))
-    drawn = _draw(nodes, permutations, seed)
     tasks = sorted({condition.task for condition in conditions})
     resamples, halves = [], []
     for condition in conditions:
@@ -152,10 +136,10 @@ def node_overlaps(
         "nodes",
         [_label(condition) for condition in conditions],
         np.stack([condition.effects.mean(axis=0, dtype=np.float64) for condition in conditions]),
-        relabel(nodes, drawn),
         halves,
-        resamples,
         pairs,
+        resamples,
+        shuffle_heads(nodes, permutations, [seed, 0]),
     )
 
 
@@ -164,10 +148,7 @@ def edge_overlaps(
     writers: Sequence[str],
     readers: Sequence[str],
     edges: Bool[np.ndarray, "writers readers"],
-    *,
-    seed: int,
-    permutations: int = 200,
-) -> Overlaps:
+) -> list[Overlap]:
     """Overlap of edge scores for every two conditions, in the order given.
 
     Args:
@@ -175,12 +156,9 @@ def edge_overlaps(
         writers: Names of the rows.
         readers: Names of the columns.
         edges: Which writer and reader are joined; nothing else enters.
-        seed: Fixes the shuffles.
-        permutations: Shuffles of head labels in the null.
 
     Raises:
-        CircuitlapseError: If shapes disagree, or shuffling heads within a layer would move an
-            existing edge to a place where there is none.
+        CircuitlapseError: If shapes disagree.
     """
     shape = (len(writers), len(readers))
     for condition in conditions:
@@ -189,15 +167,11 @@ def edge_overlaps(
                 "edge scores need one row per writer and one column per reader",
                 got=f"{condition.mean.shape} and a mask of {edges.shape} for {shape}",
             )
-    drawn = _draw(writers, permutations, seed)
-    sources = EdgeSources(edges, relabel(writers, drawn), relabel(readers, drawn))
     return _compare(
         "edges",
         [_label(condition) for condition in conditions],
         np.stack([condition.mean[edges].astype(np.float64) for condition in conditions]),
-        sources,
         [condition.halves[:, None, edges].astype(np.float64) for condition in conditions],
-        None,
     )
 
 
@@ -220,25 +194,16 @@ def _label(condition: NodeImportance | EdgeImportance) -> str:
     return f"{condition.model}:{condition.task}"
 
 
-def _draw(
-    names: Sequence[str], permutations: int, seed: int
-) -> Int[np.ndarray, "repeats layers heads"]:
-    heads = [place for place in map(head_of, names) if place is not None]
-    n_layers = max((place.layer for place in heads), default=-1) + 1
-    n_heads = max((place.head for place in heads), default=-1) + 1
-    return draw_permutations(n_layers, n_heads, permutations, [seed, 0])
-
-
 def _compare(
     unit: str,
     labels: Sequence[str],
     importances: Float[np.ndarray, "conditions components"],
-    sources: Int[np.ndarray, "repeats components"] | EdgeSources,
     halves: Sequence[Float[np.ndarray, "2 splits components"]],
-    resamples: Sequence[Float[np.ndarray, "resamples components"]] | None,
-    pairs: Sequence[tuple[int, int]] | None = None,
-) -> Overlaps:
-    result = Overlaps()
+    pairs: Pairs | None = None,
+    resamples: Sequence[Float[np.ndarray, "resamples components"]] | None = None,
+    sources: Int[np.ndarray, "repeats components"] | None = None,
+) -> list[Overlap]:
+    rows = []
     pairs = list(combinations(range(len(labels)), 2)) if pairs is None else pairs
     for name, similarity in SIMILARITIES.items():
         prepared = similarity.prepare(importances)
@@ -248,33 +213,35 @@ def _compare(
         for i, j in pairs:
             if not (defined[i] and defined[j]):
                 at_fault = labels[j] if defined[i] else labels[i]
-                result.refused.append(
-                    Refusal(unit, labels[i], labels[j], name,
-                            f"{at_fault} has no {name}: {similarity.undefined}")
-                )  # fmt: skip
+                reason = f"{at_fault} has no {name}: {similarity.undefined}"
+                rows.append(Overlap(unit, labels[i], labels[j], name, not_reported=reason))
                 continue
             value = float(similarity.combine(prepared[i], prepared[j]))
-            low = high = None
+            known = _reliability(similarity, value, ceilings[i], ceilings[j])
             if drawn is not None:
-                low, high = spread_interval(
-                    similarity, value, similarity.combine(drawn[i], drawn[j])
-                )
-            null = shuffled(similarity, prepared[i], prepared[j], sources)
-            null_low, null_high = percentile_ends(null[:, None])
-            sides = [ceiling for ceiling in (ceilings[i], ceilings[j]) if ceiling is not None]
-            corrected, uncorrected = None, "not a correlation"
-            if similarity.lowest < 0:
-                corrected, uncorrected = corrected_for_noise(value, ceilings[i], ceilings[j])
-            result.rows.append(
-                Overlap(
-                    unit, labels[i], labels[j], name, value, low, high,
-                    ceiling=min(sides) if len(sides) == 2 else None,
-                    corrected=corrected,
-                    uncorrected=uncorrected,
-                    null_mean=float(null.mean()),
-                    null_low=float(null_low[0]),
-                    null_high=float(null_high[0]),
-                    p_value=p_value(value, null),
-                )
-            )  # fmt: skip
-    return result
+                draws = similarity.combine(drawn[i], drawn[j])
+                known["value_low"], known["value_high"] = spread_interval(similarity, value, draws)
+            if sources is not None:
+                known |= _null(value, shuffled(similarity, prepared[i], prepared[j], sources))
+            rows.append(Overlap(unit, labels[i], labels[j], name, value, **known))
+    return rows
+
+
+def _reliability(
+    similarity: Similarity, value: float, left: float | None, right: float | None
+) -> dict[str, Any]:
+    corrected, uncorrected = None, "not a correlation"
+    if similarity.lowest < 0:
+        corrected, uncorrected = corrected_for_noise(value, left, right)
+    ceiling = None if left is None or right is None else min(left, right)
+    return {"ceiling": ceiling, "corrected": corrected, "uncorrected": uncorrected}
+
+
+def _null(value: float, null: Float[np.ndarray, " repeats"]) -> dict[str, float]:
+    low, high = percentile_ends(null[:, None])
+    return {
+        "null_mean": float(null.mean()),
+        "null_low": float(low[0]),
+        "null_high": float(high[0]),
+        "p_value": p_value(value, null),
+    }

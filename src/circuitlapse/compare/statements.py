@@ -77,14 +77,9 @@ def _overlap(context: Context, overlaps: Sequence[Overlap]) -> Iterator[Evidence
     for row in overlaps:
         if {row.left, row.right} not in wanted or row.measure not in _CORRELATIONS:
             continue
-        ends = "" if row.value_low is None else f" [{row.value_low:.2f}, {row.value_high:.2f}]"
-        ceiling = "" if row.ceiling is None else f"halves of the prompts reach {row.ceiling:.2f}, "
         yield _evidence(
             context,
-            f"Importances of {row.unit} in {row.left} and {row.right} have a "
-            f"{_CORRELATIONS[row.measure]} of {row.value:.2f}{ends}; {ceiling}"
-            f"heads shuffled within their layers {row.null_mean:.2f} "
-            f"[{row.null_low:.2f}, {row.null_high:.2f}] (p = {row.p_value:.3f}).",
+            f"Importances of {row.unit} in {row.left} and {row.right} have {_correlation(row)}.",
             "overlap",
             step=context.step,
             corruption=context.corruption,
@@ -93,6 +88,24 @@ def _overlap(context: Context, overlaps: Sequence[Overlap]) -> Iterator[Evidence
             right=row.right,
             measure=row.measure,
         )
+
+
+def _correlation(row: Overlap) -> str:
+    name = _CORRELATIONS[row.measure]
+    if row.value is None:
+        return f"no {name}: {row.not_reported}"
+    text = f"a {name} of {row.value:.2f}"
+    if row.value_low is not None:
+        text += f" [{row.value_low:.2f}, {row.value_high:.2f}]"
+    compared = []
+    if row.ceiling is not None:
+        compared.append(f"halves of the prompts reach {row.ceiling:.2f}")
+    if row.null_mean is not None:
+        compared.append(
+            f"heads shuffled within their layers {row.null_mean:.2f} "
+            f"[{row.null_low:.2f}, {row.null_high:.2f}] (p = {row.p_value:.3f})"
+        )
+    return "; ".join([text, ", ".join(compared)]) if compared else text
 
 
 def _fates(context: Context, fates: Fates) -> Iterator[Evidence]:

@@ -209,42 +209,22 @@ def _dynamics(context: Context, rows: Sequence[Row]) -> Iterator[Evidence]:
         where = {"step": context.step, "task": task, "kind": "behaviour"}
         for row in _pick(rows, **where):
             change = Estimate.of(row, "change")
-            text = f"The logit difference on {task} is cut best before step {row['change_step']}"
+            text = f"The logit difference on {task} changes"
             if change is not None:
-                text += f", where it changes by {logits(change)} (p = {row['p_value']:.3f})"
+                text += f" by {logits(change)}"
             if row["reached"] is not None:
-                text += f"; 90 % of its rise are there at step {row['reached']:.0f}"
+                text += f"; 90 % of the change is reached at step {row['reached']:.0f}"
             yield _evidence(context, f"{text}.", "dynamics", **where)
         where = {
             "step": context.step, "task": task, "corruption": context.corruption, "kind": "head",
         }  # fmt: skip
         heads = _pick(rows, **where)
-        dated = [row for row in heads if row["p_value"] <= LARGEST_P and _clear(row)]
         if heads:
+            steps = [row["reached"] for row in heads if row["reached"] is not None]
             flipped = [row["node"] for row in heads if row["flipped"]]
-            text = f"On {task}, the effects of {len(dated)} of {len(heads)} heads change in order"
-            if dated:
-                steps = [row["change_step"] for row in dated]
-                text += f", half of them by step {median(steps):.0f}"
-                text += f" (from {min(steps)} to {max(steps)})"
-            alone = [row for row in heads if row["alone"] and row["p_value"] > LARGEST_P]
-            if alone:
-                text += f"; in {len(alone)} the first or last checkpoint stands alone, which their "
-                text += "order cannot tell from chance"
-            text += f"; the sign of {', '.join(flipped) or 'none'} is turned round"
+            text = f"On {task}, the effects of {len(steps)} of {len(heads)} heads change"
+            if steps:
+                text += f"; half of these reach 90 % of their change by step {median(steps):.0f}"
+                text += f" (from {min(steps):.0f} to {max(steps):.0f})"
+            text += f"; the sign changes in {', '.join(flipped) or 'none'}"
             yield _evidence(context, f"{text}.", "dynamics", **where)
-        for row in _pick(rows, **{**where, "kind": "seeds"}):
-            yield _evidence(
-                context,
-                f"On {task}, the heads' changes of two seeds have a rank correlation of "
-                f"{row['agreement']:.2f}; with heads shuffled within layers "
-                f"{row['agreement_null']:.2f} (p = {row['agreement_p']:.3f}). {row['flips']} heads "
-                f"turn their sign in at least two seeds, shuffled {row['flips_null']:.1f} "
-                f"(p = {row['flips_p']:.3f}).",
-                "dynamics",
-                **{**where, "kind": "seeds"},
-            )
-
-
-def _clear(row: Row) -> bool:
-    return row["change_low"] > 0 or row["change_high"] < 0

@@ -3,13 +3,13 @@
 Only node importances are compared, exact patching effects; edges are not scored for these.
 """
 
-from circuitlapse.compare import NodeImportance, Overlaps, node_overlaps
+from circuitlapse.compare import NodeImportance, Overlap, node_overlaps
 from circuitlapse.config import Arm
 from circuitlapse.pipeline.tabulate import Scores
 from circuitlapse.tasks import get_task
 
 
-def overlaps_beside(scores: Scores, arm: Arm, family: str) -> dict[str, Overlaps]:
+def overlaps_beside(scores: Scores, arm: Arm, family: str) -> dict[str, list[Overlap]]:
     """Overlaps of the base on the old task with everything that is not the fine-tune.
 
     The unrelated task, under the first corruption of its own, is compared with both ends of the
@@ -39,7 +39,9 @@ def overlaps_beside(scores: Scores, arm: Arm, family: str) -> dict[str, Overlaps
     return found
 
 
-def _compared(scores: Scores, left: list[NodeImportance], right: list[NodeImportance]) -> Overlaps:
+def _compared(
+    scores: Scores, left: list[NodeImportance], right: list[NodeImportance]
+) -> list[Overlap]:
     settings = scores.experiment.compare
     pairs = [(i, len(left) + j) for i in range(len(left)) for j in range(len(right))]
     return node_overlaps(

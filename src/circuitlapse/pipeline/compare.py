@@ -10,7 +10,7 @@ from circuitlapse.compare import (
     Fates,
     HeadEffects,
     NodeImportance,
-    Overlaps,
+    Overlap,
     edge_overlaps,
     head_fates,
     node_overlaps,
@@ -23,13 +23,11 @@ from circuitlapse.pipeline.dynamics import dated, exact_steps
 from circuitlapse.pipeline.roles import RolesOf
 from circuitlapse.pipeline.tabulate import Row, Scores
 
-# The edges' null is shuffled less often: it has 40 times as many entries and is as wide.
-_EDGE_PERMUTATIONS = 5
-# So are null and resamples of the checkpoints before the last, of which there are many.
+# Null and resamples are drawn less often for the checkpoints before the last: there are many.
 _BETWEEN = 5
 
 
-def node_overlaps_at(scores: Scores, arm: Arm, family: str, step: int) -> Overlaps:
+def node_overlaps_at(scores: Scores, arm: Arm, family: str, step: int) -> list[Overlap]:
     """Overlaps of node importances between the base and one checkpoint, on both tasks."""
     settings = scores.experiment.compare
     few = 1 if step == scores.last else _BETWEEN
@@ -45,28 +43,24 @@ def node_overlaps_at(scores: Scores, arm: Arm, family: str, step: int) -> Overla
     )  # fmt: skip
 
 
-def edge_overlaps_at(scores: Scores, arm: Arm, family: str, step: int) -> Overlaps:
+def edge_overlaps_at(scores: Scores, arm: Arm, family: str, step: int) -> list[Overlap]:
     """Overlaps of edge importances between the base and one checkpoint, on both tasks."""
-    settings, graph = scores.experiment.compare, scores.graph
-    few = _EDGE_PERMUTATIONS * (1 if step == scores.last else _BETWEEN)
+    graph = scores.graph
     edges = []
     for model, of_model in (("base", 0), ("tuned", step)):
         for task in scores.tasks:
             at = (arm.name, of_model, task)
             mean = scores.family(*at, "edges", family)
             edges.append(EdgeImportance(model, task, mean, scores.family(*at, "halves", family)))
-    return edge_overlaps(
-        edges, graph.writers, graph.readers, graph.edges.numpy(), seed=settings.seed,
-        permutations=max(1, settings.permutations // few),
-    )  # fmt: skip
+    return edge_overlaps(edges, graph.writers, graph.readers, graph.edges.numpy())
 
 
-def overlaps_of(scores: Scores, arm: Arm, family: str) -> tuple[Overlaps, Overlaps]:
+def overlaps_of(scores: Scores, arm: Arm, family: str) -> list[Overlap]:
     """Overlaps of node and of edge importances between both models on both tasks."""
-    return (
-        node_overlaps_at(scores, arm, family, scores.last),
-        edge_overlaps_at(scores, arm, family, scores.last),
-    )
+    return [
+        *node_overlaps_at(scores, arm, family, scores.last),
+        *edge_overlaps_at(scores, arm, family, scores.last),
+    ]
 
 
 def overlap_rows(scores: Scores) -> list[Row]:
@@ -80,10 +74,10 @@ def overlap_rows(scores: Scores) -> list[Row]:
                 units = (*([node_overlaps_at] if step in exact else []), edge_overlaps_at)
                 for overlaps_at in units:
                     found = overlaps_at(scores, arm, family, step)
-                    rows += [{**names, "step": step, "beside": "", **asdict(r)} for r in found.rows]
+                    rows += [{**names, "step": step, "beside": "", **asdict(r)} for r in found]
             names["step"] = scores.last
             for beside, found in overlaps_beside(scores, arm, family).items():
-                rows += [{**names, "beside": beside, **asdict(row)} for row in found.rows]
+                rows += [{**names, "beside": beside, **asdict(row)} for row in found]
     return rows
 
 

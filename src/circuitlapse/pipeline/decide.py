@@ -56,7 +56,6 @@ def _context(scores: Scores, arm: Arm) -> Context:
 def _evidence(scores: Scores, arm: Arm, family: str, findings: Findings) -> list[Evidence]:
     context = _context(scores, arm)
     fates = last_fates(scores, arm, family)
-    overlaps = [row for found in overlaps_of(scores, arm, family) for row in found.rows]
 
     def rows(table: str) -> list[Row]:
         return scores.table(table, arm)
@@ -66,7 +65,7 @@ def _evidence(scores: Scores, arm: Arm, family: str, findings: Findings) -> list
         roles=rows("roles"), dynamics=rows("dynamics"),
     )  # fmt: skip
     return [
-        *statements(context, findings, overlaps, fates),
+        *statements(context, findings, overlaps_of(scores, arm, family), fates),
         _groups(scores, arm),
         *worded(context, tables),
     ]

@@ -1,20 +1,18 @@
-"""The table ``dynamics``: when heads and behaviour changed, and whether seeds agree on it."""
+"""The table ``dynamics``: when heads and behaviour changed."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from circuitlapse.compare.dynamics import (
-    Agreement,
-    HeadDynamics,
+    Change,
+    changes,
     epoch_ends,
-    head_dynamics,
-    seed_agreement,
+    head_changes,
     steps_since,
-    steps_to_share,
+    with_behaviour,
 )
 from circuitlapse.config import Arm, Experiment
-from circuitlapse.errors import CircuitlapseError
 from circuitlapse.pipeline import plan
 from circuitlapse.pipeline.prompts import read_items
 from circuitlapse.pipeline.tabulate import Row, Scores, spread
@@ -79,94 +77,46 @@ def _curve(scores: Scores, arm: Arm, task: str, steps: Sequence[int]) -> np.ndar
 
 
 def _behaviour(scores: Scores, arm: Arm, task: str) -> Iterator[Row]:
-    """The cut of the task's own curve."""
+    """The change of the task's own curve."""
     steps = scores.experiment.steps()
     if len(steps) < _FEWEST:
         return
-    curve = _curve(scores, arm, task, steps)
-    seed = scores.experiment.compare.seed
-    (cut,) = head_dynamics(curve[..., None], steps, [""], curve.mean(axis=1), seed=seed)
-    yield {
-        **_row(scores, arm, task, "", "behaviour"),
-        **_cut(cut),
-        "with_behaviour": None,
-        "reached": steps_to_share(steps, curve),
-    }
+    (found,) = changes(_curve(scores, arm, task, steps)[..., None], steps)
+    yield _row(scores, arm, task, "", found)
 
 
 def _heads(scores: Scores, arms: Sequence[Arm], task: str, family: str) -> Iterator[Row]:
-    """The cuts of all heads in every seed, and whether the seeds agree."""
+    """The changes of all heads in every seed."""
     steps = exact_steps(scores.experiment)
     if len(steps) < _FEWEST:
         return
     columns = scores.graph.head_nodes
-    heads = scores.graph.heads
-    settings = scores.experiment.compare
-    cuts: list[list[HeadDynamics]] = []
-    curves: list[np.ndarray] = []
+    found, together = [], []
     for arm in arms:
         effects = np.stack(
             [scores.family(arm.name, s, task, "effects", family)[:, columns] for s in steps]
         )
+        found.append(head_changes(effects, steps))
         behaviour = _curve(scores, arm, task, steps).mean(axis=1)
-        cuts.append(head_dynamics(effects, steps, heads, behaviour, seed=settings.seed))
-        curves.append(effects)
-    agreed = _agreement(cuts, settings.seed, settings.permutations)
-    flipped_in = np.sum([[cut.flipped for cut in found] for found in cuts], axis=0)
-    for arm, found, curve in zip(arms, cuts, curves, strict=True):
-        for column, cut in enumerate(found):
-            place = head_of(cut.head)
+        together.append(with_behaviour(effects, behaviour))
+    flipped_in = np.sum([[change.flipped for change in of_arm] for of_arm in found], axis=0)
+    for arm, of_arm, correlations in zip(arms, found, together, strict=True):
+        for index, (column, change) in enumerate(zip(columns, of_arm, strict=True)):
+            place = head_of(name := scores.graph.nodes[column])
             yield {
-                **_row(scores, arm, task, family, "head"),
-                **_cut(cut),
-                "node": cut.head,
+                **_row(scores, arm, task, family, change),
+                "kind": "head",
+                "node": name,
                 "layer": place.layer if place else None,
                 "head": place.head if place else None,
-                "flipped_in": int(flipped_in[column]),
-                "reached": steps_to_share(steps, curve[..., column]),
-            }
-        if agreed is not None:
-            yield {
-                **_row(scores, arm, task, family, "seeds"),
-                "agreement": agreed.value,
-                "agreement_null": agreed.null_mean,
-                "agreement_p": agreed.p_value,
-                "flips": agreed.flips,
-                "flips_null": agreed.flips_null_mean,
-                "flips_p": agreed.flips_p_value,
+                "flipped_in": int(flipped_in[index]),
+                "with_behaviour": correlations[index],
             }
 
 
-def _agreement(cuts: list[list[HeadDynamics]], seed: int, repeats: int) -> Agreement | None:
-    """Compare the seeds; None where there is one, or a seed in which nothing changed."""
-    if len(cuts) < 2:
-        return None
-    try:
-        return seed_agreement(cuts, seed=seed, repeats=repeats)
-    except CircuitlapseError:
-        return None
-
-
-_EMPTY: Row = dict.fromkeys(
-    ("layer", "head", "change_step", "before", "after", "change", "change_low", "change_high",
-     "p_value", "alone", "flipped", "flipped_in", "with_behaviour", "reached", "agreement",
-     "agreement_null", "agreement_p", "flips", "flips_null", "flips_p")
-)  # fmt: skip
-
-
-def _row(scores: Scores, arm: Arm, task: str, family: str, kind: str) -> Row:
+def _row(scores: Scores, arm: Arm, task: str, family: str, found: Change) -> Row:
+    """A row of the behaviour; a head's has more."""
     names = {**scores.names(arm), "step": scores.last, "task": task, "corruption": family}
-    return {**names, "kind": kind, "node": "", **_EMPTY}
-
-
-def _cut(cut: HeadDynamics) -> Row:
-    return {
-        "change_step": cut.step,
-        "before": cut.before,
-        "after": cut.after,
-        **spread("change", cut.change),
-        "p_value": cut.p_value,
-        "alone": cut.alone,
-        "flipped": cut.flipped,
-        "with_behaviour": cut.with_behaviour,
-    }
+    own = dict.fromkeys(("layer", "head", "flipped_in", "with_behaviour"))
+    about = {"kind": "behaviour", "node": "", **own}
+    return {**names, **about, **vars(found), **spread("change", found.change)}

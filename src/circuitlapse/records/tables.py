@@ -85,15 +85,16 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     # unit is nodes or edges; measure is pearson, spearman or weighted_jaccard. ceiling is what two
     # disjoint halves of the prompts reach on the same model and task (the lower of both sides);
     # corrected is a correlation corrected for the noise of both sides; where it is null,
-    # uncorrected says why. null_* is the distribution when head labels are permuted within each
-    # layer. beside is empty for base and tuned model on the two tasks; else it says what the right
+    # uncorrected says why. for nodes, null_* is the distribution when head labels are
+    # permuted within each layer. not_reported says why value is null, and is empty where it is not.
+    # beside is empty for base and tuned model on the two tasks; else it says what the right
     # side is: unrelated_task (base:induction, under that task's own corruption), placebo
     # (shuffled_answers-0:ioi3, kind and seed).
     "overlap": {
         **_SEEDS, "step": _INT, "corruption": _TEXT, "unit": _TEXT, "beside": _TEXT, "left": _TEXT,
         "right": _TEXT, "measure": _TEXT, **_interval("value"), "ceiling": _REAL,
         "corrected": _REAL, "uncorrected": _TEXT, "null_mean": _REAL, "null_low": _REAL,
-        "null_high": _REAL, "p_value": _REAL,
+        "null_high": _REAL, "p_value": _REAL, "not_reported": _TEXT,
     },
     # What became of each head between the base and a step, since which step it is that without a
     # break, and the effects that say so; of the placebos their mean. used_from: the smallest effect
@@ -157,24 +158,17 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     "gains": {
         **_SEEDS, "step": _INT, "node": _TEXT, "layer": _INT, "head": _INT, "gain": _REAL,
     },
-    # When things changed over the checkpoints. kind head: a head's mean effect; behaviour: the
-    # task's mean logit difference; seeds: whether the fine-tuning seeds agree on the heads.
-    # change_step: first checkpoint after the one cut that leaves two nearly constant pieces, before
-    # and after; p_value: of the order of the checkpoints; alone: the cut leaves one checkpoint
-    # alone, of which the order cannot tell; flipped: the sign changed, beyond both intervals;
-    # flipped_in: in how many of the recipe's seeds; with_behaviour: correlation with the
-    # behaviour; reached: step at which 90 % of the rise is reached, null where none is shown;
-    # epoch_steps: steps in which every training item is seen once. agreement: mean rank correlation
-    # of the heads' changes over pairs of seeds, flips: heads that flipped in at least two seeds,
-    # each beside its mean and p under heads shuffled within layers.
+    # When things changed from the first checkpoint to the last. kind head: a head's mean effect;
+    # behaviour: the task's mean logit difference. before, after: at these checkpoints, in logits;
+    # reached: step at which 90 % of the change is reached, null where its interval includes zero;
+    # flipped: the sign changed, beyond both intervals; flipped_in: in how many of the recipe's
+    # seeds; with_behaviour: correlation with the behaviour over the checkpoints; epoch_steps: steps
+    # in which every training item is seen once.
     "dynamics": {
         **_SEEDS, "step": _INT, "task": _TEXT, "corruption": _TEXT, "kind": _TEXT, "node": _TEXT,
-        "layer": _INT, "head": _INT, "change_step": _INT, "before": _REAL, "after": _REAL,
-        **_interval("change"), "p_value": _REAL, "alone": _BOOL, "flipped": _BOOL,
-        "flipped_in": _INT,
-        "with_behaviour": _REAL, "reached": _REAL, "epoch_steps": _INT,
-        "agreement": _REAL, "agreement_null": _REAL, "agreement_p": _REAL,
-        "flips": _INT, "flips_null": _REAL, "flips_p": _REAL,
+        "layer": _INT, "head": _INT, "before": _REAL, "after": _REAL, **_interval("change"),
+        "reached": _REAL, "flipped": _BOOL, "flipped_in": _INT, "with_behaviour": _REAL,
+        "epoch_steps": _INT,
     },
     # What the base can be brought to, which enters no share. control: everything (the fine-tune
     # itself), old_circuit, random_set (repeat says which), mlps, biases, gains, rank_1, or parts

@@ -63,8 +63,8 @@ DEFINITIONS: list[tuple[str, str, str]] = [
     (
         "Overlap, ceiling, null",
         "Similarity of two vectors of importances. The ceiling is what two disjoint halves of the "
-        "prompts reach on the same model and task; the null is what remains when head labels are "
-        "permuted within each layer. An overlap says something only between the two.",
+        "prompts reach on the same model and task; the null is what nodes reach when head labels "
+        "are permuted within each layer. An overlap says something only between the two.",
         "",
     ),
     (

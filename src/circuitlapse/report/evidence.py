@@ -64,10 +64,10 @@ SECTIONS: Mapping[str, Section] = {
     ),
     "dynamics": Section(
         "When heads and behaviour changed",
-        "The one cut in the effect of each head that leaves two nearly constant pieces: a triangle "
-        "at the first checkpoint after it, pointing up or down and as large as the change, "
-        "outlined where the sign flipped. A cut is found in any curve: where shuffled checkpoints "
-        "do as well (p above 0.05), it is faint. Dashed: the cut of the behaviour. Dotted: epochs.",
+        "The step at which the effect of each head has reached 90 % of its change from the first "
+        "to the last checkpoint. Triangles point up or down, are as large as the change, and are "
+        "outlined where the sign changed. Heads are left out where the 95 % interval of the change "
+        "includes zero. Dashed: the behaviour. Dotted: epochs.",
         "time",
     ),
     "elicitable": Section(

@@ -229,6 +229,7 @@ def _overlap(
             "value": _triple(row, "value"), "ceiling": short(row["ceiling"]),
             "null": [short(row[f"null_{part}"]) for part in ("mean", "low", "high")],
             "p": short(row["p_value"]),
+            **({"not_reported": row["not_reported"]} if row["not_reported"] else {}),
         }  # fmt: skip
 
 

@@ -65,9 +65,9 @@ def overlap_rows(records: RunRecords, chosen: pl.Expr) -> list[list[Any]]:
                 side_label(row[side], tasks.old, tasks.new).replace(":", ", ")
                 for side in ("left", "right")
             ),
-            interval_at(row, "value"),
+            row["not_reported"] or interval_at(row, "value"),
             number(row["ceiling"]),
-            f"{number(row['null_mean'])} [{number(row['null_low'])}, {number(row['null_high'])}]",
+            interval_at(row | {"null": row["null_mean"]}, "null"),
             number(row["p_value"], 3),
         ]
         for row in frame.sort("unit", "measure", maintain_order=True).iter_rows(named=True)

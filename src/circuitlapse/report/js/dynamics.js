@@ -1,9 +1,7 @@
 // When heads and behaviour changed: one row for each head whose effect changed most.
-const likely = 0.05; // p of the order of the checkpoints, up to which a change is drawn as one
-
 function headChanges() {
   return mine(rowsOf("dynamics")).filter((row) => row.kind === "head"
-    && row.corruption === state.family);
+    && row.corruption === state.family && row.reached !== null);
 }
 
 const dynamicsChart = (() => {
@@ -19,8 +17,8 @@ const dynamicsChart = (() => {
       const size = new Map(d3.rollup(rows, (some) => d3.max(some, (row) =>
         Math.abs(row.change[0])), (row) => row.node));
       const nodes = d3.sort(size.keys(), (node) => -size.get(node)).slice(0, most);
-      const first = (node) => d3.min(rows.filter((row) => row.node === node
-        && row.p_value <= likely), (row) => row.change_step) ?? Infinity;
+      const first = (node) => d3.min(rows.filter((row) => row.node === node),
+        (row) => row.reached);
       const order = d3.sort(nodes, first, (node) => -size.get(node));
       if (!order.length) return false;
       const largest = d3.max(all.filter((row) => row.kind === "head"), (row) =>
@@ -44,39 +42,34 @@ const dynamicsChart = (() => {
       svg.append("g").selectAll("path").data(d3.sort(shown, (row) => row.task === roles.new.name))
         .join("path")
         .attr("class", (row) => `change fill-${roleOf(row)}`)
-        .classed("faint", (row) => row.p_value > likely).classed("flipped", (row) => row.flipped)
+        .classed("flipped", (row) => row.flipped)
         .attr("d", (row) => triangle(row).size(16 + 130 * Math.abs(row.change[0]) / largest)())
-        .attr("transform", (row) => `translate(${x(row.change_step)},${y(row.node)})`
+        .attr("transform", (row) => `translate(${x(row.reached)},${y(row.node)})`
           + (row.change[0] < 0 ? " rotate(180)" : ""))
         .on("pointerenter", (event, row) => showTooltip(event.currentTarget,
-          `${labelOf(row.node)}, ${roles[roleOf(row)].title}, step ${row.change_step}`, [
+          `${labelOf(row.node)}, ${roles[roleOf(row)].title}`, [
+            ["90 % reached at step", number(row.reached, d3.format(".0f"))],
             ["before", number(row.before)], ["after", number(row.after)],
-            ["change", interval(row.change)], ["p of the order", number(row.p_value, threeDecimals)],
-            ["with the behaviour", number(row.with_behaviour)],
+            ["change", interval(row.change)], ["with the behaviour", number(row.with_behaviour)],
             ...(row.flipped ? [["sign", `flipped, in ${row.flipped_in} of ${data.runs.length} seeds`]]
               : [])]))
         .on("pointerleave", hideTooltip)
         .on("click", (_, row) => togglePin(row.node));
       marker = stepMarker(svg, top - 6, bottom);
       moveMarker(marker, x);
-      const seeds = mine(all).filter((row) => row.kind === "seeds" && row.corruption === state.family);
-      for (const row of seeds)
-        note(root, `${roles[roleOf(row)].title}, seeds: the heads’ changes correlate by ${
-          number(row.agreement)} (shuffled heads ${number(row.agreement_null)}, p ${
-          number(row.agreement_p, threeDecimals)}); ${row.flips} heads flipped in two seeds or more `
-          + `(shuffled ${number(row.flips_null)}, p ${number(row.flips_p, threeDecimals)}).`);
       return true;
     },
   });
 
   function drawBehaviour(svg, above, bottom) {
-    for (const row of mine(rowsOf("dynamics")).filter((each) => each.kind === "behaviour")) {
+    for (const row of mine(rowsOf("dynamics")).filter((each) => each.kind === "behaviour"
+      && each.reached !== null)) {
       const role = roleOf(row);
       svg.append("line").attr("class", `whole line-${role}`).attr("y1", above - 6)
-        .attr("y2", bottom).attr("x1", x(row.change_step)).attr("x2", x(row.change_step));
-      if (role === "new" && row.reached !== null)
+        .attr("y2", bottom).attr("x1", x(row.reached)).attr("x2", x(row.reached));
+      if (role === "new")
         svg.append("text").attr("class", "tick-label text-new").attr("x", x(row.reached))
-          .attr("y", above - 9).attr("text-anchor", "middle").text("▾ 90 % of the rise");
+          .attr("y", above - 9).attr("text-anchor", "middle").text("▾ 90 % of the change");
     }
   }
 
@@ -96,13 +89,13 @@ function drawEpochs(svg, x, top, bottom) {
     .attr("class", "epoch").attr("x1", x).attr("x2", x).attr("y1", top).attr("y2", bottom);
 }
 
-// Under the learning curves: a tick for every head that changed at a step, by task.
+// Under the learning curves: a tick where a head has reached 90 % of its change, by task.
 function drawChanges(svg, x, bottom) {
-  const rows = headChanges().filter((row) => row.p_value <= likely);
+  const rows = headChanges();
   svg.append("g").attr("class", "rug").selectAll("line")
     .data(rows.map((row, place) => ({ row, place }))).join("line")
     .attr("class", ({ row }) => `line-${roleOf(row)}`)
-    .attr("x1", ({ row, place }) => x(row.change_step) + ((place * 7) % 9) - 4)
-    .attr("x2", ({ row, place }) => x(row.change_step) + ((place * 7) % 9) - 4)
+    .attr("x1", ({ row, place }) => x(row.reached) + ((place * 7) % 9) - 4)
+    .attr("x2", ({ row, place }) => x(row.reached) + ((place * 7) % 9) - 4)
     .attr("y1", bottom - 5).attr("y2", bottom);
 }

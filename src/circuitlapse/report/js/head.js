@@ -184,9 +184,9 @@ const headPage = (() => {
   // When its effect changed, and what it is multiplied by in the gained base.
   function drawChange(node) {
     for (const row of headChanges().filter((each) => each.node === node.id))
-      note(tables, `On ${roles[roleOf(row)].title} its effect changed most at step ${
-        row.change_step}, from ${number(row.before)} to ${number(row.after)} logits (p of the order ${
-        number(row.p_value, threeDecimals)}${row.flipped ? "; its sign flipped" : ""}).`);
+      note(tables, `On ${roles[roleOf(row)].title} its effect changed from ${
+        number(row.before)} to ${number(row.after)} logits; 90 % of the change is reached at step ${
+        number(row.reached, d3.format(".0f"))}${row.flipped ? "; its sign changed" : ""}.`);
     const gain = rowsOf("gains").find((row) => row.run === state.run && row.node === node.id)?.gain;
     if ((gain ?? null) !== null)
       note(tables, `In the gained base its output is multiplied by ${number(gain)}.`);

@@ -64,7 +64,7 @@ const overlapChart = (() => {
     fillRows("#overlap-rows", [...rows].sort((a, b) => d3.ascending(a.unit, b.unit)
       || d3.ascending(a.measure, b.measure)).map((row) => [
       row.unit, data.names.measures[row.measure] ?? row.measure, sideWords(row.left),
-      sideWords(row.right), interval(row.value), number(row.ceiling), interval(row.null),
+      sideWords(row.right), row.not_reported ?? interval(row.value), number(row.ceiling), interval(row.null),
       number(row.p, threeDecimals),
     ]), 4);
   }
@@ -94,7 +94,8 @@ const overlapTime = (() => {
     const rows = data.overlap.filter((row) => row.unit === "nodes" && row.run === state.run
       && row.family === state.family && row.measure === state.measure);
     const curves = [...overlapPairs].reverse().map((pair) => {
-      const found = d3.sort(rows.filter((row) => isPair(row, pair)), (row) => row.step);
+      const found = d3.sort(rows.filter((row) => isPair(row, pair) && row.value[0] !== null),
+        (row) => row.step);
       const main = pair === overlapPairs[0];
       return { name: pairWords(pair), colour: main ? "--new" : pair === overlapPairs[1] ? "--old"
         : "--muted", faint: !main && pair !== overlapPairs[1], band: main,
