@@ -4,18 +4,16 @@ import copy
 
 import numpy as np
 import pytest
-import torch
 
-from circuitlapse.attribution import Scores
 from circuitlapse.compare.fates import fate_of
 from circuitlapse.compare.roles import compare_roles
-from circuitlapse.compare.signatures import Signatures, reads_of, role_signatures
+from circuitlapse.compare.signatures import Signatures
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models import Graph, load_model
 from circuitlapse.models.components import component_pieces
-from circuitlapse.pipeline.roles import strongest_reads
+from circuitlapse.pipeline.read import read
+from circuitlapse.pipeline.roles import signature_of, strongest_reads
 from handmade import handmade, handmade_pairs
-from twins_engine import random_pairs
 
 
 def exchanged(hf, one, other):
@@ -31,13 +29,18 @@ def exchanged(hf, one, other):
     return changed
 
 
+def signature(model, pairs):
+    """The signature that a run uses."""
+    return signature_of(read(model, {"task": pairs}, 0), model.graph, "task")
+
+
 @pytest.fixture(scope="module")
 def base():
     return load_model(handmade())
 
 
 def test_signatures_say_what_each_head_was_made_to_do(base):
-    found = role_signatures(base, handmade_pairs())
+    found = signature(base, handmade_pairs())
     assert found.heads == ("a0.h0", "a0.h1", "a0.h2", "a1.h0", "a1.h1", "a1.h2")
     assert "END>IO" in found.features
     assert "IO>END" not in found.features
@@ -51,37 +54,11 @@ def test_signatures_say_what_each_head_was_made_to_do(base):
     assert max(found.of("a0.h2").values()) < 0.55
 
 
-def test_reads_are_the_writers_numbers_by_the_edges_that_lead_there():
-    graph = Graph(2, 2)
-    sizes = np.zeros((len(graph.writers), len(graph.readers)))
-    column = graph.readers.index("a1.h1<k>")
-    for writer, size in {"input": 1.0, "a0.h0": 2.0, "a0.h1": 4.0, "m0": 1.0}.items():
-        sizes[graph.writers.index(writer), column] = size
-    own = {name: np.zeros(4) for name in ("copying", "suppressing", "duplicate", "induction")}
-    own["previous"] = np.array([1.0, 0.5, 0.9, 0.9])
-    found = {name: values[3] for name, values in reads_of(graph, sizes, own).items()}
-    assert found["k<input"] == 1 / 8
-    assert found["k<mlps"] == 1 / 8
-    assert found["k<heads"] == 6 / 8
-    assert found["k<previous"] == pytest.approx((2 * 1.0 + 4 * 0.5) / 8)
-    assert found["q<heads"] == found["q<previous"] == 0
-
-
-def test_an_edge_score_per_slot_enters_the_signature(base):
-    graph = base.graph
-    mean = torch.zeros(len(graph.writers), len(graph.readers))
-    mean[graph.writers.index("a0.h0"), graph.readers.index("a1.h0<k>")] = -3.0
-    scores = Scores(graph, mean, mean.expand(2, *mean.shape), 1)
-    found = role_signatures(base, handmade_pairs(), scores)
-    assert found.of("a1.h0")["k<previous"] == pytest.approx(found.of("a0.h0")["previous"])
-    assert found.of("a1.h0")["q<heads"] == 0
-
-
 def test_a_role_that_goes_from_one_head_to_another_is_found(base):
     pairs = handmade_pairs(24)
     tuned = load_model(exchanged(base.hf, "a0.h0", "a0.h2"))
-    ours, theirs = role_signatures(base, pairs), role_signatures(tuned, pairs)
-    halves = role_signatures(base, pairs[:12]), role_signatures(base, pairs[12:])
+    ours, theirs = signature(base, pairs), signature(tuned, pairs)
+    halves = signature(base, pairs[:12]), signature(base, pairs[12:])
     roles = compare_roles(ours, theirs, halves, seed=0, repeats=200)
     # a1.h0 reads a0.h0's place: what it does changes with it, unlike what the name movers do.
     assert {"a0.h0", "a0.h2"} <= set(roles.changed)
@@ -141,9 +118,7 @@ def test_a_used_head_whose_role_changed_is_repurposed_and_no_other():
     assert fate_of("idle", "idle", role_changed=True) == "unused"
 
 
-def test_signatures_refuse_prompts_without_names_and_other_features(base):
-    with pytest.raises(CircuitlapseError, match="role signatures need named positions"):
-        role_signatures(base, random_pairs(0, vocab=16))
+def test_signatures_of_other_features_are_refused():
     left, right = signatures(np.zeros((4, 2))), signatures(np.zeros((4, 3)))
     with pytest.raises(CircuitlapseError, match="the same heads and features"):
         compare_roles(left, right, (left, left), seed=0)
