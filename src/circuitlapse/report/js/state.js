@@ -105,9 +105,21 @@ function address() {
   return `#${parts.join("&")}`;
 }
 
+// In a notebook's frame the page has no address: one with a fragment would be the notebook's.
+const FRAMED = location.protocol === "about:";
+if (FRAMED) {
+  document.addEventListener("click", (event) => {
+    const link = event.target.closest('a[href^="#"]');
+    if (!link) return;
+    event.preventDefault();
+    document.getElementById(link.hash.slice(1))?.scrollIntoView();
+  });
+}
+
 // Browsers limit how often a page may change its address, so playing writes it now and then.
 let addressTimer = null;
 function scheduleAddress() {
   clearTimeout(addressTimer);
+  if (FRAMED) return;
   addressTimer = setTimeout(() => history.replaceState(null, "", address()), 250);
 }
