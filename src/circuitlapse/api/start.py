@@ -4,6 +4,7 @@ from pathlib import Path
 
 from circuitlapse import __version__
 from circuitlapse.api.finished import Run
+from circuitlapse.api.lines import watched
 from circuitlapse.config import Experiment, comparison, read_experiment
 from circuitlapse.pipeline import Listener, LostError, run_in
 from circuitlapse.records import SCHEMAS, Store, key_of, report_path, verdict_path
@@ -19,7 +20,8 @@ def run_experiment(
     Args:
         experiment: The experiment, or the path of its TOML file.
         out: Directory of the run. A finished run of the same experiment is returned as it is.
-        progress: Called with events while it works; nothing is printed.
+        progress: Called with events while it works. Without it a notebook shows a line every five
+            seconds, and nothing is printed elsewhere.
 
     Raises:
         CircuitlapseError: For any mistake in the experiment, the models or the directory; and where
@@ -27,10 +29,11 @@ def run_experiment(
     """
     if not isinstance(experiment, Experiment):
         experiment = read_experiment(experiment)
-    out, listen = Path(out), progress or (lambda event: None)
+    out = Path(out)
     lost: LostError | None = None
     try:
-        run_in(experiment, out, listen)
+        with watched(progress) as listen:
+            run_in(experiment, out, listen)
     except LostError as error:
         lost = error
     store = Store(out)
@@ -68,7 +71,8 @@ def compare_models(
         prompts: Prompts for behaviour, circuits, groups and grafts alike; the defaults without it.
         workers: Processes side by side; 0 takes one per core.
         device: As :func:`circuitlapse.load_model` takes it.
-        progress: Called with events while it works; nothing is printed.
+        progress: Called with events while it works. Without it a notebook shows a line every five
+            seconds, and nothing is printed elsewhere.
 
     Raises:
         CircuitlapseError: If a model or task is not there, or the models differ in architecture.

@@ -1,6 +1,5 @@
 """Progress for people: bars on a terminal, plain lines anywhere else."""
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -15,16 +14,16 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bars
 
+from circuitlapse.api.lines import ALL_THERE, Lines
 from circuitlapse.pipeline import Listener, Progress
-
-_ALL_THERE = "everything is there already: nothing to do"
 
 
 @contextmanager
 def watch(console: Console) -> Iterator[Listener]:
     """Give a listener that shows a run's progress on the console while the context lasts."""
     if not console.is_terminal:
-        yield _Lines(console)
+        with Lines(console.file) as lines:
+            yield lines
         return
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
@@ -32,31 +31,6 @@ def watch(console: Console) -> Iterator[Listener]:
     )  # fmt: skip
     with Bars(*columns, console=console, transient=True) as bars:
         yield _OnTerminal(bars)
-
-
-class _Lines:
-    """One line for each finished job, with the seconds since the start."""
-
-    def __init__(self, console: Console) -> None:
-        self.console = console
-        self.started = time.monotonic()
-
-    def __call__(self, event: Progress) -> None:
-        seconds = f"{time.monotonic() - self.started:6.1f} s"
-        match event.kind:
-            case "planned" if event.done == event.total:
-                self._say(f"{seconds}  {_ALL_THERE} ({event.total} jobs)")
-            case "planned":
-                self._say(f"{seconds}  {event.total} jobs, {event.done} of them done already")
-            case "finished":
-                self._say(f"{seconds}  [{event.done}/{event.total}] {event.job}")
-            case "note":
-                self._say(f"{seconds}  note: {event.text}")
-            case _:
-                pass
-
-    def _say(self, line: str) -> None:
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 class _OnTerminal:
@@ -70,7 +44,7 @@ class _OnTerminal:
     def __call__(self, event: Progress) -> None:
         match event.kind:
             case "planned" if event.done == event.total:
-                self.bars.console.print(f"{_ALL_THERE} ({event.total} jobs)", highlight=False)
+                self.bars.console.print(f"{ALL_THERE} ({event.total} jobs)", highlight=False)
             case "planned":
                 self.whole = self.bars.add_task("jobs", total=event.total, completed=event.done)
             case "started":
@@ -90,9 +64,10 @@ class _OnTerminal:
 
 @contextmanager
 def counting(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
-    """Give a function that shows how many of something are done; silent off a terminal."""
+    """Give a function that shows how many of something are done."""
     if not console.is_terminal:
-        yield lambda done, total: None
+        with Lines(console.file) as lines:
+            yield lambda done, total: lines(Progress("advanced", what, done, total))
         return
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("left"),
                TimeRemainingColumn())  # fmt: skip
