@@ -21,7 +21,7 @@ from circuitlapse.pipeline.work import work
 from circuitlapse.records import Store
 from circuitlapse.tasks import Item
 from found_prompts import random_model, save
-from stored_run import ARCHIVE, experiment
+from stored_run import ARCHIVE, arithmetic, experiment
 
 HELD_OUT = {"test": 32, "test_templates": 24, "validation": 24}
 LEFT_OUT = ("tables/probes.parquet",)
@@ -91,7 +91,8 @@ def main() -> None:
                     about.size = path.stat().st_size
                     with path.open("rb") as file:
                         archive.addfile(about, file)
-    print(f"{ARCHIVE}: {ARCHIVE.stat().st_size} bytes")  # noqa: T201
+        made_with = arithmetic(base)
+    print(f"{ARCHIVE}: {ARCHIVE.stat().st_size} bytes; MADE_WITH is {made_with}")  # noqa: T201
 
 
 if __name__ == "__main__":
