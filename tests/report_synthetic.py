@@ -140,7 +140,7 @@ class _Rows:
 
     def patching(self) -> list[dict[str, Any]]:
         return [
-            row for seed in self.seeds for step in self.steps
+            row for seed in self.seeds for step in (self.steps[0], self.steps[-1])
             for row in self.looks.patching({**seed, "step": step})
         ]  # fmt: skip
 

@@ -96,12 +96,12 @@ class Looks:
         return self.random.choice(writers), reader
 
     def write_patterns(self, run: Path, seeds: tuple[int, ...], prompt: str) -> None:
-        """Write the patterns of every checkpoint, as a run does."""
+        """Write the patterns of base and last checkpoint, as a run does."""
         tokens = {"ioi2": [["When", " Ann", " and", " Bob", " sat"]] * 2,
                   "ioi3": [prompt.split()[:20]] * 2}  # fmt: skip
         draws = np.random.default_rng(0)
         for seed in seeds:
-            for step in self.steps:
+            for step in (self.steps[0], self.steps[-1]):
                 arrays = {}
                 for task, prompts in tokens.items():
                     n = len(prompts[0])

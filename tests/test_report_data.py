@@ -53,15 +53,15 @@ def test_readings_stand_where_the_script_looks_for_them(records: RunRecords, dat
 
 def test_patches_and_edges_stand_where_the_script_looks_for_them(records: RunRecords, data: dict):
     frame = records.tables["patching"].filter(pl.col("finetune_seed") == 0)
-    at = {"step": 16, "task": "ioi2"}
+    at = {"step": records.experiment.steps()[-1], "task": "ioi2"}
     row = _row(frame, **at, site="attn_out", layer=2, position="S_again")
     names = data["positions"]
     value, half = data["patching"]["0/ioi2/attn_out"]
-    place = 2 * LAYERS * len(names) + 2 * len(names) + names.index("S_again")
+    place = LAYERS * len(names) + 2 * len(names) + names.index("S_again")
     assert value[place] == pytest.approx(row["effect"], rel=1e-3)
     assert half[place] == pytest.approx(row["effect"] - row["effect_low"], rel=1e-3)
     row = _row(frame, **at, site="head_v", layer=1, head=5)
-    place = 2 * LAYERS * HEADS + HEADS + 5
+    place = LAYERS * HEADS + HEADS + 5
     assert data["patching"]["0/ioi2/head_v"][0][place] == pytest.approx(row["effect"], rel=1e-3)
     edges = records.tables["edges"].filter(
         (pl.col("finetune_seed") == 0) & (pl.col("step") == 16) & (pl.col("task") == "ioi2")
@@ -103,7 +103,7 @@ def test_key_value_heads_that_several_heads_share_are_repeated(tmp_path: Path):
 
 def test_attention_is_kept_as_a_triangle_of_the_strongest_heads(records: RunRecords, data: dict):
     patterns = data["patterns"]
-    assert len(patterns["heads"]) == patterns["throughout"] == LAYERS * HEADS
+    assert len(patterns["heads"]) == LAYERS * HEADS
     sizes = (
         records.tables["nodes"].filter(pl.col("kind") == "head")
         .group_by("node").agg(pl.col("effect").abs().max())
@@ -115,7 +115,9 @@ def test_attention_is_kept_as_a_triangle_of_the_strongest_heads(records: RunReco
     text = patterns["weights"]["1/ioi2"][1]
     head, query, key = 3, 4, 2
     layer, number = (int(part) for part in patterns["heads"][head][1:].split(".h"))
-    exact = records.patterns.weights[1, 8]["ioi2"][1, layer, number, query, key] / 255
+    last = records.experiment.steps()[-1]
+    assert set(records.patterns.weights) == {(seed, end) for seed in (0, 1) for end in (0, last)}
+    exact = records.patterns.weights[1, last]["ioi2"][1, layer, number, query, key] / 255
     place = (len(patterns["heads"]) + head) * triangle + query * (query + 1) // 2 + key
     assert (ord(text[place]) - 0x23) / 63 == pytest.approx(exact, abs=0.5 / 63 + 1e-9)
 
@@ -139,34 +141,13 @@ def test_two_traps_in_one_row_are_two(records: RunRecords, written: str):
     }
 
 
-def test_of_the_other_heads_the_base_and_the_last_pattern_are_kept(tmp_path: Path):
-    records = read_run(write_run(tmp_path / "run", steps=24, layers=5))
-    patterns = payload(records)["patterns"]
-    assert len(patterns["heads"]) == 5 * HEADS
-    assert patterns["throughout"] == 32
-    n = len(patterns["tokens"]["ioi3"][1])
-    triangle = n * (n + 1) // 2
-    assert len(patterns["weights"]["0/ioi3"][1]) == 4 * 32 * triangle
-    text = patterns["ends"]["0/ioi3"][1]
-    assert len(text) == 2 * 8 * triangle
-    head, query, key = 5, 3, 1
-    layer, number = (int(part) for part in patterns["heads"][32 + head][1:].split(".h"))
-    for end, step in enumerate((0, 24)):
-        exact = records.patterns.weights[0, step]["ioi3"][1, layer, number, query, key] / 255
-        place = (end * 8 + head) * triangle + query * (query + 1) // 2 + key
-        assert (ord(text[place]) - 0x23) / 63 == pytest.approx(exact, abs=0.5 / 63 + 1e-9)
-
-
-def test_patterns_leave_out_checkpoints_before_heads(
+def test_patterns_leave_out_heads_where_they_take_too_much_room(
     records: RunRecords, monkeypatch: pytest.MonkeyPatch
 ):
-    per_step = 2 * 2 * sum(n * (n + 1) // 2 for n in (5, 16))  # two seeds, two prompts of each task
-    monkeypatch.setattr(looks, "_MOST_WEIGHTS", per_step * (2 * LAYERS * HEADS + 3 * 4))
-    patterns = payload(records)["patterns"]
-    assert (len(patterns["heads"]), patterns["throughout"]) == (LAYERS * HEADS, 4)
-    monkeypatch.setattr(looks, "_MOST_WEIGHTS", per_step * 2 * 7)
-    patterns = payload(records)["patterns"]
-    assert (len(patterns["heads"]), patterns["throughout"]) == (7, 0)
+    # Two ends, two seeds and two prompts of each task.
+    per_head = 2 * 2 * 2 * sum(n * (n + 1) // 2 for n in (5, 16))
+    monkeypatch.setattr(looks, "_MOST_WEIGHTS", per_head * 7 + 1)
+    assert len(payload(records)["patterns"]["heads"]) == 7
 
 
 def test_weights_are_one_letter_each_and_a_blank_where_there_is_none():

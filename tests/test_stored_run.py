@@ -56,6 +56,7 @@ class Intended:
 
 _EDGES = {"unit": "edges"}
 _NO_NULL = "the edges' permutation null decided nothing"
+_ENDS = "patterns and sites are measured in the base and at the last checkpoint only"
 _DATED = "a change is that from the first to the last checkpoint, without permutation tests"
 INTENDED: list[Intended] = [
     Intended("tables/overlap.parquet", "an overlap that is undefined says why", ("not_reported",)),
@@ -68,6 +69,8 @@ INTENDED: list[Intended] = [
     Intended("verdict.json", _NO_NULL, rows={"table": "overlap", **_EDGES}),
     Intended("tables/dynamics.parquet", _DATED),
     Intended("verdict.json", _DATED, rows={"table": "dynamics"}),
+    Intended(r"(patterns|patching)/seed-\d/step-000(08|24).safetensors", _ENDS),
+    *(Intended("tables/patching.parquet", _ENDS, rows={"step": step}) for step in (8, 24)),
 ]
 
 TRAINED = ("checkpoints/", "training/", "controls/seed-")

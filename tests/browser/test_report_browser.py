@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
-from circuitlapse.report import build_report, read_run
+from circuitlapse.report import read_run
 from circuitlapse.report.film import frames
-from circuitlapse.report.payload import payload
-from report_synthetic import HEADS, LAYERS, write_run
+from report_synthetic import HEADS, LAYERS
 
 expect = pytest.importorskip("playwright.sync_api", reason="`make test-browser` installs it").expect
 
@@ -176,27 +175,26 @@ def test_a_pinned_heads_page_says_that_the_graft_is_its_groups(opened):
     )
 
 
-def test_a_head_of_no_great_effect_shows_the_base_and_the_last_checkpoint(opened, tmp_path):
-    run = write_run(tmp_path / "run", steps=24, layers=5)
-    head = payload(read_run(run))["patterns"]["heads"][-1]
-    page = opened(f"step=16&head={head}", path=build_report(run))
+def test_between_the_ends_patterns_and_patches_are_those_of_the_last_checkpoint(opened):
+    page = opened("step=16&head=1.0")
     titles = page.locator("#pattern-chart .panel-title")
-    assert titles.all_text_contents() == ["Base", "Step 24"]
-    assert "at step 16 is not on the page" in page.inner_text("#pattern-absent")
+    assert titles.all_text_contents() == ["Base", "Step 32"]
+    assert page.text_content("#patching-step") == "32"
     base, now = (
         page.eval_on_selector_all(f"#pattern-chart svg:nth-of-type({n}) rect", FILLS)
         for n in (1, 2)
     )
     assert base != now
     assert "none" not in base + now
-    with page.expect_download() as table:
-        page.click("[aria-label='Download attention as CSV']")
-    rows = list(csv.DictReader(Path(table.value.path()).read_text().splitlines()))
-    assert {row["step"] for row in rows} == {"0", "24"}
+    for name in ("attention", "patching"):
+        with page.expect_download() as table:
+            page.click(f"[aria-label='Download {name} as CSV']")
+        rows = list(csv.DictReader(Path(table.value.path()).read_text().splitlines()))
+        assert {row["step"] for row in rows} == {"0", "32"}
     page.focus("#slider")
     page.keyboard.press("Home")
     assert titles.all_text_contents() == ["Base", "Step 0"]
-    assert page.is_hidden("#pattern-absent")
+    assert page.text_content("#patching-step") == "0"
 
 
 def test_the_map_is_used_with_the_keyboard_alone(opened):

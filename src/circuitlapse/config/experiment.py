@@ -76,7 +76,7 @@ class Measure(Section):
     ig_steps: Positive = Field(5, description="Interpolation points of eap-ig-inputs.")
     exact_at: ExactAt = Field(
         "every",
-        description="Checkpoints that are patched exactly too, by head and by site: `every`, "
+        description="Checkpoints whose heads and MLPs are patched exactly too: `every`, "
         "`ends` (base and last, much faster for large models), or how many: base, last, and the "
         "others evenly spread on a log scale.",
     )
@@ -217,6 +217,13 @@ class Experiment(Section):
         if exact_at == "every":
             return True
         return step in spread(self.steps(), 2 if exact_at == "ends" else exact_at)
+
+    def is_end(self, step: int) -> bool:
+        """Whether this is the base or the last checkpoint.
+
+        Full attention patterns and patching sites are measured there only.
+        """
+        return step in (0, self.steps()[-1])
 
     def steps(self) -> list[int]:
         """Return the steps that have a checkpoint, from 0 to the last.

@@ -148,6 +148,8 @@ def _seconds(job: Job, e: Experiment, shape: _Shape, speed: float) -> float:
             # Per task a run for lens, direct attribution and attention, examples, first blocks; and
             # copying, which sounds part of the vocabulary for either sign at some mentions.
             reading = 2 * e.measure.circuit_prompts * (3 * forward + shape.heads * unembed / 8)
+            if job.params["placebo"] or not e.is_end(job.params["step"]):
+                return reading
             # A patch at one position runs what is to its right and above it: a quarter on average.
             by_position = 3 * _NAMED * shape.layers * forward / 4
             variants = _first_variants(e)

@@ -1,4 +1,4 @@
-"""Patching by site, wherever heads are patched too: where in the prompt, through what of a head.
+"""Patching by site in base and last checkpoint: where in the prompt, through what of a head.
 
 A few prompts do: this is a picture of where information stands and moves, beside the effects of
 all heads on all prompts. Each corruption is averaged over the variants of its family. Names of the
@@ -59,7 +59,7 @@ def patching_rows(scores: Scores) -> list[Row]:
     rows: list[Row] = []
     family = scores.experiment.measure.corruptions[0]
     for arm in scores.experiment.arms():
-        for step in filter(scores.experiment.patches_at, scores.experiment.steps()):
+        for step in filter(scores.experiment.is_end, scores.experiment.steps()):
             content = scores.store.read(plan.patching(arm.name, step))
             positions = load_about(content)["positions"]
             arrays = load_arrays(content)

@@ -1,4 +1,4 @@
-"""Attention patterns on a few example prompts, kept in one byte per weight to be looked at.
+"""Attention patterns of base and last checkpoint on a few prompts, in one byte per weight.
 
 Array ``t`` (a task) in ``patterns/…safetensors``: ``[prompts, layers, heads, query, key]``, weights
 between 0 and 1 in steps of 1/255. Beside them, for each task, the prompts' tokens as text.

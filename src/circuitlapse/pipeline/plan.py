@@ -263,8 +263,8 @@ def plan_jobs(
                 graph.add(
                     "read", f"read {name} step {step}",
                     (
-                        readings(name, step), patterns(name, step),
-                        *([patching(name, step)] if e.patches_at(step) else []),
+                        readings(name, step),
+                        *([patterns(name, step), patching(name, step)] if e.is_end(step) else []),
                         *([half_readings(name)] if step == 0 else []),
                     ),
                     reading, (tuned[step], *(held_out[task, "test"] for task in tasks)),

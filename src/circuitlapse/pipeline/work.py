@@ -142,21 +142,19 @@ def _read(job: Job, store: Store, experiment: Experiment, advance: Advance) -> N
 
         read_of = {task: pairs(task, settings.circuit_prompts) for task in tasks}
         save_arrays(read(model, read_of, settings.seed), path, asdict(model.graph))
-    if job.params["placebo"]:
+    if job.params["placebo"] or not experiment.is_end(step):
         return
     with store.write(next(outputs), job.key) as path:
         few = min(EXAMPLES, settings.circuit_prompts)
         seen, about = patterns(model, {task: pairs(task, few) for task in tasks})
         save_arrays(seen, path, about)
-    if experiment.patches_at(step):
-        with store.write(next(outputs), job.key) as path:
-            n = min(PATCHED, settings.circuit_prompts)
-            patched = {
-                task: [pairs(task, n, place) for place in range(len(variants[task]))]
-                for task in tasks
-            }
-            positions = {task: list(pairs(task, n).positions) for task in tasks}
-            save_arrays(patching(model, patched), path, {"positions": positions})
+    with store.write(next(outputs), job.key) as path:
+        n = min(PATCHED, settings.circuit_prompts)
+        patched = {
+            task: [pairs(task, n, place) for place in range(len(variants[task]))] for task in tasks
+        }
+        positions = {task: list(pairs(task, n).positions) for task in tasks}
+        save_arrays(patching(model, patched), path, {"positions": positions})
     if step == 0:
         with store.write(next(outputs), job.key) as path:
             save_arrays(read_halves(model, read_of, settings.seed), path, asdict(model.graph))

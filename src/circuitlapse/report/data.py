@@ -47,7 +47,7 @@ class RunRecords:
         tables: Every table of ``records.tables.SCHEMAS``, by name.
         prompts: The first test items of each task, by task; each has at least ``prompt``,
             ``answer`` and ``corrupt`` (corruption name to prompt).
-        patterns: Attention on the examples at every checkpoint.
+        patterns: Attention on the examples in the base and at the last checkpoint.
         recipe: Which recipe the tables are about.
         recipes: The tables ``behaviour`` and ``training`` with the rows of all recipes.
         labels: The verdict's label of each recipe that has one already.

@@ -10,13 +10,14 @@ from circuitlapse.report.data import RunRecords
 from circuitlapse.report.grid import Grid, characters, numbers
 
 _STREAM = ("resid_pre", "attn_out", "mlp_out")
-_MOST_HEADS, _MOST_WEIGHTS = 32, 2_000_000
+_MOST_WEIGHTS = 2_000_000
 
 
 def looks(records: RunRecords, grid: Grid, nodes: list[str]) -> dict[str, Any]:
     """Collect the series of the tables ``readings`` and ``patching`` and the example patterns.
 
-    Keys join run, task and the rest by ``/``; everything runs over [steps, components].
+    Keys join run, task and the rest by ``/``; everything runs over [steps, components], patches and
+    patterns over [base and last step, …].
     """
     heads = [node for node in nodes if node.startswith("a")]
     tasks = (records.experiment.tasks.old, records.experiment.tasks.new)
@@ -27,8 +28,9 @@ def looks(records: RunRecords, grid: Grid, nodes: list[str]) -> dict[str, Any]:
     layers = 1 + max((int(node[1:]) for node in nodes if node.startswith("m")), default=0)
     points = [f"resid{layer}" for layer in range(layers + 1)]
     lens, direct, signature, patched = {}, {}, {}, {}
+    ends = Grid(grid.runs, [grid.steps[0], grid.steps[-1]])
     for run in range(len(grid.runs)):
-        mine, patches = grid.of(run, frame), grid.of(run, patching)
+        mine, patches = grid.of(run, frame), ends.of(run, patching)
         for task in tasks:
             own = mine.filter(pl.col("task") == task)
             for name, names, found in (
@@ -37,7 +39,7 @@ def looks(records: RunRecords, grid: Grid, nodes: list[str]) -> dict[str, Any]:
                 rows = own.filter(pl.col("reading") == name)
                 if rows.height:
                     found[f"{run}/{task}"] = grid.spread(rows, "component", names, "value")
-            patched |= _patched(patches, run, task, grid, positions, heads)
+            patched |= _patched(patches, run, task, ends, positions, heads)
         signature |= _signature(mine, run, grid, heads)
     return {
         "components": components,
@@ -47,7 +49,7 @@ def looks(records: RunRecords, grid: Grid, nodes: list[str]) -> dict[str, Any]:
         "direct": direct,
         "signature": signature,
         "patching": patched,
-        "patterns": _patterns(records, grid),
+        "patterns": _patterns(records, ends),
     }
 
 
@@ -72,7 +74,7 @@ def _signature(frame: pl.DataFrame, run: int, grid: Grid, heads: list[str]) -> d
 def _patched(
     frame: pl.DataFrame, run: int, task: str, grid: Grid, positions: list[str], heads: list[str]
 ) -> dict[str, Any]:
-    """``run/task/site`` → effect and half its interval, over [steps, layers x columns].
+    """``run/task/site`` → effect and half its interval, over [both ends, layers x columns].
 
     Columns are named positions for sites of the stream, and heads for sites in heads; key-value
     heads that several heads share are repeated for each of them.
@@ -99,45 +101,33 @@ def _patched(
     return found
 
 
-def _patterns(records: RunRecords, grid: Grid) -> dict[str, Any]:
+def _patterns(records: RunRecords, ends: Grid) -> dict[str, Any]:
     """Attention on the example prompts, heads with the largest effect at any checkpoint first.
 
-    ``weights`` has, under ``run/task``, one string for each prompt over [steps, the first
-    ``throughout`` heads, the lower triangle row by row]; ``ends`` has the same of all other heads
-    over [base and last step, heads, triangle].
+    ``weights`` has, under ``run/task``, one string for each prompt over [base and last step, heads,
+    the lower triangle row by row].
     """
     seen = records.patterns
     lengths = [len(tokens) for prompts in seen.tokens.values() for tokens in prompts]
-    per_step = len(grid.runs) * max(1, sum(length * (length + 1) // 2 for length in lengths))
-    heads = _strongest(records.tables["nodes"], _MOST_WEIGHTS // (2 * per_step))
-    room = _MOST_WEIGHTS - 2 * per_step * len(heads)
-    throughout = min(_MOST_HEADS, room // (per_step * len(grid.steps)), len(heads))
-    ends = [grid.steps[0], grid.steps[-1]]
-    return {
-        "tokens": seen.tokens,
-        "heads": heads,
-        "throughout": throughout,
-        "weights": _weights(records, grid, heads[:throughout], grid.steps),
-        "ends": _weights(records, grid, heads[throughout:], ends),
-    }
+    per_head = 2 * len(ends.runs) * max(1, sum(length * (length + 1) // 2 for length in lengths))
+    heads = _strongest(records.tables["nodes"], _MOST_WEIGHTS // per_head)
+    return {"tokens": seen.tokens, "heads": heads, "weights": _weights(records, ends, heads)}
 
 
-def _weights(
-    records: RunRecords, grid: Grid, heads: list[str], steps: list[int]
-) -> dict[str, list[str]]:
-    """``run/task`` → one string for each prompt over [steps, heads, triangle]."""
+def _weights(records: RunRecords, ends: Grid, heads: list[str]) -> dict[str, list[str]]:
+    """``run/task`` → one string for each prompt over [base and last step, heads, triangle]."""
     seen = records.patterns
     index = [tuple(int(part) for part in node[1:].split(".h")) for node in heads]
     layer, head = (np.array([place[axis] for place in index], dtype=int) for axis in (0, 1))
     weights: dict[str, list[str]] = {}
-    for run, (_, seed) in enumerate(grid.runs):
+    for run, (_, seed) in enumerate(ends.runs):
         for task, prompts in seen.tokens.items():
             weights[f"{run}/{task}"] = [
                 "".join(
                     _triangle(seen.weights[seed, step][task][place, layer, head, :n, :n])
                     if (seed, step) in seen.weights
                     else " " * (len(heads) * n * (n + 1) // 2)
-                    for step in steps
+                    for step in ends.steps
                 )
                 for place, n in enumerate(len(tokens) for tokens in prompts)
             ]

@@ -195,12 +195,13 @@ def _effects(kind: str, data: dict[str, Any], frame: Frame) -> list[float | None
 
 def _position_effect(kind: str, data: dict[str, Any], frame: Frame, name: str) -> float | None:
     """What corrupting the input at one position does: a patch before the first layer."""
-    if frame.family != next(iter(data["families"]["shared"]), None):
+    ends = {0: 0, len(data["steps"]) - 1: 1}
+    if frame.step not in ends or frame.family != next(iter(data["families"]["shared"]), None):
         return None
     found = []
     for task in data["tasks"]:
         columns = data["patching"].get(f"{frame.run}/{task['name']}/resid_pre")
-        per_step = len(columns[0]) // len(data["steps"]) if columns else 0
-        at = frame.step * per_step + data["positions"].index(name)
+        half = len(columns[0]) // 2 if columns else 0
+        at = ends[frame.step] * half + data["positions"].index(name)
         found.append(columns[0][at] if columns else None)
     return _both(kind, found[0], found[1])

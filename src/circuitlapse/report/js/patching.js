@@ -1,4 +1,4 @@
-// Figure 5: patches by layer and named position, and through each part of a head, at the step.
+// Figure 5: patches by layer and named position, and through each part of a head, in the base and at the end.
 const patchingChart = (() => {
   const root = document.getElementById("patching-chart");
   const sites = {
@@ -24,7 +24,7 @@ const patchingChart = (() => {
       : layer * data.positions.length + data.positions.indexOf(column);
   }
 
-  function at(role, site, layer, column, step = state.step) {
+  function at(role, site, layer, column, step = shownEnd()) {
     return patchAt(role, site, columnAt(site, layer, column), step);
   }
 
@@ -47,7 +47,7 @@ const patchingChart = (() => {
           });
           map.details((layer, column) => [
             `${sites[site]}, layer ${layer}, ${ofHeads(site) ? `head ${column}` : columns[column]}`,
-            [[roles[role].title, interval(at(role, site, layer, columns[column])), role]], `step ${data.steps[state.step]}`]);
+            [[roles[role].title, interval(at(role, site, layer, columns[column])), role]], `step ${data.steps[shownEnd()]}`]);
           const where = layers.map((layer) =>
             columns.map((column) => columnAt(site, layer, column)));
           drawn.push({ map, role, site, where });
@@ -60,9 +60,10 @@ const patchingChart = (() => {
   }
 
   function step() {
+    d3.select("#patching-step").text(data.steps[shownEnd()]);
     for (const { map, role, site, where } of drawn) {
       const effects = patches(role, site)?.[0] ?? [];
-      const first = state.step * (effects.length / data.steps.length);
+      const first = endAt(shownEnd()) * (effects.length / 2);
       map.colour((layer, column) => effects[first + where[layer][column]] ?? null, largest);
     }
   }
@@ -70,8 +71,8 @@ const patchingChart = (() => {
   function csv() {
     return Object.keys(sites).flatMap((site) => roleNames.flatMap((role) =>
       layers.flatMap((layer) => columnsOf(site, role).flatMap((column) =>
-        data.steps.map((now, index) => ({ site, task: roles[role].name, layer, step: now,
-          at: ofHeads(site) ? `head ${column}` : column,
+        [0, data.steps.length - 1].map((index) => ({ site, task: roles[role].name, layer,
+          step: data.steps[index], at: ofHeads(site) ? `head ${column}` : column,
           ...asColumns("effect", at(role, site, layer, column, index)) }))))));
   }
 

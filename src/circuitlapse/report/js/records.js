@@ -59,10 +59,17 @@ function patches(role, site) {
   return data.patching[`${state.run}/${roles[role].name}/${site}`];
 }
 
+// Patches and patterns are of the base and the last checkpoint: a step's place among these, or -1.
+const endAt = (step) => (step === 0 ? 0 : step === data.steps.length - 1 ? 1 : -1);
+// The step whose patches and patterns are shown while the slider is at another one.
+const shownEnd = () => (state.step === 0 ? 0 : data.steps.length - 1);
+
 // Patches keep half the width of their interval, which is symmetric.
 function patchAt(role, site, column, step = state.step) {
-  const found = spreadAt(patches(role, site), column, step);
-  return found && [found[0], found[0] - found[1], found[0] + found[1]];
+  const columns = patches(role, site);
+  if (!columns || endAt(step) < 0) return null;
+  const [value, half] = columns.map((each) => each[endAt(step) * (each.length / 2) + column]);
+  return (value ?? null) === null ? null : [value, value - half, value + half];
 }
 
 // A weight that was written as one character, or null where there is none.
