@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from circuitlapse.pipeline.execute import give_back
+from circuitlapse.pipeline.run.execute import give_back
 
 Work = Callable[[], object]
 _GEMM = 1536  # rows and columns: large enough for the peak, small enough for 10 ms or so

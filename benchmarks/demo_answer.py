@@ -14,16 +14,18 @@ from pathlib import Path
 import polars as pl
 
 import circuitlapse as cl
-from circuitlapse.compare.decision import decide_causes
-from circuitlapse.pipeline.compare import last_fates
-from circuitlapse.pipeline.decide import findings_of, run_of
-from circuitlapse.pipeline.tabulate import Scores
-from circuitlapse.records import CAUSES, Estimate, Store
+from circuitlapse.analyses.data import RunData
+from circuitlapse.analyses.decide import findings_of, run_of
+from circuitlapse.analyses.heads import last_changes
+from circuitlapse.records.documents import CAUSES
+from circuitlapse.records.store import Store
+from circuitlapse.stats.intervals import Estimate
+from circuitlapse.verdict.decision import decide_causes
 
 
-def opened(run: cl.Run) -> Scores:
+def opened(run: cl.Run) -> RunData:
     """What was measured in a run."""
-    return Scores(Store(run.path), run.experiment)
+    return RunData(Store(run.path), run.experiment)
 
 
 def shown(estimate: Estimate | None) -> str:
@@ -93,13 +95,14 @@ def claims(runs: list[cl.Run]) -> None:
             for part in (0.5, 0.9)
         )
         scores, family = opened(run), run.experiment.measure.corruptions[0]
-        last = last_fates(scores, run.experiment.arms()[0], family)
+        last = last_changes(scores, run.experiment.arms()[0], family)
         old = len(last.old_heads) if last else 0
         used = len(last.still_used) if last else 0
         recruited = run.table("fates").filter(
-            pl.col("corruption") == family, pl.col("step") == steps[-1],
+            pl.col("corruption") == family,
+            pl.col("step") == steps[-1],
             pl.col("fate") == "recruited",
-        )  # fmt: skip
+        )
         median = f"{recruited['since'].median():.0f}" if recruited.height else "none"
         heads = run.table("dynamics").filter(
             pl.col("corruption") == family, pl.col("kind") == "head"

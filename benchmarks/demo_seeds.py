@@ -55,13 +55,25 @@ def main() -> None:
     parser.add_argument("--organism", default="default", choices=["default", "natural"])
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark"))
     arguments = parser.parse_args()
-    print("| seed | s | GiB | base old | base new | tuned new | tuned new, templates | tuned old "
-          "| verdict | reached |")  # fmt: skip
+    print(
+        "| seed | s | GiB | base old | base new | tuned new | tuned new, templates | tuned old "
+        "| verdict | reached |"
+    )
     print("|---|---|---|---|---|---|---|---|---|---|")
     for seed in arguments.seeds:
         out = arguments.out / f"{arguments.organism}-{seed}"
-        command = [sys.executable, "-m", "circuitlapse", "demo", "--organism", arguments.organism,
-                   "--seed", str(seed), "--out", str(out)]  # fmt: skip
+        command = [
+            sys.executable,
+            "-m",
+            "circuitlapse",
+            "demo",
+            "--organism",
+            arguments.organism,
+            "--seed",
+            str(seed),
+            "--out",
+            str(out),
+        ]
         with tempfile.TemporaryDirectory() as cache:
             seconds, gib, status = watch(command, cache)
         if status:

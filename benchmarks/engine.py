@@ -34,12 +34,20 @@ Figures = dict[str, Any]
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     names = [one.name for one in JOBS]
-    parser.add_argument("--jobs", nargs="+", choices=names, default=names, metavar="JOB",
-                        help=f"some of: {', '.join(names)}")  # fmt: skip
-    parser.add_argument("--later", type=int, default=10,
-                        help="first differing position of the second column")  # fmt: skip
-    parser.add_argument("--threads", type=int, default=2,
-                        help="compare 1 thread with so many; 0 leaves that out")  # fmt: skip
+    parser.add_argument(
+        "--jobs",
+        nargs="+",
+        choices=names,
+        default=names,
+        metavar="JOB",
+        help=f"some of: {', '.join(names)}",
+    )
+    parser.add_argument(
+        "--later", type=int, default=10, help="first differing position of the second column"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=2, help="compare 1 thread with so many; 0 leaves that out"
+    )
     parser.add_argument(
         "--seconds", type=float, default=10.0, help="repeat a job for about so long"
     )
@@ -114,8 +122,20 @@ def _summary(machine: Figures) -> str:
 
 
 def _head(later: int, threads: int) -> list[str]:
-    names = ["job", "s", "x HF", "goal", "share", "GiB", "above", f"{threads} threads",
-             f"x HF from {later}", "TransformerLens x HF", "its s", "its GiB"]  # fmt: skip
+    names = [
+        "job",
+        "s",
+        "x HF",
+        "goal",
+        "share",
+        "GiB",
+        "above",
+        f"{threads} threads",
+        f"x HF from {later}",
+        "TransformerLens x HF",
+        "its s",
+        "its GiB",
+    ]
     return [_line(names), _line(["---"] + ["---:"] * (len(names) - 1))]
 
 
@@ -137,14 +157,23 @@ def _cells(one: Job, found: dict[str, Figures]) -> list[str]:
     if "error" in peer:
         peer_cells = [peer["error"], "", ""]
     elif peer:
-        peer_cells = [f"{peer['ratio']:.2f}", f"{peer['seconds']:.1f}",
-                      f"{peer['peak_bytes'] / _GIB:.2f}"]  # fmt: skip
+        peer_cells = [
+            f"{peer['ratio']:.2f}",
+            f"{peer['seconds']:.1f}",
+            f"{peer['peak_bytes'] / _GIB:.2f}",
+        ]
     above = worst["peak_bytes"] - worst["base_bytes"]
     return [
-        f"{worst['seconds']:.2f}", f"{worst['ratio']:.2f}", _goal(one), share,
-        f"{worst['peak_bytes'] / _GIB:.2f}", f"{above / _GIB:.2f}", speedup,
-        later.get("error") or (f"{later['ratio']:.2f}" if later else ""), *peer_cells,
-    ]  # fmt: skip
+        f"{worst['seconds']:.2f}",
+        f"{worst['ratio']:.2f}",
+        _goal(one),
+        share,
+        f"{worst['peak_bytes'] / _GIB:.2f}",
+        f"{above / _GIB:.2f}",
+        speedup,
+        later.get("error") or (f"{later['ratio']:.2f}" if later else ""),
+        *peer_cells,
+    ]
 
 
 def _goal(one: Job) -> str:

@@ -35,12 +35,17 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
-        print("benchmarks/gpu.py needs a CUDA device, and torch sees none here; on a CPU run "
-              "`make bench`", file=sys.stderr)  # fmt: skip
+        print(
+            "benchmarks/gpu.py needs a CUDA device, and torch sees none here; on a CPU run "
+            "`make bench`",
+            file=sys.stderr,
+        )
         sys.exit(2)
     device = torch.cuda.get_device_name()
-    print(f"{device}, {arguments.dtype}, {arguments.prompts} prompts of {arguments.length} tokens, "
-          f"torch {torch.__version__}\n")  # fmt: skip
+    print(
+        f"{device}, {arguments.dtype}, {arguments.prompts} prompts of {arguments.length} tokens, "
+        f"torch {torch.__version__}\n"
+    )
     print("| model | job | s | x HF | peak GiB on the device | of it weights |")
     print("|---|---|---:|---:|---:|---:|")
     rows = []
@@ -56,10 +61,20 @@ def main() -> None:
             if job.shape != SIZES["gpt2"]:
                 continue
             seconds, peak = _measure(job.prepare(setup))
-            print(f"| {size} | {job.title} | {seconds:.3f} | {seconds / reference:.2f} | "
-                  f"{peak / _GIB:.2f} | {weights / _GIB:.2f} |", flush=True)  # fmt: skip
-            rows.append({"size": size, "job": job.name, "seconds": seconds,
-                         "reference": reference, "peak_bytes": peak})  # fmt: skip
+            print(
+                f"| {size} | {job.title} | {seconds:.3f} | {seconds / reference:.2f} | "
+                f"{peak / _GIB:.2f} | {weights / _GIB:.2f} |",
+                flush=True,
+            )
+            rows.append(
+                {
+                    "size": size,
+                    "job": job.name,
+                    "seconds": seconds,
+                    "reference": reference,
+                    "peak_bytes": peak,
+                }
+            )
         del model, setup
         torch.cuda.empty_cache()
     if arguments.json:

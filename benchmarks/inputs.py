@@ -58,9 +58,13 @@ def random_model(shape: Shape) -> Any:
     """Build a GPT-2 of this shape as ``transformers`` initialises it, in eval mode."""
     torch.manual_seed(0)
     config = GPT2Config(
-        n_layer=shape.layers, n_head=shape.heads, n_embd=shape.d_model, vocab_size=shape.vocab,
-        bos_token_id=None, eos_token_id=None,
-    )  # fmt: skip
+        n_layer=shape.layers,
+        n_head=shape.heads,
+        n_embd=shape.d_model,
+        vocab_size=shape.vocab,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
     return GPT2LMHeadModel(config).eval().requires_grad_(False)
 
 

@@ -12,8 +12,8 @@ import flops
 from inputs import GPT2, ORGANISM, Shape, Tokens
 
 import circuitlapse as cl
-from circuitlapse.config import MIB_FRACTIONS
-from circuitlapse.models import behaviour
+from circuitlapse.config.experiment import MIB_FRACTIONS
+from circuitlapse.models.engine.behaviour import behaviour
 
 
 @dataclass(frozen=True)
@@ -98,27 +98,69 @@ class Job:
 
 
 JOBS = (
-    Job("hf-last", "Hugging Face, logits at the last token only", _last_logits, None,
-        once=True),
-    Job("forward", "our forward", _forward, lambda s: flops.forward(s.shape),
-        goal=0.9, goal_gib=2, peer="forward", once=True),
-    Job("eap", "EAP", _attribute(method="eap"), lambda s: flops.eap(s.shape),
-        goal=3.5, goal_gib=2),
-    Job("eap-ig", "EAP-IG-inputs, 5 steps", _attribute(method="eap-ig-inputs", steps=5),
-        lambda s: flops.eap_ig(s.shape, 5), goal=12, goal_gib=2),
+    Job("hf-last", "Hugging Face, logits at the last token only", _last_logits, None, once=True),
+    Job(
+        "forward",
+        "our forward",
+        _forward,
+        lambda s: flops.forward(s.shape),
+        goal=0.9,
+        goal_gib=2,
+        peer="forward",
+        once=True,
+    ),
+    Job("eap", "EAP", _attribute(method="eap"), lambda s: flops.eap(s.shape), goal=3.5, goal_gib=2),
+    Job(
+        "eap-ig",
+        "EAP-IG-inputs, 5 steps",
+        _attribute(method="eap-ig-inputs", steps=5),
+        lambda s: flops.eap_ig(s.shape, 5),
+        goal=12,
+        goal_gib=2,
+    ),
     Job("circuit", "one circuit of 200 edges", _circuit, _circuit_flops, goal=2, goal_gib=2),
     Job("curve", "10 sizes of one ranking", _curve, _curve_flops, goal=10.9, goal_gib=2),
-    Job("head-sweep", "head outputs, every head", _patch("head_out"),
-        lambda s: flops.head_sweep(s.shape), goal=45, limit=56, goal_gib=2, peer="head-sweep"),
-    Job("residual-sweep", "residual stream, every layer and position", _patch("resid_pre"),
-        lambda s: flops.residual_sweep(s.shape), goal=34, limit=42, goal_gib=2,
-        peer="residual-sweep"),
-    Job("eap-256", "EAP on 256 prompts", _attribute(method="eap"), lambda s: flops.eap(s.shape),
-        goal=3.5, goal_gib=2, shape=replace(GPT2, prompts=256), once=True),
-    Job("exact", "all 1,519 edges of an organism, exactly", _attribute(method="exact"),
-        lambda s: flops.exact_edges(s.shape), goal_seconds=60, goal_gib=2, shape=ORGANISM,
-        once=True),
-)  # fmt: skip
+    Job(
+        "head-sweep",
+        "head outputs, every head",
+        _patch("head_out"),
+        lambda s: flops.head_sweep(s.shape),
+        goal=45,
+        limit=56,
+        goal_gib=2,
+        peer="head-sweep",
+    ),
+    Job(
+        "residual-sweep",
+        "residual stream, every layer and position",
+        _patch("resid_pre"),
+        lambda s: flops.residual_sweep(s.shape),
+        goal=34,
+        limit=42,
+        goal_gib=2,
+        peer="residual-sweep",
+    ),
+    Job(
+        "eap-256",
+        "EAP on 256 prompts",
+        _attribute(method="eap"),
+        lambda s: flops.eap(s.shape),
+        goal=3.5,
+        goal_gib=2,
+        shape=replace(GPT2, prompts=256),
+        once=True,
+    ),
+    Job(
+        "exact",
+        "all 1,519 edges of an organism, exactly",
+        _attribute(method="exact"),
+        lambda s: flops.exact_edges(s.shape),
+        goal_seconds=60,
+        goal_gib=2,
+        shape=ORGANISM,
+        once=True,
+    ),
+)
 """In the order of the table. Ratios are to a forward on the same prompts by Hugging Face; the ten
 sizes may take 12 s where a forward takes 1.1."""
 

@@ -21,7 +21,7 @@ from demo_seeds import watch
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 import circuitlapse as cl
-from circuitlapse.models import quiet
+from circuitlapse.models.files.quiet import quiet
 
 LIMITS = {"minutes": 20.0, "GiB": 6.0}
 
@@ -63,12 +63,31 @@ def main() -> int:
     if out.exists():
         parser.error(f"{out} is there already: what it holds would not be measured again")
     command = [
-        sys.executable, "-m", "circuitlapse", "run", "--checkpoints", f"{made}/checkpoint-*",
-        "--base", f"{made}/base", "--old", "ioi2", "--new", "ioi3",
-        "--prompts", str(arguments.prompts), "--corruption", arguments.corruption,
-        "--exact-at", "ends", "--workers", str(arguments.workers), "--device", "cpu",
-        "--out", str(out),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "circuitlapse",
+        "run",
+        "--checkpoints",
+        f"{made}/checkpoint-*",
+        "--base",
+        f"{made}/base",
+        "--old",
+        "ioi2",
+        "--new",
+        "ioi3",
+        "--prompts",
+        str(arguments.prompts),
+        "--corruption",
+        arguments.corruption,
+        "--exact-at",
+        "ends",
+        "--workers",
+        str(arguments.workers),
+        "--device",
+        "cpu",
+        "--out",
+        str(out),
+    ]
     seconds, peak, status = watch(command, os.environ.get("CIRCUITLAPSE_CACHE", ""))
     minutes = seconds / 60
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -76,10 +95,12 @@ def main() -> int:
         return status
     verdict = cl.load_run(out).verdict
     failed = [check.name for check in verdict.preconditions if not check.holds]
-    print(f"\n{minutes:.1f} minutes (at most {LIMITS['minutes']:.0f}), {peak:.2f} GiB over all "
-          f"processes (at most {LIMITS['GiB']:.0f}), {arguments.workers} workers that took "
-          f"{(used.ru_utime + used.ru_stime) / 60:.1f} minutes of a core; load of the machine "
-          f"{os.getloadavg()[0]:.1f}")  # fmt: skip
+    print(
+        f"\n{minutes:.1f} minutes (at most {LIMITS['minutes']:.0f}), {peak:.2f} GiB over all "
+        f"processes (at most {LIMITS['GiB']:.0f}), {arguments.workers} workers that took "
+        f"{(used.ru_utime + used.ru_stime) / 60:.1f} minutes of a core; load of the machine "
+        f"{os.getloadavg()[0]:.1f}"
+    )
     print(f"verdict {verdict.label}; failing: {'; '.join(failed)}")
     right = verdict.label == "undetermined" and "The base does the old task" in failed
     return 0 if right and minutes <= LIMITS["minutes"] and peak <= LIMITS["GiB"] else 1

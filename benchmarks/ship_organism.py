@@ -3,8 +3,8 @@
 import shutil
 import tempfile
 
-from circuitlapse.training import get_recipe, pretrain
-from circuitlapse.training.organism import SHIPPED
+from circuitlapse.organisms.organism import SHIPPED, pretrain
+from circuitlapse.organisms.recipe import get_recipe
 
 with tempfile.TemporaryDirectory() as directory:
     made = pretrain(get_recipe("default"), 0, directory, print)

@@ -34,9 +34,12 @@ def main() -> None:
     setup = Setup(shape, model, tokens, cl.PromptPairs.from_tensors(*tokens))
     work = chosen.prepare(setup)
     timing = measure(
-        work, lambda: model.hf(tokens.clean),
-        seconds=arguments.seconds, least=arguments.least, threads=arguments.threads,
-    )  # fmt: skip
+        work,
+        lambda: model.hf(tokens.clean),
+        seconds=arguments.seconds,
+        least=arguments.least,
+        threads=arguments.threads,
+    )
     necessary = chosen.flops(setup) if chosen.flops else None
     print(json.dumps({**dataclasses.asdict(timing), "flops": necessary}))
 

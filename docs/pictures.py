@@ -6,10 +6,10 @@ Needs what ``make test-browser`` installs: Chromium and Playwright's library.
 import sys
 from pathlib import Path
 
+from circuitlapse.report.film import frames, write_gif
 from playwright.sync_api import sync_playwright
 
 from circuitlapse.report import build_report, read_run
-from circuitlapse.report.film import frames, write_gif
 
 STEP = 96
 HERE = Path(__file__).parent

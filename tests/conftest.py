@@ -10,7 +10,7 @@ from hypothesis import settings
 from jaxtyping import config as shapes
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from circuitlapse.training.tokenizer import build_tokenizer
+from circuitlapse.organisms.tokenizer import build_tokenizer
 
 # The same examples on every machine, however slow; HYPOTHESIS_PROFILE=search draws new ones.
 settings.register_profile("fixed", derandomize=True, deadline=None)
@@ -46,10 +46,18 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     end = tokenizer.get_vocab()["<|endoftext|>"]
     torch.manual_seed(0)
     config = GPT2Config(
-        vocab_size=len(tokenizer), n_positions=48, n_embd=16, n_layer=2, n_head=2,
-        initializer_range=0.3, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
-        bos_token_id=end, eos_token_id=end,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        n_positions=48,
+        n_embd=16,
+        n_layer=2,
+        n_head=2,
+        initializer_range=0.3,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=end,
+        eos_token_id=end,
+    )
     GPT2LMHeadModel(config).save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     return directory

@@ -7,9 +7,12 @@ from typing import Any
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from circuitlapse.models import behaviour, load_model, logit_differences
-from circuitlapse.tasks import Item, get_task, tokenize
-from circuitlapse.training.tokenizer import build_tokenizer
+from circuitlapse.models.engine.behaviour import behaviour, logit_differences
+from circuitlapse.models.files.load import load_model
+from circuitlapse.organisms.tokenizer import build_tokenizer
+from circuitlapse.records.items import Item
+from circuitlapse.tasks.registry import get_task
+from circuitlapse.tasks.tokenization import tokenize
 
 NEEDED = {"test": 64, "test_templates": 24, "validation": 48}
 
@@ -19,10 +22,18 @@ def random_model(seed: int) -> GPT2LMHeadModel:
     end = build_tokenizer().get_vocab()["<|endoftext|>"]
     torch.manual_seed(seed)
     config = GPT2Config(
-        vocab_size=len(build_tokenizer()), n_positions=48, n_embd=16, n_layer=2, n_head=4,
-        initializer_range=0.4, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
-        bos_token_id=end, eos_token_id=end,
-    )  # fmt: skip
+        vocab_size=len(build_tokenizer()),
+        n_positions=48,
+        n_embd=16,
+        n_layer=2,
+        n_head=4,
+        initializer_range=0.4,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=end,
+        eos_token_id=end,
+    )
     return GPT2LMHeadModel(config).eval()
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from circuitlapse.tasks.pairs import PromptPairs
+from circuitlapse.prompts.pairs import PromptPairs
 
 N = 16  # tokens, and positions
 TOKEN, POSITION, BEFORE = (slice(start, start + N) for start in (0, N, 2 * N))
@@ -37,9 +37,14 @@ def _head(model: Any, layer: int, head: int) -> tuple[Tensor, Tensor, Tensor, Te
 def handmade() -> GPT2LMHeadModel:
     """Build the model."""
     config = GPT2Config(
-        n_layer=2, n_head=3, n_embd=3 * D_HEAD, n_positions=N, vocab_size=N,
-        bos_token_id=None, eos_token_id=None,
-    )  # fmt: skip
+        n_layer=2,
+        n_head=3,
+        n_embd=3 * D_HEAD,
+        n_positions=N,
+        vocab_size=N,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
     model: Any = GPT2LMHeadModel(config)
     for name, weight in model.named_parameters():
         weight.fill_(float(".ln_" in name and name.endswith("weight")))

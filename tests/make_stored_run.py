@@ -14,12 +14,12 @@ from pathlib import Path
 import torch
 
 import circuitlapse as cl
-from circuitlapse.models import Model, logit_differences
-from circuitlapse.pipeline import jobs_of
-from circuitlapse.pipeline.prompts import write_items
-from circuitlapse.pipeline.work import work
-from circuitlapse.records import Store
-from circuitlapse.tasks import Item
+from circuitlapse.models.engine.behaviour import logit_differences
+from circuitlapse.models.engine.model import Model
+from circuitlapse.pipeline.run.job_runners import work
+from circuitlapse.pipeline.run.run import jobs_of
+from circuitlapse.records.items import Item, write_items
+from circuitlapse.records.store import Store
 from found_prompts import random_model, save
 from stored_run import ARCHIVE, arithmetic, experiment
 

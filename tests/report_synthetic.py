@@ -8,17 +8,14 @@ from typing import Any
 
 import polars as pl
 
-from circuitlapse.config import Base, Experiment, Finetune, to_toml
-from circuitlapse.records import (
-    SCHEMAS,
-    Estimate,
-    Evidence,
-    Precondition,
-    Provenance,
-    Store,
-    Verdict,
-    table,
-)
+from circuitlapse.config.base import Base
+from circuitlapse.config.experiment import Experiment
+from circuitlapse.config.finetune import Finetune
+from circuitlapse.config.toml import to_toml
+from circuitlapse.records.columns import SCHEMAS, table
+from circuitlapse.records.documents import Evidence, Precondition, Provenance, Verdict
+from circuitlapse.records.store import Store
+from circuitlapse.stats.intervals import Estimate
 from synthetic_evidence import EvidenceRows
 from synthetic_looks import Looks
 
@@ -27,8 +24,13 @@ FAMILIES = {
     "ioi2": ["subject", "names"],
     "ioi3": ["subject", "names", "s1_to_io", "s2_to_io"],
 }
-GROUPS = {"old_heads": 0.46, "recruited_heads": 0.11, "other_heads": 0.1, "mlps": 0.25,
-          "shared": 0.08}  # fmt: skip
+GROUPS = {
+    "old_heads": 0.46,
+    "recruited_heads": 0.11,
+    "other_heads": 0.1,
+    "mlps": 0.25,
+    "shared": 0.08,
+}
 CAUSES = {"elicited": 0.05, "transformed": 0.5, "formed": 0.1, "elsewhere": 0.35}
 FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
@@ -94,10 +96,13 @@ class _Rows:
             {"base_seed": 0, "recipe": "default", "finetune_seed": seed} for seed in seeds
         ]
         self.nodes_ = [
-            *((f"a{layer}.h{head}", "head", layer, head)
-              for layer in range(looks.layers) for head in range(looks.heads)),
+            *(
+                (f"a{layer}.h{head}", "head", layer, head)
+                for layer in range(looks.layers)
+                for head in range(looks.heads)
+            ),
             *((f"m{layer}", "mlp", layer, -1) for layer in range(looks.layers)),
-        ]  # fmt: skip
+        ]
         self.strength = {
             node[0]: (self._heavy(), self._heavy() * (1.6 if node[2] else 0.7))
             for node in self.nodes_
@@ -117,11 +122,15 @@ class _Rows:
         noise = self.random.gauss(0, 0.008)
         accuracy = (0.985 - drop if task == "ioi2" else 0.37 + (0.6 - drop) * rise) + noise
         return {
-            **seed, "step": step, "task": task, "split": split, "n": 1024,
+            **seed,
+            "step": step,
+            "task": task,
+            "split": split,
+            "n": 1024,
             **self._interval("accuracy", accuracy - 0.03, 0.02),
             **self._interval("accuracy_among", min(accuracy, 0.99), 0.012),
             **self._interval("logit_diff", 4.4 if task == "ioi2" else 0.2 + 4 * rise, 0.15),
-        }  # fmt: skip
+        }
 
     def behaviour(self) -> list[dict[str, Any]]:
         return [
@@ -134,24 +143,38 @@ class _Rows:
 
     def readings(self) -> list[dict[str, Any]]:
         return [
-            row for seed in self.seeds for step in self.steps
+            row
+            for seed in self.seeds
+            for step in self.steps
             for row in self.looks.readings({**seed, "step": step})
-        ]  # fmt: skip
+        ]
 
     def patching(self) -> list[dict[str, Any]]:
         return [
-            row for seed in self.seeds for step in (self.steps[0], self.steps[-1])
+            row
+            for seed in self.seeds
+            for step in (self.steps[0], self.steps[-1])
             for row in self.looks.patching({**seed, "step": step})
-        ]  # fmt: skip
+        ]
 
     def shortcuts(self) -> list[dict[str, Any]]:
         rules = {"first listed": 0.34, "last mentioned": 0.02, "most frequent answer": 0.05}
         return [
-            {**seed, "step": self.steps[-1], "task": task, "split": split, "rule": rule, "n": 1024,
-             **self._interval("accuracy", right, 0.02), **self._interval("margin", 0.6, 0.03)}
-            for seed in self.seeds for task in FAMILIES for split in ("test", "test_templates")
+            {
+                **seed,
+                "step": self.steps[-1],
+                "task": task,
+                "split": split,
+                "rule": rule,
+                "n": 1024,
+                **self._interval("accuracy", right, 0.02),
+                **self._interval("margin", 0.6, 0.03),
+            }
+            for seed in self.seeds
+            for task in FAMILIES
+            for split in ("test", "test_templates")
             for rule, right in rules.items()
-        ]  # fmt: skip
+        ]
 
     def placebo(self) -> list[dict[str, Any]]:
         return [
@@ -181,19 +204,29 @@ class _Rows:
                         for node, kind, layer, head in self.nodes_:
                             effect = self._effect(node, task, family, step)
                             half = 0.04 + 0.06 * abs(effect)
-                            rows.append({
-                                **seed, "step": step, "task": task, "corruption": family,
-                                "node": node, "kind": kind, "layer": layer, "head": head,
-                                **self._interval("effect", effect, half),
-                                "attribution": 0.9 * effect,
-                            })  # fmt: skip
+                            rows.append(
+                                {
+                                    **seed,
+                                    "step": step,
+                                    "task": task,
+                                    "corruption": family,
+                                    "node": node,
+                                    "kind": kind,
+                                    "layer": layer,
+                                    "head": head,
+                                    **self._interval("effect", effect, half),
+                                    "attribution": 0.9 * effect,
+                                }
+                            )
         return rows
 
     def edges(self) -> list[dict[str, Any]]:
         return [
-            row for seed in self.seeds for step in self.steps
+            row
+            for seed in self.seeds
+            for step in self.steps
             for row in self.looks.edges({**seed, "step": step}, FAMILIES)
-        ]  # fmt: skip
+        ]
 
     def faithfulness(self) -> list[dict[str, Any]]:
         rows = []
@@ -205,42 +238,73 @@ class _Rows:
                         bend = self.random.uniform(0.9, 1.2)
                         for fraction in FRACTIONS:
                             value = min(1.0, bend * fraction**0.25 * 1.15)
-                            rows.append({
-                                **seed, "step": step, "task": task, "corruption": family,
-                                "fraction": fraction, "n_edges": int(fraction * 2500),
-                                "metric": 4 * value, "clean": 4.0, "corrupt": 0.0,
-                                "faithfulness": None if refused else value,
-                                "refused": "clean and corrupt do not differ" if refused else None,
-                            })  # fmt: skip
+                            rows.append(
+                                {
+                                    **seed,
+                                    "step": step,
+                                    "task": task,
+                                    "corruption": family,
+                                    "fraction": fraction,
+                                    "n_edges": int(fraction * 2500),
+                                    "metric": 4 * value,
+                                    "clean": 4.0,
+                                    "corrupt": 0.0,
+                                    "faithfulness": None if refused else value,
+                                    "refused": "clean and corrupt do not differ"
+                                    if refused
+                                    else None,
+                                }
+                            )
         return rows
 
     def controls(self) -> list[dict[str, Any]]:
         known = (("ioi2", "list_order"), ("ioi3", "subject_order"), ("ioi3", "list_order"))
         return [
-            {**seed, "step": step, "task": task, "control": control, "n": 256,
-             **self._interval("effect", self.random.gauss(0, 0.05), 0.12),
-             **self._interval("size", 0.3 + self.random.random(), 0.1)}
-            for seed in self.seeds for step in self.steps for task, control in known
-        ]  # fmt: skip
+            {
+                **seed,
+                "step": step,
+                "task": task,
+                "control": control,
+                "n": 256,
+                **self._interval("effect", self.random.gauss(0, 0.05), 0.12),
+                **self._interval("size", 0.3 + self.random.random(), 0.1),
+            }
+            for seed in self.seeds
+            for step in self.steps
+            for task, control in known
+        ]
 
     def overlap(self) -> list[dict[str, Any]]:
         sides = ("base:ioi2", "base:ioi3", "tuned:ioi2", "tuned:ioi3")
         known = [
             (seed, family, unit, left, right)
-            for seed in self.seeds for family in ("subject", "names")
+            for seed in self.seeds
+            for family in ("subject", "names")
             for unit in ("nodes", "edges")
-            for place, left in enumerate(sides) for right in sides[place + 1 :]
-        ]  # fmt: skip
+            for place, left in enumerate(sides)
+            for right in sides[place + 1 :]
+        ]
         null = {"null_mean": 0.12, "null_low": -0.1, "null_high": 0.35, "p_value": 0.001}
         return [
-            {**seed, "step": self.steps[-1], "corruption": family, "unit": unit, "beside": "",
-             "left": left, "right": right, "measure": measure,
-             **self._interval("value", self.random.uniform(0.45, 0.9), 0.05), "ceiling": 0.95,
-             "corrected": 0.9, "uncorrected": "",
-             **(null if unit == "nodes" else dict.fromkeys(null)), "not_reported": ""}
+            {
+                **seed,
+                "step": self.steps[-1],
+                "corruption": family,
+                "unit": unit,
+                "beside": "",
+                "left": left,
+                "right": right,
+                "measure": measure,
+                **self._interval("value", self.random.uniform(0.45, 0.9), 0.05),
+                "ceiling": 0.95,
+                "corrected": 0.9,
+                "uncorrected": "",
+                **(null if unit == "nodes" else dict.fromkeys(null)),
+                "not_reported": "",
+            }
             for seed, family, unit, left, right in known
             for measure in ("pearson", "spearman", "weighted_jaccard")
-        ]  # fmt: skip
+        ]
 
     def fates(self) -> list[dict[str, Any]]:
         rows = []
@@ -253,36 +317,57 @@ class _Rows:
                     old, new = self.strength[node]
                     was, now = abs(old) > 0.15, abs(0.6 * (old + new)) > 0.15
                     fate = {
-                        (False, False): "unused", (False, True): "recruited",
+                        (False, False): "unused",
+                        (False, True): "recruited",
                         (True, False): "retired",
                         (True, True): self.random.choice(
-                            ("kept", "strengthened", "weakened", "repurposed")),
-                    }[was, now]  # fmt: skip
+                            ("kept", "strengthened", "weakened", "repurposed")
+                        ),
+                    }[was, now]
                     row = {
-                        **seed, "step": last, "corruption": family, "node": node, "layer": layer,
-                        "head": head, "fate": fate, "since": last, "used_from": 0.15,
-                        "base_uses": was, "still_uses": was and now,
-                    }  # fmt: skip
+                        **seed,
+                        "step": last,
+                        "corruption": family,
+                        "node": node,
+                        "layer": layer,
+                        "head": head,
+                        "fate": fate,
+                        "since": last,
+                        "used_from": 0.15,
+                        "base_uses": was,
+                        "still_uses": was and now,
+                    }
                     for name, task, step in (
-                        ("base_old", "ioi2", 0), ("base_new", "ioi3", 0),
-                        ("tuned_old", "ioi2", last), ("tuned_new", "ioi3", last),
-                        ("placebo_old", "ioi2", 0), ("placebo_new", "ioi3", 0),
-                    ):  # fmt: skip
+                        ("base_old", "ioi2", 0),
+                        ("base_new", "ioi3", 0),
+                        ("tuned_old", "ioi2", last),
+                        ("tuned_new", "ioi3", last),
+                        ("placebo_old", "ioi2", 0),
+                        ("placebo_new", "ioi3", 0),
+                    ):
                         row |= self._interval(name, self._effect(node, task, family, step), 0.06)
                     rows.append(row)
         return rows
 
     def grafts(self) -> list[dict[str, Any]]:
         return [
-            {**seed, "step": self.steps[-1], "origin": "base", "group": group, "part": "whole",
-             "heads": "a0.h0, a2.h3" if group == "old_heads" else "", "quantity": quantity,
-             "n_parameters": int(200_000 * share),
-             **self._interval("gain", 4 * share * scale, 0.25),
-             **self._interval("share", share * scale, 0.06),
-             **dict.fromkeys(("n_random", "null_mean", "null_low", "null_high", "p_value"))}
-            for seed in self.seeds for group, share in GROUPS.items()
+            {
+                **seed,
+                "step": self.steps[-1],
+                "origin": "base",
+                "group": group,
+                "part": "whole",
+                "heads": "a0.h0, a2.h3" if group == "old_heads" else "",
+                "quantity": quantity,
+                "n_parameters": int(200_000 * share),
+                **self._interval("gain", 4 * share * scale, 0.25),
+                **self._interval("share", share * scale, 0.06),
+                **dict.fromkeys(("n_random", "null_mean", "null_low", "null_high", "p_value")),
+            }
+            for seed in self.seeds
+            for group, share in GROUPS.items()
             for quantity, scale in (("first_in", 0.7), ("last_in", 1.2), ("shapley", 1.0))
-        ]  # fmt: skip
+        ]
 
 
 def _verdict(last: int, shares: bool) -> Verdict:
@@ -301,25 +386,43 @@ def _verdict(last: int, shares: bool) -> Verdict:
             else Estimate(value=0.02, low=-0.05, high=0.09),
             "shares": given if shares else dict.fromkeys(CAUSES),
             "preconditions": [
-                Precondition(name="The base does the old task", holds=True, table="behaviour",
-                         where={"task": "ioi2", "split": "test", "step": 0},
-                             detail="accuracy among names 0.99, at least 0.98 asked"),
-                Precondition(name="The base does not do the new task", holds=True,
-                             detail="accuracy among names 0.37, within 0.25 to 0.50"),
-                Precondition(name="The gain is clear of zero", holds=shares,
-                             detail="95 % interval of the logit difference"),
+                Precondition(
+                    name="The base does the old task",
+                    holds=True,
+                    table="behaviour",
+                    where={"task": "ioi2", "split": "test", "step": 0},
+                    detail="accuracy among names 0.99, at least 0.98 asked",
+                ),
+                Precondition(
+                    name="The base does not do the new task",
+                    holds=True,
+                    detail="accuracy among names 0.37, within 0.25 to 0.50",
+                ),
+                Precondition(
+                    name="The gain is clear of zero",
+                    holds=shares,
+                    detail="95 % interval of the logit difference",
+                ),
             ],
             "evidence": [
-                Evidence(statement="The old circuit in the base resembles the new one after "
-                         "fine-tuning, r = 0.78, below its ceiling of 0.86.", table="overlap",
-                         where={"step": last, "measure": "pearson", "unit": "nodes"}),
-                Evidence(statement="Grafting the old circuit\u2019s heads alone brings 0.46 of the "
-                         "gain.", table="grafts", where={"group": "old_heads"}),
-                Evidence(statement="Head 2.3 was recruited.", table="fates",
-                         where={"node": "a2.h3"}),
+                Evidence(
+                    statement="The old circuit in the base resembles the new one after "
+                    "fine-tuning, r = 0.78, below its ceiling of 0.86.",
+                    table="overlap",
+                    where={"step": last, "measure": "pearson", "unit": "nodes"},
+                ),
+                Evidence(
+                    statement="Grafting the old circuit\u2019s heads alone brings 0.46 of the "
+                    "gain.",
+                    table="grafts",
+                    where={"group": "old_heads"},
+                ),
+                Evidence(
+                    statement="Head 2.3 was recruited.", table="fates", where={"node": "a2.h3"}
+                ),
             ],
         }
-    )  # fmt: skip
+    )
 
 
 def _provenance() -> Provenance:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from circuitlapse.models import quiet
+from circuitlapse.models.files.quiet import quiet
 
 
 def model_of(directory: Path) -> Any:

@@ -14,8 +14,11 @@ def small_experiment(base: Path, **finetune: Any) -> cl.Experiment:
             "finetune": {"steps": 4, "save_every": 2, "batch_size": 8, **finetune},
             "measure": {"prompts": 24, "circuit_prompts": 12, "fractions": [0.02, 0.2, 1.0]},
             "compare": {
-                "group_prompts": 12, "graft_prompts": 16, "bootstrap": 40, "permutations": 40,
+                "group_prompts": 12,
+                "graft_prompts": 16,
+                "bootstrap": 40,
+                "permutations": 40,
             },
             "compute": {"workers": 1, "device": "cpu"},
         }
-    )  # fmt: skip
+    )

@@ -25,10 +25,11 @@ from safetensors.numpy import save_file
 from transformers import AutoModelForCausalLM
 
 import circuitlapse as cl
-from circuitlapse.models import quiet
-from circuitlapse.pipeline import Job, jobs_of
-from circuitlapse.pipeline.work import work
-from circuitlapse.records import Store
+from circuitlapse.models.files.quiet import quiet
+from circuitlapse.pipeline.job import Job
+from circuitlapse.pipeline.run.job_runners import work
+from circuitlapse.pipeline.run.run import jobs_of
+from circuitlapse.records.store import Store
 
 ARCHIVE = Path(__file__).parent / "data/stored_run.tar.xz"
 MADE_WITH = "09f0dbc7af560a1a"

@@ -6,7 +6,7 @@ from typing import Any
 
 import polars as pl
 
-from circuitlapse.report import RunRecords
+from circuitlapse.report.series.run_records import RunRecords
 
 GROUPS = {"old_heads": 0.5, "recruited_heads": 0.3, "other_heads": 0.08}
 POSITIONS = ("everywhere", "IO", "S1", "S2", "S1_again", "S2_again", "END")
@@ -19,8 +19,9 @@ class EvidenceRows:
 
     def __init__(self, seeds: list[Row], steps: list[int], layers: int, heads: int) -> None:
         self.seeds, self.steps = seeds, steps
-        self.heads = [(f"a{layer}.h{head}", layer, head)
-                      for layer in range(layers) for head in range(heads)]  # fmt: skip
+        self.heads = [
+            (f"a{layer}.h{head}", layer, head) for layer in range(layers) for head in range(heads)
+        ]
         self.mlps = [(f"m{layer}", layer, -1) for layer in range(layers)]
         self.random = Random(1)
 
@@ -32,8 +33,13 @@ class EvidenceRows:
             return dict.fromkeys(("null_mean", "null_low", "null_high", "p_value")) | {
                 "n_random": 0
             }
-        return {"n_random": 20, "null_mean": 0.3 * value, "null_low": 0.1 * value - 0.1,
-                "null_high": 0.6 * value + 0.1, "p_value": 1 / 21}  # fmt: skip
+        return {
+            "n_random": 20,
+            "null_mean": 0.3 * value,
+            "null_low": 0.1 * value - 0.1,
+            "null_high": 0.6 * value + 0.1,
+            "p_value": 1 / 21,
+        }
 
     def _ended(self) -> list[Row]:
         return [{**seed, "step": self.steps[-1]} for seed in self.seeds]
@@ -41,55 +47,100 @@ class EvidenceRows:
     def mediation(self) -> list[Row]:
         groups = {"no heads": 0.05, **GROUPS, "all heads": 1.0}
         return [
-            {**seed, "group": group, "heads": "a0.h0, a2.h3", "n_heads": 2,
-             **self._around("gain", 4 * share), **self._around("share", share, 0.04),
-             **self._null(4 * share, group in GROUPS)}
-            for seed in self._ended() for group, share in groups.items()
-        ]  # fmt: skip
+            {
+                **seed,
+                "group": group,
+                "heads": "a0.h0, a2.h3",
+                "n_heads": 2,
+                **self._around("gain", 4 * share),
+                **self._around("share", share, 0.04),
+                **self._null(4 * share, group in GROUPS),
+            }
+            for seed in self._ended()
+            for group, share in groups.items()
+        ]
 
     def crosspatch(self) -> list[Row]:
         return [
-            {**seed, "group": group, "heads": "a0.h0, a2.h3", "position": position, "way": way,
-             **self._around("gain", value := 4 * share / (1 + place)),
-             **self._around("share", value / 4, 0.04), "accuracy": 0.4 + share / 2,
-             **self._null(value)}
-            for seed in self._ended() for group, share in GROUPS.items()
-            for place, position in enumerate(POSITIONS) for way in ("forward", "backward")
-        ]  # fmt: skip
+            {
+                **seed,
+                "group": group,
+                "heads": "a0.h0, a2.h3",
+                "position": position,
+                "way": way,
+                **self._around("gain", value := 4 * share / (1 + place)),
+                **self._around("share", value / 4, 0.04),
+                "accuracy": 0.4 + share / 2,
+                **self._null(value),
+            }
+            for seed in self._ended()
+            for group, share in GROUPS.items()
+            for place, position in enumerate(POSITIONS)
+            for way in ("forward", "backward")
+        ]
 
     def gains(self) -> list[Row]:
         return [
-            {**seed, "node": node, "layer": layer, "head": head,
-             "gain": round(self.random.gauss(1.2, 0.5), 3)}
-            for seed in self._ended() for node, layer, head in [*self.heads, *self.mlps]
-        ]  # fmt: skip
+            {
+                **seed,
+                "node": node,
+                "layer": layer,
+                "head": head,
+                "gain": round(self.random.gauss(1.2, 0.5), 3),
+            }
+            for seed in self._ended()
+            for node, layer, head in [*self.heads, *self.mlps]
+        ]
 
     def dynamics(self) -> list[Row]:
         rows = []
-        families = {"ioi2": ["subject", "names"],
-                    "ioi3": ["subject", "names", "s1_to_io", "s2_to_io"]}  # fmt: skip
+        families = {
+            "ioi2": ["subject", "names"],
+            "ioi3": ["subject", "names", "s1_to_io", "s2_to_io"],
+        }
         for seed in self._ended():
             for task, names in families.items():
                 for family in names:
                     for node, layer, head in self.heads:
                         change = self.random.gauss(0, 0.8)
                         flipped = self.random.random() < 0.06
-                        rows.append({
-                            **seed, "task": task, "corruption": family, "kind": "head",
-                            "node": node, "layer": layer, "head": head,
-                            "before": 0.2, "after": 0.2 + change,
-                            **self._around("change", change),
-                            "reached": float(self.random.choice(self.steps[1:])),
-                            "flipped": flipped, "flipped_in": int(flipped), "with_behaviour": 0.7,
-                            "epoch_steps": 32,
-                        })  # fmt: skip
-                rows.append({
-                    **dict.fromkeys(rows[0]), **seed, "task": task, "corruption": "",
-                    "kind": "behaviour", "node": "",
-                    "before": 0.1, "after": 3.9, **self._around("change", 3.8), "flipped": False,
-                    "epoch_steps": 32,
-                    "reached": float(self.steps[-2 if task == "ioi3" else len(self.steps) // 2]),
-                })  # fmt: skip
+                        rows.append(
+                            {
+                                **seed,
+                                "task": task,
+                                "corruption": family,
+                                "kind": "head",
+                                "node": node,
+                                "layer": layer,
+                                "head": head,
+                                "before": 0.2,
+                                "after": 0.2 + change,
+                                **self._around("change", change),
+                                "reached": float(self.random.choice(self.steps[1:])),
+                                "flipped": flipped,
+                                "flipped_in": int(flipped),
+                                "with_behaviour": 0.7,
+                                "epoch_steps": 32,
+                            }
+                        )
+                rows.append(
+                    {
+                        **dict.fromkeys(rows[0]),
+                        **seed,
+                        "task": task,
+                        "corruption": "",
+                        "kind": "behaviour",
+                        "node": "",
+                        "before": 0.1,
+                        "after": 3.9,
+                        **self._around("change", 3.8),
+                        "flipped": False,
+                        "epoch_steps": 32,
+                        "reached": float(
+                            self.steps[-2 if task == "ioi3" else len(self.steps) // 2]
+                        ),
+                    }
+                )
         return rows
 
     def roles(self) -> list[Row]:
@@ -102,83 +153,151 @@ class EvidenceRows:
                     for step in self.steps:
                         now = "mover" if index % 7 == 0 and step >= turn else role
                         distance = 0.0 if step == 0 else abs(self.random.gauss(0.3, 0.2))
-                        rows.append({
-                            **seed, "step": step, "task": task, "node": node, "layer": layer,
-                            "head": head, "role": now,
-                            "since": turn if now != role and step >= turn else 0,
-                            "attends": io if now != "none" else "",
-                            "attention": 0.6, "copying": 0.8, "suppressing": 0.1, "previous": 0.0,
-                            "duplicate": 0.1, "induction": 0.0,
-                            "q_reads": "m0", "q_share": 0.4, "k_reads": "input", "k_share": 0.3,
-                            "v_reads": "a0.h1" if layer else "", "v_share": 0.2,
-                            "distance": distance, "noise": 0.2, "changed": distance > 0.2,
-                            "features": "END>IO +0.41, copying -0.30" if step else "",
-                            "source": "a2.h3" if index == 5 and step else "",
-                            "approach": 0.2 if index == 5 and step else None, "moves_p": 0.03,
-                        })  # fmt: skip
+                        rows.append(
+                            {
+                                **seed,
+                                "step": step,
+                                "task": task,
+                                "node": node,
+                                "layer": layer,
+                                "head": head,
+                                "role": now,
+                                "since": turn if now != role and step >= turn else 0,
+                                "attends": io if now != "none" else "",
+                                "attention": 0.6,
+                                "copying": 0.8,
+                                "suppressing": 0.1,
+                                "previous": 0.0,
+                                "duplicate": 0.1,
+                                "induction": 0.0,
+                                "q_reads": "m0",
+                                "q_share": 0.4,
+                                "k_reads": "input",
+                                "k_share": 0.3,
+                                "v_reads": "a0.h1" if layer else "",
+                                "v_share": 0.2,
+                                "distance": distance,
+                                "noise": 0.2,
+                                "changed": distance > 0.2,
+                                "features": "END>IO +0.41, copying -0.30" if step else "",
+                                "source": "a2.h3" if index == 5 and step else "",
+                                "approach": 0.2 if index == 5 and step else None,
+                                "moves_p": 0.03,
+                            }
+                        )
         return rows
 
     def elicitable(self) -> list[Row]:
         rows = []
-        reach = {"everything": (1.0, 200_000), "old_circuit": (0.9, 30_000),
-                 "mlps": (0.8, 130_000), "biases": (0.4, 3_000), "gains": (0.2, 36),
-                 "rank_1": (0.7, 5_000)}  # fmt: skip
+        reach = {
+            "everything": (1.0, 200_000),
+            "old_circuit": (0.9, 30_000),
+            "mlps": (0.8, 130_000),
+            "biases": (0.4, 3_000),
+            "gains": (0.2, 36),
+            "rank_1": (0.7, 5_000),
+        }
         controls = [(name, 0, *what) for name, what in reach.items()]
         controls += [("random_set", repeat, 0.5 + 0.02 * repeat, 30_000) for repeat in range(10)]
         for control, repeat, most, size in controls:
             for step in self.steps:
                 share = most * min(1, step / 100)
-                rows.append({
-                    **self.seeds[0], "control": control, "repeat": repeat, "parts": "",
-                    "n_parameters": size, "step": step, "examples": None, "n": 256,
-                    **self._around("accuracy_among", 0.35 + 0.6 * share, 0.03),
-                    **self._around("logit_diff", 0.2 + 4 * share), **self._around("share", share),
-                    "step_of_90": 96 if most >= 0.9 else None, "refused": "",
-                })  # fmt: skip
+                rows.append(
+                    {
+                        **self.seeds[0],
+                        "control": control,
+                        "repeat": repeat,
+                        "parts": "",
+                        "n_parameters": size,
+                        "step": step,
+                        "examples": None,
+                        "n": 256,
+                        **self._around("accuracy_among", 0.35 + 0.6 * share, 0.03),
+                        **self._around("logit_diff", 0.2 + 4 * share),
+                        **self._around("share", share),
+                        "step_of_90": 96 if most >= 0.9 else None,
+                        "refused": "",
+                    }
+                )
         rows += [
-            {**self.seeds[0], "control": "few_shot", "repeat": 0, "parts": "",
-             "n_parameters": None, "step": None, "examples": examples, "n": 256,
-             **self._around("accuracy_among", 0.35 + 0.01 * examples, 0.05),
-             **self._around("logit_diff", 0.2 + 0.1 * examples),
-             **self._around("share", 0.02 * examples), "step_of_90": None, "refused": ""}
+            {
+                **self.seeds[0],
+                "control": "few_shot",
+                "repeat": 0,
+                "parts": "",
+                "n_parameters": None,
+                "step": None,
+                "examples": examples,
+                "n": 256,
+                **self._around("accuracy_among", 0.35 + 0.01 * examples, 0.05),
+                **self._around("logit_diff", 0.2 + 0.1 * examples),
+                **self._around("share", 0.02 * examples),
+                "step_of_90": None,
+                "refused": "",
+            }
             for examples in (0, 2, 4, 8)
-        ]  # fmt: skip
+        ]
         return rows
 
     def training(self) -> list[Row]:
         tasks = {"train": "ioi3", "validation": "ioi3", "old_task": "ioi2"}
         return [
-            {**seed, "step": step, "split": split, "task": task, "n": 128,
-             **self._around("loss", (0.4 if split == "old_task" else 5 / (1 + step / 20)), 0.05),
-             **self._around("accuracy", min(0.97, 0.3 + step / 100), 0.02),
-             **self._around("end_of_text", 0.01, 0.01),
-             "flags": "overfit,old_task_lost" if step > 60 and split == "validation" else ""}
-            for seed in self.seeds for step in self.steps for split, task in tasks.items()
-        ]  # fmt: skip
+            {
+                **seed,
+                "step": step,
+                "split": split,
+                "task": task,
+                "n": 128,
+                **self._around("loss", (0.4 if split == "old_task" else 5 / (1 + step / 20)), 0.05),
+                **self._around("accuracy", min(0.97, 0.3 + step / 100), 0.02),
+                **self._around("end_of_text", 0.01, 0.01),
+                "flags": "overfit,old_task_lost" if step > 60 and split == "validation" else "",
+            }
+            for seed in self.seeds
+            for step in self.steps
+            for split, task in tasks.items()
+        ]
 
     def beside(self) -> list[Row]:
         rows = []
         for seed in self._ended():
             rights = [
-                *(("placebo", f"shuffled_answers-{n}:{task}") for n in range(3)
-                  for task in ("ioi2", "ioi3")),
-                ("unrelated_task", "base:induction"), ("unrelated_task", "tuned:induction"),
-            ]  # fmt: skip
+                *(
+                    ("placebo", f"shuffled_answers-{n}:{task}")
+                    for n in range(3)
+                    for task in ("ioi2", "ioi3")
+                ),
+                ("unrelated_task", "base:induction"),
+                ("unrelated_task", "tuned:induction"),
+            ]
             pairs = [
-                (left, beside, right) for left in ("base:ioi2", "tuned:ioi3")
+                (left, beside, right)
+                for left in ("base:ioi2", "tuned:ioi3")
                 for beside, right in rights
                 if beside != "unrelated_task" or left.split(":")[0] == right.split(":")[0]
-            ]  # fmt: skip
+            ]
             rows += [
-                {**seed, "corruption": "subject", "unit": "nodes", "beside": beside,
-                 "left": left, "right": right, "measure": measure,
-                 **self._around("value", self.random.uniform(0.2, 0.9), 0.05),
-                 "ceiling": 0.95, "corrected": None, "uncorrected": "not needed",
-                 "null_mean": 0.1, "null_low": -0.1, "null_high": 0.35, "p_value": 0.01,
-                 "not_reported": ""}
+                {
+                    **seed,
+                    "corruption": "subject",
+                    "unit": "nodes",
+                    "beside": beside,
+                    "left": left,
+                    "right": right,
+                    "measure": measure,
+                    **self._around("value", self.random.uniform(0.2, 0.9), 0.05),
+                    "ceiling": 0.95,
+                    "corrected": None,
+                    "uncorrected": "not needed",
+                    "null_mean": 0.1,
+                    "null_low": -0.1,
+                    "null_high": 0.35,
+                    "p_value": 0.01,
+                    "not_reported": "",
+                }
                 for left, beside, right in pairs
                 for measure in ("pearson", "spearman", "weighted_jaccard")
-            ]  # fmt: skip
+            ]
         return rows
 
 
@@ -190,9 +309,16 @@ def with_evidence(records: RunRecords, layers: int = 4, heads: int = 8) -> RunRe
     rows = EvidenceRows(seeds, steps, layers, heads)
     added = {
         name: pl.DataFrame(getattr(rows, name)(), infer_schema_length=None)
-        for name in ("roles", "mediation", "crosspatch", "gains", "dynamics", "elicitable",
-                     "training")
-    }  # fmt: skip
+        for name in (
+            "roles",
+            "mediation",
+            "crosspatch",
+            "gains",
+            "dynamics",
+            "elicitable",
+            "training",
+        )
+    }
     overlap, fates = records.tables["overlap"], records.tables["fates"]
     nodes = overlap.filter(pl.col("unit") == "nodes")
     earlier = [pl.lit(step, dtype=pl.Int64) for step in steps[:-1]]
@@ -214,21 +340,29 @@ def _grafts(frame: pl.DataFrame, steps: list[int]) -> pl.DataFrame:
     """
     between = steps[1:-1]
     whole = frame.with_columns(origin=pl.lit("base"), part=pl.lit("whole"))
-    null = {f"null_{end}": pl.col("gain") * size
-            for end, size in (("mean", 0.3), ("low", 0.1), ("high", 0.6))}  # fmt: skip
+    null = {
+        f"null_{end}": pl.col("gain") * size
+        for end, size in (("mean", 0.3), ("low", 0.1), ("high", 0.6))
+    }
     of_heads = pl.col("group").str.contains("heads") & (pl.col("quantity") != "shapley")
     matched = whole.filter(of_heads).with_columns(**null, n_random=pl.lit(20), p_value=pl.lit(0.05))
     gains = whole.filter(pl.col("group") == "old_heads", pl.col("quantity") == "first_in")
     return pl.concat(
         [
-            whole.filter(~of_heads), matched,
+            whole.filter(~of_heads),
+            matched,
             *(matched.with_columns(part=pl.lit(part), n_parameters=None) for part in ("qk", "ov")),
-            *(whole.with_columns(pl.col("^(gain|share).*$") * step / steps[-1],
-                                 step=pl.lit(step, dtype=pl.Int64))
-              for step in between[:: max(1, len(between) // 7)][:7]),
+            *(
+                whole.with_columns(
+                    pl.col("^(gain|share).*$") * step / steps[-1], step=pl.lit(step, dtype=pl.Int64)
+                )
+                for step in between[:: max(1, len(between) // 7)][:7]
+            ),
             whole.with_columns(origin=pl.lit("gained")),
-            *(gains.with_columns(origin=pl.lit("gained"), group=pl.lit(group))
-              for group in ("gains", "gains_non_negative")),
+            *(
+                gains.with_columns(origin=pl.lit("gained"), group=pl.lit(group))
+                for group in ("gains", "gains_non_negative")
+            ),
         ],
         how="diagonal_relaxed",
-    )  # fmt: skip
+    )

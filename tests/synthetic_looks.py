@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from circuitlapse.records import Store
+from circuitlapse.records.store import Store
 
-POSITIONS = {"ioi2": ["IO", "S", "S_again", "END"],
-             "ioi3": ["IO", "S1", "S2", "S1_again", "S2_again", "END"]}  # fmt: skip
+POSITIONS = {
+    "ioi2": ["IO", "S", "S_again", "END"],
+    "ioi3": ["IO", "S1", "S2", "S1_again", "S2_again", "END"],
+}
 SITES = ("resid_pre", "attn_out", "mlp_out", "head_out", "head_v", "head_pattern")
 EDGES = 200
 
@@ -34,14 +36,29 @@ class Looks:
             row = {**names, "task": task, "positions": ""}
             for layer in range(self.layers + 1):
                 value = self._interval("value", 4 * rise * layer / self.layers)
-                yield {**row, "reading": "logit_lens", "component": f"resid{layer}",
-                       "layer": layer, "head": None, **value}  # fmt: skip
-            others = [("input", None, None), *((f"m{la}", la, -1) for la in range(self.layers)),
-                      ("constant", None, None)]  # fmt: skip
+                yield {
+                    **row,
+                    "reading": "logit_lens",
+                    "component": f"resid{layer}",
+                    "layer": layer,
+                    "head": None,
+                    **value,
+                }
+            others = [
+                ("input", None, None),
+                *((f"m{la}", la, -1) for la in range(self.layers)),
+                ("constant", None, None),
+            ]
             for component, layer, head in [*others, *every]:
                 value = self._interval("value", self.random.gauss(0, 0.4) * (0.3 + rise))
-                yield {**row, "reading": "direct", "component": component, "layer": layer,
-                       "head": head, **value}  # fmt: skip
+                yield {
+                    **row,
+                    "reading": "direct",
+                    "component": component,
+                    "layer": layer,
+                    "head": head,
+                    **value,
+                }
             for key in positions[:-1]:
                 for component, layer, head in every:
                     weight = self._interval("value", self.random.random() ** 3, 0.02)
@@ -55,9 +72,16 @@ class Looks:
                         **weight,
                     }
             for component, layer, head in every:
-                yield {**row, "reading": "copying", "component": component, "layer": layer,
-                       "head": head, "value": self.random.random(), "value_low": None,
-                       "value_high": None}  # fmt: skip
+                yield {
+                    **row,
+                    "reading": "copying",
+                    "component": component,
+                    "layer": layer,
+                    "head": head,
+                    "value": self.random.random(),
+                    "value_low": None,
+                    "value_high": None,
+                }
 
     def patching(self, names: dict[str, Any]) -> Iterator[dict[str, Any]]:
         for task, positions in POSITIONS.items():
@@ -67,9 +91,16 @@ class Looks:
                 for layer in range(self.layers):
                     for column in columns:
                         value = self._interval("effect", self.random.gauss(0.3, 0.8))
-                        yield {**names, "task": task, "corruption": "subject", "site": site,
-                               "layer": layer, "head": column if of_heads else -1,
-                               "position": "" if of_heads else column, **value}  # fmt: skip
+                        yield {
+                            **names,
+                            "task": task,
+                            "corruption": "subject",
+                            "site": site,
+                            "layer": layer,
+                            "head": column if of_heads else -1,
+                            "position": "" if of_heads else column,
+                            **value,
+                        }
 
     def edges(self, names: dict[str, Any], families: dict[str, list[str]]) -> Iterator[dict]:
         for task in families:
@@ -78,15 +109,24 @@ class Looks:
                 while len(drawn) < min(EDGES, 6 * self.layers * self.heads):
                     drawn[self._edge()] = self.random.gauss(0, 1) ** 3 * 0.1
                 for (writer, reader), score in drawn.items():
-                    yield {**names, "task": task, "corruption": family, "writer": writer,
-                           "reader": reader, "score": score}  # fmt: skip
+                    yield {
+                        **names,
+                        "task": task,
+                        "corruption": family,
+                        "writer": writer,
+                        "reader": reader,
+                        "score": score,
+                    }
 
     def _edge(self) -> tuple[str, str]:
         layer = self.random.randrange(self.layers)
         reader = self.random.choice(
-            [f"m{layer}", "logits",
-             *(f"a{layer}.h{self.random.randrange(self.heads)}<{slot}>" for slot in "qkv")]
-        )  # fmt: skip
+            [
+                f"m{layer}",
+                "logits",
+                *(f"a{layer}.h{self.random.randrange(self.heads)}<{slot}>" for slot in "qkv"),
+            ]
+        )
         below = self.layers if reader == "logits" else layer
         writers = [
             "input",
@@ -97,8 +137,10 @@ class Looks:
 
     def write_patterns(self, run: Path, seeds: tuple[int, ...], prompt: str) -> None:
         """Write the patterns of base and last checkpoint, as a run does."""
-        tokens = {"ioi2": [["When", " Ann", " and", " Bob", " sat"]] * 2,
-                  "ioi3": [prompt.split()[:20]] * 2}  # fmt: skip
+        tokens = {
+            "ioi2": [["When", " Ann", " and", " Bob", " sat"]] * 2,
+            "ioi3": [prompt.split()[:20]] * 2,
+        }
         draws = np.random.default_rng(0)
         for seed in seeds:
             for step in (self.steps[0], self.steps[-1]):

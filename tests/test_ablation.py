@@ -10,13 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from circuitlapse.circuits import evaluate_circuit, evaluate_circuits
 from circuitlapse.circuits.ablation import ablated_run, check_ablation, mean_outputs
-from circuitlapse.circuits.run import CircuitRun
+from circuitlapse.circuits.circuit_run import CircuitRun
+from circuitlapse.circuits.evaluate import evaluate_circuit, evaluate_circuits
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models import Circuit, Graph, load_model
-from circuitlapse.models.prefix import Suffixes, each_batch
-from circuitlapse.tasks.pairs import PromptPairs
+from circuitlapse.graph import Graph
+from circuitlapse.models.engine.circuit import Circuit
+from circuitlapse.models.engine.shared_prefix import Suffixes, each_batch
+from circuitlapse.models.files.load import load_model
+from circuitlapse.prompts.pairs import PromptPairs
 from twins_engine import FAMILIES, Literal, random_pairs, tiny, tiny_gpt2
 
 families = pytest.mark.parametrize("family", FAMILIES)
@@ -134,9 +136,13 @@ def test_answers_of_several_tokens_are_ablated_too(family, ablation):
     mask = (torch.arange(5) < one.lengths[:, None]).long()
     answers = torch.tensor([[1, 2, 3], [4, -1, -1], [5, 6, -1], [7, 8, 9]])
     pairs = PromptPairs.from_tensors(
-        one.clean[:, :5], one.corrupt[:, :5], answers, None, mask,
+        one.clean[:, :5],
+        one.corrupt[:, :5],
+        answers,
+        None,
+        mask,
         {"name": one.lengths // 2},
-    )  # fmt: skip
+    )
     model = load_model(hf)
     circuit = _random_circuit(model.graph, 5, 0.7)
     result = evaluate_circuit(model, circuit, pairs, ablation, "log_prob")

@@ -8,11 +8,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models import quiet
-from circuitlapse.models.admission import admit
-from circuitlapse.models.files import files_of
-from circuitlapse.models.foreign import build_model, read_tensors
-from circuitlapse.models.reference import reference
+from circuitlapse.models.files.files import files_of
+from circuitlapse.models.files.merge import build_model, read_tensors
+from circuitlapse.models.files.quiet import quiet
+from circuitlapse.models.files.reference import reference
+from circuitlapse.models.files.validate_checkpoint import validate_checkpoint
 from small_checkpoints import model_of, moved, save, tokenizer_of
 from twins_engine import tiny
 
@@ -20,13 +20,13 @@ from twins_engine import tiny
 def _admitted(path: Path, base: Path) -> tuple[Any, list[str]]:
     expected, files = reference(files_of(str(base))), files_of(str(path))
     expected.__dict__["tokenizer"] = None
-    notes = admit(files, expected)
+    notes = validate_checkpoint(files, expected)
     return build_model(files, read_tensors(files), expected, "cpu").hf, notes
 
 
 def _refused(path: Path, base: Path) -> str:
     with pytest.raises(CircuitlapseError) as caught:
-        admit(files_of(str(path)), reference(files_of(str(base))))
+        validate_checkpoint(files_of(str(path)), reference(files_of(str(base))))
     assert str(path) in str(caught.value)
     return str(caught.value)
 

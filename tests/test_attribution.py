@@ -6,10 +6,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from circuitlapse.attribution import Scores, attribute
+from circuitlapse.attribution.edges import attribute
+from circuitlapse.attribution.scores import Scores
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models import Graph, load_model
-from circuitlapse.tasks.pairs import PromptPairs
+from circuitlapse.graph import Graph
+from circuitlapse.models.files.load import load_model
+from circuitlapse.prompts.pairs import PromptPairs
 from twins_engine import Literal, random_pairs, tiny_gpt2
 
 POINTS = {("eap", 5): [1.0], ("eap-ig-inputs", 1): [0.0], ("eap-ig-inputs", 3): [0.0, 1 / 3, 2 / 3]}

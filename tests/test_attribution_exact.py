@@ -8,9 +8,12 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from circuitlapse.attribution import attribute, exact, project_exact
-from circuitlapse.models import Graph, load_model
-from circuitlapse.tasks.pairs import PromptPairs
+from circuitlapse.attribution import exact
+from circuitlapse.attribution.edges import attribute
+from circuitlapse.attribution.exact import project_exact
+from circuitlapse.graph import Graph
+from circuitlapse.models.files.load import load_model
+from circuitlapse.prompts.pairs import PromptPairs
 from twins_engine import random_pairs, tiny_gpt2
 
 ROOT = 5**0.5
@@ -23,9 +26,15 @@ def _copying_head() -> tuple[Any, PromptPairs]:
     embeddings, so that it adds A + C in the clean and B + C in the corrupt run.
     """
     config = GPT2Config(
-        n_layer=1, n_head=1, n_embd=4, n_positions=2, vocab_size=3, layer_norm_epsilon=1e-12,
-        bos_token_id=None, eos_token_id=None,
-    )  # fmt: skip
+        n_layer=1,
+        n_head=1,
+        n_embd=4,
+        n_positions=2,
+        vocab_size=3,
+        layer_norm_epsilon=1e-12,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
     hf: Any = GPT2LMHeadModel(config)
     with torch.no_grad():
         for name, weight in hf.named_parameters():
@@ -89,10 +98,12 @@ def test_the_sign_is_mibs_for_every_method():
 @pytest.mark.parametrize(
     ("method", "options"),
     [
-        ("exact", {}), ("eap-ig-inputs", {}), ("eap-ig-activations", {"steps": 2}),
+        ("exact", {}),
+        ("eap-ig-inputs", {}),
+        ("eap-ig-activations", {"steps": 2}),
         ("eap", {"qk_fix": True}),
     ],
-)  # fmt: skip
+)
 def test_dead_components_score_exactly_zero(method, options):
     hf = tiny_gpt2()
     with torch.no_grad():

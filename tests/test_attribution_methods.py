@@ -6,9 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import twins_attribution as twins
-from circuitlapse.attribution import attribute, neuron_effects, neuron_scores, node_effects
-from circuitlapse.models import load_model
-from circuitlapse.tasks.pairs import PromptPairs
+from circuitlapse.attribution.edges import attribute
+from circuitlapse.attribution.neurons import neuron_scores
+from circuitlapse.models.files.load import load_model
+from circuitlapse.patching.neuron_effects import neuron_effects
+from circuitlapse.patching.patching import node_effects
+from circuitlapse.prompts.pairs import PromptPairs
 from twins_engine import FAMILIES, Literal, random_pairs, tiny, tiny_gpt2
 
 families = pytest.mark.parametrize("family", FAMILIES)

@@ -10,10 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import twins_attribution as twins
-from circuitlapse.attribution import attribute, neuron_effects, neuron_scores
+from circuitlapse.attribution.edges import attribute
+from circuitlapse.attribution.neurons import neuron_scores
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models import load_model
-from circuitlapse.tasks.pairs import PromptPairs
+from circuitlapse.models.files.load import load_model
+from circuitlapse.patching.neuron_effects import neuron_effects
+from circuitlapse.prompts.pairs import PromptPairs
 from twins_engine import Literal, random_pairs, tiny, tiny_gpt2
 
 
@@ -46,9 +48,11 @@ def test_scores_by_position_are_the_literal_ones(family, method, points):
     for name, expected in twin.items():
         assert float(expected.abs().max()) > 1e-3
         torch.testing.assert_close(
-            scores.by_position[name].double(), expected,
-            rtol=1e-4, atol=1e-4 * float(scores.mean.abs().max()),
-        )  # fmt: skip
+            scores.by_position[name].double(),
+            expected,
+            rtol=1e-4,
+            atol=1e-4 * float(scores.mean.abs().max()),
+        )
 
 
 def _masks(pairs: PromptPairs) -> dict[str, list[torch.Tensor]]:
@@ -101,9 +105,12 @@ def test_positions_add_up_in_any_batches(seed, n, longest, size):
 
 def test_positions_left_of_the_first_difference_score_zero():
     pairs = PromptPairs.from_tensors(
-        torch.tensor([[1, 2, 3, 4]]), torch.tensor([[1, 2, 5, 4]]), torch.tensor([6]),
-        torch.tensor([7]), positions={"before": torch.tensor([1]), "changed": torch.tensor([2])},
-    )  # fmt: skip
+        torch.tensor([[1, 2, 3, 4]]),
+        torch.tensor([[1, 2, 5, 4]]),
+        torch.tensor([6]),
+        torch.tensor([7]),
+        positions={"before": torch.tensor([1]), "changed": torch.tensor([2])},
+    )
     model = load_model(tiny_gpt2())
     scores = attribute(model, pairs, "eap-ig-activations", steps=1, by_position=True)
     assert (scores.by_position["before"] == 0).all()

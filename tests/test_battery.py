@@ -15,11 +15,13 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.tasks import SPLITS, TASKS, Item, get_task, tokenize
-from circuitlapse.tasks.pools import ALL, NUMBER_WORDS, POOLS, pools_for
-from circuitlapse.tasks.splits import PAIR_SPLIT
-from circuitlapse.tasks.words import NAMES
-from circuitlapse.training.tokenizer import build_tokenizer
+from circuitlapse.organisms.tokenizer import build_tokenizer
+from circuitlapse.records.items import Item
+from circuitlapse.tasks.battery import TASKS
+from circuitlapse.tasks.registry import get_task
+from circuitlapse.tasks.splits import PAIR_SPLIT, SPLITS
+from circuitlapse.tasks.tokenization import tokenize
+from circuitlapse.tasks.words import ALL, NAMES, NUMBER_WORDS, POOLS, pools_for
 
 EACH = 125  # items of every task and split: more than 10,000 in all
 
@@ -67,8 +69,11 @@ def richer(prompt: str) -> str:
 
 
 CHECKERS: dict[str, Callable[[str], str]] = {
-    "ioi": recipient, "leave": keeper, "pass": holder, "bought": richer,
-}  # fmt: skip
+    "ioi": recipient,
+    "leave": keeper,
+    "pass": holder,
+    "bought": richer,
+}
 
 
 def right_answers(name: str, prompt: str) -> set[str]:
@@ -213,8 +218,9 @@ def without(tokenizer: PreTrainedTokenizerFast, words: set[str]) -> PreTrainedTo
     state["model"]["vocab"] = {piece: i for i, piece in enumerate(kept)}
     return PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(json.dumps(state)),
-        unk_token="<|unknown|>", eos_token="<|endoftext|>",
-    )  # fmt: skip
+        unk_token="<|unknown|>",
+        eos_token="<|endoftext|>",
+    )
 
 
 def test_words_are_chosen_to_suit_the_tokenizer() -> None:
@@ -228,8 +234,14 @@ def test_words_are_chosen_to_suit_the_tokenizer() -> None:
     assert not {"Mary", "John", "ring", "store"} & set(re.findall(r"\w+", text))
     assert len(tokenize(items, fewer, "names")) == 60
     # Random words are drawn from those that the organism has.
-    assert len(tokenize(get_task("induction").items("test", 9, tokenizer=organism), organism,
-                        "next_token")) == 9  # fmt: skip
+    assert (
+        len(
+            tokenize(
+                get_task("induction").items("test", 9, tokenizer=organism), organism, "next_token"
+            )
+        )
+        == 9
+    )
 
 
 def test_a_task_that_a_tokenizer_cannot_have_says_why() -> None:

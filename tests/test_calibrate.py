@@ -7,45 +7,43 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from circuitlapse.calibration import (
-    ALL_WEIGHTS,
-    KINDS,
-    Judging,
-    Planting,
-    calibrate,
-    clopper_pearson,
-    judge,
-    plant,
-    planted_recipe,
-    work,
-)
+from circuitlapse.calibration import candidate_jobs
+from circuitlapse.calibration.calibrate import calibrate
+from circuitlapse.calibration.judge import Judging, judge
+from circuitlapse.calibration.organism_checks import KINDS
+from circuitlapse.calibration.planted import ALL_WEIGHTS, plant, planted_recipe
 from circuitlapse.calibration.tally import confusion, outcome_of, tallies
 from circuitlapse.cli.calibrate import print_calibration
-from circuitlapse.compare.rule import THRESHOLDS
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.records.calibration import (
-    CALIBRATION_COLUMNS,
-    CalibratedOrganism,
-    Calibration,
-)
-from circuitlapse.records.documents import Estimate
-from circuitlapse.training import Recipe, Stage
+from circuitlapse.organisms.organism_cache import GroundTruthConfig
+from circuitlapse.organisms.recipe import Recipe, Stage
+from circuitlapse.records.calibration import CALIBRATION_COLUMNS, CalibratedOrganism, Calibration
+from circuitlapse.stats.intervals import Estimate, clopper_pearson
+from circuitlapse.verdict.verdict import THRESHOLDS
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
 TINY = Recipe(
-    layers=2, heads=4, d_model=16, warmup=2, batch=4, extra_rounds=0,
-    blank_heads=("a0.h1", "a1.h2"), gate_prompts=32,
-    old_at_least=0.0, new_at_least=0.0, new_at_most=1.0,
+    layers=2,
+    heads=4,
+    d_model=16,
+    warmup=2,
+    batch=4,
+    extra_rounds=0,
+    blank_heads=("a0.h1", "a1.h2"),
+    gate_prompts=32,
+    old_at_least=0.0,
+    new_at_least=0.0,
+    new_at_most=1.0,
     stages=(
         Stage(steps=3, weights={"repeat": 1.0}),
         Stage(steps=3, weights={"ioi2": 1.0, "three_any": 1.0}),
     ),
-)  # fmt: skip
+)
 NEVER = TINY.model_copy(update={"old_at_least": 1.0})
-QUICK = Planting(
+QUICK = GroundTruthConfig(
     steps=4, batch_size=4, lock_steps=4, prompts=48, group_prompts=48, gain_steps=3, head_rate=0.03
-)  # fmt: skip
+)
 LITTLE = Judging(validation=24, test=24, answers=24, n_random=2, repeats=20)
 
 
@@ -113,14 +111,14 @@ def test_what_is_there_is_taken_and_a_stopped_calibration_goes_on(whole, cache, 
 
 
 def test_other_thresholds_or_settings_judge_anew(monkeypatch):
-    setup = work.Setup(dict.fromkeys(KINDS, TINY), QUICK, LITTLE, None)
-    candidate = work.Candidate("formed", 1)
-    keys = {setup.key_of(candidate), setup.key_of(work.Candidate("formed", 2))}
-    for field, value in (("planting", Planting()), ("judging", Judging())):
+    setup = candidate_jobs.Setup(dict.fromkeys(KINDS, TINY), QUICK, LITTLE, None)
+    candidate = candidate_jobs.Candidate("formed", 1)
+    keys = {setup.key_of(candidate), setup.key_of(candidate_jobs.Candidate("formed", 2))}
+    for field, value in (("planting", GroundTruthConfig()), ("judging", Judging())):
         keys.add(replace(setup, **{field: value}).key_of(candidate))
     monkeypatch.setitem(THRESHOLDS, "MAJORITY", 0.6)
     keys.add(setup.key_of(candidate))
-    monkeypatch.setattr(work, "judges", lambda: "other code")
+    monkeypatch.setattr(candidate_jobs, "judges", lambda: "other code")
     keys.add(setup.key_of(candidate))
     assert len(keys) == 6
 
@@ -175,10 +173,21 @@ def test_a_killed_worker_is_explained(cache, tmp_path, monkeypatch):
 def organism(kind, label, seed=0, scored=True, refused="", variant=""):
     share = Estimate(value=0.9, low=0.8, high=1.0)
     return CalibratedOrganism(
-        kind=kind, seed=seed, variant=variant, scored=scored, refused=refused, figures={},
-        trained=[], label=label, outcome=None if label is None else outcome_of(kind, label),
-        reason="Because.", gain=share, shares={"formed": share}, checks=[], seconds=1.0,
-    )  # fmt: skip
+        kind=kind,
+        seed=seed,
+        variant=variant,
+        scored=scored,
+        refused=refused,
+        figures={},
+        trained=[],
+        label=label,
+        outcome=None if label is None else outcome_of(kind, label),
+        reason="Because.",
+        gain=share,
+        shares={"formed": share},
+        checks=[],
+        seconds=1.0,
+    )
 
 
 ORGANISMS = [
@@ -220,10 +229,19 @@ def test_exact_intervals():
 
 def test_the_summary_names_every_organism_that_was_not_right_and_why():
     found = Calibration(
-        circuitlapse="0", command="", finished="", seconds=1.0, n=10, seed_from=0, settings={},
-        thresholds={}, organisms=ORGANISMS, confusion=confusion(ORGANISMS),
-        tallies=tallies(ORGANISMS), missing={"transformed": 10},
-    )  # fmt: skip
+        circuitlapse="0",
+        command="",
+        finished="",
+        seconds=1.0,
+        n=10,
+        seed_from=0,
+        settings={},
+        thresholds={},
+        organisms=ORGANISMS,
+        confusion=confusion(ORGANISMS),
+        tallies=tallies(ORGANISMS),
+        missing={"transformed": 10},
+    )
     console = Console(width=120, record=True, file=StringIO())
     print_calibration(found, console)
     text = console.export_text()

@@ -9,10 +9,13 @@ from hypothesis import strategies as st
 
 import circuitlapse as cl
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models import behaviour, load_model, logit_differences
-from circuitlapse.tasks import Item, PromptPairs, tokenize
-from circuitlapse.tasks.metrics import candidate_mean, check_metric
-from circuitlapse.training.tokenizer import build_tokenizer
+from circuitlapse.models.engine.behaviour import behaviour, logit_differences
+from circuitlapse.models.files.load import load_model
+from circuitlapse.organisms.tokenizer import build_tokenizer
+from circuitlapse.prompts.metrics import candidate_mean, check_metric
+from circuitlapse.prompts.pairs import PromptPairs
+from circuitlapse.records.items import Item
+from circuitlapse.tasks.tokenization import tokenize
 from twins_engine import random_pairs, tiny_gpt2
 
 VOCABULARY = 23
@@ -30,9 +33,13 @@ def ragged(seed: int, n: int = 6) -> PromptPairs:
         wrong.append(tokens[3 : 4 + bad] + [-1] * (3 - bad))
     mask = (torch.arange(plain.clean.shape[1]) < plain.lengths[:, None]).long()
     return PromptPairs.from_tensors(
-        plain.clean, plain.corrupt, torch.tensor(answers), torch.tensor(wrong), mask,
+        plain.clean,
+        plain.corrupt,
+        torch.tensor(answers),
+        torch.tensor(wrong),
+        mask,
         also=torch.tensor(also),
-    )  # fmt: skip
+    )
 
 
 def by_hand(name: str, logits: torch.Tensor, right: list[int], wrong: list[int]) -> float:
@@ -90,10 +97,16 @@ def test_a_mean_over_all_candidates_is_the_plain_mean() -> None:
 def told(answer: str, distractors: tuple[str, ...], **changes: object) -> Item:
     prompt = "Then, Mary and John went to the store. John gave a ring to"
     fields = {
-        "prompt": prompt, "answer": answer, "distractors": distractors, "names": ("Mary", "John"),
-        "template": "t", "split": "test", "spans": {"IO": (6, 10)},
-        "corrupt": {"names": prompt.replace("John", "Paul")}, "corrupt_answers": {"names": answer},
-    }  # fmt: skip
+        "prompt": prompt,
+        "answer": answer,
+        "distractors": distractors,
+        "names": ("Mary", "John"),
+        "template": "t",
+        "split": "test",
+        "spans": {"IO": (6, 10)},
+        "corrupt": {"names": prompt.replace("John", "Paul")},
+        "corrupt_answers": {"names": answer},
+    }
     return Item.model_validate({**fields, **changes})
 
 
@@ -145,9 +158,11 @@ def test_a_metric_that_needs_single_tokens_or_distractors_says_so() -> None:
             check_metric(metric, pairs)
     check_metric("log_prob", pairs)
     gap = PromptPairs.from_tensors(
-        torch.ones(2, 3, dtype=torch.long), torch.ones(2, 3, dtype=torch.long),
-        torch.tensor([5, 6]), torch.tensor([[7], [-1]]),
-    )  # fmt: skip
+        torch.ones(2, 3, dtype=torch.long),
+        torch.ones(2, 3, dtype=torch.long),
+        torch.tensor([5, 6]),
+        torch.tensor([[7], [-1]]),
+    )
     with pytest.raises(CircuitlapseError, match=r"logit_diff needs distractors .*without any"):
         check_metric("logit_diff", gap)
 

@@ -14,21 +14,13 @@ from rich.console import Console
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from circuitlapse.circuits import (
-    IOI_HEADS,
-    Attends,
-    Copies,
-    FeedsQueries,
-    Repeats,
-    Role,
-    check_heads,
-    pairs_for,
-)
+from circuitlapse.circuits.head_tests import Attends, Copies, FeedsQueries, Repeats, Role
+from circuitlapse.circuits.known import IOI_HEADS, check_heads, pairs_for
 from circuitlapse.cli.check import check_published
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models import load_model
-from circuitlapse.tasks import get_task
-from circuitlapse.training.tokenizer import build_tokenizer
+from circuitlapse.models.files.load import load_model
+from circuitlapse.organisms.tokenizer import build_tokenizer
+from circuitlapse.tasks.registry import get_task
 from handmade import handmade, handmade_pairs
 
 MADE_FOR = (
@@ -147,9 +139,14 @@ def of_gpt2_shape(request, tmp_path_factory) -> Path:
     end = tokenizer.eos_token_id
     torch.manual_seed(0)
     config = GPT2Config(
-        n_layer=12, n_head=12, n_embd=24, n_positions=64, vocab_size=len(tokenizer),
-        bos_token_id=end, eos_token_id=end,
-    )  # fmt: skip
+        n_layer=12,
+        n_head=12,
+        n_embd=24,
+        n_positions=64,
+        vocab_size=len(tokenizer),
+        bos_token_id=end,
+        eos_token_id=end,
+    )
     directory = tmp_path_factory.mktemp("gpt2-shape")
     GPT2LMHeadModel(config).save_pretrained(directory)
     tokenizer.save_pretrained(directory)

@@ -11,12 +11,13 @@ import torch
 from safetensors.torch import load_file, save_file, save_model
 
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models import load_model, quiet
-from circuitlapse.models.admission import admit
-from circuitlapse.models.checkpoints import find_checkpoints
-from circuitlapse.models.files import files_of
-from circuitlapse.models.foreign import build_model, read_tensors
-from circuitlapse.models.reference import reference
+from circuitlapse.models.files.checkpoints import find_checkpoints
+from circuitlapse.models.files.files import files_of
+from circuitlapse.models.files.load import load_model
+from circuitlapse.models.files.merge import build_model, read_tensors
+from circuitlapse.models.files.quiet import quiet
+from circuitlapse.models.files.reference import reference
+from circuitlapse.models.files.validate_checkpoint import validate_checkpoint
 from small_checkpoints import grown, model_of, moved, save, tokenizer_of, trained
 from twins_engine import FAMILIES, tiny
 
@@ -28,13 +29,13 @@ def _found(*names: object) -> dict[int, str]:
 def _admitted(path: Path, base: Path) -> tuple[Any, list[str]]:
     """Check and load a checkpoint; its model and what was said of it."""
     expected, files = reference(files_of(str(base))), files_of(str(path))
-    notes = admit(files, expected)
+    notes = validate_checkpoint(files, expected)
     return build_model(files, read_tensors(files), expected, "cpu"), notes
 
 
 def _refused(path: Path, base: Path) -> str:
     with pytest.raises(CircuitlapseError) as caught:
-        admit(files_of(str(path)), reference(files_of(str(base))))
+        validate_checkpoint(files_of(str(path)), reference(files_of(str(base))))
     assert str(path) in str(caught.value)
     return str(caught.value)
 
@@ -189,7 +190,7 @@ def test_an_untied_unembedding_is_cut_back_too(tmp_path):
 def _admitted_without_tokenizer(path: Path, base: Path) -> tuple[Any, list[str]]:
     expected, files = reference(files_of(str(base))), files_of(str(path))
     expected.__dict__["tokenizer"] = None
-    notes = admit(files, expected)
+    notes = validate_checkpoint(files, expected)
     return build_model(files, read_tensors(files), expected, "cpu").hf, notes
 
 
@@ -241,7 +242,7 @@ def test_revisions_of_the_hub_are_taken_from_its_cache_offline(hub, tiny_model):
     files = files_of(found[16])
     assert files.directory.name == f"{16:040x}"
     expected = reference(files_of(str(tiny_model)))
-    assert admit(files, expected) == []
+    assert validate_checkpoint(files, expected) == []
     _same(build_model(files, read_tensors(files), expected).hf, moved(tiny_model, 16))
     with pytest.raises(CircuitlapseError, match=r"no such revision .*pythia-nano@step24"):
         files_of("someone/pythia-nano@step24")

@@ -15,12 +15,13 @@ import torch
 
 import circuitlapse as cl
 from circuitlapse.cli.app import run as run_command
-from circuitlapse.config import read_experiment, to_toml
-from circuitlapse.models.foreign import read_tensors
-from circuitlapse.pipeline import Progress, foreign
-from circuitlapse.pipeline.run import jobs_of
-from circuitlapse.pipeline.work import work
-from circuitlapse.records import Store
+from circuitlapse.config.toml import read_experiment, to_toml
+from circuitlapse.models.files.merge import read_tensors
+from circuitlapse.pipeline.inputs import user_checkpoints
+from circuitlapse.pipeline.job import Progress
+from circuitlapse.pipeline.run.job_runners import work
+from circuitlapse.pipeline.run.run import jobs_of
+from circuitlapse.records.store import Store
 from small_checkpoints import grown, moved, save, tokenizer_of, trained
 from small_run import small_experiment
 
@@ -85,13 +86,15 @@ def test_the_first_checkpoint_is_the_base_where_none_is_named(finished, tiny_mod
     assert run.experiment.base.path == str(first)
     assert run.table("nodes").equals(finished.table("nodes"))
     # Naming both is fine where they are the same, and only there.
-    looked_up = foreign.look_up(experiment(tiny_model, {0: str(first), 8: f"{sft}/checkpoint-8"}))
+    looked_up = user_checkpoints.look_up(
+        experiment(tiny_model, {0: str(first), 8: f"{sft}/checkpoint-8"})
+    )
     assert looked_up.checkpoints == {0: str(tiny_model), 8: f"{sft}/checkpoint-8"}
     wrong = experiment(tiny_model, {0: f"{sft}/checkpoint-16", 8: f"{sft}/checkpoint-8"})
     with pytest.raises(cl.CircuitlapseError, match="checkpoint of step 0 is not the base"):
-        foreign.look_up(wrong)
+        user_checkpoints.look_up(wrong)
     with pytest.raises(cl.CircuitlapseError, match="nothing to compare"):
-        foreign.look_up(experiment(None, str(first)))
+        user_checkpoints.look_up(experiment(None, str(first)))
 
 
 def test_a_padding_token_added_in_training_changes_no_circuit(tiny_model, finished, sft, tmp_path):
@@ -99,11 +102,31 @@ def test_a_padding_token_added_in_training_changes_no_circuit(tiny_model, finish
     for step in (8, 16):
         grown(tiny_model, tmp_path / f"out/checkpoint-{step}", step)
     done = subprocess.run(
-        [sys.executable, "-m", "circuitlapse", "run", "--checkpoints", "out/checkpoint-*",
-         "--base", str(tiny_model), "--prompts", "12", "--corruption", "names",
-         "--exact-at", "ends", "--workers", "1", "--out", "run"],
-        cwd=tmp_path, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "circuitlapse",
+            "run",
+            "--checkpoints",
+            "out/checkpoint-*",
+            "--base",
+            str(tiny_model),
+            "--prompts",
+            "12",
+            "--corruption",
+            "names",
+            "--exact-at",
+            "ends",
+            "--workers",
+            "1",
+            "--out",
+            "run",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert "Verdict: undetermined" in done.stdout
     rows = len(tokenizer_of(tiny_model))
@@ -119,8 +142,9 @@ def test_a_padding_token_added_in_training_changes_no_circuit(tiny_model, finish
         assert ours.keys() == theirs.keys()
         for name, array in theirs.items():
             assert ours[name] == pytest.approx(array, abs=1e-5), name
-    circuits = [run.table("edges").select("step", "task", "writer", "reader") for run in
-                (grown_run, plain)]  # fmt: skip
+    circuits = [
+        run.table("edges").select("step", "task", "writer", "reader") for run in (grown_run, plain)
+    ]
     assert circuits[0].equals(circuits[1])
 
 
@@ -132,8 +156,13 @@ def test_at_most_two_checkpoints_are_in_memory_and_the_next_is_read_meanwhile(
 
     def alive() -> int:
         # Nothing is collected first: a model must go when it is let go, not some time later.
-        tables = [each for each in gc.get_objects() if type(each) in (torch.Tensor,
-                  torch.nn.Parameter) and each.shape == shape and not each.is_meta]  # fmt: skip
+        tables = [
+            each
+            for each in gc.get_objects()
+            if type(each) in (torch.Tensor, torch.nn.Parameter)
+            and each.shape == shape
+            and not each.is_meta
+        ]
         return len({each.untyped_storage().data_ptr() for each in tables})
 
     gc.collect()
@@ -146,8 +175,8 @@ def test_at_most_two_checkpoints_are_in_memory_and_the_next_is_read_meanwhile(
         most = max(most, alive() - before)
         return tensors
 
-    monkeypatch.setattr(foreign, "read_tensors", reading)
-    held = foreign.Shelf(Store(finished.path), finished.experiment)
+    monkeypatch.setattr(user_checkpoints, "read_tensors", reading)
+    held = user_checkpoints.CheckpointLoader(Store(finished.path), finished.experiment)
     monkeypatch.setattr(held, "_measured", lambda step: False)
     for step in (0, 0, 8, 8, 16):
         assert held.model(step) is held.model(step)
@@ -160,7 +189,7 @@ def test_at_most_two_checkpoints_are_in_memory_and_the_next_is_read_meanwhile(
 
 def test_a_checkpoint_whose_record_is_written_late_is_measured(tiny_model, sft, tmp_path):
     """The job that records step 8 ends after step 0 was measured: busy cores do this at random."""
-    wanted = foreign.look_up(experiment(tiny_model, {8: f"{sft}/checkpoint-8"}))
+    wanted = user_checkpoints.look_up(experiment(tiny_model, {8: f"{sft}/checkpoint-8"}))
     store, step_8 = Store(tmp_path), "checkpoint of step 8"
     jobs = {job.name: job for job in jobs_of(wanted)}
     first = ["checkpoint of step 0", "prompts ioi2 test", "prompts ioi2 test_templates"]
@@ -168,11 +197,11 @@ def test_a_checkpoint_whose_record_is_written_late_is_measured(tiny_model, sft, 
     try:
         for name in first + late:
             if name == step_8:  # let a look-ahead end, if there is one
-                held = foreign.shelf(store, wanted)
+                held = user_checkpoints.checkpoint_loader(store, wanted)
                 held._thread.submit(lambda: None).result()
             work(jobs[name], store, wanted, lambda done, of, note="": None)
     finally:
-        foreign.put_away()
+        user_checkpoints.close_loader()
     assert store.record(jobs[late[-1]].outputs[0])
 
 
@@ -184,8 +213,8 @@ def test_no_error_of_a_look_ahead_decides_anything(finished, monkeypatch):
             raise OSError("no more files can be opened")
         return genuine(files)
 
-    monkeypatch.setattr(foreign, "read_tensors", fails_ahead)
-    held = foreign.Shelf(Store(finished.path), finished.experiment)
+    monkeypatch.setattr(user_checkpoints, "read_tensors", fails_ahead)
+    held = user_checkpoints.CheckpointLoader(Store(finished.path), finished.experiment)
     monkeypatch.setattr(held, "_measured", lambda step: False)
     for step in (0, 8, 16):
         assert held.model(step) is held.model(step)

@@ -3,15 +3,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from circuitlapse.attribution import attribute
-from circuitlapse.circuits import (
-    CircuitEvaluation,
-    evaluate_circuit,
-    evaluate_circuits,
-    faithfulness_curve,
-)
+from circuitlapse.attribution.edges import attribute
+from circuitlapse.circuits.curve import faithfulness_curve
+from circuitlapse.circuits.evaluate import CircuitEvaluation, evaluate_circuit, evaluate_circuits
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models import Circuit, Graph, load_model, logit_differences
+from circuitlapse.graph import Graph
+from circuitlapse.models.engine.behaviour import logit_differences
+from circuitlapse.models.engine.circuit import Circuit
+from circuitlapse.models.files.load import load_model
 from twins_engine import Literal, random_pairs, tiny_gpt2
 
 
@@ -35,9 +34,12 @@ def _twin(hf, mask: torch.Tensor, pairs) -> torch.Tensor:
 
 @settings(max_examples=20)
 @given(
-    st.integers(0, 1000), st.integers(1, 3), st.floats(0.1, 0.95), st.integers(1, 4),
+    st.integers(0, 1000),
+    st.integers(1, 3),
+    st.floats(0.1, 0.95),
+    st.integers(1, 4),
     st.integers(2, 9),
-)  # fmt: skip
+)
 def test_a_circuit_is_run_edge_by_edge(seed, layers, share, size, longest):
     hf, pairs = tiny_gpt2(seed, layers=layers), random_pairs(seed, 4, longest)
     model = load_model(hf)

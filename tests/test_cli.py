@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 import circuitlapse as cl
-from circuitlapse.cli import main
+from circuitlapse.cli.app import main
 from circuitlapse.cli.export import export as export_app
-from circuitlapse.config import to_toml
+from circuitlapse.config.toml import to_toml
 from small_run import small_experiment
 
 pytestmark = pytest.mark.usefixtures("unchecked")

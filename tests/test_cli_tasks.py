@@ -7,7 +7,8 @@ import pytest
 
 import circuitlapse as cl
 from circuitlapse.cli.tasks import tasks as app
-from circuitlapse.tasks import TASKS, Item
+from circuitlapse.records.items import Item
+from circuitlapse.tasks.battery import TASKS
 
 
 @pytest.fixture

@@ -5,16 +5,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from circuitlapse.attribution import attribute
-from circuitlapse.circuits import (
-    completeness,
-    evaluate_circuit,
-    greedy_completeness,
-    minimality,
-    random_sets,
-)
+from circuitlapse.attribution.edges import attribute
+from circuitlapse.circuits.completeness import completeness, greedy_completeness, random_sets
+from circuitlapse.circuits.evaluate import evaluate_circuit
+from circuitlapse.circuits.minimality import minimality
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models import Circuit, Graph, load_model
+from circuitlapse.graph import Graph
+from circuitlapse.models.engine.circuit import Circuit
+from circuitlapse.models.files.load import load_model
 from twins_engine import FAMILIES, Literal, random_pairs, tiny, tiny_gpt2
 
 families = pytest.mark.parametrize("family", FAMILIES)

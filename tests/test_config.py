@@ -3,7 +3,9 @@ import tomllib
 
 import pytest
 
-from circuitlapse.config import Experiment, demo_experiment, read_experiment, to_toml
+from circuitlapse.config.experiment import Experiment
+from circuitlapse.config.presets import demo_experiment
+from circuitlapse.config.toml import read_experiment, to_toml
 from circuitlapse.errors import CircuitlapseError
 
 _CONTROLS = '[base]\npath = "x"\n[controls]\n'
@@ -128,8 +130,12 @@ def test_placebos_are_those_of_the_fine_tunes_and_of_the_controls():
         }
     )
     assert [each.label for each in experiment.placebos("default")] == [
-        "old_task-0", "old_task-1", "old_task-2", "unrelated_text-1", "unrelated_text-2",
-    ]  # fmt: skip
+        "old_task-0",
+        "old_task-1",
+        "old_task-2",
+        "unrelated_text-1",
+        "unrelated_text-2",
+    ]
     arm = experiment.control_arms()[0]
     assert arm.seed == 1
     assert [each.seed for each in experiment.noise_placebos(arm)] == [1, 0, 2]

@@ -10,13 +10,15 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import circuitlapse as cl
-from circuitlapse.compare.choice import Choice, choose_heads, old_circuit
-from circuitlapse.models import behaviour, load_model
-from circuitlapse.pipeline.measure import load_about
-from circuitlapse.pipeline.plan import plan_jobs
-from circuitlapse.pipeline.plan_controls import curve
-from circuitlapse.pipeline.work import work
-from circuitlapse.records import Store
+from circuitlapse.models.engine.behaviour import behaviour
+from circuitlapse.models.files.load import load_model
+from circuitlapse.pipeline.run.job_runners import work
+from circuitlapse.pipeline.run.plan import plan_jobs
+from circuitlapse.records.arrays import load_about
+from circuitlapse.records.layout import curve
+from circuitlapse.records.store import Store
+from circuitlapse.two_models.head_groups import choose_heads, old_task_heads
+from circuitlapse.verdict.evidence import Choice
 from handmade import handmade, handmade_pairs
 from small_run import small_experiment
 
@@ -55,9 +57,10 @@ def test_every_control_has_its_curve_and_keeps_no_checkpoint(finished):
     assert set(table["n"]) <= {0, 16}
     kept = {path.parent.name for path in (finished.path / "checkpoints").glob("*/*")}
     assert kept == {
-        "seed-0", *(f"placebo-shuffled-answers-seed-{seed}" for seed in (0, 3)),
+        "seed-0",
+        *(f"placebo-shuffled-answers-seed-{seed}" for seed in (0, 3)),
         *(f"placebo-unrelated-text-seed-{seed}" for seed in (0, 3)),
-    }  # fmt: skip
+    }
     assert not list(finished.path.glob(".restart-*"))
 
 
@@ -116,9 +119,11 @@ def test_overlap_has_an_unrelated_task_and_placebos(finished):
         "unrelated_task": {"base:induction", "tuned:induction"},
         "placebo": {
             f"{kind}-{seed}:{task}"
-            for kind in PLACEBO["placebos"] for seed in (0, 3) for task in both
+            for kind in PLACEBO["placebos"]
+            for seed in (0, 3)
+            for task in both
         },
-    }  # fmt: skip
+    }
     extra = table.filter(pl.col("beside") != "")
     assert set(extra["unit"]) == {"nodes"}
     left = extra.group_by("beside").agg(pl.col("left").unique().sort())
@@ -151,9 +156,10 @@ def test_a_control_that_is_gone_is_trained_again_alone_and_to_the_same_bytes(fin
         (tmp_path / "run" / name).unlink()
     started = []
     cl.run_experiment(
-        finished.experiment, tmp_path / "run",
+        finished.experiment,
+        tmp_path / "run",
         lambda event: started.append(event.job) if event.kind == "started" else None,
-    )  # fmt: skip
+    )
     assert started == ["train mlps seed-0", "train gains seed-0", "train rank-1 seed-0"]
     assert [(tmp_path / "run" / name).read_bytes() for name in names] == before
 
@@ -188,9 +194,14 @@ def test_what_is_about_the_base_needs_no_fine_tune(tiny_model):
 def test_a_control_whose_logits_are_not_finite_keeps_its_curve_up_to_there(tiny_model, tmp_path):
     """After one step its weights are finite, and too large for finite logits."""
     fields = small_experiment(
-        tiny_model, placebo=False, steps=1, save_every=1, optimizer="sgd",
-        trainer={"max_grad_norm": 0.0}, learning_rate=1e30,
-    ).model_dump(mode="json")  # fmt: skip
+        tiny_model,
+        placebo=False,
+        steps=1,
+        save_every=1,
+        optimizer="sgd",
+        trainer={"max_grad_norm": 0.0},
+        learning_rate=1e30,
+    ).model_dump(mode="json")
     controls = {"train_only": ["mlps"], "prompts": 16}
     experiment = cl.Experiment.model_validate({**fields, "controls": controls})
     for job in needed(plan_jobs(experiment, {"path": "x"}), "train mlps seed-0"):
@@ -221,7 +232,7 @@ def test_nothing_is_trained_beside_checkpoints_that_the_user_has(tiny_model):
 
 def test_the_old_circuit_is_that_of_the_fates():
     base, pairs = load_model(handmade()), {"names": handmade_pairs()}
-    found = old_circuit(base, pairs)
+    found = old_task_heads(base, pairs)
     assert found.old_heads
     assert found == Choice(choose_heads(base, base, pairs, pairs).old_heads, ())
 

@@ -1,10 +1,11 @@
 import pytest
 import torch
 
-from circuitlapse.compare.crosspatch import EVERYWHERE, Patch, crosspatch, crosspatched
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models import behaviour, load_model
-from circuitlapse.tasks.pairs import PromptPairs
+from circuitlapse.models.engine.behaviour import behaviour
+from circuitlapse.models.files.load import load_model
+from circuitlapse.prompts.pairs import PromptPairs
+from circuitlapse.two_models.crosspatch import EVERYWHERE, Patch, crosspatch, crosspatched
 from twins_compare import LiteralMix
 from twins_engine import tiny
 
@@ -70,9 +71,15 @@ def test_rows_hold_every_group_position_and_way():
     seen = []
     groups = {"pair": ("a0.h1", "a1.h2"), "mlps": ("m0", "m1"), "none": ()}
     rows = crosspatch(
-        base, tuned, pairs, groups, ("END", EVERYWHERE),
-        seed=0, n_random=4, advance=lambda *at: seen.append(at),
-    )  # fmt: skip
+        base,
+        tuned,
+        pairs,
+        groups,
+        ("END", EVERYWHERE),
+        seed=0,
+        n_random=4,
+        advance=lambda *at: seen.append(at),
+    )
     assert seen[-1] == (12, 12)
     assert len(rows) == 12
     found = {(row.group, row.position, row.way): row for row in rows}

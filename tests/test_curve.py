@@ -5,11 +5,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from circuitlapse.attribution import attribute
-from circuitlapse.circuits import CircuitEvaluation, cmd, cpr, faithfulness_curve
-from circuitlapse.config import MIB_FRACTIONS
+from circuitlapse.attribution.edges import attribute
+from circuitlapse.circuits.curve import cmd, cpr, faithfulness_curve
+from circuitlapse.circuits.evaluate import CircuitEvaluation
+from circuitlapse.config.experiment import MIB_FRACTIONS
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models import load_model
+from circuitlapse.models.files.load import load_model
 from pages import code_of
 from twins_engine import random_pairs, tiny_gpt2
 

@@ -9,14 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from circuitlapse.compare.causes import Measured, divide_gain
-from circuitlapse.compare.decision import Run, Support, decide_causes
-from circuitlapse.compare.groups import GROUPS
-from circuitlapse.compare.matched import Beside
-from circuitlapse.compare.shares import SUBSETS
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models import Behaviour
-from circuitlapse.records.documents import CAUSES, Precondition
+from circuitlapse.records.answers import Behaviour
+from circuitlapse.records.documents import CAUSES, GROUPS, Precondition
+from circuitlapse.stats.random_baseline import RandomBaseline
+from circuitlapse.verdict.causes import Measured, divide_gain
+from circuitlapse.verdict.decision import Run, Support, decide_causes
+from circuitlapse.verdict.shares import SUBSETS
 
 PROMPTS = 80
 
@@ -38,8 +37,8 @@ def measured(elicited, effects, *, noise=0.3, right=(0.4, 0.95), spread=1.0, see
     return Measured(answers(base, right[0]), answers(hybrids[-1], right[1], spread), hybrids)
 
 
-FEW = Beside(20, 0.1, 0.0, 0.3, 1 / 21)
-MANY = Beside(20, 0.1, 0.0, 3.0, 0.4)
+FEW = RandomBaseline(20, 0.1, 0.0, 0.3, 1 / 21)
+MANY = RandomBaseline(20, 0.1, 0.0, 3.0, 0.4)
 SUPPORT = Support(
     non_negative=0.8,
     grafts={"old_heads": FEW, "recruited_heads": FEW},

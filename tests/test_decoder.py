@@ -5,15 +5,15 @@ from hypothesis import strategies as st
 from transformers.activations import NewGELUActivation
 
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models import (
+from circuitlapse.models.engine.behaviour import (
     behaviour,
     corrupt_logit_difference,
-    load_model,
     logit_differences,
 )
-from circuitlapse.models.context import Context
+from circuitlapse.models.engine.context import Context
+from circuitlapse.models.engine.shared_prefix import Suffixes, each_batch
 from circuitlapse.models.families.parts import gelu_
-from circuitlapse.models.prefix import Suffixes, each_batch
+from circuitlapse.models.files.load import load_model
 from twins_engine import Literal, random_pairs, tiny_gpt2
 
 VARIANTS = {

@@ -1,15 +1,15 @@
 import numpy as np
 import pytest
 
-from circuitlapse.compare.dynamics import (
+from circuitlapse.errors import CircuitlapseError
+from circuitlapse.heads.dynamics import (
     changes,
     epoch_ends,
     head_changes,
     steps_since,
     with_behaviour,
 )
-from circuitlapse.errors import CircuitlapseError
-from circuitlapse.records.intervals import mean_interval
+from circuitlapse.stats.intervals import mean_interval
 
 STEPS = list(range(0, 96, 8))
 

@@ -1,10 +1,12 @@
 import pytest
 
-from circuitlapse.compare.elicitable import few_shot
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models import behaviour, load_model
-from circuitlapse.tasks import get_task, tokenize
-from circuitlapse.tasks.fewshot import with_examples
+from circuitlapse.models.engine.behaviour import behaviour
+from circuitlapse.models.files.load import load_model
+from circuitlapse.reading.k_shot import few_shot
+from circuitlapse.tasks.few_shot import with_examples
+from circuitlapse.tasks.registry import get_task
+from circuitlapse.tasks.tokenization import tokenize
 
 
 @pytest.fixture(scope="module")

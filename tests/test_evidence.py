@@ -4,15 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from circuitlapse.compare.choice import choose_heads
-from circuitlapse.compare.decision import decide_causes
-from circuitlapse.compare.evidence import CauseEvidence, EvidencePrompts, cause_evidence
-from circuitlapse.compare.gains import GainFits, gained
-from circuitlapse.compare.grafts import Grafts
-from circuitlapse.compare.matched import matched_heads
-from circuitlapse.compare.mediation import held_behaviours
-from circuitlapse.models import behaviour, load_model, logit_differences
-from circuitlapse.models.components import component_pieces
+from circuitlapse.models.engine.behaviour import behaviour, logit_differences
+from circuitlapse.models.engine.weights import component_pieces
+from circuitlapse.models.files.load import load_model
+from circuitlapse.stats.random_baseline import matched_heads
+from circuitlapse.two_models.cause_evidence import EvidencePrompts, cause_evidence
+from circuitlapse.two_models.fit_scales import ScaleFits, rescaled
+from circuitlapse.two_models.grafts import Grafts
+from circuitlapse.two_models.head_groups import choose_heads
+from circuitlapse.two_models.mediation import behaviours_with_frozen_heads
+from circuitlapse.verdict.decision import decide_causes
+from circuitlapse.verdict.evidence import CauseEvidence
 from twins_engine import random_pairs, tiny
 
 
@@ -42,9 +44,9 @@ def test_evidence_is_what_its_parts_measure(measured):
     base, tuned, prompts, found, steps = measured
     assert steps == [(i, 7) for i in range(1, len(steps) + 1)]
     assert found.choice == choose_heads(base, tuned, prompts.old, prompts.new)
-    gains = GainFits(base, tuned, prompts.new["x"]).fit()
+    gains = ScaleFits(base, tuned, prompts.new["x"]).fit()
     assert found.gains == {node: gains.of(node) for node in base.graph.nodes}
-    louder = gained(base, gains)
+    louder = rescaled(base, gains)
     assert np.array_equal(found.hybrids[0], behaviour(louder, prompts.test).logit_diff)
     assert np.array_equal(found.hybrids[-1], behaviour(tuned, prompts.test).logit_diff)
     heads = found.choice.old_heads
@@ -60,7 +62,7 @@ def test_evidence_is_what_its_parts_measure(measured):
         assert own == pytest.approx(float(rise), abs=1e-5)
     before = behaviour(base, prompts.test).logit_diff.mean()
     for own, each in zip(found.held["old_heads"], sets, strict=True):
-        (answers,) = held_behaviours(base, tuned, prompts.test, [each])
+        (answers,) = behaviours_with_frozen_heads(base, tuned, prompts.test, [each])
         assert own == pytest.approx(float(answers.logit_diff.mean() - before), abs=1e-5)
     support = found.support.grafts["old_heads"]
     assert support is not None

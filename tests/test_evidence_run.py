@@ -11,14 +11,13 @@ import polars as pl
 import pytest
 
 import circuitlapse as cl
-from circuitlapse.compare.evidence import CauseEvidence
-from circuitlapse.compare.gains import gained
-from circuitlapse.compare.head_grafts import random_grafts
-from circuitlapse.compare.shares import SUBSETS
-from circuitlapse.pipeline.measure import load_about, load_arrays
-from circuitlapse.pipeline.plan import prompts
-from circuitlapse.pipeline.plan_evidence import grafts, grafts_at
-from circuitlapse.pipeline.prompts import read_items
+from circuitlapse.records.arrays import load_about, load_arrays
+from circuitlapse.records.items import read_items
+from circuitlapse.records.layout import grafts, grafts_at, prompts
+from circuitlapse.two_models.fit_scales import rescaled
+from circuitlapse.two_models.head_grafts import random_grafts
+from circuitlapse.verdict.evidence import CauseEvidence
+from circuitlapse.verdict.shares import SUBSETS
 from found_prompts import between, found_prompts, random_model, save
 from small_run import small_experiment
 
@@ -50,9 +49,13 @@ def run(places, tasks, tmp_path_factory) -> cl.Run:
     fields["tasks"] = dict(zip(("old", "new"), tasks, strict=True))
     fields["measure"] |= {"corruptions": ["subject"], "circuit_prompts": 24}
     fields["compare"] |= {
-        "group_prompts": 48, "graft_prompts": 64, "graft_steps": 2, "random_groups": 4,
-        "beside_prompts": 24, "bootstrap": 100,
-    }  # fmt: skip
+        "group_prompts": 48,
+        "graft_prompts": 64,
+        "graft_steps": 2,
+        "random_groups": 4,
+        "beside_prompts": 24,
+        "bootstrap": 100,
+    }
     experiment = cl.Experiment.model_validate(fields)
     return cl.run_experiment(experiment, tmp_path_factory.mktemp("runs") / "run")
 
@@ -71,8 +74,15 @@ def test_every_sentence_points_at_rows_and_every_kind_of_evidence_has_one(run):
         wanted = [pl.col(column) == value for column, value in evidence.where.items()]
         assert len(run.table(evidence.table).filter(*wanted)), evidence
     assert {evidence.table for evidence in found} >= {
-        "behaviour", "overlap", "fates", "grafts", "mediation", "crosspatch", "roles", "dynamics",
-    }  # fmt: skip
+        "behaviour",
+        "overlap",
+        "fates",
+        "grafts",
+        "mediation",
+        "crosspatch",
+        "roles",
+        "dynamics",
+    }
 
 
 def test_the_heads_in_use_are_those_that_the_table_counts(run):
@@ -92,9 +102,11 @@ def test_the_shares_are_those_of_the_table_and_sum_to_one(run):
     assert sum(share.value for share in shares.values()) == pytest.approx(1, abs=1e-5)
     table = run.table("grafts").filter(pl.col("origin") == "gained")
     rows = {
-        "elicited": ("gains", "first_in"), "transformed": ("old_heads", "shapley"),
-        "formed": ("recruited_heads", "shapley"), "elsewhere": ("elsewhere", "shapley"),
-    }  # fmt: skip
+        "elicited": ("gains", "first_in"),
+        "transformed": ("old_heads", "shapley"),
+        "formed": ("recruited_heads", "shapley"),
+        "elsewhere": ("elsewhere", "shapley"),
+    }
     for cause, (group, quantity) in rows.items():
         row = table.filter(pl.col("group") == group, pl.col("quantity") == quantity)
         found = [row[name].item() for name in ("share", "share_low", "share_high")]
@@ -183,7 +195,7 @@ def test_random_groups_are_grafted_where_their_group_was(run):
     pairs = cl.tokenize(items, base.tokenizer, cl.get_task(task).corruptions[0])
     table = run.table("grafts").filter(step=4, part="whole", group="old_heads", quantity="last_in")
     means = {}
-    for origin, start in (("base", base), ("gained", gained(base, found.gains))):
+    for origin, start in (("base", base), ("gained", rescaled(base, found.gains))):
         groups = {"old_heads": found.choice.old_heads}
         random = random_grafts(start, tuned, pairs, {"last_in": groups}, seed=0, n_random=4)
         means[origin] = np.mean(random["last_in", "old_heads"])
@@ -221,9 +233,12 @@ def test_roles_are_there_at_every_step_and_none_changed_at_the_first(run):
 def test_dynamics_dates_every_head_and_the_behaviour(run):
     table = run.table("dynamics")
     assert set(table["kind"]) == {"head", "behaviour"}
-    curve = run.table("behaviour").filter(
-        pl.col("task") == run.experiment.tasks.new, pl.col("split") == "test"
-    ).sort("step")["logit_diff"].to_numpy()  # fmt: skip
+    curve = (
+        run.table("behaviour")
+        .filter(pl.col("task") == run.experiment.tasks.new, pl.col("split") == "test")
+        .sort("step")["logit_diff"]
+        .to_numpy()
+    )
     row = table.filter(
         pl.col("kind") == "behaviour", pl.col("task") == run.experiment.tasks.new
     ).to_dicts()[0]
@@ -240,8 +255,9 @@ def test_overlap_and_fates_follow_the_checkpoints(run):
     overlap = run.table("overlap").filter(
         pl.col("left") == f"base:{run.experiment.tasks.old}",
         pl.col("right") == f"tuned:{run.experiment.tasks.old}",
-        pl.col("unit") == "nodes", pl.col("measure") == "pearson",
-    )  # fmt: skip
+        pl.col("unit") == "nodes",
+        pl.col("measure") == "pearson",
+    )
     assert dict(overlap.select("step", "value").iter_rows())[0] == pytest.approx(1)
     assert overlap["step"].to_list() == list(STEPS)
     fates = run.table("fates")
@@ -271,8 +287,11 @@ def test_two_models_are_compared_from_the_command_line(places, tmp_path):
     command = [sys.executable, "-m", "circuitlapse", "compare", str(places[0]), str(places[4])]
     done = subprocess.run(
         [*command, "--prompts", "16", "--workers", "1"],
-        cwd=tmp_path, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert "Verdict: " in done.stdout
     assert "The rule: frozen, then scored once on 40 small models" in done.stdout

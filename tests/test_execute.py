@@ -9,12 +9,13 @@ import cloudpickle
 import psutil
 import pytest
 
-from circuitlapse.config import Base, Compute, Experiment, Finetune
+from circuitlapse.config.base import Base
+from circuitlapse.config.experiment import Compute, Experiment
+from circuitlapse.config.finetune import Finetune
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.pipeline.execute import LostError, execute, unfinished
-from circuitlapse.pipeline.plan import Job
-from circuitlapse.pipeline.progress import Progress
-from circuitlapse.records import Store
+from circuitlapse.pipeline.job import Job, Progress
+from circuitlapse.pipeline.run.execute import FailedRunsError, execute, unfinished
+from circuitlapse.records.store import Store
 
 # The workers cannot import a test file: send this one's functions along.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -111,10 +112,13 @@ def _arm_job(kind, seed, *needs):
 
 
 ARMS = [
-    *(job for seed in (0, 1, 2) for job in
-      (_arm_job("finetune", seed), _arm_job("measure", seed, f"finetune-{seed}"))),
+    *(
+        job
+        for seed in (0, 1, 2)
+        for job in (_arm_job("finetune", seed), _arm_job("measure", seed, f"finetune-{seed}"))
+    ),
     _job("summary", "measure-0", "measure-1", "measure-2"),
-]  # fmt: skip
+]
 
 
 def lose_some(job, store, experiment, advance):
@@ -140,7 +144,7 @@ def _with_three_seeds(root, work, workers):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_fine_tunes_that_fail_are_named_at_the_end_and_keep_no_other_from_it(tmp_path, workers):
-    with pytest.raises(LostError) as caught:
+    with pytest.raises(FailedRunsError) as caught:
         _with_three_seeds(tmp_path, lose_some, workers)
     message = str(caught.value)
     assert message.startswith("2 fine-tune(s) came to nothing:\n")
@@ -160,7 +164,7 @@ def test_fine_tunes_that_fail_are_named_at_the_end_and_keep_no_other_from_it(tmp
 @pytest.mark.parametrize("workers", [1, 2])
 def test_without_any_fine_tune_a_run_ends_at_once(tmp_path, workers):
     with pytest.raises(
-        LostError, match=r"(?s)3 fine-tune.*Nothing is left; what was lost is tried"
+        FailedRunsError, match=r"(?s)3 fine-tune.*Nothing is left; what was lost is tried"
     ):
         _with_three_seeds(tmp_path, lose_all, workers)
     assert not (tmp_path / "summary.txt").exists()
@@ -176,7 +180,7 @@ def test_workers_end_with_a_killed_parent(tmp_path):
     """Otherwise they would go on writing into a run that was started again."""
     script = (
         "import os, time\nfrom loky import ProcessPoolExecutor\n"
-        "from circuitlapse.pipeline.execute import _start_worker\n"
+        "from circuitlapse.pipeline.run.execute import _start_worker\n"
         "pool = ProcessPoolExecutor(1, initializer=_start_worker, initargs=(None,))\n"
         "print(pool.submit(os.getpid).result(), flush=True)\ntime.sleep(60)\n"
     )

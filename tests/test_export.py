@@ -14,12 +14,12 @@ from transformers import (
 )
 
 import circuitlapse as cl
-from circuitlapse.circuits import export_circuit
+from circuitlapse.circuits.mib import export_circuit
 from circuitlapse.cli.export import export as export_app
-from circuitlapse.config import to_toml
+from circuitlapse.config.toml import to_toml
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models import Model, export_transformerlens
-from circuitlapse.models.export import OFFICIAL_VOCABULARY
+from circuitlapse.models.engine.model import Model
+from circuitlapse.models.files.transformerlens import OFFICIAL_VOCABULARY, export_transformerlens
 from twins_engine import random_pairs, tiny_gpt2
 
 
@@ -80,8 +80,11 @@ def test_scores_and_circuit_come_back_from_the_layout(model, tmp_path, suffix):
     else:
         found = torch.load(path, weights_only=True)
         assert found["cfg"] == {
-            "n_layers": 2, "n_heads": 3, "parallel_attn_mlp": False, "d_model": 12,
-        }  # fmt: skip
+            "n_layers": 2,
+            "n_heads": 3,
+            "parallel_attn_mlp": False,
+            "d_model": 12,
+        }
         values, inside = found["edges_scores"], found["edges_in_graph"]
         assert [row_of(name, 3) for name in found["src_nodes"]] == list(range(9))
         assert [column_of(name, 2, 3) for name in found["dst_nodes"]] == list(range(21))
@@ -118,10 +121,15 @@ def test_gpt2_small_has_the_published_counts(tmp_path):
 def test_a_parallel_block_says_so(tmp_path):
     hf = GPTNeoXForCausalLM(
         GPTNeoXConfig(
-            num_hidden_layers=2, num_attention_heads=2, hidden_size=8, intermediate_size=16,
-            vocab_size=11, bos_token_id=None, eos_token_id=None,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            hidden_size=8,
+            intermediate_size=16,
+            vocab_size=11,
+            bos_token_id=None,
+            eos_token_id=None,
         )
-    ).eval()  # fmt: skip
+    ).eval()
     model = cl.load_model(hf)
     path = export_circuit(tmp_path / "neox.json", model, scores=random_scores(model.graph))
     document = json.loads(path.read_text())
@@ -132,10 +140,16 @@ def test_a_parallel_block_says_so(tmp_path):
 
 def grouped():
     config = LlamaConfig(
-        num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, hidden_size=16,
-        intermediate_size=16, vocab_size=23, max_position_embeddings=32,
-        bos_token_id=None, eos_token_id=None,
-    )  # fmt: skip
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        hidden_size=16,
+        intermediate_size=16,
+        vocab_size=23,
+        max_position_embeddings=32,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
     torch.manual_seed(0)
     return cl.load_model(LlamaForCausalLM(config).eval())
 

@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-from circuitlapse.attribution import attribute, node_effects, patch
-from circuitlapse.circuits import evaluate_circuit
+from circuitlapse.attribution.edges import attribute
+from circuitlapse.circuits.evaluate import evaluate_circuit
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models import load_model
-from circuitlapse.models.context import Context
+from circuitlapse.models.engine.context import Context
+from circuitlapse.models.files.load import load_model
+from circuitlapse.patching.patching import node_effects, patch
 from twins_engine import FAMILIES, Literal, random_pairs, tiny
 
 families = pytest.mark.parametrize("family", FAMILIES)
@@ -104,13 +105,21 @@ def test_rotary_embeddings_that_depend_on_the_length_are_refused():
     [
         {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0},
         {
-            "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 8, "rope_theta": 500.0,
+            "rope_type": "llama3",
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8,
+            "rope_theta": 500.0,
         },
-        {"rope_type": "yarn", "factor": 4.0, "rope_theta": 500.0,
-         "original_max_position_embeddings": 8},
+        {
+            "rope_type": "yarn",
+            "factor": 4.0,
+            "rope_theta": 500.0,
+            "original_max_position_embeddings": 8,
+        },
     ],
     ids=lambda rope: rope["rope_type"],
-)  # fmt: skip
+)
 def test_scaled_rotary_embeddings_load(rope):
     load_model(tiny("llama", rope_parameters=rope))

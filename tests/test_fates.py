@@ -6,18 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from circuitlapse.compare.fates import (
+from circuitlapse.errors import CircuitlapseError
+from circuitlapse.heads.head_changes import (
+    CATEGORIES,
     COURSES,
-    FATES,
     HeadEffects,
+    category_of,
     course_of,
-    fate_of,
-    head_fates,
+    head_changes,
     used_threshold,
 )
-from circuitlapse.compare.thresholds import USED_FRACTION
-from circuitlapse.errors import CircuitlapseError
-from circuitlapse.records import SCHEMAS
+from circuitlapse.heads.thresholds import USED_FRACTION
+from circuitlapse.records.columns import SCHEMAS
 
 # Rows: the course on the old task; columns: on the new one. Written out by hand from the words.
 TABLE = """
@@ -38,11 +38,11 @@ LITERAL = {
 
 @pytest.mark.parametrize(("old", "new"), list(itertools.product(COURSES, COURSES)))
 def test_every_row_of_the_decision_table(old, new):
-    assert fate_of(old, new) == LITERAL[old, new]
+    assert category_of(old, new) == LITERAL[old, new]
 
 
 def test_the_table_reaches_every_fate():
-    assert set(LITERAL.values()) == set(FATES)
+    assert set(LITERAL.values()) == set(CATEGORIES)
 
 
 def test_every_course():
@@ -91,7 +91,7 @@ PLANTED = {
 
 
 def test_planted_fates_are_found():
-    result = head_fates(effects(list(PLANTED.values())), threshold=0.5)
+    result = head_changes(effects(list(PLANTED.values())), threshold=0.5)
     assert [row.fate for row in result.rows] == list(PLANTED)
     assert result.old_heads == ("a0.h1", "a0.h2", "a0.h3", "a1.h0", "a1.h2")
     assert result.recruited_heads == ("a1.h1",)
@@ -101,16 +101,19 @@ def test_planted_fates_are_found():
 
 def test_a_change_counts_only_beyond_what_the_placebo_did():
     columns = [
-        (2, 0, 3, 0, 2.0, 0), (2, 0, 3, 0, 3.2, 0), (2, 0, 3, 0, 0.5, 0), (0, 0, 0, 1, 0, 1.5),
+        (2, 0, 3, 0, 2.0, 0),
+        (2, 0, 3, 0, 3.2, 0),
+        (2, 0, 3, 0, 0.5, 0),
+        (0, 0, 0, 1, 0, 1.5),
         (0, 0, 0, 1, 1.5, 0),
-    ]  # fmt: skip
-    fates = [row.fate for row in head_fates(effects(columns), threshold=0.5).rows]
+    ]
+    fates = [row.fate for row in head_changes(effects(columns), threshold=0.5).rows]
     assert fates == ["strengthened", "kept", "kept", "unused", "recruited"]
 
 
 def test_without_a_placebo_changes_are_held_against_zero():
     columns = [(2, 0, 3, 0, 9.0, 9.0), (2, 0, 2, 0, 9.0, 9.0)]
-    result = head_fates(
+    result = head_changes(
         replace(effects(columns), placebo_old=None, placebo_new=None), threshold=0.5
     )
     assert [row.fate for row in result.rows] == ["strengthened", "kept"]
@@ -119,7 +122,7 @@ def test_without_a_placebo_changes_are_held_against_zero():
 
 def test_a_change_below_the_threshold_does_not_count_however_certain():
     columns = [(2, 0, 2.4, 0, 2, 0), (0.45, 0, 0.55, 0, 0.45, 0)]
-    result = head_fates(effects(columns, noise=0.01), threshold=0.5)
+    result = head_changes(effects(columns, noise=0.01), threshold=0.5)
     assert [row.fate for row in result.rows] == ["kept", "unused"]
 
 
@@ -127,12 +130,12 @@ def test_a_large_but_uncertain_effect_is_no_use():
     uncertain = np.array([[22.0], [-18.0]] * 4)
     flat = np.zeros_like(uncertain)
     given = HeadEffects(["a0.h0"], uncertain, flat, uncertain, flat, uncertain)
-    assert head_fates(given, threshold=0.5).rows[0].fate == "unused"
+    assert head_changes(given, threshold=0.5).rows[0].fate == "unused"
 
 
 def test_a_negative_head_is_used_and_can_flip():
     columns = [(-2, 0, -2, 0, -2, 0), (-2, 0, 2, 0, -2, 0), (-2, 0, -4, 0, -2, 0)]
-    fates = [row.fate for row in head_fates(effects(columns), threshold=0.5).rows]
+    fates = [row.fate for row in head_changes(effects(columns), threshold=0.5).rows]
     assert fates == ["kept", "repurposed", "strengthened"]
 
 
@@ -146,36 +149,42 @@ def test_more_heads_ask_for_more_certainty():
         old = np.tile(column, (1, n_heads))
         flat = np.zeros_like(old)
         names = [f"a0.h{i}" for i in range(n_heads)]
-        return head_fates(HeadEffects(names, old, flat, old, flat, old), 0.5).rows[0].fate
+        return head_changes(HeadEffects(names, old, flat, old, flat, old), 0.5).rows[0].fate
 
     assert fate(1) == "kept"
     assert fate(40) == "unused"
 
 
 @given(
-    st.lists(st.tuples(*[st.sampled_from([-3.0, -0.6, 0, 0.4, 0.6, 2.0])] * 6), min_size=1,
-             max_size=6),
+    st.lists(
+        st.tuples(*[st.sampled_from([-3.0, -0.6, 0, 0.4, 0.6, 2.0])] * 6), min_size=1, max_size=6
+    ),
     st.sampled_from([0.0, 0.05, 1.0, 5.0]),
     st.integers(0, 1000),
-)  # fmt: skip
+)
 def test_every_head_gets_exactly_one_fate(columns, noise, seed):
-    result = head_fates(effects(columns, prompts=10, noise=noise, seed=seed), threshold=0.5)
+    result = head_changes(effects(columns, prompts=10, noise=noise, seed=seed), threshold=0.5)
     assert len(result.rows) == len(columns)
-    assert all(row.fate in FATES for row in result.rows)
+    assert all(row.fate in CATEGORIES for row in result.rows)
     assert not set(result.old_heads) & set(result.recruited_heads)
 
 
 def test_identical_models_change_nothing():
     planted = effects(list(PLANTED.values()))
     same = replace(planted, tuned_old=planted.base_old, tuned_new=planted.base_new)
-    assert {row.fate for row in head_fates(same, 0.5).rows} <= {"unused", "kept"}
+    assert {row.fate for row in head_changes(same, 0.5).rows} <= {"unused", "kept"}
 
 
 def test_rows_have_the_tables_columns_and_95_percent_intervals():
-    row = head_fates(effects([(2, 0, 2, 0, 2, 0)]), threshold=0.5).rows[0]
+    row = head_changes(effects([(2, 0, 2, 0, 2, 0)]), threshold=0.5).rows[0]
     columns = set(asdict(row)) | {
-        "base_seed", "recipe", "finetune_seed", "step", "corruption", "since",
-    }  # fmt: skip
+        "base_seed",
+        "recipe",
+        "finetune_seed",
+        "step",
+        "corruption",
+        "since",
+    }
     assert columns == set(SCHEMAS["fates"])
     assert (row.node, row.layer, row.head) == ("a0.h0", 0, 0)
     assert row.base_old_low < row.base_old < row.base_old_high
@@ -192,4 +201,4 @@ def test_fates_refuse_wrong_input():
     with pytest.raises(CircuitlapseError, match="same prompts per task"):
         replace(good, heads=["a0.h0", "a0.h1"])
     with pytest.raises(CircuitlapseError, match=r"fates are for attention heads \(got 'm0'\)"):
-        head_fates(replace(good, heads=["m0"]), 0.5)
+        head_changes(replace(good, heads=["m0"]), 0.5)

@@ -11,12 +11,11 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from transformers.training_args import OptimizerNames
 
-from circuitlapse.config import Finetune
-from circuitlapse.config.finetune import Preset
+from circuitlapse.config.finetune import Finetune, Preset
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.tasks import get_task
-from circuitlapse.training.encode import IGNORED, REPEATS, encode
+from circuitlapse.tasks.registry import get_task
 from circuitlapse.training.finetune import finetune
+from circuitlapse.training.training_eval import IGNORED, REPEATS, encode
 
 
 def recipe(**settings) -> Finetune:
@@ -209,9 +208,14 @@ def test_the_rate_follows_the_schedule_to_zero(tiny_model):
 
     items = get_task("ioi3").items("train", 48)
     finetune(
-        tiny_model, items, lambda *a: None, recipe(schedule="linear"), seed=0, device="cpu",
+        tiny_model,
+        items,
+        lambda *a: None,
+        recipe(schedule="linear"),
+        seed=0,
+        device="cpu",
         callbacks=[Watch()],
-    )  # fmt: skip
+    )
     assert rates == pytest.approx([1e-2 * (6 - step) / 6 for step in range(1, 7)])
 
 
@@ -277,7 +281,12 @@ def test_loggers_get_the_losses(tiny_model):
     items = get_task("ioi3").items("train", 48)
     logging = {"logging_strategy": "steps", "logging_steps": 1}
     finetune(
-        tiny_model, items, lambda *a: None, recipe(trainer=logging), seed=0, device="cpu",
+        tiny_model,
+        items,
+        lambda *a: None,
+        recipe(trainer=logging),
+        seed=0,
+        device="cpu",
         callbacks=[Logger()],
-    )  # fmt: skip
+    )
     assert len([loss for loss in losses if loss is not None and math.isfinite(loss)]) == 6

@@ -1,9 +1,10 @@
 import pytest
 import torch
 
-import circuitlapse.compare.gains as gains_module
-from circuitlapse.compare.gains import GainFits, Gains, gained
-from circuitlapse.models import behaviour, load_model
+import circuitlapse.two_models.fit_scales as gains_module
+from circuitlapse.models.engine.behaviour import behaviour
+from circuitlapse.models.files.load import load_model
+from circuitlapse.two_models.fit_scales import OutputScales, ScaleFits, rescaled
 from twins_compare import LiteralMix
 from twins_engine import FAMILIES, random_pairs, tiny
 
@@ -11,18 +12,18 @@ from twins_engine import FAMILIES, random_pairs, tiny
 def drawn(graph, seed=0, low=-1.0, high=3.0):
     generator = torch.Generator().manual_seed(seed)
     nodes = low + (high - low) * torch.rand(len(graph.nodes), generator=generator)
-    return Gains(graph, nodes, torch.ones(len(nodes)))
+    return OutputScales(graph, nodes, torch.ones(len(nodes)))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_gains_put_into_the_base_are_found_again(family):
     base, pairs = load_model(tiny(family)), random_pairs(0)
     true = drawn(base.graph)
-    tuned = gained(base, true)
-    fit = GainFits(base, tuned, pairs).fit()
+    tuned = rescaled(base, true)
+    fit = ScaleFits(base, tuned, pairs).fit()
     torch.testing.assert_close(fit.nodes, true.nodes, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(fit.fit, torch.ones(len(fit.fit)), atol=1e-5, rtol=0)
-    again = behaviour(gained(base, fit), pairs).logit_diff
+    again = behaviour(rescaled(base, fit), pairs).logit_diff
     torch.testing.assert_close(again, behaviour(tuned, pairs).logit_diff, atol=1e-4, rtol=1e-4)
 
 
@@ -42,7 +43,7 @@ def test_gains_are_the_literal_least_squares_layer_by_layer(family):
         load_model(tiny(family, 1)),
         random_pairs(3, n=3),
     )
-    fit = GainFits(base, tuned, pairs, batch_size=2).fit()
+    fit = ScaleFits(base, tuned, pairs, batch_size=2).fit()
     ours, between, theirs = (LiteralMix(model.hf) for model in (base, base, tuned))
     last = base.graph.n_layers - 1
     readers, gains = [ours, theirs], dict[str, float]()
@@ -78,7 +79,7 @@ def test_gains_that_must_not_be_negative_stop_at_zero():
     base, pairs = load_model(tiny("gpt2")), random_pairs(0)
     true = drawn(base.graph)
     assert bool((true.nodes < 0).any())
-    fit = GainFits(base, gained(base, true), pairs).fit(non_negative=True)
+    fit = ScaleFits(base, rescaled(base, true), pairs).fit(non_negative=True)
     first = base.graph.n_heads
     wanted = true.nodes[:first].clamp(min=0)
     torch.testing.assert_close(fit.nodes[:first], wanted, atol=1e-4, rtol=0)
@@ -88,17 +89,17 @@ def test_gains_that_must_not_be_negative_stop_at_zero():
 def test_gains_of_a_model_over_itself_are_one_and_leave_it_as_it_is():
     base, pairs = load_model(tiny("gpt2")), random_pairs(0)
     before = {name: weight.clone() for name, weight in base.hf.named_parameters()}
-    fit = GainFits(base, base, pairs).fit()
+    fit = ScaleFits(base, base, pairs).fit()
     assert bool((fit.nodes == 1).all())
-    same = gained(base, fit)
+    same = rescaled(base, fit)
     assert torch.equal(behaviour(same, pairs).logit_diff, behaviour(base, pairs).logit_diff)
-    gained(base, drawn(base.graph))
+    rescaled(base, drawn(base.graph))
     assert all(torch.equal(before[name], weight) for name, weight in base.hf.named_parameters())
 
 
 def test_fits_that_share_what_is_read_are_those_alone(monkeypatch):
     base, tuned, pairs = load_model(tiny("gpt2", 0)), load_model(tiny("gpt2", 1)), random_pairs(5)
-    alone = [GainFits(base, tuned, pairs).fit(non_negative=bound) for bound in (False, True)]
+    alone = [ScaleFits(base, tuned, pairs).fit(non_negative=bound) for bound in (False, True)]
     assert float(alone[0].nodes.min()) < 0 <= float(alone[1].nodes.min())
     reading, readers = gains_module._what_is_read, []
 
@@ -110,7 +111,7 @@ def test_fits_that_share_what_is_read_are_those_alone(monkeypatch):
     # A device's free room shrinks by what is kept; that must not make other batches.
     room = iter([lambda width, before: 99, lambda width, before: 1])
     monkeypatch.setattr(gains_module, "most_rows", lambda *given: next(room))
-    fits = GainFits(base, tuned, pairs)
+    fits = ScaleFits(base, tuned, pairs)
     for bound, single in zip((False, True), alone, strict=True):
         assert torch.equal(fits.fit(non_negative=bound).nodes, single.nodes)
     # One batch: both models once, and the gained base in the second and third round of each fit.
@@ -121,8 +122,8 @@ def test_fits_that_share_what_is_read_are_those_alone(monkeypatch):
 
 def test_a_fit_that_turns_nothing_round_is_the_bounded_one_too():
     base, pairs = load_model(tiny("gpt2")), random_pairs(2)
-    tuned = gained(base, drawn(base.graph, low=0.5))
-    fits = GainFits(base, tuned, pairs)
+    tuned = rescaled(base, drawn(base.graph, low=0.5))
+    fits = ScaleFits(base, tuned, pairs)
     free = fits.fit()
     assert fits.fit(non_negative=True) is free
-    assert torch.equal(GainFits(base, tuned, pairs).fit(non_negative=True).nodes, free.nodes)
+    assert torch.equal(ScaleFits(base, tuned, pairs).fit(non_negative=True).nodes, free.nodes)

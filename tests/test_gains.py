@@ -5,11 +5,12 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models import load_model, logit_differences
-from circuitlapse.models.gains import gained, write_gains
-from circuitlapse.tasks import PromptPairs
-from circuitlapse.training import gains as training_gains
-from circuitlapse.training.gains import train_gains
+from circuitlapse.models.engine.behaviour import logit_differences
+from circuitlapse.models.engine.output_scales import rescaled_decoder, write_scales
+from circuitlapse.models.files.load import load_model
+from circuitlapse.prompts.pairs import PromptPairs
+from circuitlapse.training import train_scales as training_gains
+from circuitlapse.training.train_scales import train_scales
 from twins_engine import FAMILIES, Literal, random_pairs, tiny
 
 
@@ -20,7 +21,7 @@ def test_gains_scale_what_each_node_writes_and_nothing_else(family):
     nodes = model.graph.nodes
     gains = torch.linspace(-1.0, 2.0, len(nodes))
     tokens = torch.tensor([3, 1, 4, 1, 5])
-    write_gains(louder := load_model(copy.deepcopy(hf)), gains)
+    write_scales(louder := load_model(copy.deepcopy(hf)), gains)
     twin = Literal(hf)
     with torch.no_grad():
         _, before = twin.plain(tokens)
@@ -30,7 +31,7 @@ def test_gains_scale_what_each_node_writes_and_nothing_else(family):
     for node in first:
         torch.testing.assert_close(after[node], gains[nodes.index(node)] * before[node])
     pairs = random_pairs(0)
-    scaled = gained(model.decoder, gains)
+    scaled = rescaled_decoder(model.decoder, gains)
     values = logit_differences(type(model)(hf, scaled), pairs)[0]
     torch.testing.assert_close(values, logit_differences(louder, pairs)[0])
 
@@ -39,7 +40,7 @@ def test_gains_of_one_change_nothing():
     hf = tiny("gpt2")
     before = {name: p.clone() for name, p in hf.named_parameters()}
     model = load_model(hf)
-    write_gains(model, torch.ones(len(model.graph.nodes)))
+    write_scales(model, torch.ones(len(model.graph.nodes)))
     assert all(torch.equal(p, before[name]) for name, p in hf.named_parameters())
 
 
@@ -51,7 +52,7 @@ def test_training_does_as_well_as_the_gains_that_the_answers_came_from(monkeypat
     wanted[nodes.index("a1.h0")], wanted[nodes.index("m1")] = 3.0, 0.2
 
     def logits(gains):
-        write_gains(scaled := load_model(copy.deepcopy(hf)), gains)
+        write_scales(scaled := load_model(copy.deepcopy(hf)), gains)
         with torch.no_grad():
             return scaled.hf(pairs.clean).logits[rows, pairs.lengths - 1]
 
@@ -60,10 +61,13 @@ def test_training_does_as_well_as_the_gains_that_the_answers_came_from(monkeypat
     asked = PromptPairs.from_tensors(pairs.clean, pairs.corrupt, answers, attention_mask=mask)
     before, seen = copy.deepcopy(hf.state_dict()), []
     monkeypatch.setattr(training_gains, "_LEARNING_RATE", 0.1)
-    gains = train_gains(
-        model, asked, ["a1.h0", "m1"], steps=60,
+    gains = train_scales(
+        model,
+        asked,
+        ["a1.h0", "m1"],
+        steps=60,
         look=lambda step, values: seen.append((step, values)),
-    )  # fmt: skip
+    )
     assert all(torch.equal(value, before[name]) for name, value in hf.state_dict().items())
     others = [i for i, node in enumerate(nodes) if node not in ("a1.h0", "m1")]
     assert bool((gains[others] == 1).all())
@@ -77,6 +81,6 @@ def test_training_does_as_well_as_the_gains_that_the_answers_came_from(monkeypat
 def test_gains_for_other_nodes_are_refused():
     model = load_model(tiny("gpt2"))
     with pytest.raises(CircuitlapseError, match=r"one gain for each head and MLP .got '5 for 6'"):
-        gained(model.decoder, torch.ones(5))
+        rescaled_decoder(model.decoder, torch.ones(5))
     with pytest.raises(CircuitlapseError, match=r"no such node .got 'm7'.. Name heads"):
-        train_gains(model, random_pairs(0), ["m7"])
+        train_scales(model, random_pairs(0), ["m7"])

@@ -9,15 +9,16 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from transformers import GPT2Config, GPT2LMHeadModel, OPTConfig, OPTForCausalLM
 
-from circuitlapse.compare import grafts
-from circuitlapse.compare.grafts import Grafts, graft_values
-from circuitlapse.compare.groups import GROUPS, parameter_groups
-from circuitlapse.compare.shares import QUANTITIES, SUBSETS, gain_shares
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models import behaviour, load_model
-from circuitlapse.models.components import component_pieces
-from circuitlapse.records import SCHEMAS
-from circuitlapse.tasks.pairs import PromptPairs
+from circuitlapse.models.engine.behaviour import behaviour
+from circuitlapse.models.engine.weights import component_pieces
+from circuitlapse.models.files.load import load_model
+from circuitlapse.prompts.pairs import PromptPairs
+from circuitlapse.records.columns import SCHEMAS
+from circuitlapse.records.documents import GROUPS
+from circuitlapse.two_models import grafts
+from circuitlapse.two_models.grafts import Grafts, graft_values, parameter_groups
+from circuitlapse.verdict.shares import QUANTITIES, SUBSETS, gain_shares
 from twins_engine import FAMILIES, Literal, tiny
 
 OLD, RECRUITED = ("a0.h1", "a1.h3"), ("a1.h0",)
@@ -27,9 +28,19 @@ SIZES = dict.fromkeys(GROUPS, 10)
 def gpt2(seed, **options):
     torch.manual_seed(seed)
     config = GPT2Config(
-        vocab_size=23, n_positions=16, n_embd=16, n_layer=2, n_head=4, initializer_range=0.3,
-        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=0, eos_token_id=0, **options,
-    )  # fmt: skip
+        vocab_size=23,
+        n_positions=16,
+        n_embd=16,
+        n_layer=2,
+        n_head=4,
+        initializer_range=0.3,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=0,
+        eos_token_id=0,
+        **options,
+    )
     model = GPT2LMHeadModel(config)
     for parameter in model.parameters():  # fresh norms and biases are all ones and zeros
         parameter.data += 0.05 * torch.randn_like(parameter)
@@ -111,9 +122,15 @@ def test_groups_refuse_wrong_heads_and_unknown_models():
     with pytest.raises(CircuitlapseError, match=r"no known component.*h\.0\.extra\.weight"):
         parameter_groups(hf, [], [])
     other = OPTForCausalLM(
-        OPTConfig(vocab_size=9, hidden_size=8, ffn_dim=8, num_hidden_layers=1,
-                  num_attention_heads=2, word_embed_proj_dim=8)
-    )  # fmt: skip
+        OPTConfig(
+            vocab_size=9,
+            hidden_size=8,
+            ffn_dim=8,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            word_embed_proj_dim=8,
+        )
+    )
     with pytest.raises(CircuitlapseError, match=r"cannot be divided.*'opt'.*gpt2"):
         parameter_groups(other, [], [])
 

@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models import Circuit, Graph
-from circuitlapse.records.nodes import head_name, head_of, place_of
+from circuitlapse.graph import Graph, head_name, head_of, place_of
+from circuitlapse.models.engine.circuit import Circuit
 
 
 def _order(name: str) -> tuple[int, int]:
@@ -36,8 +36,15 @@ def test_names_are_in_mib_order():
     assert graph.writers == ("input", "a0.h0", "a0.h1", "m0", "a1.h0", "a1.h1", "m1")
     assert graph.nodes == graph.writers[1:]
     assert graph.readers[:8] == (
-        "a0.h0<q>", "a0.h1<q>", "a0.h0<k>", "a0.h1<k>", "a0.h0<v>", "a0.h1<v>", "m0", "a1.h0<q>",
-    )  # fmt: skip
+        "a0.h0<q>",
+        "a0.h1<q>",
+        "a0.h0<k>",
+        "a0.h1<k>",
+        "a0.h0<v>",
+        "a0.h1<v>",
+        "m0",
+        "a1.h0<q>",
+    )
     assert graph.readers[-1] == "logits"
 
 

@@ -9,10 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from circuitlapse.attribution import Scores
-from circuitlapse.attribution.greedy import greedy_mask
+from circuitlapse.attribution.scores import Scores, greedy_mask
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models import Circuit, Graph
+from circuitlapse.graph import Graph
+from circuitlapse.models.engine.circuit import Circuit
 
 GRAPHS = [Graph(2, 3), Graph(3, 2, parallel=True), Graph(2, 4, n_kv_heads=2)]
 
@@ -66,9 +66,12 @@ def _literal(scores: Scores, n_edges: int, by: str) -> set[tuple[str, str]]:
 
 @settings(max_examples=25)
 @given(
-    st.sampled_from(GRAPHS), st.integers(0, 1000), st.floats(0, 1),
-    st.sampled_from(["signed", "absolute"]), st.booleans(),
-)  # fmt: skip
+    st.sampled_from(GRAPHS),
+    st.integers(0, 1000),
+    st.floats(0, 1),
+    st.sampled_from(["signed", "absolute"]),
+    st.booleans(),
+)
 def test_edges_are_added_one_by_one_from_the_logits(graph, seed, share, by, ties):
     scores = _scores(graph, seed, ties)
     n_edges = int(share * graph.n_edges)

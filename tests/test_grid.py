@@ -12,9 +12,11 @@ from typer.testing import CliRunner
 import circuitlapse as cl
 from circuitlapse.cli.export import export
 from circuitlapse.cli.summary import print_summary
-from circuitlapse.config import Experiment, Finetune, read_experiment, to_toml
-from circuitlapse.pipeline.plan import plan_jobs
-from circuitlapse.report import read_run
+from circuitlapse.config.experiment import Experiment
+from circuitlapse.config.finetune import Finetune
+from circuitlapse.config.toml import read_experiment, to_toml
+from circuitlapse.pipeline.run.plan import plan_jobs
+from circuitlapse.report.series.run_records import read_run
 from small_run import small_experiment
 
 pytestmark = pytest.mark.usefixtures("unchecked")
@@ -26,8 +28,9 @@ def grid(**lists) -> Finetune:
 
 def test_one_recipe_keeps_the_plain_names():
     assert [arm.name for arm in Finetune.model_validate({"seeds": [0, 3]}).arms()] == [
-        "seed-0", "seed-3",
-    ]  # fmt: skip
+        "seed-0",
+        "seed-3",
+    ]
     one = grid(learning_rate=[2e-5])
     assert [arm.name for arm in one.arms()] == ["seed-0"]
     assert one.recipes()["default"].learning_rate == 2e-5
@@ -52,9 +55,11 @@ def test_every_combination_is_a_recipe_named_by_what_differs():
 )
 def test_names_are_distinct_safe_and_stable(rates, methods, optimizers, seeds):
     finetune = Finetune.model_validate(
-        {"seeds": seeds, "grid": {"learning_rate": rates, "method": methods,
-                                  "optimizer": optimizers}}
-    )  # fmt: skip
+        {
+            "seeds": seeds,
+            "grid": {"learning_rate": rates, "method": methods, "optimizer": optimizers},
+        }
+    )
     names = [arm.name for arm in finetune.arms()]
     combinations = max(1, len(rates)) * max(1, len(methods)) * max(1, len(optimizers))
     assert len(set(names)) == len(names) == combinations * len(seeds)
@@ -119,10 +124,11 @@ def test_faults_say_what_is_wrong(chosen, fault):
 
 def test_every_setting_survives_its_file(tmp_path):
     finetune = {
-        "save_at": [1, 5], "grid": {"learning_rate": [1e-3, 2e-5], "preset": ["full-text"]},
+        "save_at": [1, 5],
+        "grid": {"learning_rate": [1e-3, 2e-5], "preset": ["full-text"]},
         "lora": {"targets": ["c_attn"], "rank": 2},
         "trainer": {"lr_scheduler_kwargs": {"min_lr": 1e-6}, "report_to": ["a", "b"], "bf16": True},
-    }  # fmt: skip
+    }
     experiment = Experiment.model_validate({"base": {"path": "x"}, "finetune": finetune})
     (tmp_path / "experiment.toml").write_text(to_toml(experiment))
     assert read_experiment(tmp_path / "experiment.toml") == experiment
@@ -164,8 +170,11 @@ def test_a_run_with_two_recipes_has_two_verdicts_and_reports(tiny_model, tmp_pat
         full.scores(2, "ioi3")["edges.names"] == lora.scores(2, "ioi3")["edges.names"]
     ).all()
     assert lora.model(2, device="cpu").graph == full.model(0, device="cpu").graph
-    CliRunner().invoke(export, [str(run.path), "--recipe", "lora", "--svg", str(tmp_path / "svg")],
-                       catch_exceptions=False)  # fmt: skip
+    CliRunner().invoke(
+        export,
+        [str(run.path), "--recipe", "lora", "--svg", str(tmp_path / "svg")],
+        catch_exceptions=False,
+    )
     assert len(list((tmp_path / "svg").glob("step-*.svg"))) == 2
     with pytest.raises(cl.CircuitlapseError, match=r"several recipes.*--recipe: full, lora"):
         CliRunner().invoke(export, [str(run.path), "--gif", "x.gif"], catch_exceptions=False)

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 import circuitlapse as cl
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models import behaviour, groups, load_model, logit_differences
-from circuitlapse.models.groups import alike, each_group
+from circuitlapse.models.engine import batches
+from circuitlapse.models.engine.batches import alike, each_group
+from circuitlapse.models.engine.behaviour import behaviour, logit_differences
+from circuitlapse.models.files.load import load_model
 from twins_engine import random_pairs, tiny, tiny_gpt2
 
 WIDTHS = torch.tensor([40, 8, 30, 30, 8, 60, 20, 25, 70, 12, 33, 64])
@@ -154,9 +156,12 @@ def test_every_row_is_worked_on_once_however_many_threads_there_are(widths, thre
     try:
         kept, wide = list[int](), torch.tensor(widths)
         each_group(
-            lambda rows: rows.tolist(), wide, torch.zeros_like(wide), lambda *_: most,
+            lambda rows: rows.tolist(),
+            wide,
+            torch.zeros_like(wide),
+            lambda *_: most,
             keep=lambda rows, found: kept.extend(found),
-        )  # fmt: skip
+        )
     finally:
         torch.set_num_threads(before)
     assert sorted(kept) == list(range(len(widths)))
@@ -171,7 +176,7 @@ def test_alike_rows_come_together_even_ones_first():
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_results_are_the_same_on_one_thread_and_on_two(family, monkeypatch):
     model = load_model(tiny(family), dtype="float64")
-    pairs, within = random_pairs(6, n=200), groups._within_memory
+    pairs, within = random_pairs(6, n=200), batches._within_memory
     circuit = cl.attribute(model, pairs, "eap").top(n_edges=60)
     callers = set[int]()
 
@@ -179,7 +184,7 @@ def test_results_are_the_same_on_one_thread_and_on_two(family, monkeypatch):
         callers.add(threading.get_ident())
         return within(work, rows)
 
-    monkeypatch.setattr(groups, "_within_memory", seen)
+    monkeypatch.setattr(batches, "_within_memory", seen)
 
     def evaluated() -> torch.Tensor:
         found = cl.evaluate_circuit(model, circuit, pairs)

@@ -1,12 +1,12 @@
 import pytest
 
-from circuitlapse.compare.grafts import Grafts
-from circuitlapse.compare.groups import parameter_groups
-from circuitlapse.compare.head_grafts import head_grafts, random_grafts
-from circuitlapse.compare.matched import matched_heads
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models import behaviour, load_model
-from circuitlapse.models.components import component_pieces
+from circuitlapse.models.engine.behaviour import behaviour
+from circuitlapse.models.engine.weights import component_pieces
+from circuitlapse.models.files.load import load_model
+from circuitlapse.stats.random_baseline import matched_heads
+from circuitlapse.two_models.grafts import Grafts, parameter_groups
+from circuitlapse.two_models.head_grafts import head_grafts, random_grafts
 from twins_engine import FAMILIES, random_pairs, tiny
 
 
@@ -19,10 +19,12 @@ def test_whole_heads_first_and_last_are_the_groups_own_grafts():
     v = [
         float(behaviour(grafts.write(groups), pairs).logit_diff.double().mean())
         for groups in (
-            (), ("old_heads",), ("recruited_heads", "other_heads", "mlps", "shared"),
+            (),
+            ("old_heads",),
+            ("recruited_heads", "other_heads", "mlps", "shared"),
             ("old_heads", "recruited_heads", "other_heads", "mlps", "shared"),
         )
-    ]  # fmt: skip
+    ]
     assert [row.quantity for row in rows] == ["first_in", "last_in"]
     assert rows[0].gain.value == pytest.approx(v[1] - v[0], abs=1e-6)
     assert rows[1].gain.value == pytest.approx(v[3] - v[2], abs=1e-6)
@@ -36,9 +38,14 @@ def test_random_groups_are_grafted_in_the_place_of_each_group():
     pairs, every = random_pairs(0, n=20), [n for n in base.graph.nodes if n.startswith("a")]
     groups, seen = {"two": ("a0.h1", "a1.h0"), "all": every}, []
     found = random_grafts(
-        base, tuned, pairs, {"first_in": groups, "last_in": groups}, seed=3, n_random=4,
+        base,
+        tuned,
+        pairs,
+        {"first_in": groups, "last_in": groups},
+        seed=3,
+        n_random=4,
         advance=lambda *at: seen.append(at),
-    )  # fmt: skip
+    )
     assert seen == [(i, 8) for i in range(1, 9)]
     assert found["first_in", "all"] == found["last_in", "all"] == []
     first, last = found["first_in", "two"], found["last_in", "two"]
@@ -110,9 +117,11 @@ def test_the_partition_gives_shared_keys_to_the_group_of_all_their_heads():
     }
     whole, parted = ("a0.h0", "a0.h1"), ("a0.h2", "a0.h3")
     assert where == {
-        (whole, "k"): "old_heads", (whole, "v"): "old_heads",
-        (parted, "k"): "shared", (parted, "v"): "shared",
-    }  # fmt: skip
+        (whole, "k"): "old_heads",
+        (whole, "v"): "old_heads",
+        (parted, "k"): "shared",
+        (parted, "v"): "shared",
+    }
 
 
 def test_shared_keys_and_values_go_with_a_group_that_holds_all_their_heads():

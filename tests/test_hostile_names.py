@@ -15,14 +15,16 @@ import polars as pl
 import pytest
 
 import circuitlapse as cl
-from circuitlapse.cli.export_map import export_map
+from circuitlapse.analyses.data import RunData
+from circuitlapse.cli.export import export_map
 from circuitlapse.cli.show import show
-from circuitlapse.models.checkpoints import find_checkpoints
-from circuitlapse.pipeline.measure import load_about, save_arrays
-from circuitlapse.pipeline.prompts import read_items, write_items
-from circuitlapse.pipeline.tabulate import Scores
-from circuitlapse.records import SCHEMAS, Store
-from circuitlapse.report import build_report, read_run, render_report
+from circuitlapse.models.files.checkpoints import find_checkpoints
+from circuitlapse.records.arrays import load_about, save_arrays
+from circuitlapse.records.columns import SCHEMAS
+from circuitlapse.records.items import read_items, write_items
+from circuitlapse.records.store import Store
+from circuitlapse.report.pages.page import build_report, render_report
+from circuitlapse.report.series.run_records import read_run
 from report_synthetic import put, write_run
 from small_checkpoints import trained
 from small_run import small_experiment
@@ -73,8 +75,8 @@ def _tables(read: Callable[[str], pl.DataFrame]) -> list[str]:
     return [read(name).write_json() for name in SCHEMAS]
 
 
-def _scores(run: Path) -> Scores:
-    return Scores(Store(run), cl.load_run(run).experiment)
+def _scores(run: Path) -> RunData:
+    return RunData(Store(run), cl.load_run(run).experiment)
 
 
 def _printed(run: Path) -> str:

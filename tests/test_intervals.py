@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.records.intervals import (
+from circuitlapse.stats.intervals import (
     bootstrap_indices,
     bootstrap_means,
     mean_interval,

@@ -19,11 +19,15 @@ from transformers import (
 )
 from transformers.utils import logging as hf_logging
 
-from circuitlapse.attribution import attribute, patch
+from circuitlapse.attribution.edges import attribute
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models import load, load_model, logit_differences, quiet
-from circuitlapse.models.families import READERS
+from circuitlapse.models.engine.behaviour import logit_differences
 from circuitlapse.models.families.gpt2 import read_gpt2
+from circuitlapse.models.families.readers import READERS
+from circuitlapse.models.files import load
+from circuitlapse.models.files.load import load_model
+from circuitlapse.models.files.quiet import quiet
+from circuitlapse.patching.patching import patch
 from twins_engine import FAMILIES, random_pairs, tiny, tiny_gpt2
 
 
@@ -244,9 +248,12 @@ def test_weights_of_another_shape_are_reported(directory):
 
 @pytest.mark.parametrize(
     ("headless", "config"),
-    [(GPT2Model, tiny_gpt2), (GPT2ForSequenceClassification, tiny_gpt2),
-     (LlamaModel, lambda: tiny("llama"))],
-)  # fmt: skip
+    [
+        (GPT2Model, tiny_gpt2),
+        (GPT2ForSequenceClassification, tiny_gpt2),
+        (LlamaModel, lambda: tiny("llama")),
+    ],
+)
 def test_a_model_without_a_head_for_next_tokens_is_refused(headless, config):
     with pytest.raises(
         CircuitlapseError,
@@ -286,9 +293,13 @@ def test_other_sources_are_refused(source):
 
 def test_an_unsupported_family_is_named(tmp_path):
     config = OPTConfig(
-        num_hidden_layers=1, num_attention_heads=2, hidden_size=8, ffn_dim=8, vocab_size=11,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        hidden_size=8,
+        ffn_dim=8,
+        vocab_size=11,
         word_embed_proj_dim=8,
-    )  # fmt: skip
+    )
     with pytest.raises(CircuitlapseError, match=r"not supported \(got 'opt'\)\. .*types: gpt2"):
         load_model(OPTForCausalLM(config))
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "opt", "vocab_size": 11}))

@@ -5,10 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from circuitlapse.compare.matched import FEWEST_GROUPS, beside, matched_heads
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models import Graph
-from circuitlapse.records.nodes import head_of
+from circuitlapse.graph import Graph, head_of
+from circuitlapse.stats.random_baseline import FEWEST_GROUPS, compare_to_random, matched_heads
 
 HEADS = st.sets(st.tuples(st.integers(0, 2), st.integers(0, 3)))
 
@@ -43,12 +42,12 @@ def test_one_head_stands_beside_heads_of_all_layers():
 
 
 def test_p_value_counts_the_group_itself():
-    assert beside(3.0, []) is None
-    row = beside(3.0, [1.0, 2.0, 3.0, 4.0])
+    assert compare_to_random(3.0, []) is None
+    row = compare_to_random(3.0, [1.0, 2.0, 3.0, 4.0])
     assert row is not None
     assert (row.n, row.mean, row.low, row.high) == (4, 2.5, 1.0, 4.0)
     assert row.p_value == 3 / 5
-    largest = beside(19.0, [float(each) for each in range(19)])
+    largest = compare_to_random(19.0, [float(each) for each in range(19)])
     assert largest is not None
     assert largest.p_value == pytest.approx(0.05)
 

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from circuitlapse.compare.mediation import held_behaviours, mediation
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models import behaviour, load_model
+from circuitlapse.models.engine.behaviour import behaviour
+from circuitlapse.models.files.load import load_model
+from circuitlapse.two_models.mediation import behaviours_with_frozen_heads, mediation
 from twins_compare import LiteralMix
 from twins_engine import FAMILIES, random_pairs, tiny
 
@@ -21,7 +22,7 @@ def heads(model):
 def test_held_heads_add_what_they_add_in_the_base(family):
     base, tuned = models(family)
     pairs, free = random_pairs(0), ("a0.h0", "a1.h1")
-    (found,) = held_behaviours(base, tuned, pairs, [free])
+    (found,) = behaviours_with_frozen_heads(base, tuned, pairs, [free])
     ours, theirs = LiteralMix(tuned.hf), LiteralMix(base.hf)
     with torch.no_grad():
         for row, (clean, _, metric) in enumerate(ours.prompts(pairs)):
@@ -34,10 +35,10 @@ def test_held_heads_add_what_they_add_in_the_base(family):
 def test_all_heads_free_is_the_tuned_model_bit_for_bit_in_any_batches():
     base, tuned = models()
     pairs = random_pairs(1)
-    (found,) = held_behaviours(base, tuned, pairs, [heads(base)])
+    (found,) = behaviours_with_frozen_heads(base, tuned, pairs, [heads(base)])
     assert torch.equal(found.logit_diff, behaviour(tuned, pairs).logit_diff)
-    (single,) = held_behaviours(base, tuned, pairs, [["a1.h0"]], batch_size=1)
-    (whole,) = held_behaviours(base, tuned, pairs, [["a1.h0"]])
+    (single,) = behaviours_with_frozen_heads(base, tuned, pairs, [["a1.h0"]], batch_size=1)
+    (whole,) = behaviours_with_frozen_heads(base, tuned, pairs, [["a1.h0"]])
     torch.testing.assert_close(single.logit_diff, whole.logit_diff)
 
 
@@ -69,10 +70,10 @@ def test_a_model_has_no_gain_over_itself_and_no_shares_of_it():
 def test_refusals_name_the_head_and_the_parameter():
     base, tuned = models()
     with pytest.raises(CircuitlapseError, match=r"no such head \(got 'a9\.h0'\)\. Name heads"):
-        held_behaviours(base, tuned, random_pairs(0), [["a9.h0"]])
+        behaviours_with_frozen_heads(base, tuned, random_pairs(0), [["a9.h0"]])
     other = load_model(tiny("gpt2", vocab_size=29))
     with pytest.raises(CircuitlapseError, match=r"differ in the shape of transformer\.wte\.weight"):
-        held_behaviours(base, other, random_pairs(0), [[]])
+        behaviours_with_frozen_heads(base, other, random_pairs(0), [[]])
 
 
 def test_random_groups_stand_beside_the_groups_that_are_named():

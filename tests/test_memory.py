@@ -10,14 +10,17 @@ import pytest
 import torch
 
 import circuitlapse as cl
-from circuitlapse.attribution import exact, qk_fix, tails
-from circuitlapse.compare import gains
-from circuitlapse.compare.gains import GainFits
+from circuitlapse.attribution import eap, exact
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models import behaviour, behaviours, decoder, load_model, memory
-from circuitlapse.models.context import Context
-from circuitlapse.models.prefix import Suffixes, each_batch
-from circuitlapse.tasks import PromptPairs
+from circuitlapse.models.engine import batches, decoder
+from circuitlapse.models.engine.behaviour import behaviour, behaviours
+from circuitlapse.models.engine.context import Context
+from circuitlapse.models.engine.shared_prefix import Suffixes, each_batch
+from circuitlapse.models.files.load import load_model
+from circuitlapse.patching import partial_forward
+from circuitlapse.prompts.pairs import PromptPairs
+from circuitlapse.two_models import fit_scales
+from circuitlapse.two_models.fit_scales import ScaleFits
 from twins_engine import random_pairs, tiny, tiny_gpt2
 
 
@@ -35,7 +38,7 @@ def test_the_memory_budget_does_not_change_the_results(monkeypatch):
         ]
 
     roomy = results()
-    monkeypatch.setattr(memory, "PROCESSOR_BYTES", 2**17)
+    monkeypatch.setattr(batches, "PROCESSOR_BYTES", 2**17)
     for tight, wide in zip(results(), roomy, strict=True):
         largest = float(wide.abs().max())
         torch.testing.assert_close(tight / largest, wide / largest, rtol=0, atol=1e-6)
@@ -46,14 +49,14 @@ def test_a_gpus_batches_take_half_of_what_is_free(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**34, 2**36))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 2**32)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 2**31)
-    assert memory.most_rows(gpu, 2**20)(1, 9) == (2**34 + 2**32 - 2**31) // 2**21
-    assert memory.most_rows(gpu, 2**20, 2**18)(1, 8) == (2**34 + 2**32 - 2**31) // 2**21 // 3
+    assert batches.max_batch_rows(gpu, 2**20)(1, 9) == (2**34 + 2**32 - 2**31) // 2**21
+    assert batches.max_batch_rows(gpu, 2**20, 2**18)(1, 8) == (2**34 + 2**32 - 2**31) // 2**21 // 3
     cpu = torch.device("cpu")
-    assert memory.most_rows(cpu, 2**20)(4, 9) == 64
-    assert memory.most_rows(cpu, 2**10)(4, 9) == 256
-    assert memory.most_rows(cpu, 2**10, 2**20)(4, 8) == 31
-    assert memory.some_at_once(gpu, 2**10, 2**12) > memory.some_at_once(cpu, 2**10, 2**12) == 4
-    assert memory.some_at_once(cpu, 2**14, 2**12) == 1
+    assert batches.max_batch_rows(cpu, 2**20)(4, 9) == 64
+    assert batches.max_batch_rows(cpu, 2**10)(4, 9) == 256
+    assert batches.max_batch_rows(cpu, 2**10, 2**20)(4, 8) == 31
+    assert batches.max_variants(gpu, 2**10, 2**12) > batches.max_variants(cpu, 2**10, 2**12) == 4
+    assert batches.max_variants(cpu, 2**14, 2**12) == 1
 
 
 def late_pairs(n: int, length: int = 200) -> PromptPairs:
@@ -76,7 +79,7 @@ def test_what_is_remembered_of_a_long_shared_prefix_is_part_of_the_budget(monkey
     assert len(kept) == 1
     roomy = cl.node_effects(model, pairs)
     budget = kept.pop() // 3
-    monkeypatch.setattr(memory, "PROCESSOR_BYTES", budget)
+    monkeypatch.setattr(batches, "PROCESSOR_BYTES", budget)
     each_batch(model.decoder, pairs, 1, work)
     assert len(kept) > 3
     assert max(kept) <= budget
@@ -96,7 +99,7 @@ def test_few_variants_of_long_prompts_are_run_at_once(monkeypatch):
 
     after = decoder._after
     monkeypatch.setattr(decoder, "_after", seen)
-    for module in (tails, exact, qk_fix):
+    for module in (partial_forward, exact, eap):
         monkeypatch.setattr(module, "_PART_FLOATS", 2**7)
     cl.node_effects(model, pairs)
     cl.attribute(model, pairs, "exact")
@@ -166,7 +169,7 @@ def test_logits_of_the_whole_vocabulary_are_part_of_the_budget(metric, monkeypat
         return found
 
     roomy = cl.node_effects(model, pairs, metric), cl.attribute(model, pairs, metric=metric).mean
-    monkeypatch.setattr(memory, "PROCESSOR_BYTES", 2**18)
+    monkeypatch.setattr(batches, "PROCESSOR_BYTES", 2**18)
     assert len(sizes("logit_diff")) == 1
     assert len(sizes(metric)) >= 4
     tight = cl.node_effects(model, pairs, metric), cl.attribute(model, pairs, metric=metric).mean
@@ -220,7 +223,11 @@ def test_gains_are_fitted_in_halves_where_memory_runs_out(monkeypatch, later):
         load_model(tiny_gpt2(seed=1)),
         random_pairs(6, n=21),
     )
-    roomy, reading, sizes = GainFits(base, tuned, pairs).fit(), gains._what_is_read, list[int]()
+    roomy, reading, sizes = (
+        ScaleFits(base, tuned, pairs).fit(),
+        fit_scales._what_is_read,
+        list[int](),
+    )
 
     def tight(reader: Any, batch: PromptPairs, context: Context) -> Any:
         if len(batch) > (3 if sum(sizes) < 2 * 21 else later):
@@ -228,8 +235,8 @@ def test_gains_are_fitted_in_halves_where_memory_runs_out(monkeypatch, later):
         sizes.append(len(batch))
         return reading(reader, batch, context)
 
-    monkeypatch.setattr(gains, "_what_is_read", tight)
-    found = GainFits(base, tuned, pairs).fit()
+    monkeypatch.setattr(fit_scales, "_what_is_read", tight)
+    found = ScaleFits(base, tuned, pairs).fit()
     # Each prompt is read by both models once, or again where it did not fit, and twice with gains.
     assert sum(sizes) == 4 * 21 if later == 3 else sum(sizes) > 4 * 21
     torch.testing.assert_close(found.nodes, roomy.nodes, rtol=1e-5, atol=1e-5)
@@ -246,8 +253,8 @@ def test_other_errors_come_through():
 _SCRIPT = """
 import resource
 import torch
-from circuitlapse.models import load_model
-from circuitlapse.models.prefix import each_batch
+from circuitlapse.models.files.load import load_model
+from circuitlapse.models.engine.shared_prefix import each_batch
 from twins_engine import random_pairs, tiny_gpt2
 
 model, pairs = load_model(tiny_gpt2()), random_pairs(6, n=16)

@@ -6,10 +6,11 @@ import torch
 
 import circuitlapse as cl
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models import behaviour, load_model
-from circuitlapse.reading import logit_lens
-from circuitlapse.tasks import PromptPairs, logit_difference
-from circuitlapse.tasks.metrics import check_metric, compute_metric
+from circuitlapse.models.engine.behaviour import behaviour
+from circuitlapse.models.files.load import load_model
+from circuitlapse.prompts.metrics import check_metric, compute_metric, logit_difference
+from circuitlapse.prompts.pairs import PromptPairs
+from circuitlapse.reading.lens import logit_lens
 from twins_engine import Literal, random_pairs, tiny_gpt2
 
 NAMES = ["logit_diff", "logit_diff_hardest", "prob", "log_prob", "neg_kl", "accuracy"]

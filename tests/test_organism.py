@@ -11,24 +11,36 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel
 
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.tasks import SPLITS, get_task, tokenize
-from circuitlapse.tasks.splits import PAIR_SPLIT
+from circuitlapse.organisms.corpus import KINDS, rows
+from circuitlapse.organisms.organism import SHIPPED, gate_figures, organism, organism_key, pretrain
+from circuitlapse.organisms.pretraining import encode
+from circuitlapse.organisms.recipe import RECIPES, Recipe, Stage, get_recipe
+from circuitlapse.organisms.tokenizer import build_tokenizer
+from circuitlapse.tasks.registry import get_task
+from circuitlapse.tasks.splits import PAIR_SPLIT, SPLITS
 from circuitlapse.tasks.templates import CONTINUATIONS, OPENINGS
+from circuitlapse.tasks.tokenization import tokenize
 from circuitlapse.tasks.words import NAMES
-from circuitlapse.training import RECIPES, Recipe, Stage, build_tokenizer, get_recipe, organism
-from circuitlapse.training.corpus import KINDS, rows
-from circuitlapse.training.organism import SHIPPED, gate_figures, organism_key, pretrain
-from circuitlapse.training.pretraining import encode
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
 TINY = Recipe(
-    layers=1, heads=2, d_model=8, warmup=2, batch=4, extra_rounds=1, extra_steps=3,
+    layers=1,
+    heads=2,
+    d_model=8,
+    warmup=2,
+    batch=4,
+    extra_rounds=1,
+    extra_steps=3,
     stages=(
         Stage(steps=4, weights={"repeat": 1.0}),
         Stage(steps=8, weights={"ioi2": 1.0, "three_any": 1.0}),
-    ), gate_prompts=64, old_at_least=0.0, new_at_least=0.0, new_at_most=1.0,
-)  # fmt: skip
+    ),
+    gate_prompts=64,
+    old_at_least=0.0,
+    new_at_least=0.0,
+    new_at_most=1.0,
+)
 
 
 def test_tokenizer_spells_every_prompt_and_row_with_whole_words() -> None:
@@ -125,8 +137,9 @@ def test_an_organism_is_cached_loads_unchanged_and_is_made_again_when_damaged(
     first, second = (tokenize(prompts, t, "names").clean for t in (tokenizer, build_tokenizer()))
     assert torch.equal(first, second)
     assert gate_figures(model, tokenizer, 64) == (
-        about["gate"]["ioi2"], about["gate"]["ioi3_among"],
-    )  # fmt: skip
+        about["gate"]["ioi2"],
+        about["gate"]["ioi3_among"],
+    )
 
     calls.clear()
     assert organism(TINY, 3, progress=lambda *_: calls.append((0, 0))) == made
@@ -177,16 +190,19 @@ def test_a_shipped_organism_that_is_stale_is_pretrained_and_the_user_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(RECIPES, "default", TINY)
-    module = sys.modules["circuitlapse.training.organism"]  # the package has a function so named
+    module = sys.modules["circuitlapse.organisms.organism"]  # the package has a function so named
     monkeypatch.setattr(module, "SHIPPED", tmp_path / "shipped")
     told: list[tuple[int, str]] = []
 
     def made(cache: str, *, shipped: bool = True) -> Path:
         told.clear()
         return organism(
-            TINY, 0, tmp_path / cache, lambda done, of, text: told.append((done, text)),
+            TINY,
+            0,
+            tmp_path / cache,
+            lambda done, of, text: told.append((done, text)),
             shipped=shipped,
-        )  # fmt: skip
+        )
 
     pretrained = made("first")
     assert [done for done, _ in told] == list(range(1, 13))

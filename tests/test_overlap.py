@@ -10,19 +10,19 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
-from circuitlapse.compare import overlap
-from circuitlapse.compare.noise import corrected_for_noise
-from circuitlapse.compare.overlap import (
+from circuitlapse.errors import CircuitlapseError
+from circuitlapse.graph import head_of
+from circuitlapse.heads import overlap
+from circuitlapse.heads.overlap import (
     EdgeImportance,
     NodeImportance,
+    corrected_for_noise,
     edge_overlaps,
     node_overlaps,
 )
-from circuitlapse.compare.permutations import shuffle_heads
-from circuitlapse.compare.similarity import SIMILARITIES
-from circuitlapse.errors import CircuitlapseError
-from circuitlapse.records import SCHEMAS
-from circuitlapse.records.nodes import head_of
+from circuitlapse.records.columns import SCHEMAS
+from circuitlapse.stats.permutations import shuffle_heads
+from circuitlapse.stats.similarity import SIMILARITIES
 
 N_LAYERS, N_HEADS = 3, 4
 
@@ -221,8 +221,9 @@ def test_correction_is_by_both_reliabilities_and_refused_below_one_half():
     assert reason == ""
     assert corrected_for_noise(0.9, 0.35, 0.35)[0] == pytest.approx(0.9 / (0.7 / 1.35))
     assert corrected_for_noise(0.5, 0.6, 0.3) == (
-        None, "the right side's reliability is 0.46, below 0.5"
-    )  # fmt: skip
+        None,
+        "the right side's reliability is 0.46, below 0.5",
+    )
     assert corrected_for_noise(0.5, -1.0, 0.6)[1].startswith("the left side's reliability is 0.00")
     assert corrected_for_noise(0.5, 0.6, None) == (None, "the right side has no reliability")
 

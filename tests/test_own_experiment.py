@@ -6,12 +6,11 @@ from pathlib import Path
 import pytest
 
 import circuitlapse as cl
-from circuitlapse.config import file_label
-from circuitlapse.pipeline import plan
-from circuitlapse.pipeline.prompts import check_apart
-from circuitlapse.records import Store
-from circuitlapse.report.data import read_run
-from circuitlapse.tasks import Item
+from circuitlapse.config.experiment import file_label
+from circuitlapse.records import layout
+from circuitlapse.records.items import Item, check_apart
+from circuitlapse.records.store import Store
+from circuitlapse.report.series.run_records import read_run
 from small_run import small_experiment
 
 pytestmark = pytest.mark.usefixtures("unchecked")
@@ -52,7 +51,7 @@ def test_an_experiment_takes_files_as_its_tasks(experiment, tmp_path, monkeypatc
     read = [Item.model_validate_json(line) for line in copied[0].read_text().splitlines()]
     assert len(read) == 24
     assert {item.prompt for item in read} <= {item.prompt for item in own("ioi3")}
-    apart = json.loads((tmp_path / "run" / plan.SEPARATION).read_text())
+    apart = json.loads((tmp_path / "run" / layout.SEPARATION).read_text())
     assert apart["trained_on"] == ["finetune"]
     assert len(apart["apart_from"]) == 6
     # The run is gone on with from anywhere.
@@ -67,9 +66,13 @@ def test_what_is_trained_on_is_not_tested_on(experiment, tmp_path):
     learnt = cl.get_task("ioi3").items("train", 16)
     # The old task's file calls a test item what the new task's file trains on.
     items[30] = learnt[3].model_copy(
-        update={"split": "test", "corrupt": items[30].corrupt, "spans": items[30].spans,
-                "corrupt_answers": items[30].corrupt_answers}
-    )  # fmt: skip
+        update={
+            "split": "test",
+            "corrupt": items[30].corrupt,
+            "spans": items[30].spans,
+            "corrupt_answers": items[30].corrupt_answers,
+        }
+    )
     write(tmp_path / "my ioi2.v1.jsonl", items)
     with pytest.raises(
         cl.CircuitlapseError,

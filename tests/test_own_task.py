@@ -9,8 +9,10 @@ import datasets
 import pytest
 
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.tasks import SPLITS, get_task, tokenize
-from circuitlapse.training.tokenizer import build_tokenizer
+from circuitlapse.organisms.tokenizer import build_tokenizer
+from circuitlapse.tasks.registry import get_task
+from circuitlapse.tasks.splits import SPLITS
+from circuitlapse.tasks.tokenization import tokenize
 
 GOOD: dict[str, Any] = {
     "prompt": "Then, Mary and John went to the store. John gave a ring to",

@@ -5,7 +5,7 @@ import re
 import pytest
 
 import circuitlapse as cl
-from circuitlapse.tasks import TASKS
+from circuitlapse.tasks.battery import TASKS
 from pages import DOCS, code_of
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.tasks import PromptPairs
+from circuitlapse.prompts.pairs import PromptPairs
 
 
 def example() -> PromptPairs:
@@ -51,9 +51,13 @@ def test_left_padding_is_undone(lengths: list[int], seed: int) -> None:
     answers, distractors = torch.full((n,), 60), torch.full((n,), 61)
     plain = PromptPairs.from_tensors(right, other, answers, distractors, mask.int(), {"END": ends})
     shifted = PromptPairs.from_tensors(
-        left(right), left(other), answers, distractors, left(mask.int()),
+        left(right),
+        left(other),
+        answers,
+        distractors,
+        left(mask.int()),
         {"END": torch.full((n,), width - 1)},
-    )  # fmt: skip
+    )
     assert torch.equal(plain.lengths, shifted.lengths)
     assert torch.equal(plain.positions["END"], shifted.positions["END"])
     assert torch.equal(plain.clean[mask], shifted.clean[mask])
@@ -78,13 +82,17 @@ def test_left_padding_is_undone(lengths: list[int], seed: int) -> None:
         ({"also": torch.tensor([[8, 9]])}, "also must have one row per prompt"),
         ({"also": torch.tensor([[-1, 8], [9, 7]])}, r"twice, .*\(got 'row 1'\)\. Give in also"),
         ({"also": torch.tensor([[8, 8], [9, -1]])}, r"given twice, .*\(got 'row 0'\)"),
-        ({"answers": torch.tensor([[5, -1], [7, 4]]), "also": torch.tensor([[8], [-1]])},
-         r"all must be one token \(got .*in row 1"),
+        (
+            {"answers": torch.tensor([[5, -1], [7, 4]]), "also": torch.tensor([[8], [-1]])},
+            r"all must be one token \(got .*in row 1",
+        ),
         ({"distractor_continuations": torch.ones(2, 2, dtype=torch.long)}, "with 3 dim"),
-        ({"distractor_continuations": torch.ones(2, 2, 1, dtype=torch.long)},
-         r"for each distractor \(got .*\(2, 2, 1\) for .*\(2, 1\)"),
+        (
+            {"distractor_continuations": torch.ones(2, 2, 1, dtype=torch.long)},
+            r"for each distractor \(got .*\(2, 2, 1\) for .*\(2, 1\)",
+        ),
     ],
-)  # fmt: skip
+)
 def test_wrong_tensors_are_refused(change: dict, message: str) -> None:
     good: dict[str, Any] = {
         "clean": torch.ones(2, 3, dtype=torch.long),
@@ -101,10 +109,14 @@ def test_wrong_tensors_are_refused(change: dict, message: str) -> None:
 def test_ids_of_any_whole_numbers_are_indices(dtype: torch.dtype) -> None:
     ids = torch.arange(6).view(2, 3)
     given = {
-        "clean": ids, "corrupt": ids + 6, "answers": ids[:, 0], "distractors": ids[:, 1:],
-        "attention_mask": torch.tensor([[0, 1, 1], [1, 1, 1]]), "also": ids[:, :1] + 12,
+        "clean": ids,
+        "corrupt": ids + 6,
+        "answers": ids[:, 0],
+        "distractors": ids[:, 1:],
+        "attention_mask": torch.tensor([[0, 1, 1], [1, 1, 1]]),
+        "also": ids[:, :1] + 12,
         "distractor_continuations": ids[:, 1:, None],
-    }  # fmt: skip
+    }
     where = torch.tensor([1, 0])
     pairs = PromptPairs.from_tensors(**given, positions={"first": where})
     small = PromptPairs.from_tensors(
@@ -122,13 +134,22 @@ def test_ids_of_any_whole_numbers_are_indices(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(
     ("name", "wrong", "found"),
     [
-        *((name, [[1, 2, 3], [4, 5, 6]], "list") for name in
-          ("clean", "corrupt", "answers", "distractors", "also", "attention_mask",
-           "distractor_continuations")),
+        *(
+            (name, [[1, 2, 3], [4, 5, 6]], "list")
+            for name in (
+                "clean",
+                "corrupt",
+                "answers",
+                "distractors",
+                "also",
+                "attention_mask",
+                "distractor_continuations",
+            )
+        ),
         *((name, None, "NoneType") for name in ("clean", "corrupt", "answers")),
         ("positions", {"END": [2, 2]}, "list"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_tensor_is_refused_with_the_way_out(name: str, wrong: Any, found: str) -> None:
     ids = torch.arange(6).view(2, 3)
     checked: Any = PromptPairs.from_tensors

@@ -25,8 +25,10 @@ from transformers import (
 )
 
 import circuitlapse as cl
-from circuitlapse.models import Model, export_transformerlens, logit_differences
-from circuitlapse.training.tokenizer import build_tokenizer
+from circuitlapse.models.engine.behaviour import logit_differences
+from circuitlapse.models.engine.model import Model
+from circuitlapse.models.files.transformerlens import export_transformerlens
+from circuitlapse.organisms.tokenizer import build_tokenizer
 from twins_engine import tiny_gpt2
 
 with warnings.catch_warnings():
@@ -44,8 +46,11 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 _VOCAB: dict[str, Any] = {"vocab_size": 23, "bos_token_id": None, "eos_token_id": None}
 _SIZES: dict[str, Any] = {
-    "num_hidden_layers": 3, "num_attention_heads": 4, "hidden_size": 32, "intermediate_size": 40,
-}  # fmt: skip
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "hidden_size": 32,
+    "intermediate_size": 40,
+}
 _GROUPED = {**_VOCAB, **_SIZES, "num_key_value_heads": 2}
 
 
@@ -145,13 +150,15 @@ def _written(graph: cl.Graph, seen: dict[str, Tensor]) -> Tensor:
 
 def _gradients(graph: cl.Graph, seen: dict[str, Tensor], loss: Tensor) -> Tensor:
     """Gradients at all readers, [readers, batch, pos, d_model]."""
-    slots = [f"blocks.{layer}.hook_{slot}_input" for layer in range(graph.n_layers)
-             for slot in "qkv"]  # fmt: skip
+    slots = [
+        f"blocks.{layer}.hook_{slot}_input" for layer in range(graph.n_layers) for slot in "qkv"
+    ]
     mlps = [f"blocks.{layer}.hook_mlp_in" for layer in range(graph.n_layers)]
     final = f"blocks.{graph.n_layers - 1}.hook_out"
     wanted = [*slots, *mlps, final]
-    found = dict(zip(wanted, torch.autograd.grad(loss, [seen[name] for name in wanted]),
-                     strict=True))  # fmt: skip
+    found = dict(
+        zip(wanted, torch.autograd.grad(loss, [seen[name] for name in wanted]), strict=True)
+    )
     gradients: list[Tensor] = []
     for layer in range(graph.n_layers):
         for slot in "qkv":

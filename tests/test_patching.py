@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from circuitlapse.attribution import attribute, node_effects, patch, patch_effects
+from circuitlapse.attribution.edges import attribute
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models import load_model
-from circuitlapse.tasks.pairs import PromptPairs
+from circuitlapse.models.files.load import load_model
+from circuitlapse.patching.patching import node_effects, patch, patch_effects
+from circuitlapse.prompts.pairs import PromptPairs
 from twins_engine import FAMILIES, random_pairs, tiny, tiny_gpt2
 from twins_patching import LiteralPatches
 
@@ -157,7 +158,7 @@ def _literal_sweep(hf, pairs: PromptPairs, site: str, direction: str, per_positi
 @pytest.mark.parametrize(("family", "site", "per_position", "direction"), CASES)
 def test_every_site_is_the_literal_one(family, site, per_position, direction, monkeypatch):
     hf, pairs = tiny(family), random_pairs(4, n=2, longest=4)
-    monkeypatch.setattr("circuitlapse.attribution.tails._PART_FLOATS", 1)
+    monkeypatch.setattr("circuitlapse.patching.partial_forward._PART_FLOATS", 1)
     ours = patch(load_model(hf), pairs, site, direction, per_position=per_position)
     twin = _literal_sweep(hf, pairs, site, direction, per_position)
     assert float(twin.abs().max()) > 0.005
@@ -193,9 +194,11 @@ def test_answers_of_several_tokens_are_read_at_all_of_them(site):
     hf, pairs = tiny_gpt2(1), random_pairs(3, n=4, longest=6)
     index = torch.arange(6)
     pairs = PromptPairs.from_tensors(
-        pairs.clean, pairs.corrupt, torch.tensor([[3, 4, 5], [6, -1, -1], [7, 8, -1], [1, 1, 1]]),
+        pairs.clean,
+        pairs.corrupt,
+        torch.tensor([[3, 4, 5], [6, -1, -1], [7, 8, -1], [1, 1, 1]]),
         attention_mask=(index < pairs.lengths[:, None]).long(),
-    )  # fmt: skip
+    )
     ours = patch(load_model(hf), pairs, site, "denoising", "log_prob")
     torch.testing.assert_close(
         ours, _twin_sweep(hf, pairs, site, "denoising"), rtol=1e-4, atol=1e-4
@@ -204,25 +207,30 @@ def test_answers_of_several_tokens_are_read_at_all_of_them(site):
 
 @settings(max_examples=10)
 @given(
-    st.integers(0, 1000), st.integers(1, 4), st.sampled_from(EVERY),
-    st.sampled_from(list(FAMILIES)), st.sampled_from([1, 200, 2000]),
-)  # fmt: skip
+    st.integers(0, 1000),
+    st.integers(1, 4),
+    st.sampled_from(EVERY),
+    st.sampled_from(list(FAMILIES)),
+    st.sampled_from([1, 200, 2000]),
+)
 def test_sweeps_do_not_depend_on_batches(seed, size, which, family, part):
     model, pairs = load_model(tiny(family), dtype="float64"), random_pairs(seed, 4, 6)
     site, per_position = which
     whole = patch(model, pairs, site, "denoising", per_position=per_position)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("circuitlapse.attribution.tails._PART_FLOATS", part)
+        patched.setattr("circuitlapse.patching.partial_forward._PART_FLOATS", part)
         torch.testing.assert_close(
             patch(model, pairs, site, "denoising", batch_size=size, per_position=per_position),
-            whole, rtol=1e-6, atol=1e-6,
-        )  # fmt: skip
+            whole,
+            rtol=1e-6,
+            atol=1e-6,
+        )
 
 
 def test_many_variants_are_split_and_joined(monkeypatch):
     model, pairs = load_model(tiny_gpt2()), random_pairs(0)
     whole = node_effects(model, pairs)
-    monkeypatch.setattr("circuitlapse.attribution.tails._PART_FLOATS", 1)
+    monkeypatch.setattr("circuitlapse.patching.partial_forward._PART_FLOATS", 1)
     torch.testing.assert_close(node_effects(model, pairs), whole)
 
 
@@ -281,7 +289,7 @@ BY_POSITION = [each for each in EVERY if each[1] or not each[0].startswith("head
 @pytest.mark.parametrize(("site", "per_position"), BY_POSITION)
 def test_named_positions_are_columns_of_the_whole_sweep(site, per_position, monkeypatch):
     if BY_POSITION.index((site, per_position)) % 2:  # one patch in each tail, or all in one
-        monkeypatch.setattr("circuitlapse.attribution.tails._PART_FLOATS", 1)
+        monkeypatch.setattr("circuitlapse.patching.partial_forward._PART_FLOATS", 1)
     model, pairs = load_model(tiny_gpt2()), random_pairs(3, n=5)
     ends = pairs.lengths - 1
     # Left of the first difference for some prompts; the first token of all.
@@ -315,7 +323,7 @@ class Largest(TorchDispatchMode):
 def test_a_sweep_keeps_sums_and_not_the_effects_on_every_prompt(monkeypatch):
     model, pairs = load_model(tiny_gpt2()), random_pairs(3, n=400)
     every = patch_effects(model, pairs, per_position=True)
-    monkeypatch.setattr("circuitlapse.attribution.tails._PART_FLOATS", 1)
+    monkeypatch.setattr("circuitlapse.patching.partial_forward._PART_FLOATS", 1)
     with Largest() as largest:
         found = patch(model, pairs, per_position=True, batch_size=10)
     assert largest.found < every.numel() / 2

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 
 import circuitlapse as cl
-from circuitlapse.pipeline.patching import SITES, patching
-from circuitlapse.pipeline.patterns import patterns
-from circuitlapse.reading import attention_patterns
+from circuitlapse.analyses.readings import SITES
+from circuitlapse.pipeline.measure.readings import patching, patterns
+from circuitlapse.reading.attention import attention_patterns
 
 
 def _pairs(model: cl.Model, task: str, corruption: str, n: int) -> cl.PromptPairs:

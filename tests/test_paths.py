@@ -3,9 +3,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from circuitlapse.attribution import patch_paths, sweep_paths
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models import load_model
+from circuitlapse.models.files.load import load_model
+from circuitlapse.patching.paths import patch_paths, sweep_paths
 from twins_engine import FAMILIES, Literal, random_pairs, tiny, tiny_gpt2
 from twins_patching import LiteralPatches
 
@@ -15,9 +15,11 @@ families = pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
 @settings(max_examples=2)
 @given(
-    st.integers(0, 1000), st.booleans(), st.sampled_from(["noising", "denoising"]),
+    st.integers(0, 1000),
+    st.booleans(),
+    st.sampled_from(["noising", "denoising"]),
     st.sampled_from([1, 10**9]),
-)  # fmt: skip
+)
 @families
 def test_paths_are_the_literal_ones(family, seed, mlps, direction, part):
     hf, pairs = tiny(family), random_pairs(seed, n=2, longest=4)
@@ -30,7 +32,7 @@ def test_paths_are_the_literal_ones(family, seed, mlps, direction, part):
 
     senders, receivers = ["input", *some(graph.nodes)], some(graph.readers[:-1])
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("circuitlapse.attribution.tails._PART_FLOATS", part)
+        patched.setattr("circuitlapse.patching.partial_forward._PART_FLOATS", part)
         ours = patch_paths(model, pairs, senders, receivers, direction, through_mlps=mlps)
         each = sweep_paths(model, pairs, receivers, direction, through_mlps=mlps)
     for row, (clean, corrupt, metric) in enumerate(twin.prompts(pairs)):

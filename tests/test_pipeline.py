@@ -15,10 +15,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import circuitlapse as cl
-from circuitlapse.config import to_toml
-from circuitlapse.models import quiet
-from circuitlapse.pipeline import Progress
-from circuitlapse.records import SCHEMAS
+from circuitlapse.config.toml import to_toml
+from circuitlapse.models.files.quiet import quiet
+from circuitlapse.pipeline.job import Progress
+from circuitlapse.records.columns import SCHEMAS
 from pages import code_of
 from small_run import small_experiment
 from twins_engine import tiny
@@ -65,8 +65,12 @@ def test_shortcuts_are_scored_on_the_prompts_of_behaviour(finished):
     assert (both["margin_low"] <= both["margin"]).all()
     rules = both.filter(pl.col("task") == "ioi3")["rule"].unique()
     assert set(rules) == {
-        "first listed", "middle listed", "last listed", "most frequent answer", "last mentioned",
-    }  # fmt: skip
+        "first listed",
+        "middle listed",
+        "last listed",
+        "most frequent answer",
+        "last mentioned",
+    }
 
 
 @pytest.mark.parametrize("family", ["llama", "pythia"])
@@ -100,8 +104,9 @@ def test_behaviour_covers_every_step_task_and_split(finished):
 
 def test_nodes_cover_every_head_mlp_and_corruption(finished):
     table = finished.table("nodes").filter(pl.col("step") == 0)
-    by_task = {task: set(table.filter(pl.col("task") == task)["corruption"]) for task in
-               ("ioi2", "ioi3")}  # fmt: skip
+    by_task = {
+        task: set(table.filter(pl.col("task") == task)["corruption"]) for task in ("ioi2", "ioi3")
+    }
     assert by_task["ioi2"] == {"subject", "names"}
     assert by_task["ioi3"] == {"subject", "names", "s1_to_io", "s2_to_io"}
     one = table.filter((pl.col("task") == "ioi3") & (pl.col("corruption") == "names"))
@@ -131,8 +136,11 @@ def test_a_random_model_gets_no_verdict(finished):
     assert verdict.label in ("no_gain", "undetermined")
     assert any(not check.holds for check in verdict.preconditions)
     assert set(json.loads((finished.path / "verdict.json").read_text())["shares"]) == {
-        "elicited", "transformed", "formed", "elsewhere",
-    }  # fmt: skip
+        "elicited",
+        "transformed",
+        "formed",
+        "elsewhere",
+    }
     assert finished.report.read_text().startswith("<!doctype html>")
     assert finished.provenance.base["sha256"]
 
@@ -152,8 +160,11 @@ def test_the_figures_of_a_check_are_those_of_the_row_it_names(finished):
     assert written(rows(gain), "gain") in gain.detail
     placebo = checks["The placebo did not gain"]
     assert written(rows(placebo), "rise") in placebo.detail
-    assert any(written(rows(placebo), "rise") in said.statement
-               for said in finished.verdict.evidence if said.table == "placebo")  # fmt: skip
+    assert any(
+        written(rows(placebo), "rise") in said.statement
+        for said in finished.verdict.evidence
+        if said.table == "placebo"
+    )
     broken = checks["The corruption breaks the old task in the base"]
     (difference,) = (rows(broken)["clean"] - rows(broken)["corrupt"]).unique()
     assert f"clean minus corrupt {difference:.2f} logits" in broken.detail
@@ -364,9 +375,11 @@ def test_patches_by_site_are_those_of_the_same_prompts(finished):
     model = finished.model(4, device="cpu")
     items = cl.get_task("ioi3").items("test", 24)
     variants = [cl.tokenize(items, model.tokenizer, name)[:12] for name in ("s1_to_io", "s2_to_io")]
-    found = finished.table("patching").filter(
-        (pl.col("task") == "ioi3") & (pl.col("step") == 4)
-    ).sort("layer", "head")  # fmt: skip
+    found = (
+        finished.table("patching")
+        .filter((pl.col("task") == "ioi3") & (pl.col("step") == 4))
+        .sort("layer", "head")
+    )
     for site in ("head_out", "head_v", "head_pattern"):
         expected = torch.stack([cl.patch(model, pairs, site) for pairs in variants]).mean(dim=0)
         values = found.filter(pl.col("site") == site)["effect"]

@@ -5,10 +5,10 @@ import pytest
 from transformers import AutoTokenizer
 
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.tasks import get_task
+from circuitlapse.tasks.registry import get_task
 from circuitlapse.tasks.words import NAMES
-from circuitlapse.training.encode import encode
 from circuitlapse.training.placebos import PLACEBOS, placebo_items, shuffle_answers
+from circuitlapse.training.training_eval import encode
 
 OLD, NEW = get_task("ioi2"), get_task("ioi3")
 

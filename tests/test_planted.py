@@ -6,40 +6,45 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from circuitlapse.calibration import (
-    ALL_WEIGHTS,
-    BARS,
-    KINDS,
-    Planting,
-    plant,
-    planted,
-    planted_recipe,
-    refusal,
-)
-from circuitlapse.calibration.figures import silence
-from circuitlapse.cli.plant import write_planted
-from circuitlapse.config import read_experiment
+from circuitlapse.calibration import planted
+from circuitlapse.calibration.organism_checks import BARS, KINDS, refusal, silence
+from circuitlapse.calibration.planted import ALL_WEIGHTS, plant, planted_recipe
+from circuitlapse.cli.calibrate import write_planted
+from circuitlapse.config.toml import read_experiment
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models import behaviour, load_model, quiet
-from circuitlapse.models.components import component_pieces
-from circuitlapse.tasks import get_task, tokenize
-from circuitlapse.training import RECIPES, Recipe, Stage, organism, organism_key
-from circuitlapse.training.nursery import Nursery
-from circuitlapse.training.organism import ABANDONED
+from circuitlapse.models.engine.behaviour import behaviour
+from circuitlapse.models.engine.weights import component_pieces
+from circuitlapse.models.files.load import load_model
+from circuitlapse.models.files.quiet import quiet
+from circuitlapse.organisms.organism import ABANDONED, organism, organism_key
+from circuitlapse.organisms.organism_cache import GroundTruthConfig, OrganismFactory
+from circuitlapse.organisms.recipe import RECIPES, Recipe, Stage
+from circuitlapse.tasks.registry import get_task
+from circuitlapse.tasks.tokenization import tokenize
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
 BLANK = ("a0.h1", "a1.h2")
 TINY = Recipe(
-    layers=2, heads=4, d_model=16, warmup=2, batch=4, extra_rounds=0, blank_heads=BLANK,
+    layers=2,
+    heads=4,
+    d_model=16,
+    warmup=2,
+    batch=4,
+    extra_rounds=0,
+    blank_heads=BLANK,
     stages=(
         Stage(steps=3, weights={"repeat": 1.0}),
         Stage(steps=3, weights={"ioi2": 1.0, "three_any": 1.0}),
-    ), gate_prompts=32, old_at_least=0.0, new_at_least=0.0, new_at_most=1.0,
-)  # fmt: skip
-QUICK = Planting(
+    ),
+    gate_prompts=32,
+    old_at_least=0.0,
+    new_at_least=0.0,
+    new_at_most=1.0,
+)
+QUICK = GroundTruthConfig(
     steps=4, batch_size=4, lock_steps=4, prompts=48, group_prompts=48, gain_steps=3, head_rate=0.03
-)  # fmt: skip
+)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +90,7 @@ def test_only_what_killed_processes_left_in_the_cache_is_removed_from_it(tmp_pat
             (tmp_path / kind / name).mkdir(parents=True)
             made = time.time() - age
             os.utime(tmp_path / kind / name, (made, made))
-    Nursery(TINY, 1, QUICK, tmp_path).locked()
+    OrganismFactory(TINY, 1, QUICK, tmp_path).locked()
     for kind in ("organisms", "planted"):
         assert [path.name for path in (tmp_path / kind).glob(".draft-*")] == [".draft-2-new"]
 
@@ -111,8 +116,11 @@ def test_the_planted_recipe_has_blank_heads_where_the_kind_needs_them():
     assert planted_recipe("nothing") == planted_recipe("transformed") == planted_recipe("formed")
     assert len(planted_recipe("elicited").blank_heads) == 8
     assert {head.split(".")[0] for head in planted_recipe("elicited").blank_heads} == {
-        "a0", "a1", "a2", "a3",
-    }  # fmt: skip
+        "a0",
+        "a1",
+        "a2",
+        "a3",
+    }
     with pytest.raises(CircuitlapseError, match="no such kind of organism"):
         planted_recipe("grown")
 
@@ -205,13 +213,20 @@ def test_an_organism_is_written_with_an_experiment_about_it(cache, tmp_path):
     out = tmp_path / "formed"
     write_planted(found, out)
     assert sorted(path.name for path in out.iterdir()) == [
-        "base", "experiment.toml", "placebo", "planted.json", "tuned",
-    ]  # fmt: skip
+        "base",
+        "experiment.toml",
+        "placebo",
+        "planted.json",
+        "tuned",
+    ]
     about = json.loads((out / "planted.json").read_text())
     assert about == {
-        "kind": "formed", "seed": 1, "trained": list(found.trained),
-        "figures": dict(found.figures), "refused": found.refused,
-    }  # fmt: skip
+        "kind": "formed",
+        "seed": 1,
+        "trained": list(found.trained),
+        "figures": dict(found.figures),
+        "refused": found.refused,
+    }
     experiment = read_experiment(out / "experiment.toml")
     assert experiment.checkpoints == {0: str(out / "base"), 1: str(out / "tuned")}
     assert moved_parts(loaded(out / "base"), loaded(out / "tuned")) == set(found.trained)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from circuitlapse.compare.decision import decide_causes
-from circuitlapse.pipeline.causes import read_causes
-from circuitlapse.records import Precondition
+from circuitlapse.analyses.grafts import read_evidence
+from circuitlapse.records.documents import Precondition
+from circuitlapse.verdict.decision import decide_causes
 
 EVIDENCE = Path(__file__).parent / "data" / "planted"
 LABELS = {
@@ -22,7 +22,7 @@ LABELS = {
 
 def decision(kind, *checks):
     (path,) = EVIDENCE.glob(f"{kind}-*.safetensors")
-    return decide_causes([read_causes(path).run(checks)], seed=0)
+    return decide_causes([read_evidence(path).run(checks)], seed=0)
 
 
 @pytest.mark.parametrize(("kind", "label"), LABELS.items())

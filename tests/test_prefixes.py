@@ -7,16 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from circuitlapse.attribution import attribute, node_effects
-from circuitlapse.models import (
-    corrupt_logit_difference,
-    load_model,
-    logit_differences,
-    prefixes,
-)
-from circuitlapse.models.decoder import Decoder
-from circuitlapse.models.gains import gained
-from circuitlapse.tasks.pairs import PromptPairs
+from circuitlapse.attribution.edges import attribute
+from circuitlapse.models.engine import prefix_cache
+from circuitlapse.models.engine.behaviour import corrupt_logit_difference, logit_differences
+from circuitlapse.models.engine.decoder import Decoder
+from circuitlapse.models.engine.output_scales import rescaled_decoder
+from circuitlapse.models.files.load import load_model
+from circuitlapse.patching.patching import node_effects
+from circuitlapse.prompts.pairs import PromptPairs
 from twins_engine import FAMILIES, random_pairs, tiny, tiny_gpt2
 
 
@@ -59,7 +57,7 @@ def test_results_are_those_without_memory(family, calls, most_bytes):
     for column, batch_size, skip in calls:
         pairs = corrupted_from(prompts, column)[skip:]
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(prefixes, "_MOST_BYTES", most_bytes)
+            patched.setattr(prefix_cache, "_MOST_BYTES", most_bytes)
             found = logit_differences(remembering, pairs, batch_size)
         for ours, plain in zip(found, logit_differences(model, pairs), strict=True):
             torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5)
@@ -108,7 +106,7 @@ def test_where_there_is_no_room_what_is_held_stays(monkeypatch):
     pairs, decoder = corrupted_from(prompts, 5), model.decoder
     block = decoder.attention[0].W_O
     one = 2 * decoder.n_layers * 5 * block.shape[0] * block.shape[1] * block.itemsize
-    monkeypatch.setattr(prefixes, "_MOST_BYTES", 3 * one)
+    monkeypatch.setattr(prefix_cache, "_MOST_BYTES", 3 * one)
     kept = model.remembering()
     for row in (0, 1, 2, 3, 0, 1, 2, 3):
         corrupt_logit_difference(kept, pairs[torch.tensor([row])])
@@ -130,7 +128,7 @@ def test_a_gained_model_remembers_nothing_of_the_ungained_one():
     model, pairs = load_model(tiny_gpt2()).remembering(), corrupted_from(even_prompts(7), 5)
     corrupt_logit_difference(model, pairs)
     louder = replace(
-        model, decoder=gained(model.decoder, torch.full((len(model.graph.nodes),), 2.0))
+        model, decoder=rescaled_decoder(model.decoder, torch.full((len(model.graph.nodes),), 2.0))
     )
     plain = replace(louder, decoder=replace(louder.decoder, prefixes=None))
     assert torch.equal(

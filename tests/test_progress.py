@@ -11,19 +11,19 @@ from types import SimpleNamespace
 from rich.console import Console
 
 from circuitlapse.api.lines import Lines, watched
-from circuitlapse.cli.progress import counting, watch
-from circuitlapse.pipeline import Progress
+from circuitlapse.cli.console import counting, watch
+from circuitlapse.pipeline.job import Progress
 
 # An organism so small that it is made in seconds; its gate lets everything pass.
 PRETRAINING = """
 import time
 from rich.console import Console
 from circuitlapse.api import lines
-from circuitlapse.cli.progress import watch
-from circuitlapse.pipeline import Progress
-from circuitlapse.training import get_recipe
-from circuitlapse.training.recipe import Stage
-from circuitlapse.training.organism import pretrain
+from circuitlapse.cli.console import watch
+from circuitlapse.pipeline.job import Progress
+from circuitlapse.organisms.recipe import get_recipe
+from circuitlapse.organisms.recipe import Stage
+from circuitlapse.organisms.organism import pretrain
 
 lines.EVERY = 1.0
 recipe = get_recipe("default")

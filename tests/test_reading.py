@@ -8,18 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models import behaviour, load_model
-from circuitlapse.reading import (
+from circuitlapse.models.engine.behaviour import behaviour
+from circuitlapse.models.files.load import load_model
+from circuitlapse.prompts.pairs import PromptPairs
+from circuitlapse.prompts.positions import place
+from circuitlapse.reading.attention import (
     attention_between,
     attention_of_each,
     attention_of_layers,
     attention_patterns,
-    direct_logit_attribution,
-    logit_lens,
-    read_together,
 )
-from circuitlapse.tasks.pairs import PromptPairs
-from circuitlapse.tasks.places import place
+from circuitlapse.reading.direct import direct_logit_attribution
+from circuitlapse.reading.lens import logit_lens
+from circuitlapse.reading.read_all import read_all
 from twins_engine import FAMILIES, Literal, random_pairs, tiny, tiny_gpt2
 from twins_reading import patterns, streams
 
@@ -174,7 +175,7 @@ def test_attention_between_positions_is_the_mean_of_its_weights(family, batch_si
 def test_what_is_read_together_is_what_each_reads(family, batch_size):
     model, pairs = load_model(tiny(family)), named_pairs()
     ways = [("here", "there"), ("END", "here-1")]
-    once = read_together(model, pairs, ways, batch_size)
+    once = read_all(model, pairs, ways, batch_size)
     direct = direct_logit_attribution(model, pairs)
     for found, alone in (
         (once.lens, logit_lens(model, pairs)),
@@ -200,12 +201,14 @@ def test_a_position_may_be_shifted():
     expected = torch.stack(
         [
             torch.stack(
-                [attention_patterns(model, pairs, layer)[row, :, end, end - 1]
-                 for row, end in enumerate((pairs.lengths - 1).tolist())]
+                [
+                    attention_patterns(model, pairs, layer)[row, :, end, end - 1]
+                    for row, end in enumerate((pairs.lengths - 1).tolist())
+                ]
             ).mean(dim=0)
             for layer in range(2)
         ]
-    )  # fmt: skip
+    )
     torch.testing.assert_close(before, expected)
 
 

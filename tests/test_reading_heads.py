@@ -4,17 +4,13 @@ import pytest
 import torch
 
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models import load_model
-from circuitlapse.reading import (
-    attention_between,
-    copying_scores,
-    direct_logit_attribution,
-    heads,
-    matching_scores,
-    repeat_scores,
-)
-from circuitlapse.reading.repeats import repeated_tokens
-from circuitlapse.tasks.pairs import PromptPairs
+from circuitlapse.models.files.load import load_model
+from circuitlapse.prompts.pairs import PromptPairs
+from circuitlapse.reading import heads
+from circuitlapse.reading.attention import attention_between
+from circuitlapse.reading.direct import direct_logit_attribution
+from circuitlapse.reading.heads import copying_scores, matching_scores
+from circuitlapse.reading.repeats import repeat_scores, repeated_tokens
 from handmade import handmade, handmade_pairs
 from twins_engine import FAMILIES, Literal, random_pairs, tiny, tiny_gpt2
 from twins_reading import patterns, streams

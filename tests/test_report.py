@@ -16,12 +16,15 @@ import polars as pl
 import pytest
 
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.records import SCHEMAS, Store, Verdict
 from circuitlapse.records.calibration import released
-from circuitlapse.report import build_report, read_run
-from circuitlapse.report.numbers import estimate, number, typeset
-from circuitlapse.report.payload import payload
-from circuitlapse.report.shares import share_bar
+from circuitlapse.records.columns import SCHEMAS
+from circuitlapse.records.documents import Verdict
+from circuitlapse.records.store import Store
+from circuitlapse.report.pages.page import build_report
+from circuitlapse.report.pages.view import share_bar
+from circuitlapse.report.series.grid import estimate, number, typeset
+from circuitlapse.report.series.payload import payload
+from circuitlapse.report.series.run_records import read_run
 from report_synthetic import HEADS, LAYERS, put, put_table, write_run
 
 HOSTILE = """</script><script>alert(1)</script><img src="http://x.example/a.png" onerror='x'>&amp; Zoë 漢 \u2028"""  # noqa: E501
@@ -263,16 +266,26 @@ def test_empty_tables_that_a_run_may_lack_are_said_to_be_empty(broken: Path):
     for name in ("placebo", "overlap", "fates", "grafts", "controls", "faithfulness", "edges"):
         put_table(broken, name, pl.DataFrame(schema=SCHEMAS[name]))
     text = " ".join(_Page(build_report(broken).read_text(encoding="utf-8")).text)
-    for sentence in ("No fates", "No grafts", "No overlap", "no placebo", "No control",
-                     "No faithfulness"):  # fmt: skip
+    for sentence in (
+        "No fates",
+        "No grafts",
+        "No overlap",
+        "no placebo",
+        "No control",
+        "No faithfulness",
+    ):
         assert sentence in text
 
 
 @pytest.mark.parametrize(
     "name",
-    ["provenance.json", "verdict.json", "tasks/ioi3.test.jsonl",
-     *(f"tables/{table}.parquet" for table in SCHEMAS)],
-)  # fmt: skip
+    [
+        "provenance.json",
+        "verdict.json",
+        "tasks/ioi3.test.jsonl",
+        *(f"tables/{table}.parquet" for table in SCHEMAS),
+    ],
+)
 def test_a_missing_or_changed_file_is_named(broken: Path, name: str):
     content = (broken / name).read_bytes()
     (broken / name).write_bytes(content[:-1])

@@ -8,13 +8,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from circuitlapse.config import Finetune
-from circuitlapse.report import looks, read_run
-from circuitlapse.report.data import RunRecords
-from circuitlapse.report.grid import characters
-from circuitlapse.report.marks import KINDS, Frame, edges_of
-from circuitlapse.report.payload import payload
-from circuitlapse.report.recipes import recipes
+from circuitlapse.config.finetune import Finetune
+from circuitlapse.report.series import checkpoint_details
+from circuitlapse.report.series.grid import characters
+from circuitlapse.report.series.marks import KINDS, Frame, edges_of
+from circuitlapse.report.series.payload import payload
+from circuitlapse.report.series.recipes import recipes
+from circuitlapse.report.series.run_records import RunRecords, read_run
 from report_synthetic import HEADS, LAYERS, write_run
 
 
@@ -64,9 +64,11 @@ def test_patches_and_edges_stand_where_the_script_looks_for_them(records: RunRec
     place = LAYERS * HEADS + HEADS + 5
     assert data["patching"]["0/ioi2/head_v"][0][place] == pytest.approx(row["effect"], rel=1e-3)
     edges = records.tables["edges"].filter(
-        (pl.col("finetune_seed") == 0) & (pl.col("step") == 16) & (pl.col("task") == "ioi2")
+        (pl.col("finetune_seed") == 0)
+        & (pl.col("step") == 16)
+        & (pl.col("task") == "ioi2")
         & (pl.col("corruption") == "subject")
-    )  # fmt: skip
+    )
     distances, scores = data["edges"]["series"]["0/ioi2/subject"][2]
     assert len(distances) == edges.height
     for place, score in zip(accumulate(distances), scores, strict=True):
@@ -105,9 +107,11 @@ def test_attention_is_kept_as_a_triangle_of_the_strongest_heads(records: RunReco
     patterns = data["patterns"]
     assert len(patterns["heads"]) == LAYERS * HEADS
     sizes = (
-        records.tables["nodes"].filter(pl.col("kind") == "head")
-        .group_by("node").agg(pl.col("effect").abs().max())
-    )  # fmt: skip
+        records.tables["nodes"]
+        .filter(pl.col("kind") == "head")
+        .group_by("node")
+        .agg(pl.col("effect").abs().max())
+    )
     order = dict(sizes.iter_rows())
     assert patterns["heads"][0] == max(order, key=lambda node: order[node])
     n = len(patterns["tokens"]["ioi2"][0])
@@ -146,7 +150,7 @@ def test_patterns_leave_out_heads_where_they_take_too_much_room(
 ):
     # Two ends, two seeds and two prompts of each task.
     per_head = 2 * 2 * 2 * sum(n * (n + 1) // 2 for n in (5, 16))
-    monkeypatch.setattr(looks, "_MOST_WEIGHTS", per_head * 7 + 1)
+    monkeypatch.setattr(checkpoint_details, "_MOST_WEIGHTS", per_head * 7 + 1)
     assert len(payload(records)["patterns"]["heads"]) == 7
 
 

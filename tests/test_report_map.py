@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from PIL import Image, ImageChops
 
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.report import read_run
-from circuitlapse.report.colours import STEPS, ink, place, ramp
-from circuitlapse.report.film import frames, write_gif, write_pictures
-from circuitlapse.report.layout import map_layout
-from circuitlapse.report.payload import payload
+from circuitlapse.report.pages.film import frames, write_gif, write_pictures
+from circuitlapse.report.series.colours import STEPS, ink, place, ramp
+from circuitlapse.report.series.map_layout import map_layout
+from circuitlapse.report.series.payload import payload
+from circuitlapse.report.series.run_records import read_run
 from report_synthetic import write_run
 
 POSITIONS = {"old": ["IO", "S", "END"], "new": ["IO", "S1", "S2", "END"], "difference": ["IO"]}
@@ -49,9 +49,17 @@ def test_boxes_stay_inside_and_apart_whatever_the_model(layers: int, heads: int)
 
 @pytest.mark.parametrize(
     ("writer", "reader"),
-    [("input", "a0.h3<q>"), ("a0.h0", "m0"), ("a0.h7", "a2.h1<v>"), ("m1", "a3.h2<k>"),
-     ("m0", "m3"), ("input", "logits"), ("a3.h5", "logits"), ("m3", "logits")],
-)  # fmt: skip
+    [
+        ("input", "a0.h3<q>"),
+        ("a0.h0", "m0"),
+        ("a0.h7", "a2.h1<v>"),
+        ("m1", "a3.h2<k>"),
+        ("m0", "m3"),
+        ("input", "logits"),
+        ("a3.h5", "logits"),
+        ("m3", "logits"),
+    ],
+)
 def test_every_edge_leads_upwards_from_its_writer_to_its_reader(writer: str, reader: str):
     layout = map_layout(_nodes(4, 8), POSITIONS)
     path = layout.path(writer, reader)

@@ -10,9 +10,12 @@ import torch
 from safetensors.torch import load_file
 
 import circuitlapse as cl
-from circuitlapse.config import Finetune, to_toml
-from circuitlapse.tasks import get_task
-from circuitlapse.training import Restart, Watched, finetune
+from circuitlapse.config.finetune import Finetune
+from circuitlapse.config.toml import to_toml
+from circuitlapse.tasks.registry import get_task
+from circuitlapse.training.finetune import finetune
+from circuitlapse.training.restart import Restart
+from circuitlapse.training.training_eval import EvaluationSet
 from small_run import small_experiment
 
 pytestmark = pytest.mark.usefixtures("unchecked")
@@ -33,7 +36,7 @@ def _weights(directory):
 def test_an_interrupted_training_goes_on_to_the_same_bits(tiny_model, tmp_path, settings):
     recipe = RECIPE.model_validate({**RECIPE.model_dump(), **settings})
     task = get_task("ioi3")
-    watched = [Watched("validation", "ioi3", task.items("validation", 12))]
+    watched = [EvaluationSet("validation", "ioi3", task.items("validation", 12))]
 
     class Interrupted(Exception):  # noqa: N818
         pass
@@ -49,9 +52,15 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(tiny_model, tmp_path, 
         restart = Restart(tmp_path / "kept", before, every_seconds=0.0) if keep else None
         try:
             figures = finetune(
-                tiny_model, task.items("train", 48), save, recipe, seed=0, device="cpu",
-                watched=watched, restart=restart,
-            )  # fmt: skip
+                tiny_model,
+                task.items("train", 48),
+                save,
+                recipe,
+                seed=0,
+                device="cpu",
+                watched=watched,
+                restart=restart,
+            )
         except Interrupted:
             figures = None
         return saved, figures

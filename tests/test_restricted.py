@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 from transformers.optimization import Adafactor
 
-from circuitlapse.config import Finetune
+from circuitlapse.config.finetune import Finetune
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models.components import SHARED, component_pieces
-from circuitlapse.tasks import get_task
-from circuitlapse.training import finetune
-from circuitlapse.training.restricted import KINDS, Held, Restriction, free_masks
+from circuitlapse.models.engine.weights import SHARED, component_pieces
+from circuitlapse.tasks.registry import get_task
+from circuitlapse.training.finetune import finetune
+from circuitlapse.training.restricted import KINDS, Frozen, Restriction, free_masks
 from twins_engine import FAMILIES, tiny
 
 OPTIMIZERS = {
@@ -62,7 +62,7 @@ def test_only_what_is_named_moves_and_all_else_keeps_its_bytes(family):
     for optimizer in OPTIMIZERS:
         hf = tiny(family)
         before = hashes(hf)
-        held = Held(hf, free_masks(hf, ["a0.h1", "m1"]))
+        held = Frozen(hf, free_masks(hf, ["a0.h1", "m1"]))
         trained(hf, optimizer, held)
         moved = {place for place, digested in hashes(hf).items() if before[place] != digested}
         assert moved == {place for place in before if place.component in ("a0.h1", "m1")}
@@ -76,7 +76,7 @@ def test_what_is_free_is_trained_as_if_the_rest_were_not_there():
     In double precision, since the gradient of key biases is nothing but rounding.
     """
     hf, twin = tiny("gpt2").double(), tiny("gpt2").double()
-    held = Held(hf, free_masks(hf, ["a0.h0", "a1.h1"]))
+    held = Frozen(hf, free_masks(hf, ["a0.h0", "a1.h1"]))
     trained(hf, "adamw", held, clip=0.05)
 
     masks = free_masks(twin, ["a0.h0", "a1.h1"])
@@ -136,8 +136,11 @@ def test_kinds_hold_the_parameters_that_their_names_say():
         return {name for name, mask in masks.items() if bool(mask.any())}
 
     gpt2 = names("gpt2", "norms")
-    assert gpt2 == {f"transformer.{m}.{p}" for p in ("weight", "bias") for m in (
-        "h.0.ln_1", "h.0.ln_2", "h.1.ln_1", "h.1.ln_2", "ln_f")}  # fmt: skip
+    assert gpt2 == {
+        f"transformer.{m}.{p}"
+        for p in ("weight", "bias")
+        for m in ("h.0.ln_1", "h.0.ln_2", "h.1.ln_1", "h.1.ln_2", "ln_f")
+    }
     assert names("gpt2", "embeddings") == {"transformer.wte.weight", "transformer.wpe.weight"}
     assert names("pythia", "embeddings") == {"gpt_neox.embed_in.weight", "embed_out.weight"} or (
         names("pythia", "embeddings") == {"gpt_neox.embed_in.weight", "lm_head.weight"}
@@ -151,17 +154,28 @@ def test_a_trainer_with_weight_decay_clipping_and_accumulation_moves_one_head_on
     base = AutoModelForCausalLM.from_pretrained(tiny_model)
     before, saved = hashes(base), {}
     recipe = Finetune.model_validate(
-        {"steps": 4, "save_every": 2, "learning_rate": 1e-2, "batch_size": 8, "accumulate": 2,
-         "trainer": {"weight_decay": 0.1}}
-    )  # fmt: skip
+        {
+            "steps": 4,
+            "save_every": 2,
+            "learning_rate": 1e-2,
+            "batch_size": 8,
+            "accumulate": 2,
+            "trainer": {"weight_decay": 0.1},
+        }
+    )
 
     def save(step, model, tokenizer):
         saved[step] = hashes(model)
 
     finetune(
-        tiny_model, get_task("ioi3").items("train", 32), save, recipe, seed=0, device="cpu",
+        tiny_model,
+        get_task("ioi3").items("train", 32),
+        save,
+        recipe,
+        seed=0,
+        device="cpu",
         callbacks=[Restriction(["a1.h0"])],
-    )  # fmt: skip
+    )
     for step in (2, 4):
         moved = {piece.component for piece in before if saved[step][piece] != before[piece]}
         assert moved == {"a1.h0"}
@@ -172,7 +186,7 @@ def test_a_trainer_with_weight_decay_clipping_and_accumulation_moves_one_head_on
 def test_a_gradient_that_is_not_finite_reaches_nothing_that_is_held():
     hf = tiny("gpt2")
     before = hashes(hf)
-    held = Held(hf, free_masks(hf, ["a0.h1"]))
+    held = Frozen(hf, free_masks(hf, ["a0.h1"]))
     weight = dict(hf.named_parameters())["transformer.h.0.attn.c_attn.weight"]
     (weight * torch.inf).sum().backward()
     torch.optim.SGD([weight], lr=1.0).step()

@@ -3,18 +3,22 @@
 import torch
 from transformers import AutoModelForCausalLM
 
-from circuitlapse.config import Finetune
-from circuitlapse.tasks import get_task
-from circuitlapse.training import Restart, finetune
+from circuitlapse.config.finetune import Finetune
+from circuitlapse.tasks.registry import get_task
+from circuitlapse.training.finetune import finetune
+from circuitlapse.training.restart import Restart
 from circuitlapse.training.restricted import Restriction, free_masks
 
 PARTS = ["a1.h0", "m0"]
 RECIPE = Finetune.model_validate(
     {
-        "steps": 6, "save_every": 2, "learning_rate": 1e-2, "batch_size": 8,
+        "steps": 6,
+        "save_every": 2,
+        "learning_rate": 1e-2,
+        "batch_size": 8,
         "trainer": {"weight_decay": 0.1},
     }
-)  # fmt: skip
+)
 
 
 def trained(base, stop=None, restart=None, **settings):
@@ -28,10 +32,15 @@ def trained(base, stop=None, restart=None, **settings):
 
     try:
         finetune(
-            base, get_task("ioi3").items("train", 48), save,
-            RECIPE.model_validate({**RECIPE.model_dump(), **settings}), seed=0, device="cpu",
-            restart=restart, callbacks=[Restriction(PARTS)],
-        )  # fmt: skip
+            base,
+            get_task("ioi3").items("train", 48),
+            save,
+            RECIPE.model_validate({**RECIPE.model_dump(), **settings}),
+            seed=0,
+            device="cpu",
+            restart=restart,
+            callbacks=[Restriction(PARTS)],
+        )
     except KeyboardInterrupt:
         assert stop is not None
     return saved

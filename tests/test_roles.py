@@ -5,14 +5,15 @@ import copy
 import numpy as np
 import pytest
 
-from circuitlapse.compare.fates import fate_of
-from circuitlapse.compare.roles import compare_roles
-from circuitlapse.compare.signatures import Signatures
+from circuitlapse.analyses.heads import strongest_reads
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models import Graph, load_model
-from circuitlapse.models.components import component_pieces
-from circuitlapse.pipeline.read import read
-from circuitlapse.pipeline.roles import signature_of, strongest_reads
+from circuitlapse.graph import Graph
+from circuitlapse.heads.head_changes import category_of
+from circuitlapse.heads.head_profiles import Signatures, signature_of
+from circuitlapse.heads.role_changes import compare_roles
+from circuitlapse.models.engine.weights import component_pieces
+from circuitlapse.models.files.load import load_model
+from circuitlapse.pipeline.measure.readings import read
 from handmade import handmade, handmade_pairs
 
 
@@ -82,8 +83,11 @@ def test_moves_have_a_small_p_where_roles_appear_where_they_were_given_up():
     after[[3, 20, 9, 14]] = values[[20, 3, 14, 9]]
     roles = compare_roles(signatures(values), signatures(after), halves, seed=0)
     assert {(move.source, move.target) for move in roles.moves} == {
-        ("a0.h3", "a2.h4"), ("a2.h4", "a0.h3"), ("a1.h1", "a1.h6"), ("a1.h6", "a1.h1")
-    }  # fmt: skip
+        ("a0.h3", "a2.h4"),
+        ("a2.h4", "a0.h3"),
+        ("a1.h1", "a1.h6"),
+        ("a1.h6", "a1.h1"),
+    }
     assert roles.p_value is not None
     assert roles.p_value < 0.01
     elsewhere = values.copy()
@@ -111,11 +115,11 @@ def test_noise_and_placebos_keep_a_change_from_being_one():
 
 
 def test_a_used_head_whose_role_changed_is_repurposed_and_no_other():
-    assert fate_of("steady", "idle", role_changed=True) == "repurposed"
-    assert fate_of("grew", "grew", role_changed=True) == "repurposed"
-    assert fate_of("lost", "idle", role_changed=True) == "retired"
-    assert fate_of("idle", "gained", role_changed=True) == "recruited"
-    assert fate_of("idle", "idle", role_changed=True) == "unused"
+    assert category_of("steady", "idle", role_changed=True) == "repurposed"
+    assert category_of("grew", "grew", role_changed=True) == "repurposed"
+    assert category_of("lost", "idle", role_changed=True) == "retired"
+    assert category_of("idle", "gained", role_changed=True) == "recruited"
+    assert category_of("idle", "idle", role_changed=True) == "unused"
 
 
 def test_signatures_of_other_features_are_refused():

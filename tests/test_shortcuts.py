@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from circuitlapse.tasks import get_task
-from circuitlapse.tasks.shortcuts import mentions, shortcut_hits
+from circuitlapse.records.items import mentions, shortcut_hits
+from circuitlapse.tasks.registry import get_task
 
 IOI3 = "After Ann, Bob and Cy went out, {acting} gave a pen to"
 
@@ -13,10 +13,12 @@ def _item(prompt, answer, distractors, also=()):
     (found,) = get_task("ioi3").items("test", 1)
     return found.model_copy(
         update={
-            "prompt": prompt, "answer": f" {answer}", "also": tuple(f" {each}" for each in also),
+            "prompt": prompt,
+            "answer": f" {answer}",
+            "also": tuple(f" {each}" for each in also),
             "distractors": tuple(f" {each}" for each in distractors),
         }
-    )  # fmt: skip
+    )
 
 
 def test_rules_are_right_where_a_reader_would_say_so():

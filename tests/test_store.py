@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.records import Store, content_hash, key_of, replacing
+from circuitlapse.records.store import Store, content_hash, key_of, replacing
 
 
 def _write(store: Store, name: str, text: str = "hello", key: str = "k") -> None:

@@ -14,15 +14,20 @@ from typer import Typer
 from typer.testing import CliRunner
 
 import circuitlapse as cl
+from circuitlapse.api.task_screening import (
+    Form,
+    form_distance,
+    form_of,
+    mark_of,
+    smallest_master,
+    worthwhile,
+)
 from circuitlapse.cli.survey import survey as command
-from circuitlapse.compare.mastery import mark_of, smallest_master, worthwhile
-from circuitlapse.models import behaviour
-from circuitlapse.records.documents import Estimate
-from circuitlapse.records.intervals import mean_interval, proportion_interval
+from circuitlapse.models.engine.behaviour import behaviour
 from circuitlapse.records.survey import LeftOut, ModelSurvey, Survey, TaskFigures, TaskPair
-from circuitlapse.report.survey import render_survey
-from circuitlapse.tasks import TASKS
-from circuitlapse.tasks.form import Form, form_distance, form_of
+from circuitlapse.report.pages.small_pages import render_survey
+from circuitlapse.stats.intervals import Estimate, mean_interval, proportion_interval
+from circuitlapse.tasks.battery import TASKS
 from circuitlapse.tasks.words import NAMES
 from test_battery import without
 
@@ -38,9 +43,14 @@ def _between(low: float, high: float) -> Estimate:
 def _figures(task: str, low: float, high: float, chance: float = 0.5) -> TaskFigures:
     among = _between(low, high)
     return TaskFigures(
-        task=task, prompts=8, chance=chance, accuracy=among, accuracy_among=among,
-        logit_diff=_between(-1, 1), mark=mark_of(among, chance),
-    )  # fmt: skip
+        task=task,
+        prompts=8,
+        chance=chance,
+        accuracy=among,
+        accuracy_among=among,
+        logit_diff=_between(-1, 1),
+        mark=mark_of(among, chance),
+    )
 
 
 def _model(name: str, parameters: int, *figures: TaskFigures) -> ModelSurvey:
@@ -77,8 +87,11 @@ def test_pairs_are_of_a_mastered_and_an_open_task_with_a_common_corruption() -> 
     tasks = {each.task: TASKS[each.task] for each in figures}
     pairs = worthwhile(figures, tasks, FORM)
     assert [(pair.old, pair.new) for pair in pairs] == [
-        ("ioi2", "ioi3"), ("ioi2", "ioi3_apart"), ("leave2", "ioi3_apart"), ("leave2", "ioi3"),
-    ]  # fmt: skip
+        ("ioi2", "ioi3"),
+        ("ioi2", "ioi3_apart"),
+        ("leave2", "ioi3_apart"),
+        ("leave2", "ioi3"),
+    ]
     assert all(pair.families == ["subject", "names"] for pair in pairs)
 
 
@@ -217,8 +230,9 @@ def test_a_model_that_cannot_be_loaded_does_not_end_the_survey(
     assert "the model has no tokenizer" in found.left_out[0].reason
     assert "there is no such model directory" in found.left_out[1].reason
     assert [note.partition(":")[0] for note in notes] == [
-        f"{bare} is left out", f"{tmp_path / 'none'} is left out",
-    ]  # fmt: skip
+        f"{bare} is left out",
+        f"{tmp_path / 'none'} is left out",
+    ]
     with pytest.raises(cl.CircuitlapseError, match=r"none of the models .*\n.*bare: the model has"):
         cl.survey(bare, ["ioi2"])
 
@@ -241,8 +255,20 @@ def test_slips_are_found_before_any_model_is_loaded(tiny_model: Path, tmp_path: 
 def test_the_command_prints_and_writes_everything(tiny_model: Path, tmp_path: Path) -> None:
     other = shutil.copytree(tiny_model, tmp_path / "other")
     json_file, page = tmp_path / "new" / "survey.json", tmp_path / "survey.html"
-    arguments = [tiny_model, other, "--tasks", "ioi2,ioi3", "--tasks", "bought_more",
-                 "--prompts", 12, "--json", json_file, "--html", page]  # fmt: skip
+    arguments = [
+        tiny_model,
+        other,
+        "--tasks",
+        "ioi2,ioi3",
+        "--tasks",
+        "bought_more",
+        "--prompts",
+        12,
+        "--json",
+        json_file,
+        "--html",
+        page,
+    ]
     done = CliRunner().invoke(APP, [str(each) for each in arguments])
     assert done.exit_code == 0, done.output
     assert done.output.count("Not asked, bought_more: 'bought_more' cannot be built") == 2
@@ -251,8 +277,19 @@ def test_the_command_prints_and_writes_everything(tiny_model: Path, tmp_path: Pa
     assert [len(model.tasks) for model in found.models] == [2, 2]
     assert page.read_text(encoding="utf-8") == render_survey(found)
 
-    again = CliRunner().invoke(APP, [str(tiny_model), str(tmp_path / "none"), "--tasks", "ioi2",
-                                     "--prompts", "6", "--json", str(json_file)])  # fmt: skip
+    again = CliRunner().invoke(
+        APP,
+        [
+            str(tiny_model),
+            str(tmp_path / "none"),
+            "--tasks",
+            "ioi2",
+            "--prompts",
+            "6",
+            "--json",
+            str(json_file),
+        ],
+    )
     assert again.exit_code == 2
     assert f"Left out, {tmp_path / 'none'}: there is no such model directory" in again.output
     assert len(Survey.model_validate_json(json_file.read_text()).models) == 1

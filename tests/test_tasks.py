@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.tasks import SPLITS, TASKS, Item, get_task
-from circuitlapse.tasks.splits import PAIR_SPLIT, draw_names, names_split
+from circuitlapse.records.items import Item
+from circuitlapse.tasks.battery import TASKS
+from circuitlapse.tasks.registry import get_task
+from circuitlapse.tasks.splits import PAIR_SPLIT, SPLITS, draw_names, names_split
 from circuitlapse.tasks.templates import CONTINUATIONS, OPENINGS
 from circuitlapse.tasks.validation import determine_answer, validate
 from circuitlapse.tasks.words import NAMES, OBJECTS, PLACES

@@ -6,9 +6,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.tasks import SPLITS, get_task, logit_difference, tokenize
+from circuitlapse.organisms.tokenizer import build_tokenizer
+from circuitlapse.prompts.metrics import logit_difference
+from circuitlapse.tasks.registry import get_task
+from circuitlapse.tasks.splits import SPLITS
+from circuitlapse.tasks.tokenization import tokenize
 from circuitlapse.tasks.words import NAMES, OBJECTS, PLACES
-from circuitlapse.training.tokenizer import build_tokenizer
 
 
 @pytest.fixture(scope="module", params=["organism", "gpt2"])

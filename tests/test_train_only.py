@@ -6,11 +6,11 @@ import pytest
 from safetensors.torch import load_file
 
 import circuitlapse as cl
-from circuitlapse.models import load_model
-from circuitlapse.pipeline import tune
-from circuitlapse.pipeline.base import check_parts
-from circuitlapse.pipeline.plan import plan_jobs
-from circuitlapse.records import Store, content_hash
+from circuitlapse.models.files.load import load_model
+from circuitlapse.pipeline.inputs import base
+from circuitlapse.pipeline.inputs.base import check_parts
+from circuitlapse.pipeline.run.plan import plan_jobs
+from circuitlapse.records.store import Store, content_hash
 from circuitlapse.training.restricted import free_masks
 from small_run import small_experiment
 
@@ -59,10 +59,10 @@ def test_an_organism_that_was_made_anew_and_otherwise_is_refused(tiny_model, tmp
     with store.write("base.json", "key") as path:
         path.write_text(json.dumps({"admission": {"weights_sha256": digest}}))
     if same:
-        tune.check_same_base(tiny_model, store)
+        base.check_same_base(tiny_model, store)
         return
     with pytest.raises(cl.CircuitlapseError, match=r"not the one that this run .* another --out"):
-        tune.check_same_base(tiny_model, store)
+        base.check_same_base(tiny_model, store)
 
 
 @pytest.mark.parametrize(

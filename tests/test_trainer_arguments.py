@@ -9,9 +9,9 @@ import torch
 from transformers.integrations import integration_utils
 
 import circuitlapse as cl
-from circuitlapse.config import Finetune
+from circuitlapse.config.finetune import Finetune
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.pipeline.base import check_training
+from circuitlapse.pipeline.inputs.base import check_training
 from circuitlapse.training.arguments import arguments, check_device, check_names
 from small_run import small_experiment
 
@@ -127,7 +127,9 @@ def test_a_run_keeps_what_its_loggers_write(tensorboard, tiny_model, tmp_path):
     logs = tmp_path / "logs"
     found = sorted(str(path.relative_to(logs)) for path in logs.rglob("events"))
     assert found == [
-        "controls/seed-0/mlps/events", "placebo-shuffled-answers-seed-0/events", "seed-0/events",
-    ]  # fmt: skip
+        "controls/seed-0/mlps/events",
+        "placebo-shuffled-answers-seed-0/events",
+        "seed-0/events",
+    ]
     assert "train/loss 2" in (logs / "seed-0/events").read_text()
     assert not list(tmp_path.glob(".restart-*"))

@@ -11,15 +11,15 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import circuitlapse as cl
-from circuitlapse.cli.summary import print_summary
-from circuitlapse.cli.training import flag_lines
-from circuitlapse.config import Finetune, to_toml
+from circuitlapse.cli.summary import flag_lines, print_summary
+from circuitlapse.config.finetune import Finetune
+from circuitlapse.config.toml import to_toml
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.pipeline import Progress
-from circuitlapse.tasks import get_task
-from circuitlapse.training import Figures, Watched, finetune, flagged
-from circuitlapse.training.encode import encode
-from circuitlapse.training.watch import Split, look
+from circuitlapse.pipeline.job import Progress
+from circuitlapse.records.figures import Figures, Split, flagged
+from circuitlapse.tasks.registry import get_task
+from circuitlapse.training.finetune import finetune
+from circuitlapse.training.training_eval import EvaluationSet, encode, evaluate
 from small_run import small_experiment
 
 pytestmark = pytest.mark.usefixtures("unchecked")
@@ -75,7 +75,7 @@ def test_figures_are_those_of_one_prompt_at_a_time(tiny_model):
     items = get_task("ioi2").items("validation", 20)
     items[3] = items[3].model_copy(update={"answer": " Mary and Paul"})
     state = torch.random.get_rng_state()
-    found = look(model, tokenizer, Watched("validation", "ioi2", items), 4)
+    found = evaluate(model, tokenizer, EvaluationSet("validation", "ioi2", items), 4)
     assert model.training
     assert torch.equal(state, torch.random.get_rng_state())
     losses = []
@@ -95,10 +95,18 @@ def _tune(base, items, held_out, **recipe):
     notices: list[str] = []
     settings = {"steps": 30, "save_every": 10, "batch_size": 8, "learning_rate": 3e-2, **recipe}
     found = finetune(
-        base, items, lambda *a: None, Finetune.model_validate(settings), seed=0, device="cpu",
-        watched=[Watched("train", "ioi3", items[:32]), Watched("validation", "ioi3", held_out)],
+        base,
+        items,
+        lambda *a: None,
+        Finetune.model_validate(settings),
+        seed=0,
+        device="cpu",
+        watched=[
+            EvaluationSet("train", "ioi3", items[:32]),
+            EvaluationSet("validation", "ioi3", held_out),
+        ],
         notice=notices.append,
-    )  # fmt: skip
+    )
     return flagged(found), notices
 
 
@@ -131,9 +139,13 @@ def test_a_training_that_blows_up_is_stopped(tiny_model):
     task = get_task("ioi3")
     with pytest.raises(CircuitlapseError, match=r"blown up: at step 10 .*Lower finetune\.learning"):
         _tune(
-            tiny_model, task.items("train", 240), task.items("validation", 32),
-            optimizer="sgd", learning_rate=1e30, trainer={"max_grad_norm": 0.0},
-        )  # fmt: skip
+            tiny_model,
+            task.items("train", 240),
+            task.items("validation", 32),
+            optimizer="sgd",
+            learning_rate=1e30,
+            trainer={"max_grad_norm": 0.0},
+        )
 
 
 def test_a_run_tells_its_traps_and_keeps_them(tiny_model, tmp_path):
@@ -182,9 +194,13 @@ def test_figures_that_end_early_are_those_of_a_training_that_blew_up():
 def test_a_recipe_that_blows_up_is_named_and_the_others_are_finished(tiny_model, tmp_path):
     """One of two recipes: its checkpoints, figures and name are there, the other's everything."""
     experiment = small_experiment(
-        tiny_model, optimizer="sgd", trainer={"max_grad_norm": 0.0}, placebo=False,
-        grid={"learning_rate": [1e-3, 1e30]}, seeds=[3],
-    )  # fmt: skip
+        tiny_model,
+        optimizer="sgd",
+        trainer={"max_grad_norm": 0.0},
+        placebo=False,
+        grid={"learning_rate": [1e-3, 1e30]},
+        seeds=[3],
+    )
     (tmp_path / "experiment.toml").write_text(to_toml(experiment))
     out = tmp_path / "run"
     command = [sys.executable, "-m", "circuitlapse", "run", tmp_path / "experiment.toml"]
@@ -202,8 +218,10 @@ def test_a_recipe_that_blows_up_is_named_and_the_others_are_finished(tiny_model,
     assert set(run.table("nodes")["recipe"]) == {"lr-0.001"}
     flags = run.table("training").filter(recipe="lr-1e+30")["flags"]
     assert all("diverged" in flag for flag in flags.tail(3))
-    assert any("diverged (lr-1e+30, seed 3" in line for line in
-               flag_lines(run.table("training"), several=True))  # fmt: skip
+    assert any(
+        "diverged (lr-1e+30, seed 3" in line
+        for line in flag_lines(run.table("training"), several=True)
+    )
     print_summary(run, Console(width=120))
     # Started again, what was lost is tried again and nothing else that takes long.
     started: list[str] = []

@@ -13,12 +13,11 @@ from typer.testing import CliRunner
 
 import circuitlapse as cl
 from circuitlapse.cli.export import export
-from circuitlapse.cli.show import show
-from circuitlapse.cli.trial import try_prompt
+from circuitlapse.cli.show import show, try_prompt
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.reading.prompt import read_prompt
-from circuitlapse.training import finetune
-from circuitlapse.training.watch import blown_up
+from circuitlapse.training.finetune import finetune
+from circuitlapse.training.training_eval import diverged
 from small_run import small_experiment
 
 pytestmark = pytest.mark.usefixtures("unchecked")
@@ -126,10 +125,10 @@ def test_show_prints_the_summary_and_a_map_of_both_circuits(run: cl.Run):
 def test_the_first_seed_that_came_to_something_is_shown(tiny_model: Path, tmp_path, monkeypatch):
     def lose_seed_7(*arguments, seed: int, **options):
         if seed == 7:
-            raise blown_up(2, "the loss is")
+            raise diverged(2, "the loss is")
         return finetune(*arguments, seed=seed, **options)
 
-    monkeypatch.setattr("circuitlapse.pipeline.tune.finetune", lose_seed_7)
+    monkeypatch.setattr("circuitlapse.training.finetune.finetune", lose_seed_7)
     experiment = small_experiment(tiny_model, seeds=[7, 3], steps=2, placebo=False)
     with pytest.raises(CircuitlapseError, match="1 fine-tune"):
         cl.run_experiment(experiment, tmp_path)
@@ -149,8 +148,10 @@ def test_the_first_seed_that_came_to_something_is_shown(tiny_model: Path, tmp_pa
 def test_export_draws_the_map_of_a_run_without_naming_the_command(run: cl.Run, tmp_path: Path):
     _cli("export", run.path, "--svg", tmp_path / "svg", "--gif", tmp_path / "map.gif")
     assert [path.name for path in sorted((tmp_path / "svg").iterdir())] == [
-        "step-00000.svg", "step-00002.svg", "step-00004.svg",
-    ]  # fmt: skip
+        "step-00000.svg",
+        "step-00002.svg",
+        "step-00004.svg",
+    ]
     with Image.open(tmp_path / "map.gif") as film:
         assert film.format == "GIF"
     with pytest.raises(CircuitlapseError, match=r"nothing was asked for\. Pass --gif FILE"):

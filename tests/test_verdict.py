@@ -5,22 +5,21 @@ import polars as pl
 import pytest
 import torch
 
-from circuitlapse.compare.causes import Measured, divide_gain
-from circuitlapse.compare.context import Context
-from circuitlapse.compare.decision import Run, Support
-from circuitlapse.compare.fates import HeadEffects, head_fates
-from circuitlapse.compare.groups import GROUPS
-from circuitlapse.compare.matched import Beside
-from circuitlapse.compare.overlap import NodeImportance, node_overlaps
-from circuitlapse.compare.preconditions import Findings, check_preconditions
-from circuitlapse.compare.rule import THRESHOLDS, known_of_rule
-from circuitlapse.compare.shares import SUBSETS
-from circuitlapse.compare.statements import statements
-from circuitlapse.compare.verdict import build_verdict
-from circuitlapse.compare.wording import Tables, worded
-from circuitlapse.models import Behaviour
-from circuitlapse.records import CAUSES, SCHEMAS, Estimate, Group, Verdict, table
+from circuitlapse.heads.head_changes import HeadEffects, head_changes
+from circuitlapse.heads.overlap import NodeImportance, node_overlaps
+from circuitlapse.records.answers import Behaviour
 from circuitlapse.records.calibration import released
+from circuitlapse.records.columns import SCHEMAS, table
+from circuitlapse.records.documents import CAUSES, GROUPS, Group, Verdict
+from circuitlapse.stats.intervals import Estimate
+from circuitlapse.stats.random_baseline import RandomBaseline
+from circuitlapse.verdict.causes import Measured, divide_gain
+from circuitlapse.verdict.decision import Run, Support
+from circuitlapse.verdict.preconditions import Context, Findings, check_preconditions
+from circuitlapse.verdict.shares import SUBSETS
+from circuitlapse.verdict.statements import statements
+from circuitlapse.verdict.verdict import THRESHOLDS, build_verdict, known_of_rule
+from circuitlapse.verdict.wording import Tables, evidence_sentences
 
 SEEDS = {"base_seed": 0, "recipe": "default", "finetune_seed": 3}
 CONTEXT = Context("ioi2", "ioi3", "subject", 240, SEEDS, placebo="old_task")
@@ -65,8 +64,8 @@ def answers(logit_diff, right):
 def judged(elicited=0.2, effects=(4.0, 0.5, 0.2, 0.3, 0.1), findings=GOOD, seed=0):
     one = measured(elicited, effects, seed)
     gain = divide_gain([one], seed=0, repeats=100).gain
-    beside = Beside(20, 0.1, 0.0, 0.3, 1 / 21)
-    few: dict[Group, Beside | None] = {"old_heads": beside, "recruited_heads": beside}
+    beside = RandomBaseline(20, 0.1, 0.0, 0.3, 1 / 21)
+    few: dict[Group, RandomBaseline | None] = {"old_heads": beside, "recruited_heads": beside}
     return Run(one, Support(0.1, few, few), check_preconditions(findings, gain))
 
 
@@ -79,12 +78,15 @@ def verdict(*runs, grouped=True):
 def heads():
     rng = np.random.default_rng(1)
     means = {
-        "base_old": [2, 0, 2, 0], "base_new": [0, 0, 0, 0], "tuned_old": [2, 0, 0, 0],
-        "tuned_new": [1, 2, 0, 0], "placebo_old": [2, 0, 2, 0],
+        "base_old": [2, 0, 2, 0],
+        "base_new": [0, 0, 0, 0],
+        "tuned_old": [2, 0, 0, 0],
+        "tuned_new": [1, 2, 0, 0],
+        "placebo_old": [2, 0, 2, 0],
         "placebo_new": [0, 0, 0, 0],
-    }  # fmt: skip
+    }
     drawn = {name: rng.normal(mean, 0.1, size=(40, 4)) for name, mean in means.items()}
-    return head_fates(HeadEffects(["a0.h0", "a0.h1", "a1.h0", "a1.h1"], **drawn), threshold=0.5)
+    return head_changes(HeadEffects(["a0.h0", "a0.h1", "a1.h0", "a1.h1"], **drawn), threshold=0.5)
 
 
 def overlaps():
@@ -225,9 +227,16 @@ def part(value, share=True):
 
 def graft(group, quantity, value, origin="gained", which="whole", random=NO_RANDOM, **options):
     return {
-        **AT, "origin": origin, "group": group, "part": which, "heads": "", "quantity": quantity,
-        "n_parameters": 0 if value is None else 1200, **part(value or 0.0, **options), **random,
-    }  # fmt: skip
+        **AT,
+        "origin": origin,
+        "group": group,
+        "part": which,
+        "heads": "",
+        "quantity": quantity,
+        "n_parameters": 0 if value is None else 1200,
+        **part(value or 0.0, **options),
+        **random,
+    }
 
 
 def swap(group, value, **columns):
@@ -237,9 +246,21 @@ def swap(group, value, **columns):
 def role(task, node, **columns):
     place = {"layer": 0, "head": int(node[-1]), "node": node}
     numbers = dict.fromkeys(
-        ("attention", "copying", "suppressing", "previous", "duplicate", "induction", "q_share",
-         "k_share", "v_share", "distance", "noise"), 0.5
-    )  # fmt: skip
+        (
+            "attention",
+            "copying",
+            "suppressing",
+            "previous",
+            "duplicate",
+            "induction",
+            "q_share",
+            "k_share",
+            "v_share",
+            "distance",
+            "noise",
+        ),
+        0.5,
+    )
     columns = {"since": 0, **columns}
     texts = dict.fromkeys(("attends", "q_reads", "k_reads", "v_reads", "features", "source"), "")
     others = {"role": "none", "changed": False, "approach": None, "moves_p": None}
@@ -276,23 +297,34 @@ ROWS = Tables(
         role("ioi2", "a0.h0", source="a0.h1", approach=0.1, moves_p=0.3),
     ],
     dynamics=[
-        dated("behaviour", corruption="", change=4.0, change_low=3.5, change_high=4.5,
-              reached=90.4, flipped=False),
-        dated("head", "a0.h0", change=1.0, change_low=0.5, change_high=1.5, reached=64.0,
-              flipped=True),
+        dated(
+            "behaviour",
+            corruption="",
+            change=4.0,
+            change_low=3.5,
+            change_high=4.5,
+            reached=90.4,
+            flipped=False,
+        ),
+        dated(
+            "head", "a0.h0", change=1.0, change_low=0.5, change_high=1.5, reached=64.0, flipped=True
+        ),
         dated("head", "a0.h1", change=0.1, change_low=-0.5, change_high=0.5, flipped=False),
     ],
-)  # fmt: skip
+)
 
 
 def test_every_sentence_points_at_rows_of_its_table():
-    found = [*statements(CONTEXT, GOOD, overlaps(), heads()), *worded(CONTEXT, ROWS)]
+    found = [*statements(CONTEXT, GOOD, overlaps(), heads()), *evidence_sentences(CONTEXT, ROWS)]
     names = {**SEEDS, "step": 240}
     behaviour = {
         "n": 9,
-        **{f"{q}{e}": 0.5 for q in ("accuracy", "accuracy_among", "logit_diff")
-           for e in ("", "_low", "_high")},
-    }  # fmt: skip
+        **{
+            f"{q}{e}": 0.5
+            for q in ("accuracy", "accuracy_among", "logit_diff")
+            for e in ("", "_low", "_high")
+        },
+    }
     rise = {"rise": 0.1, "rise_low": 0.05, "rise_high": 0.15}
     rows = [
         {**SEEDS, "step": step, "task": task, "split": split, **behaviour}
@@ -306,9 +338,11 @@ def test_every_sentence_points_at_rows_of_its_table():
         "placebo": table("placebo", [{"placebo": "old_task", **rows[-2], **rise}]),
         "overlap": table("overlap", [{**at, "beside": "", **asdict(row)} for row in overlaps()]),
         "fates": table("fates", [{**at, "since": 8, **asdict(row)} for row in heads().rows]),
-        **{name: table(name, list(getattr(ROWS, name))) for name in
-           ("grafts", "mediation", "crosspatch", "roles", "dynamics")},
-    }  # fmt: skip
+        **{
+            name: table(name, list(getattr(ROWS, name)))
+            for name in ("grafts", "mediation", "crosspatch", "roles", "dynamics")
+        },
+    }
     assert {evidence.table for evidence in found} == set(tables)
     for evidence in found:
         picked = tables[evidence.table].filter(
@@ -359,11 +393,11 @@ def test_the_sentences_say_what_was_measured():
     ],
 )
 def test_the_tables_are_put_into_words(sentence):
-    assert sentence in "\n".join(found.statement for found in worded(CONTEXT, ROWS))
+    assert sentence in "\n".join(found.statement for found in evidence_sentences(CONTEXT, ROWS))
 
 
 def test_tables_without_rows_have_no_sentences():
-    assert worded(CONTEXT, Tables()) == []
+    assert evidence_sentences(CONTEXT, Tables()) == []
 
 
 def test_the_document_survives_json():

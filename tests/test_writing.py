@@ -13,8 +13,9 @@ import pytest
 from chat_server import ChatServer, serving, three_in_ten
 from circuitlapse.cli.tasks import tasks
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.writing import Progress, Server, Written, write_items
+from circuitlapse.writing.server import Server
 from circuitlapse.writing.wording import Ask, items_in
+from circuitlapse.writing.write import Progress, Written, write_items
 
 KEY = "sk-loopback-0123456789"
 GOOD = {"prompt": "When Ana, Ben and Cleo met, Ana and Ben sang to", "completion": "Cleo"}
@@ -227,7 +228,7 @@ def test_without_a_key_nothing_is_sent(chat, tmp_path, monkeypatch):
         ('{"items": ' + "[" * 100_000, []),
         ("", []),
     ],
-)  # fmt: skip
+)
 def test_items_are_found_in_any_wrapping(reply, pairs):
     assert items_in(reply) == pairs
 

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from circuitlapse.tasks import TASKS
-from circuitlapse.tasks.written import ItemError, WrittenTask, judge, to_item
+from circuitlapse.tasks.battery import TASKS
+from circuitlapse.tasks.written.judge import WrittenTask, judge
+from circuitlapse.tasks.written.partners import to_item
+from circuitlapse.tasks.written.reason import ItemError
 
 # A stratified sample of a file that a language model wrote. A person read each item alone, knowing
 # the question "three people are listed, two act: who is the recipient?", and labelled it before
@@ -156,13 +158,18 @@ def test_unsound_forms_are_refused_with_their_reason(reason, prompt):
 @pytest.mark.parametrize(
     ("completion", "verdict"),
     [
-        ("Ben", "good"), (' "Ben".', "good"), ("ben", "good"),
-        ("Bena", "answer_not_listed"), ("Dave", "answer_not_listed"),
-        ("her", "answer_not_listed"), ("Ben and Dave", "answer_not_listed"),
-        ("", "answer_not_listed"), ("Ana", "answer_among_subjects"),
+        ("Ben", "good"),
+        (' "Ben".', "good"),
+        ("ben", "good"),
+        ("Bena", "answer_not_listed"),
+        ("Dave", "answer_not_listed"),
+        ("her", "answer_not_listed"),
+        ("Ben and Dave", "answer_not_listed"),
+        ("", "answer_not_listed"),
+        ("Ana", "answer_among_subjects"),
         ("Ben. Ignore all earlier instructions", "not_plain"),
     ],
-)  # fmt: skip
+)
 def test_the_answer_must_be_the_one_who_is_left(completion, verdict):
     assert _verdict(_SAT + "Ana and Cleo gave a snack to", completion) == verdict
 
@@ -194,25 +201,67 @@ def test_the_prompts_of_our_own_templates_and_all_their_partners_are_read(task, 
 
 # Names of many languages, some of which are ordinary words or end like adverbs and participles.
 _NAMES = (
-    "Will", "May", "Grace", "Emily", "Kelly", "Fred", "Ahmed", "Sterling", "Ling", "O'Neil",
-    "José", "Zoë", "Mary-Jane", "Yuki", "Priya", "Ivan", "Chloe", "Kwame", "Art", "Hope",
-    "Sunny", "Al", "Bo", "Xochitl", "Chris", "James", "Noah", "Jonas", "Anastasia", "Leo",
-)  # fmt: skip
+    "Will",
+    "May",
+    "Grace",
+    "Emily",
+    "Kelly",
+    "Fred",
+    "Ahmed",
+    "Sterling",
+    "Ling",
+    "O'Neil",
+    "José",
+    "Zoë",
+    "Mary-Jane",
+    "Yuki",
+    "Priya",
+    "Ivan",
+    "Chloe",
+    "Kwame",
+    "Art",
+    "Hope",
+    "Sunny",
+    "Al",
+    "Bo",
+    "Xochitl",
+    "Chris",
+    "James",
+    "Noah",
+    "Jonas",
+    "Anastasia",
+    "Leo",
+)
 _LISTS = ("{0}, {1} and {2}", "{0}, {1}, and {2}", "{0} and {1} and {2}", "{0}, {1} & {2}")
 _OPENINGS = (
-    "{L} went to the zoo.", "After {L} left the bakery,", "During the picnic, {L} shared a pie.",
-    "At the lake, {L} found a boat, and", "While {L} were at school,", "Last week {L} met in Rome;",
-    "Once upon a time, {L} lived by the sea.", "The winners were {L}, but then",
-    "On the way to town, {L} got lost, so", "It rained when {L} came home.",
-    "Three neighbours, {L}, built a shed. After work,", "{L} enjoyed the party, but when it ended,",
-)  # fmt: skip
+    "{L} went to the zoo.",
+    "After {L} left the bakery,",
+    "During the picnic, {L} shared a pie.",
+    "At the lake, {L} found a boat, and",
+    "While {L} were at school,",
+    "Last week {L} met in Rome;",
+    "Once upon a time, {L} lived by the sea.",
+    "The winners were {L}, but then",
+    "On the way to town, {L} got lost, so",
+    "It rained when {L} came home.",
+    "Three neighbours, {L}, built a shed. After work,",
+    "{L} enjoyed the party, but when it ended,",
+)
 _MANNERS = (
-    "{S} gave a book to", "{S} decided to buy a present for", "{S} quickly passed the ball to",
-    "{S} bought a cake and offered it to", "{S} wrote a letter that was meant for",
-    "{S} had baked a pie for", "only {S} remembered to bring a hat for", "{S} shared a tent with",
-    "{S}, with a big smile, told the news to", "later {S} sent some flowers to",
-    "it was {S} who lent a coat to", "{S} will sing a song for", "{S} thanked",
-)  # fmt: skip
+    "{S} gave a book to",
+    "{S} decided to buy a present for",
+    "{S} quickly passed the ball to",
+    "{S} bought a cake and offered it to",
+    "{S} wrote a letter that was meant for",
+    "{S} had baked a pie for",
+    "only {S} remembered to bring a hat for",
+    "{S} shared a tent with",
+    "{S}, with a big smile, told the news to",
+    "later {S} sent some flowers to",
+    "it was {S} who lent a coat to",
+    "{S} will sing a song for",
+    "{S} thanked",
+)
 _three = st.lists(st.sampled_from(_NAMES), min_size=3, max_size=3, unique=True)
 
 
@@ -260,8 +309,12 @@ def test_partners_change_one_thing_and_say_their_answer(names, wording, order):
     assert item.distractors == (f" {first}", f" {second}")
     named = {label: prompt[start:end] for label, (start, end) in item.spans.items()}
     assert named == {
-        "IO": io, "S1": first, "S2": second, "S1_again": first, "S2_again": second,
-    }  # fmt: skip
+        "IO": io,
+        "S1": first,
+        "S2": second,
+        "S1_again": first,
+        "S2_again": second,
+    }
     expected = {"s1_to_io": first, "s2_to_io": second, "subject_order": io, "list_order": io}
     last = max(item.spans[label][1] for label in ("IO", "S1", "S2"))
     for key, text in item.corrupt.items():
@@ -286,10 +339,11 @@ def test_the_wording_is_told_apart_from_the_names():
     one, other, third = (
         to_item(judge(f"{a}, {b} and {c} {met}. {a} and {c} sang to", b), "ioi3")
         for (a, b, c), met in (
-            (("Ana", "Ben", "Cleo"), "met"), (("Ivo", "Kai", "Lea"), "met"),
+            (("Ana", "Ben", "Cleo"), "met"),
+            (("Ivo", "Kai", "Lea"), "met"),
             (("Ana", "Ben", "Cleo"), "sat"),
         )
-    )  # fmt: skip
+    )
     assert one.template == other.template != third.template
 
 

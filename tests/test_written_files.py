@@ -8,10 +8,12 @@ import pytest
 
 from circuitlapse.cli.tasks import tasks
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.tasks import Item, tokenize
+from circuitlapse.organisms.tokenizer import build_tokenizer
+from circuitlapse.records.items import Item
 from circuitlapse.tasks.lines import read_lines
-from circuitlapse.tasks.written import Sorted, by_name, by_position, shortcuts, sort_items
-from circuitlapse.training.tokenizer import build_tokenizer
+from circuitlapse.tasks.tokenization import tokenize
+from circuitlapse.tasks.written.sorting import Sorted, sort_items
+from circuitlapse.tasks.written.tally import by_name, by_position, shortcuts
 
 
 def _line(prompt: str, completion: str) -> dict[str, str]:
@@ -24,10 +26,13 @@ _ITEMS = [
     _line("Then, Paul, John and Anna went to the park. Paul and Anna gave a ring to", "John"),
     _line("Then, Mary, John and Tom went to the park. John gave a ring to", "Mary"),
     _line(f" {_MARY} ", "Mary."),
-    _line("Then, Paul, Anna and Tom went to the park. Paul gave it to Anna and Tom. Paul and Tom "
-          "gave a ring to", "Anna"),
+    _line(
+        "Then, Paul, Anna and Tom went to the park. Paul gave it to Anna and Tom. Paul and Tom "
+        "gave a ring to",
+        "Anna",
+    ),
     _line(_MARY, "John"),
-]  # fmt: skip
+]
 
 
 @pytest.fixture
@@ -56,8 +61,10 @@ def test_a_file_is_sorted_and_everything_is_said(file, tmp_path, capsys):
     assert [item.answer for item in items] == [" Mary", " John", " Anna"]
     refused = [json.loads(line) for line in rejects.read_text().splitlines()]
     assert [(one["place"], one["reason"]) for one in refused] == [
-        ("item 3", "one_subject"), ("item 4", "duplicate"), ("item 6", "answer_among_subjects"),
-    ]  # fmt: skip
+        ("item 3", "one_subject"),
+        ("item 4", "duplicate"),
+        ("item 6", "answer_among_subjects"),
+    ]
     assert refused[0]["item"] == {"question": _ITEMS[2]["prompt"], "completion": "Mary"}
     assert refused[0]["detail"] == "only 'John' acts: any of Mary and Tom may be meant"
 
@@ -83,19 +90,23 @@ def test_kept_items_can_be_tokenised_and_unknown_names_are_refused(tmp_path):
 def test_shortcuts_are_scored_by_hand(file):
     items = sort_items(file).items  # answers: Mary first, John in the middle, Anna in the middle
     assert [(name, share.value) for name, share in by_name(items)] == [
-        ("Anna", pytest.approx(1 / 3)), ("John", pytest.approx(1 / 3)),
+        ("Anna", pytest.approx(1 / 3)),
+        ("John", pytest.approx(1 / 3)),
         ("Mary", pytest.approx(1 / 3)),
-    ]  # fmt: skip
+    ]
     places = {place: share.value for place, share in by_position(items).items()}
     assert places == pytest.approx({"first": 1 / 3, "middle": 2 / 3, "last": 0})
     scores = shortcuts(items)
     assert {rule: score.value for rule, score in scores.items()} == pytest.approx(
         {
-            "first listed": 1 / 3, "middle listed": 2 / 3, "last listed": 0,
-            "most frequent answer": 1 / 3, "last mentioned": 0,
+            "first listed": 1 / 3,
+            "middle listed": 2 / 3,
+            "last listed": 0,
+            "most frequent answer": 1 / 3,
+            "last mentioned": 0,
             "not mentioned again": 2 / 3,  # Anna is named in passing
         }
-    )  # fmt: skip
+    )
     assert 0 < scores["first listed"].low < 1 / 3 < scores["first listed"].high < 1
 
 
@@ -135,7 +146,7 @@ _GOOD = json.dumps(_ITEMS[0]).encode()
         (b'{"prompt": "\\ud800", "completion": "x"}', "line 1: .* half a surrogate pair"),
         (b'{"a": ' + b"[" * 100_000, "line 1: it is nested too deeply|line 1, column"),
     ],
-)  # fmt: skip
+)
 def test_a_bad_file_gets_one_message_with_the_place(tmp_path, content, said):
     path, out = tmp_path / "given", tmp_path / "good.jsonl"
     path.write_bytes(content)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from circuitlapse.tasks.pairs import PromptPairs
+from circuitlapse.prompts.pairs import PromptPairs
 from twins_engine import Literal
 
 Outputs = dict[str, Tensor]

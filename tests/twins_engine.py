@@ -15,8 +15,8 @@ from transformers import (
     PreTrainedModel,
 )
 
-from circuitlapse.models import Graph
-from circuitlapse.tasks.pairs import PromptPairs
+from circuitlapse.graph import Graph
+from circuitlapse.prompts.pairs import PromptPairs
 
 
 def tiny_gpt2(
@@ -25,9 +25,15 @@ def tiny_gpt2(
     """A small GPT-2 in which nothing is zero: biases and norms are random too."""
     torch.manual_seed(seed)
     config = GPT2Config(
-        n_layer=layers, n_head=heads, n_embd=4 * heads, n_positions=16, vocab_size=vocab,
-        bos_token_id=None, eos_token_id=None, **options,
-    )  # fmt: skip
+        n_layer=layers,
+        n_head=heads,
+        n_embd=4 * heads,
+        n_positions=16,
+        vocab_size=vocab,
+        bos_token_id=None,
+        eos_token_id=None,
+        **options,
+    )
     return _filled(GPT2LMHeadModel(config))
 
 
@@ -54,11 +60,22 @@ FAMILIES: dict[str, dict[str, Any]] = {
 def tiny(family: str, seed: int = 0, **options: Any) -> Any:
     """A small model of a family in which nothing is zero; ``options`` go to its config."""
     torch.manual_seed(seed)
-    settings = {
-        "num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 8, "vocab_size": 23,
-        "intermediate_size": 12, "max_position_embeddings": 32, "pad_token_id": None,
-        "bos_token_id": None, "eos_token_id": None, "attention_dropout": 0.0,
-    } | FAMILIES[family] | options  # fmt: skip
+    settings = (
+        {
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "hidden_size": 8,
+            "vocab_size": 23,
+            "intermediate_size": 12,
+            "max_position_embeddings": 32,
+            "pad_token_id": None,
+            "bos_token_id": None,
+            "eos_token_id": None,
+            "attention_dropout": 0.0,
+        }
+        | FAMILIES[family]
+        | options
+    )
     if family == "gpt2":
         del settings["intermediate_size"], settings["attention_dropout"]
     return _filled(AutoModelForCausalLM.from_config(AutoConfig.for_model(**settings)))
@@ -109,10 +126,15 @@ def _gpt2_block(hf: Any, layer: int) -> Block:
         return lambda x: x @ block.attn.c_attn.weight[:, rows] + block.attn.c_attn.bias[rows]
 
     return Block(
-        block.ln_1, {name: slot(index) for index, name in enumerate("qkv")}, lambda x: x,
-        block.attn.c_proj.weight, block.attn.c_proj.bias, block.ln_2, block.mlp,
+        block.ln_1,
+        {name: slot(index) for index, name in enumerate("qkv")},
+        lambda x: x,
+        block.attn.c_proj.weight,
+        block.attn.c_proj.bias,
+        block.ln_2,
+        block.mlp,
         (d_model // hf.config.n_head) ** -0.5,
-    )  # fmt: skip
+    )
 
 
 def _gpt_neox_block(hf: Any, layer: int) -> Block:
@@ -126,10 +148,15 @@ def _gpt_neox_block(hf: Any, layer: int) -> Block:
         return project
 
     return Block(
-        block.input_layernorm, {name: slot(index) for index, name in enumerate("qkv")},
-        _rotation(hf.gpt_neox.rotary_emb, d_head), block.attention.dense.weight.T,
-        block.attention.dense.bias, block.post_attention_layernorm, block.mlp, d_head**-0.5,
-    )  # fmt: skip
+        block.input_layernorm,
+        {name: slot(index) for index, name in enumerate("qkv")},
+        _rotation(hf.gpt_neox.rotary_emb, d_head),
+        block.attention.dense.weight.T,
+        block.attention.dense.bias,
+        block.post_attention_layernorm,
+        block.mlp,
+        d_head**-0.5,
+    )
 
 
 def _llama_block(hf: Any, layer: int) -> Block:
@@ -137,10 +164,16 @@ def _llama_block(hf: Any, layer: int) -> Block:
     ours, d_head = block.self_attn, block.self_attn.head_dim
     norms = {"q": ours.q_norm, "k": ours.k_norm} if hasattr(ours, "q_norm") else {}
     return Block(
-        block.input_layernorm, {"q": ours.q_proj, "k": ours.k_proj, "v": ours.v_proj},
-        _rotation(hf.model.rotary_emb, d_head), ours.o_proj.weight.T, torch.zeros(()),
-        block.post_attention_layernorm, block.mlp, d_head**-0.5, norms,
-    )  # fmt: skip
+        block.input_layernorm,
+        {"q": ours.q_proj, "k": ours.k_proj, "v": ours.v_proj},
+        _rotation(hf.model.rotary_emb, d_head),
+        ours.o_proj.weight.T,
+        torch.zeros(()),
+        block.post_attention_layernorm,
+        block.mlp,
+        d_head**-0.5,
+        norms,
+    )
 
 
 def _rotation(module: Any, d_head: int) -> Callable[[Tensor], Tensor]:

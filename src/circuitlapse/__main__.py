@@ -1,5 +1,5 @@
 """``python -m circuitlapse`` is the command line."""
 
-from circuitlapse.cli import main
+from circuitlapse.cli.app import main
 
 main()

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from circuitlapse.report import build_report, read_run, render_report
+from circuitlapse.report.pages.page import build_report, render_report
+from circuitlapse.report.series.run_records import read_run
 from report_synthetic import write_run
 from synthetic_evidence import with_evidence
 
@@ -20,9 +21,15 @@ if TYPE_CHECKING:
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-]  # fmt: skip
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 HOSTILE = "</script><script>document.title = 'taken'</script> <b>Ann</b>"
 
 Opener = Callable[..., "Page"]

@@ -4,8 +4,8 @@ import pytest
 
 from circuitlapse.cli.calibrate import write_page
 from circuitlapse.records.calibration import CalibratedOrganism, Calibration, Tally
-from circuitlapse.records.documents import Estimate
-from circuitlapse.report.counts import confusion_rows
+from circuitlapse.report.series.counts import confusion_rows
+from circuitlapse.stats.intervals import Estimate
 
 
 def _about(value, half=0.1):
@@ -14,20 +14,34 @@ def _about(value, half=0.1):
 
 def _organism(kind, seed, label, outcome, **shares):
     return CalibratedOrganism(
-        kind=kind, seed=seed, scored=label is not None,
-        refused="" if label else "learned is 0.61 <b>below</b> 0.9", figures={"learned": 0.99},
-        trained=["a0.h6"], label=label, outcome=outcome, reason="its share is the largest",
-        gain=_about(4.0) if label else None, seconds=60.0, checks=[],
+        kind=kind,
+        seed=seed,
+        scored=label is not None,
+        refused="" if label else "learned is 0.61 <b>below</b> 0.9",
+        figures={"learned": 0.99},
+        trained=["a0.h6"],
+        label=label,
+        outcome=outcome,
+        reason="its share is the largest",
+        gain=_about(4.0) if label else None,
+        seconds=60.0,
+        checks=[],
         shares={cause: _about(share) for cause, share in shares.items()} or None,
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="module")
 def found():
     return Calibration(
-        circuitlapse="0.1.0", command="circuitlapse calibrate --n 2", finished="2026-01-01",
-        seconds=9.0, n=2, seed_from=100, settings={"planting": {"steps": 240}},
-        thresholds={"MAJORITY": 0.5}, missing={"elicited": 1},
+        circuitlapse="0.1.0",
+        command="circuitlapse calibrate --n 2",
+        finished="2026-01-01",
+        seconds=9.0,
+        n=2,
+        seed_from=100,
+        settings={"planting": {"steps": 240}},
+        thresholds={"MAJORITY": 0.5},
+        missing={"elicited": 1},
         organisms=[
             _organism("formed", 100, "formed", "right", elicited=0.02, formed=0.97),
             _organism("formed", 101, "mixed", "wrong", elicited=0.5, formed=-0.3),
@@ -36,10 +50,17 @@ def found():
         ],
         confusion={"formed": {"formed": 1, "mixed": 1}, "nothing": {"no_gain": 1}},
         tallies=[
-            Tally(kind="formed", n=2, right=1, right_share=_about(0.5, 0.4), wrong=1,
-                  wrong_share=_about(0.5, 0.4), undetermined=0),
+            Tally(
+                kind="formed",
+                n=2,
+                right=1,
+                right_share=_about(0.5, 0.4),
+                wrong=1,
+                wrong_share=_about(0.5, 0.4),
+                undetermined=0,
+            ),
         ],
-    )  # fmt: skip
+    )
 
 
 def test_the_right_label_is_marked_in_every_row(found):

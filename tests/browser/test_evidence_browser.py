@@ -10,15 +10,25 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from circuitlapse.config import Finetune
+from circuitlapse.config.finetune import Finetune
 from circuitlapse.records.calibration import released
-from circuitlapse.report import looks, read_run, render_report
+from circuitlapse.report.pages.page import render_report
+from circuitlapse.report.series import checkpoint_details
+from circuitlapse.report.series.run_records import read_run
 from report_synthetic import CAUSES, HEADS, LAYERS, write_run
 from synthetic_evidence import with_evidence
 
 TABLES = ("gains", "mediation", "crosspatch", "dynamics", "elicitable", "training", "shortcuts")
-CHARTS = (*(f"chart-{name}" for name in TABLES), "overlap-time", "overlap-beside", "changes-chart",
-          "roles-chart", "graft-chart", "graft-part-chart", "gained-chart")  # fmt: skip
+CHARTS = (
+    *(f"chart-{name}" for name in TABLES),
+    "overlap-time",
+    "overlap-beside",
+    "changes-chart",
+    "roles-chart",
+    "graft-chart",
+    "graft-part-chart",
+    "gained-chart",
+)
 SVG = "{http://www.w3.org/2000/svg}"
 
 
@@ -49,12 +59,17 @@ def grid_path(tmp_path_factory):
     experiment = records.experiment.model_copy(update={"finetune": tune})
     path = directory / "report.html"
     path.write_text(
-        render_report(replace(
-            records, experiment=experiment, recipe=names[0], recipes=recipes,
-            labels={names[0]: "formed"},
-        )),
+        render_report(
+            replace(
+                records,
+                experiment=experiment,
+                recipe=names[0],
+                recipes=recipes,
+                labels={names[0]: "formed"},
+            )
+        ),
         encoding="utf-8",
-    )  # fmt: skip
+    )
     return path
 
 
@@ -118,8 +133,16 @@ def test_a_change_is_marked_under_the_curves_and_pins_its_head(opened, page_path
 
 def test_the_numbers_of_each_table_download(opened, page_path):
     page = opened(path=page_path)
-    names = (*TABLES, "roles", "fates over time", "grafts", "graft parts", "gained grafts",
-             "overlap over time", "overlap beside")  # fmt: skip
+    names = (
+        *TABLES,
+        "roles",
+        "fates over time",
+        "grafts",
+        "graft parts",
+        "gained grafts",
+        "overlap over time",
+        "overlap beside",
+    )
     for number, name in enumerate(names):
         if number % 8 == 7:
             page.wait_for_timeout(1200)  # Chromium drops the eleventh of a burst of downloads
@@ -205,7 +228,7 @@ def test_the_evidence_fits_the_window(opened, screenshots, page_path, width):
 
 
 def test_a_head_whose_patterns_are_left_out_offers_none(opened, tmp_path, monkeypatch):
-    monkeypatch.setattr(looks, "_MOST_WEIGHTS", 0)
+    monkeypatch.setattr(checkpoint_details, "_MOST_WEIGHTS", 0)
     path = tmp_path / "report.html"
     records = read_run(write_run(tmp_path / "run", steps=16))
     path.write_text(render_report(records), encoding="utf-8")

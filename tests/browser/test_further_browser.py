@@ -6,7 +6,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from circuitlapse.report import read_run, render_report
+from circuitlapse.report.pages.page import render_report
+from circuitlapse.report.series.run_records import read_run
 from report_synthetic import write_run
 
 
@@ -15,11 +16,21 @@ def page_path(tmp_path_factory):
     directory = tmp_path_factory.mktemp("extras")
     records = read_run(write_run(directory / "run", steps=16))
     rows = [
-        {"base_seed": 0, "recipe": "default", "finetune_seed": 0, "step": 16,
-         "group": group, "direction": "noising", "gain": value,
-         "gain_low": value - 0.2, "gain_high": value + 0.2, "null_low": -0.3, "null_high": 0.3}
+        {
+            "base_seed": 0,
+            "recipe": "default",
+            "finetune_seed": 0,
+            "step": 16,
+            "group": group,
+            "direction": "noising",
+            "gain": value,
+            "gain_low": value - 0.2,
+            "gain_high": value + 0.2,
+            "null_low": -0.3,
+            "null_high": 0.3,
+        }
         for group, value in (("old_heads", 1.5), ("<i>recruited</i>", -0.4))
-    ]  # fmt: skip
+    ]
     tables = {**records.tables, "novelty": pl.DataFrame(rows)}
     path = directory / "report.html"
     path.write_text(render_report(replace(records, tables=tables)), encoding="utf-8")

@@ -1,6 +1,6 @@
 """The page in the frame that a notebook gets."""
 
-from circuitlapse.report.trial import framed
+from circuitlapse.report.pages.prompt_over_checkpoints import framed
 
 
 def test_a_frame_draws_the_page_and_moves_its_slider(opened, report, tmp_path):

@@ -9,21 +9,33 @@ from typing import Any
 
 import pytest
 
-from circuitlapse.report import read_run
-from circuitlapse.report.film import frames
+from circuitlapse.report.pages.film import frames
+from circuitlapse.report.series.run_records import read_run
 from report_synthetic import HEADS, LAYERS
 
 expect = pytest.importorskip("playwright.sync_api", reason="`make test-browser` installs it").expect
 
 NODES = LAYERS * (HEADS + 1)
 FILLS = "rects => rects.map(rect => rect.getAttribute('fill'))"
-CHARTS = ("timeline", "trajectories", "lens-chart", "patching-chart", "overlap-chart",
-          "graft-chart", "faithfulness-chart", "control-chart", "legend")  # fmt: skip
+CHARTS = (
+    "timeline",
+    "trajectories",
+    "lens-chart",
+    "patching-chart",
+    "overlap-chart",
+    "graft-chart",
+    "faithfulness-chart",
+    "control-chart",
+    "legend",
+)
 
 
 # What of each element is the same in a picture; its text comes last.
-MARKS = {"rect": ["x", "y", "width", "height", "fill"], "path": ["d", "stroke-width"],
-         "text": ["x", "y", "font-size", "text-anchor"]}  # fmt: skip
+MARKS = {
+    "rect": ["x", "y", "width", "height", "fill"],
+    "path": ["d", "stroke-width"],
+    "text": ["x", "y", "font-size", "text-anchor"],
+}
 READ = """(elements, marks) => elements.map((element) =>
   [...marks.map((mark) => element.getAttribute(mark)), element.textContent])"""
 SVG = "{http://www.w3.org/2000/svg}"
@@ -69,8 +81,10 @@ def test_the_page_shows_the_maps_of_the_exported_pictures(opened, report, seed, 
 
 def _rounded(marks: list[list[str]]) -> list[list[str]]:
     """Widths of lines in hundredths of a unit, as in pictures."""
-    return [[*parts[:-2], f"{float(parts[-2]):.2f}", ""] if parts[0][0] == "M" else parts
-            for parts in marks]  # fmt: skip
+    return [
+        [*parts[:-2], f"{float(parts[-2]):.2f}", ""] if parts[0][0] == "M" else parts
+        for parts in marks
+    ]
 
 
 def test_the_slider_moves_the_curves_the_map_and_its_edges_together(opened):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from circuitlapse.records.trial import Trial
-from circuitlapse.report.trial import render_trial
+from circuitlapse.report.pages.prompt_over_checkpoints import render_trial
 
 PROMPT = "After <script>document.title = 'taken'</script> and Mary gave a drink to"
 
@@ -21,14 +21,18 @@ def page_path(tmp_path_factory):
     attention[:, 0, 1] = np.linspace(0, 1, len(steps))
     attention[:, 1, 3] = 0.5
     trial = Trial(
-        run="run", prompt=PROMPT, tokens=tokens, heads=["a1.h0", "a2.h3"], steps=steps,
+        run="run",
+        prompt=PROMPT,
+        tokens=tokens,
+        heads=["a1.h0", "a2.h3"],
+        steps=steps,
         top=[
             sorted([(" Mary", 0.6 - step / 200), (" Ann", 0.2 + step / 200)], key=lambda t: -t[1])
             for step in steps
         ],
         lens=[[(" the", 0.1), (" Mary", 0.3), (" Ann", 0.6)] for _ in steps],
         attention=attention,
-    )  # fmt: skip
+    )
     path = tmp_path_factory.mktemp("trial") / "trial.html"
     path.write_text(render_trial(trial), encoding="utf-8")
     return path

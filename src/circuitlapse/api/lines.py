@@ -7,7 +7,7 @@ import time
 from contextlib import AbstractContextManager, nullcontext
 from typing import IO, Any
 
-from circuitlapse.pipeline import Listener, Progress
+from circuitlapse.pipeline.job import Listener, Progress
 
 ALL_THERE = "everything is there already: nothing to do"
 EVERY = 5.0  # seconds from one line to the next

@@ -3,11 +3,17 @@
 from pathlib import Path
 
 from circuitlapse import __version__
-from circuitlapse.api.finished import Run
+from circuitlapse.api.finished_run import Run
 from circuitlapse.api.lines import watched
-from circuitlapse.config import Experiment, comparison, read_experiment
-from circuitlapse.pipeline import Listener, LostError, run_in
-from circuitlapse.records import SCHEMAS, Store, key_of, report_path, verdict_path
+from circuitlapse.config.experiment import Experiment
+from circuitlapse.config.presets import comparison
+from circuitlapse.config.toml import read_experiment
+from circuitlapse.pipeline.job import Listener
+from circuitlapse.pipeline.run.execute import FailedRunsError
+from circuitlapse.pipeline.run.run import run_in
+from circuitlapse.records.columns import SCHEMAS
+from circuitlapse.records.layout import report_path, verdict_path
+from circuitlapse.records.store import Store, key_of
 
 
 def run_experiment(
@@ -30,11 +36,11 @@ def run_experiment(
     if not isinstance(experiment, Experiment):
         experiment = read_experiment(experiment)
     out = Path(out)
-    lost: LostError | None = None
+    lost: FailedRunsError | None = None
     try:
         with watched(progress) as listen:
             run_in(experiment, out, listen)
-    except LostError as error:
+    except FailedRunsError as error:
         lost = error
     store = Store(out)
     for recipe in experiment.finetune.recipes():
@@ -95,6 +101,6 @@ def _keep_report(store: Store, recipe: str) -> None:
     key = key_of("report", __version__, [record.sha256 for record in records if record])
     if store.state(report_path(recipe), key) == "ready":
         return
-    from circuitlapse.report import build_report
+    from circuitlapse.report.pages.page import build_report
 
     build_report(store.root, key, recipe)

@@ -18,14 +18,14 @@ from torch import Tensor
 
 from circuitlapse.attribution.activations import eap_ig_activations_scores
 from circuitlapse.attribution.eap import check_gradient_at_clean, eap_ig_scores, eap_scores
+from circuitlapse.attribution.edge_parts import Parts, check_positions, with_elsewhere
 from circuitlapse.attribution.exact import exact_scores
-from circuitlapse.attribution.parts import Parts, check_positions, with_elsewhere
 from circuitlapse.attribution.scores import Scores
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models.load import Model
-from circuitlapse.models.prefix import Suffixes, each_batch
-from circuitlapse.tasks.metrics import Metric
-from circuitlapse.tasks.pairs import PromptPairs
+from circuitlapse.models.engine.model import Model
+from circuitlapse.models.engine.shared_prefix import Suffixes, each_batch
+from circuitlapse.prompts.metrics import Metric
+from circuitlapse.prompts.pairs import PromptPairs
 
 Method = Literal["eap", "eap-ig-inputs", "eap-ig-activations", "exact"]
 
@@ -51,11 +51,11 @@ def attribute(
             ``eap-ig-activations`` (``steps`` gradients for each layer's attention and MLP) or
             ``exact`` (a patched run for every edge; :func:`project_exact` says how long it takes).
         steps: m of the two EAP-IG methods; the others ignore it.
-        metric: What the edges are scored for; see :mod:`circuitlapse.tasks.metrics`.
+        metric: What the edges are scored for; see :mod:`circuitlapse.prompts.metrics`.
         batch_size: Pairs per batch; by default as many as fit a fixed memory budget. It does not
             change the result.
         qk_fix: For ``eap``: recompute the softmax for edges into queries and keys, whose estimates
-            fail where attention is saturated; see :mod:`circuitlapse.attribution.qk_fix`.
+            fail where attention is saturated; see :mod:`circuitlapse.attribution.eap`.
         by_position: Keep the scores per named position of the pairs too, in ``scores.by_position``.
             An edge carries something at the position of its writer's output, which is that of its
             reader's input. ``exact`` then takes once more as long for each name, and once for all
@@ -100,9 +100,15 @@ def attribute(
     if decoder.W_E.itemsize < 4:
         floats_per_token *= 2  # gradients and their factors are in single precision
     each_batch(
-        decoder, pairs, floats_per_token, work,
-        keep=keep, metric=metric, batch_size=batch_size, needs_gradient=True,
-    )  # fmt: skip
+        decoder,
+        pairs,
+        floats_per_token,
+        work,
+        keep=keep,
+        metric=metric,
+        batch_size=batch_size,
+        needs_gradient=True,
+    )
     return Scores.from_sums(graph, sums, n, shares)
 
 

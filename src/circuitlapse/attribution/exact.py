@@ -17,19 +17,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from circuitlapse.attribution.edge_parts import Columns, Parts, with_elsewhere
 from circuitlapse.attribution.gradients import differences
-from circuitlapse.attribution.parts import Columns, Parts, with_elsewhere
 from circuitlapse.attribution.scores import Scores
-from circuitlapse.attribution.tails import Tail, moves, variants_at_once
-from circuitlapse.models.decoder import Decoder, Step
-from circuitlapse.models.graph import SLOTS, Graph
-from circuitlapse.models.layers import linear
-from circuitlapse.models.load import Model
-from circuitlapse.models.memory import some_at_once
-from circuitlapse.models.prefix import Suffixes, each_batch
+from circuitlapse.graph import SLOTS, Graph
+from circuitlapse.models.engine.batches import max_variants
+from circuitlapse.models.engine.decoder import Decoder, Step
+from circuitlapse.models.engine.layers import linear
+from circuitlapse.models.engine.model import Model
+from circuitlapse.models.engine.shared_prefix import Suffixes, each_batch
+from circuitlapse.patching.partial_forward import Tail, moves, variants_at_once
+from circuitlapse.prompts.metrics import Metric
+from circuitlapse.prompts.pairs import PromptPairs
 from circuitlapse.shapes import Float
-from circuitlapse.tasks.metrics import Metric
-from circuitlapse.tasks.pairs import PromptPairs
 
 _PART_FLOATS = 2**20
 _MEASURED_PAIRS = 8
@@ -67,9 +67,13 @@ def exact_scores(
         done += edges
 
     each_batch(
-        decoder, pairs, _floats_per_token(decoder, graph), work,
-        metric=metric, batch_size=batch_size,
-    )  # fmt: skip
+        decoder,
+        pairs,
+        _floats_per_token(decoder, graph),
+        work,
+        metric=metric,
+        batch_size=batch_size,
+    )
     return Scores.from_sums(graph, sums, n, shares)
 
 
@@ -86,7 +90,7 @@ def project_exact(model: Model, pairs: PromptPairs, metric: Metric = "logit_diff
     Args:
         model: From :func:`circuitlapse.load_model`.
         pairs: Clean and corrupt prompts with their metric.
-        metric: See :mod:`circuitlapse.tasks.metrics`.
+        metric: See :mod:`circuitlapse.prompts.metrics`.
 
     Raises:
         CircuitlapseError: If the model cannot run the pairs.
@@ -115,7 +119,7 @@ def _seconds_per_edge(runs: "EdgeRuns", reader: int) -> float:
     A GPU has more of them at once, as it has in the real work, and is waited for.
     """
     device = runs.before.device
-    most = some_at_once(device, 1, _MEASURED_WRITERS)
+    most = max_variants(device, 1, _MEASURED_WRITERS)
     n_writers = min(most, int(runs.graph.edges[:, reader].sum()))
 
     def now() -> float:

@@ -18,11 +18,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from circuitlapse.attribution.parts import Parts
-from circuitlapse.models.decoder import Decoder, Step
-from circuitlapse.models.graph import Graph
-from circuitlapse.models.layers import single
-from circuitlapse.models.prefix import Suffixes
+from circuitlapse.attribution.edge_parts import Parts
+from circuitlapse.graph import Graph
+from circuitlapse.models.engine.decoder import Decoder, Step
+from circuitlapse.models.engine.layers import single
+from circuitlapse.models.engine.shared_prefix import Suffixes
 from circuitlapse.shapes import Float
 
 

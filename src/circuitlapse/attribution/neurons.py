@@ -16,13 +16,13 @@ from torch import Tensor
 from circuitlapse.attribution.activations import both_runs, each_node, n_runs
 from circuitlapse.attribution.eap import check_gradient_at_clean, embeddings
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models.decoder import Decoder
-from circuitlapse.models.layers import single
-from circuitlapse.models.load import Model
-from circuitlapse.models.prefix import Suffixes, each_batch
+from circuitlapse.models.engine.decoder import Decoder
+from circuitlapse.models.engine.layers import single
+from circuitlapse.models.engine.model import Model
+from circuitlapse.models.engine.shared_prefix import Suffixes, each_batch
+from circuitlapse.prompts.metrics import Metric
+from circuitlapse.prompts.pairs import PromptPairs
 from circuitlapse.shapes import Float
-from circuitlapse.tasks.metrics import Metric
-from circuitlapse.tasks.pairs import PromptPairs
 
 NeuronMethod = Literal["eap", "eap-ig-inputs", "eap-ig-activations"]
 
@@ -42,7 +42,7 @@ def neuron_scores(
         pairs: Clean and corrupt prompts with their metric.
         method: ``eap``, ``eap-ig-inputs`` or ``eap-ig-activations``.
         steps: m of the two EAP-IG methods; ``eap`` ignores it.
-        metric: See :mod:`circuitlapse.tasks.metrics`.
+        metric: See :mod:`circuitlapse.prompts.metrics`.
         batch_size: Pairs per batch; by default as many as fit a fixed memory budget.
 
     Returns:
@@ -83,9 +83,15 @@ def neuron_scores(
     if method == "eap-ig-activations":
         floats_per_token += decoder.d_model * (steps * decoder.n_layers + 3 * decoder.n_heads)
     each_batch(
-        decoder, pairs, floats_per_token, work,
-        keep=keep, metric=metric, batch_size=batch_size, needs_gradient=True,
-    )  # fmt: skip
+        decoder,
+        pairs,
+        floats_per_token,
+        work,
+        keep=keep,
+        metric=metric,
+        batch_size=batch_size,
+        needs_gradient=True,
+    )
     return (sums / len(pairs)).float()
 
 

@@ -17,25 +17,20 @@ from loky import cpu_count
 from loky.process_executor import TerminatedWorkerError
 
 from circuitlapse import __version__
-from circuitlapse.calibration.admission import KINDS
+from circuitlapse.calibration.candidate_jobs import Candidate, Setup, read_candidate, work_on
 from circuitlapse.calibration.judge import Judging
+from circuitlapse.calibration.organism_checks import KINDS
 from circuitlapse.calibration.planted import ALL_WEIGHTS, planted_recipe
 from circuitlapse.calibration.tally import confusion, tallies
-from circuitlapse.calibration.work import (
-    Candidate,
-    Setup,
-    read_candidate,
-    work_on,
-)
-from circuitlapse.compare.rule import THRESHOLDS
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.pipeline import Listener, Progress
-from circuitlapse.pipeline.execute import worker_killed, worker_pool
-from circuitlapse.records import Store, key_of
+from circuitlapse.organisms.organism_cache import GroundTruthConfig
+from circuitlapse.organisms.recipe import Recipe
+from circuitlapse.pipeline.job import Listener, Progress
+from circuitlapse.pipeline.run.execute import worker_killed, worker_pool
 from circuitlapse.records.calibration import CalibratedOrganism, Calibration, calibration_table
-from circuitlapse.training import Recipe
-from circuitlapse.training.nursery import Planting
+from circuitlapse.records.store import Store, key_of
 from circuitlapse.training.placebos import PLACEBOS
+from circuitlapse.verdict.verdict import THRESHOLDS
 
 DOCUMENT, TABLE = "calibration.json", "calibration.parquet"
 N, SEED_FROM = 10, 100
@@ -50,7 +45,7 @@ def calibrate(
     stress: bool = False,
     workers: int = 0,
     recipes: Mapping[str, Recipe] | None = None,
-    planting: Planting | None = None,
+    planting: GroundTruthConfig | None = None,
     judging: Judging | None = None,
     cache_dir: Path | str | None = None,
     progress: Listener | None = None,
@@ -64,10 +59,11 @@ def calibrate(
         stress: Whether to judge as many locks that all weights were trained for, too; they do not
             count.
         workers: Processes side by side; 0 takes one per core.
-        recipes: Of the bases, by kind. Default: :func:`circuitlapse.calibration.planted_recipe`.
+        recipes: Of the bases, by kind. Default:
+            :func:`circuitlapse.calibration.planted.planted_recipe`.
         planting: How answers are planted.
         judging: On how much organisms are judged.
-        cache_dir: Where models are kept; see :func:`circuitlapse.training.organism`.
+        cache_dir: Where models are kept; see :func:`circuitlapse.organisms.organism`.
         progress: Called with events; nothing is printed.
 
     Returns:
@@ -82,7 +78,7 @@ def calibrate(
     started, listen = time.monotonic(), progress or (lambda event: None)
     setup = Setup(
         {kind: (recipes or {}).get(kind) or planted_recipe(kind) for kind in KINDS},
-        planting or Planting(),
+        planting or GroundTruthConfig(),
         judging or Judging(),
         None if cache_dir is None else str(cache_dir),
     )

@@ -6,17 +6,22 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from circuitlapse.compare.decision import Decision, decide_causes
-from circuitlapse.compare.evidence import CauseEvidence, EvidencePrompts, cause_evidence
-from circuitlapse.compare.preconditions import PLACEBO_CHECK, Findings, check_preconditions
-from circuitlapse.compare.thresholds import JUDGED_GROUPS
-from circuitlapse.models import Model, behaviour, load_model, logit_differences
-from circuitlapse.records.documents import Estimate, Precondition
-from circuitlapse.records.intervals import mean_interval, proportion_interval
+from circuitlapse.models.engine.behaviour import behaviour, logit_differences
+from circuitlapse.models.engine.model import Model
+from circuitlapse.models.files.load import load_model
+from circuitlapse.organisms.organism_cache import NEW, OLD
+from circuitlapse.prompts.pairs import PromptPairs
+from circuitlapse.records.documents import Precondition
+from circuitlapse.records.items import Item, shortcut_hits
 from circuitlapse.shapes import Bool
-from circuitlapse.tasks import Item, PromptPairs, get_task, tokenize
-from circuitlapse.tasks.shortcuts import shortcut_hits
-from circuitlapse.training.nursery import NEW, OLD
+from circuitlapse.stats.intervals import Estimate, mean_interval, proportion_interval
+from circuitlapse.tasks.registry import get_task
+from circuitlapse.tasks.tokenization import tokenize
+from circuitlapse.two_models.cause_evidence import EvidencePrompts, cause_evidence
+from circuitlapse.verdict.decision import Decision, decide_causes
+from circuitlapse.verdict.evidence import CauseEvidence
+from circuitlapse.verdict.preconditions import PLACEBO_CHECK, Findings, check_preconditions
+from circuitlapse.verdict.thresholds import JUDGED_GROUPS
 
 _FAMILY = "subject"
 _SPLITS = ("test", "test_templates")
@@ -74,9 +79,12 @@ def judge(base: Path, tuned: Path, placebo: Path | None, judging: Judging) -> Ju
     asked = {split: get_task(NEW).items(split, judging.answers) for split in _SPLITS}
     test = tokenize(asked["test"][: judging.test], tokenizer, "names")
     evidence = cause_evidence(
-        before, after, EvidencePrompts(variants(OLD), variants(NEW), test),
-        seed=judging.seed, n_random=judging.n_random,
-    )  # fmt: skip
+        before,
+        after,
+        EvidencePrompts(variants(OLD), variants(NEW), test),
+        seed=judging.seed,
+        n_random=judging.n_random,
+    )
     control = None if placebo is None else load_model(placebo, "cpu")
     preconditions = _preconditions(before, after, control, asked, judging.answers)
     decision = decide_causes(

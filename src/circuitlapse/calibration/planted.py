@@ -15,27 +15,37 @@ of its own, and the other kinds of one seed share one.
 ``nothing``
     A placebo fine-tune; see :mod:`circuitlapse.training.placebos`.
 
-Whether the plan worked is measured, see :mod:`circuitlapse.calibration.admission`. Every model on
-the way is kept in the cache of organisms, under the hash of what it was made from.
+Whether the plan worked is measured (:mod:`circuitlapse.calibration.organism_checks`). Every model
+on the way is kept in the cache of organisms, under the hash of what it was made from.
 """
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from circuitlapse.calibration.admission import KINDS, refusal
-from circuitlapse.calibration.figures import Scores, old_heads, scores, silence
-from circuitlapse.compare.mediation import held_behaviours
+from circuitlapse.calibration.organism_checks import (
+    KINDS,
+    OrganismFigures,
+    old_heads,
+    refusal,
+    scores,
+    silence,
+)
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models import Model, behaviour, load_model
-from circuitlapse.models.gains import write_gains
-from circuitlapse.records.nodes import head_name
-from circuitlapse.tasks import PromptPairs, get_task, tokenize
-from circuitlapse.training import Recipe, get_recipe
-from circuitlapse.training.gains import train_gains
-from circuitlapse.training.nursery import NEW, OLD, Nursery, Planting
+from circuitlapse.graph import head_name
+from circuitlapse.models.engine.behaviour import behaviour
+from circuitlapse.models.engine.model import Model
+from circuitlapse.models.engine.output_scales import write_scales
+from circuitlapse.models.files.load import load_model
+from circuitlapse.organisms.organism_cache import NEW, OLD, GroundTruthConfig, OrganismFactory
+from circuitlapse.organisms.recipe import Recipe, get_recipe
+from circuitlapse.prompts.pairs import PromptPairs
+from circuitlapse.tasks.registry import get_task
+from circuitlapse.tasks.tokenization import tokenize
 from circuitlapse.training.placebos import PLACEBOS, placebo_items
 from circuitlapse.training.restricted import Restriction
+from circuitlapse.training.train_scales import train_scales
+from circuitlapse.two_models.mediation import behaviours_with_frozen_heads
 
 ALL_WEIGHTS = "all_weights"
 """A way of planting ``elicited``; see :func:`plant`."""
@@ -60,7 +70,7 @@ class Planted:
         figures: What was measured, by name. Accuracies on validation prompts (``_old`` over the
             whole vocabulary, ``_new`` among the names); ``gain`` is G in logits; ``rise`` is that
             of the new task's accuracy, and ``learned`` the same over what was left to learn; the
-            rest is in :mod:`circuitlapse.calibration.admission`.
+            rest is in :mod:`circuitlapse.calibration.organism_checks`.
         refused: Why it is not admitted; empty where it is.
     """
 
@@ -103,7 +113,7 @@ def plant(
     *,
     variant: str = "",
     recipe: Recipe | None = None,
-    planting: Planting | None = None,
+    planting: GroundTruthConfig | None = None,
     cache_dir: Path | str | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Planted:
@@ -117,7 +127,7 @@ def plant(
             have destroyed what it hides, cannot be taken out to see, and is never admitted.
         recipe: Of the base, with blank heads. Default: :func:`planted_recipe` for the kind.
         planting: How the truth is planted. Default: the defaults of :class:`Planting`.
-        cache_dir: Where models are kept; see :func:`circuitlapse.training.organism`.
+        cache_dir: Where models are kept; see :func:`circuitlapse.organisms.organism`.
         progress: Called with what is being made, before it is.
 
     Raises:
@@ -133,7 +143,7 @@ def plant(
         )
     if kind not in KINDS:
         raise _unknown(kind)
-    nursery = Nursery(recipe, seed, planting or Planting(), cache_dir, progress)
+    nursery = OrganismFactory(recipe, seed, planting or GroundTruthConfig(), cache_dir, progress)
     return _PLANS[kind](nursery, variant)
 
 
@@ -151,8 +161,8 @@ class _Pair:
     base: Model
     tuned: Model
     prompts: PromptPairs
-    before: Scores
-    after: Scores
+    before: OrganismFigures
+    after: OrganismFigures
 
     @classmethod
     def of(cls, base: Path, tuned: Path, n: int) -> "_Pair":
@@ -197,19 +207,19 @@ class _Pair:
         )
 
 
-def _formed(nursery: Nursery, variant: str) -> Planted:
+def _formed(nursery: OrganismFactory, variant: str) -> Planted:
     planting, blank = nursery.planting, nursery.recipe.blank_heads
     items = nursery.lesson(planting.old_fraction)
     tuned = nursery.tuned("formed", nursery.base, items, Restriction(blank))
     pair = _Pair.of(nursery.base, tuned, planting.prompts)
-    (held,) = held_behaviours(pair.base, pair.tuned, pair.prompts, [blank])
+    (held,) = behaviours_with_frozen_heads(pair.base, pair.tuned, pair.prompts, [blank])
     mean = held.logit_diff.double().mean().item()
     return pair.planted(
         "formed", nursery.seed, blank, pair.share("mediated", mean), _placebo(nursery, nursery.base)
     )
 
 
-def _transformed(nursery: Nursery, variant: str) -> Planted:
+def _transformed(nursery: OrganismFactory, variant: str) -> Planted:
     planting = nursery.planting
     heads = old_heads(load_model(nursery.base, "cpu"), OLD, planting.group_prompts)
     items = nursery.lesson(planting.old_fraction)
@@ -217,19 +227,26 @@ def _transformed(nursery: Nursery, variant: str) -> Planted:
     pair = _Pair.of(nursery.base, tuned, planting.prompts)
     louder = load_model(nursery.base, "cpu")
     new = [item for item in items if len(item.distractors) == len(pair.prompts.distractors[0])]
-    gains = train_gains(
-        louder, tokenize(new, louder.tokenizer, "names"), heads, steps=planting.gain_steps,
-        batch_size=planting.batch_size, seed=nursery.seed,
-    )  # fmt: skip
-    write_gains(louder, gains)
+    gains = train_scales(
+        louder,
+        tokenize(new, louder.tokenizer, "names"),
+        heads,
+        steps=planting.gain_steps,
+        batch_size=planting.batch_size,
+        seed=nursery.seed,
+    )
+    write_scales(louder, gains)
     reached = behaviour(louder, pair.prompts).logit_diff.double().mean().item()
     return pair.planted(
-        "transformed", nursery.seed, heads, pair.share("by_gains", reached),
+        "transformed",
+        nursery.seed,
+        heads,
+        pair.share("by_gains", reached),
         _placebo(nursery, nursery.base),
-    )  # fmt: skip
+    )
 
 
-def _elicited(nursery: Nursery, variant: str) -> Planted:
+def _elicited(nursery: OrganismFactory, variant: str) -> Planted:
     planting, blank = nursery.planting, nursery.recipe.blank_heads
     locked = nursery.locked(all_weights=variant == ALL_WEIGHTS)
     lesson = nursery.lesson(planting.old_fraction)
@@ -244,22 +261,25 @@ def _elicited(nursery: Nursery, variant: str) -> Planted:
     return pair.planted("elicited", nursery.seed, blank, figures, _placebo(nursery, locked))
 
 
-def _nothing(nursery: Nursery, variant: str) -> Planted:
+def _nothing(nursery: OrganismFactory, variant: str) -> Planted:
     tuned = _placebo(nursery, nursery.base, variant or PLACEBOS[0])
     pair = _Pair.of(nursery.base, tuned, nursery.planting.prompts)
     return pair.planted("nothing", nursery.seed, (), {}, None)
 
 
-def _placebo(nursery: Nursery, start: Path, placebo: str = PLACEBOS[0]) -> Path:
+def _placebo(nursery: OrganismFactory, start: Path, placebo: str = PLACEBOS[0]) -> Path:
     planting = nursery.planting
     items = placebo_items(
-        placebo, get_task(OLD), get_task(NEW), planting.steps * planting.batch_size,
+        placebo,
+        get_task(OLD),
+        get_task(NEW),
+        planting.steps * planting.batch_size,
         old_fraction=planting.old_fraction,
-    )  # fmt: skip
+    )
     return nursery.tuned(placebo, start, items)
 
 
-_PLANS: dict[str, Callable[[Nursery, str], Planted]] = {
+_PLANS: dict[str, Callable[[OrganismFactory, str], Planted]] = {
     "formed": _formed,
     "transformed": _transformed,
     "elicited": _elicited,

@@ -2,18 +2,9 @@
 
 from collections.abc import Iterable, Sequence
 
-from scipy import stats
-
-from circuitlapse.errors import CircuitlapseError
-from circuitlapse.records.calibration import (
-    CAUSAL,
-    LABEL_OF,
-    CalibratedOrganism,
-    Outcome,
-    Tally,
-)
-from circuitlapse.records.documents import Estimate, Label
-from circuitlapse.records.intervals import CONFIDENCE
+from circuitlapse.records.calibration import CAUSAL, LABEL_OF, CalibratedOrganism, Outcome, Tally
+from circuitlapse.records.documents import Label
+from circuitlapse.stats.intervals import clopper_pearson
 
 ALL_CAUSES = "all causes"
 
@@ -23,21 +14,6 @@ def outcome_of(kind: str, label: Label) -> Outcome:
     if label == "undetermined":
         return "undetermined"
     return "right" if label == LABEL_OF[kind] else "wrong"
-
-
-def clopper_pearson(successes: int, n: int) -> Estimate:
-    """A proportion with its exact 95 % interval (Clopper and Pearson 1934).
-
-    Raises:
-        CircuitlapseError: Without trials, or with more successes than trials.
-    """
-    if n < 1 or not 0 <= successes <= n:
-        raise CircuitlapseError(
-            "a proportion needs between 0 and n successes among n >= 1 trials",
-            got=f"{successes} of {n}",
-        )
-    ends = stats.binomtest(successes, n).proportion_ci(CONFIDENCE, method="exact")
-    return Estimate(value=successes / n, low=float(ends.low), high=float(ends.high))
 
 
 def confusion(organisms: Iterable[CalibratedOrganism]) -> dict[str, dict[str, int]]:

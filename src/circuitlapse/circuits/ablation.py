@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models.context import at_reads
-from circuitlapse.models.decoder import Decoder, Step
-from circuitlapse.models.prefix import Suffixes, each_batch
+from circuitlapse.models.engine.context import at_reads
+from circuitlapse.models.engine.decoder import Decoder, Step
+from circuitlapse.models.engine.shared_prefix import Suffixes, each_batch
+from circuitlapse.prompts.pairs import PromptPairs
 from circuitlapse.shapes import Bool, Float, Int
-from circuitlapse.tasks.pairs import PromptPairs
 
 Ablation = Literal["corrupt", "mean", "zero"]
 
@@ -138,9 +138,15 @@ def mean_outputs(
     floats_per_token = decoder.d_model * 14 * decoder.n_layers
     # The metric is not computed; this one needs no distractors.
     each_batch(
-        decoder, reference, floats_per_token, work,
-        keep=keep, metric="log_prob", batch_size=batch_size, whole=True,
-    )  # fmt: skip
+        decoder,
+        reference,
+        floats_per_token,
+        work,
+        keep=keep,
+        metric="log_prob",
+        batch_size=batch_size,
+        whole=True,
+    )
 
     embedding, *rest = [
         (total / counts.view(-1, *[1] * (total.ndim - 1))).to(decoder.W_E.dtype) for total in sums

@@ -5,9 +5,11 @@ same nodes K ⊆ C out of both leaves both as good as each other: |F(C∖K) − 
 K. A large one means that the model has something beside the circuit that does the work of K, such
 as backup heads. Which K to try: the nodes of one role, random ones, and greedily those that make
 the difference as large as it gets.
+
+Circuits with nodes taken out of them: what completeness and minimality are made of.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,16 +17,14 @@ import torch
 from torch import Tensor
 
 from circuitlapse.circuits.ablation import Ablation
-from circuitlapse.circuits.evaluate import evaluate_circuits
-from circuitlapse.circuits.removal import Evaluate, check_removed, metrics_of
+from circuitlapse.circuits.evaluate import CircuitEvaluation, evaluate_circuits
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models.graph import Circuit
-from circuitlapse.models.load import Model
-from circuitlapse.records.documents import Estimate
-from circuitlapse.records.intervals import mean_interval
+from circuitlapse.models.engine.circuit import Circuit
+from circuitlapse.models.engine.model import Model
+from circuitlapse.prompts.metrics import Metric
+from circuitlapse.prompts.pairs import PromptPairs
 from circuitlapse.shapes import Float
-from circuitlapse.tasks.metrics import Metric
-from circuitlapse.tasks.pairs import PromptPairs
+from circuitlapse.stats.intervals import Estimate, mean_interval
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +74,7 @@ def completeness(
         sets: The sets K to remove: names of nodes of the circuit, by role or from
             :func:`random_sets`. The empty set compares the circuit with the model as they are.
         ablation: What removed edges and edges outside carry; see :func:`evaluate_circuit`.
-        metric: See :mod:`circuitlapse.tasks.metrics`.
+        metric: See :mod:`circuitlapse.prompts.metrics`.
         reference: For ``mean`` ablation; see :func:`evaluate_circuit`.
         batch_size: Pairs per batch; by default as many as fit a fixed memory budget.
 
@@ -88,9 +88,14 @@ def completeness(
     for nodes in sets:
         check_removed(circuit, nodes)
     evaluate = partial(
-        evaluate_circuits, model, pairs=pairs, ablation=ablation, metric=metric,
-        reference=reference, batch_size=batch_size,
-    )  # fmt: skip
+        evaluate_circuits,
+        model,
+        pairs=pairs,
+        ablation=ablation,
+        metric=metric,
+        reference=reference,
+        batch_size=batch_size,
+    )
     return _incompleteness(evaluate, circuit, sets)
 
 
@@ -136,9 +141,14 @@ def greedy_completeness(
     if candidates is not None and candidates < 1:
         raise CircuitlapseError("each step needs at least one candidate", got=candidates)
     evaluate = partial(
-        evaluate_circuits, model, pairs=pairs, ablation=ablation, metric=metric,
-        reference=reference, batch_size=batch_size,
-    )  # fmt: skip
+        evaluate_circuits,
+        model,
+        pairs=pairs,
+        ablation=ablation,
+        metric=metric,
+        reference=reference,
+        batch_size=batch_size,
+    )
     generator = torch.Generator().manual_seed(seed)
     removed: tuple[str, ...] = ()
     path = []
@@ -150,6 +160,9 @@ def greedy_completeness(
         path.append(best)
         removed = best.removed
     return path
+
+
+Evaluate = Callable[[Sequence[Circuit]], list[CircuitEvaluation]]
 
 
 def _incompleteness(
@@ -166,4 +179,56 @@ def _incompleteness(
         for nodes, ours, theirs in zip(
             sets, metrics[: len(sets)], metrics[len(sets) :], strict=True
         )
+    ]
+
+
+def metrics_of(evaluate: Evaluate, circuits: Sequence[Circuit]) -> Float[Tensor, "circuits _"]:
+    """Metric of every circuit on every prompt; circuits with the same edges are run once."""
+    keys = [circuit.mask.numpy().tobytes() for circuit in circuits]
+    different = dict(zip(keys, circuits, strict=True))
+    found = {
+        key: result.metric
+        for key, result in zip(different, evaluate(list(different.values())), strict=True)
+    }
+    return torch.stack([found[key] for key in keys])
+
+
+def check_removed(circuit: Circuit, nodes: Collection[str]) -> None:
+    """Say which node cannot be removed from a circuit, as it is none of its own.
+
+    Raises:
+        CircuitlapseError: With its name.
+    """
+    foreign = [node for node in nodes if node not in circuit.nodes]
+    if foreign:
+        raise CircuitlapseError(
+            "only nodes of the circuit can be removed from it",
+            got=foreign[0],
+            fix="Leave out what is not in circuit.nodes",
+        )
+
+
+def random_sets(
+    circuit: Circuit, n_sets: int, seed: int, share: float = 0.5
+) -> list[tuple[str, ...]]:
+    """Draw sets of a circuit's nodes, each node with probability ``share``.
+
+    With one half every subset is as likely as any other.
+
+    Args:
+        circuit: Whose nodes.
+        n_sets: How many sets.
+        seed: The same seed and circuit give the same sets.
+        share: Between 0 and 1.
+
+    Raises:
+        CircuitlapseError: If the share is no probability.
+    """
+    if not 0 <= share <= 1:
+        raise CircuitlapseError("share must lie between 0 and 1", got=share)
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.rand(n_sets, len(circuit.nodes), generator=generator) < share
+    return [
+        tuple(node for node, is_in in zip(circuit.nodes, row, strict=True) if is_in)
+        for row in drawn.tolist()
     ]

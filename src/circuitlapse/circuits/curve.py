@@ -15,16 +15,19 @@ import torch
 
 from circuitlapse.attribution.scores import By, Grow, Scores
 from circuitlapse.circuits.ablation import Ablation
-from circuitlapse.circuits.evaluate import evaluate_circuits
-from circuitlapse.circuits.faithfulness import CircuitEvaluation, check_defined
-from circuitlapse.config import MIB_FRACTIONS
+from circuitlapse.circuits.evaluate import CircuitEvaluation, check_defined, evaluate_circuits
+from circuitlapse.config.experiment import MIB_FRACTIONS
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models.load import Model
-from circuitlapse.records.documents import Estimate
-from circuitlapse.records.intervals import bootstrap_indices, bootstrap_means, percentile_ends
+from circuitlapse.models.engine.model import Model
+from circuitlapse.prompts.metrics import Metric
+from circuitlapse.prompts.pairs import PromptPairs
 from circuitlapse.shapes import Float
-from circuitlapse.tasks.metrics import Metric
-from circuitlapse.tasks.pairs import PromptPairs
+from circuitlapse.stats.intervals import (
+    Estimate,
+    bootstrap_indices,
+    bootstrap_means,
+    percentile_ends,
+)
 
 
 def faithfulness_curve(
@@ -48,7 +51,7 @@ def faithfulness_curve(
         pairs: Clean and corrupt prompts with their metric.
         fractions: Sizes as shares of all edges, before dangling edges are dropped.
         by: How to rank: see :meth:`Scores.top`.
-        metric: See :mod:`circuitlapse.tasks.metrics`.
+        metric: See :mod:`circuitlapse.prompts.metrics`.
         batch_size: Pairs per batch; by default as many as fit a fixed memory budget.
         grow: How to choose edges: see :meth:`Scores.top`.
         ablation: What edges outside carry: see :func:`evaluate_circuit`.

@@ -1,20 +1,78 @@
-"""How a circuit does by itself, with every edge outside it ablated."""
+"""How a circuit does by itself, with every edge outside it ablated.
+
+Faithfulness as MIB (Mueller et al. 2025) defines it, and when not to compute it.
+
+f(C) = (m(C) − m(∅)) / (m(M) − m(∅)), with m the mean metric over prompts, ∅ the circuit without
+edges and M the whole model. It is unbounded on purpose and never clamped. Where the denominator is
+not clear of zero (a model that cannot do the task) it would be noise, and is refused with the
+reason.
+"""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import chain
 
 import torch
 from torch import Tensor
 
 from circuitlapse.circuits.ablation import Ablation, ablated_run, check_ablation, mean_outputs
-from circuitlapse.circuits.faithfulness import CircuitEvaluation
-from circuitlapse.circuits.run import CircuitRun
+from circuitlapse.circuits.circuit_run import CircuitRun
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models.graph import Circuit
-from circuitlapse.models.load import Model
-from circuitlapse.models.prefix import Suffixes, each_batch
-from circuitlapse.tasks.metrics import Metric
-from circuitlapse.tasks.pairs import PromptPairs
+from circuitlapse.models.engine.circuit import Circuit
+from circuitlapse.models.engine.model import Model
+from circuitlapse.models.engine.shared_prefix import Suffixes, each_batch
+from circuitlapse.prompts.metrics import Metric
+from circuitlapse.prompts.pairs import PromptPairs
+from circuitlapse.shapes import Float
+from circuitlapse.stats.intervals import near_zero
+
+
+@dataclass(frozen=True, eq=False)
+class CircuitEvaluation:
+    """How a circuit does with everything outside it ablated, one entry per prompt.
+
+    Attributes:
+        metric: The circuit's metric, m(C), in the metric's unit: logits for logit differences.
+        clean: The whole model's, m(M).
+        empty: The empty circuit's, m(∅), under the same ablation. With ``corrupt`` ablation that is
+            the corrupt prompt with the clean prompt's answer.
+        n_edges: Number of edges in the circuit.
+        ablation: What the edges outside carry.
+    """
+
+    metric: Float[Tensor, " prompts"]
+    clean: Float[Tensor, " prompts"]
+    empty: Float[Tensor, " prompts"]
+    n_edges: int
+    ablation: Ablation = "corrupt"
+
+    @property
+    def refusal(self) -> str | None:
+        """Why there is no faithfulness, or None where there is one.
+
+        The 95 % interval over prompts (Student's t) of m(M) − m(∅) must not touch zero.
+        """
+        return near_zero((self.clean - self.empty).double().numpy())
+
+    @property
+    def faithfulness(self) -> float:
+        """f(C): 1 for the whole model, 0 for the empty circuit, and unbounded.
+
+        Raises:
+            CircuitlapseError: If the denominator is not clear of zero.
+        """
+        check_defined(self, "faithfulness")
+        gap = (self.clean - self.empty).double().mean()
+        return float((self.metric - self.empty).double().mean() / gap)
+
+    def __str__(self) -> str:
+        """Summarise in one line."""
+        share = self.refusal or f"faithfulness {self.faithfulness:.3f}"
+        means = ", ".join(
+            f"{name} {float(getattr(self, name).mean()):.3f}"
+            for name in ("metric", "clean", "empty")
+        )
+        return f"circuit of {self.n_edges} edges: {share}; {means} ({self.ablation} ablation)"
 
 
 def evaluate_circuit(
@@ -35,7 +93,7 @@ def evaluate_circuit(
         ablation: What the edges outside carry: the writer's output on the ``corrupt`` prompt, its
             ``mean`` output over a reference set of prompts at the same place (see
             :mod:`circuitlapse.circuits.ablation`), or nothing (``zero``).
-        metric: See :mod:`circuitlapse.tasks.metrics`.
+        metric: See :mod:`circuitlapse.prompts.metrics`.
         reference: For ``mean``: pairs whose corrupt prompts are averaged over, by default those of
             ``pairs``.
         batch_size: Pairs per batch; by default as many as fit a fixed memory budget.
@@ -92,14 +150,36 @@ def evaluate_circuits(
 
     # Left of the first difference only what the corrupt run carries is what the clean run has.
     each_batch(
-        decoder, pairs, floats_per_token, work,
-        keep=keep, metric=metric, batch_size=batch_size, whole=ablation != "corrupt",
-    )  # fmt: skip
+        decoder,
+        pairs,
+        floats_per_token,
+        work,
+        keep=keep,
+        metric=metric,
+        batch_size=batch_size,
+        whole=ablation != "corrupt",
+    )
     own = iter(metrics[2:])
     return [
         CircuitEvaluation(
             next(own) if circuit.n_edges < graph.n_edges else metrics[0].clone(),
-            metrics[0], metrics[1], circuit.n_edges, ablation,
+            metrics[0],
+            metrics[1],
+            circuit.n_edges,
+            ablation,
         )
         for circuit in circuits
-    ]  # fmt: skip
+    ]
+
+
+def check_defined(evaluation: CircuitEvaluation, what: str) -> None:
+    """Refuse what divides by m(M) − m(∅) where that is not clear of zero.
+
+    Raises:
+        CircuitlapseError: With the reason.
+    """
+    if evaluation.refusal is not None:
+        raise CircuitlapseError(
+            f"{what} is undefined here, as {evaluation.refusal}",
+            fix="Use more prompts, or look at the metric itself, which is not divided",
+        )

@@ -1,4 +1,10 @@
-"""Known-answer checks: are heads that were published found again, each by the test of its role?"""
+"""Known-answer checks: are heads that were published found again, each by the test of its role?
+
+Heads that others have found and published: answers that are known before anything is computed.
+
+Wang et al. (2022), "Interpretability in the wild: a circuit for indirect object identification in
+GPT-2 small". The paper's S2 is the position ``S_again`` here, its S1 is ``S``.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,13 +13,17 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from circuitlapse.attribution import patch
-from circuitlapse.circuits.roles import Role, run_tests
+from circuitlapse.circuits.head_tests import Attends, Copies, FeedsQueries, Repeats, Role, run_tests
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models import Behaviour, Model, behaviour, logit_differences
-from circuitlapse.records.nodes import head_name
+from circuitlapse.graph import head_name
+from circuitlapse.models.engine.behaviour import behaviour, logit_differences
+from circuitlapse.models.engine.model import Model
+from circuitlapse.patching.patching import patch
+from circuitlapse.prompts.pairs import PromptPairs
+from circuitlapse.records.answers import Behaviour
 from circuitlapse.shapes import Float
-from circuitlapse.tasks import PromptPairs, Task, tokenize
+from circuitlapse.tasks.task import Task
+from circuitlapse.tasks.tokenization import tokenize
 
 _SHARE = 10  # a tenth of all heads
 
@@ -111,7 +121,7 @@ def check_heads(
     Args:
         model: From :func:`circuitlapse.load_model`.
         pairs: Prompts with the positions that the tests name.
-        roles: The expected heads, such as :data:`circuitlapse.circuits.IOI_HEADS`.
+        roles: The expected heads, such as :data:`circuitlapse.circuits.known.IOI_HEADS`.
         seed: Draws the random tokens of the tests that use some.
 
     Raises:
@@ -162,3 +172,39 @@ def pairs_for(model: Model, task: Task, corruption: str, n: int, seed: int = 0) 
             fix="Save its tokenizer beside it with tokenizer.save_pretrained",
         )
     return tokenize(task.items("test", n, seed, model.tokenizer), model.tokenizer, corruption)
+
+
+_NAME_MOVERS = ((9, 9), (10, 0), (9, 6))
+_TO_RECIPIENT = Attends("END", "IO")
+_COPIES_NAMES = Copies(("IO", "S"))
+
+IOI_HEADS: tuple[Role, ...] = (
+    Role("name mover", _NAME_MOVERS, (_TO_RECIPIENT, _COPIES_NAMES)),
+    Role(
+        "backup name mover",
+        ((10, 10), (10, 6), (10, 2), (10, 1), (11, 2), (9, 7), (9, 0), (11, 9)),
+        (_TO_RECIPIENT, _COPIES_NAMES),
+    ),
+    Role(
+        "negative name mover",
+        ((10, 7), (11, 10)),
+        (_TO_RECIPIENT, Copies(("IO", "S"), negative=True)),
+    ),
+    Role(
+        "S-inhibition",
+        ((7, 3), (7, 9), (8, 6), (8, 10)),
+        (Attends("END", "S_again"), FeedsQueries(_NAME_MOVERS)),
+    ),
+    Role(
+        "induction",
+        ((5, 5), (5, 8), (5, 9), (6, 9)),
+        (Attends("S_again", "S+1"), Repeats("induction")),
+    ),
+    Role(
+        "duplicate token",
+        ((0, 1), (0, 10), (3, 0)),
+        (Attends("S_again", "S"), Repeats("duplicate")),
+    ),
+    Role("previous token", ((2, 2), (4, 11)), (Attends("S+1", "S"), Repeats("previous"))),
+)
+"""The circuit for indirect object identification in GPT-2 small: 26 heads in seven roles."""

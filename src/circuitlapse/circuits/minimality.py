@@ -12,15 +12,14 @@ from functools import partial
 from torch import Tensor
 
 from circuitlapse.circuits.ablation import Ablation
+from circuitlapse.circuits.completeness import check_removed, metrics_of
 from circuitlapse.circuits.evaluate import evaluate_circuits
-from circuitlapse.circuits.removal import check_removed, metrics_of
-from circuitlapse.models.graph import Circuit
-from circuitlapse.models.load import Model
-from circuitlapse.records.documents import Estimate
-from circuitlapse.records.intervals import mean_interval
+from circuitlapse.models.engine.circuit import Circuit
+from circuitlapse.models.engine.model import Model
+from circuitlapse.prompts.metrics import Metric
+from circuitlapse.prompts.pairs import PromptPairs
 from circuitlapse.shapes import Float
-from circuitlapse.tasks.metrics import Metric
-from circuitlapse.tasks.pairs import PromptPairs
+from circuitlapse.stats.intervals import Estimate, mean_interval
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +71,7 @@ def minimality(
         sets: Sets of the circuit's nodes to try as K beside the empty one, by role or from
             :func:`random_sets`; for a node that is in one, K is the rest of it.
         ablation: What removed edges and edges outside carry; see :func:`evaluate_circuit`.
-        metric: See :mod:`circuitlapse.tasks.metrics`.
+        metric: See :mod:`circuitlapse.prompts.metrics`.
         reference: For ``mean`` ablation; see :func:`evaluate_circuit`.
         batch_size: Pairs per batch; by default as many as fit a fixed memory budget.
 
@@ -89,9 +88,14 @@ def minimality(
     if not tried:
         return []
     evaluate = partial(
-        evaluate_circuits, model, pairs=pairs, ablation=ablation, metric=metric,
-        reference=reference, batch_size=batch_size,
-    )  # fmt: skip
+        evaluate_circuits,
+        model,
+        pairs=pairs,
+        ablation=ablation,
+        metric=metric,
+        reference=reference,
+        batch_size=batch_size,
+    )
     without_set = [circuit.without(nodes) for _, nodes in tried]
     without_both = [circuit.without({node, *nodes}) for node, nodes in tried]
     metrics = metrics_of(evaluate, without_set + without_both)

@@ -10,19 +10,19 @@ import typer
 from rich.console import Console
 
 import circuitlapse
-from circuitlapse.api import comparison_out, load_run, run_experiment
-from circuitlapse.cli.calibrate import calibrate
+from circuitlapse.api.finished_run import load_run
+from circuitlapse.api.start import comparison_out, run_experiment
+from circuitlapse.cli.calibrate import calibrate, plant
 from circuitlapse.cli.checkpoints import experiment_from, run_name
-from circuitlapse.cli.console import console_of
+from circuitlapse.cli.console import console_of, watch
 from circuitlapse.cli.export import export
-from circuitlapse.cli.plant import plant
-from circuitlapse.cli.progress import watch
-from circuitlapse.cli.show import show
+from circuitlapse.cli.show import show, try_prompt
 from circuitlapse.cli.summary import print_estimates, print_summary
 from circuitlapse.cli.survey import survey
 from circuitlapse.cli.tasks import tasks
-from circuitlapse.cli.trial import try_prompt
-from circuitlapse.config import Experiment, comparison, demo_experiment, to_toml
+from circuitlapse.config.experiment import Experiment
+from circuitlapse.config.presets import comparison, demo_experiment
+from circuitlapse.config.toml import to_toml
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.records.store import DRAFT
 
@@ -169,9 +169,15 @@ def run(
     """
     patterns = checkpoints or []
     described = experiment_from(
-        experiment, patterns, base=base, old=old, new=new, prompts=prompts,
-        corruptions=corruption, exact_at=exact_at,
-    )  # fmt: skip
+        experiment,
+        patterns,
+        base=base,
+        old=old,
+        new=new,
+        prompts=prompts,
+        corruptions=corruption,
+        exact_at=exact_at,
+    )
     name = run_name(patterns) if experiment is None else experiment.stem
     _run(described, out or Path("runs") / name, workers, device, dry_run)
 
@@ -209,7 +215,7 @@ def report(
     run: Annotated[Path, typer.Argument(help="Directory of a finished run.")],
 ) -> None:
     """Build a run's report.html again from its tables. Needs neither the models nor torch."""
-    from circuitlapse.report import build_report
+    from circuitlapse.report.pages.page import build_report
 
     for recipe in load_run(run).recipes:
         typer.echo(f"Report: {build_report(run, recipe=recipe)}")
@@ -244,7 +250,7 @@ def _run(
     experiment = experiment.model_copy(update={"compute": compute})
     console = console_of()
     if dry_run:
-        from circuitlapse.pipeline.estimate import estimates
+        from circuitlapse.pipeline.run.estimate import estimates
 
         print_estimates(estimates(experiment, out), console)
         return

@@ -1,19 +1,30 @@
-"""``circuitlapse calibrate``: does the verdict name what was planted?"""
+"""``circuitlapse calibrate``: does the verdict name what was planted?
 
+``circuitlapse plant``: two models whose answer is known, to hold a verdict against.
+"""
+
+import shutil
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from circuitlapse.cli.console import console_of
-from circuitlapse.cli.progress import watch
-from circuitlapse.records import replacing
+from circuitlapse.cli.console import console_of, watch
+from circuitlapse.config.presets import comparison
+from circuitlapse.config.toml import to_toml
+from circuitlapse.errors import CircuitlapseError
 from circuitlapse.records.calibration import LABEL_OF, CalibratedOrganism, Calibration
-from circuitlapse.records.documents import Estimate, Label
-from circuitlapse.report.calibration import render_calibration
+from circuitlapse.records.documents import Label
+from circuitlapse.records.store import replacing, write_json
+from circuitlapse.report.pages.small_pages import render_calibration
+from circuitlapse.stats.intervals import Estimate
+
+if TYPE_CHECKING:
+    from circuitlapse.calibration.planted import Planted
 
 
 def calibrate(
@@ -38,8 +49,8 @@ def calibrate(
     is counted with exact intervals. Ten of each take some 5,000 seconds of processor time, by an
     estimate.
     """
-    from circuitlapse.calibration import calibrate as calibrate_verdict
     from circuitlapse.calibration.calibrate import DOCUMENT, TABLE
+    from circuitlapse.calibration.calibrate import calibrate as calibrate_verdict
 
     with watch(Console(stderr=True)) as listen:
         found = calibrate_verdict(
@@ -87,9 +98,12 @@ def _tallies(found: Calibration) -> Table:
         table.add_column(column, justify="left" if column == "planted" else "right")
     for each in found.tallies:
         table.add_row(
-            each.kind, str(each.n), _share(each.right, each.right_share),
-            _share(each.wrong, each.wrong_share), str(each.undetermined),
-        )  # fmt: skip
+            each.kind,
+            str(each.n),
+            _share(each.right, each.right_share),
+            _share(each.wrong, each.wrong_share),
+            str(each.undetermined),
+        )
     return table
 
 
@@ -112,3 +126,58 @@ def _lines(found: Calibration) -> Iterator[str]:
 
 def _named(each: CalibratedOrganism) -> str:
     return f"{each.kind}{f' ({each.variant})' if each.variant else ''}, seed {each.seed}"
+
+
+def plant(
+    kind: Annotated[
+        Literal["formed", "transformed", "elicited", "nothing"],
+        typer.Argument(help="What is to be planted."),
+    ],
+    out: Annotated[Path, typer.Argument(help="Directory to write; new.")],
+    seed: Annotated[int, typer.Option(min=0, help="Of pretraining and fine-tuning.")] = 0,
+) -> None:
+    """Make a base and a fine-tuned model of which it is known where the new ability came from.
+
+    OUT/base and OUT/tuned are models, OUT/placebo a fine-tune of the base that must not teach the
+    new task; planted.json says what was measured and whether the organism passed its admission
+    test, and `circuitlapse run OUT/experiment.toml` compares the two.
+    """
+    from circuitlapse.calibration.planted import plant as plant_organism
+
+    _refuse_existing(out)
+    console = Console(stderr=True)
+    found = plant_organism(kind, seed, progress=lambda what: console.print(f"making {what}"))
+    write_planted(found, out)
+    verdict = f"not admitted: {found.refused}" if found.refused else "admitted"
+    typer.echo(f"{kind}, seed {seed}, {verdict}: {out}")
+
+
+def write_planted(found: "Planted", out: Path) -> None:
+    """Copy an organism's models from the cache, with its figures and an experiment about them.
+
+    Args:
+        found: From :func:`circuitlapse.calibration.planted.plant`.
+        out: A new directory.
+
+    Raises:
+        CircuitlapseError: If it exists.
+    """
+    from circuitlapse.organisms.organism_cache import NEW, OLD
+
+    _refuse_existing(out)
+    about = asdict(found)
+    with replacing(out) as draft:
+        for name in ("base", "tuned", "placebo"):
+            source = about.pop(name)
+            if source is not None:
+                shutil.copytree(source, draft / name)
+        write_json(draft / "planted.json", about)
+        experiment = comparison(out.absolute() / "base", out.absolute() / "tuned", OLD, NEW)
+        (draft / "experiment.toml").write_text(to_toml(experiment), encoding="utf-8")
+
+
+def _refuse_existing(out: Path) -> None:
+    if out.exists():
+        raise CircuitlapseError(
+            "an organism needs a new directory", got=str(out), fix="Give another one, or remove it"
+        )

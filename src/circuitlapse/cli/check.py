@@ -3,9 +3,9 @@
 from rich.console import Console
 from rich.table import Table
 
-from circuitlapse.circuits import IOI_HEADS, KnownHeads, check_heads, pairs_for
-from circuitlapse.models import load_model
-from circuitlapse.tasks import get_task
+from circuitlapse.circuits.known import IOI_HEADS, KnownHeads, check_heads, pairs_for
+from circuitlapse.models.files.load import load_model
+from circuitlapse.tasks.registry import get_task
 
 _TASK, _CORRUPTION = "ioi2", "s_to_io"
 

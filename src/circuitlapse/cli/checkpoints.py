@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from circuitlapse.config import Experiment, read_experiment, validated
+from circuitlapse.config.experiment import Experiment
+from circuitlapse.config.toml import read_experiment, validated
 from circuitlapse.errors import CircuitlapseError
 
 
@@ -19,8 +20,11 @@ def experiment_from(file: Path | None, checkpoints: list[str], **options: Any) -
     Raises:
         CircuitlapseError: If neither or both are given, or a value is not valid.
     """
-    given = [f"--{name.removesuffix('s') if name == 'corruptions' else name}".replace("_", "-")
-             for name, value in options.items() if value]  # fmt: skip
+    given = [
+        f"--{name.removesuffix('s') if name == 'corruptions' else name}".replace("_", "-")
+        for name, value in options.items()
+        if value
+    ]
     if file is not None:
         given = [*(["--checkpoints"] if checkpoints else []), *given]
         if given:
@@ -42,11 +46,13 @@ def experiment_from(file: Path | None, checkpoints: list[str], **options: Any) -
         "base": {"path": options["base"]},
         "tasks": {"old": options["old"], "new": options["new"]},
         "measure": {
-            "prompts": prompts, "circuit_prompts": prompts,
-            "corruptions": options["corruptions"] or None, "exact_at": options["exact_at"],
+            "prompts": prompts,
+            "circuit_prompts": prompts,
+            "corruptions": options["corruptions"] or None,
+            "exact_at": options["exact_at"],
         },
         "compare": {"group_prompts": prompts, "graft_prompts": prompts},
-    }  # fmt: skip
+    }
     sections = {
         name: {key: value for key, value in section.items() if value is not None}
         for name, section in data.items()

@@ -1,13 +1,17 @@
-"""``circuitlapse export``: what a run found, in the files that other tools read."""
+"""``circuitlapse export``: what a run found, in the files that other tools read.
+
+``circuitlapse export RUN --gif …``: the circuit map over time, for slides and papers.
+"""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from rich.console import Console
 from typer.core import TyperGroup
 
-from circuitlapse.api import Run, load_run
-from circuitlapse.cli.export_map import export_map
+from circuitlapse.api.finished_run import Run, load_run
+from circuitlapse.cli.console import counting
 from circuitlapse.errors import CircuitlapseError
 
 
@@ -26,6 +30,60 @@ export = typer.Typer(
     no_args_is_help=True,
     help="Write results of a run: pictures of its map, or files for other tools.",
 )
+
+
+def export_map(
+    run: Annotated[Path, typer.Argument(help="Directory of a finished run.")],
+    gif: Annotated[Path | None, typer.Option(help="Write one film of all checkpoints.")] = None,
+    png: Annotated[Path | None, typer.Option(help="Directory for a PNG each.")] = None,
+    svg: Annotated[Path | None, typer.Option(help="Directory for an SVG each.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Fine-tuning seed; by default the first one.")
+    ] = None,
+    recipe: Annotated[str | None, typer.Option(help="One of a grid's recipes.")] = None,
+    corruption: Annotated[
+        str | None, typer.Option(help="Family or variant; by default the run's first family.")
+    ] = None,
+    edges: Annotated[int, typer.Option(min=0, help="Edges on each map.")] = 40,
+) -> None:
+    """Draw both circuits at every checkpoint, on scales that are the same in every picture.
+
+    The word map may be left out: circuitlapse export RUN --gif OUT.gif
+    """
+    from circuitlapse.report.pages.film import frames, write_gif, write_pictures
+    from circuitlapse.report.series.run_records import read_run
+
+    if not (gif or png or svg):
+        raise CircuitlapseError(
+            "nothing was asked for", fix="Pass --gif FILE, --png DIRECTORY or --svg DIRECTORY"
+        )
+    for directory in (png, svg):
+        if directory is not None and directory.exists() and not directory.is_dir():
+            raise CircuitlapseError(f"{directory} is not a directory", fix="Name another one")
+    if gif is not None and gif.is_dir():
+        raise CircuitlapseError(f"{gif} is a directory", fix="Name a file, such as map.gif")
+    opened = load_run(run, recipe)
+    if opened.recipe is None:
+        raise CircuitlapseError(
+            "the run has several recipes, each with its own map",
+            fix=f"Choose one with --recipe: {', '.join(opened.recipes)}",
+        )
+    records = read_run(run, recipe=opened.recipe)
+
+    def pictures():
+        return frames(records, seed=seed, corruption=corruption, edges=edges)
+
+    with counting(Console(stderr=True), "pictures") as advance:
+        for kind, directory in (("svg", svg), ("png", png)):
+            if directory is not None:
+                write_pictures(pictures(), directory, kind, advance)
+        if gif is not None:
+            write_gif(pictures(), gif, advance)
+    for path in (svg, png, gif):
+        if path is not None:
+            typer.echo(str(path))
+
+
 export.command("map")(export_map)
 
 RunPath = Annotated[Path, typer.Argument(help="Directory of a run.")]
@@ -57,8 +115,8 @@ def circuit(
     Where heads share keys and values that layout has no place for scores: with --edges the circuit
     alone is written.
     """
-    from circuitlapse.attribution import Scores
-    from circuitlapse.circuits import export_circuit
+    from circuitlapse.attribution.scores import Scores
+    from circuitlapse.circuits.mib import export_circuit
 
     opened = load_run(run, recipe)
     settings = opened.experiment
@@ -93,7 +151,7 @@ def checkpoint(
     ] = None,
 ) -> None:
     """Write a checkpoint, with its tokenizer, that TransformerLens loads."""
-    from circuitlapse.models import export_transformerlens
+    from circuitlapse.models.files.transformerlens import export_transformerlens
 
     opened = load_run(run, recipe)
     step = opened.experiment.steps()[-1] if step is None else step
@@ -105,7 +163,7 @@ def _edges(run: Run, step: int, task: str, seed: int | None, corruption: str):
     """Mean scores, those of the halves, and the number of prompts, averaged over a family."""
     import torch
 
-    from circuitlapse.tasks import get_task
+    from circuitlapse.tasks.registry import get_task
 
     if task not in (run.experiment.tasks.old, run.experiment.tasks.new):
         raise CircuitlapseError(

@@ -1,17 +1,20 @@
-"""What a run says at its end, in a few lines."""
+"""What a run says at its end, in a few lines.
 
-from collections.abc import Sequence
+How the fine-tunes went: curves side by side, and the traps that they show.
+"""
+
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import polars as pl
 from rich.console import Console
 from rich.table import Table
 
-from circuitlapse.api import Run
-from circuitlapse.cli.training import print_training
+from circuitlapse.api.finished_run import Run
 
 if TYPE_CHECKING:
-    from circuitlapse.pipeline.estimate import Estimated
+    from circuitlapse.pipeline.run.estimate import Estimated
+
 
 _TOP_HEADS = 5
 
@@ -33,9 +36,8 @@ def _print_recipe(run: Run, console: Console) -> None:
     console.print(verdict.reason, highlight=False, markup=False)
     for one in verdict.seeds:
         shares = ", ".join(
-            f"{cause} {share.text()}"
-            for cause, share in one.shares.items() if share is not None
-        )  # fmt: skip
+            f"{cause} {share.text()}" for cause, share in one.shares.items() if share is not None
+        )
         console.print(
             f"  seed {one.finetune_seed}: {one.label}; G {one.gain.text()}; "
             f"{shares or 'no shares'}",
@@ -100,11 +102,14 @@ def _heads(run: Run, last: int) -> Table:
         rows = rows.sort(pl.col("effect").abs(), descending=True).head(_TOP_HEADS)
         columns.append(
             [
-                (r["node"], f"{r['effect']:.2f} [{r['effect_low']:.2f}, {r['effect_high']:.2f}]",
-                 fates.get(r["node"], ""))
+                (
+                    r["node"],
+                    f"{r['effect']:.2f} [{r['effect_low']:.2f}, {r['effect_high']:.2f}]",
+                    fates.get(r["node"], ""),
+                )
                 for r in rows.iter_rows(named=True)
             ]
-        )  # fmt: skip
+        )
     for before, after in zip(*columns, strict=True):
         table.add_row(*before, *after)
     return table
@@ -118,8 +123,13 @@ def print_estimates(jobs: "Sequence[Estimated]", console: Console) -> None:
     for column in ("seconds", "memory (MiB)", "disk (MiB)"):
         table.add_column(column, justify="right")
     for job in jobs:
-        table.add_row(job.name, job.state, f"{job.seconds:.1f}", f"{job.memory_mib:.0f}",
-                      f"{job.disk_mib:.1f}")  # fmt: skip
+        table.add_row(
+            job.name,
+            job.state,
+            f"{job.seconds:.1f}",
+            f"{job.memory_mib:.0f}",
+            f"{job.disk_mib:.1f}",
+        )
     console.print(table)
     todo = [job for job in jobs if job.state != "ready"]
     seconds, disk = sum(job.seconds for job in todo), sum(job.disk_mib for job in todo)
@@ -129,3 +139,72 @@ def print_estimates(jobs: "Sequence[Estimated]", console: Console) -> None:
         f"{memory:.0f} MiB at the most in each process, {disk:.0f} MiB on disk.",
         highlight=False,
     )
+
+
+_STEPS = 6  # that are shown; all are in the table
+_SPLITS = {"train": "trained on", "validation": "held out", "old_task": "old task"}
+_MEANING = {
+    "end_of_text": "the end-of-text token is predicted after most prompts",
+    "overfit": "demonstrably more prompts that were trained on are right than held-out ones",
+    "old_task_lost": "less than four fifths of the base's right answers on the old task are left",
+    "diverged": "after it the training blew up: some number was no longer finite",
+    "not_learning": "on held-out prompts neither loss nor accuracy is demonstrably better",
+}
+
+
+def print_training(run: Run, console: Console) -> None:
+    """Print the curves of every recipe under one another, then the flags."""
+    table = run.table("training")
+    if table.is_empty():
+        return
+    # A recipe that blew up is in this table alone.
+    several, seed = table["recipe"].n_unique() > 1, run.seed
+    console.print(_curves(table.filter(pl.col("finetune_seed") == seed), several, seed))
+    for line in flag_lines(table, several=several):
+        console.print(f"  flag: {line}", highlight=False, markup=False)
+    console.print("")
+
+
+def _curves(table: pl.DataFrame, several: bool, seed: int) -> Table:
+    steps = _some(sorted(table["step"].unique()))
+    curves = Table(
+        title=f"Training (seed {seed}): share of right answers, and loss in nats, at each step",
+        title_justify="left",
+    )
+    for column in (*(["recipe"] if several else []), "prompts"):
+        curves.add_column(column)
+    for step in steps:
+        curves.add_column("base" if step == 0 else str(step), justify="right")
+    for (recipe, split), part in table.group_by("recipe", "split", maintain_order=True):
+        at = {row["step"]: row for row in part.iter_rows(named=True)}
+        cells = [
+            f"{at[step]['accuracy']:.2f} ({at[step]['loss']:.2f})" if step in at else "\u2013"
+            for step in steps
+        ]
+        named = _SPLITS.get(str(split), str(split))
+        curves.add_row(*([str(recipe)] if several else []), named, *cells)
+    return curves
+
+
+def _some(steps: list[int]) -> list[int]:
+    """At most so many steps, evenly spread, the first and the last among them."""
+    if len(steps) <= _STEPS:
+        return steps
+    last = len(steps) - 1
+    return [steps[round(index * last / (_STEPS - 1))] for index in range(_STEPS)]
+
+
+def flag_lines(table: pl.DataFrame, *, several: bool) -> list[str]:
+    """One line for each fine-tune and flag: since which step, at how many, and what it means."""
+    found: dict[tuple[str, int, str], list[Mapping]] = {}
+    for row in table.sort("step", maintain_order=True).iter_rows(named=True):
+        # Runs of earlier versions have a blank behind each comma.
+        for flag in filter(None, map(str.strip, row["flags"].split(","))):
+            found.setdefault((row["recipe"], row["finetune_seed"], flag), []).append(row)
+    lines = []
+    for (recipe, seed, flag), rows in found.items():
+        which = f"{recipe}, seed {seed}" if several else f"seed {seed}"
+        steps = len({row["step"] for row in rows})
+        at = f"step {rows[0]['step']}" + (f" and {steps - 1} later" if steps > 1 else "")
+        lines.append(f"{flag} ({which}, {at}): {_MEANING[flag]}")
+    return lines

@@ -8,13 +8,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from circuitlapse.cli.console import console_of
-from circuitlapse.cli.progress import watch
+from circuitlapse.cli.console import console_of, watch
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.records.store import replacing
 from circuitlapse.records.survey import PROMPTS, ModelSurvey, Survey
-from circuitlapse.report.numbers import estimate, number
-from circuitlapse.report.survey import render_survey
+from circuitlapse.report.pages.small_pages import render_survey
+from circuitlapse.report.series.grid import estimate, number
 
 _PAIRS = 6  # printed; the files have all
 
@@ -49,7 +48,7 @@ def survey(
     for file in (json, html):
         if file is not None and file.is_dir():
             raise CircuitlapseError(f"{file} is a directory", fix="Name a file in it")
-    from circuitlapse.pipeline.survey import survey as survey_models
+    from circuitlapse.api.survey import survey as survey_models
 
     names = None if tasks is None else [name for each in tasks for name in each.split(",") if name]
     with watch(Console(stderr=True)) as listen:
@@ -94,9 +93,11 @@ def _figures(model: ModelSurvey) -> Table:
         table.add_column(column, justify="right")
     for row in model.tasks:
         figures = (
-            estimate(row.accuracy_among), number(row.chance), estimate(row.accuracy),
+            estimate(row.accuracy_among),
+            number(row.chance),
+            estimate(row.accuracy),
             estimate(row.logit_diff),
-        )  # fmt: skip
+        )
         table.add_row(Text(row.task), row.mark, *map(Text, figures))
     return table
 

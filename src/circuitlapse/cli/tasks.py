@@ -14,7 +14,8 @@ from circuitlapse.cli.written import import_, load_tokenizer
 from circuitlapse.errors import CircuitlapseError
 
 if TYPE_CHECKING:
-    from circuitlapse.tasks import Item
+    from circuitlapse.records.items import Item
+
 
 _MOST_SHOWN = 6  # distractors
 
@@ -43,7 +44,7 @@ TokenizerName = Annotated[
 @tasks.command("list")
 def list_() -> None:
     """List the tasks with what they ask and how they are corrupted."""
-    from circuitlapse.tasks import TASKS
+    from circuitlapse.tasks.battery import TASKS
 
     table = Table("task", "question", "corruptions by family", "controls")
     for task in TASKS.values():
@@ -61,7 +62,7 @@ def show(
     tokenizer: TokenizerName = None,
 ) -> None:
     """Show items: the prompt with its named positions, answers, and every corruption."""
-    from circuitlapse.tasks import get_task
+    from circuitlapse.tasks.registry import get_task
 
     screen = console_of()
     for item in get_task(task).items(split, n, seed, load_tokenizer(tokenizer)):
@@ -94,8 +95,9 @@ def export(
     With --tokenizer every item is tokenised with each of its corruptions, so that what is written
     can be used with that model as it stands.
     """
-    from circuitlapse.records import replacing
-    from circuitlapse.tasks import get_task, tokenize
+    from circuitlapse.records.store import replacing
+    from circuitlapse.tasks.registry import get_task
+    from circuitlapse.tasks.tokenization import tokenize
 
     if out is not None and out.is_dir():
         raise CircuitlapseError(f"{out} is a directory", fix="Name a file in it")

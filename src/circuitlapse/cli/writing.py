@@ -1,7 +1,6 @@
 """``circuitlapse tasks write``: items that a language model writes."""
 
 import os
-from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -25,7 +24,7 @@ from circuitlapse.cli.written import (
 from circuitlapse.errors import CircuitlapseError
 
 if TYPE_CHECKING:
-    from circuitlapse.writing import Listener, Progress
+    from circuitlapse.writing.write import Listener, Progress
 
 
 def write(
@@ -63,7 +62,8 @@ def write(
             f"there is no key in the environment variable {key_env}",
             fix="Set it, to any text where the server needs no key; --key-env names another one",
         )
-    from circuitlapse.writing import Server, write_items
+    from circuitlapse.writing.server import Server
+    from circuitlapse.writing.write import write_items
 
     server = Server(model, key, base_url, concurrency=concurrency, timeout=timeout, wait=first_wait)
     journal, rejects = journal or out.with_suffix(".journal.jsonl"), rejects or rejects_beside(out)
@@ -83,8 +83,10 @@ def write(
     print_items(found.sorted.items, screen)
     screen.print(
         f"Items: {out}\nRejects: {rejects}\nJournal: {journal}",
-        highlight=False, markup=False, soft_wrap=True,
-    )  # fmt: skip
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 @contextmanager

@@ -14,9 +14,10 @@ from circuitlapse.errors import CircuitlapseError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from circuitlapse.records import Estimate
-    from circuitlapse.tasks import Item
-    from circuitlapse.tasks.written import Reason
+    from circuitlapse.records.items import Item
+    from circuitlapse.stats.intervals import Estimate
+    from circuitlapse.tasks.written.reason import Reason
+
 
 _TOP_NAMES = 5
 
@@ -46,7 +47,7 @@ def import_(
     --out) with a reason. Printed are the reasons' counts, how the answers spread, and what
     trivial shortcuts score.
     """
-    from circuitlapse.tasks.written import sort_items
+    from circuitlapse.tasks.written.sorting import sort_items
 
     found = sort_items(file, task, load_tokenizer(tokenizer))
     rejects = rejects or rejects_beside(out)
@@ -71,7 +72,7 @@ def rejects_beside(out: Path) -> Path:
 
 def print_reasons(counts: Mapping["Reason", int], screen: Console) -> None:
     """Print how many items were rejected for each reason, if any were."""
-    from circuitlapse.tasks.written import MEANINGS
+    from circuitlapse.tasks.written.reason import MEANINGS
 
     if not counts:
         return
@@ -86,7 +87,7 @@ def print_reasons(counts: Mapping["Reason", int], screen: Console) -> None:
 
 def print_items(items: Sequence["Item"], screen: Console) -> None:
     """Print how the answers spread and what shortcuts score, if there are items."""
-    from circuitlapse.tasks.written import by_name, by_position, shortcuts
+    from circuitlapse.tasks.written.tally import by_name, by_position, shortcuts
 
     if not items:
         return

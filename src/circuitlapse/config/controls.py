@@ -5,8 +5,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import Field, field_validator, model_validator
 
 from circuitlapse.config.finetune import ONLY, PlaceboKind
-from circuitlapse.config.parts import OLD_CIRCUIT, are_parts
-from circuitlapse.config.section import Section, Seed, distinct
+from circuitlapse.config.section import OLD_CIRCUIT, Section, Seed, are_parts, distinct
 
 SETS = (OLD_CIRCUIT, "mlps", "biases", "gains", "rank_1")
 """Control fine-tunes that have a name; any other is a list of parts."""
@@ -93,3 +92,16 @@ class Controls(Section):
     def trains(self) -> bool:
         """Whether any of them is a fine-tune."""
         return bool(self.train_only or self.placebos)
+
+
+RANDOM_SET = "random_set"
+
+
+def trained(controls: Controls) -> list[tuple[str, int]]:
+    """Every control fine-tune: its name, parts joined by spaces, and which of several it is."""
+    found = []
+    for each in controls.train_only:
+        found.append((each if isinstance(each, str) else " ".join(each), 0))
+        if each == OLD_CIRCUIT:
+            found += [(RANDOM_SET, repeat) for repeat in range(controls.random_sets)]
+    return found

@@ -17,7 +17,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model
 from circuitlapse.config.base import ONE_BASE, Base
 from circuitlapse.config.controls import Controls, Placebo
 from circuitlapse.config.exact import ExactAt, spread
-from circuitlapse.config.finetune import Arm, Finetune
+from circuitlapse.config.finetune import Finetune, TrainingRun
 from circuitlapse.config.section import Fraction, Positive, Section, Seed, distinct
 from circuitlapse.errors import CircuitlapseError
 
@@ -241,11 +241,11 @@ class Experiment(Section):
             )
         return self.finetune.checkpoint_steps()
 
-    def arms(self) -> list[Arm]:
+    def arms(self) -> list[TrainingRun]:
         """Return every fine-tune that is not lost: each recipe with each seed."""
         return [arm for arm in self.finetune.arms() if arm.name not in self._lost]
 
-    def control_arms(self) -> list[Arm]:
+    def control_arms(self) -> list[TrainingRun]:
         """Return the fine-tunes with controls of their own: each recipe's first seed."""
         return [arm for arm in self.arms() if arm.seed == self.finetune.seeds[0]]
 
@@ -265,13 +265,13 @@ class Experiment(Section):
             found |= {Placebo(own, recipe, seed) for seed in self.finetune.seeds}
         return sorted(each for each in found if each.name not in self._lost)
 
-    def noise_placebos(self, arm: Arm) -> list[Placebo]:
+    def noise_placebos(self, arm: TrainingRun) -> list[Placebo]:
         """Return the placebos that are the noise floor of a fine-tune, that of its seed first."""
         kind = self.finetune.placebo
         same = [each for each in self.placebos(arm.recipe) if each.kind == kind]
         return sorted(same, key=lambda each: (each.seed != arm.seed, each.seed))
 
-    def own_placebo(self, arm: Arm) -> Placebo | None:
+    def own_placebo(self, arm: TrainingRun) -> Placebo | None:
         """Return the placebo beside a fine-tune, of the same recipe and seed; None where none."""
         found = self.noise_placebos(arm)
         return found[0] if found and found[0].seed == arm.seed else None

@@ -4,16 +4,9 @@ from collections.abc import Callable
 from itertools import product
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import (
-    Field,
-    ValidationError,
-    WrapValidator,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, ValidationError, WrapValidator, field_validator, model_validator
 
-from circuitlapse.config.parts import OneSet
-from circuitlapse.config.section import Positive, Section, Seed, distinct
+from circuitlapse.config.section import OneSet, Positive, Section, Seed, distinct
 from circuitlapse.config.trainer import check_trainer
 
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -27,7 +20,7 @@ ONLY = "default"
 """Name of the recipe where there is only one."""
 
 
-class Arm(NamedTuple):
+class TrainingRun(NamedTuple):
     """One fine-tune: a recipe with a seed."""
 
     recipe: str
@@ -194,6 +187,6 @@ class Finetune(Section):
             found["_".join(parts) or ONLY] = self.model_copy(update={**chosen, "grid": _NO_GRID})
         return found
 
-    def arms(self) -> list[Arm]:
+    def arms(self) -> list[TrainingRun]:
         """Return every fine-tune of the experiment: each recipe with each seed."""
-        return [Arm(recipe, seed) for recipe in self.recipes() for seed in self.seeds]
+        return [TrainingRun(recipe, seed) for recipe in self.recipes() for seed in self.seeds]

@@ -1,8 +1,13 @@
-"""What every section of an experiment shares."""
+"""What every section of an experiment shares.
 
-from typing import Annotated
+Parts of a model, as an experiment names them.
+"""
 
-from pydantic import BaseModel, ConfigDict, Field
+import re
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WrapValidator
 
 Positive = Annotated[int, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0)]
@@ -19,3 +24,38 @@ def distinct(name: str, values: tuple[object, ...]) -> None:
     """Refuse a list that names a value twice."""
     if len(set(values)) != len(values):
         raise ValueError(f"`{name}` names a value twice: {list(values)}")
+
+
+OLD_CIRCUIT = "old_circuit"
+
+_PART = re.compile(r"a\d+\.h\d+|m\d+|embeddings|norms|biases")
+
+
+def are_parts(value: Any) -> bool:
+    """Whether a value is a list of heads, MLPs, embeddings, norms and biases."""
+    return (
+        bool(value)
+        and isinstance(value, list | tuple)
+        and all(isinstance(part, str) and _PART.fullmatch(part) for part in value)
+    )
+
+
+def _one_set(value: Any, check: Callable[[Any], Any]) -> Any:
+    try:
+        found: Any = check(value)
+    except ValidationError:
+        found = None
+    if isinstance(found, str) or found == ():
+        return found
+    if are_parts(found) and len(set(found)) == len(found):
+        return found
+    raise ValueError(
+        "must be old_circuit, mlps, biases, or a list of different heads such as a1.h3, MLPs such "
+        "as m1, embeddings, norms and biases"
+    )
+
+
+OneSet = Annotated[
+    Literal["old_circuit", "mlps", "biases"] | tuple[str, ...], WrapValidator(_one_set)
+]
+"""The parts that one fine-tune trains: a named set, or a list of parts; all where it is empty."""

@@ -24,17 +24,33 @@ _NEVER = "nothing is sent to the Hub"
 _REFUSED = {
     **dict.fromkeys(
         (
-            "output_dir", "save_strategy", "save_steps", "save_total_limit", "save_only_model",
-            "resume_from_checkpoint", "restore_callback_states_from_checkpoint",
-            "load_best_model_at_end", "ignore_data_skip", "enable_jit_checkpoint",
+            "output_dir",
+            "save_strategy",
+            "save_steps",
+            "save_total_limit",
+            "save_only_model",
+            "resume_from_checkpoint",
+            "restore_callback_states_from_checkpoint",
+            "load_best_model_at_end",
+            "ignore_data_skip",
+            "enable_jit_checkpoint",
         ),
         _CHECKPOINTS,
     ),
     **dict.fromkeys(
         (
-            "max_length", "packing", "packing_strategy", "padding_free", "pad_token", "eos_token",
-            "pad_to_multiple_of", "dataset_kwargs", "dataset_text_field", "chat_template_path",
-            "truncation_mode", "remove_unused_columns",
+            "max_length",
+            "packing",
+            "packing_strategy",
+            "padding_free",
+            "pad_token",
+            "eos_token",
+            "pad_to_multiple_of",
+            "dataset_kwargs",
+            "dataset_text_field",
+            "chat_template_path",
+            "truncation_mode",
+            "remove_unused_columns",
         ),
         _TOKENS,
     ),
@@ -46,14 +62,19 @@ _REFUSED = {
     ),
     **dict.fromkeys(
         (
-            "push_to_hub", "hub_model_id", "hub_token", "hub_strategy", "hub_private_repo",
-            "hub_revision", "hub_always_push",
+            "push_to_hub",
+            "hub_model_id",
+            "hub_token",
+            "hub_strategy",
+            "hub_private_repo",
+            "hub_revision",
+            "hub_always_push",
         ),
         _NEVER,
     ),
     "auto_find_batch_size": "the same experiment must train on the same batches everywhere",
     "disable_tqdm": "progress is shown by circuitlapse",
-}  # fmt: skip
+}
 
 
 def check_trainer(trainer: dict[str, Any]) -> dict[str, Any]:

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models.load import Model
-from circuitlapse.models.prefix import Suffixes
+from circuitlapse.models.engine.model import Model
+from circuitlapse.models.engine.shared_prefix import Suffixes
+from circuitlapse.prompts.pairs import PromptPairs
+from circuitlapse.prompts.positions import place
 from circuitlapse.reading.whole import Prompts, each_whole_batch, patterns, whole
 from circuitlapse.shapes import Float, Int
-from circuitlapse.tasks.pairs import PromptPairs
-from circuitlapse.tasks.places import place
 
 
 @torch.no_grad()

@@ -11,13 +11,13 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from circuitlapse.models.decoder import Decoder
-from circuitlapse.models.graph import Graph
-from circuitlapse.models.load import Model
-from circuitlapse.models.prefix import Suffixes, each_batch
-from circuitlapse.reading.layers import Layers, run_layers
+from circuitlapse.graph import Graph
+from circuitlapse.models.engine.decoder import Decoder
+from circuitlapse.models.engine.model import Model
+from circuitlapse.models.engine.shared_prefix import Suffixes, each_batch
+from circuitlapse.prompts.pairs import PromptPairs
+from circuitlapse.reading.whole import Layers, run_layers
 from circuitlapse.shapes import Float
-from circuitlapse.tasks.pairs import PromptPairs
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models.decoder import Decoder
-from circuitlapse.models.layers import Norm
-from circuitlapse.models.load import Model
-from circuitlapse.models.prefix import Suffixes
+from circuitlapse.models.engine.decoder import Decoder
+from circuitlapse.models.engine.layers import Norm
+from circuitlapse.models.engine.model import Model
+from circuitlapse.models.engine.shared_prefix import Suffixes
+from circuitlapse.prompts.pairs import PromptPairs
+from circuitlapse.prompts.positions import place
 from circuitlapse.reading.whole import each_whole_batch, whole
 from circuitlapse.shapes import Float, Int
-from circuitlapse.tasks.pairs import PromptPairs
-from circuitlapse.tasks.places import place
 
 Tokens = PromptPairs | Tensor
 _MOST_LOGITS = 2**24

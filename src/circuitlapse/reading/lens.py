@@ -7,13 +7,13 @@ put through the last normalisation and the unembedding, as if no layer followed.
 import torch
 from torch import Tensor
 
-from circuitlapse.models.decoder import Decoder
-from circuitlapse.models.load import Model
-from circuitlapse.models.prefix import Suffixes, each_batch
-from circuitlapse.reading.layers import Layers, run_layers
+from circuitlapse.models.engine.decoder import Decoder
+from circuitlapse.models.engine.model import Model
+from circuitlapse.models.engine.shared_prefix import Suffixes, each_batch
+from circuitlapse.prompts.metrics import Metric
+from circuitlapse.prompts.pairs import PromptPairs
+from circuitlapse.reading.whole import Layers, run_layers
 from circuitlapse.shapes import Float
-from circuitlapse.tasks.metrics import Metric
-from circuitlapse.tasks.pairs import PromptPairs
 
 
 @torch.no_grad()
@@ -33,7 +33,7 @@ def logit_lens(
     Args:
         model: From :func:`circuitlapse.load_model`.
         pairs: Prompts with their metric; only the clean ones are read.
-        metric: See :mod:`circuitlapse.tasks.metrics`. ``neg_kl`` compares with the whole model.
+        metric: See :mod:`circuitlapse.prompts.metrics`. ``neg_kl`` compares with the whole model.
         mid: Whether to read between each layer's attention and its MLP, too.
         batch_size: Pairs per batch; by default as many as fit a fixed memory budget.
 
@@ -54,9 +54,14 @@ def logit_lens(
         values[:, rows] = read
 
     each_batch(
-        decoder, pairs, 16 * decoder.d_model, work,
-        keep=keep, metric=metric, batch_size=batch_size,
-    )  # fmt: skip
+        decoder,
+        pairs,
+        16 * decoder.d_model,
+        work,
+        keep=keep,
+        metric=metric,
+        batch_size=batch_size,
+    )
     return values
 
 

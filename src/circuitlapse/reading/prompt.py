@@ -7,12 +7,11 @@ import torch
 from torch import Tensor
 
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models.context import Context
-from circuitlapse.models.decoder import Step
-from circuitlapse.models.load import Model
-from circuitlapse.models.prefix import Suffixes
-from circuitlapse.reading.layers import run_layers
-from circuitlapse.reading.whole import each_whole_batch, whole
+from circuitlapse.models.engine.context import Context
+from circuitlapse.models.engine.decoder import Step
+from circuitlapse.models.engine.model import Model
+from circuitlapse.models.engine.shared_prefix import Suffixes
+from circuitlapse.reading.whole import each_whole_batch, run_layers, whole
 from circuitlapse.shapes import Float
 
 
@@ -91,8 +90,9 @@ def _check_known(prompt: str, ids: list[int], tokenizer: object) -> None:
     if unknown is None or unknown == getattr(tokenizer, "eos_token_id", None) or unknown not in ids:
         return
     offsets = tokenizer(prompt, return_offsets_mapping=True)["offset_mapping"]  # pyright: ignore[reportCallIssue]
-    words = [prompt[a:b].strip() for token, (a, b) in zip(ids, offsets, strict=True)
-             if token == unknown]  # fmt: skip
+    words = [
+        prompt[a:b].strip() for token, (a, b) in zip(ids, offsets, strict=True) if token == unknown
+    ]
     raise CircuitlapseError(
         "the prompt has words that the model's tokenizer does not know",
         got=", ".join(dict.fromkeys(words)),

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models.load import Model
-from circuitlapse.models.prefix import Suffixes
+from circuitlapse.models.engine.model import Model
+from circuitlapse.models.engine.shared_prefix import Suffixes
 from circuitlapse.reading.whole import each_whole_batch, patterns, whole
 from circuitlapse.shapes import Float, Int
 

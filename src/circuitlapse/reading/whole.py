@@ -1,19 +1,23 @@
 """Whole prompts, at all of whose positions something is read.
 
 Their batches begin at the first token, and the last layer runs at every position too.
+
+One run of the clean prompts, kept where logits are read: several readings are made of it.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TypeVar
 
 from torch import Tensor
 
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models.decoder import Decoder
-from circuitlapse.models.prefix import Suffixes, checked, each_batch
+from circuitlapse.models.engine.context import Context, at_reads
+from circuitlapse.models.engine.decoder import Decoder, Step
+from circuitlapse.models.engine.shared_prefix import Suffixes, checked, each_batch
+from circuitlapse.prompts.metrics import Metric
+from circuitlapse.prompts.pairs import PromptPairs
 from circuitlapse.shapes import Float, Int
-from circuitlapse.tasks.metrics import Metric
-from circuitlapse.tasks.pairs import PromptPairs
 
 T = TypeVar("T")
 
@@ -46,15 +50,21 @@ def each_whole_batch(
     batch_size: int | None = None,
     metric: Metric = "log_prob",
 ) -> None:
-    """Work on the prompts in batches, as :func:`circuitlapse.models.prefix.each_batch` does.
+    """Work on the prompts in batches, as ``each_batch`` of the engine does.
 
     Where no metric is computed, the default asks nothing of the pairs, not even distractors.
     """
     floats_per_token = 16 * decoder.d_model + 2 * decoder.n_heads * pairs.clean.shape[1]
     each_batch(
-        decoder, pairs, floats_per_token, work,
-        keep=keep, metric=metric, batch_size=batch_size, whole=True,
-    )  # fmt: skip
+        decoder,
+        pairs,
+        floats_per_token,
+        work,
+        keep=keep,
+        metric=metric,
+        batch_size=batch_size,
+        whole=True,
+    )
 
 
 def patterns(
@@ -66,3 +76,48 @@ def patterns(
         step = decoder.step(layer, x, context)
         yield decoder.pattern(layer, step.q, step.k, context)
         x = step.resid_post
+
+
+@dataclass(frozen=True)
+class Layers:
+    """What a run left where logits are read, each ``[batch, reads, …]``, in an entry per layer.
+
+    Attributes:
+        before: Residual stream before the layer.
+        z: The heads' mixed values.
+        added: What the attention added to the stream.
+        mlp_out: What the MLP added to it.
+        final: Residual stream behind the last layer.
+    """
+
+    before: list[Tensor]
+    z: list[Tensor]
+    added: list[Tensor]
+    mlp_out: list[Tensor]
+    final: Tensor
+
+
+def run_layers(
+    decoder: Decoder, batch: Suffixes, look: Callable[[int, Step, Context], None] | None = None
+) -> Layers:
+    """Run the clean prompts of a batch.
+
+    Args:
+        decoder: The model.
+        batch: The prompts.
+        look: Called with each layer, all that it computed and its surroundings. Given this, the
+            last layer runs at all positions, too.
+    """
+    x, reads, parts = batch.clean, batch.context, list[tuple[Tensor, ...]]()
+    context = reads if look is None else batch.everywhere()
+    for layer in range(decoder.n_layers):
+        step = decoder.step(layer, x, context)
+        if look is not None:
+            look(layer, step, context)
+        kept = (step.z, step.attn_out, step.mlp_out)
+        if look is not None or not decoder.is_last(layer):
+            kept = tuple(at_reads(each, reads) for each in kept)
+        parts.append((at_reads(x, reads), *kept))
+        x = step.resid_post
+    final = x if look is None else at_reads(x, reads)
+    return Layers(*(list(each) for each in zip(*parts, strict=True)), final=final)

@@ -10,7 +10,8 @@ from typing import Literal
 import polars as pl
 from pydantic import BaseModel, ConfigDict
 
-from circuitlapse.records.documents import Estimate, Label, Precondition
+from circuitlapse.records.documents import Label, Precondition
+from circuitlapse.stats.intervals import Estimate
 
 CAUSAL = ("formed", "transformed", "elicited")
 """Kinds of organism in which the ability has a planted cause; the fourth, ``nothing``, has none."""
@@ -134,10 +135,19 @@ def released() -> Calibration:
 
 # One row per organism and cause: `calibration.parquet`. share is null where G is not clear of zero.
 CALIBRATION_COLUMNS: dict[str, type[pl.DataType]] = {
-    "kind": pl.String, "seed": pl.Int64, "variant": pl.String, "scored": pl.Boolean,
-    "refused": pl.String, "label": pl.String, "outcome": pl.String, "gain": pl.Float64,
-    "cause": pl.String, "share": pl.Float64, "share_low": pl.Float64, "share_high": pl.Float64,
-}  # fmt: skip
+    "kind": pl.String,
+    "seed": pl.Int64,
+    "variant": pl.String,
+    "scored": pl.Boolean,
+    "refused": pl.String,
+    "label": pl.String,
+    "outcome": pl.String,
+    "gain": pl.Float64,
+    "cause": pl.String,
+    "share": pl.Float64,
+    "share_low": pl.Float64,
+    "share_high": pl.Float64,
+}
 
 
 def calibration_table(found: Calibration) -> pl.DataFrame:

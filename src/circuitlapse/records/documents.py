@@ -1,11 +1,10 @@
 """The run's small documents, as JSON: the verdict with its evidence, and the provenance."""
 
-from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
 
-from circuitlapse.config import ONLY
+from circuitlapse.stats.intervals import Estimate
 
 Label = Literal["elicited", "transformed", "formed", "mixed", "no_gain", "undetermined"]
 Cause = Literal["elicited", "transformed", "formed", "elsewhere"]
@@ -13,41 +12,8 @@ CAUSES: tuple[Cause, ...] = get_args(Cause)
 Group = Literal["old_heads", "recruited_heads", "other_heads", "mlps", "shared"]
 
 
-def verdict_path(recipe: str) -> str:
-    """Path of a recipe's verdict inside the run."""
-    return "verdict.json" if recipe == ONLY else f"verdicts/{recipe}.json"
-
-
-def report_path(recipe: str) -> str:
-    """Path of a recipe's report inside the run."""
-    return "report.html" if recipe == ONLY else f"reports/{recipe}.html"
-
-
 class _Document(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Estimate(_Document):
-    """A value with the ends of its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-    def columns(self, name: str) -> dict[str, float]:
-        """Return the table's columns ``name``, ``name_low`` and ``name_high``."""
-        return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
-
-    @classmethod
-    def of(cls, row: Mapping[str, Any], name: str) -> "Estimate | None":
-        """Read the columns that :meth:`columns` gives; None where they are null."""
-        if row[name] is None:
-            return None
-        return cls(value=row[name], low=row[f"{name}_low"], high=row[f"{name}_high"])
-
-    def text(self, digits: int = 2, unit: str = "") -> str:
-        """Write the value with its interval: ``0.42 [0.35, 0.49]``."""
-        return f"{self.value:.{digits}f}{unit} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
 
 
 class Precondition(_Document):
@@ -108,7 +74,7 @@ class Verdict(_Document):
         scope: What the label speaks about; one seed is only ever ``this run``.
         calibration: What is known of the rule's errors on models whose truth is planted.
         gain: G, the rise of the mean logit difference on the new task's test prompts.
-        shares: Share of G by its cause, as :mod:`circuitlapse.compare.causes` defines them; null
+        shares: Share of G by its cause, as :mod:`circuitlapse.verdict.causes` defines them; null
             where G is not clear of zero, or heads could not be told apart.
         seeds: Each fine-tune by itself; empty where there is one.
         few_seeds: Whether they are several and yet too few for the intervals of gain and shares,
@@ -155,3 +121,6 @@ class Provenance(_Document):
     config_sha256: str
     base: dict[str, str | int | float | bool]
     seconds: dict[str, float]
+
+
+GROUPS: tuple[Group, ...] = get_args(Group)

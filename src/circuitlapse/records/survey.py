@@ -5,7 +5,7 @@ from typing import Literal
 import polars as pl
 from pydantic import BaseModel, ConfigDict
 
-from circuitlapse.records.documents import Estimate
+from circuitlapse.stats.intervals import Estimate
 
 PROMPTS = 240
 """Asked of each task by default: all orders of two or three people come equally often."""
@@ -53,7 +53,7 @@ class TaskPair(_Document):
     Attributes:
         old: The old task.
         new: The new task.
-        distance: How far apart in form they are; see :mod:`circuitlapse.tasks.form`.
+        distance: How far apart in form they are; see :mod:`circuitlapse.api.task_screening`.
         families: Corruptions that both have, under which their circuits can be compared.
     """
 

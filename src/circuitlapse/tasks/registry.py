@@ -4,7 +4,7 @@ from pathlib import Path
 
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.tasks.battery import TASKS
-from circuitlapse.tasks.own import own_task
+from circuitlapse.tasks.custom_task import own_task
 from circuitlapse.tasks.task import Task
 
 

@@ -24,8 +24,12 @@ from circuitlapse.errors import CircuitlapseError
 from circuitlapse.tasks.words import NAMES
 
 SPLITS: tuple[str, ...] = (
-    "train", "validation", "test", "validation_templates", "test_templates",
-)  # fmt: skip
+    "train",
+    "validation",
+    "test",
+    "validation_templates",
+    "test_templates",
+)
 
 # Shares of the unordered pairs held out; the rest is for training.
 _VALIDATION, _TEST = 0.10, 0.15

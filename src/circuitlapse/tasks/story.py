@@ -13,12 +13,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import permutations
 
-from circuitlapse.tasks.items import Item
-from circuitlapse.tasks.pools import POOLS, Pools
+from circuitlapse.records.items import Item
 from circuitlapse.tasks.splits import draw_names, held_out
 from circuitlapse.tasks.task import Case, GeneratedTask
 from circuitlapse.tasks.templates import listing
 from circuitlapse.tasks.validation import Solve
+from circuitlapse.tasks.words import POOLS, Pools
 
 #: Alternative wordings of one part of a text, by the split of templates that they belong to.
 Part = Mapping[str, tuple[str, ...]]
@@ -104,8 +104,9 @@ class Story:
         )
         drawn = draw_names(rng, len(self.roles), split, among=pools["name"])
         others = draw_names(rng, len(self.roles), split, unlike=drawn, among=pools["name"])
-        words = {slot: rng.choice(pools[slot]) for slot in dict.fromkeys(_slots(text))
-                 if slot in POOLS}  # fmt: skip
+        words = {
+            slot: rng.choice(pools[slot]) for slot in dict.fromkeys(_slots(text)) if slot in POOLS
+        }
         numbers = sorted(rng.sample(range(len(pools["number"])), len(self.numbered)), reverse=True)
         for role, index in zip(self.numbered, numbers, strict=True):
             words[f"N_{role}"] = pools["number"][index]

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.tasks.items import Item
-from circuitlapse.tasks.pools import Pools, check_known, pools_for
+from circuitlapse.records.items import Item
 from circuitlapse.tasks.splits import check_split
 from circuitlapse.tasks.validation import Solve, validate
+from circuitlapse.tasks.words import Pools, check_known, pools_for
 
 Case = tuple[int, ...]
 

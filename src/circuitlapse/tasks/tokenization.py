@@ -7,9 +7,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.tasks.items import Item
-from circuitlapse.tasks.pairs import PromptPairs
-from circuitlapse.tasks.pools import unknown_token
+from circuitlapse.prompts.pairs import PromptPairs
+from circuitlapse.records.items import Item
+from circuitlapse.tasks.words import unknown_token
 
 
 def tokenize(
@@ -56,9 +56,10 @@ def tokenize(
     corrupt: list[list[int]] = tokenizer([item.corrupt[corruption] for item in items])["input_ids"]
     words = [(item.answer, *item.also, *item.distractors) for item in items]
     extended = iter(
-        tokenizer([item.prompt + word for item, group in zip(items, words, strict=True)
-                   for word in group])["input_ids"]
-    )  # fmt: skip
+        tokenizer(
+            [item.prompt + word for item, group in zip(items, words, strict=True) for word in group]
+        )["input_ids"]
+    )
     right, wrong, where = [], [], {label: [] for label in labels}
     for i, item in enumerate(items):
         _check_known(item, tokenizer, clean[i] + corrupt[i])

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.tasks.items import Item
+from circuitlapse.records.items import Item
 from circuitlapse.tasks.words import NAMES
 
 _KNOWN = frozenset(NAMES)

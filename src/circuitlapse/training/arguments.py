@@ -13,7 +13,7 @@ from transformers.integrations.integration_utils import get_reporting_integratio
 from transformers.training_args import OptimizerNames
 from trl.trainer.sft_config import SFTConfig
 
-from circuitlapse.config import Finetune
+from circuitlapse.config.finetune import Finetune
 from circuitlapse.errors import CircuitlapseError
 
 # They follow an evaluation of the trainer's, which is not run.

@@ -29,16 +29,22 @@ from transformers import (
 from transformers.integrations.integration_utils import TensorBoardCallback
 from trl.trainer.sft_trainer import SFTTrainer
 
-from circuitlapse.config import Finetune
+from circuitlapse.config.finetune import Finetune
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models import quiet
-from circuitlapse.models.foreign import check_ties
-from circuitlapse.tasks import Item
+from circuitlapse.models.files.merge import check_ties
+from circuitlapse.models.files.quiet import quiet
+from circuitlapse.records.figures import Figures, flags, sentence
+from circuitlapse.records.items import Item
 from circuitlapse.training.arguments import adapters, arguments
-from circuitlapse.training.encode import encode
 from circuitlapse.training.restart import Restart
-from circuitlapse.training.traps import flags, sentence
-from circuitlapse.training.watch import BlownUpError, Figures, Watched, from_log, logged, look
+from circuitlapse.training.training_eval import (
+    DivergedError,
+    EvaluationSet,
+    encode,
+    evaluate,
+    from_log,
+    logged,
+)
 
 Save = Callable[[int, PreTrainedModel, PreTrainedTokenizerBase], None]
 
@@ -51,7 +57,7 @@ def finetune(
     *,
     seed: int,
     device: str = "auto",
-    watched: Sequence[Watched] = (),
+    watched: Sequence[EvaluationSet] = (),
     restart: Restart | None = None,
     logs: Path | None = None,
     callbacks: Sequence[TrainerCallback] = (),
@@ -128,7 +134,7 @@ def finetune(
         try:
             with quiet():
                 trainer.train(resume_from_checkpoint=None if state is None else str(state))
-        except BlownUpError as error:
+        except DivergedError as error:
             error.figures = from_log(trainer.state.log_history, watched)
             raise
         grown = _vocabulary(trainer.model)
@@ -154,9 +160,10 @@ def _trainer(**settings: Any) -> SFTTrainer:
             fix="Correct finetune.optimizer, finetune.lora or finetune.trainer",
         ) from error
     check_ties(
-        cast(nn.Module, trainer.model), "an adapter of this recipe",
+        cast(nn.Module, trainer.model),
+        "an adapter of this recipe",
         "Leave the embeddings and the unembedding out of finetune.lora.targets",
-    )  # fmt: skip
+    )
     trainer.remove_callback(PrinterCallback)
     return trainer
 
@@ -171,7 +178,7 @@ class _Checkpoints(TrainerCallback):
         recipe: Finetune,
         save: Save,
         tokenizer: PreTrainedTokenizerBase,
-        watched: Sequence[Watched],
+        watched: Sequence[EvaluationSet],
         restart: Restart | None,
         progress: Callable[[int, int], None] | None,
         notice: Callable[[str], None] | None,
@@ -203,7 +210,7 @@ class _Checkpoints(TrainerCallback):
     def _look_and_save(self, state: Any) -> None:
         step, model = state.global_step, cast(nn.Module, self.trainer.model)
         if self.watched:
-            found = [look(model, self.tokenizer, each, step) for each in self.watched]
+            found = [evaluate(model, self.tokenizer, each, step) for each in self.watched]
             self.trainer.log({k: v for each in found for k, v in logged(each).items()})
             self._name_traps(found, from_log(state.log_history, self.watched))
         self.save(step, _merged(model), self.tokenizer)

@@ -21,9 +21,10 @@ from typing import get_args
 
 from transformers import PreTrainedTokenizerBase
 
-from circuitlapse.config import PlaceboKind
+from circuitlapse.config.finetune import PlaceboKind
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.tasks import Item, Task
+from circuitlapse.records.items import Item
+from circuitlapse.tasks.task import Task
 from circuitlapse.tasks.words import OBJECTS, PLACES
 
 PLACEBOS: tuple[str, ...] = get_args(PlaceboKind)

@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel, TrainerCallback
 
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models.components import SHARED, component_pieces
+from circuitlapse.models.engine.weights import SHARED, component_pieces
 
 KINDS = ("embeddings", "norms", "biases")
 """Parts that are no node: token and position embeddings with the unembedding; the weights and
@@ -80,7 +80,7 @@ def _of_kinds(hf: Any, kinds: Collection[str]) -> set[str]:
     return chosen
 
 
-class Held:
+class Frozen:
     """A model of which only some numbers can be trained; undone by :meth:`release`."""
 
     def __init__(self, hf: PreTrainedModel, masks: Masks) -> None:
@@ -141,14 +141,14 @@ class Restriction(TrainerCallback):
             freeze: Train everything else instead, and hold these parts.
         """
         self.parts, self.freeze, self.n_free = tuple(parts), freeze, 0
-        self._held: Held | None = None
+        self._held: Frozen | None = None
 
     def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Hold the rest of the model before there is an optimiser."""
         hf = kwargs["model"]
         masks = free_masks(hf, self.parts, freeze=self.freeze)
         self.n_free = sum(int(mask.sum()) for mask in masks.values())
-        self._held = Held(hf, masks)
+        self._held = Frozen(hf, masks)
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Write back what is held."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from circuitlapse.tasks.words import OBJECTS, PLACES
-from circuitlapse.tasks.written import LISTED, WrittenTask
+from circuitlapse.tasks.written.judge import LISTED, WrittenTask
 
 _PLACES = {2: ("first", "second"), 3: ("first", "second", "third")}
 _EXAMPLES = {

@@ -9,8 +9,10 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.tasks.items import Item
-from circuitlapse.tasks.written import LISTED, ItemError, Reject, Sorted, Sorter, WrittenTask
+from circuitlapse.records.items import Item
+from circuitlapse.tasks.written.judge import LISTED, WrittenTask
+from circuitlapse.tasks.written.reason import ItemError
+from circuitlapse.tasks.written.sorting import Reject, Sorted, Sorter
 from circuitlapse.writing.journal import Journal, Reply, open_journal
 from circuitlapse.writing.server import Client, FailedError, Server
 from circuitlapse.writing.wording import Ask, items_in
@@ -77,7 +79,7 @@ def write_items(
         task: The task.
         n: How many good items are wanted, at least 1.
         batch: How many to ask for in one request.
-        tokenizer: See :class:`circuitlapse.tasks.written.Sorter`.
+        tokenizer: See :class:`circuitlapse.tasks.written.sorting.Sorter`.
         listen: Called after every reply.
 
     Raises:

@@ -3,9 +3,9 @@
 from typing import Any
 
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models.decoder import Decoder
+from circuitlapse.models.engine.decoder import Decoder
+from circuitlapse.models.engine.layers import Attention, Mlp
 from circuitlapse.models.families.parts import read_activation, read_norm
-from circuitlapse.models.layers import Attention, Mlp
 
 
 def read_gpt2(hf: Any) -> Decoder:

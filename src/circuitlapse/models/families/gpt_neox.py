@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from circuitlapse.models.decoder import Decoder
+from circuitlapse.models.engine.decoder import Decoder
+from circuitlapse.models.engine.layers import Attention, Mlp
 from circuitlapse.models.families.parts import (
     read_activation,
     read_bias,
@@ -10,7 +11,6 @@ from circuitlapse.models.families.parts import (
     read_rotary,
     read_weight,
 )
-from circuitlapse.models.layers import Attention, Mlp
 
 
 def read_gpt_neox(hf: Any) -> Decoder:

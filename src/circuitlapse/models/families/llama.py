@@ -6,7 +6,8 @@ biases to queries, keys and values, Qwen3 a norm to each head's queries and keys
 
 from typing import Any
 
-from circuitlapse.models.decoder import Decoder
+from circuitlapse.models.engine.decoder import Decoder
+from circuitlapse.models.engine.layers import Attention, Mlp
 from circuitlapse.models.families.parts import (
     read_activation,
     read_bias,
@@ -14,7 +15,6 @@ from circuitlapse.models.families.parts import (
     read_rotary,
     read_weight,
 )
-from circuitlapse.models.layers import Attention, Mlp
 
 
 def read_llama(hf: Any) -> Decoder:

@@ -10,7 +10,7 @@ from torch.nn import functional
 from transformers.activations import ACT2FN
 
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models.layers import Norm, Rotary
+from circuitlapse.models.engine.layers import Norm, Rotary
 from circuitlapse.shapes import Float
 
 _CACHED = 2**16  # numbers of each thread that stay in its core's cache, and as many beside them

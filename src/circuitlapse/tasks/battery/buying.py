@@ -7,9 +7,9 @@ milk is".
 import re
 from collections.abc import Collection
 
-from circuitlapse.tasks.pools import NUMBER_WORDS
 from circuitlapse.tasks.story import Change, Story
 from circuitlapse.tasks.validation import Candidates, undetermined
+from circuitlapse.tasks.words import NUMBER_WORDS
 
 _BUY = {
     "train": (

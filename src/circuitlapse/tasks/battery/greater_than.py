@@ -9,11 +9,11 @@ import random
 import re
 from collections.abc import Collection
 
-from circuitlapse.tasks.items import Item
-from circuitlapse.tasks.pools import Pools
+from circuitlapse.records.items import Item
 from circuitlapse.tasks.splits import hash_split, held_out
 from circuitlapse.tasks.task import Case, GeneratedTask
 from circuitlapse.tasks.validation import Candidates, undetermined
+from circuitlapse.tasks.words import Pools
 
 _TEXTS = {
     "train": (

@@ -8,11 +8,11 @@ out, and so is, in place of wordings, how many words there are.
 import random
 from collections.abc import Collection
 
-from circuitlapse.tasks.items import Item
-from circuitlapse.tasks.pools import Pools
+from circuitlapse.records.items import Item
 from circuitlapse.tasks.splits import hash_split, held_out
 from circuitlapse.tasks.task import Case, GeneratedTask
 from circuitlapse.tasks.validation import Candidates, undetermined
+from circuitlapse.tasks.words import Pools
 
 _LEAD = "Then"  # no word stands at the beginning, where it would be another token
 _LENGTHS = {"train": 8, "validation_templates": 6, "test_templates": 10}

@@ -10,12 +10,12 @@ import random
 import re
 from itertools import permutations
 
-from circuitlapse.tasks.items import Item
-from circuitlapse.tasks.pools import Pools
+from circuitlapse.records.items import Item
 from circuitlapse.tasks.splits import draw_names, held_out
 from circuitlapse.tasks.task import Case, GeneratedTask
 from circuitlapse.tasks.templates import CONTINUATIONS, OPENINGS, render
 from circuitlapse.tasks.validation import recipient
+from circuitlapse.tasks.words import Pools
 
 
 def _draw(rng: random.Random, split: str, case: Case, pools: Pools) -> Item:

@@ -50,9 +50,18 @@ MOODS = _words(
     "overnight midway thereafter hence still elsewhere besides lately please overjoyed full sure"
 )
 FUNCTION = (
-    PREPOSITIONS | COORDINATORS | SUBORDINATORS | DETERMINERS | SINGULAR | PLURAL | ANYONE
-    | GENDERED | ADVERBS | AUXILIARIES | _words("it them us me not to there thanks through")
-)  # fmt: skip
+    PREPOSITIONS
+    | COORDINATORS
+    | SUBORDINATORS
+    | DETERMINERS
+    | SINGULAR
+    | PLURAL
+    | ANYONE
+    | GENDERED
+    | ADVERBS
+    | AUXILIARIES
+    | _words("it them us me not to there thanks through")
+)
 #: Verbs whose next name is their object even where another verb follows.
 TAKES_PERSON = _words(
     "asked brought bought called caught cheered gave given found handed heard helped hugged "

@@ -10,7 +10,7 @@ import random
 from collections.abc import Iterable, Mapping
 from itertools import permutations
 
-from circuitlapse.tasks.items import Item
+from circuitlapse.records.items import Item
 from circuitlapse.tasks.words import NAMES
 from circuitlapse.tasks.written import grammar
 from circuitlapse.tasks.written.judge import Reading, WrittenTask, judge

@@ -11,8 +11,8 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.records import replacing
-from circuitlapse.tasks.items import Item
+from circuitlapse.records.items import Item
+from circuitlapse.records.store import replacing
 from circuitlapse.tasks.lines import Line, read_lines
 from circuitlapse.tasks.tokenization import tokenize
 from circuitlapse.tasks.written.judge import WrittenTask, judge, tidy

@@ -3,10 +3,8 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from circuitlapse.records import Estimate
-from circuitlapse.records.intervals import proportion_interval
-from circuitlapse.tasks.items import Item
-from circuitlapse.tasks.shortcuts import mentions, shortcut_hits
+from circuitlapse.records.items import Item, mentions, shortcut_hits
+from circuitlapse.stats.intervals import Estimate, proportion_interval
 
 _POSITIONS = {2: ("first", "last"), 3: ("first", "middle", "last")}
 
@@ -34,7 +32,7 @@ def by_position(items: Sequence[Item]) -> dict[str, Estimate]:
 def shortcuts(items: Sequence[Item]) -> dict[str, Estimate]:
     """Accuracy of rules that need no understanding, with 95 % intervals (Wilson's).
 
-    Those of :func:`circuitlapse.tasks.shortcuts.shortcut_hits`, and ``not mentioned again``: the
+    Those of :func:`circuitlapse.records.items.shortcut_hits`, and ``not mentioned again``: the
     one listed name that the second clause leaves out; wrong where there are several, or none. It is
     the task's own rule where nobody is named in passing.
 

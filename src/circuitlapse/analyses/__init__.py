@@ -1,0 +1,1 @@
+"""Which table answers what? Each table of a run is made here, from arrays and documents alone."""

@@ -1,0 +1,98 @@
+"""The tables ``nodes``, ``edges`` and ``faithfulness``."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from circuitlapse.analyses.data import Row, RunData, spread
+from circuitlapse.graph import Graph
+from circuitlapse.records.arrays import family_mean
+from circuitlapse.stats.intervals import Intervals, mean_intervals, near_zero
+from circuitlapse.tasks.registry import get_task
+
+EDGES_KEPT = 200  # per checkpoint, task and corruption; all of them stay in the scores
+
+
+def _corruptions(task: str, families: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """A task's families, and each variant of those that average several, with their variants."""
+    found = {family: get_task(task).families[family] for family in families}
+    variants = [v for group in found.values() if len(group) > 1 for v in group]
+    return {**found, **{variant: (variant,) for variant in variants}}
+
+
+def node_rows(scores: RunData) -> list[Row]:
+    """Make the table ``nodes``."""
+    rows, graph = [], scores.graph
+    for names, arrays in scores.checkpoints():
+        found = _corruptions(names["task"], scores.experiment.measure.corruptions)
+        for corruption, variants in found.items():
+            exact = all(f"effects.{variant}" in arrays for variant in variants)
+            effects = mean_intervals(family_mean(arrays, "effects", variants)) if exact else None
+            # What a head writes, over all that read it: the node's attribution.
+            totals = family_mean(arrays, "edges", variants).sum(axis=1)[1:]
+            rows += list(_node_rows(graph, {**names, "corruption": corruption}, effects, totals))
+    return rows
+
+
+def _node_rows(
+    graph: Graph, names: Row, effects: Intervals | None, attribution: np.ndarray
+) -> Iterator[Row]:
+    for index, (node, place) in enumerate(zip(graph.nodes, graph.places, strict=True)):
+        yield {
+            **names,
+            "node": node,
+            "kind": "mlp" if place.head < 0 else "head",
+            "layer": place.layer,
+            "head": place.head,
+            **spread("effect", effects[index] if effects else None),
+            "attribution": float(attribution[index]),
+        }
+
+
+def edge_rows(scores: RunData) -> list[Row]:
+    """Make the table ``edges``: the largest of each checkpoint."""
+    rows, graph = [], scores.graph
+    for names, arrays in scores.checkpoints():
+        for family in scores.experiment.measure.corruptions:
+            mean = family_mean(arrays, "edges", get_task(names["task"]).families[family])
+            order = np.argsort(-np.abs(mean), axis=None, kind="stable")[:EDGES_KEPT]
+            for writer, reader in zip(*np.unravel_index(order, mean.shape), strict=True):
+                if mean[writer, reader] != 0:
+                    rows.append(
+                        {
+                            **names,
+                            "corruption": family,
+                            "writer": graph.writers[writer],
+                            "reader": graph.readers[reader],
+                            "score": float(mean[writer, reader]),
+                        }
+                    )
+    return rows
+
+
+def faithfulness_rows(scores: RunData) -> list[Row]:
+    """Make the table ``faithfulness``."""
+    rows = []
+    for names, arrays in scores.checkpoints():
+        for family in scores.experiment.measure.corruptions:
+            clean = arrays[f"faithfulness_clean.{family}"].astype(np.float64)
+            corrupt = arrays[f"faithfulness_corrupt.{family}"].astype(np.float64)
+            drop = float((clean - corrupt).mean())
+            refused = near_zero(clean - corrupt)
+            metric = arrays[f"faithfulness.{family}"].mean(axis=1, dtype=np.float64)
+            for index, fraction in enumerate(scores.experiment.measure.fractions):
+                above_empty = float(metric[index] - corrupt.mean())
+                rows.append(
+                    {
+                        **names,
+                        "corruption": family,
+                        "fraction": fraction,
+                        "n_edges": int(arrays[f"n_edges.{family}"][index]),
+                        "metric": float(metric[index]),
+                        "clean": float(clean.mean()),
+                        "corrupt": float(corrupt.mean()),
+                        "faithfulness": None if refused else above_empty / drop,
+                        "refused": refused or "",
+                    }
+                )
+    return rows

@@ -1,0 +1,90 @@
+"""What a run has measured, as the analyses read it."""
+
+import json
+from collections.abc import Iterator
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from circuitlapse.config.experiment import Experiment
+from circuitlapse.config.finetune import TrainingRun
+from circuitlapse.graph import Graph
+from circuitlapse.records import layout
+from circuitlapse.records.arrays import Arrays, family_mean, load_about, load_arrays
+from circuitlapse.records.store import Store
+from circuitlapse.stats.intervals import Estimate
+from circuitlapse.tasks.registry import get_task
+
+Row = dict[str, Any]
+
+
+class RunData:
+    """What a run has measured, read with its hashes checked.
+
+    Attributes:
+        store: The run's artifacts.
+        experiment: What was run.
+    """
+
+    def __init__(self, store: Store, experiment: Experiment) -> None:
+        """Open the scores of a run; nothing is read yet."""
+        self.store, self.experiment = store, experiment
+        self.at = lru_cache(maxsize=8)(self._at)
+
+    @property
+    def tasks(self) -> tuple[str, str]:
+        """The old and the new task."""
+        return self.experiment.tasks.old, self.experiment.tasks.new
+
+    @property
+    def last(self) -> int:
+        """The last step."""
+        return self.experiment.steps()[-1]
+
+    @cached_property
+    def graph(self) -> Graph:
+        """The graph that all checkpoints share."""
+        first = layout.scores(self.experiment.arms()[0].name, 0, self.tasks[0])
+        return Graph(**load_about(self.store.read(first)))
+
+    def _at(self, arm: str, step: int, task: str) -> Arrays:
+        return load_arrays(self.store.read(layout.scores(arm, step, task)))
+
+    def family(self, arm: str, step: int, task: str, name: str, family: str) -> np.ndarray:
+        """Array ``name`` averaged over the variants of a corruption family."""
+        return family_mean(self.at(arm, step, task), name, get_task(task).families[family])
+
+    def table(self, name: str, arm: TrainingRun) -> list[Row]:
+        """The rows of a table that is there already, of one fine-tune."""
+        wanted = [pl.col(column) == value for column, value in self.names(arm).items()]
+        content = self.store.read(f"tables/{name}.parquet")
+        return pl.read_parquet(content).filter(*wanted).to_dicts()
+
+    def rows(self, name: str) -> list[Row]:
+        """Table rows that a job wrote as JSON, without the columns that name the run."""
+        return json.loads(self.store.read(name))
+
+    def names(self, arm: TrainingRun) -> Row:
+        """The columns that say which fine-tune of which base a row is about."""
+        return {
+            "base_seed": self.experiment.base.seed,
+            "recipe": arm.recipe,
+            "finetune_seed": arm.seed,
+        }
+
+    def checkpoints(self) -> Iterator[tuple[Row, Arrays]]:
+        """Every measured (arm, step, task) with the columns that name it."""
+        for arm in self.experiment.arms():
+            for step in self.experiment.steps():
+                for task in self.tasks:
+                    names = {**self.names(arm), "step": step, "task": task}
+                    yield names, self.at(arm.name, step, task)
+
+
+def spread(name: str, estimate: Estimate | None) -> Row:
+    """The three columns of an estimate; nulls where there is none."""
+    if estimate is None:
+        return {name: None, f"{name}_low": None, f"{name}_high": None}
+    return estimate.columns(name)

@@ -1,0 +1,123 @@
+"""The table ``dynamics``: when heads and behaviour changed."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from circuitlapse.analyses.data import Row, RunData, spread
+from circuitlapse.config.experiment import Experiment
+from circuitlapse.config.finetune import TrainingRun
+from circuitlapse.graph import head_of
+from circuitlapse.heads.dynamics import (
+    Change,
+    changes,
+    epoch_ends,
+    head_changes,
+    steps_since,
+    with_behaviour,
+)
+from circuitlapse.records import layout
+from circuitlapse.records.items import read_items
+
+_FEWEST = 4  # checkpoints among which a change is dated
+_METRIC = "behaviour.test.logit_diff"
+
+
+def dynamics_rows(scores: RunData) -> list[Row]:
+    """Rows of the table ``dynamics``; none with fewer checkpoints than a change is dated among."""
+    rows: list[Row] = []
+    arms: dict[str, list[TrainingRun]] = {}
+    for arm in scores.experiment.arms():
+        arms.setdefault(arm.recipe, []).append(arm)
+    epoch = epoch_steps(scores)
+    for task in scores.tasks:
+        for of_recipe in arms.values():
+            for arm in of_recipe:
+                rows += [{**row, "epoch_steps": epoch} for row in _behaviour(scores, arm, task)]
+            for family in scores.experiment.measure.corruptions:
+                found = _heads(scores, of_recipe, task, family)
+                rows += [{**row, "epoch_steps": epoch} for row in found]
+    return rows
+
+
+def epoch_steps(scores: RunData) -> int | None:
+    """Optimiser steps in which every training item is seen once; None where nothing is trained."""
+    experiment = scores.experiment
+    if experiment.checkpoints:
+        return None
+    items = read_items(scores.store.read(layout.prompts(layout.FINETUNE, "train")))
+    return epoch_ends(len(items), experiment.finetune.batch_size, len(items))[0]
+
+
+def exact_steps(experiment: Experiment) -> list[int]:
+    """Steps whose heads were patched exactly."""
+    return [step for step in experiment.steps() if experiment.patches_at(step)]
+
+
+def dated(rows: Iterable[Row], state: str) -> list[Row]:
+    """Say since which step every head was without a break what it is at a row's step.
+
+    Args:
+        rows: Of one fine-tune, task and corruption, by rising step.
+        state: The column that says what it is.
+    """
+    found = list(rows)
+    heads: dict[str, list[Row]] = {}
+    for row in found:
+        heads.setdefault(row["node"], []).append(row)
+    for own in heads.values():
+        since = steps_since([row["step"] for row in own], [row[state] for row in own])
+        for row, step in zip(own, since, strict=True):
+            row["since"] = step
+    return found
+
+
+def _curve(scores: RunData, arm: TrainingRun, task: str, steps: Sequence[int]) -> np.ndarray:
+    """Logit differences at each step, ``[steps, prompts]``."""
+    return np.stack([scores.at(arm.name, step, task)[_METRIC] for step in steps]).astype(float)
+
+
+def _behaviour(scores: RunData, arm: TrainingRun, task: str) -> Iterator[Row]:
+    """The change of the task's own curve."""
+    steps = scores.experiment.steps()
+    if len(steps) < _FEWEST:
+        return
+    (found,) = changes(_curve(scores, arm, task, steps)[..., None], steps)
+    yield _row(scores, arm, task, "", found)
+
+
+def _heads(scores: RunData, arms: Sequence[TrainingRun], task: str, family: str) -> Iterator[Row]:
+    """The changes of all heads in every seed."""
+    steps = exact_steps(scores.experiment)
+    if len(steps) < _FEWEST:
+        return
+    columns = scores.graph.head_nodes
+    found, together = [], []
+    for arm in arms:
+        effects = np.stack(
+            [scores.family(arm.name, s, task, "effects", family)[:, columns] for s in steps]
+        )
+        found.append(head_changes(effects, steps))
+        behaviour = _curve(scores, arm, task, steps).mean(axis=1)
+        together.append(with_behaviour(effects, behaviour))
+    flipped_in = np.sum([[change.flipped for change in of_arm] for of_arm in found], axis=0)
+    for arm, of_arm, correlations in zip(arms, found, together, strict=True):
+        for index, (column, change) in enumerate(zip(columns, of_arm, strict=True)):
+            place = head_of(name := scores.graph.nodes[column])
+            yield {
+                **_row(scores, arm, task, family, change),
+                "kind": "head",
+                "node": name,
+                "layer": place.layer if place else None,
+                "head": place.head if place else None,
+                "flipped_in": int(flipped_in[index]),
+                "with_behaviour": correlations[index],
+            }
+
+
+def _row(scores: RunData, arm: TrainingRun, task: str, family: str, found: Change) -> Row:
+    """A row of the behaviour; a head's has more."""
+    names = {**scores.names(arm), "step": scores.last, "task": task, "corruption": family}
+    own = dict.fromkeys(("layer", "head", "flipped_in", "with_behaviour"))
+    about = {"kind": "behaviour", "node": "", **own}
+    return {**names, **about, **vars(found), **spread("change", found.change)}

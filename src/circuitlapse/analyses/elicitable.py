@@ -1,0 +1,134 @@
+"""What the base could be brought to, beside the evidence and never in a share.
+
+Control fine-tunes as curves, and solved examples before the prompt.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from circuitlapse.analyses.data import Row, RunData, spread
+from circuitlapse.config.controls import trained
+from circuitlapse.config.finetune import TrainingRun
+from circuitlapse.records.arrays import Arrays, load_about, load_arrays
+from circuitlapse.records.layout import FEW_SHOT, curve
+from circuitlapse.stats.intervals import Estimate, mean_interval, proportion_interval
+from circuitlapse.stats.ratios import divide, logit_rounding
+
+EVERYTHING = "everything"
+_POOL = 200  # training items that solved examples are drawn from
+_REACHED = 0.9  # of the gain: as good as the whole fine-tune
+
+
+def _kept(scores: RunData, name: str) -> list[dict[str, Any]]:
+    rows = json.loads(scores.store.read(name))
+    return [
+        {k: Estimate(**v) if isinstance(v, dict) else v for k, v in row.items()} for row in rows
+    ]
+
+
+def elicitable_rows(scores: RunData) -> list[Row]:
+    """Rows of the table ``elicitable``."""
+    experiment, rows = scores.experiment, []
+    for arm in experiment.arms():
+        whole = _whole(scores, arm)
+        rows += _curve_rows(scores, arm, whole, whole, EVERYTHING, 0, {})
+        if arm not in experiment.control_arms():
+            continue
+        for control, repeat in trained(experiment.controls):
+            content = scores.store.read(curve(arm.name, control, repeat))
+            about, arrays = load_about(content), load_arrays(content)
+            points = {
+                step: {name: values[index] for name, values in arrays.items()}
+                for index, step in enumerate(about["steps"])
+            }
+            rows += _curve_rows(scores, arm, whole, points, control, repeat, about)
+        for found in _kept(scores, FEW_SHOT) if experiment.controls.few_shot else ():
+            rows.append(
+                {
+                    **_row(scores, arm, "few_shot", 0),
+                    "examples": found["n_examples"],
+                    "n": found["n"],
+                    **spread("accuracy_among", found["accuracy_among"]),
+                    **spread("logit_diff", found["logit_diff"]),
+                    "refused": found["refused"],
+                }
+            )
+    return rows
+
+
+def _whole(scores: RunData, arm: TrainingRun) -> dict[int, Arrays]:
+    """The fine-tune itself, step by step, on the prompts of the controls."""
+    n, new, found = scores.experiment.control_prompts, scores.tasks[1], {}
+    for step in scores.experiment.steps():
+        arrays = scores.at(arm.name, step, new)
+        found[step] = {
+            name: arrays[f"behaviour.test.{name}"][:n] for name in ("logit_diff", "correct_among")
+        }
+    return found
+
+
+def _row(scores: RunData, arm: TrainingRun, control: str, repeat: int) -> Row:
+    """A row of which nothing is known yet."""
+    nothing = ("n_parameters", "step", "examples", "step_of_90")
+    return {
+        **scores.names(arm),
+        "control": control,
+        "repeat": repeat,
+        "parts": "",
+        **dict.fromkeys(nothing),
+        "n": 0,
+        **spread("accuracy_among", None),
+        **spread("logit_diff", None),
+        **spread("share", None),
+        "refused": "",
+    }
+
+
+def _curve_rows(
+    scores: RunData,
+    arm: TrainingRun,
+    whole: dict[int, Arrays],
+    points: dict[int, Arrays],
+    control: str,
+    repeat: int,
+    about: dict[str, Any],
+) -> Iterator[Row]:
+    settings = scores.experiment.compare
+    named = {
+        **_row(scores, arm, control, repeat),
+        "parts": about.get("parts", ""),
+        "n_parameters": about.get("n_parameters"),
+    }
+    stopped = about.get("refused", "")
+    if not points:
+        yield {**named, "refused": stopped}
+        return
+    base = whole[0]["logit_diff"].astype(np.float64)
+    gain = whole[scores.last]["logit_diff"] - base
+    risen = {step: point["logit_diff"] - base for step, point in points.items()}
+    needed = _REACHED * gain.mean()
+    reached = [step for step, rise in risen.items() if rise.mean() >= needed > 0]
+    shares = divide(
+        np.stack(list(risen.values()), axis=1),
+        gain,
+        seed=settings.seed,
+        repeats=settings.bootstrap,
+        rounding=logit_rounding(base),
+    )
+    no_share = "" if shares.shares else "the gain is not clear of zero"
+    last = max(points)
+    for column, (step, point) in enumerate(points.items()):
+        right = point["correct_among"]
+        yield {
+            **named,
+            "step": step,
+            "n": len(right),
+            **spread("accuracy_among", proportion_interval(int(right.sum()), len(right))),
+            **spread("logit_diff", mean_interval(point["logit_diff"])),
+            **spread("share", shares.share(column)),
+            "step_of_90": min(reached, default=None) if shares.shares else None,
+            "refused": "; ".join(filter(None, (no_share, stopped if step == last else ""))),
+        }

@@ -1,0 +1,240 @@
+"""The table ``roles``: what each head does at each checkpoint, from what was read there anyway.
+
+Signatures hold attention between named positions and the scores of copying, suppressing and
+repeated tokens, and their distances are of these alone. What the query, key and value of a head
+read stands beside them and enters no distance: the shares of edge scores of a head that hardly
+matters are noise.
+"""
+
+from collections.abc import Collection, Iterator
+from dataclasses import asdict
+
+import numpy as np
+
+from circuitlapse.analyses.data import Row, RunData
+from circuitlapse.analyses.dynamics import dated, exact_steps
+from circuitlapse.analyses.readings import HALVES
+from circuitlapse.config.experiment import file_label
+from circuitlapse.config.finetune import TrainingRun
+from circuitlapse.errors import CircuitlapseError
+from circuitlapse.graph import SLOTS, Graph
+from circuitlapse.heads.head_changes import HeadChanges, HeadEffects, head_changes, used_threshold
+from circuitlapse.heads.head_profiles import OWN, Signatures, signature_of
+from circuitlapse.heads.role_changes import Roles, compare_roles
+from circuitlapse.heads.role_names import role_names, strongest_way
+from circuitlapse.records import layout
+from circuitlapse.records.arrays import Arrays, load_arrays
+
+_SHOWN = 0.005  # changes of a feature that are more than nothing when rounded
+_BETWEEN = 5  # the moves' null is drawn so many times less often before the last step
+
+
+def second_mentions(readings: Arrays, task: str) -> dict[str, str]:
+    """The first mention of every second one: where queries and keys of one token were matched."""
+    ways = (name.partition(f"{file_label(task)}.matching.")[2] for name in readings)
+    return {late: early for late, _, early in (way.partition(">") for way in ways if way)}
+
+
+class RolesOf:
+    """The roles of one fine-tune's heads on one task, at any of its steps."""
+
+    def __init__(self, scores: RunData, arm: TrainingRun, task: str) -> None:
+        """Read the base's signature, its halves and the placebos'."""
+        self._scores, self._arm, self._task = scores, arm, task
+        self._again = second_mentions(self._readings(layout.readings(arm.name, 0)), task)
+        halves = self._readings(layout.half_readings(arm.name))
+        self._halves = tuple(
+            self._signature(
+                {
+                    name[len(half) + 1 :]: values
+                    for name, values in halves.items()
+                    if name.startswith(f"{half}/")
+                }
+            )
+            for half in HALVES
+        )
+        self._placebos = [
+            self._at(layout.readings(placebo.name, scores.last))
+            for placebo in scores.experiment.noise_placebos(arm)
+        ]
+        self._base = self._at(layout.readings(arm.name, 0))
+
+    def _readings(self, name: str) -> Arrays:
+        return load_arrays(self._scores.store.read(name))
+
+    def _signature(self, readings: Arrays) -> Signatures:
+        return signature_of(readings, self._scores.graph, self._task)
+
+    def _at(self, name: str) -> Signatures:
+        return self._signature(self._readings(name))
+
+    def at(self, step: int) -> tuple[Signatures, Roles]:
+        """The signatures at a step, and how they differ from the base's."""
+        settings = self._scores.experiment.compare
+        found = self._at(layout.readings(self._arm.name, step))
+        few = 1 if step == self._scores.last else _BETWEEN
+        first, second = self._halves
+        return found, compare_roles(
+            self._base,
+            found,
+            (first, second),
+            self._placebos,
+            seed=settings.seed,
+            repeats=max(1, settings.permutations // few),
+        )
+
+    def changed(self, step: int) -> tuple[str, ...]:
+        """Heads whose role changed, for their fates.
+
+        None where no placebo was run: any fine-tune moves signatures beyond what halves of the
+        prompts do (on one organism 24 of 32 heads, of which 11 are beyond a placebo's, too).
+        """
+        return self.at(step)[1].changed if self._placebos else ()
+
+    def rows(self, step: int) -> Iterator[Row]:
+        """Rows of the table at one step."""
+        scores = self._scores
+        signatures, roles = self.at(step)
+        came = {move.target: move for move in roles.moves}
+        reads = self._reads(step)
+        names = role_names(signatures, self._again)
+        places = [scores.graph.places[column] for column in scores.graph.head_nodes]
+        for index, (change, place) in enumerate(zip(roles.changes, places, strict=True)):
+            own, move = signatures.of(change.head), came.get(change.head)
+            way, attention = strongest_way(own)
+            moved = [f"{name} {by:+.2f}" for name, by in change.features if abs(by) >= _SHOWN]
+            yield {
+                **scores.names(self._arm),
+                "step": step,
+                "task": self._task,
+                "node": change.head,
+                "layer": place.layer,
+                "head": place.head,
+                "role": names[index],
+                "attends": way,
+                "attention": attention,
+                **{feature: own[feature] for feature in OWN},
+                **{name: values[index] for name, values in reads.items()},
+                "distance": change.distance,
+                "noise": change.noise,
+                "changed": change.changed,
+                "features": ", ".join(moved),
+                "source": move.source if move else "",
+                "approach": move.approach if move else None,
+                "moves_p": roles.p_value,
+            }
+
+    def _reads(self, step: int) -> dict[str, list]:
+        family = self._scores.experiment.measure.corruptions[0]
+        mean, halves = (
+            self._scores.family(self._arm.name, step, self._task, name, family)
+            for name in ("edges", "halves")
+        )
+        return strongest_reads(self._scores.graph, mean, halves)
+
+
+def strongest_reads(graph: Graph, mean: np.ndarray, halves: np.ndarray) -> dict[str, list]:
+    """Name what every head's query, key and value read most.
+
+    Args:
+        graph: The model's graph.
+        mean: Edge scores, ``[writers, readers]``.
+        halves: The same on the even and on the odd prompts, ``[2, writers, readers]``.
+
+    Returns:
+        ``q_reads``, ``q_share`` and so on, one entry per head: the writer with the largest share of
+        the absolute scores into that slot, and the share; nothing where these sum to no more than
+        the noise that the halves show, half the absolute difference of each edge's two.
+    """
+    sizes, noise = np.abs(mean), np.abs(halves[0] - halves[1]) / 2
+    found: dict[str, list] = {}
+    for slot in SLOTS:
+        columns = graph.slot_columns(slot)
+        into = sizes[:, columns].astype(np.float64)
+        total, best = into.sum(axis=0), into.argmax(axis=0)
+        clear = total > noise[:, columns].sum(axis=0, dtype=np.float64)
+        found[f"{slot}_reads"] = [
+            graph.writers[writer] if known else ""
+            for writer, known in zip(best, clear, strict=True)
+        ]
+        found[f"{slot}_share"] = [
+            float(most / whole) if known else None
+            for most, whole, known in zip(into.max(axis=0), total, clear, strict=True)
+        ]
+    return found
+
+
+def role_rows(scores: RunData) -> list[Row]:
+    """Rows of the table ``roles``, at every step."""
+    rows: list[Row] = []
+    for arm in scores.experiment.arms():
+        for task in scores.tasks:
+            found = RolesOf(scores, arm, task)
+            steps = scores.experiment.steps()
+            rows += dated((row for step in steps for row in found.rows(step)), "role")
+    return rows
+
+
+def changes_of(
+    scores: RunData, arm: TrainingRun, family: str, step: int, role_changed: Collection[str] = ()
+) -> HeadChanges | None:
+    """Decide every head's fate between base and checkpoint, from its effects on the test prompts.
+
+    Returns:
+        None where the base does not do the old task: no effect is then large or small.
+    """
+    old, new = scores.tasks
+    columns = scores.graph.head_nodes
+
+    def effects(name: str, at: int, task: str) -> np.ndarray:
+        return scores.family(name, at, task, "effects", family)[:, columns]
+
+    def placebos(task: str) -> np.ndarray | None:
+        found = [
+            effects(placebo.name, scores.last, task)
+            for placebo in scores.experiment.noise_placebos(arm)
+        ]
+        return np.stack(found) if found else None
+
+    measured = HeadEffects(
+        heads=[scores.graph.nodes[index] for index in columns],
+        base_old=effects(arm.name, 0, old),
+        base_new=effects(arm.name, 0, new),
+        tuned_old=effects(arm.name, step, old),
+        tuned_new=effects(arm.name, step, new),
+        placebo_old=placebos(old),
+        placebo_new=placebos(new),
+    )
+    clean, corrupt = (
+        scores.family(arm.name, 0, old, name, family) for name in ("clean", "corrupt")
+    )
+    try:
+        threshold = used_threshold(clean - corrupt)
+    except CircuitlapseError:
+        return None
+    return head_changes(measured, threshold, role_changed)
+
+
+def last_changes(scores: RunData, arm: TrainingRun, family: str) -> HeadChanges | None:
+    """What became of every head by the last step."""
+    roles = RolesOf(scores, arm, scores.tasks[0])
+    return changes_of(scores, arm, family, scores.last, roles.changed(scores.last))
+
+
+def change_rows(scores: RunData) -> list[Row]:
+    """Rows of the table ``fates``, at every step; none where the base does not do the old task."""
+    rows: list[Row] = []
+    steps = exact_steps(scores.experiment)
+    for arm in scores.experiment.arms():
+        roles = RolesOf(scores, arm, scores.tasks[0])
+        changed = {step: roles.changed(step) for step in steps}
+        for family in scores.experiment.measure.corruptions:
+            found = {step: changes_of(scores, arm, family, step, changed[step]) for step in steps}
+            names = {**scores.names(arm), "corruption": family}
+            of_family = (
+                {**names, "step": step, **asdict(row)}
+                for step, fates in found.items()
+                for row in (fates.rows if fates else [])
+            )
+            rows += dated(of_family, "fate")
+    return rows

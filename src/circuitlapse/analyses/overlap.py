@@ -1,0 +1,126 @@
+"""From per-prompt arrays to the comparison of base and checkpoints: overlaps and fates.
+
+Overlaps of the base with placebos and with an unrelated task.
+
+Only node importances are compared, exact patching effects; edges are not scored for these.
+"""
+
+from dataclasses import asdict
+
+from circuitlapse.analyses.data import Row, RunData
+from circuitlapse.analyses.dynamics import exact_steps
+from circuitlapse.config.finetune import TrainingRun
+from circuitlapse.heads.overlap import (
+    EdgeImportance,
+    NodeImportance,
+    Overlap,
+    edge_overlaps,
+    node_overlaps,
+)
+from circuitlapse.tasks.registry import get_task
+
+# Null and resamples are drawn less often for the checkpoints before the last: there are many.
+_BETWEEN = 5
+
+
+def node_overlaps_at(scores: RunData, arm: TrainingRun, family: str, step: int) -> list[Overlap]:
+    """Overlaps of node importances between the base and one checkpoint, on both tasks."""
+    settings = scores.experiment.compare
+    few = 1 if step == scores.last else _BETWEEN
+    conditions = [
+        NodeImportance(model, task, scores.family(arm.name, at, task, "effects", family))
+        for model, at in (("base", 0), ("tuned", step))
+        for task in scores.tasks
+    ]
+    return node_overlaps(
+        conditions,
+        scores.graph.nodes,
+        seed=settings.seed,
+        permutations=max(1, settings.permutations // few),
+        repeats=max(20, settings.bootstrap // few),
+    )
+
+
+def edge_overlaps_at(scores: RunData, arm: TrainingRun, family: str, step: int) -> list[Overlap]:
+    """Overlaps of edge importances between the base and one checkpoint, on both tasks."""
+    graph = scores.graph
+    edges = []
+    for model, of_model in (("base", 0), ("tuned", step)):
+        for task in scores.tasks:
+            at = (arm.name, of_model, task)
+            mean = scores.family(*at, "edges", family)
+            edges.append(EdgeImportance(model, task, mean, scores.family(*at, "halves", family)))
+    return edge_overlaps(edges, graph.writers, graph.readers, graph.edges.numpy())
+
+
+def overlaps_of(scores: RunData, arm: TrainingRun, family: str) -> list[Overlap]:
+    """Overlaps of node and of edge importances between both models on both tasks."""
+    return [
+        *node_overlaps_at(scores, arm, family, scores.last),
+        *edge_overlaps_at(scores, arm, family, scores.last),
+    ]
+
+
+def overlap_rows(scores: RunData) -> list[Row]:
+    """Rows of the table ``overlap``, at every step that has what they need."""
+    rows = []
+    exact = exact_steps(scores.experiment)
+    for arm in scores.experiment.arms():
+        for family in scores.experiment.measure.corruptions:
+            names = {**scores.names(arm), "corruption": family}
+            for step in scores.experiment.steps():
+                units = (*([node_overlaps_at] if step in exact else []), edge_overlaps_at)
+                for overlaps_at in units:
+                    found = overlaps_at(scores, arm, family, step)
+                    rows += [{**names, "step": step, "beside": "", **asdict(r)} for r in found]
+            names["step"] = scores.last
+            for beside, found in overlaps_with_controls(scores, arm, family).items():
+                rows += [{**names, "beside": beside, **asdict(row)} for row in found]
+    return rows
+
+
+def overlaps_with_controls(
+    scores: RunData, arm: TrainingRun, family: str
+) -> dict[str, list[Overlap]]:
+    """Overlaps of the base on the old task with everything that is not the fine-tune.
+
+    The unrelated task, under the first corruption of its own, is compared with both ends of the
+    question: base on the old task, and tuned model on the new one.
+    """
+    experiment, (old, new) = scores.experiment, scores.tasks
+
+    def measured(model: str, name: str, step: int, task: str, of: str = family) -> NodeImportance:
+        return NodeImportance(model, task, scores.family(name, step, task, "effects", of))
+
+    base = measured("base", arm.name, 0, old)
+    found = {}
+    placebos = [
+        measured(placebo.label, placebo.name, scores.last, task)
+        for placebo in experiment.placebos(arm.recipe)
+        for task in (old, new)
+    ]
+    if placebos:
+        found["placebo"] = _compared(scores, [base], placebos)
+    task = experiment.controls.unrelated
+    if task and arm in experiment.control_arms():
+        tuned = measured("tuned", arm.name, scores.last, new)
+        own = next(iter(get_task(task).families))
+        ends = (("base", 0), ("tuned", scores.last))
+        other = [measured(model, arm.name, step, task, own) for model, step in ends]
+        found["unrelated_task"] = _compared(scores, [base, tuned], other)
+    return found
+
+
+def _compared(
+    scores: RunData, left: list[NodeImportance], right: list[NodeImportance]
+) -> list[Overlap]:
+    settings = scores.experiment.compare
+    pairs = [(i, len(left) + j) for i in range(len(left)) for j in range(len(right))]
+    return node_overlaps(
+        [*left, *right],
+        scores.graph.nodes,
+        seed=settings.seed,
+        pairs=pairs,
+        permutations=settings.permutations,
+        repeats=settings.bootstrap,
+    )

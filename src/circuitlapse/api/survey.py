@@ -1,0 +1,200 @@
+"""A survey: which of the tasks do these models by themselves?
+
+One model is in memory at a time. A task that a model's tokenizer or context has no room for, and a
+model that cannot be loaded, are listed with the reason, and the survey goes on.
+"""
+
+import gc
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from circuitlapse import __version__
+from circuitlapse.api.task_screening import (
+    CRITERIA,
+    MARKS,
+    Form,
+    form_of,
+    mark_of,
+    smallest_master,
+    worthwhile,
+)
+from circuitlapse.errors import CircuitlapseError
+from circuitlapse.models.engine.behaviour import behaviour
+from circuitlapse.models.engine.model import Model
+from circuitlapse.models.files.load import load_model
+from circuitlapse.organisms.organism import organism
+from circuitlapse.organisms.recipe import Recipe, get_recipe
+from circuitlapse.pipeline.job import Listener, Progress
+from circuitlapse.records.survey import PROMPTS, LeftOut, ModelSurvey, Survey, TaskFigures
+from circuitlapse.stats.intervals import mean_interval, proportion_interval
+from circuitlapse.tasks.battery import TASKS
+from circuitlapse.tasks.registry import get_task
+from circuitlapse.tasks.task import Task
+from circuitlapse.tasks.tokenization import tokenize
+
+_SPLIT = "test"
+_ORGANISM = "organism:"
+
+
+def survey(
+    models: str | Path | Sequence[str | Path],
+    tasks: Sequence[str] | None = None,
+    *,
+    prompts: int = PROMPTS,
+    seed: int = 0,
+    device: str = "auto",
+    progress: Listener | None = None,
+) -> Survey:
+    """Ask models the prompts of tasks, and say which they master by themselves.
+
+    Args:
+        models: Directories, names on the Hub, or organisms: ``organism:default``, and
+            ``organism:natural:3`` for the one with seed 3, which are pretrained where they are not
+            in the cache.
+        tasks: Names or paths, as :func:`circuitlapse.get_task` takes them; by default the battery.
+        prompts: How many of each task's held-out test prompts, at least 2.
+        seed: Draws other prompts.
+        device: ``auto``, ``cpu``, ``cuda`` and so on.
+        progress: Called with an event for every model and task.
+
+    Returns:
+        The figures with their marks, pairs of tasks worth an experiment, and what was left out.
+
+    Raises:
+        CircuitlapseError: If a task does not exist, or none of the models can be surveyed.
+    """
+    names = [models] if isinstance(models, str | Path) else models
+    names = list(dict.fromkeys(str(name) for name in names))
+    if not names:
+        raise CircuitlapseError("there is no model to survey", fix="Name at least one")
+    if prompts < 2:
+        raise CircuitlapseError("an interval needs at least 2 prompts of each task", got=prompts)
+    found = {name: get_task(name) for name in (TASKS if tasks is None else tasks)}
+    if not found:
+        raise CircuitlapseError("there is no task to ask", fix="Name at least one")
+    for name in names:
+        _check_name(name)
+    listen = progress or (lambda event: None)
+    listen(Progress("planned", total=len(names)))
+    form = cache(lambda name: form_of(found[name]))
+    surveyed: list[ModelSurvey] = []
+    refused: list[LeftOut] = []
+    for done, name in enumerate(names, 1):
+        listen(Progress("started", name))
+        try:
+            surveyed.append(_survey_one(name, found, form, prompts, seed, device, listen))
+        except (CircuitlapseError, torch.OutOfMemoryError) as error:
+            refused.append(LeftOut(name=name, reason=str(error)))
+            listen(Progress("note", text=f"{name} is left out: {error}"))
+        gc.collect()  # a model holds references to itself
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        listen(Progress("finished", name, done, len(names)))
+    if not surveyed:
+        raise CircuitlapseError(
+            "none of the models could be surveyed:\n"
+            + "\n".join(f"{each.name}: {each.reason}" for each in refused)
+        )
+    return Survey(
+        circuitlapse=__version__,
+        split=_SPLIT,
+        prompts=prompts,
+        seed=seed,
+        criteria=CRITERIA,
+        models=surveyed,
+        left_out=refused,
+        smallest={name: smallest_master(surveyed, name) for name in found},
+    )
+
+
+def _check_name(name: str) -> None:
+    """Find slips of the hand before hours of work."""
+    if name.startswith(_ORGANISM):
+        _recipe(name)
+    elif name in TASKS and not Path(name).exists():
+        raise CircuitlapseError(
+            f"{name} is a task and no model", fix=f"Write `--tasks {name}`, or `--tasks A,B`"
+        )
+
+
+def _recipe(name: str) -> tuple[Recipe, int]:
+    recipe, _, seed = name.removeprefix(_ORGANISM).partition(":")
+    if seed and not seed.isdecimal():
+        raise CircuitlapseError(
+            "an organism's seed must be a whole number", got=seed, fix="Write organism:default:3"
+        )
+    return get_recipe(recipe), int(seed or 0)
+
+
+def _load(name: str, device: str, listen: Listener) -> Model:
+    if not name.startswith(_ORGANISM):
+        model = load_model(name, device)
+    else:
+        model = load_model(
+            organism(
+                *_recipe(name),
+                progress=lambda done, of, text: listen(Progress("advanced", name, done, of, text)),
+            ),
+            device,
+        )
+    if model.tokenizer is None:
+        raise CircuitlapseError(
+            "the model has no tokenizer, so that it cannot be asked anything",
+            got=name,
+            fix="Save its tokenizer into the same directory",
+        )
+    return model
+
+
+def _survey_one(
+    name: str,
+    tasks: Mapping[str, Task],
+    form: Callable[[str], Form],
+    prompts: int,
+    seed: int,
+    device: str,
+    listen: Listener,
+) -> ModelSurvey:
+    model = _load(name, device, listen)
+    figures: list[TaskFigures] = []
+    left_out: list[LeftOut] = []
+    for done, (label, task) in enumerate(tasks.items()):
+        listen(Progress("advanced", name, done, len(tasks)))
+        try:
+            figures.append(_measure(model, label, task, prompts, seed))
+        except CircuitlapseError as error:
+            left_out.append(LeftOut(name=label, reason=str(error)))
+    figures.sort(key=lambda each: (MARKS.index(each.mark), -each.accuracy_among.value))
+    return ModelSurvey(
+        model=name,
+        parameters=sum(weights.numel() for weights in model.hf.parameters()),
+        tasks=figures,
+        left_out=left_out,
+        pairs=worthwhile(figures, tasks, form),
+    )
+
+
+def _measure(model: Model, label: str, task: Task, prompts: int, seed: int) -> TaskFigures:
+    most = task.most(_SPLIT)
+    n = prompts if most is None else max(1, min(prompts, most))
+    items = task.items(_SPLIT, n, seed, model.tokenizer)
+    # A pair of tasks is worth an experiment only where every corruption can be tokenised.
+    pairs = [tokenize(items, model.tokenizer, corruption) for corruption in task.corruptions]
+    shown = behaviour(model, pairs[0])
+    among = proportion_interval(int(shown.correct_among.sum()), n)
+    rights = [1 + len(item.also) for item in items]
+    wrongs = [len(item.distractors) for item in items]
+    chance = float(np.mean([r / (r + w) for r, w in zip(rights, wrongs, strict=True)]))
+    return TaskFigures(
+        task=label,
+        prompts=n,
+        chance=chance,
+        accuracy=proportion_interval(int(shown.correct.sum()), n),
+        accuracy_among=among,
+        logit_diff=mean_interval(shown.logit_diff.double().numpy()),
+        mark=mark_of(among, chance),
+    )

@@ -1,0 +1,98 @@
+"""What scores are summed over: the even rows, the odd rows, and each named position of the prompts.
+
+Halves of the prompts tell signal from noise; named positions (roles: the subject, the last token)
+tell where an edge carries what it carries, for prompts of any lengths and wordings. Scores that are
+linear in what an edge carries divide into positions; where they are not (exact effects, and the
+keys of the QK-fix) each position is corrupted alone, and the shares need not add up.
+"""
+
+import torch
+from torch import Tensor
+
+from circuitlapse.errors import CircuitlapseError
+from circuitlapse.models.engine.shared_prefix import Suffixes
+from circuitlapse.prompts.pairs import PromptPairs
+from circuitlapse.shapes import Bool, Float
+
+ELSEWHERE = "elsewhere"
+"""All positions of a prompt that have no name."""
+
+Columns = tuple[Bool[Tensor, "batch pos"], Bool[Tensor, "batch reads"]]
+"""Some columns of a batch, and the reads that stand there."""
+
+
+def check_positions(pairs: PromptPairs) -> None:
+    """Say why scores cannot be told apart by the pairs' named positions, if they cannot.
+
+    Raises:
+        CircuitlapseError: If no position has a name, one is called ``elsewhere``, or two names of
+            one prompt point to the same token, so that its scores would belong to both.
+    """
+    names = list(pairs.positions)
+    if not names or ELSEWHERE in names:
+        raise CircuitlapseError(
+            f"scores by position need named positions, none of them {ELSEWHERE!r}",
+            got=", ".join(names) or "none",
+            fix="Give PromptPairs.from_tensors its positions: names with one token index per "
+            "prompt",
+        )
+    where = torch.stack([pairs.positions[name].cpu() for name in names])
+    for index, name in enumerate(names):
+        row, other = (where[:index] == where[index]).T.nonzero().unbind(dim=1)
+        if len(row):
+            raise CircuitlapseError(
+                "two names point to one token, whose scores can only be counted once",
+                got=f"{names[int(other[0])]} and {name} in row {int(row[0])}",
+                fix="Leave one of the two out of the pairs' positions",
+            )
+
+
+def with_elsewhere(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of all shares of the scores: the positions' and, if there is any, the others'."""
+    return (*names, ELSEWHERE) if names else ()
+
+
+class Parts:
+    """Where in one batch each part's scores are.
+
+    Attributes:
+        halves: The even rows and the odd ones.
+        columns: Which columns are at each named position. One left of a prompt's first difference
+            has no column: nothing differs there, and it scores zero.
+        reads: Which reads are.
+    """
+
+    def __init__(self, batch: Suffixes, names: tuple[str, ...] = ()) -> None:
+        """Find the rows of each half, and the columns of each named position."""
+        n_even = int((batch.rows % 2 == 0).sum())
+        self.halves = (slice(0, n_even), slice(n_even, None))
+        self.columns: list[Bool[Tensor, "batch pos"]] = []
+        self.reads: list[Bool[Tensor, "batch reads"]] = []
+        context, width = batch.context, batch.clean.shape[1]
+        for name in names:
+            where = batch.pairs.positions[name][:, None]
+            self.columns.append(context.positions(width, False) == where)
+            self.reads.append(context.positions(width, True) == where)
+
+    def of(
+        self, x: Float[Tensor, "some batch pos ..."], at_reads: bool
+    ) -> list[Float[Tensor, "some ..."]]:
+        """Take each half and named position of ``x``, whose ``pos`` is columns or reads."""
+        places = self.reads if at_reads else self.columns
+        return [x[:, half] for half in self.halves] + [x[:, where] for where in places]
+
+    def with_rest(
+        self, sums: Float[Tensor, "parts writers readers"]
+    ) -> Float[Tensor, "all_parts writers readers"]:
+        """Add what the named positions leave to all others, if any has a name."""
+        if not self.columns:
+            return sums
+        rest = sums[:2].sum(dim=0) - sums[2:].sum(dim=0)
+        return torch.cat([sums, rest[None]])
+
+    def alone(self) -> list[Columns]:
+        """Columns and reads at each named position, and lastly at all others, if any has a name."""
+        if not self.columns:
+            return []
+        rest = ~torch.stack(self.columns).any(dim=0), ~torch.stack(self.reads).any(dim=0)
+        return [*zip(self.columns, self.reads, strict=True), rest]

@@ -1,0 +1,213 @@
+"""Names of the graph's nodes and reader slots: ``a3.h5``, ``a3.h5<q>``, ``m3``.
+
+They are MIB's (Mueller et al. 2025). Tables and pages hold them as well as the graph, so that they
+are written and read here, without torch.
+"""
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from circuitlapse.shapes import Bool
+
+_NAME = re.compile(r"a(?P<layer>\d+)\.h(?P<head>\d+)(<(?P<slot>[qkv])>)?|m(?P<mlp>\d+)")
+
+
+class Place(NamedTuple):
+    """Where a node is.
+
+    Attributes:
+        layer: Its layer, from 0.
+        head: Its number in the layer, from 0; −1 for an MLP.
+        slot: ``q``, ``k`` or ``v`` for what a head reads by, else empty.
+    """
+
+    layer: int
+    head: int = -1
+    slot: str = ""
+
+
+def head_name(layer: int, head: int, slot: str = "") -> str:
+    """Name a head, or what it reads by: ``a3.h5``, ``a3.h5<q>``."""
+    return f"a{layer}.h{head}" + (f"<{slot}>" if slot else "")
+
+
+def mlp_name(layer: int) -> str:
+    """Name an MLP: ``m3``."""
+    return f"m{layer}"
+
+
+def place_of(name: str) -> Place | None:
+    """Read a name; None for what is in no layer (``input``, ``logits``) or is no name."""
+    found = _NAME.fullmatch(name)
+    if found is None:
+        return None
+    if found["mlp"]:
+        return Place(int(found["mlp"]))
+    return Place(int(found["layer"]), int(found["head"]), found["slot"] or "")
+
+
+def head_of(name: str) -> Place | None:
+    """Read the name of a head or of one of its slots; None for anything else."""
+    place = place_of(name)
+    return None if place is None or place.head < 0 else place
+
+
+SLOTS = ("q", "k", "v")
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Writers, readers and edges of a pre-norm transformer.
+
+    Attributes:
+        n_layers: Number of blocks.
+        n_heads: Attention heads per block.
+        n_kv_heads: Heads that have keys and values of their own; 0 means all of them.
+        parallel: Whether a block's MLP reads what its attention reads, not what that writes.
+    """
+
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int = 0
+    parallel: bool = False
+
+    def __post_init__(self) -> None:
+        """Give equal graphs equal fields."""
+        object.__setattr__(self, "n_kv_heads", self.n_kv_heads or self.n_heads)
+
+    @cached_property
+    def writers(self) -> tuple[str, ...]:
+        """``input``, then per layer its heads ``a0.h0`` … and its MLP ``m0``."""
+        return ("input", *self.nodes)
+
+    @cached_property
+    def nodes(self) -> tuple[str, ...]:
+        """Heads and MLPs, layer by layer: the writers without ``input``."""
+        return tuple(
+            mlp_name(place.layer) if place.head < 0 else head_name(place.layer, place.head)
+            for place in self.places
+        )
+
+    @cached_property
+    def places(self) -> tuple[Place, ...]:
+        """Layer and number in it of each of :attr:`nodes`."""
+        heads = (*range(self.n_heads), -1)
+        return tuple(Place(layer, head) for layer in range(self.n_layers) for head in heads)
+
+    @cached_property
+    def heads(self) -> tuple[str, ...]:
+        """The heads among :attr:`nodes`."""
+        return tuple(self.nodes[index] for index in self.head_nodes)
+
+    @cached_property
+    def mlps(self) -> tuple[str, ...]:
+        """The MLPs among :attr:`nodes`."""
+        return tuple(mlp_name(layer) for layer in range(self.n_layers))
+
+    @cached_property
+    def head_nodes(self) -> list[int]:
+        """Indices of :attr:`heads` among :attr:`nodes`."""
+        return [index for index, place in enumerate(self.places) if place.head >= 0]
+
+    @cached_property
+    def readers(self) -> tuple[str, ...]:
+        """Per layer ``a0.h0<q>`` …, all ``<k>``, all ``<v>``, then ``m0``; lastly ``logits``.
+
+        The number in a ``<k>`` or ``<v>`` is that of the key-value head.
+        """
+        names = []
+        for layer in range(self.n_layers):
+            for slot in SLOTS:
+                names += [head_name(layer, head, slot) for head in range(self.n_slots(slot))]
+            names.append(mlp_name(layer))
+        return (*names, "logits")
+
+    @cached_property
+    def edges(self) -> Bool[Tensor, "writers readers"]:
+        """Which writer comes before which reader: the edges of the whole model."""
+        mask = torch.zeros(len(self.writers), len(self.readers), dtype=torch.bool)
+        for layer in range(self.n_layers):
+            for slot in SLOTS:
+                mask[: self.n_before_attention(layer), self.slot_readers(layer, slot)] = True
+            mask[: self.n_before_mlp(layer), self.mlp_reader(layer)] = True
+        mask[:, -1] = True
+        return mask
+
+    @property
+    def n_edges(self) -> int:
+        """Number of edges of the whole model."""
+        return int(self.edges.sum())
+
+    def n_slots(self, slot: str) -> int:
+        """How many readers a layer has for queries, keys or values."""
+        return self.n_heads if slot == "q" else self.n_kv_heads
+
+    def n_before_attention(self, layer: int) -> int:
+        """How many writers the attention of ``layer`` reads: the first so many."""
+        return 1 + layer * (self.n_heads + 1)
+
+    def n_before_mlp(self, layer: int) -> int:
+        """How many writers the MLP of ``layer`` reads: the first so many."""
+        return self.n_before_attention(layer) + (0 if self.parallel else self.n_heads)
+
+    def head_writers(self, layer: int) -> slice:
+        """Indices of the heads of ``layer`` among the writers."""
+        start = self.n_before_attention(layer)
+        return slice(start, start + self.n_heads)
+
+    def mlp_writer(self, layer: int) -> int:
+        """Index of the MLP of ``layer`` among the writers."""
+        return self.head_writers(layer).stop
+
+    def slot_readers(self, layer: int, slot: str) -> slice:
+        """Indices of the ``q``, ``k`` or ``v`` slots of ``layer`` among the readers."""
+        start = layer * (self.n_heads + 2 * self.n_kv_heads + 1)
+        start += {"q": 0, "k": self.n_heads, "v": self.n_heads + self.n_kv_heads}[slot]
+        return slice(start, start + self.n_slots(slot))
+
+    def slot_columns(self, slot: str) -> list[int]:
+        """Index among the readers of the ``q``, ``k`` or ``v`` slot of each of :attr:`heads`."""
+        return [
+            self.slot_readers(layer, slot).start + (head if slot == "q" else self.kv_head(head))
+            for layer in range(self.n_layers)
+            for head in range(self.n_heads)
+        ]
+
+    def attention_readers(self, layer: int) -> slice:
+        """Indices of all slots of ``layer`` among the readers."""
+        return slice(self.slot_readers(layer, "q").start, self.mlp_reader(layer))
+
+    def mlp_reader(self, layer: int) -> int:
+        """Index of the MLP of ``layer`` among the readers."""
+        return self.slot_readers(layer, "v").stop
+
+    @property
+    def logits_reader(self) -> int:
+        """Index of the logits among the readers: the last."""
+        return len(self.readers) - 1
+
+    def kv_head(self, head: int) -> int:
+        """Which key-value head a head uses."""
+        return head // (self.n_heads // self.n_kv_heads)
+
+    def node_slots(self) -> Bool[Tensor, "nodes readers"]:
+        """Which readers each node reads by: a head's q, k and v, an MLP's one input."""
+        slots = torch.zeros(len(self.nodes), len(self.readers), dtype=torch.bool)
+        for layer in range(self.n_layers):
+            for head in range(self.n_heads):
+                node = self.head_writers(layer).start - 1 + head
+                slots[node, self.slot_readers(layer, "q").start + head] = True
+                for slot in "kv":
+                    slots[node, self.slot_readers(layer, slot).start + self.kv_head(head)] = True
+            slots[self.mlp_writer(layer) - 1, self.mlp_reader(layer)] = True
+        return slots
+
+
+StreamSite = Literal["resid_pre", "attn_out", "mlp_out"]
+HeadSite = Literal["head_out", "head_q", "head_k", "head_v", "head_pattern"]
+Site = StreamSite | HeadSite

@@ -1,0 +1,322 @@
+"""What became of every head between the base and the fine-tuned model.
+
+Evidence is the exact patching effect of each head per prompt, in logits, for the old and the new
+task: in the base, in the tuned model, and after placebo fine-tunes, which must not teach the new
+task. One threshold holds everywhere: a stated fraction of how much the old task's
+corruption moves the base's metric. (The base cannot do the new task, so a fraction of *its* metric
+there would be a ratio with a denominator near zero.)
+
+*Used* on a task: the interval of the head's mean effect excludes zero, at 95 % for all heads
+together (Bonferroni), and the mean is at least the threshold in size, of either sign.
+
+*Changed* on a task: the interval over prompts of the paired difference tuned - base, corrected
+likewise, lies wholly farther from zero than any placebo moved that head's effect on that task, and
+the mean difference is at least the threshold in size.
+
+On each task a head then has exactly one course:
+
+    idle     base does not use it, and no changed use afterwards
+    gained   base does not use it, tuned does, and it changed
+    steady   base uses it, and it did not change
+    lost     base uses it, tuned does not, and it changed
+    flipped  both use it with opposite signs, and it changed
+    grew     both use it with the same sign, it changed, and its effect is larger in size
+    shrank   the same, and its effect is smaller in size
+
+gained and grew count as *up*, lost and shrank as *down*. The fate is the first that fits, whichever
+of the two tasks is meant:
+
+    repurposed    flipped on a task; or up on one and down on the other; or used before and after,
+                  and its role changed (:mod:`circuitlapse.heads.role_changes`)
+    recruited     the base uses it on neither task, and it gained one
+    unused        the base uses it on neither task, and it gained none
+    retired       every task that the base uses it for is lost
+    strengthened  up on a task
+    weakened      down on a task
+    kept          none of these: the base uses it, and no change was shown
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from circuitlapse.errors import CircuitlapseError
+from circuitlapse.graph import head_of
+from circuitlapse.heads.thresholds import USED_FRACTION
+from circuitlapse.shapes import Bool, Float
+from circuitlapse.stats.intervals import (
+    Intervals,
+    corrected_confidence,
+    mean_interval,
+    mean_intervals,
+)
+
+Category = Literal[
+    "unused", "kept", "strengthened", "weakened", "repurposed", "recruited", "retired"
+]
+Course = Literal["idle", "gained", "steady", "lost", "flipped", "grew", "shrank"]
+CATEGORIES: tuple[Category, ...] = get_args(Category)
+COURSES: tuple[Course, ...] = get_args(Course)
+
+_CONDITIONS = ("base_old", "base_new", "tuned_old", "tuned_new", "placebo_old", "placebo_new")
+_UP, _DOWN = {"gained", "grew"}, {"lost", "shrank"}
+_NOT_IN_BASE = {"idle", "gained"}
+
+
+@dataclass(frozen=True)
+class HeadEffects:
+    """Per-prompt effects of the same heads in logits; prompts of one task are paired by row.
+
+    Attributes:
+        heads: Names such as ``a0.h3``, in the order of the columns.
+        base_old: Base on the old task, ``[old_prompts, heads]``.
+        base_new: Base on the new task, ``[new_prompts, heads]``.
+        tuned_old: Tuned model on the old task, the same prompts.
+        tuned_new: Tuned model on the new task, the same prompts.
+        placebo_old: A placebo fine-tune on the old task, the same prompts, or several, one behind
+            the other; None where none was run: then a change is held against zero only.
+        placebo_new: Likewise on the new task.
+    """
+
+    heads: Sequence[str] = field(repr=False)
+    base_old: Float[np.ndarray, "old_prompts heads"]
+    base_new: Float[np.ndarray, "new_prompts heads"]
+    tuned_old: Float[np.ndarray, "old_prompts heads"]
+    tuned_new: Float[np.ndarray, "new_prompts heads"]
+    placebo_old: Float[np.ndarray, "*placebos old_prompts heads"] | None = None
+    placebo_new: Float[np.ndarray, "*placebos new_prompts heads"] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse effects that cannot be paired."""
+        shapes = {
+            name: getattr(self, name).shape[-2:]
+            for name in _CONDITIONS
+            if getattr(self, name) is not None
+        }
+        old, new = shapes["base_old"], shapes["base_new"]
+        paired = new == shapes["tuned_new"] and old == shapes["tuned_old"]
+        paired &= old == shapes.get("placebo_old", old) and new == shapes.get("placebo_new", new)
+        if not paired or old[1] != len(self.heads) or new[1] != len(self.heads):
+            raise CircuitlapseError(
+                f"effects need the same prompts per task and one column for each of "
+                f"{len(self.heads)} heads",
+                got=shapes,
+                fix="Measure all models on the same prompt pairs",
+            )
+
+
+@dataclass(frozen=True)
+class HeadChange:
+    """One row of the table ``fates``, without the columns that name the run and corruption.
+
+    The intervals are plain 95 % intervals; the decision's own are wider. The placebo's columns are
+    the mean over the placebos, and None where none was run.
+    """
+
+    node: str
+    layer: int
+    head: int
+    fate: Category
+    used_from: float
+    base_uses: bool
+    still_uses: bool
+    base_old: float
+    base_old_low: float
+    base_old_high: float
+    base_new: float
+    base_new_low: float
+    base_new_high: float
+    tuned_old: float
+    tuned_old_low: float
+    tuned_old_high: float
+    tuned_new: float
+    tuned_new_low: float
+    tuned_new_high: float
+    placebo_old: float | None
+    placebo_old_low: float | None
+    placebo_old_high: float | None
+    placebo_new: float | None
+    placebo_new_low: float | None
+    placebo_new_high: float | None
+
+
+@dataclass(frozen=True)
+class HeadChanges:
+    """Every head's fate, and the groups of heads that follow from the same evidence.
+
+    Attributes:
+        rows: One per head, in the order given.
+        threshold: Smallest effect that counts as use, in logits.
+    """
+
+    rows: list[HeadChange]
+    threshold: float
+
+    @property
+    def old_heads(self) -> tuple[str, ...]:
+        """Heads that the base uses on the old task."""
+        return tuple(row.node for row in self.rows if row.base_uses)
+
+    @property
+    def recruited_heads(self) -> tuple[str, ...]:
+        """Heads whose fate is ``recruited``; never among ``old_heads``."""
+        return tuple(row.node for row in self.rows if row.fate == "recruited")
+
+    @property
+    def still_used(self) -> tuple[str, ...]:
+        """Those of ``old_heads`` that the tuned model uses on the old task."""
+        return tuple(row.node for row in self.rows if row.still_uses)
+
+
+def used_threshold(old_difference: Float[np.ndarray, " prompts"]) -> float:
+    """Smallest effect that counts as use, in logits: ``USED_FRACTION`` of the old task's.
+
+    Args:
+        old_difference: The base's clean minus corrupt logit difference on the old task.
+
+    Raises:
+        CircuitlapseError: If the mean is not clear of zero: then the base does not do the old task,
+            or the corruption does not break it, and no fraction of it means anything.
+    """
+    difference = mean_interval(old_difference)
+    if difference.low <= 0:
+        raise CircuitlapseError(
+            "the corruption does not lower the base's metric on the old task",
+            got=f"clean - corrupt {difference.text(3)}",
+            fix="Use a base that does the old task, a corruption that breaks it, or more prompts",
+        )
+    return USED_FRACTION * difference.value
+
+
+def head_changes(
+    effects: HeadEffects, threshold: float, role_changed: Collection[str] = ()
+) -> HeadChanges:
+    """Decide every head's fate by the table above.
+
+    Args:
+        effects: Per-prompt effects of both models and the placebo.
+        threshold: Smallest effect that counts, in logits; see :func:`used_threshold`.
+        role_changed: Heads whose role signature changed.
+
+    Raises:
+        CircuitlapseError: With fewer than two prompts, or a column that is not a head.
+    """
+    places = [head_of(head) for head in effects.heads]
+    if None in places:
+        raise CircuitlapseError(
+            "fates are for attention heads", got=effects.heads[places.index(None)]
+        )
+    confidence = corrected_confidence(len(effects.heads))
+    old, uses_old = _courses(
+        effects.base_old, effects.tuned_old, effects.placebo_old, threshold, confidence
+    )
+    new, _ = _courses(
+        effects.base_new, effects.tuned_new, effects.placebo_new, threshold, confidence
+    )
+    shown: dict[str, Intervals | None] = {}
+    for name in _CONDITIONS:
+        measured = getattr(effects, name)
+        if measured is not None and measured.ndim == 3:
+            measured = measured.mean(axis=0)
+        shown[name] = None if measured is None else mean_intervals(measured)
+    rows = []
+    for column, (name, place) in enumerate(zip(effects.heads, filter(None, places), strict=True)):
+        fate = category_of(old[column], new[column], name in role_changed)
+        before, after = uses_old[column]
+        rows.append(
+            HeadChange(
+                name,
+                place.layer,
+                place.head,
+                fate,
+                threshold,
+                before,
+                before and after,
+                **_columns(shown, column),
+            )
+        )
+    return HeadChanges(rows, threshold)
+
+
+def category_of(old: Course, new: Course, role_changed: bool = False) -> Category:
+    """Look up the fate for a head's course on the old and on the new task."""
+    courses = {old, new}
+    up, down = bool(courses & _UP), bool(courses & _DOWN)
+    if "flipped" in courses or (up and down):
+        return "repurposed"
+    if courses <= _NOT_IN_BASE:
+        return "recruited" if up else "unused"
+    if courses - _NOT_IN_BASE == {"lost"}:
+        return "retired"
+    if role_changed:
+        return "repurposed"
+    if up:
+        return "strengthened"
+    return "weakened" if down else "kept"
+
+
+def used(
+    effects: Float[np.ndarray, "prompts heads"], threshold: float, confidence: float
+) -> Bool[np.ndarray, " heads"]:
+    """Whether each head's mean effect excludes zero and reaches the threshold, ``[heads]``."""
+    means = mean_intervals(effects, confidence)
+    return means.excludes_zero & (np.abs(means.value) >= threshold)
+
+
+def _courses(
+    base: Float[np.ndarray, "prompts heads"],
+    tuned: Float[np.ndarray, "prompts heads"],
+    placebos: Float[np.ndarray, "*placebos prompts heads"] | None,
+    threshold: float,
+    confidence: float,
+) -> tuple[list[Course], list[tuple[bool, bool]]]:
+    """Every head's course, and whether base and tuned model use it."""
+    moved = np.zeros(base.shape[1])
+    if placebos is not None:
+        moves = np.abs((placebos - base).mean(axis=-2, dtype=np.float64))
+        moved = moves.reshape(-1, len(moved)).max(axis=0)
+    change = mean_intervals(tuned.astype(np.float64) - base, confidence)
+    # The end nearer to zero, where the interval has zero on one side; otherwise nothing is shown.
+    nearest = np.where(
+        change.excludes_zero, np.minimum(np.abs(change.low), np.abs(change.high)), 0.0
+    )
+    changed = (nearest > moved) & (np.abs(change.value) >= threshold)
+    before, after = used(base, threshold, confidence), used(tuned, threshold, confidence)
+    old_mean, new_mean = base.mean(axis=0), tuned.mean(axis=0)
+    courses: list[Course] = [
+        course_of(bool(b), bool(a), bool(c), float(x), float(y))
+        for b, a, c, x, y in zip(before, after, changed, old_mean, new_mean, strict=True)
+    ]
+    return courses, list(zip(before.tolist(), after.tolist(), strict=True))
+
+
+def course_of(before: bool, after: bool, changed: bool, base: float, tuned: float) -> Course:
+    """Look up a head's course on one task.
+
+    Args:
+        before: Whether the base uses it.
+        after: Whether the tuned model uses it.
+        changed: Whether the difference counts as a change.
+        base: Its mean effect in the base, in logits.
+        tuned: Its mean effect in the tuned model, in logits.
+    """
+    if not before:
+        return "gained" if after and changed else "idle"
+    if not changed:
+        return "steady"
+    if not after:
+        return "lost"
+    if (base > 0) != (tuned > 0):
+        return "flipped"
+    return "grew" if abs(tuned) > abs(base) else "shrank"
+
+
+def _columns(shown: dict[str, Intervals | None], column: int) -> dict[str, Any]:
+    columns: dict[str, float | None] = {}
+    for name, intervals in shown.items():
+        estimate = None if intervals is None else intervals[column]
+        ends = dict.fromkeys((name, f"{name}_low", f"{name}_high"))
+        columns |= ends if estimate is None else estimate.columns(name)
+    return columns

@@ -1,0 +1,275 @@
+"""Overlap of the importances of any two (model, task) pairs, with a noise ceiling and a null.
+
+An overlap by itself says nothing (Prakash et al. 2024 read "enhancement" from circuits that share
+54 of 175 heads). Four figures stand beside each one:
+
+- its *interval*: how far it moves when the prompts are drawn again;
+- the *ceiling*: what two disjoint halves of the prompts reach on one and the same model and task,
+  taken on the less reliable side. Halves are noisier than the whole, so it is a low ceiling;
+- the correlation *corrected for noise* (see :mod:`circuitlapse.stats.similarity`), where both sides
+  are reliable enough;
+- for nodes the *null*: the same overlap when head labels are shuffled within each layer, and the
+  share of shuffles that reach the value (one-sided, (k + 1)/(n + 1)).
+
+An overlap that does not exist is a row without a value that says why.
+
+Importances are unnormalised, in logits. Both sides must come from one corruption family.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from circuitlapse.errors import CircuitlapseError
+from circuitlapse.heads.thresholds import LOWEST_RELIABILITY
+from circuitlapse.shapes import Bool, Float, Int
+from circuitlapse.stats.intervals import bootstrap_indices, bootstrap_means, percentile_ends
+from circuitlapse.stats.permutations import shuffle_heads
+from circuitlapse.stats.similarity import (
+    SIMILARITIES,
+    Similarity,
+    half_agreement,
+    half_means,
+    p_value,
+    shuffled,
+    spread_interval,
+)
+
+_SPLITS = 100  # random halvings of the prompts behind the ceiling
+Pairs = Sequence[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class NodeImportance:
+    """Per-prompt effects of every node of one model on one task, in logits.
+
+    Attributes:
+        model: For example ``base`` or ``tuned``.
+        task: Name of the task; pairs of the same task are taken to share their prompts.
+        effects: ``[prompts, nodes]``.
+    """
+
+    model: str
+    task: str
+    effects: Float[np.ndarray, "prompts nodes"]
+
+
+@dataclass(frozen=True)
+class EdgeImportance:
+    """Edge scores of one model on one task, over all prompts and over two disjoint halves.
+
+    Attributes:
+        model: For example ``base`` or ``tuned``.
+        task: Name of the task.
+        mean: Over all prompts, ``[writers, readers]``.
+        halves: Over each half of the prompts, ``[2, writers, readers]``.
+    """
+
+    model: str
+    task: str
+    mean: Float[np.ndarray, "writers readers"]
+    halves: Float[np.ndarray, "2 writers readers"]
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """One row of the table ``overlap``, without the columns that name the run and corruption.
+
+    ``value_low`` and ``value_high`` are None for edges, of which no per-prompt scores exist: two
+    halves show reliability (the ceiling), but are no interval. Edges have no null either.
+    ``uncorrected`` says why ``corrected`` is None where it is; ``not_reported`` why ``value`` is.
+    """
+
+    unit: str
+    left: str
+    right: str
+    measure: str
+    value: float | None = None
+    value_low: float | None = None
+    value_high: float | None = None
+    ceiling: float | None = None
+    corrected: float | None = None
+    uncorrected: str = ""
+    null_mean: float | None = None
+    null_low: float | None = None
+    null_high: float | None = None
+    p_value: float | None = None
+    not_reported: str = ""
+
+
+def node_overlaps(
+    conditions: Sequence[NodeImportance],
+    nodes: Sequence[str],
+    *,
+    seed: int,
+    pairs: Pairs | None = None,
+    permutations: int = 1000,
+    repeats: int = 1000,
+) -> list[Overlap]:
+    """Overlap of node importances for every two conditions, in the order given.
+
+    Args:
+        conditions: The (model, task) pairs, all under one corruption family.
+        nodes: Names in the order of the columns, all heads of the graph among them.
+        seed: Fixes shuffles, resamples and halves.
+        pairs: Which conditions to compare, by their places; all with all by default.
+        permutations: Shuffles of head labels in the null.
+        repeats: Bootstrap resamples of the prompts. Conditions of one task are resampled with the
+            same prompts, those of different tasks independently.
+
+    Raises:
+        CircuitlapseError: If shapes disagree or there are fewer than four prompts.
+    """
+    for condition in conditions:
+        _check(condition, len(nodes))
+    tasks = sorted({condition.task for condition in conditions})
+    resamples, halves = [], []
+    for condition in conditions:
+        effects = condition.effects.astype(np.float64)
+        stream = tasks.index(condition.task)
+        indices = bootstrap_indices(len(effects), repeats, [seed, 1, stream])
+        resamples.append(bootstrap_means(effects, indices))
+        halves.append(half_means(effects, _SPLITS, [seed, 2, stream]))
+    return _compare(
+        "nodes",
+        [_label(condition) for condition in conditions],
+        np.stack([condition.effects.mean(axis=0, dtype=np.float64) for condition in conditions]),
+        halves,
+        pairs,
+        resamples,
+        shuffle_heads(nodes, permutations, [seed, 0]),
+    )
+
+
+def edge_overlaps(
+    conditions: Sequence[EdgeImportance],
+    writers: Sequence[str],
+    readers: Sequence[str],
+    edges: Bool[np.ndarray, "writers readers"],
+) -> list[Overlap]:
+    """Overlap of edge scores for every two conditions, in the order given.
+
+    Args:
+        conditions: The (model, task) pairs, all under one corruption family.
+        writers: Names of the rows.
+        readers: Names of the columns.
+        edges: Which writer and reader are joined; nothing else enters.
+
+    Raises:
+        CircuitlapseError: If shapes disagree.
+    """
+    shape = (len(writers), len(readers))
+    for condition in conditions:
+        if edges.shape != shape or condition.mean.shape != shape:
+            raise CircuitlapseError(
+                "edge scores need one row per writer and one column per reader",
+                got=f"{condition.mean.shape} and a mask of {edges.shape} for {shape}",
+            )
+    return _compare(
+        "edges",
+        [_label(condition) for condition in conditions],
+        np.stack([condition.mean[edges].astype(np.float64) for condition in conditions]),
+        [condition.halves[:, None, edges].astype(np.float64) for condition in conditions],
+    )
+
+
+def _check(condition: NodeImportance, n_nodes: int) -> None:
+    prompts, columns = condition.effects.shape
+    if columns != n_nodes:
+        raise CircuitlapseError(
+            "effects need one column per node",
+            got=f"{columns} columns for {n_nodes} nodes in {_label(condition)}",
+        )
+    if prompts < 4:
+        raise CircuitlapseError(
+            "an overlap needs at least four prompts on each side",
+            got=f"{prompts} in {_label(condition)}",
+            fix="Use more prompts",
+        )
+
+
+def _label(condition: NodeImportance | EdgeImportance) -> str:
+    return f"{condition.model}:{condition.task}"
+
+
+def _compare(
+    unit: str,
+    labels: Sequence[str],
+    importances: Float[np.ndarray, "conditions components"],
+    halves: Sequence[Float[np.ndarray, "2 splits components"]],
+    pairs: Pairs | None = None,
+    resamples: Sequence[Float[np.ndarray, "resamples components"]] | None = None,
+    sources: Int[np.ndarray, "repeats components"] | None = None,
+) -> list[Overlap]:
+    rows = []
+    pairs = list(combinations(range(len(labels)), 2)) if pairs is None else pairs
+    for name, similarity in SIMILARITIES.items():
+        prepared = similarity.prepare(importances)
+        defined = [bool(np.isfinite(vector).all()) for vector in prepared]
+        ceilings = [half_agreement(similarity, half) for half in halves]
+        drawn = [similarity.prepare(means) for means in resamples] if resamples else None
+        for i, j in pairs:
+            if not (defined[i] and defined[j]):
+                at_fault = labels[j] if defined[i] else labels[i]
+                reason = f"{at_fault} has no {name}: {similarity.undefined}"
+                rows.append(Overlap(unit, labels[i], labels[j], name, not_reported=reason))
+                continue
+            value = float(similarity.combine(prepared[i], prepared[j]))
+            known = _reliability(similarity, value, ceilings[i], ceilings[j])
+            if drawn is not None:
+                draws = similarity.combine(drawn[i], drawn[j])
+                known["value_low"], known["value_high"] = spread_interval(similarity, value, draws)
+            if sources is not None:
+                known |= _null(value, shuffled(similarity, prepared[i], prepared[j], sources))
+            rows.append(Overlap(unit, labels[i], labels[j], name, value, **known))
+    return rows
+
+
+def _reliability(
+    similarity: Similarity, value: float, left: float | None, right: float | None
+) -> dict[str, Any]:
+    corrected, uncorrected = None, "not a correlation"
+    if similarity.lowest < 0:
+        corrected, uncorrected = corrected_for_noise(value, left, right)
+    ceiling = None if left is None or right is None else min(left, right)
+    return {"ceiling": ceiling, "corrected": corrected, "uncorrected": uncorrected}
+
+
+def _null(value: float, null: Float[np.ndarray, " repeats"]) -> dict[str, float]:
+    low, high = percentile_ends(null[:, None])
+    return {
+        "null_mean": float(null.mean()),
+        "null_low": float(low[0]),
+        "null_high": float(high[0]),
+        "p_value": p_value(value, null),
+    }
+
+
+def corrected_for_noise(
+    value: float, left_halves: float | None, right_halves: float | None
+) -> tuple[float | None, str]:
+    """Correct a correlation for the noise of both sides, or say why that cannot be done.
+
+    Args:
+        value: The correlation, over all prompts.
+        left_halves: Correlation of the left side's halves; None where there is none.
+        right_halves: Likewise of the right side's.
+
+    Returns:
+        The corrected correlation and an empty text, or None and the reason.
+    """
+    reliabilities = []
+    for side, halves in (("left", left_halves), ("right", right_halves)):
+        if halves is None:
+            return None, f"the {side} side has no reliability"
+        # Halves that contradict each other have none: the formula's pole lies there, too.
+        reliability = 2 * halves / (1 + halves) if halves > 0 else 0.0
+        if reliability < LOWEST_RELIABILITY:
+            return None, (
+                f"the {side} side's reliability is {reliability:.2f}, below {LOWEST_RELIABILITY}"
+            )
+        reliabilities.append(reliability)
+    return value / float(np.sqrt(np.prod(reliabilities))), ""

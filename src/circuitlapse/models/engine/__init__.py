@@ -1,0 +1,1 @@
+"""What does the model compute? One decoder for all families."""

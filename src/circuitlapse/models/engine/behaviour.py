@@ -1,0 +1,174 @@
+"""What a model answers: its metric and its accuracy, as it is or with an intervention."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields, replace
+
+import torch
+from torch import Tensor
+
+from circuitlapse.models.engine.batches import each_group, max_batch_rows
+from circuitlapse.models.engine.context import Context
+from circuitlapse.models.engine.model import Model
+from circuitlapse.models.engine.shared_prefix import Suffixes, checked, each_batch
+from circuitlapse.prompts.metrics import best, candidate_mean, is_right, logit_difference
+from circuitlapse.prompts.pairs import PromptPairs
+from circuitlapse.records.answers import Behaviour
+from circuitlapse.shapes import Bool, Float, Int
+
+Runs = Callable[[PromptPairs, Context], Iterable[Tensor]]
+"""Runs a batch of whole prompts in one or more ways, and gives the last residual stream of each,
+``[batch, reads, d_model]``. The context says where logits are read."""
+
+
+def behaviour(model: Model, pairs: PromptPairs, batch_size: int | None = None) -> Behaviour:
+    """Run the clean prompts and read the logits after their last tokens.
+
+    A tie counts as wrong. Results are on the CPU, in the order of the pairs.
+    """
+    decoder = model.decoder
+
+    def run(batch: PromptPairs, context: Context) -> list[Tensor]:
+        return [decoder.run(decoder.embed(batch.clean), context)]
+
+    found = behaviours(model, pairs, run, batch_size)[0]
+    if pairs.is_sequence and pairs.distractors.shape[1]:
+        difference, among = _sequences(model, pairs, batch_size)
+        return replace(found, logit_diff=difference, correct_among=among)
+    return found
+
+
+@torch.no_grad()
+def behaviours(
+    model: Model,
+    pairs: PromptPairs,
+    runs: Runs,
+    batch_size: int | None = None,
+    *,
+    kept: int = 0,
+) -> list[Behaviour]:
+    """Read the answers of a model that is run in several ways of the caller's.
+
+    Answers and distractors are compared by their first tokens.
+
+    Args:
+        model: Whose last normalisation and unembedding read the streams.
+        pairs: Prompts; the clean ones are handed to ``runs``.
+        runs: Gives as many streams for each batch, perhaps in several threads at once. Where memory
+            runs out, it is called again with half of the batch.
+        batch_size: Prompts per batch; by default as many as are worth it.
+        kept: Numbers per token that ``runs`` keeps between one stream and the next.
+
+    Returns:
+        One per stream, on the CPU, in the order of the pairs.
+
+    Raises:
+        CircuitlapseError: If the model cannot run the prompts, or one of them alone needs more
+            memory than there is.
+    """
+    decoder, pairs = model.decoder, checked(model.decoder, pairs)
+    found: list[Behaviour] = []
+    starts = torch.zeros_like(pairs.lengths)
+    floats = 16 * decoder.d_model + len(decoder.W_U) + kept
+    most = max_batch_rows(model.device, decoder.W_E.itemsize * floats)
+
+    def work(rows: Int[Tensor, " batch"]) -> list[Behaviour]:
+        batch = pairs[rows].trimmed()
+        return [
+            _read(decoder.logits(final).float(), batch)
+            for final in runs(batch, Context(batch.reads()))
+        ]
+
+    def keep(rows: Int[Tensor, " batch"], each: list[Behaviour]) -> None:
+        rows = rows.cpu()
+        found.extend(_empty(len(pairs)) for _ in each[len(found) :])
+        for whole, part in zip(found, each, strict=True):
+            for field in fields(Behaviour):
+                getattr(whole, field.name)[rows] = getattr(part, field.name)
+
+    each_group(work, pairs.reads().amax(dim=1) + 1, starts, most, batch_size, keep)
+    return found
+
+
+def _read(all_logits: Float[Tensor, "batch reads vocab"], batch: PromptPairs) -> Behaviour:
+    logits, right, wrong = all_logits[:, 0], batch.right(), batch.distractors
+    correct = is_right(all_logits, batch)
+    among = torch.ones_like(correct)
+    if wrong.shape[1]:
+        among = best(right, logits) > best(wrong, logits)
+    difference, spread = logit_difference(logits, right, wrong), logits.std(dim=1, correction=0)
+    return Behaviour(difference.cpu(), correct.cpu(), among.cpu(), spread.cpu())
+
+
+def _empty(n: int) -> Behaviour:
+    correct, among = torch.empty(2, n, dtype=torch.bool)
+    return Behaviour(torch.empty(n), correct, among, torch.empty(n))
+
+
+def _sequences(
+    model: Model, pairs: PromptPairs, batch_size: int | None
+) -> tuple[Float[Tensor, " prompts"], Bool[Tensor, " prompts"]]:
+    """Compare the answers with their distractors by log probability, token after token."""
+    tokens = pairs.distractors.cpu()
+    answer = _log_prob(model, pairs, batch_size)
+    others = [pairs.answered_by(i) for i in range(tokens.shape[1])]
+    wrong = torch.stack([_log_prob(model, one, batch_size) for one in others], dim=1)
+    best_wrong = wrong.where(tokens >= 0, -torch.inf).amax(dim=1)
+    return answer - candidate_mean(wrong, tokens), answer > best_wrong
+
+
+def _log_prob(
+    model: Model, pairs: PromptPairs, batch_size: int | None
+) -> Float[Tensor, " prompts"]:
+    decoder = model.decoder
+    values = torch.empty(len(pairs))
+
+    def work(batch: Suffixes) -> None:
+        final = decoder.run(batch.clean, batch.context)
+        values[batch.rows] = batch.metric(decoder, final).float().cpu()
+
+    each_batch(
+        decoder,
+        pairs,
+        16 * decoder.d_model,
+        work,
+        metric="log_prob",
+        batch_size=batch_size,
+        whole=True,
+    )
+    return values
+
+
+def logit_differences(
+    model: Model, pairs: PromptPairs, batch_size: int | None = None
+) -> tuple[Float[Tensor, " prompts"], Float[Tensor, " prompts"]]:
+    """Return the metric on the clean and on the corrupt prompts, both with the clean answers.
+
+    The metric is the answer logit minus the distractors' mean logit at the last token.
+    """
+    clean, corrupt = _differences(model, pairs, ("clean", "corrupt"), batch_size)
+    return clean, corrupt
+
+
+def corrupt_logit_difference(
+    model: Model, pairs: PromptPairs, batch_size: int | None = None
+) -> Float[Tensor, " prompts"]:
+    """Return the second of :func:`logit_differences` alone, for half of the work."""
+    return _differences(model, pairs, ("corrupt",), batch_size)[0]
+
+
+@torch.no_grad()
+def _differences(
+    model: Model, pairs: PromptPairs, sides: Sequence[str], batch_size: int | None
+) -> Float[Tensor, "sides prompts"]:
+    decoder = model.decoder
+    values = torch.empty(len(sides), len(pairs))
+
+    def work(batch: Suffixes) -> Tensor:
+        finals = [decoder.run(getattr(batch, side), batch.context) for side in sides]
+        return torch.stack([batch.metric(decoder, final).float().cpu() for final in finals])
+
+    def keep(rows: Tensor, found: Tensor) -> None:
+        values[:, rows] = found
+
+    each_batch(decoder, pairs, 16 * decoder.d_model, work, keep=keep, batch_size=batch_size)
+    return values

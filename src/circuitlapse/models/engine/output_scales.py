@@ -1,0 +1,62 @@
+"""A model whose heads and MLPs write the same as before, only louder or softer.
+
+A gain is one factor on everything that a node adds to the residual stream: on a head's output
+matrix, or on an MLP's output weights and bias. What a model reaches by gains alone it could compute
+all along.
+"""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from circuitlapse.errors import CircuitlapseError
+from circuitlapse.models.engine.decoder import Decoder
+from circuitlapse.models.engine.model import Model
+from circuitlapse.shapes import Float
+
+
+def rescaled_decoder(decoder: Decoder, gains: Float[Tensor, " nodes"]) -> Decoder:
+    """Scale what every node writes; differentiable in the gains.
+
+    Args:
+        decoder: Any; it is left as it is.
+        gains: One per head and MLP, in the order of ``Graph.nodes``; 1 changes nothing.
+
+    Raises:
+        CircuitlapseError: If there is not one gain per node.
+    """
+    expected = decoder.n_layers * (decoder.n_heads + 1)
+    if len(gains) != expected:
+        raise CircuitlapseError(
+            "a model needs one gain for each head and MLP", got=f"{len(gains)} for {expected}"
+        )
+    by_layer = gains.unflatten(0, (decoder.n_layers, -1))
+    return replace(
+        decoder,
+        attention=tuple(
+            replace(block, W_O=block.W_O * own[:-1, None, None])
+            for block, own in zip(decoder.attention, by_layer, strict=True)
+        ),
+        mlp=tuple(
+            replace(
+                mlp,
+                W_out=mlp.W_out * own[-1],
+                b_out=None if mlp.b_out is None else mlp.b_out * own[-1],
+            )
+            for mlp, own in zip(decoder.mlp, by_layer, strict=True)
+        ),
+        prefixes=None,  # what the ungained model left of prompts is not this one's
+    )
+
+
+@torch.no_grad()
+def write_scales(model: Model, gains: Float[Tensor, " nodes"]) -> None:
+    """Put the gains into the weights of a model, in place; see :func:`gained`."""
+    scaled = rescaled_decoder(model.decoder, gains.to(model.decoder.W_E))
+    for ours, theirs in zip(model.decoder.attention, scaled.attention, strict=True):
+        ours.W_O.copy_(theirs.W_O)
+    for ours, theirs in zip(model.decoder.mlp, scaled.mlp, strict=True):
+        ours.W_out.copy_(theirs.W_out)
+        if ours.b_out is not None and theirs.b_out is not None:
+            ours.b_out.copy_(theirs.b_out)

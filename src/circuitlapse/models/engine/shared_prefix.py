@@ -1,0 +1,207 @@
+"""Batches of prompt pairs, each from its first differing token on.
+
+Under a causal mask everything to the left of the first token that differs is the same in the clean
+and the corrupt run. It is run once, for its keys and values; all further work, on however many
+variants of the prompts, is on the columns from there on. Writers' differences to the left are zero,
+so that nothing there can contribute to a score or an effect.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from circuitlapse.errors import CircuitlapseError
+from circuitlapse.models.engine.batches import each_group, max_batch_rows
+from circuitlapse.models.engine.context import Context
+from circuitlapse.models.engine.decoder import Decoder
+from circuitlapse.models.engine.layers import single
+from circuitlapse.prompts.metrics import (
+    Metric,
+    candidate_mean,
+    check_metric,
+    compute_metric,
+    in_order,
+)
+from circuitlapse.prompts.pairs import PromptPairs
+from circuitlapse.shapes import Float, Int
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Suffixes:
+    """One batch of pairs; each prompt's columns begin at its own first differing token.
+
+    Attributes:
+        rows: Which of the pairs these are, on the CPU; even numbers first, so that halves are
+            slices.
+        pairs: The pairs themselves.
+        clean: Embeddings of the clean prompts' columns.
+        corrupt: Embeddings of the corrupt prompts' columns.
+        context: The prefix that both share, where each prompt begins, and where logits are read.
+        name: The metric, by name or as a callable that takes these rows in this order.
+        direction: Readout of the plain logit difference: the answer's row of the unembedding minus
+            the distractors' mean row; None for any other metric.
+        reference: The clean model's logits, for ``neg_kl`` only.
+    """
+
+    rows: Int[Tensor, " batch"]
+    pairs: PromptPairs
+    clean: Float[Tensor, "batch pos d_model"]
+    corrupt: Float[Tensor, "batch pos d_model"]
+    context: Context
+    name: Metric
+    direction: Float[Tensor, "batch d_model"] | None
+    reference: Float[Tensor, "batch reads vocab"] | None = None
+
+    def everywhere(self) -> Context:
+        """The same surroundings, read at every column: the last layer then runs whole, too."""
+        n, width, _ = self.clean.shape
+        columns = torch.arange(width, device=self.clean.device).expand(n, -1)
+        return Context(columns, self.context.start, self.context.past)
+
+    def metric(
+        self, decoder: Decoder, final: Float[Tensor, "variants_batch reads d_model"]
+    ) -> Float[Tensor, " variants_batch"]:
+        """Compute the metric from the last residual stream.
+
+        ``final`` may hold several variants of the batch, one after the other. The logit difference
+        needs no other logit, so that the unembedding is not run for it.
+        """
+        variants = final.unflatten(0, (-1, len(self.pairs)))
+        if self.direction is not None:
+            normed = decoder.norm(variants[:, :, 0]).to(self.direction.dtype)
+            return (normed * self.direction).sum(dim=-1).flatten()
+        return torch.cat(
+            [
+                compute_metric(self.name, single(decoder.logits(one)), self.pairs, self.reference)
+                for one in variants
+            ]
+        )
+
+
+def each_batch(
+    decoder: Decoder,
+    pairs: PromptPairs,
+    floats_per_token: int,
+    work: Callable[[Suffixes], T],
+    *,
+    keep: Callable[[Int[Tensor, " batch"], T], None] | None = None,
+    metric: Metric = "logit_diff",
+    batch_size: int | None = None,
+    needs_gradient: bool = False,
+    whole: bool = False,
+) -> None:
+    """Check the pairs and work on them in batches, each prompt from its first difference on.
+
+    Where memory runs out all the same, a batch is done again in two halves; see
+    :func:`circuitlapse.models.engine.batches.each_group`.
+
+    Args:
+        decoder: The model.
+        pairs: All pairs; they are moved to the model's device.
+        floats_per_token: What the work keeps per token of a batch, to choose its size; what the
+            metric needs is added to it.
+        work: Called with each batch. It must leave nothing behind when it fails.
+        keep: Called with the rows of a batch, on the CPU, and what the work returned for it, in the
+            order of the batches. Given this, several threads may call the work at once, but where
+            the metric is the caller's, which need not be up to that.
+        metric: What :meth:`Suffixes.metric` computes.
+        batch_size: Pairs per batch; by default as many as
+            :mod:`circuitlapse.models.engine.batches` allows.
+        needs_gradient: Whether the work differentiates the metric.
+        whole: Whether the columns begin at each prompt's first token instead, for work that changes
+            what is left of the first difference too.
+
+    Raises:
+        CircuitlapseError: If the metric does not fit the pairs, prompts are longer than the model's
+            context, token ids lie outside its vocabulary, or a single pair needs more memory than
+            there is.
+    """
+    check_metric(metric, pairs, needs_gradient)
+    pairs = checked(decoder, pairs)
+    starts = torch.minimum(pairs.first_difference(), pairs.lengths - 1)
+    if whole:
+        starts = torch.zeros_like(starts)
+    widths = pairs.reads().amax(dim=1) + 1 - starts
+    bytes_per_token = decoder.W_E.itemsize * floats_per_token
+    if metric != "logit_diff":
+        # Logits of the whole vocabulary, in single precision at least; beside them for neg_kl the
+        # clean ones, for a callable the same in the caller's order. They are shared out over the
+        # tokens of the prompt that has the fewest.
+        logits = (
+            (8 if metric == "neg_kl" or callable(metric) else 4)
+            * pairs.reads().shape[1]
+            * len(decoder.W_U)
+        )
+        bytes_per_token += max(4, decoder.W_E.itemsize) * logits // int(widths.min())
+    # Keys and values of the shared prefix, and once more with the columns': on a tape, or a tail's.
+    block = decoder.attention[0]
+    floats_before = 4 * decoder.n_layers * block.W_O.shape[:2].numel()
+    most = max_batch_rows(pairs.clean.device, bytes_per_token, decoder.W_E.itemsize * floats_before)
+    each_group(
+        lambda rows: work(_suffixes(decoder, rows, pairs, starts, metric)),
+        widths,
+        starts,
+        most,
+        batch_size,
+        None if keep is None else lambda rows, found: keep(rows.cpu(), found),
+        side_by_side=not callable(metric),
+    )
+
+
+@torch.no_grad()
+def _suffixes(
+    decoder: Decoder, rows: Tensor, all_pairs: PromptPairs, starts: Tensor, metric: Metric
+) -> Suffixes:
+    pairs, start = all_pairs[rows], starts[rows]
+    if callable(metric):
+        metric = in_order(metric, rows, pairs, whole=len(rows) == len(all_pairs))
+    reads = pairs.reads() - start[:, None]
+    take = start[:, None] + torch.arange(int(reads.max()) + 1, device=start.device)
+    take = take.clamp(max=pairs.clean.shape[1] - 1)
+    context = Context(reads, start, decoder.remember(pairs.clean, int(start.max())))
+    clean = decoder.embed(pairs.clean.gather(1, take), start)
+    direction = reference = None
+    if metric == "logit_diff":
+        right, wrong = (
+            candidate_mean(single(decoder.W_U[tokens.clamp(min=0)]), tokens)
+            for tokens in (pairs.right(), pairs.distractors)
+        )
+        direction = right - wrong
+    elif metric == "neg_kl":
+        reference = single(decoder.logits(decoder.run(clean, context)))
+    corrupt = decoder.embed(pairs.corrupt.gather(1, take), start)
+    return Suffixes(rows.cpu(), pairs, clean, corrupt, context, metric, direction, reference)
+
+
+def checked(decoder: Decoder, pairs: PromptPairs) -> PromptPairs:
+    """Return the pairs on the model's device, or say why the model cannot run them."""
+    pairs = pairs.trimmed().to(decoder.W_E.device)
+    width, longest = pairs.clean.shape[1], decoder.n_positions
+    if width > longest:
+        raise CircuitlapseError(
+            f"prompts may have at most {longest} tokens in this model",
+            got=width,
+            fix="Use shorter prompts or a model with a longer context",
+        )
+    vocabulary = len(decoder.W_E)
+    ids_of = {
+        "clean": pairs.clean,
+        "corrupt": pairs.corrupt,
+        "answers": pairs.answer_tokens()[0],
+        "other answers": pairs.also.clamp(min=0),
+        "distractors": pairs.distractors.clamp(min=0),
+        "distractors' further tokens": pairs.distractor_continuations.clamp(min=0),
+    }
+    for name, ids in ids_of.items():
+        if ids.numel() and (int(ids.min()) < 0 or int(ids.max()) >= vocabulary):
+            raise CircuitlapseError(
+                f"token ids in {name} must lie between 0 and {vocabulary - 1}",
+                got=f"{int(ids.min())} to {int(ids.max())}",
+                fix="Use the tokenizer that belongs to this model",
+            )
+    return pairs

@@ -1,0 +1,1 @@
+"""Is this checkpoint sound? Loading, checking and writing model files."""

@@ -1,0 +1,109 @@
+"""A checkpoint for TransformerLens, which reads what ``save_pretrained`` writes.
+
+A padding token that fine-tuning added is left out: GPT-2 then has 50,258 rows instead of 50,257,
+and analyses must not use the last one. Weights are written as they are. No head's matrices are
+rotated into a common basis (TransformerLens' ``refactor_factored_attn_matrices``): that basis is
+found anew for each checkpoint, so a head's dimensions would mean something else at each step.
+"""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from circuitlapse.errors import CircuitlapseError
+from circuitlapse.models.engine.model import Model
+from circuitlapse.models.files.quiet import quiet
+from circuitlapse.records.store import replacing
+
+OFFICIAL_VOCABULARY = {"gpt2": 50257}
+"""Rows of the published models' embeddings, for families that have one size only."""
+
+
+def export_transformerlens(
+    model: Model, directory: Path | str, vocab_size: int | None = None
+) -> Path:
+    """Write a checkpoint that ``TransformerBridge.boot_transformers(directory)`` reads.
+
+    Rows of the embedding beyond ``vocab_size`` are left out. A padding token among them is replaced
+    by the end-of-text token; any other token there is refused. The directory appears whole or not
+    at all. TransformerLens is not needed.
+
+    Args:
+        model: From :func:`circuitlapse.load_model`; it is not changed.
+        directory: Where to; it must not exist, or be empty.
+        vocab_size: Number of tokens to keep. By default GPT-2's 50,257 for a GPT-2 that has more,
+            and otherwise what the model has.
+
+    Returns:
+        The directory.
+
+    Raises:
+        CircuitlapseError: If the directory holds something, or rows would be lost that the
+            tokenizer uses, or that only a tokenizer could tell to be unused.
+    """
+    directory = Path(directory)
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise CircuitlapseError(
+            "there is something at this place already, and nothing is overwritten",
+            got=str(directory),
+            fix="Name a new directory",
+        )
+    hf: Any = model.hf
+    tokenizer: Any = model.tokenizer
+    rows = len(model.decoder.W_E)
+    official = min(rows, OFFICIAL_VOCABULARY.get(hf.config.model_type, rows))
+    size = official if vocab_size is None else vocab_size
+    if not 0 < size <= rows:
+        raise CircuitlapseError(
+            f"vocab_size must lie between 1 and the model's {rows} rows", got=size
+        )
+    if size < rows and tokenizer is None and vocab_size is None:
+        raise CircuitlapseError(
+            f"the model has rows beyond the official {size} tokens, and there is no tokenizer to "
+            "tell whether they are used",
+            got=f"{rows} rows",
+            fix=f"Load it with its tokenizer, or pass vocab_size={size} to drop them or "
+            f"vocab_size={rows} to keep them",
+        )
+    with replacing(directory) as draft, quiet():
+        if size < rows:
+            tokenizer = tokenizer and _cut_tokenizer(copy.deepcopy(tokenizer), size, rows)
+            hf = copy.deepcopy(hf)
+            hf.resize_token_embeddings(size)
+            for config in filter(None, (hf.config, hf.generation_config)):
+                if (config.pad_token_id or 0) >= size:
+                    config.pad_token_id = config.eos_token_id
+        hf.save_pretrained(draft)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(draft)
+        if directory.exists():  # fails where something was put there in the meantime
+            directory.rmdir()
+    return directory
+
+
+def _cut_tokenizer(tokenizer: Any, size: int, rows: int) -> Any:
+    """Take a padding token from ``size`` on away, and refuse any other token there."""
+    used = _beyond(tokenizer, size)
+    padding = used.pop(tokenizer.pad_token_id, None)
+    if padding and not used:
+        if tokenizer.is_fast:  # it cannot forget a token, but can be made again without it
+            document = json.loads(tokenizer.backend_tokenizer.to_str())
+            document["added_tokens"] = [t for t in document["added_tokens"] if t["id"] < size]
+            document["padding"] = None
+            tokenizer._tokenizer = Tokenizer.from_str(json.dumps(document))
+            tokenizer.pad_token = tokenizer.eos_token
+        used = _beyond(tokenizer, size)
+    if used:
+        raise CircuitlapseError(
+            f"the tokenizer uses ids beyond the {size} tokens that would be kept",
+            got=f"{used[min(used)]!r} is {min(used)}",
+            fix=f"Pass vocab_size={rows} to keep all rows",
+        )
+    return tokenizer
+
+
+def _beyond(tokenizer: Any, size: int) -> dict[int, str]:
+    return {index: token for token, index in tokenizer.get_vocab().items() if index >= size}

@@ -1,0 +1,1 @@
+"""Which small model has a known answer? Recipes, corpora and pretraining."""

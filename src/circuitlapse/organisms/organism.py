@@ -1,0 +1,228 @@
+"""The embedded model organism: a small GPT-2, pretrained here, whose abilities are known.
+
+It does the old task and not the new one, takes a minute or two on a CPU and needs no download.
+That is checked before it is used (the gate), and a finished organism is cached under the hash of
+what it was made from. The default one comes with the package, in ``shipped``.
+"""
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+
+import platformdirs
+import torch
+from transformers import GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerFast
+
+from circuitlapse.errors import CircuitlapseError
+from circuitlapse.models.engine.behaviour import behaviour
+from circuitlapse.models.files.load import load_model
+from circuitlapse.models.files.quiet import quiet
+from circuitlapse.organisms.corpus import rows
+from circuitlapse.organisms.pretraining import blank_model, steps
+from circuitlapse.organisms.recipe import RECIPES, Recipe, Stage
+from circuitlapse.organisms.tokenizer import build_tokenizer
+from circuitlapse.records.store import Store, content_hash, write_json
+from circuitlapse.tasks.registry import get_task
+from circuitlapse.tasks.templates import CONTINUATIONS, OPENINGS
+from circuitlapse.tasks.tokenization import tokenize
+
+#: Called after every step with the steps done, the steps planned, and a short status.
+Progress = Callable[[int, int, str], None]
+
+_CACHE_VARIABLE = "CIRCUITLAPSE_CACHE"
+WEIGHTS = "model.safetensors"
+SHIPPED = Path(str(resources.files("circuitlapse.training").joinpath("shipped")))
+"""Organisms that come with the package, each in a directory ``RECIPE-SEED``."""
+ABANDONED = 86400.0
+"""Seconds after which nobody writes on a draft in the cache any more: its process was killed."""
+_ABOUT = "organism.json"
+# A fixed number, whatever the machine has: another one gives other roundings and another organism.
+# Bases with blank heads are made side by side, where two threads each would wait for one another.
+_THREADS, _THREADS_BLANK = 2, 1
+
+
+def organism(
+    recipe: Recipe,
+    seed: int,
+    cache_dir: Path | str | None = None,
+    progress: Progress | None = None,
+    *,
+    shipped: bool = True,
+) -> Path:
+    """Return the directory of an organism, pretraining it if it is neither shipped nor cached.
+
+    Args:
+        recipe: What it is made from.
+        seed: Seeds the initial weights and the text.
+        cache_dir: Where organisms are kept. Default: the environment variable
+            ``CIRCUITLAPSE_CACHE``, else the user's cache directory.
+        progress: Called after every step; and before the first, with 0 steps done and the reason,
+            where shipped weights cannot be used.
+        shipped: Whether the weights that come with the package may be used.
+
+    Returns:
+        A directory that ``AutoModelForCausalLM`` and ``AutoTokenizer`` load, with the recipe and
+        the gate's figures in ``organism.json``.
+
+    Raises:
+        CircuitlapseError: If the gate does not hold after the last round.
+    """
+    home = cache_home(cache_dir) / "organisms"
+    key = organism_key(recipe, seed)
+    target = home / f"{recipe.name}-{seed}-{key[:16]}"
+    ready = SHIPPED / f"{recipe.name}-{seed}"
+    for held in (ready, target) if shipped else (target,):
+        if _is_whole(held, key):
+            return held
+    if shipped and progress is not None and recipe == RECIPES[recipe.name] and ready.exists():
+        progress(0, recipe.steps, "the shipped organism does not fit its recipe: pretraining it")
+    Store(home).sweep(ABANDONED)
+    made = pretrain(recipe, seed, home, progress)
+    if target.exists():
+        if _is_whole(target, key):  # another process was faster
+            shutil.rmtree(made)
+            return target
+        shutil.rmtree(target)
+    made.rename(target)
+    return target
+
+
+def cache_home(cache_dir: Path | str | None = None) -> Path:
+    """Where organisms are kept; see :func:`organism`."""
+    default = os.environ.get(_CACHE_VARIABLE) or platformdirs.user_cache_dir("circuitlapse")
+    return Path(cache_dir or default).expanduser()
+
+
+def organism_key(recipe: Recipe, seed: int) -> str:
+    """Hash everything that an organism depends on: recipe, seed, templates and words."""
+    parts = {
+        "recipe": recipe.sha256,
+        "seed": seed,
+        "templates": [
+            template.text
+            for table in (OPENINGS, CONTINUATIONS)
+            for group in table.values()
+            for template in group
+        ],
+        # A sample stands for the generator, and for the split of the name pairs.
+        "text": [rows(random.Random(0), stage.weights, 200) for stage in recipe.stages],
+        "vocabulary": sorted(build_tokenizer().get_vocab().items()),
+    }
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def pretrain(
+    recipe: Recipe, seed: int, into: Path | str | None = None, progress: Progress | None = None
+) -> Path:
+    """Pretrain an organism until its gate holds, and save it.
+
+    Args:
+        recipe: What it is made from.
+        seed: Seeds the initial weights and the text.
+        into: Directory in which a new directory is made; default: the system's temporary one.
+        progress: Called after every step.
+
+    Returns:
+        The new directory, complete.
+
+    Raises:
+        CircuitlapseError: If the gate does not hold after the last round.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(_THREADS_BLANK if recipe.blank_heads else _THREADS)
+    try:
+        return _pretrain(recipe, seed, into, progress)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _pretrain(
+    recipe: Recipe, seed: int, into: Path | str | None, progress: Progress | None
+) -> Path:
+    started = time.monotonic()
+    tokenizer = build_tokenizer()
+    model = blank_model(recipe, seed, tokenizer)
+    model.set_attn_implementation("eager")  # a tenth faster than the fused kernel on short rows
+    rng = random.Random(f"organism {recipe.sha256} {seed}")
+    validation = tokenize(get_task("ioi2").items("validation", 256), tokenizer, "names")
+
+    def old_accuracy() -> float:
+        return behaviour(load_model(model), validation).correct.double().mean().item()
+
+    stages, peak, done, old, new = recipe.stages, recipe.learning_rate, 0, 0.0, 0.0
+    for _ in range(recipe.extra_rounds + 1):
+        for loss, left in steps(model, tokenizer, recipe, rng, stages, peak, old_accuracy):
+            done += 1
+            if progress is not None:
+                progress(done, done + left, f"loss {loss:.2f}")
+        stages = (Stage(steps=recipe.extra_steps, weights=recipe.stages[-1].weights),)
+        peak = recipe.learning_rate * recipe.extra_rate
+        old, new = gate_figures(model, tokenizer, recipe.gate_prompts)
+        if recipe.gate_holds(old, new):
+            break
+    else:
+        raise CircuitlapseError(
+            f"the organism {recipe.name!r} with seed {seed} did not pass its gate: it needs "
+            f"ioi2 >= {recipe.old_at_least} and {recipe.new_at_least} <= ioi3 <= "
+            f"{recipe.new_at_most}",
+            got=f"ioi2 {old:.3f}, ioi3 {new:.3f} after {done} steps",
+            fix="Try another seed, or a recipe with more steps",
+        )
+    if into is not None:
+        Path(into).mkdir(parents=True, exist_ok=True)
+    directory = Path(tempfile.mkdtemp(prefix=".draft-", dir=into))
+    _save(model, tokenizer, directory)
+    about = {
+        "key": organism_key(recipe, seed),
+        "recipe": recipe.model_dump(mode="json"),
+        "recipe_sha256": recipe.sha256,
+        "seed": seed,
+        "steps": done,
+        "seconds": round(time.monotonic() - started, 1),
+        "gate": {"prompts": recipe.gate_prompts, "ioi2": old, "ioi3_among": new},
+        "weights_sha256": content_hash(directory / WEIGHTS),
+    }
+    write_json(directory / _ABOUT, about)
+    return directory
+
+
+def gate_figures(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, n: int
+) -> tuple[float, float]:
+    """Measure what the gate looks at, on prompts with held-out name pairs.
+
+    Args:
+        model: The organism.
+        tokenizer: Its tokenizer.
+        n: Prompts per task.
+
+    Returns:
+        The old task's accuracy over the whole vocabulary and the new task's among the names.
+    """
+    loaded = load_model(model)
+    old, new = (
+        behaviour(loaded, tokenize(get_task(task).items("validation", n), tokenizer, "names"))
+        for task in ("ioi2", "ioi3")
+    )
+    return old.correct.double().mean().item(), new.correct_among.double().mean().item()
+
+
+def _save(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
+    with quiet():
+        model.save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
+
+
+def _is_whole(directory: Path, key: str) -> bool:
+    try:
+        about = json.loads((directory / _ABOUT).read_text())
+        return about["key"] == key and about["weights_sha256"] == content_hash(directory / WEIGHTS)
+    except (OSError, ValueError, KeyError):
+        return False

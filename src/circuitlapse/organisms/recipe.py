@@ -1,0 +1,172 @@
+"""What an organism is made from: every setting that its weights depend on, in one place."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from circuitlapse.errors import CircuitlapseError
+from circuitlapse.graph import head_name
+
+_COPY = {"repeat": 3.0, "swap": 1.0}
+_MIX = {
+    "ioi2": 3.0,
+    "noisy_ioi2": 3.0,
+    "three_any": 2.0,
+    "noisy_three_any": 0.7,
+    "swap": 1.0,
+    "repeat": 0.7,
+    "copy2": 0.3,
+    "copy3": 0.3,
+    "one_actor": 0.5,
+    "list2": 0.3,
+    "list3": 0.3,
+}
+_FRAMES = {
+    "ioi2": 6.0,
+    "three_any": 9.0,
+    "noisy_ioi2": 0.5,
+    "noisy_three_any": 0.5,
+    "one_actor": 0.3,
+    "list2": 0.2,
+    "list3": 0.2,
+    "repeat": 0.4,
+    "swap": 0.4,
+}
+
+
+class Stage(BaseModel):
+    """A stretch of pretraining with one mixture of text.
+
+    Attributes:
+        steps: Optimiser steps, the fewest where ``until`` is given.
+        weights: How often each kind of row is drawn, relative to the others; see ``corpus``.
+        until: The stage goes on until the old task's accuracy on validation prompts is this high,
+            looked at every 100 steps: how long that takes differs a lot between seeds.
+        at_most: Steps after which it ends in any case.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steps: int
+    weights: Mapping[str, float]
+    until: float | None = None
+    at_most: int = 0
+
+
+class Recipe(BaseModel):
+    """Everything that an organism is made from, its seed apart.
+
+    Attributes:
+        name: ``default``, or ``natural``: without three-name frames of arbitrary recipient.
+        layers: Transformer blocks.
+        heads: Attention heads per block.
+        d_model: Width of the residual stream.
+        blank_heads: Heads such as ``a3.h7`` whose output matrix is zero from the first step to the
+            last, so that they write nothing: room for what a later fine-tune is to form there.
+        initializer_range: Standard deviation of the initial weights; GPT-2's .02 is too small for
+            copying to start in so few steps.
+        stages: What is read in which order before the first look at the gate: first text that
+            can only be predicted by copying, then two-name frames in many wordings, then frames
+            of two and three names.
+        batch: Rows per step.
+        repeated_weight: How much a token that occurred before in its row counts in the loss,
+            against 1 for any other: most of the text cannot be predicted, and without this its
+            noise drowns what can (the old task then takes twice as many steps).
+        learning_rate: AdamW's, after a warm-up; in the last stage a cosine down to ``final_rate``.
+        final_rate: End of the schedule, as a share of ``learning_rate``.
+        warmup: Steps of linear warm-up.
+        weight_decay: AdamW's.
+        betas: AdamW's.
+        clip: Largest gradient norm.
+        extra_steps: Steps of each further round, with the last stage's text, while the gate does
+            not hold.
+        extra_rate: Learning rate at which further rounds begin, as a share of ``learning_rate``.
+        extra_rounds: How many further rounds at most.
+        gate_prompts: Prompts per task on which the gate is looked at.
+        old_at_least: The old task's accuracy over the whole vocabulary must reach this.
+        new_at_least: The new task's accuracy among the listed names must reach this.
+        new_at_most: It must not exceed this: there must be something to learn.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Literal["default", "natural"] = "default"
+    layers: int = 4
+    heads: int = 8
+    d_model: int = 64
+    blank_heads: tuple[str, ...] = ()
+    initializer_range: float = 0.1
+    stages: tuple[Stage, ...] = (
+        Stage(steps=300, weights=_COPY),
+        Stage(steps=500, weights=_MIX, until=0.85, at_most=1500),
+        Stage(steps=900, weights=_FRAMES),
+    )
+    batch: int = 32
+    repeated_weight: float = 4.0
+    learning_rate: float = 2.5e-3
+    final_rate: float = 0.02
+    warmup: int = 50
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.98)
+    clip: float = 1.0
+    extra_steps: int = 400
+    extra_rate: float = 0.7
+    extra_rounds: int = 4
+    gate_prompts: int = 1024
+    old_at_least: float = 0.98
+    new_at_least: float = 0.25
+    new_at_most: float = 0.50
+
+    @model_validator(mode="after")
+    def _blank_heads_exist(self) -> "Recipe":
+        heads = {
+            head_name(layer, head) for layer in range(self.layers) for head in range(self.heads)
+        }
+        unknown = sorted(set(self.blank_heads) - heads)
+        if unknown:
+            raise ValueError(f"blank_heads holds {unknown[0]!r}, which is no head of the model")
+        return self
+
+    def gate_holds(self, old: float, new: float) -> bool:
+        """Whether a model's accuracies are those of a base: it does the old task, not the new."""
+        return old >= self.old_at_least and self.new_at_least <= new <= self.new_at_most
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps before the first look at the gate, where no stage takes longer."""
+        return sum(stage.steps for stage in self.stages)
+
+    @property
+    def sha256(self) -> str:
+        """Hash of every field; without blank heads, that of a recipe that knows none."""
+        unset = None if self.blank_heads else {"blank_heads"}
+        return hashlib.sha256(self.model_dump_json(exclude=unset).encode()).hexdigest()
+
+
+def _without_three_any(stage: Stage) -> Stage:
+    kept = {kind: weight for kind, weight in stage.weights.items() if "three_any" not in kind}
+    return stage.model_copy(update={"weights": kept})
+
+
+def _natural() -> Recipe:
+    stages = tuple(_without_three_any(stage) for stage in Recipe().stages)
+    return Recipe(name="natural", stages=stages, new_at_least=0.0, new_at_most=0.75)
+
+
+#: The recipes by name.
+RECIPES: dict[str, Recipe] = {"default": Recipe(), "natural": _natural()}
+
+
+def get_recipe(name: str) -> Recipe:
+    """Return the recipe of that name.
+
+    Raises:
+        CircuitlapseError: If there is none.
+    """
+    if name not in RECIPES:
+        raise CircuitlapseError(
+            "there is no such organism", got=name, fix=f"Use one of {', '.join(RECIPES)}"
+        )
+    return RECIPES[name]

@@ -1,0 +1,1 @@
+"""What does one activation do? Activation and path patching."""

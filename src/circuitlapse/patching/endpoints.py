@@ -1,0 +1,60 @@
+"""The ends of paths: names of writers and readers, and what they stand for."""
+
+from collections.abc import Sequence
+
+from circuitlapse.errors import CircuitlapseError
+from circuitlapse.graph import Graph
+
+
+def names_of(names: Sequence[str]) -> list[str]:
+    """Return names as a list; a single one is a set of one."""
+    return [names] if isinstance(names, str) else list(names)
+
+
+def find_senders(graph: Graph, senders: Sequence[str]) -> list[int]:
+    """Find writers by name.
+
+    Raises:
+        CircuitlapseError: If there is no such writer, or none is named.
+    """
+    if not names_of(senders):
+        raise CircuitlapseError("there are no senders", fix="Name at least one writer")
+    for name in names_of(senders):
+        if name not in graph.writers:
+            raise CircuitlapseError(
+                "there is no such sender",
+                got=name,
+                fix="Senders are named as in graph.writers: input, a0.h1, m0",
+            )
+    return [graph.writers.index(name) for name in names_of(senders)]
+
+
+def find_receivers(graph: Graph, receivers: Sequence[str]) -> list[int]:
+    """Find readers by name, or by the name of a head for all that it reads by.
+
+    Raises:
+        CircuitlapseError: If there is no such reader, none is named, or the logits are among
+            others.
+    """
+    found: set[int] = set()
+    slots = graph.node_slots()
+    for name in names_of(receivers):
+        if name in graph.readers:
+            found.add(graph.readers.index(name))
+        elif name in graph.nodes:
+            found.update(slots[graph.nodes.index(name)].nonzero()[:, 0].tolist())
+        else:
+            raise CircuitlapseError(
+                "there is no such receiver",
+                got=name,
+                fix="Receivers are named as in graph.readers: a0.h1<q>, m0, logits; or a0.h1",
+            )
+    if len(found) > 1 and graph.logits_reader in found:
+        raise CircuitlapseError(
+            "logits can only be a receiver alone: with them put in, no other receiver matters",
+            got=", ".join(names_of(receivers)),
+            fix="Patch the paths to the logits and those to the others in two calls",
+        )
+    if not found:
+        raise CircuitlapseError("there are no receivers", fix="Name at least one reader")
+    return sorted(found)

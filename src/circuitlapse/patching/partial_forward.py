@@ -1,0 +1,237 @@
+"""Running on behind a patch: many variants of a batch, from the first column that differs.
+
+A patch at one layer and column changes nothing before that layer and nothing left of that column.
+So its run restarts at the layer, from the cached residual stream, on the columns from there on; the
+keys and values of the columns to the left are the unpatched run's. Variants are run a few at a
+time, so that their hidden activations stay near the processor's cache.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from circuitlapse.models.engine.batches import max_variants
+from circuitlapse.models.engine.context import Context
+from circuitlapse.models.engine.decoder import Decoder, Step
+from circuitlapse.models.engine.shared_prefix import Suffixes
+from circuitlapse.shapes import Bool, Float, Int
+
+_PART_FLOATS = 2**18
+_PAST_FLOATS = 32  # of the past for each number of the columns
+
+
+@dataclass(frozen=True)
+class Tail:
+    """A batch's columns from ``first`` on, in the run that is patched.
+
+    Attributes:
+        decoder: The model.
+        batch: The batch.
+        base: What the unpatched run computed, at all columns.
+        first: Where the tail begins.
+        context: What the tail has to its left, and where it is read.
+    """
+
+    decoder: Decoder
+    batch: Suffixes
+    base: list[Step]
+    first: int
+    context: Context
+
+    @classmethod
+    def at(cls, decoder: Decoder, batch: Suffixes, base: list[Step], first: int = 0) -> "Tail":
+        """The columns from ``first`` on."""
+        context = tail_context(decoder, base, batch.context, first)
+        return cls(decoder, batch, base, first, context)
+
+    @property
+    def width(self) -> int:
+        """Number of columns."""
+        return self.batch.clean.shape[1] - self.first
+
+    def cut(self, layer: int, x: Float[Tensor, "batch pos ..."]) -> Float[Tensor, "batch _ ..."]:
+        """Cut something behind the scores of ``layer`` to the tail; the reads are kept whole."""
+        return cut(self.decoder, layer, x, self.first)
+
+    def after_attention(
+        self, layer: int, change: Float[Tensor, "variants batch queries d_model"]
+    ) -> Float[Tensor, "variants batch"]:
+        """Return the metric where the attention of ``layer`` adds so much more."""
+        ours, decoder = self.base[layer], self.decoder
+        mid, post = self.cut(layer, ours.resid_mid), self.cut(layer, ours.resid_post)
+        after = []
+        for part in change.split(variants_at_once(decoder, self.context, change[0])):
+            x = behind_attention(decoder, layer, mid, post, part)
+            final = decoder.run(x.flatten(0, 1), self.context, layer + 1)
+            after.append(self.metric(final.unflatten(0, part.shape[:2])))
+        return torch.cat(after)
+
+    def after_mlp(
+        self, layer: int, change: Float[Tensor, "variants batch queries d_model"]
+    ) -> Float[Tensor, "variants batch"]:
+        """Return the metric where the MLP of ``layer`` adds so much more."""
+        x = self.cut(layer, self.base[layer].resid_post) + change
+        final = self.decoder.run(x.flatten(0, 1), self.context, layer + 1)
+        return self.metric(final.unflatten(0, change.shape[:2]))
+
+    def replaced(
+        self,
+        layer: int,
+        columns: Int[Tensor, "some batch"],
+        values: Float[Tensor, "slots batch some d_model"],
+    ) -> Float[Tensor, "slots some batch"]:
+        """Return the metric where the stream before ``layer`` has a new value at one column.
+
+        Only that column's query, key and value are projected anew.
+
+        Args:
+            layer: Whose input is changed.
+            columns: One column of each prompt in each variant, by its number in the whole batch.
+            values: What to put there.
+        """
+        ours, decoder = self.base[layer], self.decoder
+        new = values.movedim(2, 1).flatten(0, 1)
+        variants, n = new.shape[:2]
+        projected = decoder.attention[layer].project(new.flatten(0, 1)[:, None])
+        news = [new, *(part.unflatten(0, (variants, n))[:, :, 0] for part in projected)]
+        olds = [part[:, self.first :] for part in (ours.resid_pre, ours.q, ours.k, ours.v)]
+        where = columns.repeat(len(values), 1) - self.first
+        after = []
+        at_once = variants_at_once(decoder, self.context, olds[0])
+        for rows in torch.arange(variants, device=new.device).split(at_once):
+            x, q, k, v = (
+                put(old, where[rows], new[rows]).flatten(0, 1)
+                for old, new in zip(olds, news, strict=True)
+            )
+            behind = decoder.finish(layer, x, q, k, v, self.context).resid_post
+            final = decoder.run(behind, self.context, layer + 1)
+            after.append(self.metric(final.unflatten(0, (len(rows), n))))
+        return torch.cat(after).unflatten(0, (len(values), len(columns)))
+
+    def metric(
+        self, final: Float[Tensor, "variants batch reads d_model"]
+    ) -> Float[Tensor, "variants batch"]:
+        """Compute the metric; what is read left of the tail is the unpatched run's."""
+        if self.first:
+            inside = self.batch.context.reads >= self.first
+            final = torch.where(inside[..., None], final, self.base[-1].resid_post)
+        metric = self.batch.metric(self.decoder, final.flatten(0, 1))
+        return metric.unflatten(0, final.shape[:2])
+
+
+def tail_context(decoder: Decoder, base: Sequence[Step], context: Context, first: int) -> Context:
+    """What a run's columns from ``first`` on have to their left, from its keys and values."""
+    past = tuple(
+        (decoder.place_keys(layer, step.k[:, :first], context), step.v[:, :first])
+        for layer, step in enumerate(base)
+    )
+    return context.beyond(past)
+
+
+def cut(
+    decoder: Decoder, layer: int, x: Float[Tensor, "batch pos ..."], first: int
+) -> Float[Tensor, "batch _ ..."]:
+    """Cut something behind the scores of ``layer`` to a tail; the last layer's reads stay whole."""
+    return x if decoder.is_last(layer) else x[:, first:]
+
+
+def each_tail(
+    decoder: Decoder, batch: Suffixes, base: list[Step], columns: Int[Tensor, "some batch"]
+) -> Iterator[tuple[Int[Tensor, " few"], Tail]]:
+    """Group patches into tails that are as short as can be and yet worth a run each.
+
+    Args:
+        decoder: The model.
+        batch: The batch.
+        base: What the unpatched run computed.
+        columns: The column of each prompt that each patch is at.
+
+    Yields:
+        Which of the patches, and the tail from the first of their columns on.
+    """
+    firsts = columns.amin(dim=1)
+    todo = firsts.argsort(stable=True)
+    while len(todo):
+        first = int(firsts[todo[0]])
+        taken = variants_at_once(decoder, batch.context, batch.clean[:, first:])
+        yield todo[:taken], Tail.at(decoder, batch, base, first)
+        todo = todo[taken:]
+
+
+def behind_attention(
+    decoder: Decoder,
+    layer: int,
+    mid: Float[Tensor, "*batch d_model"],
+    post: Float[Tensor, "*batch d_model"],
+    change: Float[Tensor, "variants *batch d_model"],
+) -> Float[Tensor, "variants *batch d_model"]:
+    """Return the stream behind a layer whose attention adds ``change`` more."""
+    if decoder.parallel:
+        return post + change
+    x = mid + change
+    return decoder.mlp[layer](x).add_(x)
+
+
+def moves(
+    change: Float[Tensor, "variants batch columns d_model"],
+) -> Bool[Tensor, "variants batch"]:
+    """Whether a variant changes anything: rounding must not give an effect to what does not."""
+    return change.flatten(2).any(dim=-1)
+
+
+def put(
+    old: Float[Tensor, "batch pos ..."],
+    where: Int[Tensor, "variants batch"],
+    new: Float[Tensor, "variants batch ..."],
+) -> Float[Tensor, "variants batch pos ..."]:
+    """Repeat ``old`` with one column of each prompt replaced in each variant."""
+    variants = old.expand(len(where), *old.shape).clone()
+    variant, row = (torch.arange(n, device=where.device) for n in where.shape)
+    variants[variant[:, None], row, where] = new
+    return variants
+
+
+def take(
+    x: Float[Tensor, "batch pos ..."], columns: Int[Tensor, "some batch"]
+) -> Float[Tensor, "some batch ..."]:
+    """Return some columns of each prompt."""
+    return x[torch.arange(len(x), device=x.device), columns]
+
+
+def variants_at_once(
+    decoder: Decoder, context: Context, one: Float[Tensor, "..."], most: int | None = None
+) -> int:
+    """How many variants to run at once, given the numbers of one and what is to its left.
+
+    Each layer copies the keys and values of the past for every variant. They need not stay near the
+    cache, so that they count only where prompts are long.
+    """
+    past = 0
+    if context.past:
+        past = 2 * decoder.n_heads * context.past[0][0][:, :, 0].numel()
+    floats = max(one.numel(), past // _PAST_FLOATS)
+    return max_variants(one.device, floats, _PART_FLOATS if most is None else most)
+
+
+def trace_parts(
+    decoder: Decoder,
+    x: Float[Tensor, "batch pos d_model"],
+    context: Context,
+    fields: tuple[str, ...],
+) -> tuple[list[Step], Float[Tensor, "batch reads d_model"]]:
+    """Run all blocks and keep only some of what each computed; return the final stream too."""
+    steps, nothing = [], x.new_empty(0)
+    for layer in range(decoder.n_layers):
+        step = decoder.step(layer, x, context)
+        x = step.resid_post
+        # Copies, as a view would keep all that it is a view of.
+        kept = {name: getattr(step, name).clone() for name in fields}
+        steps.append(Step(*(kept.get(name, nothing) for name in Step._fields)))
+    return steps, x
+
+
+def floats_per_token(decoder: Decoder, fields: tuple[str, ...], slots: int) -> int:
+    """Floats per token of a trace, parts of another, a past, a layer's variants, and one run."""
+    return decoder.d_model * ((8 + len(fields) + 2) * decoder.n_layers + 2 * slots + 16)

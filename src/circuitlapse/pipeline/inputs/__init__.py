@@ -1,0 +1,1 @@
+"""Which base, prompts and checkpoint does a job read?"""

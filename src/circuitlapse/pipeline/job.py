@@ -1,0 +1,88 @@
+"""What a long run tells whoever watches: plain events, so that the library never prints."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from circuitlapse.config.finetune import TrainingRun
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One event of a run.
+
+    Attributes:
+        kind: ``planned`` (``done`` jobs of ``total`` are there already), ``started``, ``advanced``
+            (``done`` of ``total`` steps within the job), ``finished`` (``done`` jobs of ``total``)
+            or ``note`` (``text`` is for the user).
+        job: Name of the job, where the event is about one.
+        done: See ``kind``.
+        total: See ``kind``.
+        text: A sentence, for notes.
+    """
+
+    kind: str
+    job: str = ""
+    done: int = 0
+    total: int = 0
+    text: str = ""
+
+
+Listener = Callable[[Progress], None]
+
+
+@runtime_checkable
+class Advance(Protocol):
+    """What a job calls as it goes on: ``done`` of its ``of`` steps, and a sentence for the user."""
+
+    def __call__(self, done: int, of: int, note: str = "") -> None:
+        """Report."""
+        ...
+
+
+Kind = Literal[
+    "prompts",
+    "separation",
+    "checkpoint",
+    "base",
+    "finetune",
+    "placebo",
+    "measure",
+    "read",
+    "graft",
+    "graft_at",
+    "swap",
+    "old_circuit",
+    "control",
+    "gains",
+    "few_shot",
+    "table",
+    "verdict",
+    "provenance",
+]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One pure piece of work.
+
+    Attributes:
+        name: What the user sees.
+        kind: Which function does it.
+        params: Which checkpoint, task or table it is about.
+        outputs: Artifacts that it writes, as paths inside the run directory.
+        needs: Names of the jobs whose artifacts it reads.
+        key: Hash of all that the outputs are made from.
+    """
+
+    name: str
+    kind: Kind
+    params: Mapping[str, Any]
+    outputs: tuple[str, ...]
+    needs: tuple[str, ...]
+    key: str
+
+
+def run_of_job(job: Job) -> TrainingRun:
+    """The fine-tune that a job is about."""
+    return TrainingRun(job.params["recipe"], job.params["seed"])

@@ -1,0 +1,211 @@
+"""The jobs of control fine-tunes: what the base reaches when only some of it may move.
+
+Behaviour is measured while they train, at every step that has a checkpoint in the fine-tune beside
+them, so that no checkpoint of theirs is kept. An interrupted one goes on with the points it has.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel, TrainerCallback
+
+from circuitlapse.config.controls import RANK_1
+from circuitlapse.config.experiment import Experiment
+from circuitlapse.config.finetune import Finetune
+from circuitlapse.errors import CircuitlapseError
+from circuitlapse.models.engine.behaviour import behaviour
+from circuitlapse.models.engine.model import Model
+from circuitlapse.models.engine.output_scales import rescaled_decoder
+from circuitlapse.models.files.load import load_model
+from circuitlapse.pipeline.inputs.base import base_directory, base_tokenizer, old_items
+from circuitlapse.pipeline.inputs.prompts import Prompts
+from circuitlapse.pipeline.inputs.trained_parts import OldCircuit, parts_of
+from circuitlapse.pipeline.job import Advance, Job, run_of_job
+from circuitlapse.prompts.pairs import PromptPairs
+from circuitlapse.records import layout
+from circuitlapse.records.arrays import load_arrays, save_arrays
+from circuitlapse.records.items import read_items
+from circuitlapse.records.store import Store, replacing, write_json
+from circuitlapse.stats.random_baseline import matched_heads
+from circuitlapse.tasks.registry import get_task
+from circuitlapse.tasks.tokenization import tokenize
+from circuitlapse.training.finetune import finetune
+from circuitlapse.training.restart import Restart
+from circuitlapse.training.restricted import Restriction
+from circuitlapse.training.train_scales import train_scales
+from circuitlapse.training.training_eval import DivergedError, check_weights, diverged
+from circuitlapse.two_models.head_groups import old_task_heads
+
+
+def control(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
+    """Fine-tune with everything held but some parts, or with adapters of rank 1."""
+    name, arm = job.params["control"], run_of_job(job)
+    parts, refused = parts_of(store, experiment, name, job.params["repeat"])
+    if refused:
+        _write(job, store, {}, parts, None, refused)
+        return
+    recipe = experiment.finetune.recipes()[arm.recipe]
+    counted: Any
+    if name == RANK_1:
+        recipe, counted = _of_rank_1(recipe), _Counted()
+    else:
+        recipe, counted = recipe.model_copy(update={"method": "full"}), Restriction(parts)
+    directory = store.root / layout.restart(job)
+    points = _Points(directory / "points", recipe.checkpoint_steps())
+    restart = Restart(directory, before=min(points.missing, default=recipe.steps))
+    pairs = _asked(store, experiment)
+
+    def save(step: int, model: PreTrainedModel, tokenizer: Any) -> None:
+        if step in points.missing:
+            check_weights(step, model)
+            try:
+                # A copy: what is loaded for looking is frozen.
+                looked_at = load_model(copy.deepcopy(model).eval())
+            except CircuitlapseError as error:  # the base was let in, so its weights are too large
+                raise diverged(step, "the logits are") from error
+            points.add(step, looked_at, pairs)
+
+    stopped = ""
+    try:
+        finetune(
+            base_directory(experiment),
+            read_items(store.read(layout.prompts(layout.FINETUNE, "train"))),
+            save,
+            recipe,
+            seed=arm.seed,
+            device=experiment.compute.device,
+            restart=restart,
+            logs=store.root / "logs" / Path(job.outputs[0]).with_suffix(""),
+            callbacks=[counted],
+            progress=advance,
+        )
+    except DivergedError as error:
+        stopped = str(error)
+    _write(job, store, points.arrays(), parts, counted.n_free, stopped)
+    restart.clear()
+
+
+def output_scales(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
+    """Train one factor per head and MLP on the new task's prompts, and nothing else."""
+    arm = run_of_job(job)
+    recipe = experiment.finetune.recipes()[arm.recipe]
+    base = load_model(base_directory(experiment), experiment.compute.device)
+    items = read_items(store.read(layout.prompts(layout.FINETUNE, "train")))[
+        old_items(experiment) :
+    ]
+    corruption = get_task(experiment.tasks.new).corruptions[0]
+    asked, steps = _asked(store, experiment), recipe.checkpoint_steps()
+    found: dict[int, Any] = {}
+
+    def look(step: int, factors: torch.Tensor) -> None:
+        if step in steps:
+            scaled = rescaled_decoder(base.decoder, factors.to(base.decoder.W_E))
+            found[step] = behaviour(replace(base, decoder=scaled), asked)
+        if step:
+            advance(step, recipe.steps)
+
+    train_scales(
+        base,
+        tokenize(items, base.tokenizer, corruption),
+        steps=recipe.steps,
+        batch_size=recipe.batch_size,
+        seed=arm.seed,
+        look=look,
+    )
+    arrays = {step: _shown(each) for step, each in found.items()}
+    _write(job, store, arrays, ["gains"], len(base.graph.nodes), "")
+
+
+class _Counted(TrainerCallback):
+    """How many numbers are trained, where whole tensors are free or not."""
+
+    n_free = 0
+
+    def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        parameters = kwargs["model"].parameters()
+        self.n_free = sum(each.numel() for each in parameters if each.requires_grad)
+
+
+class _Points:
+    """The points of a curve, each kept as soon as it is measured."""
+
+    def __init__(self, directory: Path, steps: Sequence[int]) -> None:
+        self.directory = directory
+        self.missing = {step for step in steps if not self._path(step).exists()}
+
+    def _path(self, step: int) -> Path:
+        return self.directory / f"step-{step:05d}.safetensors"
+
+    def add(self, step: int, model: Model, pairs: PromptPairs) -> None:
+        shown = _shown(behaviour(model, pairs))
+        if not np.isfinite(shown["logit_diff"]).all():
+            raise diverged(step, "the logits are")
+        with replacing(self._path(step)) as path:
+            save_arrays(shown, path, {})
+        self.missing.discard(step)
+
+    def arrays(self) -> dict[int, dict[str, np.ndarray]]:
+        found = sorted(self.directory.glob("step-*.safetensors"))
+        return {int(path.stem[5:]): load_arrays(path.read_bytes()) for path in found}
+
+
+def _shown(found: Any) -> dict[str, np.ndarray]:
+    quantities = ("logit_diff", "correct_among")
+    return {name: getattr(found, name).cpu().numpy() for name in quantities}
+
+
+def _write(
+    job: Job,
+    store: Store,
+    points: dict[int, dict[str, np.ndarray]],
+    parts: Sequence[str],
+    n_parameters: int | None,
+    refused: str,
+) -> None:
+    about = {
+        "steps": list(points),
+        "parts": " ".join(parts),
+        "n_parameters": n_parameters,
+        "refused": refused,
+    }
+    arrays = {}
+    for name in ("logit_diff", "correct_among"):
+        if points:
+            arrays[name] = np.stack([each[name] for each in points.values()])
+    with store.write(job.outputs[0], job.key) as path:
+        save_arrays(arrays, path, about)
+
+
+def _of_rank_1(recipe: Finetune) -> Finetune:
+    """The recipe with adapters of rank 1 on every matrix, scaled as the recipe's own are."""
+    scale = recipe.lora.alpha / recipe.lora.rank
+    lora = recipe.lora.model_copy(update={"rank": 1, "alpha": scale, "targets": ("all-linear",)})
+    return recipe.model_copy(update={"method": "lora", "lora": lora})
+
+
+def _asked(store: Store, experiment: Experiment) -> PromptPairs:
+    new = experiment.tasks.new
+    prompts = Prompts(store, new, base_tokenizer(experiment))
+    # Any corruption does: behaviour looks at the clean prompts only.
+    return prompts.pairs("test", experiment.control_prompts, get_task(new).corruptions[0])
+
+
+def choose(job: Job, store: Store, experiment: Experiment, base: Model) -> None:
+    """Choose the heads of the old circuit and the random sets beside them."""
+    old, controls = experiment.tasks.old, experiment.controls
+    prompts = Prompts(store, old, base.tokenizer)
+    variants = get_task(old).families[experiment.measure.corruptions[0]]
+    pairs = {v: prompts.pairs("validation", experiment.compare.group_prompts, v) for v in variants}
+    found = old_task_heads(base, pairs)
+    refused = found.refused or ("" if found.old_heads else "the base uses no head on the old task")
+    sets = []
+    if not refused:
+        sets = matched_heads(base.graph, found.old_heads, controls.random_sets, controls.seed)
+    document = asdict(OldCircuit(found.old_heads, sets, refused))
+    with store.write(job.outputs[0], job.key) as path:
+        write_json(path, document)

@@ -1,0 +1,140 @@
+"""What is measured of one task at one checkpoint: behaviour, controls, and circuits.
+
+Everything is kept per prompt, so that any interval can be computed afterwards without the model.
+Names of the arrays in ``scores/…safetensors`` (``v`` a corruption, ``f`` a family of them):
+
+- ``behaviour.<split>.logit_diff|correct|correct_among``: ``[prompts]``
+- ``controls.<control>``: metric on the clean prompt minus metric on the changed one, ``[prompts]``
+- ``clean.v``, ``corrupt.v``: metric of the whole model on either prompt, ``[prompts]``; the first
+  is the same for every ``v``
+- ``effects.v``: exact patching effect of every head and MLP, ``[prompts, nodes]``; only where
+  ``measure.exact_at`` asks for it
+- ``edges.v``: mean attribution, ``[writers, readers]``; ``halves.v``: of even and odd prompts
+- ``faithfulness.f``: metric of growing circuits, averaged over the family's variants,
+  ``[fractions, prompts]``; ``n_edges.f``: their sizes, ``[fractions]``. Circuits are scored on
+  other prompts than those that ranked their edges, whose whole-model metrics are
+  ``faithfulness_clean.f`` and ``faithfulness_corrupt.f``, ``[prompts]``
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from circuitlapse.attribution.edges import attribute
+from circuitlapse.circuits.curve import faithfulness_curve
+from circuitlapse.config.experiment import Measure
+from circuitlapse.models.engine.behaviour import (
+    behaviour,
+    corrupt_logit_difference,
+    logit_differences,
+)
+from circuitlapse.models.engine.model import Model
+from circuitlapse.patching.patching import node_effects
+from circuitlapse.pipeline.inputs.prompts import Prompts
+from circuitlapse.prompts.pairs import PromptPairs
+from circuitlapse.records.arrays import Arrays
+from circuitlapse.tasks.task import Task
+
+
+def measure(
+    model: Model,
+    task: Task,
+    prompts: Prompts,
+    settings: Measure,
+    *,
+    circuits: bool,
+    exact: bool = True,
+    advance: Callable[[int, int], None],
+) -> Arrays:
+    """Measure one task on one model.
+
+    Args:
+        model: The checkpoint.
+        task: The task that the prompts are of.
+        prompts: Its held-out prompts, tokenised for the model.
+        settings: What to measure, on how many prompts.
+        circuits: Whether to find circuits too, and how the controls' changes move the metric.
+        exact: Whether to patch heads and MLPs exactly too.
+        advance: Called with how many parts are done, of how many.
+
+    Returns:
+        Arrays by name, as the module's docstring lists them.
+    """
+    arrays, model = Arrays(), model.remembering()
+    for split in ("test", "test_templates"):
+        # Any corruption does: behaviour looks at the clean prompts only.
+        shown = behaviour(model, prompts.pairs(split, settings.prompts, task.corruptions[0]))
+        for quantity in ("logit_diff", "correct", "correct_among"):
+            values = getattr(shown, quantity).cpu().numpy()
+            arrays[f"behaviour.{split}.{quantity}"] = values
+
+    def pairs(corruption: str, skip: int = 0) -> PromptPairs:
+        return prompts.pairs("test", settings.circuit_prompts, corruption, skip)
+
+    families = {family: task.families[family] for family in settings.corruptions}
+    if circuits:
+        each = [variant for variants in families.values() for variant in variants]
+        arrays |= _plain_metrics(model, pairs, each, task.controls)
+    for done, (family, variants) in enumerate(families.items()):
+        advance(done, len(families))
+        found = {variant: pairs(variant) for variant in variants}
+        if circuits:
+            scoring = [pairs(variant, settings.circuit_prompts) for variant in variants]
+            _circuit_of(model, found, scoring, family, settings, arrays)
+        if exact:
+            for variant, variant_pairs in found.items():
+                effects = node_effects(model, variant_pairs)
+                arrays[f"effects.{variant}"] = effects.cpu().numpy()
+    return arrays
+
+
+def _plain_metrics(
+    model: Model,
+    pairs: Callable[[str], PromptPairs],
+    variants: Sequence[str],
+    controls: Sequence[str],
+) -> Arrays:
+    """Run the whole model on the clean prompts, which all pairs share, and on the changed ones."""
+    clean, first = logit_differences(model, pairs(variants[0]))
+    changed = {variants[0]: first}
+    for name in (*variants[1:], *controls):
+        changed[name] = corrupt_logit_difference(model, pairs(name))
+    return {
+        **{f"controls.{name}": (clean - changed[name]).numpy() for name in controls},
+        **{f"clean.{name}": clean.numpy() for name in variants},
+        **{f"corrupt.{name}": changed[name].numpy() for name in variants},
+    }
+
+
+def _circuit_of(
+    model: Model,
+    pairs: Mapping[str, PromptPairs],
+    scoring: Sequence[PromptPairs],
+    family: str,
+    settings: Measure,
+    arrays: Arrays,
+) -> None:
+    """Add one corruption family's scores and faithfulness curve to the arrays."""
+    found = []
+    for variant, variant_pairs in pairs.items():
+        scores = attribute(model, variant_pairs, settings.method, settings.ig_steps)
+        found.append(scores)
+        arrays[f"edges.{variant}"] = scores.mean.cpu().numpy()
+        arrays[f"halves.{variant}"] = scores.halves.cpu().numpy()
+    family_scores = replace(
+        found[0],
+        mean=torch.stack([scores.mean for scores in found]).mean(dim=0),
+        halves=torch.stack([scores.halves for scores in found]).mean(dim=0),
+    )
+    curves = [
+        faithfulness_curve(model, family_scores, variant_pairs, settings.fractions)
+        for variant_pairs in scoring
+    ]
+    metrics = [torch.stack([point.metric for point in curve]) for curve in curves]
+    arrays[f"faithfulness.{family}"] = torch.stack(metrics).mean(dim=0).numpy()
+    for side, name in (("clean", "clean"), ("corrupt", "empty")):
+        whole = torch.stack([getattr(curve[0], name) for curve in curves])
+        arrays[f"faithfulness_{side}.{family}"] = whole.mean(dim=0).numpy()
+    arrays[f"n_edges.{family}"] = np.array([point.n_edges for point in curves[0]])

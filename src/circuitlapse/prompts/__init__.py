@@ -1,0 +1,1 @@
+"""What does the engine take? Pairs of prompts as tensors, and the metric on their logits."""

@@ -1,0 +1,257 @@
+"""Clean and corrupt prompts as tensors: the only form in which the engine sees a task.
+
+Prompts are padded on the right. Under a causal mask nothing to the right of a prompt's last token
+can reach it, so no attention mask is needed anywhere in the engine, and absolute positions stay
+what they were in the unpadded prompt.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from circuitlapse.errors import CircuitlapseError
+from circuitlapse.prompts.validate_tensors import (
+    check_answers,
+    check_ids,
+    check_is_tensor,
+    check_rows,
+    named_as,
+    real_tokens,
+    shifted_position,
+)
+from circuitlapse.shapes import Bool, Int
+
+
+@dataclass(frozen=True)
+class PromptPairs:
+    """Pairs of token sequences of equal length, with the answer tokens their metric compares.
+
+    Attributes:
+        clean: Token ids, ``[prompts, pos]``, padded on the right. An answer of several tokens has
+            all but its last appended to its prompt.
+        corrupt: The same prompts with one causal variable changed, ``[prompts, pos]``.
+        lengths: Tokens in each prompt, ``[prompts]``; its last token is at ``lengths - 1``.
+        answers: The right next token after the clean prompt, ``[prompts]``.
+        distractors: The wrong candidates, ``[prompts, distractors]``, −1 where there are fewer.
+        positions: Token index of each named position in the clean prompt, ``[prompts]`` each.
+        continuations: The answers' further tokens, ``[prompts, more]``, −1 behind their ends; no
+            columns where every answer is one token.
+        also: Other right next tokens, ``[prompts, also]``, −1 where there are fewer; no columns
+            where every prompt has one right answer.
+        distractor_continuations: The distractors' further tokens, ``[prompts, distractors, more]``,
+            −1 behind their ends; no columns where every distractor is one token.
+    """
+
+    clean: Int[Tensor, "prompts pos"]
+    corrupt: Int[Tensor, "prompts pos"]
+    lengths: Int[Tensor, " prompts"]
+    answers: Int[Tensor, " prompts"]
+    distractors: Int[Tensor, "prompts distractors"]
+    positions: Mapping[str, Int[Tensor, " prompts"]] = field(default_factory=dict)
+    continuations: Int[Tensor, "_ more"] = field(
+        default_factory=lambda: torch.empty(0, 0, dtype=torch.long)
+    )
+    also: Int[Tensor, "_ also"] = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.long))
+    distractor_continuations: Int[Tensor, "_ distractors further"] = field(
+        default_factory=lambda: torch.empty(0, 0, 0, dtype=torch.long)
+    )
+
+    def __post_init__(self) -> None:
+        """Give single answers of one token their empty further tokens and answers."""
+        empty = {
+            "continuations": (len(self.clean), 0),
+            "also": (len(self.clean), 0),
+            "distractor_continuations": (*self.distractors.shape, 0),
+        }
+        for name, shape in empty.items():
+            if getattr(self, name).shape[-1] == 0:
+                object.__setattr__(self, name, self.answers.new_empty(shape))
+
+    @classmethod
+    def from_tensors(
+        cls,
+        clean: Tensor,
+        corrupt: Tensor,
+        answers: Tensor,
+        distractors: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        positions: Mapping[str, Tensor] | None = None,
+        also: Tensor | None = None,
+        distractor_continuations: Tensor | None = None,
+    ) -> "PromptPairs":
+        """Check tensors of token ids and bring them into right-padded form.
+
+        Args:
+            clean: Token ids, ``[prompts, pos]``.
+            corrupt: Token ids of the same shape.
+            answers: ``[prompts]``, or ``[prompts, tokens]`` for answers of several tokens, the
+                shorter ones filled up with −1.
+            distractors: ``[prompts, distractors]``, or ``[prompts]`` for one each, filled up with
+                −1; None where the metric needs none.
+            attention_mask: ``[prompts, pos]``, 1 at real tokens; either side may be padded.
+                Without it every position is a real token.
+            positions: Named token indices into ``clean`` as given, ``[prompts]`` each.
+            also: Other right answers of one token, ``[prompts, also]``, filled up with −1.
+            distractor_continuations: Further tokens of distractors that have several,
+                ``[prompts, distractors, more]``, filled up with −1.
+
+        Raises:
+            CircuitlapseError: If shapes disagree, ids are not tensors of integers, the mask is not
+                one run of ones per row, an answer is among its own distractors or given twice, or
+                one of several right answers has several tokens.
+        """
+        check_ids(
+            {"clean": (clean, (2,)), "corrupt": (corrupt, (2,)), "answers": (answers, (1, 2))},
+            {
+                "distractors": distractors,
+                "also": also,
+                "distractor_continuations": distractor_continuations,
+            },
+            positions,
+        )
+        if attention_mask is not None:
+            check_is_tensor("attention_mask", attention_mask)
+        # Indexing takes small whole numbers for a mask or not at all, and -1 must stay below 0.
+        clean, corrupt, answers = clean.long(), corrupt.long(), answers.long()
+        distractors, also, distractor_continuations = (
+            None if ids is None else ids.long()
+            for ids in (distractors, also, distractor_continuations)
+        )
+        if answers.ndim == 1:
+            answers = answers[:, None]
+        if distractors is None:
+            distractors = answers[:, :0]
+        if distractors.ndim == 1:
+            distractors = distractors[:, None]
+        if clean.shape != corrupt.shape:
+            raise CircuitlapseError(
+                "clean and corrupt must have the same shape",
+                got=f"{tuple(clean.shape)} and {tuple(corrupt.shape)}",
+                fix="A pair's prompts must have equally many tokens; pad both alike",
+            )
+        n, width = clean.shape
+        if n == 0 or width == 0:
+            raise CircuitlapseError(
+                "there are no prompts", got=tuple(clean.shape), fix="Pass at least one pair"
+            )
+        also = answers.new_empty(n, 0) if also is None else also
+        further = distractor_continuations
+        further = answers.new_empty(*distractors.shape, 0) if further is None else further
+        given = {"answers": answers, "distractors": distractors, "also": also}
+        check_rows(n, given | {named_as(name): where for name, where in (positions or {}).items()})
+        answers, more = _one_run(answers), answers[:, 1:]
+        check_answers(answers, more, also, distractors, further)
+        mask = torch.ones_like(clean) if attention_mask is None else attention_mask.to(clean.dtype)
+        start, lengths = real_tokens(mask, clean)
+        take = (torch.arange(width, device=clean.device) + start[:, None]).clamp(max=width - 1)
+        named = {
+            name: shifted_position(name, where.long(), start, lengths)
+            for name, where in (positions or {}).items()
+        }
+        both = [
+            _appended(tokens.gather(1, take), lengths, answers, more) for tokens in (clean, corrupt)
+        ]
+        return cls(both[0], both[1], lengths, answers, distractors, named, more, also, further)
+
+    def __len__(self) -> int:
+        """Return the number of pairs."""
+        return len(self.clean)
+
+    def __getitem__(self, rows: slice | Tensor) -> "PromptPairs":
+        """Take some of the pairs, by a slice or a tensor of row numbers."""
+        return self._each(lambda tensor: tensor[rows])
+
+    def to(self, device: torch.device | str) -> "PromptPairs":
+        """Move every tensor to a device."""
+        return self._each(lambda tensor: tensor.to(device))
+
+    def trimmed(self) -> "PromptPairs":
+        """Drop the columns that are padding in every prompt."""
+        width = int(self.reads().max()) + 1
+        return replace(self, clean=self.clean[:, :width], corrupt=self.corrupt[:, :width])
+
+    def reads(self) -> Int[Tensor, "prompts tokens"]:
+        """Columns whose logits predict each answer's tokens; short answers repeat their last."""
+        n_more = (self.continuations >= 0).sum(dim=1, keepdim=True)
+        step = torch.arange(1 + self.continuations.shape[1], device=self.lengths.device)
+        return (self.lengths - 1)[:, None] + step.minimum(n_more)
+
+    def answer_tokens(self) -> tuple[Int[Tensor, "prompts tokens"], Bool[Tensor, "prompts tokens"]]:
+        """Return the answers' tokens in full, filled up with 0, and which of them are real."""
+        tokens = torch.cat([self.answers[:, None], self.continuations], dim=1)
+        return tokens.clamp(min=0), tokens >= 0
+
+    @property
+    def is_sequence(self) -> bool:
+        """Whether an answer or a distractor has several tokens."""
+        return self.continuations.shape[1] > 0 or self.distractor_continuations.shape[2] > 0
+
+    def right(self) -> Int[Tensor, "prompts right"]:
+        """First tokens of all right answers, −1 where there are fewer."""
+        return torch.cat([self.answers[:, None], self.also], dim=1)
+
+    def answered_by(self, distractor: int) -> "PromptPairs":
+        """Put one distractor in the answer's place; where there is none, what is there stays."""
+        first, more = self.distractors[:, distractor], self.distractor_continuations[:, distractor]
+        first = torch.where(first < 0, self.answers, first)
+        both = [
+            _appended(tokens, self.lengths, first, more) for tokens in (self.clean, self.corrupt)
+        ]
+        return replace(
+            self,
+            clean=both[0],
+            corrupt=both[1],
+            answers=first,
+            continuations=more,
+            also=self.also[:, :0],
+        )
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "PromptPairs":
+        return PromptPairs(
+            *map(change, (self.clean, self.corrupt, self.lengths, self.answers, self.distractors)),
+            positions={name: change(where) for name, where in self.positions.items()},
+            continuations=change(self.continuations),
+            also=change(self.also),
+            distractor_continuations=change(self.distractor_continuations),
+        )
+
+    def first_difference(self) -> Int[Tensor, " prompts"]:
+        """Index of the first token that differs within each pair; its length where none does.
+
+        Padding does not count. Everything left of it is the same in the clean and corrupt runs.
+        """
+        index = torch.arange(self.clean.shape[1], device=self.clean.device)
+        differs = (self.clean != self.corrupt) & (index < self.lengths[:, None])
+        return torch.where(differs.any(dim=1), differs.int().argmax(dim=1), self.lengths)
+
+
+def _one_run(answers: Int[Tensor, "prompts tokens"]) -> Int[Tensor, " prompts"]:
+    """Check that −1 only fills up the ends of answers, and return their first tokens."""
+    real = answers >= 0
+    wrong = (~real[:, :1] | (~real[:, :-1] & real[:, 1:]).any(dim=1, keepdim=True)).any(dim=1)
+    if answers.shape[1] == 0 or bool(wrong.any()):
+        row = int(wrong.nonzero()[0]) if len(wrong) and answers.shape[1] else 0
+        raise CircuitlapseError(
+            "an answer must be one or more token ids, filled up with -1 on the right only",
+            got=f"row {row}: {answers[row].tolist()}",
+            fix="Put -1 only behind the last token of the shorter answers",
+        )
+    return answers[:, 0]
+
+
+def _appended(
+    tokens: Int[Tensor, "prompts pos"],
+    lengths: Int[Tensor, " prompts"],
+    answers: Int[Tensor, " prompts"],
+    more: Int[Tensor, "prompts more"],
+) -> Int[Tensor, "prompts longer"]:
+    """Put all tokens of the answers but their last behind the prompts."""
+    if more.shape[1] == 0:
+        return tokens
+    given = torch.cat([answers[:, None], more[:, :-1]], dim=1)
+    longer = torch.cat([tokens, torch.zeros_like(given)], dim=1)
+    where = lengths[:, None] + torch.arange(given.shape[1], device=tokens.device)
+    # What stands behind a shorter answer's last token is padding, which is never read.
+    return longer.scatter(1, where, given.clamp(min=0))

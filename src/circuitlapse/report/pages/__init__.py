@@ -1,0 +1,1 @@
+"""How does it look? Pages and pictures made of the series."""

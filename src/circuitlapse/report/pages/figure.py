@@ -1,0 +1,163 @@
+"""The circuit map as a picture of its own: for slides, papers and films of the training.
+
+Every scale is the run's: two frames can be laid side by side.
+"""
+
+from typing import Any
+from xml.etree import ElementTree
+
+from circuitlapse.report.series.colours import ramp
+from circuitlapse.report.series.drawing import (
+    INK,
+    MUTED,
+    PAPER,
+    ROLES,
+    RULE,
+    Number,
+    add,
+    draw_map,
+    edge_key,
+    show_frame,
+    text,
+)
+from circuitlapse.report.series.grid import number
+from circuitlapse.report.series.labels import FATES, task_title
+from circuitlapse.report.series.map_layout import Layout
+from circuitlapse.report.series.marks import KINDS, Frame, edges_of, marks
+from circuitlapse.report.series.run_records import RunRecords
+
+_GAP, _MARGIN, _TOP, _CURVES = 28.0, 24.0, 46.0, 104.0
+_FONT = "DejaVu Sans, Helvetica, Arial, sans-serif"
+
+
+def draw_frame(
+    records: RunRecords, data: dict[str, Any], layout: Layout, frame: Frame
+) -> ElementTree.Element:
+    """Draw both circuits and their difference at one step, below the learning curves.
+
+    Args:
+        records: The run.
+        data: What the page's script draws, from :func:`circuitlapse.report.series.payload.payload`.
+        layout: From :func:`circuitlapse.report.series.map_circuit.layout_of`.
+        frame: Which step, seed and corruption.
+
+    Returns:
+        The root of an SVG.
+    """
+    width = 2 * _MARGIN + 3 * layout.width + 2 * _GAP
+    height = _TOP + _CURVES + layout.height + 66
+    svg = ElementTree.Element(
+        "svg",
+        {
+            "xmlns": "http://www.w3.org/2000/svg",
+            "viewBox": f"0 0 {width:g} {height:g}",
+            "width": f"{width:g}",
+            "height": f"{height:g}",
+            "font-family": _FONT,
+            "font-size": "11",
+            "fill": INK,
+        },
+    )
+    add(svg, "rect", width=width, height=height, fill=PAPER)
+    step = data["steps"][frame.step]
+    tasks = records.experiment.tasks
+    title = f"{task_title(tasks.old)} to {task_title(tasks.new)}: step {step}"
+    text(svg, _MARGIN, 28, title, size=16, weight="600")
+    note = f"{records.name}, corruption {frame.family}"
+    text(svg, width - _MARGIN, 28, note, anchor="end", fill=MUTED)
+    _curves(svg, data, frame, (_MARGIN + 30, _TOP, width - _MARGIN - 30, _TOP + _CURVES - 34))
+    for index, kind in enumerate(KINDS):
+        x = _MARGIN + index * (layout.width + _GAP)
+        group = add(svg, "g", transform=f"translate({x:g},{_TOP + _CURVES:g})")
+        draw_map(group, kind, data, layout)
+        show_frame(group, marks(kind, data, frame), edges_of(kind, data, frame), data)
+    _legend(svg, _MARGIN + 30, height - 46, data["largest"])
+    edge_key(svg, _MARGIN + layout.width + _GAP + 30, height - 46, data["edges"]["largest"])
+    signs = [f"{sign} {fate}" for fate, (sign, _) in FATES.items() if sign]
+    text(
+        svg,
+        _MARGIN + 2 * (layout.width + _GAP) - 60,
+        height - 30,
+        "   ".join(signs),
+        fill=MUTED,
+        size=10,
+    )
+    return svg
+
+
+def _curves(
+    svg: ElementTree.Element, data: dict[str, Any], frame: Frame, box: tuple[Number, ...]
+) -> None:
+    """Accuracy among the names of both tasks, with the frame's step marked."""
+    left, top, right, bottom = box
+    steps = data["steps"]
+    span = max(1, steps[-1] - steps[0])
+
+    def x(step: int) -> float:
+        return round(left + (right - left) * (step - steps[0]) / span, 2)
+
+    def y(value: Number) -> float:
+        return round(bottom - (bottom - top) * value, 2)
+
+    for value in (0, 0.5, 1):
+        add(svg, "line", x1=left, x2=right, y1=y(value), y2=y(value), stroke=RULE)
+        text(svg, left - 6, y(value) + 4, f"{value:g}", anchor="end", fill=MUTED)
+    ends = []
+    for task in data["tasks"]:
+        columns = data["behaviour"].get(f"{frame.run}/{task['name']}/test")
+        values = columns["accuracy_among"][0] if columns else []
+        points = [
+            (x(step), y(value))
+            for step, value in zip(steps, values, strict=False)
+            if value is not None
+        ]
+        colour = ROLES[task["role"]]
+        add(
+            svg,
+            "polyline",
+            points=" ".join(f"{a:g},{b:g}" for a, b in points),
+            fill="none",
+            stroke=colour,
+            stroke_width=2,
+            stroke_dasharray="5 2.5" if task["role"] == "old" else "none",
+        )
+        ends.append(f"{task['title']} ({task['role']})")
+        if values and values[frame.step] is not None:
+            add(svg, "circle", cx=x(steps[frame.step]), cy=y(values[frame.step]), r=4, fill=colour)
+    at = x(steps[frame.step])
+    add(svg, "line", x1=at, x2=at, y1=top - 4, y2=bottom, stroke=INK)
+    text(
+        svg,
+        left,
+        bottom + 16,
+        f"accuracy among the names: {ends[0]} dashed, {ends[1]} solid",
+        fill=MUTED,
+    )
+    text(svg, right, bottom + 16, f"step {steps[-1]}", anchor="end", fill=MUTED)
+
+
+def _legend(svg: ElementTree.Element, left: Number, top: Number, largest: Number) -> None:
+    colours, width = ramp("light"), 300.0
+    for index, colour in enumerate(colours):
+        add(
+            svg,
+            "rect",
+            x=round(left + width * index / len(colours), 2),
+            y=top,
+            height=10,
+            width=round(width / len(colours) + 0.5, 2),
+            fill=colour,
+        )
+    for share in (-1.0, -0.25, 0.0, 0.25, 1.0):
+        at = left + width * (0.5 + 0.5 * (abs(share) ** 0.5) * (1 if share >= 0 else -1))
+        text(svg, at, top + 23, number(share * largest, 1), anchor="middle", fill=MUTED, size=10)
+    text(svg, left, top + 37, "works against the answer", fill=MUTED, size=10)
+    text(
+        svg,
+        left + width,
+        top + 37,
+        "needed for the answer (logits)",
+        anchor="end",
+        fill=MUTED,
+        size=10,
+    )

@@ -1,0 +1,242 @@
+"""The page's text and tables: everything that reads without JavaScript.
+
+The one bar of the verdict: each cause's share of the gain, with its interval.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from difflib import SequenceMatcher
+from typing import Any
+
+import polars as pl
+
+from circuitlapse.config.experiment import Experiment
+from circuitlapse.config.finetune import ONLY
+from circuitlapse.records.calibration import released
+from circuitlapse.records.documents import Verdict
+from circuitlapse.report.pages.rows import (
+    behaviour_rows,
+    change_rows,
+    control_rows,
+    faithfulness_rows,
+    graft_rows,
+    overlap_rows,
+    placebo_rows,
+)
+from circuitlapse.report.series.checkpoint_details import role_rows
+from circuitlapse.report.series.counts import counts
+from circuitlapse.report.series.labels import (
+    CAUSES,
+    DEFINITIONS,
+    FATES,
+    LABELS,
+    SECTIONS,
+    SUBJECTS,
+    task_title,
+)
+from circuitlapse.report.series.payload import families
+from circuitlapse.report.series.recipes import recipe_rows
+from circuitlapse.report.series.run_records import RunRecords
+from circuitlapse.report.series.sections import worded
+from circuitlapse.stats.intervals import Estimate
+
+_WORD = re.compile(r"\w+|\W")
+
+
+def view(records: RunRecords) -> dict[str, Any]:
+    """Word everything on the page that is not drawn. All of it is escaped by the template."""
+    tasks = records.experiment.tasks
+    shared = families(records)["shared"]
+    seeds = records.tables["behaviour"].select("base_seed", "finetune_seed").unique().sort(pl.all())
+    numbers, *others = (_of_seed(records, row, shared) for row in seeds.rows())
+    calibration = released()
+    return {
+        "name": records.name,
+        "old": task_title(tasks.old),
+        "new": task_title(tasks.new),
+        "verdict": records.verdict,
+        "sentence": LABELS[records.verdict.label],
+        "bar": share_bar(records.verdict),
+        "causes": CAUSES,
+        "evidence": _claims(records),
+        "checks": _checks(records),
+        "shares_link": _link("grafts", {"origin": "gained"}),
+        "setting": _setting(records),
+        **numbers,
+        "seeds": seeds.height,
+        "others": others,
+        "family": shared[0] if shared else None,
+        "fate_signs": FATES,
+        "behaviour_rows": behaviour_rows(records),
+        "control_rows": control_rows(records.tables["controls"]),
+        "placebo_rows": placebo_rows(records),
+        "tables": worded(records.tables),
+        "role_rows": role_rows(records),
+        "recipes": recipe_rows(records),
+        "calibration": calibration,
+        **counts(calibration),
+        "prompts": [
+            {"title": task_title(task), "name": task, "items": [_sample(item) for item in items]}
+            for task, items in records.prompts.items()
+        ],
+        "definitions": DEFINITIONS,
+        "config": records.experiment_text,
+        "provenance": records.provenance,
+        "seconds": sum(records.provenance.seconds.values()),
+    }
+
+
+def _of_seed(records: RunRecords, row: tuple[int, int], shared: list[str]) -> dict[str, Any]:
+    """The tables that the page's script refills when another seed is chosen."""
+    seed = (pl.col("base_seed") == row[0]) & (pl.col("finetune_seed") == row[1])
+    chosen = seed & (pl.col("corruption") == (shared[0] if shared else ""))
+    return {
+        "seeds": f"{row[0]}.{row[1]}",
+        "overlap_rows": overlap_rows(records, chosen),
+        "fate_rows": change_rows(records.tables["fates"].filter(chosen)),
+        "graft_rows": graft_rows(records.tables["grafts"].filter(seed)),
+        "faithfulness_rows": faithfulness_rows(records.tables["faithfulness"].filter(chosen)),
+    }
+
+
+def _claims(records: RunRecords) -> list[tuple[str, list[dict[str, str]]]]:
+    """The verdict's statements under what they speak about, in the verdict's own order."""
+    found: dict[str, list[dict[str, str]]] = {}
+    for evidence in records.verdict.evidence:
+        found.setdefault(SUBJECTS.get(evidence.table, "Further"), []).append(
+            {"statement": evidence.statement, **_link(evidence.table, evidence.where)}
+        )
+    return list(found.items())
+
+
+def _checks(records: RunRecords) -> list[dict[str, Any]]:
+    """What had to hold, with the rows behind it where a table has them."""
+    return [
+        {
+            "name": check.name,
+            "holds": check.holds,
+            "detail": check.detail,
+            "link": _link(check.table, check.where) if check.table else None,
+        }
+        for check in records.verdict.preconditions
+    ]
+
+
+def _link(table: str, where: Mapping[str, str | int]) -> dict[str, str]:
+    """Where the page shows a table, and which of its rows are meant."""
+    section = SECTIONS.get(table, f"table-{table}")
+    name = section.removeprefix("table-")
+    return {"section": section, "name": name, "where": json.dumps(dict(where))}
+
+
+def _setting(records: RunRecords) -> str:
+    """Say what was fine-tuned on what, in a sentence or two."""
+    experiment = records.experiment
+    base = _base(experiment)
+    steps = records.tables["behaviour"]["step"].n_unique()
+    if experiment.checkpoints:
+        return (
+            f"The base is {base}. How it was fine-tuned is not known here: {steps} checkpoints, "
+            "the base among them, were brought and measured."
+        )
+    tune = experiment.finetune.recipes()[records.recipe]
+    seeds = len(experiment.finetune.seeds)
+    mixed = (
+        f", with {tune.old_fraction:.0%} {task_title(experiment.tasks.old)} mixed in"
+        if tune.old_fraction
+        else ""
+    )
+    only = tune.train_only if isinstance(tune.train_only, str) else ", ".join(tune.train_only)
+    alone = f", nothing but {only.replace('_', ' ')} being trained," if only else ""
+    recipe = "" if records.recipe == ONLY else f" by the recipe “{records.recipe}”"
+    return (
+        f"The base is {base}. It was fine-tuned on {task_title(experiment.tasks.new)}{recipe}"
+        f"{mixed}{alone} for {tune.steps} steps of {tune.batch_size} prompts, with {seeds} "
+        f"seed{'s' if seeds > 1 else ''}, and was measured at {steps} checkpoints."
+    )
+
+
+def _base(experiment: Experiment) -> str:
+    base = experiment.base
+    if not base.organism:
+        return f"{base.path}"
+    return f"the model organism “{base.organism}” (pretraining seed {base.seed})"
+
+
+def _sample(item: dict[str, Any]) -> dict[str, Any]:
+    """Split each corrupt prompt into stretches that are as in the clean one, or changed."""
+    return {
+        "prompt": item["prompt"],
+        "answer": item["answer"],
+        "corrupt": {
+            name: _changes(item["prompt"], str(text)) for name, text in item["corrupt"].items()
+        },
+    }
+
+
+def _changes(clean: str, corrupt: str) -> list[tuple[bool, str]]:
+    words, changed = _WORD.findall(clean), _WORD.findall(corrupt)
+    matcher = SequenceMatcher(None, words, changed, autojunk=False)
+    return [
+        (kind != "equal", "".join(changed[start:end]))
+        for kind, _, _, start, end in matcher.get_opcodes()
+        if end > start
+    ]
+
+
+_WIDTH, _BAR, _ROW, _TOP = 1000.0, 30.0, 9.0, 4.0
+
+
+def share_bar(verdict: Verdict) -> dict[str, Any] | None:
+    """Lay out the bar in SVG units; None where the verdict gives no share.
+
+    Positive shares are stacked to the right of zero and negative ones to its left. Each interval
+    is drawn below the bar, shifted by what is stacked before its cause, so that a cause's line
+    surrounds the end of its own segment.
+    """
+    given = [(name, verdict.shares[name]) for name in CAUSES if verdict.shares.get(name)]
+    shares: list[tuple[str, Estimate]] = [(name, share) for name, share in given if share]
+    if not shares:
+        return None
+    placed: list[tuple[str, Estimate, float]] = []
+    right = left = 0.0
+    for name, share in shares:
+        if share.value >= 0:
+            placed.append((name, share, right))
+            right += share.value
+        else:
+            placed.append((name, share, left))
+            left += share.value
+    low = min(0.0, *(start + share.low for _, share, start in placed))
+    high = max(1.0, *(start + share.high for _, share, start in placed))
+    margin = 0.015 * (high - low)
+    low, high = low - margin * (low < 0), high + margin
+
+    def x(value: float) -> float:
+        return round((value - low) / (high - low) * _WIDTH, 2)
+
+    segments: list[dict[str, Any]] = []
+    for row, (name, share, start) in enumerate(placed):
+        ends = sorted((x(start), x(start + share.value)))
+        segments.append(
+            {
+                "cause": name,
+                "x": ends[0],
+                "width": round(ends[1] - ends[0], 2),
+                "end": x(start + share.value),
+                "low": x(start + share.low),
+                "high": x(start + share.high),
+                "y": _TOP + _BAR + 10 + row * _ROW,
+            }
+        )
+    bottom = _TOP + _BAR + 10 + len(placed) * _ROW
+    quarters = [tick / 4 for tick in range(-8, 13) if low <= tick / 4 <= high]
+    return {
+        "segments": segments,
+        "top": _TOP,
+        "bar": _BAR,
+        "bottom": bottom,
+        "height": bottom + 20,
+        "ticks": [(x(tick), f"{tick:g}") for tick in quarters],
+    }

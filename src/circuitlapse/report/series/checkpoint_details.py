@@ -1,0 +1,251 @@
+"""What a checkpoint shows when it is looked into: lens, direct attribution, signatures, patches.
+
+Fates and roles of the heads over training, one character for each head and step.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from circuitlapse.report.series.grid import Grid, characters, number, numbers, short
+from circuitlapse.report.series.labels import FATES, node_label, task_title
+from circuitlapse.report.series.map_circuit import positions_of
+from circuitlapse.report.series.run_records import RunRecords
+
+_STREAM = ("resid_pre", "attn_out", "mlp_out")
+_MOST_WEIGHTS = 2_000_000
+
+
+def checkpoint_details(records: RunRecords, grid: Grid, nodes: list[str]) -> dict[str, Any]:
+    """Collect the series of the tables ``readings`` and ``patching`` and the example patterns.
+
+    Keys join run, task and the rest by ``/``; everything runs over [steps, components], patches and
+    patterns over [base and last step, …].
+    """
+    heads = [node for node in nodes if node.startswith("a")]
+    tasks = (records.experiment.tasks.old, records.experiment.tasks.new)
+    frame, patching = records.tables["readings"], records.tables["patching"]
+    named = positions_of(records)
+    positions = list(dict.fromkeys([*named["old"], *named["new"]]))
+    components = ["input", *nodes, "constant"]
+    layers = 1 + max((int(node[1:]) for node in nodes if node.startswith("m")), default=0)
+    points = [f"resid{layer}" for layer in range(layers + 1)]
+    lens, direct, signature, patched = {}, {}, {}, {}
+    ends = Grid(grid.runs, [grid.steps[0], grid.steps[-1]])
+    for run in range(len(grid.runs)):
+        mine, patches = grid.of(run, frame), ends.of(run, patching)
+        for task in tasks:
+            own = mine.filter(pl.col("task") == task)
+            for name, names, found in (
+                ("logit_lens", points, lens),
+                ("direct", components, direct),
+            ):
+                rows = own.filter(pl.col("reading") == name)
+                if rows.height:
+                    found[f"{run}/{task}"] = grid.spread(rows, "component", names, "value")
+            patched |= _patched(patches, run, task, ends, positions, heads)
+        signature |= _signature(mine, run, grid, heads)
+    return {
+        "components": components,
+        "points": points,
+        "positions": positions,
+        "lens": lens,
+        "direct": direct,
+        "signature": signature,
+        "patching": patched,
+        "patterns": _patterns(records, ends),
+    }
+
+
+def _signature(frame: pl.DataFrame, run: int, grid: Grid, heads: list[str]) -> dict[str, Any]:
+    """``run/task/reading/positions`` → values over [steps, heads], and both ends' intervals."""
+    found = {}
+    rows = frame.filter(~pl.col("reading").is_in(["logit_lens", "direct"]))
+    keys = ["task", "reading", "positions"]
+    for (task, reading, positions), part in rows.group_by(keys, maintain_order=True):
+        low, high = (
+            grid.values(part, "component", heads, f"value_{end}")[[0, -1]]
+            for end in ("low", "high")
+        )
+        values = grid.values(part, "component", heads, "value")
+        found[f"{run}/{task or ''}/{reading}/{positions}"] = {
+            "values": characters(values),
+            "ends": [numbers(values[[0, -1]]), numbers(low), numbers(high)],
+        }
+    return found
+
+
+def _patched(
+    frame: pl.DataFrame, run: int, task: str, grid: Grid, positions: list[str], heads: list[str]
+) -> dict[str, Any]:
+    """``run/task/site`` → effect and half its interval, over [both ends, layers x columns].
+
+    Columns are named positions for sites of the stream, and heads for sites in heads; key-value
+    heads that several heads share are repeated for each of them.
+    """
+    found = {}
+    frame = frame.filter(pl.col("task") == task)
+    for (site,), part in frame.group_by(["site"], maintain_order=True):
+        if site in _STREAM:
+            layers = sorted(part["layer"].unique().to_list())
+            names = [f"{layer}/{name}" for layer in layers for name in positions]
+            where = pl.concat_str(pl.col("layer"), pl.lit("/"), pl.col("position"))
+        else:
+            names = heads
+            groups = len({int(node.split(".h")[1]) for node in heads}) // (part["head"].n_unique())
+            part = part.with_columns(
+                head=pl.int_ranges(pl.col("head") * groups, (pl.col("head") + 1) * groups)
+            ).explode("head")
+            where = pl.concat_str(pl.lit("a"), pl.col("layer"), pl.lit(".h"), pl.col("head"))
+        value, low, _ = (
+            grid.values(part.with_columns(name=where), "name", names, column)
+            for column in ("effect", "effect_low", "effect_high")
+        )
+        found[f"{run}/{task}/{site}"] = [numbers(value), numbers(value - low)]
+    return found
+
+
+def _patterns(records: RunRecords, ends: Grid) -> dict[str, Any]:
+    """Attention on the example prompts, heads with the largest effect at any checkpoint first.
+
+    ``weights`` has, under ``run/task``, one string for each prompt over [base and last step, heads,
+    the lower triangle row by row].
+    """
+    seen = records.patterns
+    lengths = [len(tokens) for prompts in seen.tokens.values() for tokens in prompts]
+    per_head = 2 * len(ends.runs) * max(1, sum(length * (length + 1) // 2 for length in lengths))
+    heads = _strongest(records.tables["nodes"], _MOST_WEIGHTS // per_head)
+    return {"tokens": seen.tokens, "heads": heads, "weights": _weights(records, ends, heads)}
+
+
+def _weights(records: RunRecords, ends: Grid, heads: list[str]) -> dict[str, list[str]]:
+    """``run/task`` → one string for each prompt over [base and last step, heads, triangle]."""
+    seen = records.patterns
+    index = [tuple(int(part) for part in node[1:].split(".h")) for node in heads]
+    layer, head = (np.array([place[axis] for place in index], dtype=int) for axis in (0, 1))
+    weights: dict[str, list[str]] = {}
+    for run, (_, seed) in enumerate(ends.runs):
+        for task, prompts in seen.tokens.items():
+            weights[f"{run}/{task}"] = [
+                "".join(
+                    _triangle(seen.weights[seed, step][task][place, layer, head, :n, :n])
+                    if (seed, step) in seen.weights
+                    else " " * (len(heads) * n * (n + 1) // 2)
+                    for step in ends.steps
+                )
+                for place, n in enumerate(len(tokens) for tokens in prompts)
+            ]
+    return weights
+
+
+def _triangle(weights: np.ndarray) -> str:
+    n = weights.shape[-1]
+    rows, columns = np.tril_indices(n)
+    return characters(weights[:, rows, columns].astype(float) / 255)
+
+
+def _strongest(frame: pl.DataFrame, count: int) -> list[str]:
+    """Name the heads with the largest effect anywhere, the largest first."""
+    order = (
+        frame.filter(pl.col("kind") == "head")
+        .group_by("node", "layer", "head")
+        .agg(size=pl.col("effect").abs().max())
+        .sort(["size", "layer", "head"], descending=[True, False, False])
+    )
+    return order["node"].head(count).to_list()
+
+
+ROLES = (
+    "mover",
+    "negative mover",
+    "induction",
+    "duplicate token",
+    "previous token",
+    "reader",
+    "none",
+)
+_FIRST = 0x23
+_WORDS = (
+    "role",
+    "attends",
+    "q_reads",
+    "k_reads",
+    "v_reads",
+    "features",
+    "source",
+    "changed",
+)
+_NUMBERS = ("attention", "q_share", "k_share", "v_share", "distance", "noise", "approach")
+
+
+def over_time(records: RunRecords, grid: Grid, nodes: Sequence[str]) -> dict[str, Any]:
+    """Collect the signs of every head and step, and what each head does at both ends.
+
+    ``fates_over`` has under ``run/corruption``, and ``roles.series`` under ``run/task``, a string
+    over [steps, heads]: the sign's place in its list of names after "#", or a blank.
+    """
+    heads = [node for node in nodes if node.startswith("a")]
+    fates, roles = records.tables["fates"], records.tables.get("roles")
+    over, series, distance, ends = {}, {}, {}, {}
+    for run in range(len(grid.runs)):
+        for (family,), part in grid.of(run, fates).group_by("corruption", maintain_order=True):
+            over[f"{run}/{family}"] = _signs(part, "fate", tuple(FATES), grid, heads)
+        if roles is None:
+            continue
+        for (task,), part in grid.of(run, roles).group_by("task", maintain_order=True):
+            key = f"{run}/{task}"
+            series[key] = _signs(part, "role", ROLES, grid, heads)
+            distance[key] = numbers(grid.values(part, "node", heads, "distance"), 3)
+            ends[key] = [_words(part, step, heads) for step in (grid.steps[0], grid.steps[-1])]
+    return {
+        "fates_over": over,
+        "roles": {"names": ROLES, "series": series, "distance": distance, "ends": ends},
+    }
+
+
+def _signs(
+    frame: pl.DataFrame, column: str, names: Sequence[str], grid: Grid, heads: Sequence[str]
+) -> str:
+    known = frame.filter(pl.col(column).is_in(list(names)))
+    coded = known.with_columns(
+        code=pl.col(column).replace_strict(list(names), range(len(names)), return_dtype=pl.Float64)
+    )
+    found = grid.values(coded, "node", heads, "code").ravel()
+    letters = np.where(np.isnan(found), 0x20, np.nan_to_num(found) + _FIRST)
+    return letters.astype(np.uint8).tobytes().decode("ascii")
+
+
+def _words(frame: pl.DataFrame, step: int, heads: Sequence[str]) -> list[dict[str, Any] | None]:
+    rows = {row["node"]: row for row in frame.filter(pl.col("step") == step).iter_rows(named=True)}
+    return [
+        {name: row[name] for name in _WORDS} | {name: short(row[name], 3) for name in _NUMBERS}
+        if (row := rows.get(head))
+        else None
+        for head in heads
+    ]
+
+
+def role_rows(records: RunRecords) -> list[dict[str, str]]:
+    """Word what changed for readers without JavaScript: heads of another role, or signature."""
+    frame = records.tables.get("roles")
+    if frame is None or frame.is_empty():
+        return []
+    keys = ["base_seed", "finetune_seed", "task", "node"]
+    first = frame.filter(pl.col("step") == 0).select(*keys, base_role="role", base_way="attends")
+    last = frame.filter(pl.col("step") == pl.col("step").max()).join(first, on=keys, how="left")
+    changed = last.filter(pl.col("changed") | (pl.col("role") != pl.col("base_role")))
+    return [
+        {
+            "seeds": f"{row['base_seed']}.{row['finetune_seed']}",
+            "task": task_title(row["task"]),
+            "head": node_label(row["node"]),
+            "base": f"{row['base_role']}, {row['base_way']}".removesuffix(", "),
+            "last": f"{row['role']}, {row['attends']}".removesuffix(", "),
+            "distance": number(row["distance"]),
+            "noise": number(row["noise"]),
+            "features": row["features"],
+        }
+        for row in changed.sort("distance", descending=True).iter_rows(named=True)
+    ]

@@ -1,0 +1,72 @@
+"""The colours of effects: one diverging ramp, for paper and for screens that are dark.
+
+The page and the exported figures read the same table. It is neutral at zero, brown-orange where a
+component works against the answer and blue where the model needs it; both ends differ in lightness
+from the middle, so that the map reads in grey and for readers who do not tell red from green.
+"""
+
+import math
+
+STEPS = 100  # entries on either side of zero
+
+_STOPS = {
+    "light": (
+        "#7f3b08",
+        "#b35806",
+        "#e08214",
+        "#fdb863",
+        "#fee0b6",
+        "#f4f4f2",
+        "#d1e5f0",
+        "#92c5de",
+        "#4393c3",
+        "#2166ac",
+        "#053061",
+    ),
+    "dark": (
+        "#ffe0b0",
+        "#fdb863",
+        "#e08a2c",
+        "#a8641f",
+        "#5c4023",
+        "#2a2d31",
+        "#24465f",
+        "#2a70a3",
+        "#4a9bd0",
+        "#86c4ec",
+        "#d3ecff",
+    ),
+}
+
+
+def ramp(theme: str) -> list[str]:
+    """Return the ``2 * STEPS + 1`` colours from most negative to most positive."""
+    stops = [tuple(int(stop[i : i + 2], 16) for i in (1, 3, 5)) for stop in _STOPS[theme]]
+    found = []
+    for step in range(2 * STEPS + 1):
+        place = step / (2 * STEPS) * (len(stops) - 1)
+        index = min(int(place), len(stops) - 2)
+        mixed = (
+            round(low + (high - low) * (place - index))
+            for low, high in zip(stops[index], stops[index + 1], strict=True)
+        )
+        found.append("#" + "".join(f"{part:02x}" for part in mixed))
+    return found
+
+
+def place(effect: float, largest: float) -> int:
+    """Return an effect's index in the ramp.
+
+    It follows the signed square root of the effect, so that small effects show, and ends at
+    ``largest``.
+    """
+    size = math.sqrt(min(1.0, abs(effect) / largest))
+    return STEPS + round(math.copysign(size, effect) * STEPS)
+
+
+def ink(colour: str) -> str:
+    """Return the text colour with the higher contrast on a colour (WCAG 2, relative luminance)."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return "#15171a" if luminance > 0.198 else "#ffffff"

@@ -1,0 +1,118 @@
+"""Where everything stands on the circuit map: the page and the exported figures share this.
+
+Named positions, which are the model's input, stand at the bottom. Above them each layer has a row
+of heads and over it its MLP as a bar, and the logits are on top, so that every edge leads upwards.
+Bars reach into a lane on the right, in which edges between bars run without crossing any head.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from circuitlapse.graph import place_of
+
+_WIDTH, _LEFT, _LANE, _TITLE = 360.0, 30.0, 34.0, 26.0
+_PORTS = {"q": 0.25, "k": 0.5, "v": 0.75}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Boxes and paths in the units of one SVG.
+
+    Attributes:
+        width: Of the drawing.
+        height: Of the drawing.
+        boxes: ``[x, y, width, height]`` by node; ``input`` and ``logits`` are among them.
+        positions: The parts of the input's box, by map and named position.
+        rows: Centre of each layer's row of heads, from layer 0.
+        columns: Centre of each head's column.
+    """
+
+    width: float
+    height: float
+    boxes: dict[str, list[float]]
+    positions: dict[str, dict[str, list[float]]]
+    rows: list[float]
+    columns: list[float]
+    lanes: dict[str, int] = field(default_factory=dict)
+
+    def path(self, writer: str, reader: str) -> str:
+        """Return the path of an edge, as the ``d`` of an SVG path."""
+        node, _, slot = reader.partition("<")
+        start, end = self.boxes[writer], self.boxes[node]
+        wide_start, wide_end = _is_bar(writer), _is_bar(node)
+        y1, y2 = start[1], end[1] + end[3]
+        if wide_start and wide_end:
+            x = self.width - _LANE + 4 + (_LANE - 8) * self.lanes[writer] / len(self.lanes)
+            return f"M{_short(x)} {_short(y1)}V{_short(y2)}"
+        port = end[0] + end[2] * _PORTS.get(slot[:1], 0.5)
+        x1 = port if wide_start else start[0] + start[2] / 2
+        x2 = x1 if wide_end else port
+        if abs(x1 - x2) < 0.05:
+            return f"M{_short(x1)} {_short(y1)}V{_short(y2)}"
+        # Relative, as a page has thousands of them and these repeat from layer to layer.
+        right, up = _short(x2 - x1), _short(y2 - y1)
+        bend = _short((y2 - y1) / 2)
+        return f"M{_short(x1)} {_short(y1)}c0 {bend} {right} {bend} {right} {up}"
+
+
+def _short(value: float) -> str:
+    return f"{round(value, 1):g}"
+
+
+def _is_bar(node: str) -> bool:
+    place = place_of(node)
+    return place is None or place.head < 0
+
+
+def map_layout(nodes: Sequence[str], positions: Mapping[str, Sequence[str]]) -> Layout:
+    """Lay out the nodes of a model, ``a0.h0`` and so on and ``m0`` and so on.
+
+    Args:
+        nodes: All heads and MLPs.
+        positions: Named positions from left to right, of each of the maps.
+    """
+    places = [place for node in nodes if (place := place_of(node))]
+    n_layers = 1 + max(place.layer for place in places)
+    n_heads = 1 + max(place.head for place in places)
+    cell = (_WIDTH - _LEFT - _LANE) / n_heads
+    tall = min(cell, 27.0)
+    bar = max(7.0, min(15.0, 0.5 * tall))
+    gap = max(4.0, min(11.0, 0.4 * tall))
+    inset = 1.5 if cell > 16 else 0.6
+    boxes: dict[str, list[float]] = {}
+    y = _TITLE
+    boxes["logits"] = _box(_LEFT, y, _WIDTH - _LEFT, bar)
+    y += bar + gap
+    rows: list[float] = []
+    for layer in reversed(range(n_layers)):
+        boxes[f"m{layer}"] = _box(_LEFT, y, _WIDTH - _LEFT, bar)
+        y += bar + gap
+        for head in range(n_heads):
+            x = _LEFT + head * cell
+            boxes[f"a{layer}.h{head}"] = _box(x + inset, y, cell - 2 * inset, tall)
+        rows.insert(0, round(y + tall / 2, 2))
+        y += tall + gap
+    boxes["input"] = _box(_LEFT, y, _WIDTH - _LEFT, 22.0)
+    chips = {name: _parts(names, y) for name, names in positions.items()}
+    bars = ["input", *(f"m{layer}" for layer in range(n_layers))]
+    return Layout(
+        width=_WIDTH,
+        height=y + 22.0 + 18.0,
+        boxes=boxes,
+        positions=chips,
+        rows=rows,
+        columns=[round(_LEFT + (head + 0.5) * cell, 2) for head in range(n_heads)],
+        lanes={node: place for place, node in enumerate(bars)},
+    )
+
+
+def _parts(names: Sequence[str], y: float) -> dict[str, list[float]]:
+    part = (_WIDTH - _LEFT) / max(1, len(names))
+    return {
+        name: _box(_LEFT + place * part, y, part - (place < len(names) - 1) * 2, 22.0)
+        for place, name in enumerate(names)
+    }
+
+
+def _box(x: float, y: float, width: float, height: float) -> list[float]:
+    return [round(value, 2) for value in (x, y, width, height)]

@@ -1,0 +1,207 @@
+"""What the circuit map shows at one step: colours, texts and edges, for pictures and the page."""
+
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import Any
+
+from circuitlapse.report.series.colours import place
+from circuitlapse.report.series.grid import short
+from circuitlapse.report.series.labels import FATES, node_label
+
+KINDS = ("old", "new", "difference")
+Scores = dict[int, float]  # by place in the list of edges
+_FIRST = 0x100  # the character of the ramp's first colour
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Which step, seed and corruption a map shows, and how many edges.
+
+    Attributes:
+        step: Its place among the run's steps.
+        run: Its place among the run's seeds.
+        family: The corruption.
+        edges: How many edges are drawn on each map.
+    """
+
+    step: int
+    run: int = 0
+    family: str = ""
+    edges: int = 40
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What changes from frame to frame on one map.
+
+    Attributes:
+        cells: Each node's colour by its place in the ramp, None where nothing was measured.
+        texts: What stands in each node's cell.
+        positions: Each named position's colour, like ``cells``.
+        nothing: Why no cell has a colour, if none has.
+    """
+
+    cells: list[int | None]
+    texts: list[str]
+    positions: list[int | None]
+    nothing: str
+
+
+def marks(kind: str, data: dict[str, Any], frame: Frame) -> Marks:
+    """Decide what one of the three maps shows.
+
+    Args:
+        kind: One of :data:`KINDS`.
+        data: From :func:`circuitlapse.report.series.payload.payload`.
+        frame: Which step, seed and corruption.
+    """
+    largest = data["largest"]
+    names = data["layout"]["positions"][kind]
+    values = _effects(kind, data, frame)
+    at_positions = [_position_effect(kind, data, frame, name) for name in names]
+    return Marks(
+        [_place(value, largest) for value in values],
+        [
+            _with_value(text, value, largest) if node["head"] < 0 else text
+            for node, text, value in zip(
+                data["nodes"], _labels(kind, data, frame), values, strict=True
+            )
+        ],
+        [_place(value, largest) for value in at_positions],
+        "" if any(value is not None for value in values) else _why_nothing(kind, data, frame),
+    )
+
+
+def edges_of(kind: str, data: dict[str, Any], frame: Frame) -> list[tuple[int, float]]:
+    """Return a map's edges, the strongest first: place in ``data["edges"]["list"]`` and score."""
+    key = f"{frame.run}/{_name(kind, data)}/{frame.family}"
+    series = data["edges"]["series"].get(key)
+    if not series:
+        return []
+    distances, scores = series[frame.step]
+    found = list(zip(accumulate(distances), scores, strict=True))
+    return sorted(found, key=lambda each: -abs(each[1]))[: frame.edges]
+
+
+def series(data: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Collect the marks of every frame for the page, under ``run/kind/corruption``.
+
+    ``places`` has one character for each node and then each named position, and for each step of
+    it: the place in the ramp after U+0100, or a blank. ``texts`` are those of the first step, and
+    ``changed`` lists [step, node, text] where one differs. ``nothing`` runs over the steps.
+    """
+    families = [*data["families"]["shared"], *data["families"]["single"]]
+    return {
+        f"{run}/{kind}/{family}": _compact(
+            [marks(kind, data, Frame(step, run, family)) for step in range(len(data["steps"]))]
+        )
+        for run in range(len(data["runs"]))
+        for kind in KINDS
+        for family in families
+    }
+
+
+def _compact(found: list[Marks]) -> dict[str, Any]:
+    first = found[0].texts
+    return {
+        "places": "".join(
+            " " if place is None else chr(_FIRST + place)
+            for steps in zip(*([*each.cells, *each.positions] for each in found), strict=True)
+            for place in steps
+        ),
+        "texts": first,
+        "changed": [
+            [step, node, text]
+            for step, each in enumerate(found)
+            for node, text in enumerate(each.texts)
+            if text != first[node]
+        ],
+        "nothing": [each.nothing for each in found],
+    }
+
+
+def edge_differences(
+    series: dict[str, list[Scores]], tasks: list[dict[str, Any]]
+) -> dict[str, list[Scores]]:
+    """``run//corruption`` → new minus old at each step, of edges of which both have a score."""
+    old, new = (task["name"] for task in tasks)
+    found = {}
+    for key, of_old in series.items():
+        run, task, family = key.split("/", 2)
+        of_new = series.get(f"{run}/{new}/{family}")
+        if task == old and of_new:
+            found[f"{run}//{family}"] = [
+                {edge: short(now[edge] - then[edge], 3) or 0.0 for edge in now if edge in then}
+                for then, now in zip(of_old, of_new, strict=True)
+            ]
+    return found
+
+
+def packed_edges(scores: Scores) -> list[list]:
+    """Return the edges' places in order, each as the distance from the one before, and scores."""
+    places = sorted(scores)
+    distances = [now - before for before, now in pairwise([0, *places])]
+    return [distances, [scores[place] for place in places]]
+
+
+def _name(kind: str, data: dict[str, Any]) -> str:
+    return next((task["name"] for task in data["tasks"] if task["role"] == kind), "")
+
+
+def _place(value: float | None, largest: float) -> int | None:
+    return None if value is None else place(value, largest)
+
+
+def _labels(kind: str, data: dict[str, Any], frame: Frame) -> list[str]:
+    """Each MLP's name, and the sign of each head's fate."""
+    rows = data["fates"].get(f"{frame.run}/{frame.family}", [])
+    fates = {} if kind == "difference" else {row["node"]: row["fate"] for row in rows}
+    return [
+        node_label(node["id"])
+        if node["head"] < 0
+        else FATES.get(fates.get(node["id"], ""), ("", ""))[0]
+        for node in data["nodes"]
+    ]
+
+
+def _with_value(text: str, value: float | None, largest: float) -> str:
+    """Add the effect, in two digits, where it is beyond the scale and colour says no more."""
+    if value is None or abs(value) <= largest:
+        return text
+    return f"{text}:  {float(f'{value:.2g}'):g}".replace("-", "\u2212")
+
+
+def _why_nothing(kind: str, data: dict[str, Any], frame: Frame) -> str:
+    known = f"{frame.run}/{_name(kind, data)}/{frame.family}" in data["effects"]
+    return "not patched exactly at this step" if known else f"no corruption “{frame.family}”"
+
+
+def _both(kind: str, old: float | None, new: float | None) -> float | None:
+    if kind == "difference":
+        return None if old is None or new is None else new - old
+    return old if kind == "old" else new
+
+
+def _effects(kind: str, data: dict[str, Any], frame: Frame) -> list[float | None]:
+    count = len(data["nodes"])
+    at = slice(frame.step * count, (frame.step + 1) * count)
+    old, new = (
+        columns[0][at] if columns else [None] * count
+        for task in data["tasks"]
+        for columns in [data["effects"].get(f"{frame.run}/{task['name']}/{frame.family}")]
+    )
+    return [_both(kind, *pair) for pair in zip(old, new, strict=True)]
+
+
+def _position_effect(kind: str, data: dict[str, Any], frame: Frame, name: str) -> float | None:
+    """What corrupting the input at one position does: a patch before the first layer."""
+    ends = {0: 0, len(data["steps"]) - 1: 1}
+    if frame.step not in ends or frame.family != next(iter(data["families"]["shared"]), None):
+        return None
+    found = []
+    for task in data["tasks"]:
+        columns = data["patching"].get(f"{frame.run}/{task['name']}/resid_pre")
+        half = len(columns[0]) // 2 if columns else 0
+        at = ends[frame.step] * half + data["positions"].index(name)
+        found.append(columns[0][at] if columns else None)
+    return _both(kind, found[0], found[1])

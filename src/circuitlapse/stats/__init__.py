@@ -1,0 +1,1 @@
+"""How sure is a number? Intervals, ratios, similarities and random baselines, on plain arrays."""

@@ -1,0 +1,70 @@
+"""Prompts with solved examples before them: what a model can be asked to do without training."""
+
+import random
+from collections.abc import Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+from circuitlapse.errors import CircuitlapseError
+from circuitlapse.records.items import Item
+
+
+def with_examples(
+    items: Sequence[Item],
+    examples: Sequence[Item],
+    n_examples: int,
+    seed: int = 0,
+    separator: str = ".\n",
+) -> list[Item]:
+    """Put solved examples before every prompt, and before each of its corruptions.
+
+    An example names nobody whom the prompt names: the answer cannot be copied from it.
+
+    Args:
+        items: The prompts to ask.
+        examples: Where examples are drawn from, such as training items.
+        n_examples: How many to put before each prompt.
+        seed: Draws other examples.
+        separator: What follows an example's answer.
+
+    Returns:
+        Items whose ``prompt``, ``corrupt`` and ``spans`` include what was put before them.
+
+    Raises:
+        CircuitlapseError: If too few examples are without a prompt's names.
+    """
+    rng = random.Random(f"few-shot {seed}")
+    asked = []
+    for item in items:
+        fitting = [one for one in examples if not set(one.names) & set(item.names)]
+        if len(fitting) < n_examples:
+            raise CircuitlapseError(
+                f"{n_examples} examples are needed that share no name with the prompt",
+                got=f"{len(fitting)} for {item.prompt!r}",
+                fix="Pass more examples, or ask for fewer",
+            )
+        chosen = rng.sample(fitting, n_examples)
+        before = "".join(one.prompt + one.answer + separator for one in chosen)
+        asked.append(
+            item.model_copy(
+                update={
+                    "prompt": before + item.prompt,
+                    "corrupt": {name: before + text for name, text in item.corrupt.items()},
+                    "spans": {
+                        name: (start + len(before), end + len(before))
+                        for name, (start, end) in item.spans.items()
+                    },
+                }
+            )
+        )
+    return asked
+
+
+def separator_for(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return what can follow an example's answer: a full stop, and a line break where it is known.
+
+    The embedded organisms know no line break.
+    """
+    whole = ".\n"
+    tokens = tokenizer(whole, add_special_tokens=False)["input_ids"]
+    return whole if tokenizer.decode(tokens) == whole else "."

@@ -1,0 +1,121 @@
+"""Everything that the label of one fine-tune rests on, measured on two models.
+
+Gains are fitted and groups chosen on validation prompts; on test prompts follow the answers of both
+models, all hybrids of gained M0 and M1, what gains that cannot be negative reach, and, beside the
+old circuit's and the recruited heads, what size-matched random heads reach by graft and by
+mediation. The definitions stand in :mod:`circuitlapse.verdict.causes`, ``gains``, ``mediation`` and
+``matched``; the rule that turns this into a label in :mod:`circuitlapse.verdict.decision`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from circuitlapse.models.engine.behaviour import behaviour
+from circuitlapse.models.engine.model import Model
+from circuitlapse.prompts.pairs import PromptPairs
+from circuitlapse.records.answers import Behaviour
+from circuitlapse.records.documents import Group
+from circuitlapse.stats.random_baseline import matched_heads
+from circuitlapse.two_models.fit_scales import OutputScales, ScaleFits, rescaled
+from circuitlapse.two_models.grafts import graft_values, parameter_groups
+from circuitlapse.two_models.head_grafts import GraftedHeads
+from circuitlapse.two_models.head_groups import Variants, choose_heads
+from circuitlapse.two_models.mediation import behaviours_with_frozen_heads
+from circuitlapse.verdict.evidence import HEAD_GROUPS, CauseEvidence
+from circuitlapse.verdict.thresholds import JUDGED_GROUPS
+
+
+@dataclass(frozen=True)
+class EvidencePrompts:
+    """What the evidence is measured on.
+
+    Attributes:
+        old: Validation prompts of the old task, under each corruption of one family.
+        new: Validation prompts of the new task, likewise.
+        test: Test prompts of the new task, of which the clean ones are run.
+    """
+
+    old: Variants
+    new: Variants
+    test: PromptPairs
+
+
+def cause_evidence(
+    base: Model,
+    tuned: Model,
+    prompts: EvidencePrompts,
+    *,
+    seed: int = 0,
+    n_random: int = JUDGED_GROUPS,
+    advance: Callable[[int, int], None] | None = None,
+) -> CauseEvidence:
+    """Measure everything that the label of one fine-tune rests on.
+
+    Args:
+        base: M0.
+        tuned: M1, of the same architecture and vocabulary.
+        prompts: What to measure on.
+        seed: Draws the random groups.
+        n_random: Random groups beside each group of heads.
+        advance: Called with (parts done, parts in all).
+
+    Raises:
+        CircuitlapseError: If the models differ in architecture or cannot run the prompts.
+    """
+    done, of = 0, 3 + 2 * len(HEAD_GROUPS)
+
+    def step() -> None:
+        nonlocal done
+        done += 1
+        if advance is not None:
+            advance(done, of)
+
+    validation = next(iter(prompts.new.values()))
+    choice = choose_heads(base, tuned, prompts.old, prompts.new)
+    step()
+    fits = ScaleFits(base, tuned, validation)
+    gains, held_back = fits.fit(), fits.fit(non_negative=True)
+    del fits  # what both models read of all prompts
+    louder = rescaled(base, gains)
+    bounded = louder if held_back is gains else rescaled(base, held_back)
+    step()
+    groups = parameter_groups(base.hf, choice.old_heads, choice.recruited_heads)
+    hybrids = graft_values(louder, tuned, groups, prompts.test)
+    before = behaviour(base, prompts.test)
+    step()
+    named: dict[Group, tuple[str, ...]] = {
+        "old_heads": choice.old_heads,
+        "recruited_heads": choice.recruited_heads,
+    }
+    graft: dict[Group, list[float]] = {}
+    held: dict[Group, list[float]] = {}
+    grafted = GraftedHeads(louder, tuned, prompts.test)
+    for group, heads in named.items():
+        if heads:
+            sets = [heads, *matched_heads(base.graph, heads, n_random, seed)]
+            rises = grafted.gains(sets, "whole", "first_in")
+            graft[group] = rises.mean(axis=1).tolist()
+            step()
+            answers = behaviours_with_frozen_heads(base, tuned, prompts.test, sets)
+            left = [_mean(each) - _mean(before) for each in answers]
+            held[group] = left
+            step()
+    return CauseEvidence(
+        choice=choice,
+        n_parameters=groups.n_parameters,
+        gains=_by_node(gains),
+        base=before,
+        tuned=behaviour(tuned, prompts.test),
+        hybrids=hybrids,
+        non_negative=behaviour(bounded, prompts.test).logit_diff.double().numpy(),
+        graft=graft,
+        held=held,
+    )
+
+
+def _mean(answers: Behaviour) -> float:
+    return answers.logit_diff.double().mean().item()
+
+
+def _by_node(gains: OutputScales) -> dict[str, float]:
+    return dict(zip(gains.graph.nodes, gains.nodes.tolist(), strict=True))

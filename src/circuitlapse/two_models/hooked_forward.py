@@ -1,0 +1,85 @@
+"""Runs of a model in which what its heads and MLPs pass on is changed on the way."""
+
+from collections.abc import Callable, Collection
+
+import torch
+from torch import Tensor
+
+from circuitlapse.errors import CircuitlapseError
+from circuitlapse.graph import Graph, head_of
+from circuitlapse.models.engine.context import Context
+from circuitlapse.models.engine.decoder import Decoder
+from circuitlapse.models.engine.model import Model
+from circuitlapse.shapes import Bool, Float
+
+Change = Callable[[int, Tensor], Tensor]
+
+
+def run_with_hooks(
+    decoder: Decoder,
+    x: Float[Tensor, "batch pos d_model"],
+    context: Context,
+    attention: Change | None = None,
+    mlp: Change | None = None,
+    layer: int = 0,
+) -> Float[Tensor, "batch reads d_model"]:
+    """Run all blocks from ``layer`` on, with what their heads and MLPs add made by the caller.
+
+    Args:
+        decoder: The model.
+        x: Embedded prompts, or the residual stream before ``layer``.
+        context: What lies to the left, and where logits are read.
+        attention: Given a layer and its heads' mixed values before W_O, ``[batch, pos, heads,
+            d_head]``, returns what the attention adds, ``[batch, pos, d_model]``. In the last layer
+            ``pos`` are the reads.
+        mlp: Given a layer and its MLP's output, returns what the MLP adds.
+        layer: Where to begin.
+    """
+    for current in range(layer, decoder.n_layers):
+        q, k, v = decoder.attention[current].project(x)
+        q, stream = (decoder.to_queries(current, each, context) for each in (q, x))
+        z = decoder.attend(current, q, k, v, context)
+        added = attention(current, z) if attention else decoder.attention_out(current, z)
+        after = stream + added
+        out = decoder.mlp[current](stream if decoder.parallel else after)
+        x = after + (mlp(current, out) if mlp else out)
+    return x
+
+
+def head_mask(graph: Graph, heads: Collection[str]) -> Bool[Tensor, "layers heads"]:
+    """Which heads of a model are in a group.
+
+    Raises:
+        CircuitlapseError: If the model has no such head.
+    """
+    mask = torch.zeros(graph.n_layers, graph.n_heads, dtype=torch.bool)
+    for name in heads:
+        place = head_of(name)
+        if place is None or name not in graph.nodes:
+            raise CircuitlapseError(
+                "the model has no such head",
+                got=name,
+                fix="Name heads like a0.h3: layer and head count from 0",
+            )
+        mask[place.layer, place.head] = True
+    return mask
+
+
+def check_same_architecture(base: Model, tuned: Model) -> None:
+    """Refuse two models whose parameters differ in name or shape.
+
+    Raises:
+        CircuitlapseError: With the first parameter that differs.
+    """
+    both = [
+        {name: tuple(parameter.shape) for name, parameter in model.hf.named_parameters()}
+        for model in (base, tuned)
+    ]
+    for name in sorted(both[0].keys() | both[1].keys()):
+        shapes = [side.get(name, "nothing") for side in both]
+        if shapes[0] != shapes[1]:
+            raise CircuitlapseError(
+                f"base and tuned model differ in the shape of {name}",
+                got=f"{shapes[0]} and {shapes[1]}",
+                fix="Fine-tune without changing the architecture or adding tokens",
+            )

@@ -1,0 +1,152 @@
+"""Mediation: the gain that is left when all heads outside a group do what they did in the base.
+
+The tuned model runs on the clean prompts. Every head outside the group adds to the residual stream,
+at all positions, exactly what it adds in the base on the same prompt (its mixed values through the
+*base's* W_O: all that the head contributes). Heads of the group, MLPs, embeddings, normalisations
+and the attention's output biases are the tuned model's and run freely on what they then get.
+
+With v(S) the mean logit difference with the heads S free, the gain left is v(S) - v(M0): with all
+heads free it is G, and with none what everything but the heads brings by itself. Unlike a graft,
+which asks whose *weights* bring the gain, this asks whose *activations* carry it: heads with the
+base's weights that are re-driven by changed ones upstream count here, and not there.
+(Vig et al. 2020 on mediation by components; held activations as in Wang et al.'s 2022 path
+patching, but between two models instead of two prompts.)
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from circuitlapse.models.engine.behaviour import behaviour, behaviours
+from circuitlapse.models.engine.context import Context
+from circuitlapse.models.engine.model import Model
+from circuitlapse.patching.partial_forward import trace_parts
+from circuitlapse.prompts.pairs import PromptPairs
+from circuitlapse.records.answers import Behaviour
+from circuitlapse.stats.intervals import Estimate
+from circuitlapse.stats.random_baseline import (
+    RANDOM_GROUPS,
+    RandomBaseline,
+    compare_to_random,
+    matched_heads,
+)
+from circuitlapse.stats.ratios import divide, logit_rounding
+from circuitlapse.two_models.hooked_forward import (
+    check_same_architecture,
+    head_mask,
+    run_with_hooks,
+)
+
+NO_HEADS, ALL_HEADS = "no heads", "all heads"
+
+
+def behaviours_with_frozen_heads(
+    base: Model,
+    tuned: Model,
+    pairs: PromptPairs,
+    free: Sequence[Collection[str]],
+    batch_size: int | None = None,
+) -> list[Behaviour]:
+    """Run the tuned model with all heads but some held at the base's activations.
+
+    Args:
+        base: M0.
+        tuned: M1, of the same architecture and vocabulary.
+        pairs: Prompts, of which the clean ones are run.
+        free: For each run, the heads that are not held.
+        batch_size: Prompts per batch.
+
+    Raises:
+        CircuitlapseError: If the models differ in architecture, or have no such head.
+    """
+    check_same_architecture(base, tuned)
+    masks = [head_mask(tuned.graph, heads).to(tuned.device) for heads in free]
+    ours, theirs = tuned.decoder, base.decoder
+
+    def runs(batch: PromptPairs, context: Context) -> Iterator[Tensor]:
+        steps, _ = trace_parts(theirs, theirs.embed(batch.clean), context, ("z",))
+        x = ours.embed(batch.clean)
+        for mask in masks:
+
+            def attention(layer: int, z: Tensor, mask: Tensor = mask) -> Tensor:
+                is_free = mask[layer, :, None]
+                held = (steps[layer].z * ~is_free).flatten(2)
+                own = ours.attention_out(layer, z * is_free)
+                return own + held @ theirs.attention[layer].W_O.flatten(0, 1)
+
+            yield run_with_hooks(ours, x, context, attention)
+
+    return behaviours(tuned, pairs, runs, batch_size, kept=ours.n_layers * ours.d_model)
+
+
+@dataclass(frozen=True)
+class Mediated:
+    """What is left of the gain with one group of heads free.
+
+    Attributes:
+        group: Its name; ``no heads`` and ``all heads`` are the two ends of the scale.
+        heads: Its heads.
+        gain: v(group) - v(M0) in logits, with its interval over prompts.
+        share: The same over G; None where G's interval is not above zero.
+        random: Gains left with size-matched random groups instead; None where there are none.
+    """
+
+    group: str
+    heads: tuple[str, ...]
+    gain: Estimate
+    share: Estimate | None
+    random: RandomBaseline | None
+
+
+def mediation(
+    base: Model,
+    tuned: Model,
+    pairs: PromptPairs,
+    groups: Mapping[str, Collection[str]],
+    *,
+    seed: int,
+    n_random: int | Mapping[str, int] = RANDOM_GROUPS,
+    repeats: int = 1000,
+    advance: Callable[[int, int], None] | None = None,
+) -> list[Mediated]:
+    """Measure the gain that each group of heads mediates, beside random groups.
+
+    Args:
+        base: M0.
+        tuned: M1.
+        pairs: The new task's test prompts; groups must have been chosen on others.
+        groups: Heads by name of their group.
+        seed: Fixes random groups and bootstrap.
+        n_random: Random groups beside each, or by group, and none where a group is not named.
+        repeats: Bootstrap resamples of the prompts.
+        advance: Called with (groups done, groups in all).
+
+    Returns:
+        One row for no heads, one for each group, and one for all heads.
+
+    Raises:
+        CircuitlapseError: If the models differ in architecture, or have no such head.
+    """
+    graph = tuned.graph
+    named = {NO_HEADS: (), **groups, ALL_HEADS: graph.heads}
+    before = behaviour(base, pairs).logit_diff.double().numpy()
+    values, random = [], []
+    for done, (name, heads) in enumerate(named.items()):
+        n = n_random if isinstance(n_random, int) else n_random.get(name, 0)
+        drawn = matched_heads(graph, heads, n, seed)
+        own, *others = behaviours_with_frozen_heads(base, tuned, pairs, [heads, *drawn])
+        values.append(own.logit_diff.double().numpy())
+        left = [float(other.logit_diff.double().mean() - before.mean()) for other in others]
+        random.append(compare_to_random(float(values[-1].mean() - before.mean()), left))
+        if advance is not None:
+            advance(done + 1, len(named))
+    parts = np.stack(values, axis=1) - before[:, None]
+    divided = divide(
+        parts, parts[:, -1], seed=seed, repeats=repeats, rounding=logit_rounding(np.stack(values))
+    )
+    return [
+        Mediated(name, tuple(heads), divided.parts[i], divided.share(i), random[i])
+        for i, (name, heads) in enumerate(named.items())
+    ]

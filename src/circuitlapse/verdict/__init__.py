@@ -1,0 +1,1 @@
+"""Which label, and why? The rule, its thresholds and its sentences."""

@@ -1,0 +1,147 @@
+"""The gain divided among its causes: elicited, transformed, formed, and elsewhere.
+
+The way from the base M0 to the tuned model M1 leads over the *gained* base, M0 with one fitted gain
+per head and MLP (:mod:`circuitlapse.two_models.fit_scales`):
+
+    elicited     (v(gained M0) - v(M0)) / G: what M0 already computes, turned up or down
+    transformed  Shapley share of the old circuit's heads in the step from gained M0 to M1
+    formed       that of the recruited heads
+    elsewhere    that of everything else: other heads, MLPs, embeddings, normalisations, biases
+
+v is the mean logit difference on the new task's test prompts and G = v(M1) - v(M0). The four shares
+sum to 1, and none is clamped: gains that hurt make *elicited* negative.
+
+A logit difference also grows when all logits are scaled up, and then nothing was learnt. Beside G
+therefore stand two rises that no scale can bring: of the accuracy among the names, and of the logit
+difference in units of the logits' standard deviation over the vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from circuitlapse.errors import CircuitlapseError
+from circuitlapse.records.answers import Behaviour
+from circuitlapse.records.documents import CAUSES, GROUPS, Cause, Group
+from circuitlapse.shapes import Float
+from circuitlapse.stats.intervals import (
+    Estimate,
+    Intervals,
+    bootstrap_indices,
+    bootstrap_means,
+    percentile_ends,
+)
+from circuitlapse.stats.ratios import logit_rounding, summarised
+from circuitlapse.verdict.shares import SUBSETS, contribution
+
+ELSEWHERE: tuple[Group, ...] = ("other_heads", "mlps", "shared")
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """One fine-tune, on the new task's test prompts.
+
+    Attributes:
+        base: Answers of M0.
+        tuned: Answers of M1.
+        hybrids: Logit difference of every hybrid of gained M0 and M1, in the order of
+            :data:`circuitlapse.verdict.shares.SUBSETS`: gained M0 first, M1 last.
+    """
+
+    base: Behaviour
+    tuned: Behaviour
+    hybrids: Float[np.ndarray, "subsets prompts"]
+
+
+@dataclass(frozen=True)
+class Causes:
+    """The gain and how it divides.
+
+    Attributes:
+        gain: G in logits.
+        accuracy_gain: Rise of the accuracy among the names.
+        standardised_gain: Rise of the logit difference in units of the logits' spread.
+        shares: Of each cause; None where G's interval is not above zero.
+        first_in: Share that each group's weights bring to gained M0 by themselves; None likewise.
+        last_in: Share that is lost when they alone are put back in M1; None likewise.
+        n_runs: How many fine-tunes these are about.
+    """
+
+    gain: Estimate
+    accuracy_gain: Estimate
+    standardised_gain: Estimate
+    shares: dict[Cause, Estimate] | None
+    first_in: dict[Group, float] | None
+    last_in: dict[Group, float] | None
+    n_runs: int
+
+
+def divide_gain(runs: Sequence[Measured], *, seed: int, repeats: int = 1000) -> Causes:
+    """Divide the gain of one or more fine-tunes among its causes.
+
+    One fine-tune has a bootstrap over prompts. Several have a hierarchical one: fine-tunes are
+    drawn with replacement, and the prompts too, the same ones for all fine-tunes of a draw, since
+    all answer the same prompts.
+
+    Args:
+        runs: One per fine-tune.
+        seed: Fixes the bootstrap.
+        repeats: Resamples.
+
+    Raises:
+        CircuitlapseError: Without a fine-tune, with fewer than two prompts, a hybrid missing, or
+            with different prompts in different fine-tunes.
+    """
+    shapes = sorted({run.hybrids.shape for run in runs})
+    if len(shapes) != 1 or shapes[0][0] != len(SUBSETS) or shapes[0][1] < 2:
+        raise CircuitlapseError(
+            f"causes need all {len(SUBSETS)} hybrids on the same prompts, at least two",
+            got=shapes,
+            fix="Measure every fine-tune on one set of test prompts",
+        )
+    columns = np.stack([_columns(run) for run in runs])
+    n_runs, prompts, _ = columns.shape
+    of_prompts = bootstrap_indices(prompts, repeats, [seed, 0])
+    of_runs = bootstrap_indices(n_runs, repeats, [seed, 1])
+    means = np.stack([bootstrap_means(each, of_prompts) for each in columns], axis=1)
+    drawn = np.take_along_axis(means, of_runs[:, :, None], axis=1).mean(axis=1)
+    value = columns.mean(axis=(0, 1))
+    rises = Intervals(value[:2], *percentile_ends(drawn[:, :2]))
+    rounding = logit_rounding(np.stack([run.hybrids for run in runs]))
+    divided = summarised(value[2:], drawn[:, 2:], rounding)
+    shares: dict[Cause, Estimate] | None = None
+    first_in: dict[Group, float] | None = None
+    last_in: dict[Group, float] | None = None
+    if divided.shares is not None:
+        n, values = len(CAUSES), divided.shares.value.tolist()
+        shares = {cause: divided.shares[i] for i, cause in enumerate(CAUSES)}
+        first_in = dict(zip(GROUPS, values[n : n + len(GROUPS)], strict=True))
+        last_in = dict(zip(GROUPS, values[n + len(GROUPS) :], strict=True))
+    return Causes(divided.whole, rises[0], rises[1], shares, first_in, last_in, n_runs)
+
+
+def _columns(run: Measured) -> Float[np.ndarray, "prompts columns"]:
+    """Per prompt: the two rises, the causes' gains, the groups' first-in and last-in gains, G."""
+    base, tuned = (each.logit_diff.double().numpy() for each in (run.base, run.tuned))
+    right = run.tuned.correct_among.double() - run.base.correct_among.double()
+    standardised = run.tuned.standardised.double() - run.base.standardised.double()
+    hybrids = run.hybrids.astype(np.float64)
+
+    def shapley(*groups: Group) -> np.ndarray:
+        return sum((contribution(hybrids, "shapley", group) for group in groups), 0.0 * base)
+
+    return np.stack(
+        [
+            right.numpy(),
+            standardised.numpy(),
+            hybrids[0] - base,
+            shapley("old_heads"),
+            shapley("recruited_heads"),
+            shapley(*ELSEWHERE),
+            *(contribution(hybrids, "first_in", group) for group in GROUPS),
+            *(contribution(hybrids, "last_in", group) for group in GROUPS),
+            tuned - base,
+        ],
+        axis=1,
+    )

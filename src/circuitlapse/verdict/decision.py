@@ -1,0 +1,264 @@
+"""Which label the measured causes allow: elicited, transformed, formed, mixed, or none.
+
+The label is the first that fits:
+
+    no_gain       the two models answer every prompt alike, as a model does beside itself
+    undetermined  the base does not do the old task: there is nothing that a gain could come from
+    no_gain       the interval of G lies wholly at or below zero; or that of the rise in accuracy
+                  among the names wholly below a minimum; or that of the logit difference's rise in
+                  units of the logits' spread wholly at or below zero (a model that is surer is not
+                  better)
+    undetermined  one of the three intervals reaches both sides of its bound: whether there is a
+                  gain was not shown; or another precondition fails
+    elicited, transformed, formed
+                  the interval of its share lies wholly above one half, and its support holds;
+                  undetermined where that does not hold
+    mixed         the intervals of all shares are tight, and none reaches above one half
+    undetermined  anything else
+
+Support of *transformed* and *formed*: the group is the first among the groups of heads by first-in
+and by last-in as it is by Shapley (otherwise what it brings depends on what else was grafted
+before); and both its graft and its mediation are beyond those of size-matched random heads.
+Support of *elicited*: gains that must not be negative reach more than half, too. A free gain can
+turn a head round, and a name mover made of a negative name mover was not merely hidden.
+
+With one fine-tune the scope is that run. Up to four are judged one by one and have a label where
+all have the same. From five on the label is that of the pooled shares; preconditions must hold in
+all of them, and support in more than half.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+from circuitlapse.records.documents import CAUSES, Group, Label, Precondition
+from circuitlapse.stats.intervals import Estimate
+from circuitlapse.stats.random_baseline import RandomBaseline
+from circuitlapse.verdict import thresholds
+from circuitlapse.verdict.causes import Causes, Measured, divide_gain
+from circuitlapse.verdict.preconditions import OLD_TASK_DONE, logits, percent
+
+Named = Literal["elicited", "transformed", "formed"]
+GROUP_OF: dict[Named, Group] = {"transformed": "old_heads", "formed": "recruited_heads"}
+_HEADS: tuple[Group, ...] = ("old_heads", "recruited_heads", "other_heads")
+
+
+@dataclass(frozen=True)
+class Support:
+    """What stands beside the shares of one fine-tune.
+
+    Attributes:
+        non_negative: Share of G that non-negative gains reach, on test prompts.
+        grafts: Size-matched random groups' first-in gains beside each group's own; None where there
+            are none.
+        mediation: Likewise their gains left with all other heads held at the base's activations.
+    """
+
+    non_negative: float
+    grafts: dict[Group, RandomBaseline | None]
+    mediation: dict[Group, RandomBaseline | None]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One fine-tune, ready to be judged."""
+
+    measured: Measured
+    support: Support
+    preconditions: Sequence[Precondition]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A label and what it rests on.
+
+    Attributes:
+        label: The answer.
+        reason: Why, in one or two sentences.
+        scope: What it speaks about.
+        causes: The shares, of all fine-tunes together.
+        checks: What the label needs and whether it holds: preconditions, then support.
+        each: Of several fine-tunes, the decision on every one by itself.
+    """
+
+    label: Label
+    reason: str
+    scope: str
+    causes: Causes
+    checks: list[Precondition]
+    each: Sequence["Decision"] = ()
+
+
+def decide_causes(
+    runs: Sequence[Run], *, seed: int, repeats: int = 1000, names: Sequence[str] = ()
+) -> Decision:
+    """Judge one or more fine-tunes for the same new task.
+
+    Args:
+        runs: One per fine-tune.
+        seed: Fixes the bootstrap.
+        repeats: Its resamples.
+        names: What each is called where there are several; by default run 1, run 2 and so on.
+
+    Raises:
+        CircuitlapseError: If there is none, or they were not measured on the same prompts.
+    """
+    pooled = divide_gain([run.measured for run in runs], seed=seed, repeats=repeats)
+    if len(runs) == 1:
+        return _judged(pooled, runs, "this run")
+    names = names or [f"run {number}" for number in range(1, len(runs) + 1)]
+    each = [decide_causes([run], seed=seed, repeats=repeats) for run in runs]
+    if len(runs) >= thresholds.POOLED_SEEDS:
+        decision = _judged(pooled, runs, f"fine-tunes like these {len(runs)}", names)
+        return replace(decision, each=each)
+    labels: set[Label] = {decision.label for decision in each}
+    listed = "; ".join(
+        f"{name}, {one.label}: {one.reason}" for name, one in zip(names, each, strict=True)
+    )
+    return Decision(
+        label=each[0].label if len(labels) == 1 else "undetermined",
+        reason=f"Each run by itself: {listed}",
+        scope=f"these {len(runs)} runs",
+        causes=pooled,
+        checks=[
+            check for name, one in zip(names, each, strict=True) for check in _of(name, one.checks)
+        ],
+        each=each,
+    )
+
+
+def _of(name: str, checks: Sequence[Precondition]) -> list[Precondition]:
+    """Say which run checks are about; nothing where there is only one."""
+    if not name:
+        return list(checks)
+    return [check.model_copy(update={"name": f"{check.name} ({name})"}) for check in checks]
+
+
+def _judged(
+    causes: Causes, runs: Sequence[Run], scope: str, names: Sequence[str] = ("",)
+) -> Decision:
+    preconditions = [
+        check
+        for name, run in zip(names, runs, strict=True)
+        for check in _of(name, run.preconditions)
+    ]
+
+    def decision(label: Label, reason: str, support: Sequence[Precondition] = ()) -> Decision:
+        return Decision(label, reason, scope, causes, [*preconditions, *support])
+
+    failed = [check.name for check in preconditions if not check.holds]
+    unmet = f"A precondition fails: {'; '.join(failed)}."
+    gain = causes.gain
+    if gain.low == gain.value == gain.high == 0:
+        return decision("no_gain", "The two models answer every prompt of the new task alike.")
+    own = (check for run in runs for check in run.preconditions)
+    if any(check.name == OLD_TASK_DONE and not check.holds for check in own):
+        return decision("undetermined", unmet)
+    bounds = _gain_bounds(causes)
+    if absent := [said for rise, least, said in bounds if rise.high <= least]:
+        return decision("no_gain", absent[0])
+    if unclear := [said for rise, least, said in bounds if rise.low <= least]:
+        return decision("undetermined", f"Whether there is a gain was not shown. {unclear[0]}")
+    shares = causes.shares
+    if failed or shares is None:
+        unmet = unmet if failed else "G is too small beside the rounding of logits to be divided."
+        return decision("undetermined", unmet)
+    shown = ", ".join(f"{cause} {percent(shares[cause])}" for cause in CAUSES)
+    for cause in get_args(Named):
+        if shares[cause].low <= thresholds.MAJORITY:
+            continue
+        support = _support(cause, causes, runs)
+        lacking = [check.name for check in support if not check.holds]
+        if lacking:
+            reason = f"{shown}; but {'; '.join(lacking)} does not hold."
+            return decision("undetermined", reason, support)
+        return decision(cause, f"Most of the gain has one cause: {shown}.", support)
+    if shares["elsewhere"].low > thresholds.MAJORITY:
+        return decision(
+            "undetermined", f"Most of the gain lies outside both groups of heads: {shown}."
+        )
+    widths = [share.high - share.low for share in shares.values()]
+    highest = max(share.high for share in shares.values())
+    if max(widths) <= thresholds.TIGHT:
+        if highest <= thresholds.MAJORITY:
+            return decision("mixed", f"No cause has most of the gain: {shown}.")
+        return decision(
+            "undetermined",
+            f"Whether one share is most of the gain its interval leaves open: {shown}.",
+        )
+    return decision("undetermined", f"The intervals are too wide to name a cause: {shown}.")
+
+
+def _gain_bounds(causes: Causes) -> list[tuple[Estimate, float, str]]:
+    """What must have risen for a gain, above what, and how it is said where it did not."""
+    gain, rise, scaled = causes.gain, causes.accuracy_gain, causes.standardised_gain
+    least = thresholds.SMALLEST_ACCURACY_GAIN
+    return [
+        (gain, 0.0, f"G is {logits(gain)}, and its interval is not above zero."),
+        (
+            rise,
+            least,
+            f"G is {logits(gain)}, but the accuracy among the names rose by {percent(rise)}: not "
+            f"clearly by {100 * least:.0f} %.",
+        ),
+        (
+            scaled,
+            0.0,
+            f"G is {logits(gain)}, but in units of the logits' spread the logit difference rose by "
+            f"{scaled.value:.2f} [{scaled.low:.2f}, {scaled.high:.2f}]: the model may be surer "
+            "and not better.",
+        ),
+    ]
+
+
+def _support(cause: Named, causes: Causes, runs: Sequence[Run]) -> list[Precondition]:
+    """Check what a label needs beside its share; with several runs, in more than half of them."""
+    if cause == "elicited":
+        reached = [run.support.non_negative for run in runs]
+        return [
+            Precondition(
+                name="Gains that cannot be negative reach most of the gain, too",
+                holds=_mostly(share > thresholds.MAJORITY for share in reached),
+                detail=f"shares of G: {_listed(reached)}; must be above {thresholds.MAJORITY}",
+                table="grafts",
+            )
+        ]
+    group = GROUP_OF[cause]
+    checks = []
+    for name, shares in (("first in", causes.first_in), ("last in", causes.last_in)):
+        found = {each: (shares or {}).get(each, 0.0) for each in _HEADS}
+        checks.append(
+            Precondition(
+                name=f"The group is the first of the heads by {name} as well",
+                holds=max(found, key=lambda each: found[each]) == group,
+                detail=", ".join(f"{each} {share:.2f}" for each, share in found.items()),
+                table="grafts",
+            )
+        )
+    for name, beside in (("graft", "grafts"), ("mediation", "mediation")):
+        rows: list[RandomBaseline | None] = [
+            getattr(run.support, beside).get(group) for run in runs
+        ]
+        drawn = [row for row in rows if row is not None]
+        checks.append(
+            Precondition(
+                name=f"Its {name} is beyond that of size-matched random heads",
+                holds=_mostly(
+                    row is not None and row.p_value <= thresholds.LARGEST_P for row in rows
+                ),
+                detail=f"p {_listed([row.p_value for row in drawn])} in {len(drawn)} of "
+                f"{len(rows)} runs that have random groups; must be at most "
+                f"{thresholds.LARGEST_P}",
+                table="grafts" if name == "graft" else name,
+            )
+        )
+    return checks
+
+
+def _mostly(holds: Iterable[bool]) -> bool:
+    votes = list(holds)
+    return sum(votes) > len(votes) / 2
+
+
+def _listed(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.2f}" for value in values) or "none"

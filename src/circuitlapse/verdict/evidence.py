@@ -1,0 +1,127 @@
+"""What was measured of one fine-tune, which the verdict rests on."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from circuitlapse.records.answers import Behaviour
+from circuitlapse.records.documents import Group, Precondition
+from circuitlapse.shapes import Float
+from circuitlapse.stats.random_baseline import RandomBaseline, compare_to_random
+from circuitlapse.verdict.causes import Measured
+from circuitlapse.verdict.decision import Run, Support
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The two groups of heads that the verdict is about.
+
+    Attributes:
+        old_heads: Heads that the base uses on the old task.
+        recruited_heads: Heads that the base uses on neither task and the tuned model uses.
+        refused: Why heads could not be told apart; empty where they could.
+    """
+
+    old_heads: tuple[str, ...]
+    recruited_heads: tuple[str, ...]
+    refused: str = ""
+
+
+HEAD_GROUPS: tuple[Group, ...] = ("old_heads", "recruited_heads")
+"""The groups that a label may name."""
+
+
+@dataclass(frozen=True, eq=False)
+class CauseEvidence:
+    """One fine-tune, measured.
+
+    Attributes:
+        choice: The groups of heads.
+        n_parameters: Size of each parameter group.
+        gains: The fitted gain of every head and MLP, by node.
+        base: Answers of M0 on the test prompts.
+        tuned: Answers of M1.
+        hybrids: Logit difference of every hybrid of gained M0 and M1, in the order of
+            :data:`circuitlapse.verdict.shares.SUBSETS`: gained M0 first, M1 last.
+        non_negative: Logit difference of M0 with gains that cannot be negative.
+        graft: For each group of heads that is not empty, its tuned weights alone in gained M0:
+            the mean rise over gained M0 in logits, its own first and then the random groups'.
+        held: Likewise the mean rise over M0 with all other heads held at M0's activations.
+    """
+
+    choice: Choice
+    n_parameters: dict[Group, int]
+    gains: dict[str, float]
+    base: Behaviour
+    tuned: Behaviour
+    hybrids: Float[np.ndarray, "subsets prompts"]
+    non_negative: Float[np.ndarray, " prompts"]
+    graft: dict[Group, list[float]]
+    held: dict[Group, list[float]]
+
+    @property
+    def measured(self) -> Measured:
+        """What the shares are worked out from."""
+        return Measured(self.base, self.tuned, self.hybrids)
+
+    @property
+    def support(self) -> Support:
+        """What stands beside the shares."""
+        before = self.base.logit_diff.double().mean().item()
+        gain = self.tuned.logit_diff.double().mean().item() - before
+        # Without a gain there is no share; the label is then `no_gain` whatever stands here.
+        reached = (float(self.non_negative.mean()) - before) / gain if gain > 0 else 0.0
+        return Support(reached, _beside(self.graft), _beside(self.held))
+
+    def run(self, preconditions: Sequence[Precondition] = ()) -> Run:
+        """Hand it to :func:`circuitlapse.verdict.decision.decide_causes`."""
+        return Run(self.measured, self.support, preconditions)
+
+    def to_arrays(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Everything as arrays and JSON-like metadata, to be written; see :meth:`of_arrays`."""
+        arrays = {"hybrids": self.hybrids, "non_negative": self.non_negative}
+        for name, answers in (("base", self.base), ("tuned", self.tuned)):
+            arrays |= {f"{name}.{key}": getattr(answers, key).numpy() for key in _ANSWERS}
+        about = {
+            "old_heads": list(self.choice.old_heads),
+            "recruited_heads": list(self.choice.recruited_heads),
+            "refused": self.choice.refused,
+            "n_parameters": dict(self.n_parameters),
+            "gains": dict(self.gains),
+            "graft": dict(self.graft),
+            "held": dict(self.held),
+        }
+        return arrays, about
+
+    @classmethod
+    def of_arrays(
+        cls, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]
+    ) -> "CauseEvidence":
+        """Read what :meth:`to_arrays` gave."""
+
+        def answers(name: str) -> Behaviour:
+            return Behaviour(*(torch.from_numpy(arrays[f"{name}.{key}"]) for key in _ANSWERS))
+
+        return cls(
+            choice=Choice(
+                tuple(about["old_heads"]), tuple(about["recruited_heads"]), about["refused"]
+            ),
+            n_parameters=dict(about["n_parameters"]),
+            gains=dict(about["gains"]),
+            base=answers("base"),
+            tuned=answers("tuned"),
+            hybrids=arrays["hybrids"],
+            non_negative=arrays["non_negative"],
+            graft=dict(about["graft"]),
+            held=dict(about["held"]),
+        )
+
+
+_ANSWERS = ("logit_diff", "correct", "correct_among", "spread")
+
+
+def _beside(values: Mapping[Group, Sequence[float]]) -> dict[Group, RandomBaseline | None]:
+    return {group: compare_to_random(own, others) for group, (own, *others) in values.items()}

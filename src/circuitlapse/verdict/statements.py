@@ -1,0 +1,132 @@
+"""The sentences of the evidence, each naming the table and rows that it can be checked against."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from circuitlapse.heads.head_changes import CATEGORIES, HeadChanges
+from circuitlapse.heads.overlap import Overlap
+from circuitlapse.records.documents import Evidence, Group
+from circuitlapse.verdict.preconditions import Context, Findings, logits, percent
+
+GROUP_NAMES: dict[Group, str] = {
+    "old_heads": "old circuit's heads",
+    "recruited_heads": "recruited heads",
+    "other_heads": "other heads",
+    "mlps": "MLPs",
+    "shared": "embeddings, normalisations and output biases",
+}
+
+# Pearson's follows the few largest components, the ranks' all of them: each alone would mislead.
+_CORRELATIONS = {"pearson": "correlation", "spearman": "rank correlation"}
+
+
+def statements(
+    context: Context,
+    findings: Findings,
+    overlaps: Sequence[Overlap],
+    fates: HeadChanges | None,
+) -> list[Evidence]:
+    """Write the sentences on behaviour, wiring and fates; causes are worded from their tables."""
+    return [
+        *_behaviour(context, findings),
+        *_overlap(context, overlaps),
+        *(_fates(context, fates) if fates is not None else ()),
+    ]
+
+
+def _evidence(context: Context, statement: str, table: str, **where: str | int) -> Evidence:
+    return Evidence(statement=statement, table=table, where=context.where(**where))
+
+
+def _behaviour(context: Context, findings: Findings) -> Iterator[Evidence]:
+    old, new, step = context.old, context.new, context.step
+    for task, model, at, estimate, split, where in (
+        (old, "The base", 0, findings.base_old, "test", ""),
+        (new, "The base", 0, findings.base_new, "test", ""),
+        (new, "The tuned model", step, findings.tuned_new, "test", ""),
+        (
+            new,
+            "The tuned model",
+            step,
+            findings.tuned_new_templates,
+            "test_templates",
+            " in held-out templates",
+        ),
+        (old, "The tuned model", step, findings.tuned_old, "test", ""),
+    ):
+        yield _evidence(
+            context,
+            f"{model} answers {task}{where} with an accuracy of {percent(estimate)} among the "
+            "listed names.",
+            "behaviour",
+            step=at,
+            task=task,
+            split=split,
+        )
+    if findings.placebo_gain is not None and context.placebo is not None:
+        yield _evidence(
+            context,
+            f"The placebo changed the base's logit difference on {new} by "
+            f"{logits(findings.placebo_gain)}.",
+            "placebo",
+            placebo=context.placebo,
+            step=step,
+            task=new,
+            split="test",
+        )
+
+
+def _overlap(context: Context, overlaps: Sequence[Overlap]) -> Iterator[Evidence]:
+    left = f"base:{context.old}"
+    wanted = [{left, f"tuned:{task}"} for task in (context.old, context.new)]
+    for row in overlaps:
+        if {row.left, row.right} not in wanted or row.measure not in _CORRELATIONS:
+            continue
+        yield _evidence(
+            context,
+            f"Importances of {row.unit} in {row.left} and {row.right} have {_correlation(row)}.",
+            "overlap",
+            step=context.step,
+            corruption=context.corruption,
+            unit=row.unit,
+            left=row.left,
+            right=row.right,
+            measure=row.measure,
+        )
+
+
+def _correlation(row: Overlap) -> str:
+    name = _CORRELATIONS[row.measure]
+    if row.value is None:
+        return f"no {name}: {row.not_reported}"
+    text = f"a {name} of {row.value:.2f}"
+    if row.value_low is not None:
+        text += f" [{row.value_low:.2f}, {row.value_high:.2f}]"
+    compared = []
+    if row.ceiling is not None:
+        compared.append(f"halves of the prompts reach {row.ceiling:.2f}")
+    if row.null_mean is not None:
+        compared.append(
+            f"heads shuffled within their layers {row.null_mean:.2f} "
+            f"[{row.null_low:.2f}, {row.null_high:.2f}] (p = {row.p_value:.3f})"
+        )
+    return "; ".join([text, ", ".join(compared)]) if compared else text
+
+
+def _fates(context: Context, fates: HeadChanges) -> Iterator[Evidence]:
+    where: dict[str, str | int] = {"step": context.step, "corruption": context.corruption}
+    counts = Counter(row.fate for row in fates.rows)
+    listed = ", ".join(f"{counts[fate]} {fate}" for fate in CATEGORIES if counts[fate])
+    yield _evidence(
+        context,
+        f"Of {len(fates.rows)} heads: {listed} (used from {fates.threshold:.2f} logits on).",
+        "fates",
+        **where,
+    )
+    yield _evidence(
+        context,
+        f"The base uses {len(fates.old_heads)} heads on {context.old}; by the same test the tuned "
+        f"model uses {len(fates.still_used)} of them.",
+        "fates",
+        **where,
+    )

@@ -1,0 +1,36 @@
+"""Every threshold of the verdict, each with its reason, and nothing else.
+
+They are judgements, made before any organism of an unseen seed was scored, and not changed since.
+docs/calibration.md says how often labels that follow from them are right. What is no judgement of
+the verdict's stands where it is used: levels of intervals, the fewest random groups that can tell
+anything, and the minima of published heads' tests.
+"""
+
+# An old circuit can only be read from a model that does the old task nearly always. The organisms
+# are gated higher (.98 on its point value); this leaves room for models trained elsewhere.
+OLD_MASTERED = 0.90
+# Beyond this there is little left to learn: the `natural` organism's own gate.
+NEW_NOT_MASTERED = 0.75
+# Halfway from chance to certainty: as one who knows half of the answers and guesses the others.
+FAILED_AT_MOST = 0.5
+# Three right in four on held-out name pairs: far from the chance of any task here (1/3 or 1/2).
+NEW_LEARNT = 0.75
+# A placebo that makes more than a fifth of the gain would make any share of it doubtful.
+PLACEBO_LARGEST_SHARE = 0.2
+
+
+# A tenth more right answers: below it, nothing happened that a reader would call an ability.
+SMALLEST_ACCURACY_GAIN = 0.1
+# More than all others together.
+MAJORITY = 0.5
+# An interval wider than this cannot tell a quarter from a half; "mixed" needs to.
+TIGHT = 0.25
+# One of twenty random groups may do as well by chance.
+LARGEST_P = 0.05
+# Random groups overlap with the group beside which they stand, since it may hold half of all heads,
+# and one of them may hold by chance what matters in it. With 39, one of them may reach the group
+# within that p; with the 20 that are the fewest, none.
+JUDGED_GROUPS = 39
+# Seeds from which a bootstrap over seeds says something: with four, one resample in 64 is a single
+# seed repeated.
+POOLED_SEEDS = 5
