@@ -173,7 +173,7 @@ def _patterns(
         arm = TrainingRun(recipe, seed).name
         if not store.record(f"patterns/{arm}/step-00000.safetensors"):
             continue  # a fine-tune that came to nothing
-        for step in experiment.steps():
+        for step in filter(experiment.is_end, experiment.steps()):
             name = f"patterns/{arm}/step-{step:05d}.safetensors"
             content = store.read(name)
             try:
