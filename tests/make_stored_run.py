@@ -24,7 +24,6 @@ from found_prompts import random_model, save
 from stored_run import ARCHIVE, arithmetic, experiment
 
 HELD_OUT = {"test": 32, "test_templates": 24, "validation": 24}
-LEFT_OUT = ("tables/probes.parquet",)
 
 
 def do(out: Path, base: Path, wanted: str, items: dict[str, list[Item]]) -> None:
@@ -80,8 +79,6 @@ def main() -> None:
             for seed in experiment(base).finetune.seeds
         ]
         do(out, base, "verdict", fitting(cl.load_model(base, device="cpu"), tuned))
-        for name in LEFT_OUT:
-            (out / name).unlink(missing_ok=True)
         shutil.rmtree(out / ".records")
         with tarfile.open(ARCHIVE, "w:xz") as archive:
             for path in sorted(Path(directory).rglob("*")):
