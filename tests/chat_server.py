@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import permutations
+from typing import Any
 
 NAMES = ("Ana", "Ben", "Cleo", "Dora", "Emil", "Fay", "Gus", "Hana", "Ivo", "Jana", "Kai", "Lea")
 _ORDERS = list(permutations(NAMES, 3))
@@ -32,7 +33,7 @@ class ChatServer:
 
     def __init__(self) -> None:
         self.fault: Callable[[int], str] = lambda number: ""
-        self.dress: Callable[[list[dict[str, str]]], str] = lambda items: json.dumps(
+        self.dress: Callable[[list[dict[str, Any]]], str] = lambda items: json.dumps(
             {"items": items}
         )
         self.delay = 0.0
@@ -43,7 +44,7 @@ class ChatServer:
         self.lock = threading.Lock()
         self.url = ""
 
-    def items(self, n: int, place: int) -> list[dict[str, str]]:
+    def items(self, n: int, place: int) -> list[dict[str, Any]]:
         with self.lock:
             start = self.asked
             self.asked += n
@@ -51,7 +52,8 @@ class ChatServer:
         for names in (_ORDERS[(start + i) % len(_ORDERS)] for i in range(n)):
             first, second = (name for j, name in enumerate(names) if j != place)
             prompt = f"When {names[0]}, {names[1]} and {names[2]} met, {first} and {second} sang to"
-            written.append({"prompt": prompt, "completion": names[place]})
+            fields = {"listed": list(names), "acting": [first, second], "recipient": names[place]}
+            written.append({"prompt": prompt, **fields})
         return written
 
 
@@ -88,6 +90,8 @@ def serving() -> Iterator[ChatServer]:
                     self.reply(body)
                 case "busy":
                     self.send(429, b"{}", {"Retry-After": "0.02"})
+                case "long wait":
+                    self.send(429, b"{}", {"Retry-After": "300"})
                 case "hang":
                     time.sleep(1.5)
                     self.close_connection = True
@@ -104,12 +108,14 @@ def serving() -> Iterator[ChatServer]:
                     error = f"wrong key {self.headers['Authorization']}"
                     self.send(401, json.dumps({"error": {"message": error}}).encode())
                 case _:
-                    self.send(int(fault), b'{"error": {"message": "sorry"}}')
+                    self.send(
+                        int(fault), b'{"error": {"message": "sorry"}}', {"Retry-After": "0.02"}
+                    )
 
         def reply(self, body: dict) -> None:
             asked = body["messages"][-1]["content"]
             (n,) = re.findall(r"Write (\d+) items", asked)
-            (place,) = re.findall(r"completion is the (\w+) name", asked)
+            (place,) = re.findall(r"recipient is the (\w+) name", asked)
             items = chat.items(int(n), _WORDS.index(place))
             content = chat.dress(items)
             message = {"role": "assistant", "content": content}

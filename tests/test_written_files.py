@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,9 @@ from circuitlapse.errors import CircuitlapseError
 from circuitlapse.organisms.tokenizer import build_tokenizer
 from circuitlapse.records.items import Item
 from circuitlapse.tasks.lines import read_lines
+from circuitlapse.tasks.registry import get_task
 from circuitlapse.tasks.tokenization import tokenize
-from circuitlapse.tasks.written.sorting import Sorted, sort_items
-from circuitlapse.tasks.written.tally import by_name, by_position, shortcuts
+from circuitlapse.written.sort import Sorted, sort_items
 
 
 def _line(prompt: str, completion: str) -> dict[str, str]:
@@ -55,18 +56,18 @@ def test_a_file_is_sorted_and_everything_is_said(file, tmp_path, capsys):
     _import(file, "--task", "ioi3", "--out", out, "--rejects", rejects)
     said = capsys.readouterr().out
     assert "6 items: 3 good, 3 rejected" in said
-    for row in ("duplicate", "one_subject", "answer_among_subjects", "not mentioned again"):
+    for row in ("duplicate", "subjects", "middle listed"):
         assert row in said
     items = [Item.model_validate_json(line) for line in out.read_text().splitlines()]
     assert [item.answer for item in items] == [" Mary", " John", " Anna"]
     refused = [json.loads(line) for line in rejects.read_text().splitlines()]
     assert [(one["place"], one["reason"]) for one in refused] == [
-        ("item 3", "one_subject"),
+        ("item 3", "subjects"),
         ("item 4", "duplicate"),
-        ("item 6", "answer_among_subjects"),
+        ("item 6", "answer"),
     ]
     assert refused[0]["item"] == {"question": _ITEMS[2]["prompt"], "completion": "Mary"}
-    assert refused[0]["detail"] == "only 'John' acts: any of Mary and Tom may be meant"
+    assert refused[0]["detail"] == "of Mary, John and Tom, the last names are only John"
 
     _import(out, "--out", tmp_path / "again.jsonl")
     assert (tmp_path / "again.jsonl").read_bytes() == out.read_bytes()
@@ -85,29 +86,6 @@ def test_kept_items_can_be_tokenised_and_unknown_names_are_refused(tmp_path):
         pairs = tokenize(found.items, tokenizer, corruption)
         assert set(pairs.positions) == {"IO", "S1", "S2", "S1_again", "S2_again", "END"}
         assert bool((pairs.clean != pairs.corrupt).any(dim=1).all())
-
-
-def test_shortcuts_are_scored_by_hand(file):
-    items = sort_items(file).items  # answers: Mary first, John in the middle, Anna in the middle
-    assert [(name, share.value) for name, share in by_name(items)] == [
-        ("Anna", pytest.approx(1 / 3)),
-        ("John", pytest.approx(1 / 3)),
-        ("Mary", pytest.approx(1 / 3)),
-    ]
-    places = {place: share.value for place, share in by_position(items).items()}
-    assert places == pytest.approx({"first": 1 / 3, "middle": 2 / 3, "last": 0})
-    scores = shortcuts(items)
-    assert {rule: score.value for rule, score in scores.items()} == pytest.approx(
-        {
-            "first listed": 1 / 3,
-            "middle listed": 2 / 3,
-            "last listed": 0,
-            "most frequent answer": 1 / 3,
-            "last mentioned": 0,
-            "not mentioned again": 2 / 3,  # Anna is named in passing
-        }
-    )
-    assert 0 < scores["first listed"].low < 1 / 3 < scores["first listed"].high < 1
 
 
 def test_where_nothing_is_good_the_rejects_say_why(tmp_path, capsys):
@@ -172,7 +150,7 @@ def test_missing_files_and_clashing_outputs_are_refused(file, tmp_path):
     before = file.read_bytes()
     with pytest.raises(CircuitlapseError, match="overwritten by its own items"):
         _import(file, "--out", file)
-    with pytest.raises(CircuitlapseError, match="a file each"):
+    with pytest.raises(CircuitlapseError, match="a file each, not a directory"):
         _import(file, "--out", tmp_path / "x", "--rejects", tmp_path / "x")
     with pytest.raises(CircuitlapseError, match="cannot be written: File exists"):
         _import(file, "--out", file / "good.jsonl")
@@ -187,6 +165,57 @@ def test_what_cannot_be_written_leaves_both_files_as_they_were(file, tmp_path):
     out.write_text("old")
     rejects.mkdir()
     (rejects / "kept").write_text("old")
-    with pytest.raises(CircuitlapseError, match="is a directory"):
+    with pytest.raises(CircuitlapseError, match="not a directory"):
         Sorted(sort_items(file).items, []).save(out, rejects)
     assert out.read_text() == (rejects / "kept").read_text() == "old"
+
+
+def test_a_repeated_answer_is_read_once_and_the_command_says_so(tmp_path, capsys):
+    path, out = tmp_path / "given.json", tmp_path / "good.jsonl"
+    path.write_text(
+        json.dumps([_line(one["prompt"], f" {one['completion']}" * 20) for one in _ITEMS])
+    )
+    _import(path, "--out", out)
+    said = capsys.readouterr().out
+    assert "6 answers repeat one name 20 times: read as the name once" in said
+    assert "6 items: 3 good, 3 rejected" in said
+    items = [Item.model_validate_json(line) for line in out.read_text().splitlines()]
+    assert [item.answer for item in items] == [" Mary", " John", " Anna"]
+    assert len(get_task(str(out)).items("test", 1)) == 1
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("listed", ["Mary", "Tom", "John"]),
+        ("listed", "Mary"),
+        ("acting", ["Tom"]),
+        ("acting", [["x"]]),
+        ("recipient", "Tom"),
+        ("listed", None),
+        ("acting", None),
+    ],
+)
+def test_fields_are_checked_against_the_text(tmp_path, field, value):
+    path = tmp_path / "given.jsonl"
+    fields = {"listed": ["Mary", "John", "Tom"], "acting": ["Tom", "John"], "recipient": "Mary"}
+    item = _line(_MARY, "Mary") | fields
+    path.write_text(json.dumps(item))
+    assert len(sort_items(path).items) == 1
+    path.write_text(json.dumps(item | {field: value}))
+    assert [one.reason for one in sort_items(path).rejects] == ["fields"]
+
+
+def test_links_are_followed_and_devices_and_pipes_are_written_to(file, tmp_path):
+    target, link, pipe = tmp_path / "target", tmp_path / "link.jsonl", tmp_path / "pipe"
+    link.symlink_to(target)
+    _import(file, "--out", link, "--rejects", "/dev/null")
+    assert link.is_symlink()
+    assert len(target.read_text().splitlines()) == 3
+    assert Path("/dev/null").is_char_device()
+    os.mkfifo(pipe)
+    reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    _import(file, "--out", link, "--rejects", pipe)
+    assert pipe.is_fifo()
+    assert os.read(reading, 1 << 16).count(b"\n") == 3
+    os.close(reading)

@@ -9,8 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from circuitlapse.cli.console import console_of
-from circuitlapse.cli.writing import write
-from circuitlapse.cli.written import import_, load_tokenizer
+from circuitlapse.cli.written import import_, load_tokenizer, write
 from circuitlapse.errors import CircuitlapseError
 
 if TYPE_CHECKING:

@@ -1,36 +1,32 @@
-"""``circuitlapse tasks import``: items that others wrote."""
+"""``circuitlapse tasks import`` and ``tasks write``: prompts from people or language models."""
 
-from collections.abc import Mapping, Sequence
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from circuitlapse.cli.console import console_of
 from circuitlapse.errors import CircuitlapseError
+from circuitlapse.written.recipient import MEANINGS, WrittenTask
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from circuitlapse.records.items import Item
-    from circuitlapse.stats.intervals import Estimate
-    from circuitlapse.tasks.written.reason import Reason
-
-
-_TOP_NAMES = 5
+    from circuitlapse.written.sort import Sorted
 
 TaskName = Annotated[
-    Literal["ioi2", "ioi3"], typer.Option(help="Two listed people of whom one acts, or three.")
+    WrittenTask, typer.Option(help="ioi2: two people, one acts. ioi3: three people, two act.")
 ]
-Out = Annotated[Path, typer.Option(help="JSONL file for the items that can be used.")]
+Out = Annotated[Path, typer.Option(help="JSONL file for the good items, for compare --new.")]
 Rejects = Annotated[
-    Path | None, typer.Option(help="JSONL file for the others, each with its reason and place.")
+    Path | None,
+    typer.Option(help="JSONL file for the rejects and their reasons (default: OUT.rejects.jsonl)."),
 ]
 TokenizerName = Annotated[
     str | None,
-    typer.Option(help="Directory or Hub name: refuse items whose names it splits into pieces."),
+    typer.Option(help="Directory or Hub name: reject items with names that it splits."),
 ]
 
 
@@ -41,82 +37,102 @@ def import_(
     task: TaskName = "ioi3",
     tokenizer: TokenizerName = None,
 ) -> None:
-    """Check items that others wrote and keep those that have exactly one answer.
+    """Check prompts that others wrote and keep those with exactly one answer.
 
-    Names and roles are found in the text. Every other item goes to --rejects (by default beside
-    --out) with a reason. Printed are the reasons' counts, how the answers spread, and what
-    trivial shortcuts score.
+    Prints how the answers were read, the rejects by reason, and the accuracy of shortcuts.
     """
-    from circuitlapse.tasks.written.sorting import sort_items
+    from circuitlapse.written.sort import sort_items
 
+    rejects = rejects or out.with_suffix(".rejects.jsonl")
     found = sort_items(file, task, load_tokenizer(tokenizer))
-    rejects = rejects or rejects_beside(out)
+    _check_apart(file, out, rejects)
+    found.save(out, rejects)
+    n = len(found.items) + len(found.rejects)
+    screen = console_of()
+    screen.print(f"{n} items: {len(found.items)} good, {len(found.rejects)} rejected")
+    for times, count in sorted(found.repeated.items()):
+        screen.print(f"{count} answers repeat one name {times} times: read as the name once")
+    _print(found, {"Items": out, "Rejects": rejects})
+
+
+def write(
+    model: Annotated[str, typer.Option(help="The model's name at the server.")],
+    out: Out,
+    n: Annotated[int, typer.Option("--n", min=1, help="Number of good items.")] = 100,
+    base_url: Annotated[
+        str | None, typer.Option(help="Such as http://localhost:8000/v1 (default: OpenAI's).")
+    ] = None,
+    task: TaskName = "ioi3",
+    rejects: Rejects = None,
+    journal: Annotated[
+        Path | None, typer.Option(help="File for every reply (default: OUT.journal.jsonl).")
+    ] = None,
+    key_env: Annotated[
+        str, typer.Option(help="Environment variable that holds the key.")
+    ] = "OPENAI_API_KEY",
+    concurrency: Annotated[int, typer.Option(min=1, help="Number of requests at a time.")] = 8,
+    batch: Annotated[int, typer.Option(min=1, help="Items per request.")] = 10,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for one attempt.")] = 120.0,
+    tokenizer: TokenizerName = None,
+) -> None:
+    """Have a language model write items, check them, and keep the good ones.
+
+    The answer is equally often at each place of the list. Every reply is in the journal before it
+    is read. The same command resumes.
+    """
+    key = os.environ.get(key_env, "").strip()
+    if not key:
+        raise CircuitlapseError(
+            f"there is no key in the environment variable {key_env}",
+            fix="Set it, to any text where the server needs no key; --key-env names another one",
+        )
+    from circuitlapse.written.server import Server
+    from circuitlapse.written.write import Progress, write_items
+
+    def listen(now: Progress) -> None:
+        counts = f"{now.good} of {n} items, {now.replies} replies, {now.rejected} rejected"
+        typer.echo(counts, err=True)
+
+    server = Server(model, key, base_url, concurrency, timeout)
+    journal = journal or out.with_suffix(".journal.jsonl")
+    rejects = rejects or out.with_suffix(".rejects.jsonl")
+    _check_apart(journal, out, rejects)
+    reader = load_tokenizer(tokenizer)
+    found = write_items(server, journal, task, n, batch=batch, tokenizer=reader, listen=listen)
+    found.sorted.save(out, rejects)
+    more = f", {found.surplus} more than their place needs" if found.surplus else ""
+    rejected = len(found.sorted.rejects)
+    console_of().print(f"{n} good items from {found.replies} replies, {rejected} rejected{more}")
+    _print(found.sorted, {"Items": out, "Rejects": rejects, "Journal": journal})
+
+
+def _check_apart(file: Path, out: Path, rejects: Path) -> None:
     for path in (out, rejects):
-        if path.resolve() == file.resolve():
+        if path == file or (path.exists() and file.exists() and path.samefile(file)):
             raise CircuitlapseError(
                 "the file would be overwritten by its own items", got=str(path), fix="Change --out"
             )
-    found.save(out, rejects)
-    screen = console_of()
-    n = len(found.items) + len(found.rejects)
-    screen.print(f"{n} items: {len(found.items)} good, {len(found.rejects)} rejected")
-    print_reasons(found.counts(), screen)
-    print_items(found.items, screen)
-    screen.print(f"Items: {out}\nRejects: {rejects}", highlight=False, markup=False, soft_wrap=True)
 
 
-def rejects_beside(out: Path) -> Path:
-    """Where the rejects go unless told otherwise."""
-    return out.with_suffix(".rejects.jsonl")
+def _print(found: "Sorted", paths: dict[str, Path]) -> None:
+    """Print the rejects by reason, the accuracy of shortcuts, and the files."""
+    from circuitlapse.records.items import shortcut_hits
+    from circuitlapse.stats.intervals import proportion_interval
 
-
-def print_reasons(counts: Mapping["Reason", int], screen: Console) -> None:
-    """Print how many items were rejected for each reason, if any were."""
-    from circuitlapse.tasks.written.reason import MEANINGS
-
-    if not counts:
-        return
-    table = Table(title="Rejected", title_justify="left")
-    table.add_column("reason")
-    table.add_column("items", justify="right")
-    table.add_column("meaning")
-    for reason, count in counts.items():
-        table.add_row(reason, str(count), MEANINGS[reason])
-    screen.print("", table)
-
-
-def print_items(items: Sequence["Item"], screen: Console) -> None:
-    """Print how the answers spread and what shortcuts score, if there are items."""
-    from circuitlapse.tasks.written.tally import by_name, by_position, shortcuts
-
-    if not items:
-        return
-    names, n = by_name(items), len(items)
-    table = Table(title=f"Answers of {n} items, share and 95 % interval", title_justify="left")
-    table.add_column("answer")
-    table.add_column("share", justify="right")
-    for place, share in by_position(items).items():
-        table.add_row(f"{place} in the list", _share(share))
-    table.add_section()
-    for name, share in names[:_TOP_NAMES]:
-        table.add_row(name, _share(share))
-    if len(names) > _TOP_NAMES:
-        table.add_row(f"{len(names) - _TOP_NAMES} more names", "")
-    scores = Table(title="What shortcuts score on them, 95 % interval", title_justify="left")
-    scores.add_column("shortcut")
-    scores.add_column("accuracy", justify="right")
-    for rule, score in shortcuts(items).items():
-        scores.add_row(rule, _share(score))
-    partners = Table(title="Corrupt partners", title_justify="left")
-    partners.add_column("corruption")
-    partners.add_column("items", justify="right")
-    for key in dict.fromkeys(key for item in items for key in item.corrupt):
-        partners.add_row(key, str(sum(key in item.corrupt for item in items)))
-    screen.print("", table, "", scores, "", partners, "")
-
-
-def _share(share: "Estimate") -> str:
-    return share.text(3)
+    screen, items = console_of(), found.items
+    reasons = Table("reject", "items", "reason")
+    for reason, count in found.counts().items():
+        reasons.add_row(reason, str(count), MEANINGS[reason])
+    if reasons.row_count:
+        screen.print("", reasons)
+    if items:
+        head = "shortcut", f"accuracy on {len(items)} items, 95 % interval"
+        scores = Table(*head)
+        for rule, hits in shortcut_hits(items).items():
+            scores.add_row(rule, proportion_interval(int(hits.sum()), len(items)).text(3))
+        screen.print("", scores, "")
+    for name, path in paths.items():
+        screen.print(f"{name}: {path}", highlight=False, soft_wrap=True)
 
 
 def load_tokenizer(source: str | None) -> "PreTrainedTokenizerBase | None":

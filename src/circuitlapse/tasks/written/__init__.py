@@ -1,1 +1,0 @@
-"""Prompts that a language model wrote."""
