@@ -25,8 +25,10 @@ from safetensors.numpy import save_file
 from transformers import AutoModelForCausalLM
 
 import circuitlapse as cl
+from circuitlapse.models.engine.circuit import Graph
 from circuitlapse.models.files.quiet import quiet
 from circuitlapse.pipeline.job import Job
+from circuitlapse.pipeline.measure.task_scores import about_scores
 from circuitlapse.pipeline.run.job_runners import work
 from circuitlapse.pipeline.run.run import jobs_of
 from circuitlapse.records.store import Store
@@ -126,6 +128,8 @@ class Stored:
                 target.write_bytes(source.read_bytes())
                 return
             arrays = {self._renamed(name): array for name, array in arrays.items()}
+            if "scores" in source.parts and "n_layers" in about:
+                about = about_scores(Graph(**about), cl.get_task(source.stem))
             save_file(arrays, target, {"about": json.dumps(self.keys(about), sort_keys=True)})
         else:
             target.write_bytes(source.read_bytes())

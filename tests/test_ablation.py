@@ -14,8 +14,7 @@ from circuitlapse.circuits.ablation import ablated_run, check_ablation, mean_out
 from circuitlapse.circuits.circuit_run import CircuitRun
 from circuitlapse.circuits.evaluate import evaluate_circuit, evaluate_circuits
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.graph import Graph
-from circuitlapse.models.engine.circuit import Circuit
+from circuitlapse.models.engine.circuit import Circuit, Graph
 from circuitlapse.models.engine.shared_prefix import Suffixes, each_batch
 from circuitlapse.models.files.load import load_model
 from circuitlapse.prompts.pairs import PromptPairs

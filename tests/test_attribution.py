@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from circuitlapse.attribution.edges import attribute
 from circuitlapse.attribution.scores import Scores
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.graph import Graph
+from circuitlapse.models.engine.circuit import Graph
 from circuitlapse.models.files.load import load_model
 from circuitlapse.prompts.pairs import PromptPairs
 from twins_engine import Literal, random_pairs, tiny_gpt2

@@ -11,7 +11,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from circuitlapse.attribution import exact
 from circuitlapse.attribution.edges import attribute
 from circuitlapse.attribution.exact import project_exact
-from circuitlapse.graph import Graph
+from circuitlapse.models.engine.circuit import Graph
 from circuitlapse.models.files.load import load_model
 from circuitlapse.prompts.pairs import PromptPairs
 from twins_engine import random_pairs, tiny_gpt2

@@ -7,9 +7,8 @@ from circuitlapse.attribution.edges import attribute
 from circuitlapse.circuits.curve import faithfulness_curve
 from circuitlapse.circuits.evaluate import CircuitEvaluation, evaluate_circuit, evaluate_circuits
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.graph import Graph
 from circuitlapse.models.engine.behaviour import logit_differences
-from circuitlapse.models.engine.circuit import Circuit
+from circuitlapse.models.engine.circuit import Circuit, Graph
 from circuitlapse.models.files.load import load_model
 from twins_engine import Literal, random_pairs, tiny_gpt2
 

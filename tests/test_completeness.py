@@ -10,8 +10,7 @@ from circuitlapse.circuits.completeness import completeness, greedy_completeness
 from circuitlapse.circuits.evaluate import evaluate_circuit
 from circuitlapse.circuits.minimality import minimality
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.graph import Graph
-from circuitlapse.models.engine.circuit import Circuit
+from circuitlapse.models.engine.circuit import Circuit, Graph
 from circuitlapse.models.files.load import load_model
 from twins_engine import FAMILIES, Literal, random_pairs, tiny, tiny_gpt2
 

@@ -243,6 +243,8 @@ def test_points_on_a_curve_are_the_behaviour_of_the_trained_model(finished, tiny
     items = cl.get_task("ioi3").items("test", 16)
     shown = behaviour(base, cl.tokenize(items, base.tokenizer, "names"))
     row = finished.table("elicitable").filter(control="mlps", step=0).row(0, named=True)
-    np.testing.assert_allclose(row["logit_diff"], shown.logit_diff.double().mean(), rtol=1e-5)
+    np.testing.assert_allclose(
+        row["logit_diff"], shown.logit_diff.mean(dtype=np.float64), rtol=1e-5
+    )
     document = json.loads((finished.path / "controls/old-circuit.json").read_text())
     assert document["heads"] == []

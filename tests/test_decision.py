@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -21,10 +20,10 @@ PROMPTS = 80
 
 
 def answers(logit_diff, right, spread=1.0):
-    diff = torch.as_tensor(logit_diff).float()
+    diff = np.asarray(logit_diff, np.float32)
     n_right = round(right * len(diff))
-    correct = torch.arange(len(diff)) < n_right
-    return Behaviour(diff, correct, correct, torch.full_like(diff, spread))
+    correct = np.arange(len(diff)) < n_right
+    return Behaviour(diff, correct, correct, np.full_like(diff, spread))
 
 
 def measured(elicited, effects, *, noise=0.3, right=(0.4, 0.95), spread=1.0, seed=0, n=PROMPTS):
@@ -78,7 +77,7 @@ def test_shares_sum_to_one_whatever_the_hybrids_do_together(hybrids, n_runs):
     ]
     # M1's answers are single precision, as they are read from a model.
     for each in runs:
-        each.hybrids[-1] = each.tuned.logit_diff.numpy()
+        each.hybrids[-1] = each.tuned.logit_diff
     shares = divide_gain(runs, seed=0, repeats=5).shares
     assert shares is not None
     assert sum(share.value for share in shares.values()) == pytest.approx(1, abs=1e-5)
@@ -93,7 +92,7 @@ def test_the_bootstrap_over_runs_and_prompts_is_the_literal_one():
     for rows, picked in zip(prompts, chosen, strict=True):
         parts = [
             (
-                (runs[i].hybrids[0] - runs[i].base.logit_diff.double().numpy())[rows].mean(),
+                (runs[i].hybrids[0] - runs[i].base.logit_diff.astype(np.float64))[rows].mean(),
                 (runs[i].tuned.logit_diff - runs[i].base.logit_diff).double().numpy()[rows].mean(),
             )
             for i in picked
@@ -201,7 +200,7 @@ def test_a_group_that_is_first_by_one_order_only_is_not_named():
     for index, subset in enumerate(SUBSETS):
         hybrids[index] += 12 * ({"old_heads", "mlps"} <= subset) + 8 * ("old_heads" in subset)
         hybrids[index] += 9 * ("other_heads" in subset) * ("old_heads" not in subset)
-    tuned = replace(one.tuned, logit_diff=torch.as_tensor(hybrids[-1]).float())
+    tuned = replace(one.tuned, logit_diff=np.asarray(hybrids[-1], np.float32))
     decision = decide(Run(replace(one, hybrids=hybrids, tuned=tuned), SUPPORT, []))
     causes = decision.causes
     assert causes.first_in is not None

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from circuitlapse.errors import CircuitlapseError
@@ -39,7 +40,7 @@ def test_few_shot_rows_are_the_models_answers_or_say_why_not(items, tiny_model):
     none, one, many = few_shot(model, asked, examples, (0, 1, 8), separator=".")
     plain = behaviour(model, tokenize(asked, model.tokenizer, "names"))
     assert none.accuracy_among is not None
-    assert none.accuracy_among.value == float(plain.correct_among.double().mean())
+    assert none.accuracy_among.value == float(plain.correct_among.mean(dtype=np.float64))
     assert one.n_examples == 1
     assert many.accuracy_among is many.logit_diff is None
     assert "and the model reads 48" in many.refused

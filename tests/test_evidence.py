@@ -2,7 +2,6 @@ import json
 
 import numpy as np
 import pytest
-import torch
 
 from circuitlapse.models.engine.behaviour import behaviour, logit_differences
 from circuitlapse.models.engine.weights import component_pieces
@@ -81,7 +80,7 @@ def test_evidence_is_the_same_after_it_was_written_and_read(measured):
     again = CauseEvidence.of_arrays(arrays, json.loads(json.dumps(about)))
     assert again.choice == found.choice
     assert again.support == found.support
-    assert torch.equal(again.base.logit_diff, found.base.logit_diff)
+    assert np.array_equal(again.base.logit_diff, found.base.logit_diff)
     decided = [decide_causes([each.run()], seed=0, repeats=50) for each in (found, again)]
     assert decided[0] == decided[1]
 

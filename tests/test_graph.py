@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.graph import Graph, head_name, head_of, place_of
-from circuitlapse.models.engine.circuit import Circuit
+from circuitlapse.graph import head_name, head_of, place_of
+from circuitlapse.models.engine.circuit import Circuit, Graph
 
 
 def _order(name: str) -> tuple[int, int]:

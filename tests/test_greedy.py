@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from circuitlapse.attribution.scores import Scores, greedy_mask
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.graph import Graph
-from circuitlapse.models.engine.circuit import Circuit
+from circuitlapse.models.engine.circuit import Circuit, Graph
 
 GRAPHS = [Graph(2, 3), Graph(3, 2, parallel=True), Graph(2, 4, n_kv_heads=2)]
 

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from circuitlapse.errors import CircuitlapseError
@@ -17,7 +18,7 @@ def test_whole_heads_first_and_last_are_the_groups_own_grafts():
     rows = head_grafts(base, tuned, pairs, {"old": heads}, seed=0, n_random=3, repeats=50)
     grafts = Grafts(base, tuned, parameter_groups(base.hf, heads, ()).pieces)
     v = [
-        float(behaviour(grafts.write(groups), pairs).logit_diff.double().mean())
+        float(behaviour(grafts.write(groups), pairs).logit_diff.mean(dtype=np.float64))
         for groups in (
             (),
             ("old_heads",),
@@ -51,11 +52,11 @@ def test_random_groups_are_grafted_in_the_place_of_each_group():
     first, last = found["first_in", "two"], found["last_in", "two"]
     drawn = matched_heads(base.graph, groups["two"], 4, 3)
     assert len(first) == len(last) == len(drawn) == 4
-    before, after = (behaviour(m, pairs).logit_diff.double().mean() for m in (base, tuned))
+    before, after = (behaviour(m, pairs).logit_diff.mean(dtype=np.float64) for m in (base, tuned))
     for index, heads in enumerate(drawn):
         parts = parameter_groups(base.hf, heads, ()).pieces
         grafts = Grafts(base, tuned, parts)
-        alone = behaviour(grafts.write(("old_heads",)), pairs).logit_diff.double().mean()
+        alone = behaviour(grafts.write(("old_heads",)), pairs).logit_diff.mean(dtype=np.float64)
         without = behaviour(grafts.write(set(parts) - {"old_heads"}), pairs).logit_diff
         assert first[index] == pytest.approx(float(alone - before), abs=1e-6)
         assert last[index] == pytest.approx(float(after - without.double().mean()), abs=1e-6)

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.graph import Graph, head_of
+from circuitlapse.graph import head_of
+from circuitlapse.models.engine.circuit import Graph
 from circuitlapse.stats.random_baseline import FEWEST_GROUPS, compare_to_random, matched_heads
 
 HEADS = st.sets(st.tuples(st.integers(0, 2), st.integers(0, 3)))

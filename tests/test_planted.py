@@ -2,6 +2,7 @@ import json
 import os
 import time
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -200,9 +201,9 @@ def test_figures_are_those_of_the_models(cache):
             )
             for t in ("ioi2", "ioi3")
         )
-        right[f"{name}_old"] = old.correct.double().mean().item()
-        right[f"{name}_new"] = new.correct_among.double().mean().item()
-        right[name] = new.logit_diff.double().mean().item()
+        right[f"{name}_old"] = old.correct.mean(dtype=np.float64).item()
+        right[f"{name}_new"] = new.correct_among.mean(dtype=np.float64).item()
+        right[name] = new.logit_diff.mean(dtype=np.float64).item()
     assert found.figures["gain"] == pytest.approx(right.pop("tuned") - right.pop("base"))
     assert {key: found.figures[key] for key in right} == right
     assert found.figures["rise"] == right["tuned_new"] - right["base_new"]

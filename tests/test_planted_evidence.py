@@ -22,7 +22,7 @@ LABELS = {
 
 def decision(kind, *checks):
     (path,) = EVIDENCE.glob(f"{kind}-*.safetensors")
-    return decide_causes([read_evidence(path).run(checks)], seed=0)
+    return decide_causes([read_evidence(path.read_bytes()).run(checks)], seed=0)
 
 
 @pytest.mark.parametrize(("kind", "label"), LABELS.items())

@@ -7,10 +7,10 @@ import pytest
 
 from circuitlapse.analyses.heads import strongest_reads
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.graph import Graph
 from circuitlapse.heads.head_changes import category_of
 from circuitlapse.heads.head_profiles import Signatures, signature_of
 from circuitlapse.heads.role_changes import compare_roles
+from circuitlapse.models.engine.circuit import Graph
 from circuitlapse.models.engine.weights import component_pieces
 from circuitlapse.models.files.load import load_model
 from circuitlapse.pipeline.measure.readings import read

@@ -7,6 +7,7 @@ from functools import cache
 from html import unescape
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from transformers import AutoTokenizer, GPT2LMHeadModel
@@ -143,7 +144,7 @@ def test_figures_are_those_of_the_models_own_answers(tiny_model: Path, surveyed:
         assert figures.chance == pytest.approx(chance)
         assert figures.accuracy == proportion_interval(int(shown.correct.sum()), 24)
         assert figures.accuracy_among == proportion_interval(int(shown.correct_among.sum()), 24)
-        assert figures.logit_diff == mean_interval(shown.logit_diff.double().numpy())
+        assert figures.logit_diff == mean_interval(shown.logit_diff.astype(np.float64))
         assert figures.mark == mark_of(figures.accuracy_among, figures.chance)
     assert not any(each.mark == "mastered" for each in found.tasks)  # a random model
     assert found.pairs == []

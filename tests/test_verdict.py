@@ -3,7 +3,6 @@ from dataclasses import asdict, replace
 import numpy as np
 import polars as pl
 import pytest
-import torch
 
 from circuitlapse.heads.head_changes import HeadEffects, head_changes
 from circuitlapse.heads.overlap import NodeImportance, node_overlaps
@@ -56,9 +55,9 @@ def measured(elicited, effects, seed=0, n=80):
 
 
 def answers(logit_diff, right):
-    diff = torch.as_tensor(logit_diff).float()
-    correct = torch.arange(len(diff)) < round(right * len(diff))
-    return Behaviour(diff, correct, correct, torch.ones(len(diff)))
+    diff = np.asarray(logit_diff, np.float32)
+    correct = np.arange(len(diff)) < round(right * len(diff))
+    return Behaviour(diff, correct, correct, np.ones(len(diff), np.float32))
 
 
 def judged(elicited=0.2, effects=(4.0, 0.5, 0.2, 0.3, 0.1), findings=GOOD, seed=0):

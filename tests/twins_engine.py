@@ -15,7 +15,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from circuitlapse.graph import Graph
+from circuitlapse.models.engine.circuit import Graph
 from circuitlapse.prompts.pairs import PromptPairs
 
 

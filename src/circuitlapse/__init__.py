@@ -15,7 +15,7 @@ _HOMES = {
     "CircuitlapseError": "errors",
     "DirectAttribution": "reading.direct",
     "Experiment": "config.experiment",
-    "Graph": "graph",
+    "Graph": "models.engine.circuit",
     "Incompleteness": "circuits.completeness",
     "Model": "models.engine.model",
     "NodeMinimality": "circuits.minimality",

@@ -27,8 +27,8 @@ from circuitlapse.config.experiment import Experiment as Experiment
 from circuitlapse.config.presets import demo_experiment as demo_experiment
 from circuitlapse.config.toml import read_experiment as read_experiment
 from circuitlapse.errors import CircuitlapseError as CircuitlapseError
-from circuitlapse.graph import Graph as Graph
 from circuitlapse.models.engine.circuit import Circuit as Circuit
+from circuitlapse.models.engine.circuit import Graph as Graph
 from circuitlapse.models.engine.model import Model as Model
 from circuitlapse.models.files.load import load_model as load_model
 from circuitlapse.models.files.transformerlens import (

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from circuitlapse.shapes import Bool
 
@@ -61,7 +60,7 @@ SLOTS = ("q", "k", "v")
 
 
 @dataclass(frozen=True)
-class Graph:
+class GraphShape:
     """Writers, readers and edges of a pre-norm transformer.
 
     Attributes:
@@ -128,9 +127,9 @@ class Graph:
         return (*names, "logits")
 
     @cached_property
-    def edges(self) -> Bool[Tensor, "writers readers"]:
+    def edge_mask(self) -> Bool[np.ndarray, "writers readers"]:
         """Which writer comes before which reader: the edges of the whole model."""
-        mask = torch.zeros(len(self.writers), len(self.readers), dtype=torch.bool)
+        mask = np.zeros((len(self.writers), len(self.readers)), dtype=bool)
         for layer in range(self.n_layers):
             for slot in SLOTS:
                 mask[: self.n_before_attention(layer), self.slot_readers(layer, slot)] = True
@@ -141,7 +140,7 @@ class Graph:
     @property
     def n_edges(self) -> int:
         """Number of edges of the whole model."""
-        return int(self.edges.sum())
+        return int(self.edge_mask.sum())
 
     def n_slots(self, slot: str) -> int:
         """How many readers a layer has for queries, keys or values."""
@@ -194,18 +193,6 @@ class Graph:
     def kv_head(self, head: int) -> int:
         """Which key-value head a head uses."""
         return head // (self.n_heads // self.n_kv_heads)
-
-    def node_slots(self) -> Bool[Tensor, "nodes readers"]:
-        """Which readers each node reads by: a head's q, k and v, an MLP's one input."""
-        slots = torch.zeros(len(self.nodes), len(self.readers), dtype=torch.bool)
-        for layer in range(self.n_layers):
-            for head in range(self.n_heads):
-                node = self.head_writers(layer).start - 1 + head
-                slots[node, self.slot_readers(layer, "q").start + head] = True
-                for slot in "kv":
-                    slots[node, self.slot_readers(layer, slot).start + self.kv_head(head)] = True
-            slots[self.mlp_writer(layer) - 1, self.mlp_reader(layer)] = True
-        return slots
 
 
 StreamSite = Literal["resid_pre", "attn_out", "mlp_out"]

@@ -13,7 +13,6 @@ from circuitlapse.records.arrays import Arrays
 from circuitlapse.records.figures import Figures, flagged
 from circuitlapse.records.items import read_items, shortcut_hits
 from circuitlapse.stats.intervals import Estimate, mean_interval, proportion_interval
-from circuitlapse.tasks.registry import get_task
 
 
 def behaviour_rows(names: Row, arrays: Arrays) -> Iterator[Row]:
@@ -63,7 +62,7 @@ def invariance_rows(scores: RunData) -> list[Row]:
     """Make the table ``controls``."""
     rows = []
     for names, arrays in scores.checkpoints():
-        for control in get_task(names["task"]).controls:
+        for control in scores.controls(names["task"]):
             effect = arrays[f"controls.{control}"]
             rows.append(
                 {

@@ -5,26 +5,27 @@ from collections.abc import Iterator
 import numpy as np
 
 from circuitlapse.analyses.data import Row, RunData, spread
-from circuitlapse.graph import Graph
+from circuitlapse.graph import GraphShape
 from circuitlapse.records.arrays import family_mean
 from circuitlapse.stats.intervals import Intervals, mean_intervals, near_zero
-from circuitlapse.tasks.registry import get_task
 
 EDGES_KEPT = 200  # per checkpoint, task and corruption; all of them stay in the scores
 
 
-def _corruptions(task: str, families: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+def _corruptions(
+    variants_of: dict[str, list[str]], families: tuple[str, ...]
+) -> dict[str, list[str]]:
     """A task's families, and each variant of those that average several, with their variants."""
-    found = {family: get_task(task).families[family] for family in families}
+    found = {family: variants_of[family] for family in families}
     variants = [v for group in found.values() if len(group) > 1 for v in group]
-    return {**found, **{variant: (variant,) for variant in variants}}
+    return {**found, **{variant: [variant] for variant in variants}}
 
 
 def node_rows(scores: RunData) -> list[Row]:
     """Make the table ``nodes``."""
     rows, graph = [], scores.graph
     for names, arrays in scores.checkpoints():
-        found = _corruptions(names["task"], scores.experiment.measure.corruptions)
+        found = _corruptions(scores.families(names["task"]), scores.experiment.measure.corruptions)
         for corruption, variants in found.items():
             exact = all(f"effects.{variant}" in arrays for variant in variants)
             effects = mean_intervals(family_mean(arrays, "effects", variants)) if exact else None
@@ -35,7 +36,7 @@ def node_rows(scores: RunData) -> list[Row]:
 
 
 def _node_rows(
-    graph: Graph, names: Row, effects: Intervals | None, attribution: np.ndarray
+    graph: GraphShape, names: Row, effects: Intervals | None, attribution: np.ndarray
 ) -> Iterator[Row]:
     for index, (node, place) in enumerate(zip(graph.nodes, graph.places, strict=True)):
         yield {
@@ -54,7 +55,7 @@ def edge_rows(scores: RunData) -> list[Row]:
     rows, graph = [], scores.graph
     for names, arrays in scores.checkpoints():
         for family in scores.experiment.measure.corruptions:
-            mean = family_mean(arrays, "edges", get_task(names["task"]).families[family])
+            mean = family_mean(arrays, "edges", scores.families(names["task"])[family])
             order = np.argsort(-np.abs(mean), axis=None, kind="stable")[:EDGES_KEPT]
             for writer, reader in zip(*np.unravel_index(order, mean.shape), strict=True):
                 if mean[writer, reader] != 0:

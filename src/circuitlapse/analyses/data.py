@@ -10,12 +10,11 @@ import polars as pl
 
 from circuitlapse.config.experiment import Experiment
 from circuitlapse.config.finetune import TrainingRun
-from circuitlapse.graph import Graph
+from circuitlapse.graph import GraphShape
 from circuitlapse.records import layout
 from circuitlapse.records.arrays import Arrays, family_mean, load_about, load_arrays
 from circuitlapse.records.store import Store
 from circuitlapse.stats.intervals import Estimate
-from circuitlapse.tasks.registry import get_task
 
 Row = dict[str, Any]
 
@@ -32,6 +31,7 @@ class RunData:
         """Open the scores of a run; nothing is read yet."""
         self.store, self.experiment = store, experiment
         self.at = lru_cache(maxsize=8)(self._at)
+        self._about = lru_cache(maxsize=None)(self._about_task)
 
     @property
     def tasks(self) -> tuple[str, str]:
@@ -44,17 +44,29 @@ class RunData:
         return self.experiment.steps()[-1]
 
     @cached_property
-    def graph(self) -> Graph:
+    def graph(self) -> GraphShape:
         """The graph that all checkpoints share."""
         first = layout.scores(self.experiment.arms()[0].name, 0, self.tasks[0])
-        return Graph(**load_about(self.store.read(first)))
+        return GraphShape(**load_about(self.store.read(first))["graph"])
 
     def _at(self, arm: str, step: int, task: str) -> Arrays:
         return load_arrays(self.store.read(layout.scores(arm, step, task)))
 
+    def _about_task(self, task: str) -> dict[str, Any]:
+        arms = self.experiment.arms() if task in self.tasks else self.experiment.control_arms()
+        return load_about(self.store.read(layout.scores(arms[0].name, 0, task)))
+
+    def families(self, task: str) -> dict[str, list[str]]:
+        """The variants of each of a task's corruption families."""
+        return self._about(task)["families"]
+
+    def controls(self, task: str) -> list[str]:
+        """The changes of a task's prompts that leave the answer as it is."""
+        return self._about(task)["controls"]
+
     def family(self, arm: str, step: int, task: str, name: str, family: str) -> np.ndarray:
         """Array ``name`` averaged over the variants of a corruption family."""
-        return family_mean(self.at(arm, step, task), name, get_task(task).families[family])
+        return family_mean(self.at(arm, step, task), name, self.families(task)[family])
 
     def table(self, name: str, arm: TrainingRun) -> list[Row]:
         """The rows of a table that is there already, of one fine-tune."""

@@ -8,7 +8,7 @@ import numpy as np
 from circuitlapse.analyses.data import Row, RunData, spread
 from circuitlapse.config.experiment import Experiment
 from circuitlapse.config.finetune import TrainingRun
-from circuitlapse.graph import Graph
+from circuitlapse.graph import GraphShape
 from circuitlapse.records.arrays import load_about, load_arrays
 from circuitlapse.records.layout import grafts, grafts_at, swapped_rows
 from circuitlapse.stats.random_baseline import RandomBaseline, compare_to_random
@@ -33,7 +33,7 @@ def evidence_of(scores: RunData, arm: TrainingRun) -> CauseEvidence:
     return read_evidence(scores.store.read(grafts(arm.name)))
 
 
-def head_groups(found: CauseEvidence, graph: Graph) -> dict[str, tuple[str, ...]]:
+def head_groups(found: CauseEvidence, graph: GraphShape) -> dict[str, tuple[str, ...]]:
     """The heads of each group of heads that has any."""
     old, recruited = found.choice.old_heads, found.choice.recruited_heads
     others = [head for head in graph.heads if head not in {*old, *recruited}]
@@ -97,7 +97,7 @@ def _of_the_base(
 
 def _of_the_gained(scores: RunData, found: CauseEvidence, random: RandomGrafts) -> Iterator[Row]:
     """What the fitted gains bring to the base, and then the groups to the gained base."""
-    base, tuned = (each.logit_diff.double().numpy() for each in (found.base, found.tuned))
+    base, tuned = (each.logit_diff.astype(np.float64) for each in (found.base, found.tuned))
     columns: dict[tuple[str, str], np.ndarray] = {
         ("gains", "first_in"): found.hybrids[0] - base,
         ("gains_non_negative", "first_in"): found.non_negative - base,

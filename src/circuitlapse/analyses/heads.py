@@ -17,7 +17,7 @@ from circuitlapse.analyses.readings import HALVES
 from circuitlapse.config.experiment import file_label
 from circuitlapse.config.finetune import TrainingRun
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.graph import SLOTS, Graph
+from circuitlapse.graph import SLOTS, GraphShape
 from circuitlapse.heads.head_changes import HeadChanges, HeadEffects, head_changes, used_threshold
 from circuitlapse.heads.head_profiles import OWN, Signatures, signature_of
 from circuitlapse.heads.role_changes import Roles, compare_roles
@@ -133,7 +133,7 @@ class RolesOf:
         return strongest_reads(self._scores.graph, mean, halves)
 
 
-def strongest_reads(graph: Graph, mean: np.ndarray, halves: np.ndarray) -> dict[str, list]:
+def strongest_reads(graph: GraphShape, mean: np.ndarray, halves: np.ndarray) -> dict[str, list]:
     """Name what every head's query, key and value read most.
 
     Args:

@@ -17,7 +17,6 @@ from circuitlapse.heads.overlap import (
     edge_overlaps,
     node_overlaps,
 )
-from circuitlapse.tasks.registry import get_task
 
 # Null and resamples are drawn less often for the checkpoints before the last: there are many.
 _BETWEEN = 5
@@ -50,7 +49,7 @@ def edge_overlaps_at(scores: RunData, arm: TrainingRun, family: str, step: int) 
             at = (arm.name, of_model, task)
             mean = scores.family(*at, "edges", family)
             edges.append(EdgeImportance(model, task, mean, scores.family(*at, "halves", family)))
-    return edge_overlaps(edges, graph.writers, graph.readers, graph.edges.numpy())
+    return edge_overlaps(edges, graph.writers, graph.readers, graph.edge_mask)
 
 
 def overlaps_of(scores: RunData, arm: TrainingRun, family: str) -> list[Overlap]:
@@ -104,7 +103,7 @@ def overlaps_with_controls(
     task = experiment.controls.unrelated
     if task and arm in experiment.control_arms():
         tuned = measured("tuned", arm.name, scores.last, new)
-        own = next(iter(get_task(task).families))
+        own = next(iter(scores.families(task)))
         ends = (("base", 0), ("tuned", scores.last))
         other = [measured(model, arm.name, step, task, own) for model, step in ends]
         found["unrelated_task"] = _compared(scores, [base, tuned], other)

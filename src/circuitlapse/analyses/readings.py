@@ -7,7 +7,7 @@ import numpy as np
 
 from circuitlapse.analyses.data import Row, RunData, spread
 from circuitlapse.config.experiment import file_label
-from circuitlapse.graph import Graph, Site, StreamSite
+from circuitlapse.graph import GraphShape, Site, StreamSite
 from circuitlapse.records import layout
 from circuitlapse.records.arrays import load_about, load_arrays
 from circuitlapse.stats.intervals import mean_intervals
@@ -25,14 +25,14 @@ def reading_rows(scores: RunData) -> list[Row]:
     for arm in scores.experiment.arms():
         for step in scores.experiment.steps():
             content = scores.store.read(layout.readings(arm.name, step))
-            graph, names = Graph(**load_about(content)), {**scores.names(arm), "step": step}
+            graph, names = GraphShape(**load_about(content)), {**scores.names(arm), "step": step}
             for name, values in sorted(load_arrays(content).items()):
                 rows += _rows(graph, names, name, values, tasks)
     return rows
 
 
 def _rows(
-    graph: Graph, names: Row, name: str, values: np.ndarray, tasks: Mapping[str, str]
+    graph: GraphShape, names: Row, name: str, values: np.ndarray, tasks: Mapping[str, str]
 ) -> Iterator[Row]:
     task, reading, positions, *_ = (
         [None, name, ""] if name in ON_REPEATS else [*name.split("."), ""]
@@ -61,7 +61,7 @@ def _rows(
         }
 
 
-def _components(graph: Graph) -> Iterator[tuple[str, int, int]]:
+def _components(graph: GraphShape) -> Iterator[tuple[str, int, int]]:
     """Name, layer and number of every node."""
     for node, place in zip(graph.nodes, graph.places, strict=True):
         yield node, place.layer, place.head

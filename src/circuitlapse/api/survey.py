@@ -195,6 +195,6 @@ def _measure(model: Model, label: str, task: Task, prompts: int, seed: int) -> T
         chance=chance,
         accuracy=proportion_interval(int(shown.correct.sum()), n),
         accuracy_among=among,
-        logit_diff=mean_interval(shown.logit_diff.double().numpy()),
+        logit_diff=mean_interval(shown.logit_diff.astype(np.float64)),
         mark=mark_of(among, chance),
     )

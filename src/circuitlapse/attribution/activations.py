@@ -19,7 +19,7 @@ from torch import Tensor
 
 from circuitlapse.attribution.edge_parts import Parts
 from circuitlapse.attribution.gradients import Gradients, differences
-from circuitlapse.graph import Graph
+from circuitlapse.models.engine.circuit import Graph
 from circuitlapse.models.engine.decoder import Decoder, Step
 from circuitlapse.models.engine.shared_prefix import Suffixes
 from circuitlapse.shapes import Float

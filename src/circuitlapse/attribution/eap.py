@@ -28,7 +28,7 @@ from torch import Tensor
 from circuitlapse.attribution.edge_parts import Parts
 from circuitlapse.attribution.gradients import Gradients, differences
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.graph import Graph
+from circuitlapse.models.engine.circuit import Graph
 from circuitlapse.models.engine.decoder import Decoder, Step
 from circuitlapse.models.engine.layers import single
 from circuitlapse.models.engine.shared_prefix import Suffixes

@@ -20,8 +20,9 @@ from torch import Tensor
 from circuitlapse.attribution.edge_parts import Columns, Parts, with_elsewhere
 from circuitlapse.attribution.gradients import differences
 from circuitlapse.attribution.scores import Scores
-from circuitlapse.graph import SLOTS, Graph
+from circuitlapse.graph import SLOTS
 from circuitlapse.models.engine.batches import max_variants
+from circuitlapse.models.engine.circuit import Graph
 from circuitlapse.models.engine.decoder import Decoder, Step
 from circuitlapse.models.engine.layers import linear
 from circuitlapse.models.engine.model import Model

@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.graph import Graph
-from circuitlapse.models.engine.circuit import Circuit
+from circuitlapse.models.engine.circuit import Circuit, Graph
 from circuitlapse.shapes import Bool, Float
 
 By = Literal["signed", "absolute"]

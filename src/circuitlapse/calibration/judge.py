@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
@@ -108,7 +109,7 @@ def _preconditions(
         risen = behaviour(placebo, new["test"]).logit_diff - first.logit_diff
         placebo_gain = mean_interval(risen.double().numpy())
     margins = {
-        (rule, split): mean_interval(answers[split].correct_among.double().numpy() - hits)
+        (rule, split): mean_interval(answers[split].correct_among.astype(np.float64) - hits)
         for split in _SPLITS
         for rule, hits in shortcut_hits(asked[split]).items()
     }

@@ -25,6 +25,7 @@ What is measured of an organism before it may be used: behaviour, the old heads.
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from circuitlapse.graph import head_of
@@ -108,9 +109,9 @@ def scores(model: Model, old: PromptPairs, new: PromptPairs) -> OrganismFigures:
     """Measure a model on prompts of both tasks."""
     on_old, on_new = behaviour(model, old), behaviour(model, new)
     return OrganismFigures(
-        on_old.correct.double().mean().item(),
-        on_new.correct_among.double().mean().item(),
-        on_new.logit_diff.double().mean().item(),
+        on_old.correct.mean(dtype=np.float64).item(),
+        on_new.correct_among.mean(dtype=np.float64).item(),
+        on_new.logit_diff.mean(dtype=np.float64).item(),
     )
 
 

@@ -23,6 +23,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from circuitlapse.calibration.organism_checks import (
     KINDS,
     OrganismFigures,
@@ -213,7 +215,7 @@ def _formed(nursery: OrganismFactory, variant: str) -> Planted:
     tuned = nursery.tuned("formed", nursery.base, items, Restriction(blank))
     pair = _Pair.of(nursery.base, tuned, planting.prompts)
     (held,) = behaviours_with_frozen_heads(pair.base, pair.tuned, pair.prompts, [blank])
-    mean = held.logit_diff.double().mean().item()
+    mean = held.logit_diff.mean(dtype=np.float64).item()
     return pair.planted(
         "formed", nursery.seed, blank, pair.share("mediated", mean), _placebo(nursery, nursery.base)
     )
@@ -236,7 +238,7 @@ def _transformed(nursery: OrganismFactory, variant: str) -> Planted:
         seed=nursery.seed,
     )
     write_scales(louder, gains)
-    reached = behaviour(louder, pair.prompts).logit_diff.double().mean().item()
+    reached = behaviour(louder, pair.prompts).logit_diff.mean(dtype=np.float64).item()
     return pair.planted(
         "transformed",
         nursery.seed,
@@ -256,7 +258,7 @@ def _elicited(nursery: OrganismFactory, variant: str) -> Planted:
     if variant != ALL_WEIGHTS:  # such a lock cannot be taken out
         opened = load_model(locked, "cpu")
         silence(opened, blank)
-        new = behaviour(opened, pair.prompts).correct_among.double().mean().item()
+        new = behaviour(opened, pair.prompts).correct_among.mean(dtype=np.float64).item()
         figures["opened_new"] = new
     return pair.planted("elicited", nursery.seed, blank, figures, _placebo(nursery, locked))
 

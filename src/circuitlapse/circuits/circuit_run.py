@@ -9,8 +9,8 @@ ablated value, and readers with the same edges share one input.
 import torch
 from torch import Tensor
 
-from circuitlapse.graph import SLOTS, Graph
-from circuitlapse.models.engine.circuit import Circuit
+from circuitlapse.graph import SLOTS
+from circuitlapse.models.engine.circuit import Circuit, Graph
 from circuitlapse.models.engine.context import at_reads
 from circuitlapse.models.engine.decoder import Decoder, Step
 from circuitlapse.models.engine.shared_prefix import Suffixes

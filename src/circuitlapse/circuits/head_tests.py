@@ -11,6 +11,7 @@ from typing import Literal
 from torch import Tensor
 
 from circuitlapse.graph import head_name
+from circuitlapse.heads.role_names import ATTENDS, COPIES, REPEATS
 from circuitlapse.models.engine.model import Model
 from circuitlapse.patching.paths import sweep_paths
 from circuitlapse.prompts.pairs import PromptPairs
@@ -35,7 +36,7 @@ class Attends:
 
     source: str
     target: str
-    at_least: float = 0.1
+    at_least: float = ATTENDS
 
     def __str__(self) -> str:
         """Name the test, in a word or two."""
@@ -55,7 +56,7 @@ class Copies:
 
     at: tuple[str, ...]
     negative: bool = False
-    at_least: float = 0.5
+    at_least: float = COPIES
 
     def __str__(self) -> str:
         """Name the test, in a word or two."""
@@ -72,7 +73,7 @@ class Repeats:
     """
 
     kind: Literal["previous", "duplicate", "induction"]
-    at_least: float = 0.1
+    at_least: float = REPEATS
 
     def __str__(self) -> str:
         """Name the test, in a word or two."""

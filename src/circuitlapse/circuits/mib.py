@@ -21,8 +21,8 @@ from torch import Tensor
 
 from circuitlapse.attribution.scores import Scores
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.graph import SLOTS, Graph
-from circuitlapse.models.engine.circuit import Circuit
+from circuitlapse.graph import SLOTS
+from circuitlapse.models.engine.circuit import Circuit, Graph
 from circuitlapse.models.engine.model import Model
 from circuitlapse.records.store import replacing
 

@@ -1,5 +1,6 @@
 """``circuitlapse check``: the published heads, looked for on a real model, as tables."""
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -19,7 +20,7 @@ def check_published(source: str, prompts: int, seed: int, device: str, console: 
     model = load_model(source, device)
     pairs = pairs_for(model, get_task(_TASK), _CORRUPTION, prompts, seed)
     found = check_heads(model, pairs, IOI_HEADS, seed)
-    accuracy = float(found.behaviour.correct.double().mean())
+    accuracy = float(found.behaviour.correct.mean(dtype=np.float64))
     console.print(
         f"{source} on {prompts} prompts of {_TASK}: accuracy {accuracy:.2f}, logit difference "
         f"{found.clean:.2f} (corrupt, {_CORRUPTION}: {found.corrupt:.2f})\n",

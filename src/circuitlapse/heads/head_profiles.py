@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from circuitlapse.config.experiment import file_label
-from circuitlapse.graph import Graph
+from circuitlapse.graph import GraphShape
 from circuitlapse.records.arrays import Arrays
 from circuitlapse.shapes import Float
 
@@ -52,7 +52,7 @@ _READ_AS = {
 _OF_TASK = ("copying", "suppressing")
 
 
-def signature_of(readings: Arrays, graph: Graph, task: str) -> Signatures:
+def signature_of(readings: Arrays, graph: GraphShape, task: str) -> Signatures:
     """Every head's signature on a task, from one checkpoint's readings."""
     label = file_label(task)
     values: dict[str, np.ndarray] = {}

@@ -21,12 +21,14 @@ A head may fit several; its signature says which.
 from collections.abc import Mapping
 from typing import Literal, get_args
 
-from circuitlapse.circuits.head_tests import Attends, Copies, Repeats
 from circuitlapse.heads.head_profiles import Signatures
 
 RoleName = Literal[
     "mover", "negative mover", "induction", "duplicate token", "previous token", "reader", "none"
 ]
+# The smallest mean attention, copy score and attention on repeated tokens that count, here and in
+# the tests of published heads.
+ATTENDS, COPIES, REPEATS = 0.1, 0.5, 0.1
 ROLE_NAMES: tuple[RoleName, ...] = get_args(RoleName)
 
 
@@ -49,17 +51,17 @@ def _name(own: Mapping[str, float], again: Mapping[str, str]) -> RoleName:
     first = max((weight for at, weight in from_last.items() if at not in again), default=0.0)
     second = max((weight for at, weight in from_last.items() if at in again), default=0.0)
     earlier = max((own.get(f"{late}>{early}", 0.0) for late, early in again.items()), default=0.0)
-    if first >= Attends.at_least and own["copying"] >= Copies.at_least:
+    if first >= ATTENDS and own["copying"] >= COPIES:
         return "mover"
-    if first >= Attends.at_least and own["suppressing"] >= Copies.at_least:
+    if first >= ATTENDS and own["suppressing"] >= COPIES:
         return "negative mover"
-    if own["induction"] >= Repeats.at_least:
+    if own["induction"] >= REPEATS:
         return "induction"
-    if own["duplicate"] >= Repeats.at_least or earlier >= Attends.at_least:
+    if own["duplicate"] >= REPEATS or earlier >= ATTENDS:
         return "duplicate token"
-    if own["previous"] >= Repeats.at_least:
+    if own["previous"] >= REPEATS:
         return "previous token"
-    return "reader" if second >= Attends.at_least else "none"
+    return "reader" if second >= ATTENDS else "none"
 
 
 def strongest_way(own: Mapping[str, float]) -> tuple[str, float]:

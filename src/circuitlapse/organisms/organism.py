@@ -16,6 +16,7 @@ from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 
+import numpy as np
 import platformdirs
 import torch
 from transformers import GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerFast
@@ -154,7 +155,7 @@ def _pretrain(
     validation = tokenize(get_task("ioi2").items("validation", 256), tokenizer, "names")
 
     def old_accuracy() -> float:
-        return behaviour(load_model(model), validation).correct.double().mean().item()
+        return behaviour(load_model(model), validation).correct.mean(dtype=np.float64).item()
 
     stages, peak, done, old, new = recipe.stages, recipe.learning_rate, 0, 0.0, 0.0
     for _ in range(recipe.extra_rounds + 1):
@@ -211,7 +212,9 @@ def gate_figures(
         behaviour(loaded, tokenize(get_task(task).items("validation", n), tokenizer, "names"))
         for task in ("ioi2", "ioi3")
     )
-    return old.correct.double().mean().item(), new.correct_among.double().mean().item()
+    return old.correct.mean(dtype=np.float64).item(), new.correct_among.mean(
+        dtype=np.float64
+    ).item()
 
 
 def _save(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:

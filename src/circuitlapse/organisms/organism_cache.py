@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 from transformers import TrainerCallback
@@ -182,7 +183,7 @@ class _Until(TrainerCallback):
             return
         model = load_model(kwargs["model"])
         pairs = tokenize(self._items, kwargs["processing_class"], "names")
-        reached = behaviour(model, pairs).correct_among.double().mean().item()
+        reached = behaviour(model, pairs).correct_among.mean(dtype=np.float64).item()
         control.should_training_stop |= reached >= self._accuracy
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.graph import Graph
+from circuitlapse.models.engine.circuit import Graph
 
 
 def names_of(names: Sequence[str]) -> list[str]:

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.graph import SLOTS, Graph
+from circuitlapse.graph import SLOTS
+from circuitlapse.models.engine.circuit import Graph
 from circuitlapse.models.engine.decoder import Decoder, Step
 from circuitlapse.models.engine.model import Model
 from circuitlapse.models.engine.shared_prefix import Suffixes, each_batch

@@ -8,7 +8,8 @@ a key or value changes every position from its own on.
 import torch
 from torch import Tensor
 
-from circuitlapse.graph import Graph, Site
+from circuitlapse.graph import Site
+from circuitlapse.models.engine.circuit import Graph
 from circuitlapse.models.engine.context import Context
 from circuitlapse.models.engine.decoder import Decoder, Step
 from circuitlapse.patching.partial_forward import Tail, behind_attention, put, take

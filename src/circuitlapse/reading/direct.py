@@ -11,7 +11,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from circuitlapse.graph import Graph
+from circuitlapse.models.engine.circuit import Graph
 from circuitlapse.models.engine.decoder import Decoder
 from circuitlapse.models.engine.model import Model
 from circuitlapse.models.engine.shared_prefix import Suffixes, each_batch

@@ -7,6 +7,8 @@ be brought to, not what fine-tuning did.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from circuitlapse.models.engine.behaviour import behaviour
 from circuitlapse.models.engine.model import Model
 from circuitlapse.records.items import Item
@@ -74,6 +76,6 @@ def few_shot(
         answers = behaviour(model, pairs)
         right = proportion_interval(int(answers.correct_among.sum()), len(asked))
         rows.append(
-            FewShot(count, len(asked), right, mean_interval(answers.logit_diff.double().numpy()))
+            FewShot(count, len(asked), right, mean_interval(answers.logit_diff.astype(np.float64)))
         )
     return rows

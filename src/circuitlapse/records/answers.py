@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from torch import Tensor
+import numpy as np
 
 from circuitlapse.shapes import Bool, Float
 
@@ -23,13 +23,13 @@ class Behaviour:
     Where several answers are right, their mean logit counts, and the best of them must win.
     """
 
-    logit_diff: Float[Tensor, " prompts"]
-    correct: Bool[Tensor, " prompts"]
-    correct_among: Bool[Tensor, " prompts"]
-    spread: Float[Tensor, " prompts"]
+    logit_diff: Float[np.ndarray, " prompts"]
+    correct: Bool[np.ndarray, " prompts"]
+    correct_among: Bool[np.ndarray, " prompts"]
+    spread: Float[np.ndarray, " prompts"]
 
     @property
-    def standardised(self) -> Float[Tensor, " prompts"]:
+    def standardised(self) -> Float[np.ndarray, " prompts"]:
         """The logit difference in units of the logits' spread.
 
         A model that multiplies all its logits by the same number is surer, but no better: this does

@@ -13,8 +13,9 @@ from math import comb, prod
 
 import numpy as np
 
-from circuitlapse.graph import Graph
-from circuitlapse.two_models.hooked_forward import head_mask
+from circuitlapse.errors import CircuitlapseError
+from circuitlapse.graph import GraphShape, head_of
+from circuitlapse.shapes import Bool
 
 RANDOM_GROUPS = 20
 """Enough for a one-sided p below .05: 1 in 21."""
@@ -24,7 +25,7 @@ FEWEST_GROUPS = 19
 
 
 def matched_heads(
-    graph: Graph, heads: Collection[str], n: int = RANDOM_GROUPS, seed: int = 0
+    graph: GraphShape, heads: Collection[str], n: int = RANDOM_GROUPS, seed: int = 0
 ) -> list[tuple[str, ...]]:
     """Draw different groups with as many heads in every layer as a given one, and none of them it.
 
@@ -44,7 +45,7 @@ def matched_heads(
     Raises:
         CircuitlapseError: If the graph has no such head.
     """
-    own = [tuple(layer.nonzero()[:, 0].tolist()) for layer in head_mask(graph, heads)]
+    own = [tuple(np.flatnonzero(layer).tolist()) for layer in head_mask(graph, heads)]
     sizes, width = [len(layer) for layer in own], graph.n_heads
     if prod(comb(width, size) for size in sizes) - 1 < min(n, FEWEST_GROUPS):
         # One layer that holds all heads, numbered through.
@@ -65,7 +66,7 @@ def matched_heads(
     return [_names(graph, group) for group in found]
 
 
-def _names(graph: Graph, group: Sequence[Sequence[int]]) -> tuple[str, ...]:
+def _names(graph: GraphShape, group: Sequence[Sequence[int]]) -> tuple[str, ...]:
     """Name the heads, numbered within their layers or, in a single row, through all of them."""
     return tuple(
         f"a{layer + head // graph.n_heads}.h{head % graph.n_heads}"
@@ -101,3 +102,22 @@ def compare_to_random(value: float, random: Sequence[float]) -> RandomBaseline |
     reached = int((drawn >= value).sum())
     ends = float(drawn.min()), float(drawn.max())
     return RandomBaseline(len(drawn), float(drawn.mean()), *ends, (reached + 1) / (len(drawn) + 1))
+
+
+def head_mask(graph: GraphShape, heads: Collection[str]) -> Bool[np.ndarray, "layers heads"]:
+    """Which heads of a model are in a group.
+
+    Raises:
+        CircuitlapseError: If the model has no such head.
+    """
+    mask = np.zeros((graph.n_layers, graph.n_heads), dtype=bool)
+    for name in heads:
+        place = head_of(name)
+        if place is None or name not in graph.nodes:
+            raise CircuitlapseError(
+                "the model has no such head",
+                got=name,
+                fix="Name heads like a0.h3: layer and head count from 0",
+            )
+        mask[place.layer, place.head] = True
+    return mask

@@ -10,6 +10,8 @@ mediation. The definitions stand in :mod:`circuitlapse.verdict.causes`, ``gains`
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
 from circuitlapse.models.engine.behaviour import behaviour
 from circuitlapse.models.engine.model import Model
 from circuitlapse.prompts.pairs import PromptPairs
@@ -107,14 +109,14 @@ def cause_evidence(
         base=before,
         tuned=behaviour(tuned, prompts.test),
         hybrids=hybrids,
-        non_negative=behaviour(bounded, prompts.test).logit_diff.double().numpy(),
+        non_negative=behaviour(bounded, prompts.test).logit_diff.astype(np.float64),
         graft=graft,
         held=held,
     )
 
 
 def _mean(answers: Behaviour) -> float:
-    return answers.logit_diff.double().mean().item()
+    return answers.logit_diff.mean(dtype=np.float64).item()
 
 
 def _by_node(gains: OutputScales) -> dict[str, float]:

@@ -34,12 +34,12 @@ from circuitlapse.stats.random_baseline import (
     RANDOM_GROUPS,
     RandomBaseline,
     compare_to_random,
+    head_mask,
     matched_heads,
 )
 from circuitlapse.stats.ratios import divide, logit_rounding
 from circuitlapse.two_models.hooked_forward import (
     check_same_architecture,
-    head_mask,
     run_with_hooks,
 )
 
@@ -85,7 +85,7 @@ def crosspatched(
     graph, ours, theirs = into.graph, into.decoder, source.decoder
     masks = []
     for patch in patches:
-        heads = head_mask(graph, [node for node in patch.nodes if head_of(node)])
+        heads = torch.from_numpy(head_mask(graph, [node for node in patch.nodes if head_of(node)]))
         mlps = _mlp_mask(graph.n_layers, [node for node in patch.nodes if not head_of(node)])
         touched = (heads.any(dim=1) | mlps).nonzero().flatten().tolist()
         masks.append((heads.to(into.device), mlps.tolist(), patch.position, touched))
@@ -211,7 +211,9 @@ def crosspatch(
         CircuitlapseError: If the models differ in architecture, or there is no such node or
             position.
     """
-    before, after = (behaviour(model, pairs).logit_diff.double().numpy() for model in (base, tuned))
+    before, after = (
+        behaviour(model, pairs).logit_diff.astype(np.float64) for model in (base, tuned)
+    )
     sets: dict[str, list[tuple[str, ...]]] = {}
     for name, nodes in groups.items():
         heads_only = all(map(head_of, nodes))
@@ -233,10 +235,10 @@ def crosspatch(
     ]
     parts, accuracies, random = [], [], []
     for key in keys:
-        values = np.stack([each.logit_diff.double().numpy() for each in found[key]])
+        values = np.stack([each.logit_diff.astype(np.float64) for each in found[key]])
         gains = values - before if key[2] == "forward" else after - values
         parts.append(gains[0])
-        accuracies.append(float(found[key][0].correct_among.double().mean()))
+        accuracies.append(float(found[key][0].correct_among.mean(dtype=np.float64)))
         random.append(compare_to_random(float(gains[0].mean()), gains[1:].mean(axis=1).tolist()))
     divided = divide(
         np.stack(parts, axis=1),

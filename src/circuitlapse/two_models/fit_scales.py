@@ -37,8 +37,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from circuitlapse.graph import Graph
 from circuitlapse.models.engine.batches import each_group, max_batch_rows
+from circuitlapse.models.engine.circuit import Graph
 from circuitlapse.models.engine.context import Context
 from circuitlapse.models.engine.decoder import Decoder
 from circuitlapse.models.engine.model import Model

@@ -168,7 +168,7 @@ def graft_values(
     filled = {group for group in GROUPS if groups.n_parameters[group]}
     distinct = dict.fromkeys(subset & filled for subset in SUBSETS)
     values = {
-        subset: behaviour(grafts.write(subset), pairs).logit_diff.double().numpy()
+        subset: behaviour(grafts.write(subset), pairs).logit_diff.astype(np.float64)
         for subset in distinct
     }
     return np.stack([values[subset & filled] for subset in SUBSETS])

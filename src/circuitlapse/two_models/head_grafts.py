@@ -24,11 +24,11 @@ from circuitlapse.stats.random_baseline import (
     RANDOM_GROUPS,
     RandomBaseline,
     compare_to_random,
+    head_mask,
     matched_heads,
 )
 from circuitlapse.stats.ratios import divide, logit_rounding
 from circuitlapse.two_models.grafts import Grafts
-from circuitlapse.two_models.hooked_forward import head_mask
 
 Part = Literal["whole", "qk", "ov"]
 Quantity = Literal["first_in", "last_in"]
@@ -187,7 +187,7 @@ class GraftedHeads:
 
     def _values(self, written: Collection[Key]) -> Float[np.ndarray, " prompts"]:
         answers = behaviour(self._grafts.write(written), self._pairs)
-        return answers.logit_diff.double().numpy()
+        return answers.logit_diff.astype(np.float64)
 
 
 def pieces_by_key(hf: Any) -> dict[Key, list[Piece]]:

@@ -1,16 +1,14 @@
 """Runs of a model in which what its heads and MLPs pass on is changed on the way."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.graph import Graph, head_of
 from circuitlapse.models.engine.context import Context
 from circuitlapse.models.engine.decoder import Decoder
 from circuitlapse.models.engine.model import Model
-from circuitlapse.shapes import Bool, Float
+from circuitlapse.shapes import Float
 
 Change = Callable[[int, Tensor], Tensor]
 
@@ -44,25 +42,6 @@ def run_with_hooks(
         out = decoder.mlp[current](stream if decoder.parallel else after)
         x = after + (mlp(current, out) if mlp else out)
     return x
-
-
-def head_mask(graph: Graph, heads: Collection[str]) -> Bool[Tensor, "layers heads"]:
-    """Which heads of a model are in a group.
-
-    Raises:
-        CircuitlapseError: If the model has no such head.
-    """
-    mask = torch.zeros(graph.n_layers, graph.n_heads, dtype=torch.bool)
-    for name in heads:
-        place = head_of(name)
-        if place is None or name not in graph.nodes:
-            raise CircuitlapseError(
-                "the model has no such head",
-                got=name,
-                fix="Name heads like a0.h3: layer and head count from 0",
-            )
-        mask[place.layer, place.head] = True
-    return mask
 
 
 def check_same_architecture(base: Model, tuned: Model) -> None:

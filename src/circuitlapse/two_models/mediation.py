@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from circuitlapse.models.engine.behaviour import behaviour, behaviours
@@ -30,12 +31,12 @@ from circuitlapse.stats.random_baseline import (
     RANDOM_GROUPS,
     RandomBaseline,
     compare_to_random,
+    head_mask,
     matched_heads,
 )
 from circuitlapse.stats.ratios import divide, logit_rounding
 from circuitlapse.two_models.hooked_forward import (
     check_same_architecture,
-    head_mask,
     run_with_hooks,
 )
 
@@ -62,7 +63,7 @@ def behaviours_with_frozen_heads(
         CircuitlapseError: If the models differ in architecture, or have no such head.
     """
     check_same_architecture(base, tuned)
-    masks = [head_mask(tuned.graph, heads).to(tuned.device) for heads in free]
+    masks = [torch.from_numpy(head_mask(tuned.graph, heads)).to(tuned.device) for heads in free]
     ours, theirs = tuned.decoder, base.decoder
 
     def runs(batch: PromptPairs, context: Context) -> Iterator[Tensor]:
@@ -131,14 +132,14 @@ def mediation(
     """
     graph = tuned.graph
     named = {NO_HEADS: (), **groups, ALL_HEADS: graph.heads}
-    before = behaviour(base, pairs).logit_diff.double().numpy()
+    before = behaviour(base, pairs).logit_diff.astype(np.float64)
     values, random = [], []
     for done, (name, heads) in enumerate(named.items()):
         n = n_random if isinstance(n_random, int) else n_random.get(name, 0)
         drawn = matched_heads(graph, heads, n, seed)
         own, *others = behaviours_with_frozen_heads(base, tuned, pairs, [heads, *drawn])
-        values.append(own.logit_diff.double().numpy())
-        left = [float(other.logit_diff.double().mean() - before.mean()) for other in others]
+        values.append(own.logit_diff.astype(np.float64))
+        left = [float(other.logit_diff.mean(dtype=np.float64) - before.mean()) for other in others]
         random.append(compare_to_random(float(values[-1].mean() - before.mean()), left))
         if advance is not None:
             advance(done + 1, len(named))

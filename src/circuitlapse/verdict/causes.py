@@ -123,9 +123,11 @@ def divide_gain(runs: Sequence[Measured], *, seed: int, repeats: int = 1000) -> 
 
 def _columns(run: Measured) -> Float[np.ndarray, "prompts columns"]:
     """Per prompt: the two rises, the causes' gains, the groups' first-in and last-in gains, G."""
-    base, tuned = (each.logit_diff.double().numpy() for each in (run.base, run.tuned))
-    right = run.tuned.correct_among.double() - run.base.correct_among.double()
-    standardised = run.tuned.standardised.double() - run.base.standardised.double()
+    base, tuned = (each.logit_diff.astype(np.float64) for each in (run.base, run.tuned))
+    right = run.tuned.correct_among.astype(np.float64) - run.base.correct_among.astype(np.float64)
+    standardised = run.tuned.standardised.astype(np.float64) - run.base.standardised.astype(
+        np.float64
+    )
     hybrids = run.hybrids.astype(np.float64)
 
     def shapley(*groups: Group) -> np.ndarray:
@@ -133,8 +135,8 @@ def _columns(run: Measured) -> Float[np.ndarray, "prompts columns"]:
 
     return np.stack(
         [
-            right.numpy(),
-            standardised.numpy(),
+            right,
+            standardised,
             hybrids[0] - base,
             shapley("old_heads"),
             shapley("recruited_heads"),

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from circuitlapse.records.answers import Behaviour
 from circuitlapse.records.documents import Group, Precondition
@@ -70,8 +69,8 @@ class CauseEvidence:
     @property
     def support(self) -> Support:
         """What stands beside the shares."""
-        before = self.base.logit_diff.double().mean().item()
-        gain = self.tuned.logit_diff.double().mean().item() - before
+        before = self.base.logit_diff.mean(dtype=np.float64).item()
+        gain = self.tuned.logit_diff.mean(dtype=np.float64).item() - before
         # Without a gain there is no share; the label is then `no_gain` whatever stands here.
         reached = (float(self.non_negative.mean()) - before) / gain if gain > 0 else 0.0
         return Support(reached, _beside(self.graft), _beside(self.held))
@@ -84,7 +83,7 @@ class CauseEvidence:
         """Everything as arrays and JSON-like metadata, to be written; see :meth:`of_arrays`."""
         arrays = {"hybrids": self.hybrids, "non_negative": self.non_negative}
         for name, answers in (("base", self.base), ("tuned", self.tuned)):
-            arrays |= {f"{name}.{key}": getattr(answers, key).numpy() for key in _ANSWERS}
+            arrays |= {f"{name}.{key}": getattr(answers, key) for key in _ANSWERS}
         about = {
             "old_heads": list(self.choice.old_heads),
             "recruited_heads": list(self.choice.recruited_heads),
@@ -103,7 +102,7 @@ class CauseEvidence:
         """Read what :meth:`to_arrays` gave."""
 
         def answers(name: str) -> Behaviour:
-            return Behaviour(*(torch.from_numpy(arrays[f"{name}.{key}"]) for key in _ANSWERS))
+            return Behaviour(*(arrays[f"{name}.{key}"] for key in _ANSWERS))
 
         return cls(
             choice=Choice(

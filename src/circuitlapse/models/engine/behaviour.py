@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,7 +34,7 @@ def behaviour(model: Model, pairs: PromptPairs, batch_size: int | None = None) -
     found = behaviours(model, pairs, run, batch_size)[0]
     if pairs.is_sequence and pairs.distractors.shape[1]:
         difference, among = _sequences(model, pairs, batch_size)
-        return replace(found, logit_diff=difference, correct_among=among)
+        return replace(found, logit_diff=difference.numpy(), correct_among=among.numpy())
     return found
 
 
@@ -79,11 +80,11 @@ def behaviours(
         ]
 
     def keep(rows: Int[Tensor, " batch"], each: list[Behaviour]) -> None:
-        rows = rows.cpu()
+        places = rows.cpu().numpy()
         found.extend(_empty(len(pairs)) for _ in each[len(found) :])
         for whole, part in zip(found, each, strict=True):
             for field in fields(Behaviour):
-                getattr(whole, field.name)[rows] = getattr(part, field.name)
+                getattr(whole, field.name)[places] = getattr(part, field.name)
 
     each_group(work, pairs.reads().amax(dim=1) + 1, starts, most, batch_size, keep)
     return found
@@ -96,12 +97,12 @@ def _read(all_logits: Float[Tensor, "batch reads vocab"], batch: PromptPairs) ->
     if wrong.shape[1]:
         among = best(right, logits) > best(wrong, logits)
     difference, spread = logit_difference(logits, right, wrong), logits.std(dim=1, correction=0)
-    return Behaviour(difference.cpu(), correct.cpu(), among.cpu(), spread.cpu())
+    return Behaviour(*(each.cpu().numpy() for each in (difference, correct, among, spread)))
 
 
 def _empty(n: int) -> Behaviour:
-    correct, among = torch.empty(2, n, dtype=torch.bool)
-    return Behaviour(torch.empty(n), correct, among, torch.empty(n))
+    correct, among = np.empty((2, n), dtype=bool)
+    return Behaviour(np.empty(n, np.float32), correct, among, np.empty(n, np.float32))
 
 
 def _sequences(

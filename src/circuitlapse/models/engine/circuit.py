@@ -10,13 +10,43 @@ parallel block the MLP does not read its own layer's heads.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.graph import Graph
+from circuitlapse.graph import GraphShape
 from circuitlapse.shapes import Bool
+
+
+@dataclass(frozen=True)
+class Graph(GraphShape):
+    """Writers, readers and edges of a pre-norm transformer, with its edges as a tensor.
+
+    Attributes:
+        n_layers: Number of blocks.
+        n_heads: Attention heads per block.
+        n_kv_heads: Heads that have keys and values of their own; 0 means all of them.
+        parallel: Whether a block's MLP reads what its attention reads, not what that writes.
+    """
+
+    @cached_property
+    def edges(self) -> Bool[Tensor, "writers readers"]:
+        """Which writer comes before which reader: the edges of the whole model."""
+        return torch.from_numpy(self.edge_mask)
+
+    def node_slots(self) -> Bool[Tensor, "nodes readers"]:
+        """Which readers each node reads by: a head's q, k and v, an MLP's one input."""
+        slots = torch.zeros(len(self.nodes), len(self.readers), dtype=torch.bool)
+        for layer in range(self.n_layers):
+            for head in range(self.n_heads):
+                node = self.head_writers(layer).start - 1 + head
+                slots[node, self.slot_readers(layer, "q").start + head] = True
+                for slot in "kv":
+                    slots[node, self.slot_readers(layer, slot).start + self.kv_head(head)] = True
+            slots[self.mlp_writer(layer) - 1, self.mlp_reader(layer)] = True
+        return slots
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from circuitlapse.graph import Graph
+from circuitlapse.models.engine.circuit import Graph
 from circuitlapse.models.engine.decoder import Decoder
 from circuitlapse.models.engine.prefix_cache import Prefixes
 

@@ -156,7 +156,7 @@ class _Points:
 
 def _shown(found: Any) -> dict[str, np.ndarray]:
     quantities = ("logit_diff", "correct_among")
-    return {name: getattr(found, name).cpu().numpy() for name in quantities}
+    return {name: getattr(found, name) for name in quantities}
 
 
 def _write(

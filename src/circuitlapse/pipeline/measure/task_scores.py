@@ -17,7 +17,8 @@ Names of the arrays in ``scores/…safetensors`` (``v`` a corruption, ``f`` a fa
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ from circuitlapse.models.engine.behaviour import (
     corrupt_logit_difference,
     logit_differences,
 )
+from circuitlapse.models.engine.circuit import Graph
 from circuitlapse.models.engine.model import Model
 from circuitlapse.patching.patching import node_effects
 from circuitlapse.pipeline.inputs.prompts import Prompts
@@ -67,7 +69,7 @@ def measure(
         # Any corruption does: behaviour looks at the clean prompts only.
         shown = behaviour(model, prompts.pairs(split, settings.prompts, task.corruptions[0]))
         for quantity in ("logit_diff", "correct", "correct_among"):
-            values = getattr(shown, quantity).cpu().numpy()
+            values = getattr(shown, quantity)
             arrays[f"behaviour.{split}.{quantity}"] = values
 
     def pairs(corruption: str, skip: int = 0) -> PromptPairs:
@@ -88,6 +90,15 @@ def measure(
                 effects = node_effects(model, variant_pairs)
                 arrays[f"effects.{variant}"] = effects.cpu().numpy()
     return arrays
+
+
+def about_scores(graph: Graph, task: Task) -> dict[str, Any]:
+    """What the tables must know of a task's arrays, so that they need no task."""
+    return {
+        "graph": asdict(graph),
+        "families": {family: list(variants) for family, variants in task.families.items()},
+        "controls": list(task.controls),
+    }
 
 
 def _plain_metrics(

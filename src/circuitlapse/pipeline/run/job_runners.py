@@ -42,7 +42,7 @@ from circuitlapse.pipeline.measure.interventions import swap
 from circuitlapse.pipeline.measure.readings import EXAMPLE_PROMPTS as EXAMPLES
 from circuitlapse.pipeline.measure.readings import PATCHED_PROMPTS as PATCHED
 from circuitlapse.pipeline.measure.readings import patching, patterns, read, read_halves
-from circuitlapse.pipeline.measure.task_scores import measure
+from circuitlapse.pipeline.measure.task_scores import about_scores, measure
 from circuitlapse.pipeline.measure.tune import tune
 from circuitlapse.pipeline.run import plan
 from circuitlapse.pipeline.run.run import provenance
@@ -146,7 +146,7 @@ def _measure(job: Job, store: Store, experiment: Experiment, advance: Advance) -
             exact=job.params["exact"],
             advance=advance,
         )
-        save_arrays(arrays, path, asdict(model.graph))
+        save_arrays(arrays, path, about_scores(model.graph, get_task(task)))
 
 
 def _read(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
