@@ -1,7 +1,7 @@
 """Which replies did the server send? Each is on disk before anything is made of it.
 
-The file has one line of JSON per reply, appended and flushed to the disk. A last line that a kill
-cut off is dropped when the journal is opened again. Every line before it counts.
+The file has one line of JSON per reply. A last line that a kill cut off is dropped when the journal
+is opened again. Every line before it counts.
 """
 
 import json
@@ -11,9 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from filelock import FileLock, Timeout
-
 from circuitlapse.errors import CircuitlapseError
+from circuitlapse.records.store import Store
 from circuitlapse.tasks.lines import read_lines
 
 _LONGEST = 200_000  # characters of a reply; ten items take three thousand
@@ -29,22 +28,44 @@ class Reply(NamedTuple):
 class Journal:
     """The replies so far; made by :func:`open_journal`."""
 
-    def __init__(self, path: Path, replies: list[Reply]) -> None:
-        """Continue after the given replies."""
-        self.path, self.replies = path, replies
+    def __init__(self, path: Path, about: dict[str, str]) -> None:
+        """Read the replies that are there, or begin a journal about a task and a model."""
+        self.path, self.replies = path, list[Reply]()
+        if path.is_file():
+            os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
+        if not path.is_file() or not path.stat().st_size:
+            return self._append(about)
+        first, *rest = read_lines(path)
+        if first.value != about:
+            raise CircuitlapseError(
+                f"{path} is a journal of another task or model",
+                got=", ".join(f"{key} {value}" for key, value in first.value.items())[:200],
+                fix="Give another --out, or the same task and model as before",
+            )
+        for line in rest:
+            if list(map(type, line.value.values())) != [int, str]:
+                raise CircuitlapseError(f"{path}, {line.place} is no reply", fix="Change --out")
+            self.replies.append(Reply(*line.value.values()))
+        return None
 
     def add(self, request: int, text: str) -> Reply:
         """Append a reply; on return it is on the disk."""
         # Half a surrogate pair is valid in JSON's escapes but is no character.
         reply = Reply(request, text[:_LONGEST].encode("utf-8", "replace").decode())
-        _append(self.path, reply._asdict())
+        self._append(reply._asdict())
         self.replies.append(reply)
         return reply
+
+    def _append(self, value: dict) -> None:
+        with self.path.open("ab") as stream:
+            stream.write(json.dumps(value).encode() + b"\n")
+            stream.flush()
+            os.fsync(stream.fileno())
 
 
 @contextmanager
 def open_journal(path: Path, about: dict[str, str]) -> Iterator[Journal]:
-    """Open or begin a journal about a task and a model, and keep other processes out of it.
+    """Open or begin a journal, and keep other processes out of its directory.
 
     Raises:
         CircuitlapseError: If it is in use, about something else, damaged, or cannot be written.
@@ -55,38 +76,8 @@ def open_journal(path: Path, about: dict[str, str]) -> Iterator[Journal]:
         if path.exists() and not path.is_file():
             raise CircuitlapseError("the journal is no regular file", got=str(path), fix=fix)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_name(f".{path.name}.lock"), timeout=0):
-            yield Journal(path, _replies(path, about))
-    except Timeout as error:
-        what = f"another process is writing to {path}"
-        raise CircuitlapseError(what, fix="Wait for it, or give another --out") from error
+        with Store(path.parent).locked():
+            yield Journal(path, about)
     except OSError as error:
         what = f"the journal cannot be written: {error.strerror or error}"
         raise CircuitlapseError(what, got=str(path), fix=fix) from error
-
-
-def _replies(path: Path, about: dict[str, str]) -> list[Reply]:
-    if path.exists():
-        whole = path.read_bytes()
-        os.truncate(path, whole.rfind(b"\n") + 1)
-    if not path.exists() or path.stat().st_size == 0:
-        _append(path, about)
-        return []
-    first, *rest = read_lines(path)
-    if first.value != about:
-        raise CircuitlapseError(
-            f"{path} is a journal of another task or model",
-            got=", ".join(f"{key} {value}" for key, value in first.value.items())[:200],
-            fix="Give another --out, or the same task and model as before",
-        )
-    for line in rest:
-        if list(map(type, line.value.values())) != [int, str]:
-            raise CircuitlapseError(f"{path}, {line.place} is no reply", fix="Give another --out")
-    return [Reply(*line.value.values()) for line in rest]
-
-
-def _append(path: Path, value: object) -> None:
-    with path.open("ab") as stream:
-        stream.write(json.dumps(value).encode() + b"\n")
-        stream.flush()
-        os.fsync(stream.fileno())

@@ -10,24 +10,15 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any, Literal
 
 WrittenTask = Literal["ioi2", "ioi3"]
 #: How many people a prompt of each task lists. All but one of them act.
 LISTED: dict[WrittenTask, int] = {"ioi2": 2, "ioi3": 3}
 
-Reason = Literal[
-    "duplicate",
-    "not_plain",
-    "no_list",
-    "subjects",
-    "answer",
-    "other_name",
-    "fields",
-    "counterfactual",
-    "tokens",
-]
-MEANINGS: dict[Reason, str] = {
+#: Why an item cannot be used.
+MEANINGS = {
     "duplicate": "The same prompt with the same answer stands earlier.",
     "not_plain": "The prompt is not one line of plain text, or it addresses a model.",
     "no_list": "The prompt does not list exactly as many different first names as the task needs.",
@@ -72,32 +63,28 @@ _ELSE = re.compile(
 )
 
 
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
 #: Words that a clause's subject can follow.
-_BEFORE_SUBJECT = _words(
-    "after afternoon afterward afterwards although and as because before both but day evening "
-    "eventually finally how if it's last later let morning night now once only since so soon that "
-    "then there though time today together until was week were when where whereas while who yet"
+_BEFORE_SUBJECT = re.compile(
+    r"after|afternoon|afterwards?|although|and|as|because|before|both|but|day|evening|eventually|"
+    r"finally|how|if|it's|last|later|let|morning|night|now|once|only|since|so|soon|that|then|there|"
+    r"though|time|today|together|until|was|week|were|when|where|whereas|while|who|yet|\W"
 )
-#: Words that open a sentence and are no names.
-_NO_NAMES = _BEFORE_SUBJECT | _words(
-    "a about an another at by during each earlier every for from he her here his i in inside into "
-    "it its last many meanwhile near next no not on one or our outside over she some suddenly the "
-    "their there these they this those three through to tomorrow tonight two under unlike upon we "
-    "what which why with without yesterday you your everyone everybody someone somebody nobody"
+#: Words that open a sentence and are no names, with those that a subject can follow.
+_NO_NAME = re.compile(
+    r"an?|about|another|at|by|during|each|earlier|every|everybody|everyone|for|from|he|her|here|"
+    r"his|i|in|inside|into|it|its|many|meanwhile|near|next|no|nobody|not|on|one|or|our|outside|"
+    r"over|she|some|somebody|someone|suddenly|the|their|these|they|this|those|three|through|to|"
+    r"tomorrow|tonight|two|under|unlike|upon|we|what|which|why|with|without|yesterday|you|your"
 )
 
 
 class ItemError(Exception):
     """An item cannot be used, for a ``reason`` of ``MEANINGS``; its text says what is wrong."""
 
-    def __init__(self, reason: Reason, detail: str) -> None:
+    def __init__(self, reason: str, detail: str) -> None:
         """Keep the reason."""
         super().__init__(detail)
-        self.reason: Reason = reason
+        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -120,11 +107,6 @@ class Reading:
     mentions: tuple[Name, ...]
     recipient: str
 
-    @property
-    def everywhere(self) -> tuple[Name, ...]:
-        """The places of all listed names."""
-        return (*self.listed, *self.mentions)
-
 
 def tidy(text: str) -> str:
     """Return a text with straight quotes, without spaces, ``___`` and dots at its end."""
@@ -140,7 +122,7 @@ def answer_of(completion: str) -> tuple[str, int]:
 
 
 def recipient_of(
-    prompt: str, answer: str, task: WrittenTask, fields: Mapping[str, Any] | None = None
+    prompt: str, answer: str, task: WrittenTask, fields: Mapping[str, Any] = MappingProxyType({})
 ) -> Reading:
     """Read a prompt and check that the answer is its recipient.
 
@@ -161,7 +143,8 @@ def recipient_of(
     people = [name.text for name in listed]
     mentions = [n for n in names if n.text in people and n.start >= listed[-1].end]
     acting = _acting(prompt, groups, listed)
-    (left,) = set(people) - {name.text for name in acting}
+    who = [name.text for name in acting]
+    (left,) = set(people) - set(who)
     if not _ENDS.search(prompt):
         raise ItemError("answer", f"no name can follow {prompt.split(' ')[-1]!r}")
     if answer.casefold() != left.casefold():
@@ -169,8 +152,9 @@ def recipient_of(
     for name in [name for group in groups for name in group]:
         if name.text not in people and _somebody(prompt, name):
             raise ItemError("other_name", f"{name.text!r} may be meant as well as {left!r}")
-    if fields is not None:
-        _check_fields(fields, people, [name.text for name in acting], left)
+    for key, allowed in (("listed", [people]), ("acting", [who, who[::-1]]), ("recipient", [left])):
+        if key in fields and fields[key] not in allowed:
+            raise ItemError("fields", f"{key} is {str(fields[key])[:60]}, not {allowed[0]}")
     return Reading(prompt, tuple(listed), tuple(acting), tuple(mentions), left)
 
 
@@ -187,8 +171,13 @@ def _names(text: str, answer: str) -> list[Name]:
         for word in words
         if word.text[0].isupper()
         and word.text != "I"
-        and not (word.opens and word.text not in sure and word.text.lower() in _NO_NAMES)
+        and not (word.opens and word.text not in sure and _is_word(word.text))
     ]
+
+
+def _is_word(text: str) -> bool:
+    low = text.lower()
+    return bool(_NO_NAME.fullmatch(low) or _BEFORE_SUBJECT.fullmatch(low))
 
 
 def _groups(text: str, names: Sequence[Name]) -> list[list[Name]]:
@@ -230,7 +219,7 @@ def _acting(text: str, groups: Sequence[Sequence[Name]], listed: Sequence[Name])
         raise ItemError("subjects", f"of {_and(people)}, the last names are only {_and(who)}")
     before = text[: found[0].start]
     word = re.findall(r"[\w'-]+|[^\w\s]", before.rstrip(" \"'("))[-1].lower()
-    if word[0].isalpha() and word not in _BEFORE_SUBJECT and not _FRONTED.search(before):
+    if not _BEFORE_SUBJECT.fullmatch(word) and not _FRONTED.search(before):
         raise ItemError("subjects", f"{_and(who)} after {word!r} may not be a subject")
     if re.match(r"'s\b|'(?=\s)", text[end:]):
         raise ItemError("subjects", f"{_and(who)} stands in a possessive")
@@ -247,16 +236,6 @@ def _somebody(text: str, name: Name) -> bool:
     if name.opens:  # any word has a capital there
         return re.match(r" and [A-Z]| (?:[a-z]+ed|was|had)\b", rest) is not None
     return _PLACED.search(text[: name.start]) is None
-
-
-def _check_fields(
-    fields: Mapping[str, Any], listed: list[str], acting: list[str], left: str
-) -> None:
-    # The order of those who act says nothing.
-    allowed = {"listed": [listed], "acting": [acting, acting[::-1]], "recipient": [left]}
-    for key, values in allowed.items():
-        if fields.get(key) not in values:
-            raise ItemError("fields", f"{key} is {str(fields.get(key))[:60]}, not {values[0]}")
 
 
 def _and(names: Sequence[str]) -> str:

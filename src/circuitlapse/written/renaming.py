@@ -36,7 +36,8 @@ def to_item(reading: Reading, task: WrittenTask) -> Item:
             recipient_of(text, answer, task)
         except ItemError as error:
             raise ItemError("counterfactual", f"{key}: {error}") from error
-    wording = _renamed(reading.prompt, reading.everywhere, dict.fromkeys(names, "{}"))
+    everywhere = [*reading.listed, *reading.mentions]
+    wording = _renamed(reading.prompt, everywhere, dict.fromkeys(names, "{}"))
     labels = ["S"] if len(acting) == 1 else ["S1", "S2"]
     first = {name.text: (name.start, name.end) for name in reading.listed}
     spans = {"IO": first[reading.recipient]} | {
@@ -71,7 +72,8 @@ def _versions(reading: Reading, names: list[str], acting: list[str]) -> dict[str
     if len(acting) == 2:
         swap = dict(zip(acting, acting[::-1], strict=True))
         versions["subject_order"] = (_renamed(prompt, reading.mentions, swap), io)
-    versions["names"] = (_renamed(prompt, reading.everywhere, others), others[io])
+    everywhere = [*reading.listed, *reading.mentions]
+    versions["names"] = (_renamed(prompt, everywhere, others), others[io])
     order = dict(zip(names, reordered, strict=True))
     return versions | {"list_order": (_renamed(prompt, reading.listed, order), io)}
 

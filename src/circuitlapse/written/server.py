@@ -28,14 +28,9 @@ _SHORTEST_KEY = 8  # characters; a shorter key ("none") is made up for a server 
 class Server:
     """A server and how to ask it.
 
-    Attributes:
-        model: The model's name there.
-        key: The key, in visible ASCII characters.
-        base_url: Such as ``http://localhost:8000/v1``; by default OpenAI's own.
-        concurrency: Number of requests at a time.
-        timeout: Seconds for one attempt.
-        max_retries: Retries of a request that fails. The client waits up to 8 s in between, or as
-            long as the server asks, up to two minutes. A longer wait counts as a failed request.
+    The ``base_url`` is OpenAI's own by default. ``concurrency`` requests are sent at a time. One
+    attempt may take ``timeout`` seconds. The client waits up to 8 s before a retry, or as long as
+    the server asks, up to two minutes. A longer wait counts as a failed request.
     """
 
     model: str
@@ -48,11 +43,8 @@ class Server:
     def __post_init__(self) -> None:
         """Refuse a key that no header can hold, since a client's error would show it."""
         if not self.key or not all("!" <= character <= "~" for character in self.key):
-            raise CircuitlapseError(
-                "the server's key is empty or has a space, a control character or a letter "
-                "outside ASCII",
-                fix="Copy the key again, without line breaks",
-            )
+            what = "the server's key is empty or has a space, a control character or no ASCII"
+            raise CircuitlapseError(what, fix="Copy the key again, without line breaks")
 
     def without_key(self, text: str) -> str:
         """Return a text in which every form of the key is replaced by ``[key]``."""
@@ -73,9 +65,11 @@ class Client:
     def __init__(self, server: Server) -> None:
         """Prepare; nothing is sent yet."""
         self.server, self._form = server, 0
-        settings: Any = {"timeout": server.timeout, "max_retries": server.max_retries}
-        self.openai: Any = openai.AsyncOpenAI(
-            api_key=server.key, base_url=server.base_url, **settings
+        self.openai = openai.AsyncOpenAI(
+            api_key=server.key,
+            base_url=server.base_url,
+            timeout=server.timeout,
+            max_retries=server.max_retries,
         )
 
     async def ask(self, request: Request) -> str:

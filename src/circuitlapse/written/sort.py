@@ -15,10 +15,11 @@ from circuitlapse.records.store import replacing
 from circuitlapse.tasks.lines import Line, read_lines
 from circuitlapse.tasks.tokenization import tokenize
 from circuitlapse.written import recipient
-from circuitlapse.written.recipient import MEANINGS, ItemError, Reason, WrittenTask
+from circuitlapse.written.recipient import MEANINGS, ItemError, WrittenTask
 from circuitlapse.written.renaming import to_item
 
 _PROMPT, _ANSWER = ("prompt", "question"), ("completion", "answer", "recipient")
+_CLAIMS = ("listed", "acting", "recipient")
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Reject:
     """An item that cannot be used, where it stands (``line 3``, ``item 3``), and why not."""
 
     place: str
-    reason: Reason
+    reason: str
     detail: str
     item: dict[str, Any]
 
@@ -39,7 +40,7 @@ class Sorted:
     rejects: list[Reject]
     repeated: Counter[int] = field(default_factory=Counter)
 
-    def counts(self) -> dict[Reason, int]:
+    def counts(self) -> dict[str, int]:
         """Return how many were rejected, by reason, in the order of ``MEANINGS``."""
         counted = Counter(reject.reason for reject in self.rejects)
         return {reason: counted[reason] for reason in MEANINGS if counted[reason]}
@@ -54,25 +55,20 @@ class Sorted:
         """
         good = "".join(item.model_dump_json() + "\n" for item in self.items)
         bad = "".join(json.dumps(vars(one), ensure_ascii=False) + "\n" for one in self.rejects)
+        what = "items and rejects need a file each, not a directory"
         try:
             texts = {out.resolve(): good, rejects.resolve(): bad}
-            if len(texts) < 2 or any(path.is_dir() for path in texts):
-                raise CircuitlapseError(
-                    "items and rejects need a file each, not a directory",
-                    got=f"{out} and {rejects}",
-                    fix="Give two paths of files",
-                )
-            with ExitStack() as drafts:
-                for path, text in texts.items():
-                    special = path.exists() and not path.is_file()
-                    draft = path if special else drafts.enter_context(replacing(path))
-                    draft.write_text(text, encoding="utf-8")
+            if len(texts) == 2 and not any(path.is_dir() for path in texts):
+                with ExitStack() as drafts:
+                    for path, text in texts.items():
+                        special = path.exists() and not path.is_file()
+                        draft = path if special else drafts.enter_context(replacing(path))
+                        draft.write_text(text, encoding="utf-8")
+                return
         except (OSError, RuntimeError) as error:  # a loop of links is a RuntimeError in Python 3.11
-            raise CircuitlapseError(
-                f"the items cannot be written: {getattr(error, 'strerror', None) or error}",
-                got=f"{out} and {rejects}",
-                fix="Give paths of files in directories that may be written to",
-            ) from error
+            what = f"the items cannot be written: {getattr(error, 'strerror', None) or error}"
+        fix = "Give two paths of files in directories that may be written to"
+        raise CircuitlapseError(what, got=f"{out} and {rejects}", fix=fix)
 
 
 class Sorter:
@@ -93,7 +89,7 @@ class Sorter:
         if times > 1:
             self.sorted.repeated[times] += 1
         key = (" ".join(recipient.tidy(prompt).split()).casefold(), answer.casefold())
-        claims = raw if self.fields or {"listed", "acting"} & set(raw) else None
+        claims = {key: raw.get(key) for key in _CLAIMS if self.fields or key in raw}
         try:
             if key in self._seen:
                 raise ItemError("duplicate", MEANINGS["duplicate"])
