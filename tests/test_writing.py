@@ -298,3 +298,13 @@ def test_the_journal_is_one_regular_file(chat, tmp_path):
     assert chat.requests == asked
     with pytest.raises(CircuitlapseError, match="no regular file"):
         _write(chat, Path("/dev/null"), n=3)
+
+
+def test_a_file_that_is_no_journal_stays_as_it_is(chat, tmp_path):
+    for name, held in (("one", "notes"), ("two", '{"prompt": "x"}'), ("three", "[1]\n2")):
+        (tmp_path / name).write_text(held)
+        with pytest.raises(CircuitlapseError):
+            _write(chat, tmp_path / name, n=3)
+        assert (tmp_path / name).read_text() == held
+    (tmp_path / "torn").write_text('{"task": "io')
+    assert len(_write(chat, tmp_path / "torn", n=3).sorted.items) == 3

@@ -31,10 +31,12 @@ class Journal:
     def __init__(self, path: Path, about: dict[str, str]) -> None:
         """Read the replies that are there, or begin a journal about a task and a model."""
         self.path, self.replies = path, list[Reply]()
-        if path.is_file():
-            os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
-        if not path.is_file() or not path.stat().st_size:
-            return self._append(about)
+        whole, head = path.read_bytes() if path.is_file() else b"", _line(about)
+        if head.startswith(whole) and whole != head:  # no journal yet, or a torn first line
+            path.write_bytes(b"")
+            self._append(about)
+        elif whole.startswith(head):
+            os.truncate(path, whole.rfind(b"\n") + 1)
         first, *rest = read_lines(path)
         if first.value != about:
             raise CircuitlapseError(
@@ -46,7 +48,6 @@ class Journal:
             if list(map(type, line.value.values())) != [int, str]:
                 raise CircuitlapseError(f"{path}, {line.place} is no reply", fix="Change --out")
             self.replies.append(Reply(*line.value.values()))
-        return None
 
     def add(self, request: int, text: str) -> Reply:
         """Append a reply; on return it is on the disk."""
@@ -58,9 +59,13 @@ class Journal:
 
     def _append(self, value: dict) -> None:
         with self.path.open("ab") as stream:
-            stream.write(json.dumps(value).encode() + b"\n")
+            stream.write(_line(value))
             stream.flush()
             os.fsync(stream.fileno())
+
+
+def _line(value: dict) -> bytes:
+    return json.dumps(value).encode() + b"\n"
 
 
 @contextmanager
