@@ -100,4 +100,4 @@ def test_curves_over_different_prompts_are_refused():
 
 
 def test_the_page_on_circuits_runs_as_it_stands(tiny_model):
-    exec(code_of("circuits.md").replace("gpt2", str(tiny_model)), {})
+    exec(code_of("how-to/circuits.md").replace("gpt2", str(tiny_model)), {})

@@ -392,5 +392,5 @@ def test_patches_by_site_are_those_of_the_same_prompts(finished):
 
 
 def test_the_page_on_readings_runs_as_it_stands(finished, tiny_model):
-    code = code_of("reading.md")
+    code = code_of("how-to/read-activations.md")
     exec(code.replace("gpt2", str(tiny_model)).replace("runs/demo", str(finished.path)), {})

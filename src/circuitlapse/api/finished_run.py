@@ -136,7 +136,7 @@ class Run:
 
         Args:
             name: Such as ``behaviour``, ``nodes``, ``fates`` or ``grafts``;
-                docs/run-directory.md lists them all.
+                docs/reference/run-directory.md lists them all.
 
         Raises:
             CircuitlapseError: If there is no such table, or the run is not finished.

@@ -152,7 +152,7 @@ Checkpoints = Annotated[
     BeforeValidator(_patterns_or_steps),
     Field(
         description="Checkpoints that you have, instead of a fine-tune: a directory, a list, "
-        "patterns, Hub revisions, or a table of steps (docs/checkpoints.md)."
+        "patterns, Hub revisions, or a table of steps (docs/how-to/own-fine-tune.md)."
     ),
 ]
 _NO_TRAINING = Finetune.model_validate({"placebo": False})

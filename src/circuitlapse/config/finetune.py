@@ -114,7 +114,8 @@ class Finetune(Section):
     placebo: Literal["shuffled_answers", "old_task", "unrelated_text", False] = Field(
         "shuffled_answers",
         description="Also fine-tune, with each seed, on what cannot teach the new task, as the "
-        "noise floor: shuffled_answers, old_task, unrelated_text (docs/controls.md), or false.",
+        "noise floor: shuffled_answers, old_task, unrelated_text (docs/how-to/controls.md), or "
+        "false.",
     )
     lora: Lora = Lora()  # pyright: ignore[reportCallIssue]
     grid: Grid = _NO_GRID

@@ -125,7 +125,7 @@ class Calibration(_Document):
 
 
 def released() -> Calibration:
-    """The calibration that this version's rule was released with; docs/calibration.md is about it.
+    """The calibration of this version's rule; docs/results/calibration.md describes it.
 
     It is the ``calibration.json`` that its own ``command`` wrote.
     """

@@ -26,7 +26,7 @@ As all prompts go through the layers together, what is read of every layer is ke
 model of GPT-2's size. Where the gradients behind them run out of memory, a batch is halved.
 
 The *elicited share* is (v(gained M0) - v(M0)) / G, on prompts that the gains were not fitted on.
-docs/calibration.md has what other fits reached on organisms whose answer is known.
+docs/results/calibration.md has what other fits reached on organisms whose answer is known.
 """
 
 import copy

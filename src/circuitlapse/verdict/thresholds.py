@@ -1,9 +1,9 @@
 """Every threshold of the verdict, each with its reason, and nothing else.
 
 They are judgements, made before any organism of an unseen seed was scored, and not changed since.
-docs/calibration.md says how often labels that follow from them are right. What is no judgement of
-the verdict's stands where it is used: levels of intervals, the fewest random groups that can tell
-anything, and the minima of published heads' tests.
+docs/results/calibration.md says how often labels that follow from them are right. What is no
+judgement of the verdict's stands where it is used: levels of intervals, the fewest random groups
+that can tell anything, and the minima of published heads' tests.
 """
 
 # An old circuit can only be read from a model that does the old task nearly always. The organisms

@@ -102,7 +102,7 @@ def known_of_rule(found: Calibration) -> str:
     if found.thresholds != THRESHOLDS:
         return (
             "its thresholds are not those that were calibrated, so that its errors are not known "
-            "(docs/calibration.md)"
+            "(docs/results/calibration.md)"
         )
     tallies = {each.kind: each for each in found.tallies}
     causes, nothing = tallies["all causes"], tallies["nothing"]
@@ -112,7 +112,7 @@ def known_of_rule(found: Calibration) -> str:
         f"(seeds {min(seeds)} to {max(seeds)}), and since then made more careful in one place. Of "
         f"{causes.n} with a cause {_named(causes)}; of "
         f"{nothing.n} that learnt nothing {_named(nothing)}. On other models its errors are not "
-        "known (docs/calibration.md)"
+        "known (docs/results/calibration.md)"
     )
 
 

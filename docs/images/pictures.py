@@ -1,4 +1,4 @@
-"""Make the pictures of the README from a run: ``python docs/pictures.py runs/demo``.
+"""Make the pictures of the README from a run: ``python docs/images/pictures.py runs/demo``.
 
 Needs what ``make test-browser`` installs: Chromium and Playwright's library.
 """
@@ -6,10 +6,11 @@ Needs what ``make test-browser`` installs: Chromium and Playwright's library.
 import sys
 from pathlib import Path
 
-from circuitlapse.report.film import frames, write_gif
 from playwright.sync_api import sync_playwright
 
-from circuitlapse.report import build_report, read_run
+from circuitlapse.report.pages.film import frames, write_gif
+from circuitlapse.report.pages.page import build_report
+from circuitlapse.report.series.run_records import read_run
 
 STEP = 96
 HERE = Path(__file__).parent
