@@ -6,9 +6,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 #: The README and every page, by its path from the root of the repository.
-PAGES = ["README.md", "CHANGELOG.md"] + sorted(
-    path.relative_to(ROOT).as_posix() for path in DOCS.rglob("*.md")
-)
+PAGES = [
+    path.relative_to(ROOT).as_posix() for path in sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
+]
 
 
 def code_of(page: str) -> str:
