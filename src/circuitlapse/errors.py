@@ -1,14 +1,12 @@
-"""Errors that a person reads: what was wrong, what was got, and how to fix it."""
+"""Errors for users: what is wrong, what was given, and how to fix it."""
 
 
 class CircuitlapseError(Exception):
-    """A mistake in the input or its use. The command line prints its text and exits with 2.
-
-    Every message is built from three parts, so that none is forgotten.
+    """A mistake in the input or its use. The command line prints its text and exits with status 2.
 
     Args:
         what: What is wrong, in one clause.
-        got: What was found instead; left out when ``what`` already says it.
+        got: The value given; left out when ``what`` already names it.
         fix: What the reader can do about it.
     """
 

@@ -1,7 +1,7 @@
-"""Names of the graph's nodes and reader slots: ``a3.h5``, ``a3.h5<q>``, ``m3``.
+"""Names of nodes and destinations: ``a3.h5``, ``a3.h5<q>``, ``m3``, as in MIB (Mueller et al.
+2025).
 
-They are MIB's (Mueller et al. 2025). Tables and pages hold them as well as the graph, so that they
-are written and read here, without torch.
+Tables and pages use them too, so this module imports no torch.
 """
 
 import re
@@ -22,7 +22,7 @@ class Place(NamedTuple):
     Attributes:
         layer: Its layer, from 0.
         head: Its number in the layer, from 0; −1 for an MLP.
-        slot: ``q``, ``k`` or ``v`` for what a head reads by, else empty.
+        slot: ``q``, ``k`` or ``v`` for a head's input, else empty.
     """
 
     layer: int
@@ -31,7 +31,7 @@ class Place(NamedTuple):
 
 
 def head_name(layer: int, head: int, slot: str = "") -> str:
-    """Name a head, or what it reads by: ``a3.h5``, ``a3.h5<q>``."""
+    """Name a head, or one of its inputs: ``a3.h5``, ``a3.h5<q>``."""
     return f"a{layer}.h{head}" + (f"<{slot}>" if slot else "")
 
 
@@ -41,7 +41,7 @@ def mlp_name(layer: int) -> str:
 
 
 def place_of(name: str) -> Place | None:
-    """Read a name; None for what is in no layer (``input``, ``logits``) or is no name."""
+    """Parse a name; None for ``input``, ``logits`` or an invalid name."""
     found = _NAME.fullmatch(name)
     if found is None:
         return None
@@ -51,7 +51,7 @@ def place_of(name: str) -> Place | None:
 
 
 def head_of(name: str) -> Place | None:
-    """Read the name of a head or of one of its slots; None for anything else."""
+    """Parse the name of a head or of one of its slots; None for anything else."""
     place = place_of(name)
     return None if place is None or place.head < 0 else place
 
@@ -61,13 +61,13 @@ SLOTS = ("q", "k", "v")
 
 @dataclass(frozen=True)
 class GraphShape:
-    """Writers, readers and edges of a pre-norm transformer.
+    """Source nodes (writers), destination nodes (readers) and edges of a pre-norm transformer.
 
     Attributes:
         n_layers: Number of blocks.
         n_heads: Attention heads per block.
-        n_kv_heads: Heads that have keys and values of their own; 0 means all of them.
-        parallel: Whether a block's MLP reads what its attention reads, not what that writes.
+        n_kv_heads: Key-value heads per block; 0 means one per head.
+        parallel: Whether a block's MLP reads the block's input, without the attention's output.
     """
 
     n_layers: int
@@ -128,7 +128,7 @@ class GraphShape:
 
     @cached_property
     def edge_mask(self) -> Bool[np.ndarray, "writers readers"]:
-        """Which writer comes before which reader: the edges of the whole model."""
+        """Which source comes before which destination: the edges of the whole model."""
         mask = np.zeros((len(self.writers), len(self.readers)), dtype=bool)
         for layer in range(self.n_layers):
             for slot in SLOTS:
@@ -143,15 +143,15 @@ class GraphShape:
         return int(self.edge_mask.sum())
 
     def n_slots(self, slot: str) -> int:
-        """How many readers a layer has for queries, keys or values."""
+        """Number of query, key or value destinations of a layer."""
         return self.n_heads if slot == "q" else self.n_kv_heads
 
     def n_before_attention(self, layer: int) -> int:
-        """How many writers the attention of ``layer`` reads: the first so many."""
+        """Number of sources that the attention of ``layer`` reads; they come first."""
         return 1 + layer * (self.n_heads + 1)
 
     def n_before_mlp(self, layer: int) -> int:
-        """How many writers the MLP of ``layer`` reads: the first so many."""
+        """Number of sources that the MLP of ``layer`` reads; they come first."""
         return self.n_before_attention(layer) + (0 if self.parallel else self.n_heads)
 
     def head_writers(self, layer: int) -> slice:

@@ -169,7 +169,7 @@ def pairs_for(model: Model, task: Task, corruption: str, n: int, seed: int = 0) 
     if model.tokenizer is None:
         raise CircuitlapseError(
             "the model has no tokenizer, so that no prompts can be written for it",
-            fix="Save its tokenizer beside it with tokenizer.save_pretrained",
+            fix="Save its tokenizer in the same directory with tokenizer.save_pretrained",
         )
     return tokenize(task.items("test", n, seed, model.tokenizer), model.tokenizer, corruption)
 

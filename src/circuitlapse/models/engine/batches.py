@@ -1,13 +1,8 @@
-"""Prompts worked on in groups: alike ones together, several at once, halved where memory runs out.
+"""Batches of prompts: rows of similar length together, as many as fit the device's memory.
 
-A processor's threads are worth most with a group each: a product that is shared out among them
-waits for the slowest, and much that lies between two products is not shared out at all.
-
-How much is worked on at once: what a device has room for, and what it is fast with.
-
-A processor is fastest with little at once, near its cache, so that its budget is fixed; a GPU needs
-much to be busy, and its budget is half of what is free on it. A batch that does not fit after all
-is halved: see :func:`circuitlapse.models.engine.batches.each_group`.
+A CPU is fastest with small batches that fit its cache, one per thread, so its budget is fixed. A
+GPU needs large batches; its budget is half of its free memory. The batch size is halved after an
+out-of-memory error.
 """
 
 from collections.abc import Callable, Iterator
@@ -39,26 +34,15 @@ def each_group(
     *,
     side_by_side: bool = True,
 ) -> None:
-    """Work on rows in groups of :func:`alike`, which see.
+    """Call ``work`` on groups of rows of similar length; see :func:`alike`.
 
-    Where memory runs out all the same, a group is done again in two halves: the work may be called
-    again with rows that it had before, and must then leave nothing else behind than the first time.
-
-    Args:
-        work: Called with each group.
-        widths: Tokens of each row.
-        starts: Tokens before them.
-        most: How many rows a group may have; see :func:`alike`.
-        batch_size: So many rows at once instead.
-        keep: Called with a group's rows and what the work returned for it, in the order of the
-            groups, of which those that had to be halved come last. Given this, a processor does
-            several groups at once, in threads which share torch's: the work must then leave nothing
-            behind but what it returns.
-        side_by_side: Whether to do so.
+    After an out-of-memory error a group is halved and ``work`` is called again with the same rows,
+    so ``work`` must have no other effect than its return value. ``keep`` gets a group's rows and
+    result; with ``keep``, a CPU runs several groups in parallel threads unless ``side_by_side`` is
+    false.
 
     Raises:
-        CircuitlapseError: If ``batch_size`` is below 1, or a single row needs more memory than
-            there is.
+        CircuitlapseError: If ``batch_size`` is below 1, or a single row does not fit into memory.
     """
     if batch_size is not None and batch_size < 1:
         raise CircuitlapseError("batch_size must be at least 1", got=batch_size)
@@ -102,7 +86,7 @@ def each_group(
 def _side_by_side(
     work: Callable[[Tensor], T], groups: list[Tensor], keep: Callable[[Tensor, T], None], n: int
 ) -> list[Tensor]:
-    """Work on groups in n threads at once; return those that did not fit into memory."""
+    """Run groups in n threads; return those that did not fit into memory."""
     threads, gradients, failed = torch.get_num_threads(), torch.is_grad_enabled(), list[Tensor]()
 
     def one(rows: Tensor) -> list[T]:
@@ -126,7 +110,7 @@ def _side_by_side(
 
 
 def _within_memory(work: Callable[[Tensor], T], rows: Tensor) -> list[T]:
-    """Do the work and return what it returned; nothing where memory ran out."""
+    """Return the result of the work, or None after an out-of-memory error."""
     try:
         return [work(rows)]
     except (torch.OutOfMemoryError, MemoryError):
@@ -143,10 +127,9 @@ def alike(
     starts: Int[Tensor, " prompts"],
     most: Callable[[int, int], int],
 ) -> Iterator[Int[Tensor, " batch"]]:
-    """Group rows of like width and start, so that little of a batch is padding.
+    """Group rows of similar width and start, to limit padding.
 
-    A group has at most as many rows as ``most`` says for its width and its largest start, and at
-    least one. Even rows come first in it.
+    A group has at most ``most(width, largest start)`` rows and at least one. Even rows come first.
     """
     wide, first = widths.tolist(), starts.tolist()
     order = sorted(range(len(wide)), key=lambda row: (wide[row], first[row]))
@@ -173,12 +156,8 @@ _WIDER = 128  # times what a processor likes to have at once
 def max_batch_rows(
     device: torch.device, bytes_per_token: int, bytes_before: int = 0
 ) -> Callable[[int, int], int]:
-    """Say how many rows of a batch fit, given its width in tokens and how many are before them.
-
-    Args:
-        device: Where the batch is.
-        bytes_per_token: What a token of the batch takes, be it padding.
-        bytes_before: What is kept of a token before it.
+    """Return a function that gives the rows that fit, from the width and the prefix length in
+    tokens.
     """
     budget = PROCESSOR_BYTES
     if device.type == "cuda":
@@ -193,6 +172,6 @@ def max_batch_rows(
 
 
 def max_variants(device: torch.device, floats: int, most: int) -> int:
-    """How many pieces of so many numbers to work on at once: ``most`` numbers on a processor."""
+    """Return how many variants run at once; on a CPU they hold ``most`` numbers."""
     most *= 1 if device.type == "cpu" else _WIDER
     return max(1, most // max(1, floats))

@@ -1,4 +1,4 @@
-"""What a model answers: its metric and its accuracy, as it is or with an intervention."""
+"""A model's answers: metric and accuracy, with or without an intervention."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, replace
@@ -22,7 +22,7 @@ Runs = Callable[[PromptPairs, Context], Iterable[Tensor]]
 
 
 def behaviour(model: Model, pairs: PromptPairs, batch_size: int | None = None) -> Behaviour:
-    """Run the clean prompts and read the logits after their last tokens.
+    """Run the clean prompts and evaluate the logits at their last tokens.
 
     A tie counts as wrong. Results are on the CPU, in the order of the pairs.
     """
@@ -47,24 +47,16 @@ def behaviours(
     *,
     kept: int = 0,
 ) -> list[Behaviour]:
-    """Read the answers of a model that is run in several ways of the caller's.
+    """Evaluate the answers of several forward passes that ``runs`` makes on each batch.
 
-    Answers and distractors are compared by their first tokens.
-
-    Args:
-        model: Whose last normalisation and unembedding read the streams.
-        pairs: Prompts; the clean ones are handed to ``runs``.
-        runs: Gives as many streams for each batch, perhaps in several threads at once. Where memory
-            runs out, it is called again with half of the batch.
-        batch_size: Prompts per batch; by default as many as are worth it.
-        kept: Numbers per token that ``runs`` keeps between one stream and the next.
-
-    Returns:
-        One per stream, on the CPU, in the order of the pairs.
+    Answers and distractors are compared by their first tokens. ``runs`` returns one residual stream
+    per variant; it may be called in several threads, and again with half of a batch. ``kept`` is
+    the number of values per token that it keeps between two streams. Results are on the CPU, one
+    per stream.
 
     Raises:
-        CircuitlapseError: If the model cannot run the prompts, or one of them alone needs more
-            memory than there is.
+        CircuitlapseError: If the model cannot run the prompts, or a single one does not fit into
+            memory.
     """
     decoder, pairs = model.decoder, checked(model.decoder, pairs)
     found: list[Behaviour] = []
@@ -108,7 +100,7 @@ def _empty(n: int) -> Behaviour:
 def _sequences(
     model: Model, pairs: PromptPairs, batch_size: int | None
 ) -> tuple[Float[Tensor, " prompts"], Bool[Tensor, " prompts"]]:
-    """Compare the answers with their distractors by log probability, token after token."""
+    """Compare answers of several tokens with their distractors by log probability."""
     tokens = pairs.distractors.cpu()
     answer = _log_prob(model, pairs, batch_size)
     others = [pairs.answered_by(i) for i in range(tokens.shape[1])]
@@ -153,7 +145,7 @@ def logit_differences(
 def corrupt_logit_difference(
     model: Model, pairs: PromptPairs, batch_size: int | None = None
 ) -> Float[Tensor, " prompts"]:
-    """Return the second of :func:`logit_differences` alone, for half of the work."""
+    """Return only the second of :func:`logit_differences`, at half of its cost."""
     return _differences(model, pairs, ("corrupt",), batch_size)[0]
 
 

@@ -1,11 +1,11 @@
 """The computational graph that attribution scores and circuits are subgraphs of.
 
-Everything that writes to the residual stream is a writer, everything that reads from it is a
-reader, and an edge is one writer's contribution to one reader's input. Names, order and counts are
-those of EAP-IG (Hanna et al. 2024) and MIB (Mueller et al. 2025): GPT-2 small has 157 writers, 445
-readers and 32,491 edges. A reader's input is the residual sum before its normalisation. Heads that
-share their keys and values (grouped queries) share one ``<k>`` and one ``<v>`` reader, and in a
-parallel block the MLP does not read its own layer's heads.
+A source node (writer) writes to the residual stream. A destination node (reader) reads from it. An
+edge is one source's contribution to one destination's input. Names, order and counts are those of
+EAP-IG (Hanna et al. 2024) and MIB (Mueller et al. 2025): GPT-2 small has 157 sources, 445
+destinations and 32,491 edges. A destination's input is the residual sum before its normalisation.
+Heads with shared keys and values (grouped queries) have one ``<k>`` and one ``<v>`` destination. In
+a parallel block the MLP does not read its own layer's heads.
 """
 
 from collections.abc import Iterable
@@ -22,22 +22,22 @@ from circuitlapse.shapes import Bool
 
 @dataclass(frozen=True)
 class Graph(GraphShape):
-    """Writers, readers and edges of a pre-norm transformer, with its edges as a tensor.
+    """Source nodes, destination nodes and edges of a pre-norm transformer, as a tensor.
 
     Attributes:
         n_layers: Number of blocks.
         n_heads: Attention heads per block.
-        n_kv_heads: Heads that have keys and values of their own; 0 means all of them.
-        parallel: Whether a block's MLP reads what its attention reads, not what that writes.
+        n_kv_heads: Key-value heads per block; 0 means one per head.
+        parallel: Whether a block's MLP reads the block's input, without the attention's output.
     """
 
     @cached_property
     def edges(self) -> Bool[Tensor, "writers readers"]:
-        """Which writer comes before which reader: the edges of the whole model."""
+        """Which source comes before which destination: the edges of the whole model."""
         return torch.from_numpy(self.edge_mask)
 
     def node_slots(self) -> Bool[Tensor, "nodes readers"]:
-        """Which readers each node reads by: a head's q, k and v, an MLP's one input."""
+        """The destinations of each node: a head's q, k and v, an MLP's one input."""
         slots = torch.zeros(len(self.nodes), len(self.readers), dtype=torch.bool)
         for layer in range(self.n_layers):
             for head in range(self.n_heads):
@@ -51,14 +51,15 @@ class Graph(GraphShape):
 
 @dataclass(frozen=True, eq=False)
 class Circuit:
-    """A set of edges, with those that lead nowhere dropped.
+    """A set of edges, pruned.
 
-    An edge dangles when its writer reads nothing in the circuit or when nothing in the circuit
-    reads its reader's node; such edges are dropped until nothing changes, as MIB does.
+    Pruning removes edges that lie on no path from an input to the logits: edges whose source node
+    has no input in the circuit, or whose destination node has no output in it. It repeats until
+    nothing changes, as in MIB.
 
     Attributes:
         graph: The whole model's graph.
-        mask: The edges that are in, after pruning.
+        mask: The edges of the circuit, after pruning.
     """
 
     graph: Graph
@@ -91,12 +92,12 @@ class Circuit:
 
     @property
     def nodes(self) -> tuple[str, ...]:
-        """Heads and MLPs that take part, in graph order."""
+        """Heads and MLPs of the circuit, in graph order."""
         used = self.mask[1:].any(dim=1)
         return tuple(name for name, is_in in zip(self.graph.nodes, used, strict=True) if is_in)
 
     def without(self, nodes: Iterable[str]) -> "Circuit":
-        """Remove nodes with all edges into and out of them, and what then dangles.
+        """Remove nodes with all their edges, and prune.
 
         Raises:
             CircuitlapseError: If one is no node of the graph.
@@ -114,7 +115,7 @@ class Circuit:
         return Circuit(self.graph, mask)
 
     def edge_names(self) -> list[tuple[str, str]]:
-        """Name the edges as (writer, reader), by writer in graph order."""
+        """List the edges as (source, destination), by source in graph order."""
         return [
             (self.graph.writers[writer], self.graph.readers[reader])
             for writer, reader in self.mask.nonzero().tolist()

@@ -1,4 +1,4 @@
-"""What surrounds the columns a forward runs on: what is to their left, where logits are read."""
+"""The context of a forward pass: its cached prefix, its mask, and where its logits are needed."""
 
 from dataclasses import dataclass, field
 
@@ -10,14 +10,14 @@ from circuitlapse.shapes import Int
 
 @dataclass(frozen=True)
 class Context:
-    """Where the logits of each prompt of a batch are read, and what its columns have to their left.
+    """The cached prefix of a batch, and the token positions at which logits are needed.
 
     Attributes:
-        reads: Columns at which logits are read: each prompt's last token, and for answers of
-            several tokens all but the last of those too.
-        start: Position of each prompt's first column; None where all columns are whole prompts.
-        past: Keys and values, ``[batch, past, kv_heads, d_head]``, of the positions before, per
-            layer; a prompt sees the first ``start`` of them.
+        reads: Token positions at which logits are needed: each prompt's last token and, for answers
+            of several tokens, all but the last of these.
+        start: Position of each prompt's first token in the batch; None if prompts are whole.
+        past: Cached keys and values, ``[batch, past, kv_heads, d_head]``, per layer; a prompt
+            attends to the first ``start`` of them.
     """
 
     reads: Int[Tensor, "batch reads"]
@@ -26,15 +26,15 @@ class Context:
     _masks: dict[tuple[int, int, bool], Tensor] = field(default_factory=dict)
 
     def positions(self, width: int, at_reads: bool) -> Int[Tensor, "_ some"]:
-        """Positions in the whole prompts of all ``width`` columns, or of the reads."""
+        """Positions in the whole prompts of all ``width`` tokens, or of the reads."""
         columns = self.reads if at_reads else torch.arange(width, device=self.reads.device)[None]
         return columns if self.start is None else columns + self.start[:, None]
 
     def mask(self, copies: int, width: int, at_reads: bool, dtype: torch.dtype) -> Tensor:
-        """Say which keys each query sees, as 0 and −∞, ``[copies × batch or 1, 1, queries, keys]``.
+        """Return the attention mask, 0 or −∞, ``[copies × batch or 1, 1, queries, keys]``.
 
-        Queries stand at all ``width`` columns, or only at the reads. Masks are kept, as all layers
-        and many runs need the same.
+        The queries are all ``width`` tokens, or only the reads. Masks are cached: all layers need
+        the same.
         """
         key = (copies, width, at_reads)
         if key not in self._masks:
@@ -58,14 +58,11 @@ class Context:
         return self._masks[key]
 
     def beyond(self, columns: tuple[tuple[Tensor, Tensor], ...]) -> "Context":
-        """The context of the columns behind the first few, whose keys and values are now past.
+        """Return the context of the tokens after the given ones, whose keys and values join the
+        prefix.
 
-        A prompt that is read only among those few is read at the first column left, where nothing
-        of use stands.
-
-        Args:
-            columns: Keys (in place) and values of the first columns, ``[batch, columns, kv_heads,
-                d_head]``, per layer.
+        A prompt whose logits are needed only at the given tokens gets its first remaining token as
+        a dummy.
         """
         first = columns[0][0].shape[1]
         if first == 0:
@@ -90,9 +87,9 @@ def _written(past: Tensor, new: Tensor, rows: Tensor, where: Tensor) -> Tensor:
 
 
 def at_reads(x: Tensor, context: Context) -> Tensor:
-    """Take the columns where logits are read, ``[batch, pos, …]`` to ``[batch, reads, …]``.
+    """Select the positions whose logits are needed, ``[batch, pos, …]`` to ``[batch, reads, …]``.
 
-    The batch may be several variants of the context's, one after the other.
+    The batch may hold several variants of the context's batch, one after the other.
     """
     rows = torch.arange(len(x), device=x.device)
     return x[rows[:, None], context.reads.repeat(len(x) // len(context.reads), 1)]

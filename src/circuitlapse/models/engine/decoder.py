@@ -1,10 +1,9 @@
 """One functional pre-norm decoder that all algorithms run on.
 
-It holds views of a ``transformers`` model's weights, not copies, so that it follows every change of
-them, and offers the forward in the pieces that circuit analysis needs: start at any layer, after a
-prefix whose keys and values are known, with many variants of one batch side by side, and with the
-last layer's queries, MLP and logits computed only where logits are read. A model family is an
-adapter that fills in these classes (see :mod:`circuitlapse.models.families`).
+It holds views of a ``transformers`` model's weights, so it follows every change of them. A forward
+pass can start at any layer and after a cached prefix, and can run several variants of a batch at
+once. The last layer computes queries, MLP and logits only where logits are needed. A model family
+is an adapter that fills in these classes (see :mod:`circuitlapse.models.families`).
 """
 
 from dataclasses import dataclass
@@ -21,21 +20,21 @@ from circuitlapse.shapes import Float, Int
 
 
 class Step(NamedTuple):
-    """What one block computed; differentiable where its input was.
+    """Activations of one block; differentiable where its input was.
 
-    In the last block only keys and values matter anywhere else than where logits are read, so that
-    all from ``z`` to ``resid_post`` has the reads as its ``pos`` axis there.
+    In the last block, the ``pos`` axis from ``z`` to ``resid_post`` has only the positions whose
+    logits are needed.
 
     Attributes:
         resid_pre: The attention's input, ``[batch, pos, d_model]``.
-        q: Queries as projected, before rotation, ``[batch, pos, heads, d_head]``.
-        k: Keys, likewise, ``[batch, pos, kv_heads, d_head]``.
-        v: Values, likewise.
+        q: Queries before rotation, ``[batch, pos, heads, d_head]``.
+        k: Keys before rotation, ``[batch, pos, kv_heads, d_head]``.
+        v: Values, ``[batch, pos, kv_heads, d_head]``.
         z: Attention-weighted values per head, before W_O, ``[batch, pos, heads, d_head]``.
-        attn_out: What the attention adds, ``[batch, pos, d_model]``.
-        resid_mid: The MLP's input, likewise: in a parallel block that is the attention's, too.
-        mlp_out: What the MLP adds, likewise.
-        resid_post: The next block's input, likewise.
+        attn_out: Attention output, ``[batch, pos, d_model]``.
+        resid_mid: The MLP's input; in a parallel block equal to the attention's input.
+        mlp_out: MLP output.
+        resid_post: The next block's input.
     """
 
     resid_pre: Tensor
@@ -51,20 +50,19 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class Decoder:
-    """A pre-norm decoder of blocks that each hold an attention and an MLP.
+    """A pre-norm decoder of blocks with one attention and one MLP each.
 
     Attributes:
         W_E: Token embedding.
-        W_pos: Position embedding, where positions are learned.
-        rotary: Rotation of queries and keys, where positions are that.
-        attention: Of each block.
-        mlp: Of each block.
-        norm: The last one, before the unembedding.
+        W_pos: Learned position embedding, if any.
+        rotary: Rotary position embedding, if any.
+        attention: Attention of each block.
+        mlp: MLP of each block.
+        norm: The last normalisation, before the unembedding.
         W_U: Unembedding, by token.
-        n_positions: Longest prompt that the model can run exactly as ``transformers`` does.
-        parallel: Whether a block's MLP reads the block's input instead of what its attention adds
-            to it.
-        prefixes: Where the beginnings of prompts are kept, if they are.
+        n_positions: Longest prompt that the model runs exactly as ``transformers`` does.
+        parallel: Whether a block's MLP reads the block's input, without the attention's output.
+        prefixes: Cache of shared prompt prefixes, if any.
     """
 
     W_E: Float[Tensor, "vocab d_model"]
@@ -94,13 +92,13 @@ class Decoder:
         return self.W_E.shape[1]
 
     def is_last(self, layer: int) -> bool:
-        """Whether this is the block whose output is needed only where logits are read."""
+        """Whether this block's output is needed only where logits are."""
         return layer == self.n_layers - 1
 
     def embed(
         self, tokens: Int[Tensor, "batch pos"], start: Int[Tensor, " batch"] | None = None
     ) -> Float[Tensor, "batch pos d_model"]:
-        """Embed tokens that stand at positions ``start`` (or 0) onwards in their prompts."""
+        """Embed tokens at the positions from ``start`` (or 0) on."""
         embedded, width = self.W_E[tokens], tokens.shape[1]
         if self.W_pos is None:
             return embedded
@@ -119,16 +117,10 @@ class Decoder:
         context: Context,
         heads: Tensor | slice = slice(None),
     ) -> Float[Tensor, "batch queries some d_head"]:
-        """Mix values causally; in the last layer the queries stand where logits are read.
+        """Mix values causally; in the last layer only the positions that need logits have queries.
 
-        Args:
-            layer: Whose scale and whose past keys and values to use.
-            q: Queries as projected; the batch may be several variants of ``context``'s.
-            k: Keys as projected of the columns that ``context`` describes, by key-value head or
-                one for each of the queries' heads.
-            v: Values, likewise.
-            context: What lies to the left, and where logits are read.
-            heads: Which heads the queries' are.
+        Queries, keys and values are as projected. The batch may hold several variants of
+        ``context``'s; ``heads`` says which heads the queries belong to.
         """
         q, k, mask = self._queries_and_keys(layer, q, k, context, heads)
         return functional.scaled_dot_product_attention(
@@ -146,9 +138,8 @@ class Decoder:
         k: Float[Tensor, "batch pos _ d_head"],
         context: Context,
     ) -> Float[Tensor, "batch heads queries keys"]:
-        """Attention weights, of which :meth:`attend` does not keep any; see there.
-
-        The keys are those of the past, as far as it is kept, and then the columns.
+        """Attention weights over the cached prefix, if kept, and the batch's tokens; see
+        :meth:`attend`.
         """
         q, k, mask = self._queries_and_keys(layer, q, k, context, slice(None))
         products = q.transpose(1, 2) @ k.permute(0, 2, 3, 1)
@@ -168,15 +159,15 @@ class Decoder:
     def attention_out(
         self, layer: int, z: Float[Tensor, "batch pos heads d_head"]
     ) -> Float[Tensor, "batch pos d_model"]:
-        """Map the heads' mixed values to what the attention adds to the residual stream."""
+        """Map the heads' mixed values to the attention output."""
         block = self.attention[layer]
         out = linear(z.flatten(0, 1).flatten(1), block.W_O.flatten(0, 1), block.out_bias)
         return out.unflatten(0, z.shape[:2])
 
     def step(self, layer: int, x: Float[Tensor, "batch pos d_model"], context: Context) -> Step:
-        """Run one block; the batch may be several variants of the context's.
+        """Run one block; the batch may hold several variants of the context's.
 
-        A separate node for the MLP's input lets its gradient be told from that of the stream.
+        The MLP's input is a node of its own, so its gradient is separate from that of the stream.
         """
         q, k, v = self.attention[layer].project(x)
         return self.finish(layer, x, q, k, v, context)
@@ -190,7 +181,7 @@ class Decoder:
         v: Float[Tensor, "batch pos kv_heads d_head"],
         context: Context,
     ) -> Step:
-        """Run a block whose queries, keys and values are given, projected from ``x`` or not."""
+        """Run a block with given queries, keys and values."""
         queries, stream = (self.to_queries(layer, each, context) for each in (q, x))
         z = self.attend(layer, queries, k, v, context)
         added = self.attention_out(layer, z)
@@ -200,13 +191,15 @@ class Decoder:
         return Step(x, q, k, v, z, added, mid, out, after + out)
 
     def to_queries(self, layer: int, x: Tensor, context: Context) -> Tensor:
-        """Take the columns where a layer's queries stand: all, but in the last layer the reads."""
+        """Select the positions of a layer's queries: all, or in the last layer those that need
+        logits.
+        """
         return at_reads(x, context) if self.is_last(layer) else x
 
     def trace(
         self, x: Float[Tensor, "batch pos d_model"], context: Context, layer: int = 0
     ) -> list[Step]:
-        """Run all blocks from ``layer`` on, on its input ``x``, and keep what they computed."""
+        """Run all blocks from ``layer`` on with input ``x``, and return their activations."""
         steps = []
         for current in range(layer, self.n_layers):
             steps.append(self.step(current, x, context))
@@ -216,23 +209,18 @@ class Decoder:
     def run(
         self, x: Float[Tensor, "batch pos d_model"], context: Context, layer: int = 0
     ) -> Float[Tensor, "batch reads d_model"]:
-        """Run from the input of ``layer`` to the end, keeping nothing.
+        """Run a partial forward pass from the input of ``layer`` and return the last residual
+        stream.
 
-        Args:
-            x: Residual stream before ``layer``; several variants of the context's batch may lie
-                one after the other. Behind the last layer its ``pos`` axis is the reads.
-            context: What lies to the left, and where logits are read.
-            layer: Where to begin.
-
-        Returns:
-            The residual stream after the last layer, where logits are read.
+        ``x`` may hold several variants of the context's batch, one after the other. After the last
+        layer its ``pos`` axis has only the positions whose logits are needed.
         """
         for current in range(layer, self.n_layers):
             x = self.step(current, x, context).resid_post
         return x
 
     def remember(self, tokens: Int[Tensor, "batch pos"], width: int) -> Past:
-        """Compute keys (rotated) and values of the first columns, per layer; none where 0 wide."""
+        """Compute the prefix's keys (rotated) and values per layer, or take them from the cache."""
         if width == 0:
             return ()
         if self.prefixes is None:
@@ -240,7 +228,7 @@ class Decoder:
         return self.prefixes.of(tokens, width, self._keys_and_values)
 
     def _keys_and_values(self, tokens: Int[Tensor, "batch pos"], past: Past) -> Past:
-        """Run the columns behind a past for their keys and values."""
+        """Compute keys and values of the tokens after a cached prefix."""
         first = past[0][0].shape[1] if past else 0
         start = torch.full((len(tokens),), first, device=tokens.device)
         context = Context(torch.zeros_like(start)[:, None], start, past)
@@ -261,13 +249,13 @@ class Decoder:
     def place_keys(
         self, layer: int, k: Float[Tensor, "batch pos some d_head"], context: Context
     ) -> Float[Tensor, "batch pos some d_head"]:
-        """Normalise and rotate keys as projected: what a context's past holds."""
+        """Normalise and rotate projected keys, as the prefix cache stores them."""
         return self._placed(k, self.attention[layer].k_norm, context, False)
 
     def _queries_and_keys(
         self, layer: int, q: Tensor, k: Tensor, context: Context, heads: Tensor | slice
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries and keys in place, the keys with the past's and one per query head; the mask."""
+        """Return rotated queries, keys with the prefix's, one per query head, and the mask."""
         block, last = self.attention[layer], self.is_last(layer)
         copies, width = len(q) // len(context.reads), k.shape[1]
         q = self._placed(q, block.q_norm, context, last)
@@ -293,14 +281,14 @@ class Decoder:
         return x
 
     def _per_head(self, x: Tensor, n_heads: int) -> Tensor:
-        """Repeat what heads share, so that each of ``n_heads`` has its own."""
+        """Repeat shared heads, so that each of ``n_heads`` has its own."""
         if x.shape[2] == n_heads:
             return x
         return x.repeat_interleave(n_heads // x.shape[2], dim=2)
 
 
 def _after(past: Tensor, new: Tensor) -> Tensor:
-    """Put new keys or values after the past ones, which all variants in the batch share."""
+    """Append keys or values to the prefix's, which all variants in the batch share."""
     copies = len(new) // len(past)
     batch = new.unflatten(0, (copies, len(past)))
     return torch.cat([past.expand(copies, *past.shape), batch], dim=2).flatten(0, 1)

@@ -1,7 +1,7 @@
-"""The parts of a block, as options that cover the model families: data, and how to apply it.
+"""The parts of a block, with options that cover the model families.
 
-Weights are views of a ``transformers`` model's, held as ``[in, out]`` whatever way round the family
-stores them. What a family does not have is None.
+Weights are views of a ``transformers`` model's, as ``[in, out]`` however the family stores them. A
+part that a family lacks is None.
 """
 
 from collections.abc import Callable, Sequence
@@ -43,11 +43,11 @@ class Norm:
     def standardise(
         self, x: Float[Tensor, "*batch d_model"]
     ) -> tuple[Float[Tensor, "*batch d_model"], Float[Tensor, "*batch 1"]]:
-        """Return x̂ and 1/σ, of which the Jacobian of the normalisation is made.
+        """Return x̂ and 1/σ, which give the Jacobian of the normalisation.
 
         ∂x̂/∂x = (P − x̂ x̂ᵀ / d_model) / σ, with P the projection that removes the mean, or the
-        identity where nothing is removed; the weights behind it are :meth:`folded`, which
-        includes P. Both are in single precision where ``x`` is in half, whose squares overflow.
+        identity for RMS normalisation. The weights after it are :meth:`folded`, which includes P.
+        Both are in single precision where ``x`` is in half, whose squares overflow.
         """
         x = single(x)
         if not self.centred:
@@ -60,10 +60,7 @@ class Norm:
     def folded(
         self, weight: Float[Tensor, "*slots d_model out"]
     ) -> Float[Tensor, "*slots d_model out"]:
-        """Return ``P diag(self.weight) weight``: a linear map read through this normalisation.
-
-        It is in single precision where the weights are in half.
-        """
+        """Return ``P diag(self.weight) weight``, in single precision if the weights are in half."""
         ours, weight = single(self.weight), single(weight)
         if not self.centred:
             return ours[:, None] * weight
@@ -87,7 +84,7 @@ class Rotary:
     def __call__(
         self, x: Float[Tensor, "batch pos heads d_head"], positions: Int[Tensor, "_ pos"]
     ) -> Float[Tensor, "batch pos heads d_head"]:
-        """Turn ``x`` by its positions; the batch may be several variants of the positions'."""
+        """Rotate ``x`` by its positions; the batch may hold several variants of the positions'."""
         angles = (positions[..., None] * self.frequencies)[:, :, None]
         cos = (angles.cos() * self.scale).to(x.dtype)
         sin = (angles.sin() * self.scale).to(x.dtype)
@@ -103,14 +100,13 @@ class Attention:
     """Weights of one block's attention.
 
     Attributes:
-        norm: What its input goes through.
-        weights: Of the queries, keys and values: one matrix each, or one that holds all side by
-            side.
-        biases: Their biases, or None for none.
+        norm: Normalisation of its input.
+        weights: Of the queries, keys and values: one matrix each, or one fused matrix.
+        biases: Their biases, or None.
         W_O: Output weights.
-        out_bias: Output bias, if any; no head owns it.
+        out_bias: Output bias, if any; it belongs to no head.
         scale: Factor on the dot products of queries and keys.
-        interleaved: In one matrix for all, whether each head's query, key and value lie together.
+        interleaved: In a fused matrix, whether each head's query, key and value lie together.
         q_norm: Normalisation of each head's queries, if any.
         k_norm: Normalisation of each head's keys, if any.
     """
@@ -127,7 +123,7 @@ class Attention:
 
     @property
     def n_kv_heads(self) -> int:
-        """Heads that have keys and values of their own."""
+        """Number of key-value heads."""
         return self._by_head(self.weights)[1].shape[-2]
 
     def project(
@@ -138,7 +134,7 @@ class Attention:
         return tuple(slot.unflatten(0, x.shape[:2]) for slot in slots)
 
     def constants(self) -> Float[Tensor, "slots d_head"]:
-        """What all queries, then all keys, then all values owe to biases alone."""
+        """The parts of all queries, keys and values that come from biases alone."""
         bias = self.norm.bias
         bias = torch.zeros_like(self.norm.weight) if bias is None else bias
         return torch.cat([slot[0] for slot in self._projected(bias[None])])
@@ -171,17 +167,17 @@ class Attention:
 
 @dataclass(frozen=True)
 class Mlp:
-    """Weights of one block's MLP: ``activation(x W_in) W_out``, or gated, as below.
+    """Weights of one block's MLP: ``activation(x W_in) W_out``, or gated.
 
     Attributes:
-        norm: What its input goes through.
+        norm: Normalisation of its input.
         W_in: Input weights.
         b_in: Their bias, if any.
         W_out: Output weights.
         b_out: Their bias, if any.
-        activation: Of the hidden neurons, element by element; it may overwrite them.
-        W_gate: Where there is one, the hidden neurons are ``activation(x W_gate) · (x W_in)``.
-        b_gate: Its bias, if any.
+        activation: Element-wise, of the hidden neurons; may work in place.
+        W_gate: Gate weights, if any: the hidden neurons are ``activation(x W_gate) · (x W_in)``.
+        b_gate: Their bias, if any.
     """
 
     norm: Norm
@@ -194,7 +190,7 @@ class Mlp:
     b_gate: Float[Tensor, " d_mlp"] | None = None
 
     def hidden(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_mlp"]:
-        """Return what the neurons write, given the residual stream ``x``."""
+        """Return the neurons' activations, given the residual stream ``x``."""
         flat = self.norm(x).reshape(-1, x.shape[-1])
         neurons = linear(flat, self.W_in, self.b_in)
         if self.W_gate is None:
@@ -204,12 +200,12 @@ class Mlp:
         return neurons.view(*x.shape[:-1], -1)
 
     def __call__(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
-        """Return what the MLP adds to the residual stream ``x``."""
+        """Return the MLP's output, given the residual stream ``x``."""
         return linear(self.hidden(x).flatten(0, -2), self.W_out, self.b_out).view(x.shape)
 
 
 def single(x: Tensor) -> Tensor:
-    """Raise half precision to single, for differences of like numbers and long sums."""
+    """Convert half precision to single, for small differences and long sums."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -218,5 +214,5 @@ def linear(
     weight: Float[Tensor, "inner out"],
     bias: Float[Tensor, " out"] | None,
 ) -> Float[Tensor, "rows out"]:
-    """Multiply by weights held as [in, out], and add the bias in the same pass."""
+    """Multiply by weights held as [in, out], and add the bias."""
     return x @ weight if bias is None else torch.addmm(bias, x, weight)

@@ -39,9 +39,9 @@ class Model:
         return self.decoder.W_E.device
 
     def remembering(self) -> "Model":
-        """The same model, to measure much of the same prompts while its weights stay as they are.
+        """Return a copy that caches keys and values of shared prompt prefixes (up to 128 MiB).
 
-        What their beginnings, up to the first token that a corruption changes, leave to the rest is
-        run once and kept (128 MiB of it).
+        Use it to measure several counterfactuals of the same prompts. Do not change the weights
+        meanwhile.
         """
         return replace(self, decoder=replace(self.decoder, prefixes=Prefixes()))

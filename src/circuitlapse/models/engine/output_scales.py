@@ -1,8 +1,7 @@
-"""A model whose heads and MLPs write the same as before, only louder or softer.
+"""Models whose heads and MLPs have rescaled outputs.
 
-A gain is one factor on everything that a node adds to the residual stream: on a head's output
-matrix, or on an MLP's output weights and bias. What a model reaches by gains alone it could compute
-all along.
+An output scale is one factor on all that a node writes to the residual stream: on a head's output
+matrix, or on an MLP's output weights and bias.
 """
 
 from dataclasses import replace
@@ -17,14 +16,12 @@ from circuitlapse.shapes import Float
 
 
 def rescaled_decoder(decoder: Decoder, gains: Float[Tensor, " nodes"]) -> Decoder:
-    """Scale what every node writes; differentiable in the gains.
+    """Rescale every node's output; differentiable in the scales.
 
-    Args:
-        decoder: Any; it is left as it is.
-        gains: One per head and MLP, in the order of ``Graph.nodes``; 1 changes nothing.
+    There is one scale per head and MLP, in the order of ``Graph.nodes``; 1 changes nothing.
 
     Raises:
-        CircuitlapseError: If there is not one gain per node.
+        CircuitlapseError: If there is not one scale per node.
     """
     expected = decoder.n_layers * (decoder.n_heads + 1)
     if len(gains) != expected:
@@ -52,7 +49,7 @@ def rescaled_decoder(decoder: Decoder, gains: Float[Tensor, " nodes"]) -> Decode
 
 @torch.no_grad()
 def write_scales(model: Model, gains: Float[Tensor, " nodes"]) -> None:
-    """Put the gains into the weights of a model, in place; see :func:`gained`."""
+    """Multiply the scales into the weights of a model, in place."""
     scaled = rescaled_decoder(model.decoder, gains.to(model.decoder.W_E))
     for ours, theirs in zip(model.decoder.attention, scaled.attention, strict=True):
         ours.W_O.copy_(theirs.W_O)

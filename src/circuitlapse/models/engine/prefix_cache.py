@@ -1,7 +1,7 @@
-"""Keys and values of prompts' beginnings, kept while much is measured on the same prompts.
+"""Prefix cache: keys and values of shared prompt prefixes.
 
-Under a causal mask they depend on nothing to their right. So what was run for one corruption, whose
-first difference lies early, is the beginning of what another needs whose difference lies later.
+Under a causal mask, keys and values depend only on the tokens before them, so counterfactuals of
+the same prompt share those of its prefix.
 """
 
 from collections.abc import Callable
@@ -19,14 +19,14 @@ _MOST_BYTES = 128 * 2**20
 
 
 class Prefixes:
-    """A store of beginnings, by the whole prompt; where it is full, it takes no more.
+    """A cache of prefixes by whole prompt; a full cache takes no more.
 
-    Were the oldest to go instead, prompts gone through again in the same order would each be gone
-    by the time they come. It knows nothing of the model's weights: they must not change.
+    Prompts are passed through repeatedly in the same order, so evicting the oldest would never hit.
+    The model's weights must not change.
     """
 
     def __init__(self) -> None:
-        """Begin with nothing."""
+        """Create an empty cache."""
         self._held, self._lock = 0, Lock()
         # [layers, keys and values, pos, kv_heads, d_head]
         self._kept: dict[bytes, Tensor] = {}
@@ -37,13 +37,9 @@ class Prefixes:
         width: int,
         run: Callable[[Int[Tensor, "batch width"], Past], Past],
     ) -> Past:
-        """Return the keys and values of the first ``width`` columns, at least one.
+        """Return the keys and values of the first ``width`` tokens, at least one.
 
-        Args:
-            tokens: Whole prompts.
-            width: How many columns are asked for.
-            run: Given columns and the keys and values of the first of them, perhaps of none, gives
-                those of the others.
+        ``run`` computes them for given tokens, after a cached prefix that may be empty.
         """
         names = [row.tobytes() for row in tokens.cpu().numpy()]
         rows = [self._kept.get(name) for name in names]

@@ -1,9 +1,8 @@
 """Batches of prompt pairs, each from its first differing token on.
 
-Under a causal mask everything to the left of the first token that differs is the same in the clean
-and the corrupt run. It is run once, for its keys and values; all further work, on however many
-variants of the prompts, is on the columns from there on. Writers' differences to the left are zero,
-so that nothing there can contribute to a score or an effect.
+The tokens before it are the same in the clean and the corrupt run, so their keys and values are
+computed once. All variants run only the tokens from there on. Differences of source nodes are zero
+in the prefix, so it contributes to no score or effect.
 """
 
 from collections.abc import Callable
@@ -33,18 +32,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Suffixes:
-    """One batch of pairs; each prompt's columns begin at its own first differing token.
+    """One batch of pairs; each prompt starts at its own first differing token.
 
     Attributes:
-        rows: Which of the pairs these are, on the CPU; even numbers first, so that halves are
-            slices.
-        pairs: The pairs themselves.
-        clean: Embeddings of the clean prompts' columns.
-        corrupt: Embeddings of the corrupt prompts' columns.
-        context: The prefix that both share, where each prompt begins, and where logits are read.
+        rows: Rows of the pairs, on the CPU; even ones first, so that halves are slices.
+        pairs: The pairs.
+        clean: Embeddings of the clean tokens.
+        corrupt: Embeddings of the corrupt tokens.
+        context: The shared prefix, and where logits are needed.
         name: The metric, by name or as a callable that takes these rows in this order.
-        direction: Readout of the plain logit difference: the answer's row of the unembedding minus
-            the distractors' mean row; None for any other metric.
+        direction: Direction of the logit difference: the answer's row of the unembedding minus the
+            distractors' mean row; None for any other metric.
         reference: The clean model's logits, for ``neg_kl`` only.
     """
 
@@ -58,7 +56,7 @@ class Suffixes:
     reference: Float[Tensor, "batch reads vocab"] | None = None
 
     def everywhere(self) -> Context:
-        """The same surroundings, read at every column: the last layer then runs whole, too."""
+        """The same context with logits at every position; the last layer then runs whole."""
         n, width, _ = self.clean.shape
         columns = torch.arange(width, device=self.clean.device).expand(n, -1)
         return Context(columns, self.context.start, self.context.past)
@@ -66,10 +64,9 @@ class Suffixes:
     def metric(
         self, decoder: Decoder, final: Float[Tensor, "variants_batch reads d_model"]
     ) -> Float[Tensor, " variants_batch"]:
-        """Compute the metric from the last residual stream.
+        """Compute the metric from the last residual stream of one or several variants of the batch.
 
-        ``final`` may hold several variants of the batch, one after the other. The logit difference
-        needs no other logit, so that the unembedding is not run for it.
+        The logit difference needs no other logits, so it skips the unembedding.
         """
         variants = final.unflatten(0, (-1, len(self.pairs)))
         if self.direction is not None:
@@ -95,31 +92,16 @@ def each_batch(
     needs_gradient: bool = False,
     whole: bool = False,
 ) -> None:
-    """Check the pairs and work on them in batches, each prompt from its first difference on.
+    """Check the pairs and call ``work`` on batches of them, from each pair's first difference on.
 
-    Where memory runs out all the same, a batch is done again in two halves; see
-    :func:`circuitlapse.models.engine.batches.each_group`.
-
-    Args:
-        decoder: The model.
-        pairs: All pairs; they are moved to the model's device.
-        floats_per_token: What the work keeps per token of a batch, to choose its size; what the
-            metric needs is added to it.
-        work: Called with each batch. It must leave nothing behind when it fails.
-        keep: Called with the rows of a batch, on the CPU, and what the work returned for it, in the
-            order of the batches. Given this, several threads may call the work at once, but where
-            the metric is the caller's, which need not be up to that.
-        metric: What :meth:`Suffixes.metric` computes.
-        batch_size: Pairs per batch; by default as many as
-            :mod:`circuitlapse.models.engine.batches` allows.
-        needs_gradient: Whether the work differentiates the metric.
-        whole: Whether the columns begin at each prompt's first token instead, for work that changes
-            what is left of the first difference too.
+    The batch size is halved after an out-of-memory error; see
+    :func:`circuitlapse.models.engine.batches.each_group`, also for ``work`` and ``keep``.
+    ``floats_per_token`` is the memory of the work, without the metric's. With ``whole``, prompts
+    start at their first token.
 
     Raises:
         CircuitlapseError: If the metric does not fit the pairs, prompts are longer than the model's
-            context, token ids lie outside its vocabulary, or a single pair needs more memory than
-            there is.
+            context, token ids are not in its vocabulary, or a single pair does not fit into memory.
     """
     check_metric(metric, pairs, needs_gradient)
     pairs = checked(decoder, pairs)
@@ -129,9 +111,8 @@ def each_batch(
     widths = pairs.reads().amax(dim=1) + 1 - starts
     bytes_per_token = decoder.W_E.itemsize * floats_per_token
     if metric != "logit_diff":
-        # Logits of the whole vocabulary, in single precision at least; beside them for neg_kl the
-        # clean ones, for a callable the same in the caller's order. They are shared out over the
-        # tokens of the prompt that has the fewest.
+        # Logits of the whole vocabulary, in single precision at least; twice for neg_kl (clean)
+        # and for a callable (in the caller's order). Divided by the shortest prompt's tokens.
         logits = (
             (8 if metric == "neg_kl" or callable(metric) else 4)
             * pairs.reads().shape[1]
@@ -179,7 +160,7 @@ def _suffixes(
 
 
 def checked(decoder: Decoder, pairs: PromptPairs) -> PromptPairs:
-    """Return the pairs on the model's device, or say why the model cannot run them."""
+    """Return the pairs on the model's device."""
     pairs = pairs.trimmed().to(decoder.W_E.device)
     width, longest = pairs.clean.shape[1], decoder.n_positions
     if width > longest:

@@ -1,7 +1,7 @@
 """Which part of which parameter belongs to which component of a model.
 
-Weights are stored per layer and fused over heads; causal questions are asked per head. This map is
-the only place that knows how a family stores them. Another family is added by one function here.
+Weights are stored per layer and fused over heads; causal questions are asked per head. Another
+family is added by one function here.
 """
 
 from collections.abc import Callable, Iterator
@@ -42,7 +42,7 @@ def component_pieces(hf: Any) -> list[Piece]:
     Tied parameters appear once. Every number is in exactly one piece.
 
     Raises:
-        CircuitlapseError: If the family, or one of its parameters, is not known here.
+        CircuitlapseError: If the family or one of its parameters is unknown.
     """
     family = hf.config.model_type
     if family not in _FAMILIES:
@@ -77,7 +77,7 @@ def _gpt2(name: str, shape: tuple[int, ...], config: Any) -> _Parts:
     width, n_heads = config.hidden_size, config.num_attention_heads
     d_head = width // n_heads
     if module in ("attn.c_attn.weight", "attn.c_attn.bias"):
-        # The last dimension holds queries, keys and values side by side, each head by head.
+        # The last dimension holds queries, then keys, then values, each by head.
         for head in range(n_heads):
             for slot, start in zip("qkv", range(0, 3 * width, width), strict=True):
                 own = slice(start + head * d_head, start + (head + 1) * d_head)
@@ -149,7 +149,7 @@ def _in_mlp(parts: list[str], output: str) -> str:
 def _rows(
     everything: tuple[slice, ...], layer: int, n_heads: int, slot: str, n_runs: int | None = None
 ) -> _Parts:
-    """Give each head its run of rows of a weight or bias, or each group of heads theirs."""
+    """Give each head, or each group of heads, its rows of a weight or bias."""
     n_runs = n_runs or n_heads
     size, sharing = everything[0].stop // n_runs, n_heads // n_runs
     for run in range(n_runs):
@@ -159,7 +159,7 @@ def _rows(
 
 
 def _columns(everything: tuple[slice, ...], layer: int, n_heads: int) -> _Parts:
-    """Give each head its run of columns of a weight."""
+    """Give each head its columns of a weight."""
     size = everything[1].stop // n_heads
     for head in range(n_heads):
         own = slice(head * size, (head + 1) * size)

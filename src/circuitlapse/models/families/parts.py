@@ -13,7 +13,7 @@ from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models.engine.layers import Norm, Rotary
 from circuitlapse.shapes import Float
 
-_CACHED = 2**16  # numbers of each thread that stay in its core's cache, and as many beside them
+_CACHED = 2**16  # numbers of each thread that stay in its core's cache, and as many others
 _GELU_BY_TANH = tuple(type(ACT2FN[name]) for name in ("gelu_new", "gelu_pytorch_tanh"))
 _FIXED_ROPES = ("default", "linear", "llama3", "yarn")
 

@@ -2,7 +2,7 @@
 
 A name is a path, a pattern of paths (``out/checkpoint-*``), or a revision on the Hub
 (``EleutherAI/pythia-160m@step1000``); braces list alternatives in any of them. A directory that is
-no checkpoint itself stands for those in it: a ``Trainer``'s output, or state dicts beside a config.
+no checkpoint itself stands for those in it: a ``Trainer``'s output, or state dicts and a config.
 """
 
 import glob
@@ -154,7 +154,7 @@ def _inside(directory: Path) -> list[str]:
 
 
 def _step_of(name: str) -> int:
-    """The step that a name ends in, or that the trainer noted beside the weights."""
+    """The step that a name ends in, or that the trainer wrote next to the weights."""
     path = Path(name)
     last = path.name if path.exists() else name.partition("@")[2]
     if path.is_file():

@@ -1,6 +1,6 @@
 """From a checkpoint's tensors to a model: adapters merged, extra rows of the vocabulary dropped.
 
-Reading (slow, a disk's work) and building (quick, and not safe beside other threads) are apart, so
+Reading (slow, a disk's work) and building (quick, and not thread-safe) are apart, so
 that the next checkpoint can be read while this one is worked on.
 """
 

@@ -65,7 +65,7 @@ class Reference:
             raise CircuitlapseError(
                 "the base model has no tokenizer, so no prompt can be written for it",
                 got=self.files.name,
-                fix="Save its tokenizer beside it with tokenizer.save_pretrained",
+                fix="Save its tokenizer in the same directory with tokenizer.save_pretrained",
             )
         return read_tokenizer(self.files)
 

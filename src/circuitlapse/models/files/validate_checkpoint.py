@@ -144,12 +144,12 @@ def _check_adapter(
             fix="LoRA adapters are; merge others with merge_and_unload and save the model",
         )
     rows = adapter_rows(found, base)
-    # PEFT saves a vocabulary that grew, or was trained, whole beside the adapter.
+    # PEFT saves a vocabulary that grew, or was trained, whole next to the adapter.
     shapes = {**base.shapes, **{name: (rows, *base.shapes[name][1:]) for name in base.vocabulary}}
     for name, shape in found.items():
         module, _, part = name.removeprefix(ADAPTED).partition(".lora_")
         weight = shapes.get(f"{module}.weight")
-        if not part or module.endswith("_layer"):  # a module trained whole, or saved beside
+        if not part or module.endswith("_layer"):  # a module trained or saved whole
             weight = shapes.get(_plain(name), shape)
             fits = weight == shape
         elif weight is None:
@@ -183,7 +183,7 @@ def _fits(part: str, shape: tuple[int, ...], weight: tuple[int, ...], module: nn
             return len(shape) == 2 and shape[0] == out
         case "B.bias":
             return shape == (out,)
-        case _:  # magnitudes, which are there beside both
+        case _:  # magnitudes, present with both
             return part.startswith("magnitude")
 
 

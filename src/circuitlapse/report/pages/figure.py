@@ -1,6 +1,6 @@
 """The circuit map as a picture of its own: for slides, papers and films of the training.
 
-Every scale is the run's: two frames can be laid side by side.
+Every scale is the run's: so two frames can be compared.
 """
 
 from typing import Any

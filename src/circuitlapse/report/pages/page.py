@@ -126,7 +126,7 @@ _SCRIPTS = {
 
 
 def read_asset(*parts: str) -> str:
-    """Return the text of a file that ships beside this module."""
+    """Return the text of a file that ships with this module."""
     return resources.files("circuitlapse.report").joinpath(*parts).read_text(encoding="utf-8")
 
 

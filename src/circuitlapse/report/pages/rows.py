@@ -147,7 +147,7 @@ def control_rows(frame: pl.DataFrame) -> list[dict[str, Any]]:
 
 
 def placebo_rows(records: RunRecords) -> list[dict[str, Any]]:
-    """Each placebo beside the base and the last checkpoint of the same seed, task and split."""
+    """Each placebo compared with the same seed’s base and last checkpoint, by task and split."""
     keys = ("base_seed", "finetune_seed", "task", "split")
     base: dict[tuple, dict[str, Any]] = {}
     tuned: dict[tuple, dict[str, Any]] = {}

@@ -213,7 +213,7 @@ def _controls(frame: pl.DataFrame, runs: list[tuple[int, int]], steps: list[int]
 def _overlaps(
     frame: pl.DataFrame, runs: list[tuple[int, int]], records: RunRecords
 ) -> dict[str, list[dict[str, Any]]]:
-    """Both models on both tasks, and beside them what other changes of the weights leave alike."""
+    """Both models on both tasks, compared with other changes of the weights."""
     main = pl.col("beside") == ""
     return {
         "overlap": list(_overlap(frame.filter(main), runs, records)),

@@ -1,4 +1,4 @@
-"""The recipes of a grid side by side: their curves, their traps, and what each was called."""
+"""The recipes of a grid compared: training curves, diagnostics and labels."""
 
 from typing import Any
 

@@ -107,7 +107,7 @@ def read_run(run: Path, recipe: str = ONLY) -> RunRecords:
             raise CircuitlapseError(
                 f"{run} has nothing to show of such a recipe",
                 got=recipe,
-                fix=f"Use one that came to something: {', '.join(there)}",
+                fix=f"Use one that finished: {', '.join(there)}",
             )
     return RunRecords(
         name=run.resolve().name,
@@ -172,7 +172,7 @@ def _patterns(
     for seed in experiment.finetune.seeds:
         arm = TrainingRun(recipe, seed).name
         if not store.record(f"patterns/{arm}/step-00000.safetensors"):
-            continue  # a fine-tune that came to nothing
+            continue  # a fine-tune that failed
         for step in filter(experiment.is_end, experiment.steps()):
             name = f"patterns/{arm}/step-{step:05d}.safetensors"
             content = store.read(name)
