@@ -1,4 +1,4 @@
-"""The ends of paths: names of writers and readers, and what they stand for."""
+"""Source and destination nodes of paths, by name."""
 
 from collections.abc import Sequence
 
@@ -7,15 +7,15 @@ from circuitlapse.models.engine.circuit import Graph
 
 
 def names_of(names: Sequence[str]) -> list[str]:
-    """Return names as a list; a single one is a set of one."""
+    """Return names as a list, also for a single name."""
     return [names] if isinstance(names, str) else list(names)
 
 
 def find_senders(graph: Graph, senders: Sequence[str]) -> list[int]:
-    """Find writers by name.
+    """Find source nodes by name.
 
     Raises:
-        CircuitlapseError: If there is no such writer, or none is named.
+        CircuitlapseError: If there is no such node, or no name is given.
     """
     if not names_of(senders):
         raise CircuitlapseError("there are no senders", fix="Name at least one writer")
@@ -30,11 +30,11 @@ def find_senders(graph: Graph, senders: Sequence[str]) -> list[int]:
 
 
 def find_receivers(graph: Graph, receivers: Sequence[str]) -> list[int]:
-    """Find readers by name, or by the name of a head for all that it reads by.
+    """Find destination nodes by name, or by the name of a head for its query, key and value.
 
     Raises:
-        CircuitlapseError: If there is no such reader, none is named, or the logits are among
-            others.
+        CircuitlapseError: If there is no such node, no name is given, or the logits are among
+            several.
     """
     found: set[int] = set()
     slots = graph.node_slots()

@@ -1,7 +1,6 @@
-"""Exact patching of groups of hidden neurons: one run per group, with its corrupt activations.
+"""Activation patching of groups of hidden neurons, with one forward pass per group.
 
-There are too many neurons for a run each; :func:`circuitlapse.neuron_scores` estimates them all,
-and finds the groups that are worth a run.
+:func:`circuitlapse.neuron_scores` estimates the effects of all neurons, to choose groups by.
 """
 
 from collections.abc import Sequence
@@ -27,12 +26,12 @@ def neuron_effects(
     metric: Metric = "logit_diff",
     batch_size: int | None = None,
 ) -> Float[Tensor, "prompts groups"]:
-    """Effect of giving groups of neurons their corrupted activations, at all positions.
+    """Patch corrupt activations into groups of neurons, at all positions.
 
     Args:
         model: From :func:`circuitlapse.load_model`.
         pairs: Clean and corrupt prompts with their metric.
-        groups: Each a layer and the numbers of those neurons of its MLP that are patched together.
+        groups: Each a layer and the numbers of its MLP's neurons that are patched together.
         metric: See :mod:`circuitlapse.prompts.metrics`.
         batch_size: Pairs per batch; by default as many as fit a fixed memory budget.
 
@@ -41,8 +40,8 @@ def neuron_effects(
         needs the group. All neurons of a layer have the effect of the MLP itself.
 
     Raises:
-        CircuitlapseError: If a group names a layer or a neuron that is not there, or one twice, or
-            the model cannot run the pairs.
+        CircuitlapseError: If a group names an unknown layer or neuron, or one twice, or the model
+            cannot run the pairs.
     """
     decoder = model.decoder
     for layer, neurons in groups:

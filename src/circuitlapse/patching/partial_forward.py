@@ -1,9 +1,8 @@
-"""Running on behind a patch: many variants of a batch, from the first column that differs.
+"""Partial forward passes of patched variants, from the first layer and position that differ.
 
-A patch at one layer and column changes nothing before that layer and nothing left of that column.
-So its run restarts at the layer, from the cached residual stream, on the columns from there on; the
-keys and values of the columns to the left are the unpatched run's. Variants are run a few at a
-time, so that their hidden activations stay near the processor's cache.
+A patch changes nothing before its layer and position. So the forward pass restarts at the layer,
+from the cached residual stream; earlier positions keep the unpatched keys and values. Few variants
+run at once, so that activations fit the processor's cache.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,14 +23,14 @@ _PAST_FLOATS = 32  # of the past for each number of the columns
 
 @dataclass(frozen=True)
 class Tail:
-    """A batch's columns from ``first`` on, in the run that is patched.
+    """A batch's token positions from ``first`` on, in the patched run.
 
     Attributes:
         decoder: The model.
         batch: The batch.
-        base: What the unpatched run computed, at all columns.
-        first: Where the tail begins.
-        context: What the tail has to its left, and where it is read.
+        base: Activations of the unpatched run, at all positions.
+        first: First position.
+        context: The cached prefix, and where logits are needed.
     """
 
     decoder: Decoder
@@ -42,23 +41,23 @@ class Tail:
 
     @classmethod
     def at(cls, decoder: Decoder, batch: Suffixes, base: list[Step], first: int = 0) -> "Tail":
-        """The columns from ``first`` on."""
+        """The positions from ``first`` on."""
         context = tail_context(decoder, base, batch.context, first)
         return cls(decoder, batch, base, first, context)
 
     @property
     def width(self) -> int:
-        """Number of columns."""
+        """Number of positions."""
         return self.batch.clean.shape[1] - self.first
 
     def cut(self, layer: int, x: Float[Tensor, "batch pos ..."]) -> Float[Tensor, "batch _ ..."]:
-        """Cut something behind the scores of ``layer`` to the tail; the reads are kept whole."""
+        """Select the tail's positions of an activation of ``layer`` after its scores."""
         return cut(self.decoder, layer, x, self.first)
 
     def after_attention(
         self, layer: int, change: Float[Tensor, "variants batch queries d_model"]
     ) -> Float[Tensor, "variants batch"]:
-        """Return the metric where the attention of ``layer`` adds so much more."""
+        """Return the metric after adding to the attention output of ``layer``."""
         ours, decoder = self.base[layer], self.decoder
         mid, post = self.cut(layer, ours.resid_mid), self.cut(layer, ours.resid_post)
         after = []
@@ -71,7 +70,7 @@ class Tail:
     def after_mlp(
         self, layer: int, change: Float[Tensor, "variants batch queries d_model"]
     ) -> Float[Tensor, "variants batch"]:
-        """Return the metric where the MLP of ``layer`` adds so much more."""
+        """Return the metric after adding to the MLP output of ``layer``."""
         x = self.cut(layer, self.base[layer].resid_post) + change
         final = self.decoder.run(x.flatten(0, 1), self.context, layer + 1)
         return self.metric(final.unflatten(0, change.shape[:2]))
@@ -82,14 +81,11 @@ class Tail:
         columns: Int[Tensor, "some batch"],
         values: Float[Tensor, "slots batch some d_model"],
     ) -> Float[Tensor, "slots some batch"]:
-        """Return the metric where the stream before ``layer`` has a new value at one column.
+        """Return the metric with new values of the stream before ``layer`` at one position per
+        prompt.
 
-        Only that column's query, key and value are projected anew.
-
-        Args:
-            layer: Whose input is changed.
-            columns: One column of each prompt in each variant, by its number in the whole batch.
-            values: What to put there.
+        Only that position's query, key and value are recomputed. Positions count in the whole
+        batch.
         """
         ours, decoder = self.base[layer], self.decoder
         new = values.movedim(2, 1).flatten(0, 1)
@@ -113,7 +109,7 @@ class Tail:
     def metric(
         self, final: Float[Tensor, "variants batch reads d_model"]
     ) -> Float[Tensor, "variants batch"]:
-        """Compute the metric; what is read left of the tail is the unpatched run's."""
+        """Compute the metric; logits before the tail are the unpatched run's."""
         if self.first:
             inside = self.batch.context.reads >= self.first
             final = torch.where(inside[..., None], final, self.base[-1].resid_post)
@@ -122,7 +118,7 @@ class Tail:
 
 
 def tail_context(decoder: Decoder, base: Sequence[Step], context: Context, first: int) -> Context:
-    """What a run's columns from ``first`` on have to their left, from its keys and values."""
+    """Context of a run's positions from ``first`` on, with the keys and values before them."""
     past = tuple(
         (decoder.place_keys(layer, step.k[:, :first], context), step.v[:, :first])
         for layer, step in enumerate(base)
@@ -133,23 +129,19 @@ def tail_context(decoder: Decoder, base: Sequence[Step], context: Context, first
 def cut(
     decoder: Decoder, layer: int, x: Float[Tensor, "batch pos ..."], first: int
 ) -> Float[Tensor, "batch _ ..."]:
-    """Cut something behind the scores of ``layer`` to a tail; the last layer's reads stay whole."""
+    """Select a tail's positions of an activation after the scores of ``layer``.
+
+    In the last layer all positions that need logits are kept.
+    """
     return x if decoder.is_last(layer) else x[:, first:]
 
 
 def each_tail(
     decoder: Decoder, batch: Suffixes, base: list[Step], columns: Int[Tensor, "some batch"]
 ) -> Iterator[tuple[Int[Tensor, " few"], Tail]]:
-    """Group patches into tails that are as short as can be and yet worth a run each.
+    """Group patches into tails that are short and yet large enough for a batch.
 
-    Args:
-        decoder: The model.
-        batch: The batch.
-        base: What the unpatched run computed.
-        columns: The column of each prompt that each patch is at.
-
-    Yields:
-        Which of the patches, and the tail from the first of their columns on.
+    Yields the patches' indices, and the tail from their first position on.
     """
     firsts = columns.amin(dim=1)
     todo = firsts.argsort(stable=True)
@@ -167,7 +159,7 @@ def behind_attention(
     post: Float[Tensor, "*batch d_model"],
     change: Float[Tensor, "variants *batch d_model"],
 ) -> Float[Tensor, "variants *batch d_model"]:
-    """Return the stream behind a layer whose attention adds ``change`` more."""
+    """Return the stream after a layer whose attention output changes by ``change``."""
     if decoder.parallel:
         return post + change
     x = mid + change
@@ -177,7 +169,7 @@ def behind_attention(
 def moves(
     change: Float[Tensor, "variants batch columns d_model"],
 ) -> Bool[Tensor, "variants batch"]:
-    """Whether a variant changes anything: rounding must not give an effect to what does not."""
+    """Whether a variant changes anything: rounding must not give an effect otherwise."""
     return change.flatten(2).any(dim=-1)
 
 
@@ -186,7 +178,7 @@ def put(
     where: Int[Tensor, "variants batch"],
     new: Float[Tensor, "variants batch ..."],
 ) -> Float[Tensor, "variants batch pos ..."]:
-    """Repeat ``old`` with one column of each prompt replaced in each variant."""
+    """Repeat ``old`` with one position of each prompt replaced in each variant."""
     variants = old.expand(len(where), *old.shape).clone()
     variant, row = (torch.arange(n, device=where.device) for n in where.shape)
     variants[variant[:, None], row, where] = new
@@ -196,17 +188,16 @@ def put(
 def take(
     x: Float[Tensor, "batch pos ..."], columns: Int[Tensor, "some batch"]
 ) -> Float[Tensor, "some batch ..."]:
-    """Return some columns of each prompt."""
+    """Return some positions of each prompt."""
     return x[torch.arange(len(x), device=x.device), columns]
 
 
 def variants_at_once(
     decoder: Decoder, context: Context, one: Float[Tensor, "..."], most: int | None = None
 ) -> int:
-    """How many variants to run at once, given the numbers of one and what is to its left.
+    """How many variants to run at once, given the size of one and the cached prefix.
 
-    Each layer copies the keys and values of the past for every variant. They need not stay near the
-    cache, so that they count only where prompts are long.
+    Each layer copies the prefix's keys and values for every variant; this matters for long prompts.
     """
     past = 0
     if context.past:
@@ -221,7 +212,7 @@ def trace_parts(
     context: Context,
     fields: tuple[str, ...],
 ) -> tuple[list[Step], Float[Tensor, "batch reads d_model"]]:
-    """Run all blocks and keep only some of what each computed; return the final stream too."""
+    """Run all blocks, keep some activations of each, and return the final stream too."""
     steps, nothing = [], x.new_empty(0)
     for layer in range(decoder.n_layers):
         step = decoder.step(layer, x, context)
@@ -233,5 +224,5 @@ def trace_parts(
 
 
 def floats_per_token(decoder: Decoder, fields: tuple[str, ...], slots: int) -> int:
-    """Floats per token of a trace, parts of another, a past, a layer's variants, and one run."""
+    """Memory per token: a trace, parts of another, a prefix, a layer's variants, and one run."""
     return decoder.d_model * ((8 + len(fields) + 2) * decoder.n_layers + 2 * slots + 16)

@@ -1,8 +1,8 @@
-"""Exact activation patching: run one prompt with an activation of its partner put in.
+"""Activation patching: one prompt's activation is patched into the run on its partner.
 
-Every number is a real forward pass with one activation replaced, never an estimate (Vig et al.
-2020; Meng et al. 2022; Zhang and Nanda 2024 on its use and its two directions). The modules beside
-this one say what a patch changes in its layer (``sites``) and how its run goes on (``tails``).
+Every number is a forward pass with one activation replaced (Vig et al. 2020; Meng et al. 2022;
+Zhang and Nanda 2024 on its use and its two directions), not a gradient estimate. ``sites`` computes
+the change in the patched layer, ``partial_forward`` the rest of the run.
 """
 
 from collections.abc import Callable, Sequence
@@ -46,7 +46,7 @@ def node_effects(
     metric: Metric = "logit_diff",
     batch_size: int | None = None,
 ) -> Float[Tensor, "prompts nodes"]:
-    """Effect of giving each head and each MLP its corrupted output, at all positions.
+    """Patch the corrupt output of each head and each MLP into the clean run, at all positions.
 
     Args:
         model: From :func:`circuitlapse.load_model`.
@@ -55,8 +55,8 @@ def node_effects(
         batch_size: Pairs per batch; by default as many as fit a fixed memory budget.
 
     Returns:
-        Clean metric minus patched metric, in its unit (logits): positive where the model needs the
-        node, and exactly 0 where its output is the same. The nodes are in the order of
+        Clean metric minus patched metric, in its unit (logits): positive where the node is
+        necessary, and exactly 0 where its output is the same. The nodes are in the order of
         ``model.graph.nodes``.
     """
     decoder, graph = model.decoder, model.graph
@@ -102,42 +102,38 @@ def patch(
     per_position: bool = False,
     positions: Sequence[str] = (),
 ) -> Float[Tensor, "layers ..."]:
-    """Sweep one kind of activation over the model, exactly.
+    """Patch one type of activation at every layer, and at every head or position.
 
     Args:
         model: From :func:`circuitlapse.load_model`.
         pairs: Clean and corrupt prompts with their metric.
-        site: What is patched. At one position: the residual stream before a block
-            (``resid_pre``), what the attention adds to it (``attn_out``) or what the MLP adds
-            (``mlp_out``). In one head, at all positions unless ``per_position``: its output
-            (``head_out``), its query, key or value as projected (``head_q``, ``head_k``,
-            ``head_v``), or its attention weights (``head_pattern``). Where heads share keys and
-            values, ``head_k`` and ``head_v`` go through the key-value heads: those are the
-            activations there are, and a patch reaches all heads that use one.
-        direction: ``noising`` puts corrupt activations into the clean run: a large result means
-            that the activation is needed. ``denoising`` puts clean activations into the corrupt
-            run: a result well below clean − corrupt means that the activation helps by itself.
+        site: The activation type. At one position: the residual stream before a block
+            (``resid_pre``), the attention output (``attn_out``) or the MLP output (``mlp_out``). In
+            one head, at all positions unless ``per_position``: its output (``head_out``), its
+            query, key or value before rotation (``head_q``, ``head_k``, ``head_v``), or its
+            attention weights (``head_pattern``). With grouped queries, ``head_k`` and ``head_v``
+            are of key-value heads, and a patch reaches all heads that share one.
+        direction: ``noising`` patches corrupt activations into the clean run: a large effect means
+            that the activation is necessary. ``denoising`` patches clean activations into the
+            corrupt run: an effect well below clean − corrupt means that the activation helps by
+            itself.
         metric: See :mod:`circuitlapse.prompts.metrics`.
         batch_size: Pairs per batch; by default as many as fit a fixed memory budget. It does not
             change the result.
-        per_position: For head sites, patch one position at a time: the one the head writes to
-            (``head_out``), asks from (``head_q``, ``head_pattern``) or looks at (``head_k``,
-            ``head_v``).
-        positions: Where one position is patched at a time, patch at these named positions of the
-            pairs only, perhaps with a shift such as ``END-1``: what prompts of different lengths
-            have in common, and much faster.
+        per_position: For heads, patch one position at a time: of the output (``head_out``), the
+            query (``head_q``, ``head_pattern``), or the key or value (``head_k``, ``head_v``).
+        positions: Patch one position at a time, only at these named positions of the pairs, perhaps
+            with a shift such as ``END-1``. This is faster, and aligns prompts of different lengths.
 
     Returns:
         Mean clean metric minus patched metric, in the metric's unit (logits): ``[layer,
         position]``, ``[layer, head]`` or ``[layer, head, position]``, with key-value heads for
-        ``head_k`` and ``head_v``. At a position the mean is over the prompts that are so long, at
-        a named one over all.
-        What reaches no logit has exactly the effect of no patch: left of the first differing
-        token, in the last layer where nothing is read, and a head's output that is the same.
+        ``head_k`` and ``head_v``. At a position the mean is over the prompts that reach it, at a
+        named one over all. A patch that cannot reach the logits has exactly the effect of no patch.
 
     Raises:
-        CircuitlapseError: If site or direction is unknown, ``per_position`` is asked of a site
-            without heads or ``positions`` of heads without it, there is no such position, or the
+        CircuitlapseError: If site or direction is unknown, ``per_position`` is given for a site
+            without heads or ``positions`` for heads without it, a position does not exist, or the
             model cannot run the pairs.
     """
     _check(site, direction, per_position, named=bool(positions))
@@ -169,13 +165,10 @@ def patch_effects(
     per_position: bool = False,
     positions: Sequence[str] = (),
 ) -> Float[Tensor, "layers slots columns prompts"]:
-    """Return what :func:`patch` averages: the effect of every patch on every prompt.
+    """Return the effect of every patch of :func:`patch` on every prompt.
 
-    Returns:
-        Clean metric minus patched metric, in the metric's unit (logits). Slots are heads,
-        key-value heads or, for sites of the stream, one; columns are positions, the named ones
-        where some are asked for, or, where all are patched together, one. Behind a prompt's end it
-        is 0.
+    It is the clean metric minus the patched metric (logits), 0 after a prompt's end. Sites of the
+    stream have one slot, and patches at all positions have one position.
 
     Raises:
         CircuitlapseError: As :func:`patch` does.
@@ -204,7 +197,7 @@ def _each_effects(
     positions: Sequence[str],
     keep: Callable[[Int[Tensor, " batch"], Float[Tensor, "layers slots columns batch"]], None],
 ) -> None:
-    """Give each batch's rows and effects, once and on the CPU, to be kept or summed."""
+    """Call ``keep`` with each batch's rows and effects, on the CPU."""
     positions = (positions,) if isinstance(positions, str) else positions
     by_position = _by_position(site, per_position)
     decoder, graph, lengths = model.decoder, model.graph, pairs.lengths.cpu()
@@ -274,10 +267,10 @@ def _check(site: str, direction: str, per_position: bool, named: bool) -> None:
 
 
 def check_direction(direction: str) -> None:
-    """Refuse what is no direction.
+    """Check that a direction is ``noising`` or ``denoising``.
 
     Raises:
-        CircuitlapseError: If it is neither noising nor denoising.
+        CircuitlapseError: If it is neither.
     """
     if direction not in get_args(Direction):
         raise CircuitlapseError(
@@ -313,7 +306,7 @@ def _fill_by_position(
     source: list[Step],
     columns: Int[Tensor, "some batch"],
 ) -> None:
-    """Write down the metric with each activation patched at one column, where that matters."""
+    """Fill in the metric with each activation patched at one position, where that can matter."""
     context, last = batch.context, decoder.n_layers - 1
     for which, tail in each_tail(decoder, batch, base, columns):
         few = columns[which]

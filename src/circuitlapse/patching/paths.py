@@ -1,19 +1,18 @@
-"""Path patching: the effect of the direct paths between senders and receivers, all else frozen.
+"""Path patching: the effect of the direct paths between source and destination nodes, all else
+frozen.
 
 Definition (Wang et al. 2022, appendix B; Goldowsky-Dill et al. 2023). The base run is the clean one
 and the source run the corrupt one (noising), or the other way round (denoising).
 
 1. Run both.
-2. Run the base again with the senders' outputs taken from the source. All other heads keep their
-   outputs of the base run. So do all other MLPs, or else they are recomputed (``through_mlps``).
-   Record what the receivers make of what reaches them there: heads their queries, keys and values,
-   MLPs their outputs, the logits themselves.
-3. Run the base again with the receivers' recorded values put in, and everything else recomputed.
+2. Run the base again with the senders' outputs from the source run. All other heads, and all other
+MLPs unless ``through_mlps``, are frozen to the base run. Record the receivers' activations:
+queries, keys and values of heads, outputs of MLPs, the logits themselves.
+3. Run the base again with the receivers' recorded activations patched in.
 
-The effect is the clean metric minus that of the third run. With MLPs frozen, the default, paths are
-edges of the graph, and one sender's effect through one receiver is that of patching the one edge
-exactly. Wang et al. let paths go through MLPs. Receivers do not hear each other: what one sends in
-the third run does not change what is put in for another.
+The effect is the clean metric minus that of the third run. By default MLPs are frozen and paths are
+edges of the graph: one sender and one receiver give activation patching of one edge. Wang et al.
+let paths go through MLPs. Receivers do not affect each other's recorded activations.
 """
 
 from collections.abc import Sequence
@@ -53,16 +52,16 @@ def patch_paths(
     Args:
         model: From :func:`circuitlapse.load_model`.
         pairs: Clean and corrupt prompts with their metric.
-        senders: Names of writers, as in ``model.graph.writers``.
-        receivers: Names of readers, as in ``model.graph.readers``, or of heads: ``a3.h2`` stands
-            for its query, key and value (a shared key or value reaches the heads that share it
-            too). ``logits`` can only be alone: behind it there is nothing to recompute.
+        senders: Source nodes, as in ``model.graph.writers``.
+        receivers: Destination nodes, as in ``model.graph.readers``, or heads: ``a3.h2`` stands for
+            its query, key and value (a shared key or value also reaches the heads that share it).
+            ``logits`` can only be alone.
         direction: ``noising`` takes the senders' outputs from the corrupt run, for receivers of the
             clean run; ``denoising`` the reverse.
         metric: See :mod:`circuitlapse.prompts.metrics`.
         batch_size: Pairs per batch; by default as many as fit a fixed memory budget.
-        through_mlps: Whether a path may also go through any number of MLPs, as in Wang et al.
-            (2022); by default it is one edge.
+        through_mlps: Whether a path may go through any number of MLPs, as in Wang et al. (2022); by
+            default it is one edge.
 
     Returns:
         Clean metric minus patched metric of each prompt, in the metric's unit (logits).
@@ -96,13 +95,13 @@ def sweep_paths(
     *,
     through_mlps: bool = False,
 ) -> Float[Tensor, "prompts writers"]:
-    """Patch the direct paths from each writer in turn to one set of receivers.
+    """Patch the direct paths from each source node in turn to one set of receivers.
 
     See :func:`patch_paths` for the arguments and errors.
 
     Returns:
         Clean metric minus patched metric, in the order of ``model.graph.writers``: first ``input``,
-        then layer by layer the heads and the MLP. A writer behind all receivers has exactly the
+        then layer by layer the heads and the MLP. A source after all receivers has exactly the
         effect of no patch (0 for noising).
     """
     graph = model.graph
@@ -156,7 +155,7 @@ def _effects(
 
 
 class _Paths:
-    """The second and third run of path patching on one batch, side by side, layer by layer."""
+    """The second and third run of path patching on one batch, layer by layer."""
 
     def __init__(
         self,
@@ -211,7 +210,7 @@ class _Paths:
         recorded: dict[int, tuple[list[int], Tensor]],
         out: Tensor | None,
     ) -> Tensor | None:
-        """Take the third run through one layer, with what the receivers recorded put in."""
+        """Run one layer of the third run, with the receivers' recorded activations patched in."""
         decoder, step = self.decoder, self.base[layer]
         if x is None and not recorded:
             return None if out is None else (step.resid_post + (out - step.mlp_out)).flatten(0, 1)
@@ -255,7 +254,7 @@ class _Paths:
         return self._sent(senders[:, used], change.unflatten(1, self.base[layer].z.shape[:2]))
 
     def _sent_by_mlp(self, layer: int, senders: Tensor, recomputed: Tensor | None) -> Tensor | None:
-        """What an MLP adds more in the second run: the source's, recomputed, or nothing."""
+        """Change of an MLP's output in the second run: to the source run's, recomputed, or none."""
         ours = self.base[layer].mlp_out
         column = self.graph.mlp_writer(layer)
         sender = senders[:, column : column + 1]
@@ -274,7 +273,7 @@ class _Paths:
         senders: Bool[Tensor, "variants some"],
         change: Float[Tensor, "some batch pos d_model"],
     ) -> Float[Tensor, "variants batch pos d_model"] | None:
-        """Add up the senders' changes in each variant."""
+        """Sum the senders' changes in each variant."""
         if not senders.any():
             return None
         weights = senders.to(device=change.device, dtype=change.dtype)

@@ -1,8 +1,8 @@
-"""The sites of activation patching: what each one's patch changes in the layer it is in.
+"""Activation types for patching: the change that a patch makes in its own layer.
 
-Whatever is patched in an attention, what its heads pass on changes by Δz, the change of the mixed
-values, through W_O. A head's output, query or pattern at one position changes that position alone;
-a key or value changes every position from its own on.
+A patch in an attention changes the mixed values by Δz, which goes through W_O. A head's output,
+query or pattern at one position changes that position alone; a key or value changes every position
+from its own on.
 """
 
 import torch
@@ -32,17 +32,14 @@ NEEDS: dict[Site, tuple[str, ...]] = {
 
 
 def n_slots(graph: Graph, site: Site) -> int:
-    """How many of a site's activations a layer has: heads, or key-value heads."""
+    """Number of activations of this type in a layer: heads, or key-value heads."""
     return graph.n_kv_heads if site in SHARED else graph.n_heads
 
 
 def head_changes(
     decoder: Decoder, site: Site, layer: int, ours: Step, theirs: Step, context: Context
 ) -> Float[Tensor, "slots batch queries d_model"]:
-    """What a layer adds more when one head at a time takes ``theirs`` at all positions.
-
-    In the last layer the queries stand where logits are read.
-    """
+    """Change of a layer's output when one head at a time takes ``theirs`` at all positions."""
     if site == "head_out":
         change = theirs.z - ours.z
     elif site == "head_pattern":
@@ -64,7 +61,7 @@ def head_changes(
 def shared_changes(
     site: Site, layer: int, theirs: Step, tail: Tail, columns: Int[Tensor, "some batch"]
 ) -> Float[Tensor, "kv_heads some batch queries d_model"]:
-    """What a layer adds more to a tail when one key or value of one column is ``theirs``."""
+    """Change of a layer's output in a tail when one key or value of one position is ``theirs``."""
     decoder, context, ours = tail.decoder, tail.context, tail.base[layer]
     n, where = len(columns), columns - tail.first
     q, k, v = (getattr(ours, slot)[:, tail.first :] for slot in ("q", "k", "v"))
@@ -89,20 +86,11 @@ def single_values(
     context: Context,
     columns: Int[Tensor, "some batch"] | None = None,
 ) -> tuple[int, Float[Tensor, "slots batch some d_model"]]:
-    """What the stream becomes at a position where one activation of a layer is ``theirs``.
+    """The stream at a position where one activation of a layer, no key or value, is ``theirs``.
 
-    Args:
-        decoder: The model.
-        site: What is patched; no key or value.
-        layer: In which layer.
-        ours: What the patched run computed there.
-        theirs: What the run computed that the activation is from.
-        context: What both runs have to their left.
-        columns: Which columns to work out, by default all; the last layer's outputs stand where
-            logits are read.
-
-    Returns:
-        The layer that reads the stream, and its values at each position patched alone.
+    Returns the layer that reads the stream, and its values with each position patched alone.
+    ``columns`` selects positions, by default all; the last layer's outputs have only positions that
+    need logits.
     """
 
     def some(x: Tensor) -> Tensor:
@@ -126,7 +114,7 @@ def single_values(
 def through_out(
     decoder: Decoder, layer: int, change: Float[Tensor, "batch queries heads d_head"], slots: int
 ) -> Float[Tensor, "slots batch queries d_model"]:
-    """Map changes of the heads' mixed values through W_O, by slots of one head or several."""
+    """Map changes of the heads' mixed values through W_O."""
     weight = decoder.attention[layer].W_O
     by_slot = change.flatten(0, 1).unflatten(1, (slots, -1)).flatten(2).transpose(0, 1)
     out = torch.bmm(by_slot, weight.reshape(slots, -1, weight.shape[-1]))

@@ -12,7 +12,7 @@ def read_gpt2(hf: Any) -> Decoder:
     """Read a ``GPT2LMHeadModel``.
 
     Raises:
-        CircuitlapseError: For a model with cross-attention, which is no decoder-only model.
+        CircuitlapseError: If the model has cross-attention.
     """
     config = hf.config
     if config.add_cross_attention:

@@ -1,7 +1,7 @@
-"""Llama, and those built alike: Mistral, Qwen2 and 2.5, Qwen3.
+"""Llama and models of the same architecture: Mistral, Qwen2 and 2.5, Qwen3.
 
-They share RMS norms, rotary positions, gated MLPs and heads that share keys and values; Qwen2 adds
-biases to queries, keys and values, Qwen3 a norm to each head's queries and keys.
+They have RMS norms, rotary positions, gated MLPs and grouped key-value heads. Qwen2 adds biases to
+queries, keys and values; Qwen3 adds a norm to each head's queries and keys.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ from circuitlapse.models.families.parts import (
 
 
 def read_llama(hf: Any) -> Decoder:
-    """Read a ``LlamaForCausalLM`` or a model whose modules carry the same names.
+    """Read a ``LlamaForCausalLM`` or a model whose modules have the same names.
 
     Raises:
         CircuitlapseError: If its rotary embedding changes with the prompt's length.

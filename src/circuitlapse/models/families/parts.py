@@ -37,20 +37,16 @@ def read_norm(module: Any) -> Norm:
 
 
 def read_activation(module: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Take an activation as it is, or the same function from faster kernels."""
+    """Return an activation, with a faster kernel where there is one."""
     return gelu_ if isinstance(module, _GELU_BY_TANH) else module
 
 
 def gelu_(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """GELU by its tanh approximation (Hendrycks & Gimpel 2016), in the memory of ``x``.
+    """GELU by its tanh approximation (Hendrycks & Gimpel 2016), in place on contiguous ``x``.
 
-    With u = √(2/π) (x + 0.044715 x³) it is x (1 + tanh u) / 2, which is x σ(2u): all of that takes
-    a processor half of the time of torch's kernel, which goes through tanh. It is done so much at a
-    time as stays in the cache. Where the kernel is the better, for half precision and on a GPU, it
-    is used. Then, and where a gradient is wanted, ``x`` stays as it was.
-
-    Args:
-        x: Numbers that nobody needs any more, contiguous.
+    With u = √(2/π) (x + 0.044715 x³) it is x σ(2u), which a CPU computes in half the time of
+    torch's kernel, in blocks that fit the cache. In half precision, on a GPU and with gradients,
+    torch's kernel runs and ``x`` is unchanged.
     """
     if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
         return functional.gelu(x, approximate="tanh")
@@ -66,7 +62,7 @@ def gelu_(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
 
 class _TapedGelu(torch.autograd.Function):
-    """The same numbers with a gradient: equal runs must not differ by whether one is wanted."""
+    """The same values with a gradient, so that results do not depend on whether one is needed."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

@@ -1,8 +1,7 @@
-"""How each model family's weights are read into the decoder, by ``config.model_type``.
+"""Readers of each model family's weights, by ``config.model_type``.
 
-A family is one function from its ``transformers`` model to a
-:class:`~circuitlapse.models.engine.decoder.Decoder`, listed here. The comparison of logits at load
-finds whatever it gets wrong.
+A reader turns a ``transformers`` model into a :class:`~circuitlapse.models.engine.decoder.Decoder`.
+The comparison of logits at load detects errors in it.
 """
 
 from collections.abc import Callable

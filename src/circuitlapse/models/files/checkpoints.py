@@ -1,8 +1,8 @@
 """Finding checkpoints: from names and patterns to one path or Hub revision for every step.
 
 A name is a path, a pattern of paths (``out/checkpoint-*``), or a revision on the Hub
-(``EleutherAI/pythia-160m@step1000``); braces list alternatives in any of them. A directory that is
-no checkpoint itself stands for those in it: a ``Trainer``'s output, or state dicts and a config.
+(``EleutherAI/pythia-160m@step1000``); braces list alternatives. A directory that is no checkpoint
+stands for the checkpoints in it: a ``Trainer``'s output, or state dicts and a config.
 """
 
 import glob
@@ -23,16 +23,12 @@ _TABLE = 'Name the step yourself in the experiment file: [checkpoints], then 8 =
 
 
 def find_checkpoints(names: Sequence[str] | dict[int, str]) -> dict[int, str]:
-    """Give every checkpoint its step, in order.
+    """Return the path, Hub name or Hub revision of each checkpoint, by step.
 
-    Args:
-        names: Names and patterns; or the name at each step, which are taken as they are.
-
-    Returns:
-        Absolute path, Hub name or Hub revision by step.
+    Names given by step are taken as they are.
 
     Raises:
-        CircuitlapseError: If a name leads nowhere, has no step, or the step of another.
+        CircuitlapseError: If a name matches nothing, has no step, or the step of another.
     """
     if isinstance(names, dict):
         return {step: absolute(name) for step, name in sorted(names.items())}
@@ -48,11 +44,10 @@ def find_checkpoints(names: Sequence[str] | dict[int, str]) -> dict[int, str]:
 
 
 def locate(name: str) -> Path:
-    """Return where a checkpoint's files are, after fetching those of a Hub revision.
+    """Return the path of a checkpoint's files, after downloading those of a Hub revision.
 
     Raises:
-        CircuitlapseError: If there is no such path, or the Hub does not have it, or cannot be
-            reached and its cache does not have it either.
+        CircuitlapseError: If there is no such path, or neither the Hub nor its cache has it.
     """
     path = Path(name).expanduser()
     if path.exists():
@@ -97,13 +92,13 @@ def is_checkpoint(path: Path) -> bool:
 
 
 def absolute(name: str) -> str:
-    """A path in full, so that a run can be read from anywhere; a Hub name as it is."""
+    """Make a path absolute; leave a Hub name unchanged."""
     path = Path(name).expanduser()
     return str(path.absolute()) if path.exists() else name
 
 
 def _expand(name: str) -> Iterator[str]:
-    """List what a name stands for: braces, then patterns, then directories of checkpoints."""
+    """List the checkpoints of a name: braces, then patterns, then directories of checkpoints."""
     path = Path(name).expanduser()
     there, rest = _split(path)
     braces = _BRACES.search(rest)
@@ -133,7 +128,7 @@ def _expand(name: str) -> Iterator[str]:
 
 
 def _split(path: Path) -> tuple[Path, str]:
-    """The part of a path that is there, which is no pattern whatever its name, and the rest."""
+    """Split a path into the part that exists, taken literally, and the rest."""
     there = next(each for each in (path, *path.parents) if each.exists())
     return there, "" if there == path else str(path.relative_to(there))
 
@@ -154,7 +149,7 @@ def _inside(directory: Path) -> list[str]:
 
 
 def _step_of(name: str) -> int:
-    """The step that a name ends in, or that the trainer wrote next to the weights."""
+    """The step at the end of a name, or in the trainer's state next to the weights."""
     path = Path(name)
     last = path.name if path.exists() else name.partition("@")[2]
     if path.is_file():

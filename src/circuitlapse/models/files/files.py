@@ -1,7 +1,6 @@
-"""The files of one checkpoint: which they are, what tensors they hold, and their hash.
+"""The files of one checkpoint: their names, tensors and hash.
 
-Shapes come from headers alone, and tensors can be gone through one at a time, so that looking at
-a checkpoint never takes a model's worth of memory.
+Shapes come from headers alone and tensors are read one at a time, so memory use stays small.
 """
 
 import hashlib
@@ -36,15 +35,15 @@ _NESTED = ("model", "state_dict", "model_state_dict")  # where training scripts 
 
 @dataclass(frozen=True)
 class Files:
-    """The files of a checkpoint that decide what it computes; a trainer's own are left out.
+    """The files of a checkpoint that determine its logits; a trainer's own files are left out.
 
     Attributes:
-        name: What the user calls it.
-        directory: Where they are.
-        kind: ``model`` as ``save_pretrained`` writes it, a PEFT ``adapter``, or a ``state dict``.
-        config: The model's config, where there is one.
+        name: The user's name for it.
+        directory: Its directory.
+        kind: ``model`` from ``save_pretrained``, a PEFT ``adapter``, or a ``state dict``.
+        config: The model's config, if any.
         weights: One file, or all shards.
-        tokenizer: Files of its tokenizer; empty where it has none.
+        tokenizer: Files of its tokenizer; empty if it has none.
     """
 
     name: str
@@ -85,7 +84,7 @@ class Files:
         return {_bare(name): shape for name, shape in found.items()}
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Go through the tensors; each is read when its turn comes."""
+        """Read the tensors one at a time."""
         for path in self.weights:
             if path.suffix == ".safetensors":
                 with safe_open(path, "pt") as file:
@@ -104,10 +103,7 @@ class Files:
 
 
 def files_of(name: str) -> Files:
-    """Find a checkpoint's files.
-
-    Args:
-        name: Absolute path of a directory or of a file of weights, Hub name or Hub revision.
+    """Find the files of a checkpoint: a directory, a file of weights, a Hub name or Hub revision.
 
     Raises:
         CircuitlapseError: If it does not exist, or a file that it needs is missing.
@@ -177,7 +173,7 @@ def _shards(name: str, index: Path) -> list[str]:
 
 
 def _unpickled(path: Path) -> dict[str, Tensor]:
-    """Read a state dict without running anything that its pickle asks for."""
+    """Read a state dict without running code from its pickle."""
     try:
         found: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except RuntimeError as error:

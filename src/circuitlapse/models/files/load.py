@@ -1,8 +1,7 @@
-"""Loading a model: from a directory, the Hub or a loaded ``transformers`` model, and checking it.
+"""Loading and checking a model, from a directory, the Hub or a loaded ``transformers`` model.
 
-The engine's own forward is compared with the ``transformers`` model's on a probe batch with right
-padding, and the model is refused when they differ: no number is ever computed by a decoder that
-reads the weights wrongly.
+The engine's logits are compared with the ``transformers`` model's on a right-padded probe batch. A
+model whose logits differ is rejected.
 """
 
 import copy
@@ -42,16 +41,16 @@ def load_model(
 
     Args:
         source: A directory written by ``save_pretrained``, a name on the Hub, or a loaded
-            ``transformers`` model. The latter is used as it is, and left as it is: its weights are
-            shared, not copied, unless it has to change its device or dtype.
+            ``transformers`` model, whose weights are shared unless its device or dtype has to
+            change.
         device: ``auto`` takes a GPU where there is one, and leaves a loaded model where it is.
         dtype: Floating-point type of the weights, as a torch dtype or its name. In ``bfloat16`` and
-            ``float16`` all runs are in that precision too, and only metrics and scores are not.
+            ``float16`` forward passes use that precision; metrics and scores use single precision.
 
     Raises:
-        CircuitlapseError: If there is no such model, its family is not supported, it has no head
-            for next tokens, its files are broken or lack weights, or the logits differ from those
-            of ``transformers``.
+        CircuitlapseError: If there is no such model, its family is not supported, it is no causal
+            language model, its files are broken or lack weights, or the logits differ from those of
+            ``transformers``.
     """
     dtype = _dtype(dtype)
     if isinstance(source, PreTrainedModel):
@@ -172,7 +171,7 @@ def _looks_like_path(source: str) -> bool:
 
 
 def _or_explain(source: object, load: Callable[[], Any], fix: str = _CHECK_FILES) -> Any:
-    """Turn whatever a loader raises into one message that names the source."""
+    """Turn any loader's exception into one message that names the source."""
     try:
         return load()
     # Broken files raise anything from OSError to safetensors' and json's own types.

@@ -1,7 +1,7 @@
 """From a checkpoint's tensors to a model: adapters merged, extra rows of the vocabulary dropped.
 
-Reading (slow, a disk's work) and building (quick, and not thread-safe) are apart, so
-that the next checkpoint can be read while this one is worked on.
+Reading is slow, building is not thread-safe. They are separate so that the next checkpoint can be
+read in a thread.
 """
 
 import copy
@@ -27,9 +27,8 @@ Tensors = dict[str, Tensor]
 
 
 def read_tensors(files: Files) -> Tensors:
-    """Read a checkpoint's weights into memory, in single precision; none for an adapter.
-
-    An adapter is small, and is read when it is merged.
+    """Read a checkpoint's weights in single precision; none for an adapter, which is read when
+    merged.
     """
     if files.kind == "adapter":
         return {}
@@ -39,17 +38,13 @@ def read_tensors(files: Files) -> Tensors:
 def build_model(
     files: Files, tensors: Tensors, base: Reference, device: str | torch.device = "auto"
 ) -> Model:
-    """Build a checkpoint's model, with the base's vocabulary and tokenizer.
+    """Build a validated checkpoint's model, with the base's vocabulary and tokenizer.
 
-    Args:
-        files: The checkpoint, which ``admit`` let in.
-        tensors: What ``read_tensors`` read of it. They become the model's own.
-        base: The base that it was trained from.
-        device: As :func:`circuitlapse.load_model` takes it.
+    The model takes over ``tensors``, which come from ``read_tensors``.
 
     Raises:
         CircuitlapseError: If weights are missing, an adapter cannot be merged, dropping the extra
-            rows changes a logit, or ``load_model`` refuses the model.
+            rows changes a logit, or ``load_model`` rejects the model.
     """
     with quiet():
         hf: Any = _merged(files, base) if files.kind == "adapter" else _filled(files, tensors, base)
@@ -100,14 +95,9 @@ def _merged(files: Files, base: Reference) -> Any:
 
 
 def check_ties(model: nn.Module, what: str, fix: str) -> None:
-    """Check that no adapter is on a weight that another module uses too.
+    """Check that no adapter is on a weight that another module shares, which merging would change.
 
-    Merged, it would change what that module does, which it left alone while it was trained.
-
-    Args:
-        model: With its adapters.
-        what: What to call them in a refusal.
-        fix: What the reader can do.
+    ``what`` names the adapters in the error message, and ``fix`` is its advice.
 
     Raises:
         CircuitlapseError: Naming the weight.

@@ -1,4 +1,4 @@
-"""Keeping transformers silent: a library prints nothing that its caller did not ask for."""
+"""Silencing transformers."""
 
 import warnings
 from collections.abc import Iterator

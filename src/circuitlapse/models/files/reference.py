@@ -1,4 +1,4 @@
-"""The base model, without its weights, as the model that all checkpoints must be."""
+"""The base model, without its weights, as reference for all checkpoints."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ _RENAMED = (("embed_out.", "lm_head."), ("lm_head.", "embed_out."))
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """The base as all checkpoints must be.
+    """The base that checkpoints must match.
 
     Attributes:
         files: Its files.
@@ -60,7 +60,7 @@ class Reference:
 
     @cached_property
     def tokenizer(self) -> Any:
-        """The tokenizer that every checkpoint's prompts are written with."""
+        """The tokenizer that every checkpoint uses."""
         if not self.files.tokenizer:
             raise CircuitlapseError(
                 "the base model has no tokenizer, so no prompt can be written for it",
@@ -71,13 +71,13 @@ class Reference:
 
     @cached_property
     def aliases(self) -> dict[str, str]:
-        """Further names of tied parameters, such as the output layer's: what each stands for."""
+        """Other names of tied parameters, such as the output layer's, and the parameter of each."""
         every = self.skeleton.state_dict(keep_vars=True)
         own = {id(parameter): name for name, parameter in self.skeleton.named_parameters()}
         return {name: own[id(t)] for name, t in every.items() if own.get(id(t), name) != name}
 
     def named(self, names: Iterable[str]) -> dict[str, str]:
-        """By name in this model, what a file calls each weight; buffers are left out.
+        """Map this model's names to those in a file; buffers are left out.
 
         A tied parameter may be in a file under its other name only.
 
@@ -107,7 +107,7 @@ def reference(files: Files) -> Reference:
     """Take a model as the base.
 
     Raises:
-        CircuitlapseError: If it is no whole model, or of a family that is not supported.
+        CircuitlapseError: If it is no complete model, or of an unsupported family.
     """
     if files.config is None:
         raise CircuitlapseError(

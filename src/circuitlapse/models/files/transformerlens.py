@@ -1,9 +1,9 @@
-"""A checkpoint for TransformerLens, which reads what ``save_pretrained`` writes.
+"""Export of a checkpoint for TransformerLens, which reads the format of ``save_pretrained``.
 
-A padding token that fine-tuning added is left out: GPT-2 then has 50,258 rows instead of 50,257,
-and analyses must not use the last one. Weights are written as they are. No head's matrices are
-rotated into a common basis (TransformerLens' ``refactor_factored_attn_matrices``): that basis is
-found anew for each checkpoint, so a head's dimensions would mean something else at each step.
+A padding token added by fine-tuning is left out: analyses must not use the extra row. Weights are
+written unchanged. No head's matrices are rotated into a common basis (TransformerLens'
+``refactor_factored_attn_matrices``): that basis differs between checkpoints, so a head's dimensions
+would change their meaning at each step.
 """
 
 import copy
@@ -28,14 +28,14 @@ def export_transformerlens(
     """Write a checkpoint that ``TransformerBridge.boot_transformers(directory)`` reads.
 
     Rows of the embedding beyond ``vocab_size`` are left out. A padding token among them is replaced
-    by the end-of-text token; any other token there is refused. The directory appears whole or not
-    at all. TransformerLens is not needed.
+    by the end-of-text token; any other token there is an error. Writing is atomic. TransformerLens
+    is not needed.
 
     Args:
         model: From :func:`circuitlapse.load_model`; it is not changed.
-        directory: Where to; it must not exist, or be empty.
-        vocab_size: Number of tokens to keep. By default GPT-2's 50,257 for a GPT-2 that has more,
-            and otherwise what the model has.
+        directory: Output directory; it must not exist, or be empty.
+        vocab_size: Number of tokens to keep. The default is at most 50,257 for GPT-2, and the
+            model's number otherwise.
 
     Returns:
         The directory.
@@ -85,7 +85,7 @@ def export_transformerlens(
 
 
 def _cut_tokenizer(tokenizer: Any, size: int, rows: int) -> Any:
-    """Take a padding token from ``size`` on away, and refuse any other token there."""
+    """Remove a padding token at ``size`` or later; any other token there is an error."""
     used = _beyond(tokenizer, size)
     padding = used.pop(tokenizer.pad_token_id, None)
     if padding and not used:

@@ -1,7 +1,7 @@
-"""What is checked of someone's checkpoint before any work starts: it must be the base, retrained.
+"""Validation of a user's checkpoint before any work: it must be a fine-tuned version of the base.
 
-Same architecture, same tensors in the same shapes, same tokenizer, finite numbers. Extra rows of
-the vocabulary are let in, since a padding token added for fine-tuning leaves them behind.
+It needs the same architecture, tensor names, shapes and tokenizer, and finite numbers. Extra rows
+of the vocabulary are accepted: a padding token added for fine-tuning causes them.
 """
 
 import json
@@ -48,10 +48,7 @@ ADAPTED = "base_model.model."
 
 
 def validate_checkpoint(files: Files, base: Reference) -> list[str]:
-    """Check a checkpoint, reading every weight once but keeping none.
-
-    Returns:
-        What the reader should know of it, in sentences.
+    """Check a checkpoint, reading every weight once; return notes for the user, as sentences.
 
     Raises:
         CircuitlapseError: Naming the checkpoint and what is wrong with it.
@@ -73,7 +70,7 @@ def validate_checkpoint(files: Files, base: Reference) -> list[str]:
 
 
 def tokenizer_files_equal(ours: Files, theirs: Files) -> bool:
-    """Whether both have a tokenizer.json and it is the same to the byte."""
+    """Whether both have a tokenizer.json with the same bytes."""
     found = [
         path.read_bytes()
         for files in (ours, theirs)
@@ -99,7 +96,7 @@ def _check_config(files: Files, base: Reference) -> None:
 
 
 def _check_shapes(files: Files, found: Mapping[str, tuple[int, ...]], base: Reference) -> int:
-    """Refuse other tensors than the base's; return how many rows the vocabulary has more."""
+    """Check that tensors are the base's; return the number of extra rows of the vocabulary."""
     fix = "Save the plain model with save_pretrained, adapters merged and wrappers taken off"
     try:
         named = {canonical: found[name] for canonical, name in base.named(found).items()}
@@ -172,7 +169,7 @@ def _check_adapter(
 
 
 def _fits(part: str, shape: tuple[int, ...], weight: tuple[int, ...], module: nn.Module) -> bool:
-    """Whether a tensor of an adapter has the width of its module; its other side is the rank."""
+    """Whether a tensor of an adapter has its module's width; the other side is the rank."""
     if len(weight) != 2:
         return False
     into, out = weight if isinstance(module, Conv1D | nn.Embedding) else reversed(weight)
@@ -203,18 +200,13 @@ def _adapter_settings(files: Files) -> dict[str, Any]:
 
 
 def adapter_rows(found: Mapping[str, tuple[int, ...]], base: Reference) -> int:
-    """How many rows the vocabulary has that an adapter was trained with: the base's, or more.
-
-    Args:
-        found: Shapes of the adapter's tensors.
-        base: The model that it belongs to.
-    """
+    """Return the rows of the vocabulary that an adapter was trained with: the base's, or more."""
     saved = [shape[0] for name, shape in found.items() if _plain(name) in base.vocabulary]
     return max([base.rows, *saved])
 
 
 def _plain(name: str) -> str:
-    """What the base calls a tensor that PEFT saved whole."""
+    """The base's name of a tensor that PEFT saved whole."""
     return name.removeprefix(ADAPTED).replace(".base_layer", "")
 
 
@@ -226,7 +218,7 @@ def _dropped(files: Files, base: Reference, rows: int) -> str:
 
 
 def _check_tokenizer(files: Files, base: Reference) -> None:
-    """Refuse other spellings of the same token numbers; tokens added behind them are let in."""
+    """Check that token numbers have the same spellings; tokens added at the end are accepted."""
     if tokenizer_files_equal(files, base.files):
         return
     ours, theirs = read_tokenizer(files), base.tokenizer
@@ -268,14 +260,14 @@ def _check_numbers(files: Files, base: Reference) -> None:
 
 
 def _finite(tensor: Tensor) -> bool:
-    """Whether all numbers are finite: the least and the greatest tell, and pass NaN on."""
+    """Whether all numbers are finite: minimum and maximum propagate NaN."""
     if tensor.itemsize == 1:
         tensor = tensor.float()  # numbers of eight bits have no order in torch
     return not tensor.numel() or all(bool(end.isfinite()) for end in tensor.aminmax())
 
 
 def _check_ties(files: Files, base: Reference) -> None:
-    """Refuse an unembedding of its own in a model whose unembedding is the embedding."""
+    """Check that a checkpoint has no separate unembedding if the base ties it to the embedding."""
     named = base.named(files.shapes())
     both = [named[alias] for alias in base.aliases if alias in named]
     if not both:
