@@ -48,7 +48,7 @@ test-browser: setup .venv/ready-browser
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,browser]'
 	touch $@
 
-# Speed and memory beside Hugging Face and TransformerLens; on a quiet machine, about half an hour.
+# Speed and memory compared with Hugging Face and TransformerLens; on a quiet machine, about half an hour.
 bench: setup .venv-peers/ready
 	$(BIN)/python benchmarks/engine.py --peer-python $(PEERS)/python $(BENCH)
 

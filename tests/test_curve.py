@@ -11,7 +11,6 @@ from circuitlapse.circuits.evaluate import CircuitEvaluation
 from circuitlapse.config.experiment import MIB_FRACTIONS
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models.files.load import load_model
-from pages import code_of
 from twins_engine import random_pairs, tiny_gpt2
 
 
@@ -97,7 +96,3 @@ def test_curves_over_different_prompts_are_refused():
     mixed = [_curve([0.5])[0], _curve([1.0], noise=0.3)[0]]
     with pytest.raises(CircuitlapseError, match="same prompts and ablation"):
         cpr(mixed, [0.5, 1.0])
-
-
-def test_the_page_on_circuits_runs_as_it_stands(tiny_model):
-    exec(code_of("how-to/circuits.md").replace("gpt2", str(tiny_model)), {})

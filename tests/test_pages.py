@@ -1,49 +1,84 @@
-"""The documents' code runs as it stands, on a tiny model instead of the one it names."""
+"""The pages' code runs, their commands can be parsed, and their links lead somewhere."""
 
 import re
+import tomllib
 
 import pytest
+import typer
 
-import circuitlapse as cl
+from circuitlapse.cli.app import app
+from circuitlapse.records.columns import SCHEMAS
 from circuitlapse.tasks.battery import TASKS
-from pages import DOCS, PAGES, ROOT, code_of, headings
+from pages import (
+    DOCS,
+    PAGES,
+    ROOT,
+    WITH_RUN,
+    WITHOUT_RUN,
+    blocks,
+    commands,
+    headings,
+    run_page,
+)
 
 
-@pytest.mark.parametrize("page", ["how-to/patch.md"])
-def test_every_block_runs(page, tiny_model, monkeypatch):
-    code = code_of(page)
-    load, get_task = cl.load_model, cl.get_task
-    monkeypatch.setattr(cl, "load_model", lambda _: load(tiny_model))
-    monkeypatch.setattr(cl, "get_task", lambda name: _Few(get_task(name)))
-    # The tiny model has two layers of two heads.
-    for large, small in {"a9.h9": "a1.h0", "a9.h6": "a1.h1", "m2": "m0"}.items():
-        code = code.replace(large, small)
-    exec(compile(code, page, "exec"), {})
-
-
-class _Few:
-    """A task of which few items are enough."""
-
-    def __init__(self, task: cl.Task) -> None:
-        self.task = task
-
-    def items(self, split: str, n: int):
-        return self.task.items(split, min(n, 3))
-
-
-def test_the_page_on_tasks_adds_one_and_reads_ones_own(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("page", WITHOUT_RUN)
+def test_every_block_runs(page, tiny_model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    seen = {}
-    exec(compile(code_of("reference/tasks.md"), "tasks.md", "exec"), seen)
-    assert len({item.prompt for item in seen["items"]}) == 20
+    run_page(page, tiny_model)
+
+
+def test_no_page_with_code_is_forgotten():
+    with_code = {page for page in PAGES if blocks(ROOT / page, "python")}
+    assert with_code == {*WITH_RUN, *WITHOUT_RUN}
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(ROOT / page)])
+def test_every_command_has_these_arguments_and_options(page):
+    for words in commands(ROOT / page):
+        command, rest = typer.main.get_command(app), words
+        while hasattr(command, "commands") and rest and rest[0] != "--help":
+            if command.name == "export" and rest[0] not in command.commands:
+                rest = ["map", *rest]
+            assert rest[0] in command.commands, f"{page} has circuitlapse {' '.join(words)}"
+            command, rest = command.commands[rest[0]], rest[1:]
+        if rest and rest != ["--help"]:  # a command may be named without its arguments
+            # Nothing is run: parsing alone raises on what the command does not have.
+            command.make_context(command.name, list(rest))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_make_target_and_script_is_there(page):
+    text = (ROOT / page).read_text()
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert set(re.findall(r"(?:`|^)make ([a-z-]+)", text, re.MULTILINE)) <= set(targets)
+    for script in re.findall(r"\b(?:benchmarks|examples|tests)/\w+\.py", text):
+        assert (ROOT / script).exists(), f"{page} names {script}"
+    for block in blocks(ROOT / page, "toml"):
+        tomllib.loads(block)
+
+
+def test_own_prompts_and_a_new_task_are_what_the_pages_say(
+    tiny_model, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    items = run_page("docs/contributing.md", tiny_model)["items"]
+    assert len({item.prompt for item in items}) == 20
+    task = run_page("docs/how-to/own-prompts.md", tiny_model)["task"]
     assert capsys.readouterr().out == "The capital of France is\n"
-    (item,) = seen["task"].items("test", 1)
+    (item,) = task.items("test", 1)
     assert item.prompt[slice(*item.spans["COUNTRY"])] == "France"
 
 
-def test_the_page_on_tasks_names_them_all():
-    page = (DOCS / "reference/tasks.md").read_text()
-    assert set(re.findall(r"`([a-z0-9_]+)`", page)) >= set(TASKS)
+def test_the_reference_names_all_tasks_tables_and_columns():
+    tasks = (DOCS / "reference/tasks.md").read_text()
+    assert set(re.findall(r"`([a-z0-9_]+)`", tasks)) >= set(TASKS)
+    tables = (DOCS / "reference/run-directory.md").read_text()
+    named = set(re.findall(r"`([a-z0-9_]+)`", tables))
+    assert set(re.findall(r"^### `(\w+)`", tables, re.MULTILINE)) == set(SCHEMAS)
+    columns = {column for columns in SCHEMAS.values() for column in columns}
+    ends = {f"{name}_{end}" for name in columns for end in ("low", "high")}
+    assert columns - ends <= named
 
 
 @pytest.mark.parametrize("page", PAGES)

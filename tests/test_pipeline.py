@@ -19,7 +19,7 @@ from circuitlapse.config.toml import to_toml
 from circuitlapse.models.files.quiet import quiet
 from circuitlapse.pipeline.job import Progress
 from circuitlapse.records.columns import SCHEMAS
-from pages import code_of
+from pages import WITH_RUN, run_page
 from small_run import small_experiment
 from twins_engine import tiny
 
@@ -391,6 +391,6 @@ def test_patches_by_site_are_those_of_the_same_prompts(finished):
     assert values["effect"].to_list() == pytest.approx(expected.flatten().tolist(), abs=1e-5)
 
 
-def test_the_page_on_readings_runs_as_it_stands(finished, tiny_model):
-    code = code_of("how-to/read-activations.md")
-    exec(code.replace("gpt2", str(tiny_model)).replace("runs/demo", str(finished.path)), {})
+@pytest.mark.parametrize("page", WITH_RUN)
+def test_every_page_about_a_run_runs(page, finished, tiny_model):
+    run_page(page, tiny_model, finished.path)
