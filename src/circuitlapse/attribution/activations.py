@@ -1,15 +1,14 @@
-"""Edge attribution by interpolating one node's activations at a time: ``eap-ig-activations``.
+"""Edge attribution that interpolates one node's activations at a time: ``eap-ig-activations``.
 
-Hanna et al. (2024) published it in the code beside EAP-IG-inputs, and MIB (Mueller et al. 2025)
-evaluates it. In turn the embeddings, each layer's attention (all heads together) and each layer's
-MLP have their output held at α clean + (1 − α) corrupt, α = k/m, k = 1 … m, in a run on the clean
+It is published in the code of EAP-IG (Hanna et al. 2024) and evaluated in MIB (Mueller et al.
+2025). In turn the output of the embeddings, of each layer's attention (all heads together) and of
+each layer's MLP is replaced by α clean + (1 − α) corrupt, α = k/m, k = 1 … m, in a run on the clean
 prompt. A score is (a_u corrupt − a_u clean) · ∂L/∂in_v, summed over positions, with the mean of the
-gradients of all (1 + 2 layers) m runs. What is held is a constant: no gradient flows through it
-into the node's own inputs.
+gradients of all (1 + 2 layers) m runs. The replaced output is a constant: no gradient flows through
+it.
 
-Before the node every one of these runs is the clean run. So each begins at the node; what its
-gradient is further down follows from the clean run's Jacobian, which is linear, so that all of them
-go down together, once.
+Before the node each run equals the clean run, so it starts at the node. Gradients before it follow
+from the clean run's Jacobian, which is linear, so one backward pass serves all runs.
 """
 
 from collections.abc import Iterator
@@ -41,7 +40,7 @@ def eap_ig_activations_scores(
 
 
 def both_runs(decoder: Decoder, batch: Suffixes) -> tuple[list[Step], list[Step]]:
-    """Run the clean prompts on a tape, and the corrupt ones."""
+    """Run the clean prompts with gradients, and the corrupt ones without."""
     with torch.enable_grad():
         clean = decoder.trace(batch.clean.detach().requires_grad_(), batch.context)
     with torch.no_grad():
@@ -49,17 +48,16 @@ def both_runs(decoder: Decoder, batch: Suffixes) -> tuple[list[Step], list[Step]
 
 
 def n_runs(decoder: Decoder, steps: int) -> int:
-    """In how many runs a gradient is taken."""
+    """Number of backward passes."""
     return steps * (1 + 2 * decoder.n_layers)
 
 
 def each_node(
     decoder: Decoder, batch: Suffixes, clean: list[Step], corrupt: list[Step], steps: int
 ) -> Iterator[Gradients]:
-    """Hold the output of one node after the other, and go back from the metric.
+    """Replace the output of one node after the other, and differentiate the metric.
 
-    Yields:
-        Gradients at the readers, which add up over all that is yielded to those of all runs.
+    Yields gradients at the destinations; their sum is that of all runs.
     """
     shares = [1 - k / steps for k in range(1, steps + 1)]
     gradients = Gradients(decoder)
@@ -92,7 +90,7 @@ def each_node(
 def _run(
     gradients: Gradients, batch: Suffixes, layer: int, x: Float[Tensor, "batch pos d_model"]
 ) -> Float[Tensor, "batch pos d_model"]:
-    """Run on from the input of ``layer`` and back; return the gradient at that input."""
+    """Run from the input of ``layer`` and return the gradient at that input."""
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         return _back(gradients, batch, layer, x, [x])[0]
@@ -101,7 +99,7 @@ def _run(
 def _run_from_mlp(
     gradients: Gradients, batch: Suffixes, layer: int, x: Float[Tensor, "batch pos d_model"]
 ) -> Float[Tensor, "batch pos d_model"]:
-    """Run on from behind the attention of ``layer``; return the gradient at the stream there."""
+    """Run from after the attention of ``layer`` and return the gradient at the stream there."""
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         read = x.view_as(x)
@@ -126,7 +124,7 @@ def _bypassing(
     arriving: Float[Tensor, "batch pos d_model"],
     layer: int,
 ) -> list[tuple[Tensor, Tensor]]:
-    """Where a gradient that arrives behind a held node goes on: through all else of its layer."""
+    """Propagate a gradient from after a replaced node through the rest of its layer."""
     with torch.enable_grad():
         stream = decoder.to_queries(layer, clean.resid_pre, batch.context)
     ways = [(stream, arriving)]

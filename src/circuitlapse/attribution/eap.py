@@ -1,23 +1,19 @@
-"""Edge attribution patching by gradients: ``eap`` and ``eap-ig-inputs``.
+"""Edge attribution patching by gradients: ``eap`` and ``eap-ig-inputs``, and AtP*'s QK-fix.
 
-score(u → v) = mean over prompts of Σ over positions of (a_u corrupt − a_u clean) · ∂L/∂in_v, with
-L = −metric. EAP (Syed et al. 2023) takes the gradient at the clean run; EAP-IG-inputs (Hanna et al.
+score(u → v) = mean over prompts of Σ over positions of (a_u corrupt − a_u clean) · ∂L/∂in_v, with L
+= −metric. EAP (Syed et al. 2023) takes the gradient at the clean run; EAP-IG-inputs (Hanna et al.
 2024) takes its mean over m runs whose input embeddings are e_corrupt + (k/m)(e_clean − e_corrupt),
-k = 0 … m − 1: the corrupted end is in, the clean end is not.
+k = 0 … m − 1, without the clean end.
 
-The correction of attribution patching for saturated attention: AtP*'s QK-fix.
+In saturated attention the gradient through the softmax is almost zero. AtP* (Kramár et al. 2024,
+section 3.1.1) therefore recomputes the attention weights with the softmax, and takes a gradient
+only after them: the effect of a query node is Σ (A corrupt − A clean) · ∂L/∂A, where A corrupt has
+that query and all else clean.
 
-Where attention is saturated, the gradient through the softmax is almost zero, although another
-query or key would move it. AtP* (Kramár et al. 2024, section 3.1.1) therefore computes the changed
-attention weights by the softmax itself, and only their effect by a gradient: the effect of a query
-node is Σ (A corrupt − A clean) · ∂L/∂A, where A corrupt has that query and all else clean.
-
-It defines this for nodes. For an edge u → query of a head, the query that belongs to the edge is
-used: projected, through its normalisation, from the clean residual stream in which u has its
-corrupt output, and nothing of it is linearised. Likewise for an edge into a key, at all positions
-at once as in exact patching of an edge (AtP* takes keys one position at a time). With G the
-gradient at the mixed values z = A v, the sum above is Σ (z′ − z) · G, since v is clean in both: no
-attention weight is kept.
+AtP* defines this for nodes. For an edge u → query of a head, the query is projected, through its
+normalisation, from the clean residual stream in which u has its corrupt output. An edge into a key
+is the same, at all positions at once (AtP* takes keys one position at a time). With G the gradient
+at the mixed values z = A v, the sum is Σ (z′ − z) · G, since v is clean in both.
 """
 
 from typing import Literal
@@ -38,7 +34,7 @@ from circuitlapse.shapes import Float
 
 
 def check_gradient_at_clean(metric: Metric) -> None:
-    """Refuse what has no slope at the clean run, where EAP takes its gradient.
+    """Check that a metric has a gradient at the clean run, where EAP needs it.
 
     Raises:
         CircuitlapseError: For ``neg_kl``, whose scores would be rounding errors.
@@ -88,7 +84,7 @@ def eap_ig_scores(
 def embeddings(
     batch: Suffixes, method: Literal["eap", "eap-ig-inputs"], steps: int
 ) -> list[Float[Tensor, "batch pos d_model"]]:
-    """Where the gradients of a method are taken; the first is an end of the way itself."""
+    """Embeddings at which a method takes gradients; the first is an end of the path."""
     if method == "eap":
         return [batch.clean]
     way = batch.clean - batch.corrupt
@@ -120,19 +116,11 @@ def query_and_key_scores(
     sources: Float[Tensor, "some batch pos d_model"],
     parts: Parts,
 ) -> Float[Tensor, "parts some slots"]:
-    """Score the edges into one layer's queries and keys, in the readers' order.
+    """Score the edges into one layer's queries and keys, in the destinations' order.
 
-    It costs one projection of the whole layer and two of its attentions per writer before it.
-
-    Args:
-        decoder: The model.
-        batch: The batch.
-        layer: Whose queries and keys.
-        clean: What the layer computed in the clean run.
-        gradient: Of −metric at z, there.
-        sources: What corruption adds to the outputs of the writers before the layer.
-        parts: What to sum over. A query acts at its own position only. Keys compete for attention,
-            so that those of each part are corrupted alone.
+    ``sources`` are the output differences of the sources before the layer, and ``gradient`` is that
+    of −metric at z. Keys compete for attention, so those of each part are corrupted alone. The cost
+    is one projection and two attentions of the layer per source.
     """
     last, found = decoder.is_last(layer), []
     part = variants_at_once(decoder, batch.context, sources[0], _PART_FLOATS)
@@ -161,7 +149,7 @@ def _each_alone(
     old: Float[Tensor, "variants pos kv_heads d_head"],
     new: Float[Tensor, "variants pos kv_heads d_head"],
 ) -> list[Float[Tensor, "variants pos kv_heads d_head"]]:
-    """Keys that are new at the columns of one part only."""
+    """Keys that are changed only at the positions of one part."""
     return [
         torch.where(columns.repeat(len(new) // len(columns), 1)[:, :, None, None], new, old)
         for columns, _ in parts.alone()
@@ -184,5 +172,5 @@ def _effects(
 
 
 def _sums(parts: list[Float[Tensor, "some ..."]]) -> Float[Tensor, "parts some heads"]:
-    """Sum each part's effects over all its rows and positions."""
+    """Sum each part's effects over its rows and positions."""
     return torch.stack([part.flatten(1, -2).double().cpu().sum(dim=1) for part in parts])

@@ -1,9 +1,9 @@
-"""What scores are summed over: the even rows, the odd rows, and each named position of the prompts.
+"""The parts that scores are summed over: even rows, odd rows, and each named position.
 
-Halves of the prompts tell signal from noise; named positions (roles: the subject, the last token)
-tell where an edge carries what it carries, for prompts of any lengths and wordings. Scores that are
-linear in what an edge carries divide into positions; where they are not (exact effects, and the
-keys of the QK-fix) each position is corrupted alone, and the shares need not add up.
+Halves of the prompts separate signal from noise. Named positions (the subject, the last token)
+localise an edge in prompts of any length. Scores that are linear in the edge's activation divide
+into positions. In exact effects and the keys of the QK-fix each position is corrupted alone, and
+the parts need not add up.
 """
 
 import torch
@@ -22,11 +22,11 @@ Columns = tuple[Bool[Tensor, "batch pos"], Bool[Tensor, "batch reads"]]
 
 
 def check_positions(pairs: PromptPairs) -> None:
-    """Say why scores cannot be told apart by the pairs' named positions, if they cannot.
+    """Check that scores can be divided by the pairs' named positions.
 
     Raises:
         CircuitlapseError: If no position has a name, one is called ``elsewhere``, or two names of
-            one prompt point to the same token, so that its scores would belong to both.
+            one prompt point to the same token.
     """
     names = list(pairs.positions)
     if not names or ELSEWHERE in names:
@@ -48,22 +48,22 @@ def check_positions(pairs: PromptPairs) -> None:
 
 
 def with_elsewhere(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Names of all shares of the scores: the positions' and, if there is any, the others'."""
+    """Names of all parts of the scores: the named positions and, if there are any, ``elsewhere``."""
     return (*names, ELSEWHERE) if names else ()
 
 
 class Parts:
-    """Where in one batch each part's scores are.
+    """The parts of the scores in one batch.
 
     Attributes:
         halves: The even rows and the odd ones.
-        columns: Which columns are at each named position. One left of a prompt's first difference
-            has no column: nothing differs there, and it scores zero.
-        reads: Which reads are.
+        columns: Batch positions of each named position. One before a prompt's first difference has
+            none: it scores zero.
+        reads: The same among the positions that need logits.
     """
 
     def __init__(self, batch: Suffixes, names: tuple[str, ...] = ()) -> None:
-        """Find the rows of each half, and the columns of each named position."""
+        """Find the rows of each half, and the batch positions of each named position."""
         n_even = int((batch.rows % 2 == 0).sum())
         self.halves = (slice(0, n_even), slice(n_even, None))
         self.columns: list[Bool[Tensor, "batch pos"]] = []
@@ -77,21 +77,21 @@ class Parts:
     def of(
         self, x: Float[Tensor, "some batch pos ..."], at_reads: bool
     ) -> list[Float[Tensor, "some ..."]]:
-        """Take each half and named position of ``x``, whose ``pos`` is columns or reads."""
+        """Select each half and named position of ``x``."""
         places = self.reads if at_reads else self.columns
         return [x[:, half] for half in self.halves] + [x[:, where] for where in places]
 
     def with_rest(
         self, sums: Float[Tensor, "parts writers readers"]
     ) -> Float[Tensor, "all_parts writers readers"]:
-        """Add what the named positions leave to all others, if any has a name."""
+        """Add the part of all other positions, if any position has a name."""
         if not self.columns:
             return sums
         rest = sums[:2].sum(dim=0) - sums[2:].sum(dim=0)
         return torch.cat([sums, rest[None]])
 
     def alone(self) -> list[Columns]:
-        """Columns and reads at each named position, and lastly at all others, if any has a name."""
+        """Positions of each named position, and lastly all others, if any has a name."""
         if not self.columns:
             return []
         rest = ~torch.stack(self.columns).any(dim=0), ~torch.stack(self.reads).any(dim=0)

@@ -1,12 +1,12 @@
-"""Scores of all edges by one of several methods, from cheap estimates to the exact effects.
+"""Scores of all edges by one of several methods, from gradient estimates to exact effects.
 
 ========================  ====================================================  ===================
-method                    what an edge's score is                               forward + backward
+method                    an edge's score                                       forward + backward
 ========================  ====================================================  ===================
 ``eap``                   first-order estimate at the clean run                 1
 ``eap-ig-inputs``         the same, averaged towards the corrupt embeddings     m
 ``eap-ig-activations``    the same, averaged over one interpolated node each    about m × layers
-``exact``                 the effect itself, of one patched run per edge        edges / 2, forward
+``exact``                 activation patching of the edge                       edges / 2, forward
 ========================  ====================================================  ===================
 """
 
@@ -49,19 +49,17 @@ def attribute(
         pairs: Clean and corrupt prompts with their metric.
         method: ``eap`` (one gradient), ``eap-ig-inputs`` (``steps`` gradients, more faithful),
             ``eap-ig-activations`` (``steps`` gradients for each layer's attention and MLP) or
-            ``exact`` (a patched run for every edge; :func:`project_exact` says how long it takes).
+            ``exact`` (a patched run for every edge; :func:`project_exact` estimates the time).
         steps: m of the two EAP-IG methods; the others ignore it.
-        metric: What the edges are scored for; see :mod:`circuitlapse.prompts.metrics`.
+        metric: The metric that edges are scored for; see :mod:`circuitlapse.prompts.metrics`.
         batch_size: Pairs per batch; by default as many as fit a fixed memory budget. It does not
             change the result.
         qk_fix: For ``eap``: recompute the softmax for edges into queries and keys, whose estimates
             fail where attention is saturated; see :mod:`circuitlapse.attribution.eap`.
-        by_position: Keep the scores per named position of the pairs too, in ``scores.by_position``.
-            An edge carries something at the position of its writer's output, which is that of its
-            reader's input. ``exact`` then takes once more as long for each name, and once for all
-            other positions.
-        progress: Called with how much is done and how much there is: edges times pairs for
-            ``exact``, else pairs.
+        by_position: Return scores per named position too, in ``scores.by_position``. ``exact`` then
+            takes as long again for each name, and once for all other positions.
+        progress: Called with the work done and the total: edges times pairs for ``exact``, else
+            pairs.
 
     Raises:
         CircuitlapseError: If the method is unknown, an option does not belong to it, or the model

@@ -1,13 +1,12 @@
 """Exact edge patching: for every edge a run in which that edge alone is corrupted.
 
 score(u → v) = mean over prompts of (clean metric − metric of the clean run in which v's input has
-u's corrupt output in place of its clean one, at all positions, and nothing else is changed). That
-is activation patching of an edge, which path patching (Wang et al. 2022; Goldowsky-Dill et al.
-2023) and ACDC (Conmy et al. 2023) build on and the gradient methods estimate.
+u's corrupt output instead of its clean one, at all positions). This activation patching of an edge
+is the basis of path patching (Wang et al. 2022; Goldowsky-Dill et al. 2023) and ACDC (Conmy et al.
+2023), and gradient methods estimate it.
 
-A run differs from the clean one only from its reader on, so it restarts there: the changed inputs
-of one reader, for all its writers, give the changes of what its head or MLP writes, and those go
-on through the later layers as variants of one batch. Edges into the logits need no layer at all.
+Each run is a partial forward pass from its destination on. All sources of one destination are
+variants of one batch. Edges into the logits need no layer.
 """
 
 import time
@@ -82,11 +81,9 @@ def exact_scores(
 def project_exact(model: Model, pairs: PromptPairs, metric: Metric = "logit_diff") -> float:
     """Estimate how many seconds ``attribute(model, pairs, method="exact")`` takes here.
 
-    A few edges into the first, middle and last layer, on a GPU up to all of them, are patched in a
-    few of the pairs. The time of an edge is taken to be proportional to the number of prompts and
-    to change linearly between these layers, as the number of layers behind it does. Expect it
-    within a factor of two, and on the long side for small models, where few pairs waste more; it
-    takes some seconds for GPT-2 small.
+    It times a few edges into the first, middle and last layer on a few of the pairs, and assumes a
+    time linear in prompts and layers. The estimate is within about a factor of two, and too long
+    for small models. It takes some seconds for GPT-2 small.
 
     Args:
         model: From :func:`circuitlapse.load_model`.
@@ -115,9 +112,9 @@ def project_exact(model: Model, pairs: PromptPairs, metric: Metric = "logit_diff
 
 
 def _seconds_per_edge(runs: "EdgeRuns", reader: int) -> float:
-    """Time a few edges into a reader, and the faster of two times: the first warms up.
+    """Time a few edges into a destination; the faster of two times, as the first warms up.
 
-    A GPU has more of them at once, as it has in the real work, and is waited for.
+    A GPU runs as many edges at once as in the real work, and is synchronised.
     """
     device = runs.before.device
     most = max_variants(device, 1, _MEASURED_WRITERS)
@@ -137,7 +134,9 @@ def _seconds_per_edge(runs: "EdgeRuns", reader: int) -> float:
 
 
 def _over_all_edges(graph: Graph, layers: list[int], seconds: Float[Tensor, "2 measured"]) -> float:
-    """Sum seconds per edge into a head's slot and into an MLP, measured at some layers."""
+    """Sum seconds per edge over all edges, given those into a head's slot and an MLP at some
+    layers.
+    """
     edges, total = graph.edges.sum(dim=0), 0.0
     for layer in range(graph.n_layers):
         above = next(i for i, measured in enumerate(layers) if measured >= layer)
@@ -156,11 +155,12 @@ class EdgeRuns:
     Attributes:
         decoder: The model.
         graph: Its graph.
-        clean: What the clean run computed.
-        inner: What corruption adds to the writers before the last layer, at all positions.
-        end: What it adds to all writers, where logits are read.
+        clean: Activations of the clean run.
+        inner: Output differences (corrupt − clean) of the sources before the last layer, at all
+            positions.
+        end: Output differences of all sources, at the positions that need logits.
         before: The clean metric.
-        tail: All columns, to run on from any layer.
+        tail: All positions.
     """
 
     decoder: Decoder
@@ -184,12 +184,9 @@ class EdgeRuns:
     def effects(
         self, reader: int, n_writers: int | None = None, where: Columns | None = None
     ) -> Float[Tensor, "some batch"]:
-        """Patch the edges into one reader.
+        """Patch the edges into one destination, from its first ``n_writers`` sources or all.
 
-        Args:
-            reader: Its index.
-            n_writers: From how many writers, the first ones; None for all.
-            where: At which columns and reads; None for all.
+        ``where`` limits the patch to some positions.
         """
         graph, last = self.graph, self.graph.n_layers - 1
         layer, slot = divmod(reader, graph.mlp_reader(0) + 1)
@@ -216,16 +213,16 @@ class EdgeRuns:
     def _mlp_change(
         self, layer: int, sources: Float[Tensor, "some batch pos d_model"]
     ) -> Float[Tensor, "some batch pos d_model"]:
-        """What the MLP of a layer adds more when its input changes by each of the sources."""
+        """Change of an MLP's output when its input changes by each of the sources."""
         ours = self.clean[layer]
         return self.decoder.mlp[layer](ours.resid_mid + sources) - ours.mlp_out
 
     def _attention_change(
         self, layer: int, slot: int, sources: Float[Tensor, "some batch pos d_model"]
     ) -> Float[Tensor, "some batch queries d_model"]:
-        """What a layer's heads add more when the input of one slot changes by each of the sources.
+        """Change of the attention output when the input of one slot changes by each of the sources.
 
-        A key or value that several heads share moves all of them.
+        A key or value that several heads share changes all of them.
         """
         decoder, graph, ours = self.decoder, self.graph, self.clean[layer]
         block, context, n = decoder.attention[layer], self.tail.context, len(sources)
@@ -253,5 +250,5 @@ class EdgeRuns:
 
 
 def _floats_per_token(decoder: Decoder, graph: Graph) -> int:
-    """Two traces and a past of keys and values, and all writers' differences."""
+    """Memory: two traces, cached keys and values, and all sources' differences."""
     return decoder.d_model * (2 * 13 * graph.n_layers + len(graph.writers) + 16)

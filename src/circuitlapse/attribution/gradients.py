@@ -1,4 +1,4 @@
-"""Gradients at every reader's input, and their products with the writers' differences.
+"""Gradients at every destination's input, and their products with the sources' differences.
 
 The gradient at a head's query, key or value input is never formed per run: with δ the gradient at
 the projection's output, W̃ the projection folded into its normalisation, and x̂, σ of the
@@ -6,11 +6,11 @@ normalisation, it is
 
     ∂L/∂in = (W̃ δ − x̂ (x̂ᵀ W̃ δ) / d_model) / σ,
 
-so that δ/σ is summed over the runs in head space, and the rank-one term is kept as x̂ and one number
-per slot and run; x̂ᵀ W̃ is the projection's output without its bias, which is at hand. The writers'
-differences do not depend on the run, so that each layer needs one matrix product.
+so δ/σ is summed over the runs in head space, and the rank-one term is kept as x̂ and one number per
+slot and run; x̂ᵀ W̃ is the projection's output without its bias. The sources' differences do not
+depend on the run, so each layer needs one matrix product.
 
-Where the model runs in half precision, gradients are summed and multiplied in single precision.
+In half precision, gradients are summed and multiplied in single precision.
 """
 
 from collections.abc import Sequence
@@ -29,11 +29,10 @@ from circuitlapse.shapes import Float
 def differences(
     decoder: Decoder, graph: Graph, batch: Suffixes, clean: list[Step], corrupt: list[Step]
 ) -> tuple[Float[Tensor, "inner batch pos d_model"], Float[Tensor, "writers batch reads d_model"]]:
-    """What corruption adds to each writer's output.
+    """Output differences (corrupt − clean) of the sources.
 
-    Returns:
-        The writers before the last layer's attention at all positions, and all writers where logits
-        are read, which is the only place where the last layer's writers are.
+    Returns those before the last layer's attention at all positions, and all sources at the
+    positions that need logits.
     """
     last = graph.n_layers - 1
     n, width, d_model = batch.clean.shape
@@ -54,10 +53,10 @@ def differences(
 
 
 class Gradients:
-    """Gradients of −metric at the readers' inputs, summed over runs; None where there was none."""
+    """Gradients of −metric at the destinations' inputs, summed over runs; None before any run."""
 
     def __init__(self, decoder: Decoder) -> None:
-        """Begin with no run."""
+        """Start without runs."""
         self.decoder = decoder
         layers = range(decoder.n_layers)
         self.delta: list[Tensor | None] = [None for _ in layers]
@@ -73,16 +72,8 @@ class Gradients:
         final: Float[Tensor, "batch reads d_model"],
         others: Sequence[Tensor] = (),
     ) -> list[Tensor]:
-        """Go back through one run's last layers, from its metric.
-
-        Args:
-            batch: What was run.
-            steps: What the last ``len(steps)`` layers computed, on a tape.
-            final: The last residual stream.
-            others: Further tensors on the tape.
-
-        Returns:
-            The gradients at the others.
+        """Differentiate the metric of one run through its last layers; return the gradients at
+        ``others``.
         """
         wanted = [final, *_inputs(steps), *others]
         with torch.enable_grad():
@@ -92,7 +83,7 @@ class Gradients:
 
     @torch.no_grad()
     def collect(self, steps: Sequence[Step], found: Sequence[Tensor]) -> list[Tensor]:
-        """Add the gradients at the last layers' inputs of heads and MLPs; return what is left."""
+        """Add the gradients at the inputs of the last layers' heads and MLPs; return the others."""
         first = self.decoder.n_layers - len(steps)
         for index, step in enumerate(steps):
             q, k, v, mlp = found[4 * index : 4 * index + 4]
@@ -122,7 +113,7 @@ class Gradients:
         end: Float[Tensor, "writers batch reads d_model"],
         parts: Parts,
     ) -> Float[Tensor, "parts writers readers"]:
-        """Multiply the writers' differences, from :func:`differences`, by these gradients."""
+        """Multiply the differences of :func:`differences` by these gradients."""
         n_parts = 2 + len(parts.columns)
         sums = torch.zeros(n_parts, len(graph.writers), len(graph.readers), dtype=torch.float64)
         for layer in range(graph.n_layers):
@@ -141,10 +132,9 @@ class Gradients:
 
     @torch.no_grad()
     def behind_layers(self, batch: Suffixes) -> list[Float[Tensor, "batch _ d_model"]]:
-        """Sum these gradients over all readers of what a layer's MLP writes.
+        """Sum these gradients over all destinations of each layer's MLP.
 
-        Returns:
-            For each layer, at all positions; for the last one where logits are read.
+        They are at all positions; in the last layer at those that need logits.
         """
         decoder, reads = self.decoder, batch.context.reads[..., None]
         total = self.final

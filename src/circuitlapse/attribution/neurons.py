@@ -1,11 +1,11 @@
 """Scores of the MLPs' hidden neurons, by the gradient methods.
 
-A neuron writes its activation times its row of the MLP's output weights, so that its score is a
-node's: Σ over positions of (h corrupt − h clean) · ∂L/∂h, with L = −metric and the gradient of the
-method (see :mod:`circuitlapse.attribution.eap` and :mod:`circuitlapse.attribution.activations`).
-The MLP's output is the sum of what its neurons write: a layer's neurons add up to the MLP's own
-total, ``scores.node_totals()``. This is attribution patching (Nanda 2023; Kramár et al. 2024) of
-neurons. Exact effects do not add up: :func:`circuitlapse.neuron_effects` patches given groups.
+A neuron writes its activation times its row of the output weights, so its score is a node's: Σ over
+positions of (h corrupt − h clean) · ∂L/∂h, with L = −metric and the method's gradient
+(:mod:`circuitlapse.attribution.eap`, :mod:`circuitlapse.attribution.activations`). A layer's
+neurons add up to the MLP's total, ``scores.node_totals()``. This is attribution patching (Nanda
+2023; Kramár et al. 2024) of neurons. Exact effects (:func:`circuitlapse.neuron_effects`) do not add
+up.
 """
 
 from typing import Literal, get_args
@@ -46,9 +46,8 @@ def neuron_scores(
         batch_size: Pairs per batch; by default as many as fit a fixed memory budget.
 
     Returns:
-        Mean over the prompts, in the metric's unit; positive where corrupting the neuron lowers
-        the metric. Scores are additive: sum any group of neurons, in one layer or several, for the
-        group's.
+        Mean over the prompts, in the metric's unit; positive where corrupting the neuron lowers the
+        metric. Scores of a group of neurons add up, in one layer or several.
 
     Raises:
         CircuitlapseError: If the method is unknown, or the model cannot run the pairs.
@@ -98,7 +97,7 @@ def neuron_scores(
 def _interpolated(
     decoder: Decoder, batch: Suffixes, runs: list[Float[Tensor, "batch pos d_model"]]
 ) -> list[Float[Tensor, "batch _ d_model"]]:
-    """Sum the gradients behind each layer over runs from given embeddings."""
+    """Sum the gradients after each layer over runs from given embeddings."""
     gradients: list[Tensor] = []
     for x in runs:
         with torch.enable_grad():
@@ -111,7 +110,7 @@ def _interpolated(
 
 
 def _held(decoder: Decoder, batch: Suffixes, steps: int) -> list[Float[Tensor, "batch _ d_model"]]:
-    """Sum the gradients behind each layer over runs that hold a node's output."""
+    """Sum the gradients after each layer over runs in which a node's output is replaced."""
     gradients: list[Tensor] = []
     for found in each_node(decoder, batch, *both_runs(decoder, batch), steps):
         gradients = _added(gradients, found.behind_layers(batch))
@@ -127,7 +126,7 @@ def _added(total: list[Tensor], new: list[Tensor]) -> list[Tensor]:
 def _products(
     decoder: Decoder, batch: Suffixes, gradients: list[Float[Tensor, "batch _ d_model"]]
 ) -> Float[Tensor, "layers d_mlp"]:
-    """Multiply the changes of a batch's neurons by the gradients at what they write."""
+    """Multiply the changes of a batch's neurons by the gradients at their outputs."""
     clean = decoder.trace(batch.clean, batch.context)
     corrupt = decoder.trace(batch.corrupt, batch.context)
     sums = []

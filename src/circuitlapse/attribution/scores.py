@@ -1,10 +1,7 @@
-"""Edge scores: what an attribution method returns, and the circuits picked from it.
+"""Edge scores, and circuits chosen by them: the top n edges, or a greedy search from the logits.
 
-Growing a circuit backwards from the logits, as EAP-IG's code and MIB offer beside the top n.
-
-Starting with the edges into the logits, the best edge whose reader's node is already in is added,
-and its writer's node joins, so that nothing is added that leads nowhere (Hanna et al. 2024). Edges
-are taken from a heap, which every node fills once, when it joins.
+The greedy search (EAP-IG, MIB; Hanna et al. 2024) starts with the edges into the logits. It adds
+the best edge whose destination node is already in, and its source node joins.
 """
 
 import heapq
@@ -27,20 +24,20 @@ Grow = Literal["topn", "greedy"]
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """A score for every edge, in logits; what is no edge has exactly zero.
+    """A score for every edge, in logits; zero where there is no edge.
 
     A positive score means that corrupting the edge lowers the metric (MIB's sign).
 
     Attributes:
         graph: The model's graph.
         mean: Mean over all prompts.
-        halves: Means over the even and over the odd rows of the pairs, to tell signal from noise;
-            NaN where there is no such row.
+        halves: Means over the even and over the odd rows of the pairs; NaN where there is no such
+            row.
         n: Number of prompts.
-        by_position: Where asked for, the scores at each named position of the pairs and at all
-            others (``elsewhere``). For the gradient methods they add up to ``mean``. For ``exact``,
-            and for keys under the QK-fix, each is the effect of corrupting the edge at that
-            position alone: what is missing from ``mean`` is how they act together.
+        by_position: If asked for, the scores at each named position and at all others
+            (``elsewhere``). For the gradient methods they add up to ``mean``. For ``exact``, and
+            for keys under the QK-fix, each is the effect of corrupting the edge at that position
+            alone, without interactions.
     """
 
     graph: Graph
@@ -57,14 +54,8 @@ class Scores:
         n: int,
         names: Sequence[str] = (),
     ) -> "Scores":
-        """Average the prompts' summed scores.
-
-        Args:
-            graph: The model's graph.
-            sums: Over the even rows of ``n`` prompts, the odd ones, and all rows at each of
-                ``names``.
-            n: Number of prompts.
-            names: Of the positions.
+        """Average scores summed over the even rows, the odd rows, and all rows at each of
+        ``names``.
         """
         counts = torch.tensor([(n + 1) // 2, n // 2])[:, None, None]
         halves = (sums[:2] / counts).where(graph.edges | (counts == 0), 0.0)
@@ -81,17 +72,15 @@ class Scores:
         by: By = "absolute",
         grow: Grow = "topn",
     ) -> Circuit:
-        """Take the best edges and drop those that dangle.
+        """Take the best edges, and prune.
 
         Args:
-            n_edges: How many edges to take, before dangling ones are dropped; all of them in a
-                graph that has fewer.
+            n_edges: How many edges to take, before pruning; all if the graph has fewer.
             fraction: Or the share of all edges (MIB's k), rounded down to whole edges as MIB does.
             by: ``absolute`` takes the largest magnitudes, ``signed`` the largest scores, so that
-                edges which work against the metric come last.
-            grow: ``topn`` takes the best edges wherever they are; ``greedy`` starts at the logits
-                and takes the best edge into a node that is already in, so that every edge leads
-                somewhere (Hanna et al. 2024).
+                edges which lower the metric come last.
+            grow: ``topn`` takes the best edges anywhere; ``greedy`` searches from the logits, so
+                that every edge has a path to them (Hanna et al. 2024).
 
         Raises:
             CircuitlapseError: If not exactly one of ``n_edges`` and ``fraction`` is given, it is
@@ -131,14 +120,13 @@ class Scores:
     def node_totals(self) -> Float[Tensor, " nodes"]:
         """Sum the scores of the edges out of each head and MLP.
 
-        For the gradient methods that is the node's own attribution: the first-order estimate of the
-        effect of corrupting the node for all its readers at once. ``exact`` effects of edges act
-        together, so that their sum is not the node's: see :func:`circuitlapse.node_effects`.
+        For the gradient methods this is the node's own attribution. ``exact`` effects of edges
+        interact, so their sum is not the node's effect: see :func:`circuitlapse.node_effects`.
         """
         return self.mean[1:].sum(dim=1)
 
     def to_frame(self) -> pl.DataFrame:
-        """List the edges as (writer, reader, score), by writer in graph order."""
+        """List the edges as (source, destination, score), by source in graph order."""
         writers, readers = self.graph.edges.nonzero().unbind(dim=1)
         return pl.DataFrame(
             {
@@ -153,15 +141,9 @@ class Scores:
 def greedy_mask(
     graph: Graph, values: Float[Tensor, "writers readers"], n_edges: int
 ) -> Bool[Tensor, "writers readers"]:
-    """Take ``n_edges`` edges greedily from the logits down; ties go to the first in graph order.
+    """Take ``n_edges`` edges greedily from the logits; ties go to the first in graph order.
 
-    Nodes that end up reading nothing are left in, as they would be in the top n: see
-    :class:`Circuit`, which drops them.
-
-    Args:
-        graph: The whole model's.
-        values: How good each edge is.
-        n_edges: How many to take, at most all.
+    The edges are not pruned: see :class:`Circuit`.
     """
     edges, node_slots = graph.edges, graph.node_slots()
     costs = values.double().neg()
@@ -169,7 +151,7 @@ def greedy_mask(
     opened: set[int] = set()
 
     def open_readers(readers: list[int]) -> None:
-        """Make the edges into readers candidates; heads may share a reader, opened but once."""
+        """Make the edges into destinations candidates, each shared destination once."""
         for reader in readers:
             if reader not in opened:
                 opened.add(reader)

@@ -1,17 +1,16 @@
-"""What an edge outside a circuit carries, and the run in which every edge carries that.
+"""Ablation of the edges outside the circuit: the activations that they carry.
 
-- ``corrupt``: the writer's output on the corrupt prompt, MIB's choice (Mueller et al. 2025).
-- ``mean``: the writer's mean output over a reference set of prompts at the same place, as in Wang
-  et al. (2022), who take prompts of the same template with other names. EAP-IG's positional mean
-  (Hanna et al. 2024) counts places from the left; with prompts of different lengths the last token
-  of one would be averaged with the middle of others. Here a place is how many tokens it is behind
-  the last landmark: the prompt's start, a named position, or its last token. Where all prompts are
-  equally long and names stand at the same index in each, both are the same.
-- ``zero``: nothing.
+- ``corrupt``: resample ablation, the source's output on the corrupt prompt (MIB, Mueller et al.
+  2025).
+- ``mean``: the source's mean output over a reference set of prompts at the aligned position, as in
+  Wang et al. (2022), who take prompts of the same template with other names. EAP-IG's positional
+  mean (Hanna et al. 2024) aligns positions from the start of the prompt. Here a token position is
+  aligned to the last landmark before it: the prompt's start, a named position, or its last token.
+  Both are the same if all prompts have one length and their names one index.
+- ``zero``: zero ablation.
 
-The attention's output biases belong to no writer and are never ablated. With ``mean`` and ``zero``
-it matters that circuits hold no dangling edges: a node without an edge into it would still compute
-something from the ablated stream, and not what ablation puts in its place.
+The attention's output biases belong to no source and are never ablated. ``mean`` and ``zero`` need
+pruned circuits: a node without inputs would still compute something from the ablated stream.
 """
 
 from dataclasses import dataclass
@@ -34,14 +33,14 @@ _BEHIND = 2**32  # more than any offset, so that landmark and offset fit one int
 
 @dataclass(frozen=True)
 class MeanOutputs:
-    """Mean output of every writer at every place of a reference set.
+    """Mean output of every source at every aligned position of a reference set.
 
     Attributes:
         names: Named positions that serve as landmarks, sorted.
-        places: The places, sorted.
-        embedding: Of the input.
-        z: Of the heads, before W_O, layer by layer.
-        mlp_out: Of the MLPs, layer by layer.
+        places: The aligned positions, sorted.
+        embedding: Mean of the input.
+        z: Means of the heads, before W_O, layer by layer.
+        mlp_out: Means of the MLPs, layer by layer.
     """
 
     names: tuple[str, ...]
@@ -51,10 +50,10 @@ class MeanOutputs:
     mlp_out: tuple[Float[Tensor, "places d_model"], ...]
 
     def rows(self, pairs: PromptPairs, width: int) -> Int[Tensor, "prompts width"]:
-        """Say which row holds the mean for each column; any row, where there is only padding.
+        """Return the row of the mean for each position; any row for padding.
 
         Raises:
-            CircuitlapseError: If the reference has no prompt with such a place.
+            CircuitlapseError: If the reference has no such position.
         """
         places = _places(pairs, self.names, width)
         rows = torch.searchsorted(self.places, places).clamp(max=len(self.places) - 1)
@@ -72,7 +71,7 @@ class MeanOutputs:
 
 
 def check_ablation(ablation: Ablation, reference: PromptPairs | None) -> None:
-    """Say why there is no such ablation.
+    """Check the ablation's name and its reference.
 
     Raises:
         CircuitlapseError: If the name is unknown, or a reference is given where it has no use.
@@ -94,14 +93,10 @@ def check_ablation(ablation: Ablation, reference: PromptPairs | None) -> None:
 def mean_outputs(
     decoder: Decoder, pairs: PromptPairs, reference: PromptPairs | None, batch_size: int | None
 ) -> MeanOutputs:
-    """Average what every writer puts out on the corrupt prompts of the reference.
+    """Average every source's output on the reference's corrupt prompts, by default those of
+    ``pairs``.
 
-    Args:
-        decoder: The model.
-        pairs: What circuits will be run on.
-        reference: Pairs whose corrupt prompts to average over; None for those of ``pairs``. Named
-            positions are landmarks where both have them.
-        batch_size: Pairs per batch; by default as many as fit a fixed memory budget.
+    Landmarks are the named positions that both have.
     """
     reference = pairs if reference is None else reference
     names = tuple(sorted({*pairs.positions} & {*reference.positions}))
@@ -158,16 +153,10 @@ def mean_outputs(
 def ablated_run(
     decoder: Decoder, batch: Suffixes, ablation: Ablation, means: MeanOutputs | None
 ) -> list[Step]:
-    """What every block holds when every edge is ablated: the run of the empty circuit.
+    """Return every block's activations when every edge is ablated: the empty circuit.
 
-    Each writer puts out what ablation gives it, and the readers see the sums of that. Only for
-    ``corrupt`` is that a run of the model.
-
-    Args:
-        decoder: The model.
-        batch: Whole prompts, but for ``corrupt``.
-        ablation: What the edges carry.
-        means: For ``mean`` only.
+    Each source has its ablated output and destinations read the sums. Only for ``corrupt`` is this
+    a run of the model. Other ablations need whole prompts in ``batch``.
     """
     if ablation == "corrupt":
         return decoder.trace(batch.corrupt, batch.context)
@@ -199,7 +188,7 @@ def ablated_run(
 
 
 def _places(pairs: PromptPairs, names: tuple[str, ...], width: int) -> Int[Tensor, "prompts width"]:
-    """Number every column by its last landmark and how far behind that it is."""
+    """Number every position by its last landmark and the distance to it."""
     last = pairs.lengths - 1
     landmarks = torch.stack(
         [torch.zeros_like(last), *[pairs.positions[name] for name in names], last]
@@ -216,6 +205,6 @@ def _places(pairs: PromptPairs, names: tuple[str, ...], width: int) -> Int[Tenso
 
 
 def _real(pairs: PromptPairs, width: int) -> Bool[Tensor, "prompts width"]:
-    """Which columns are tokens that something may read."""
+    """Which positions are real tokens."""
     ends = pairs.reads().amax(dim=1, keepdim=True)
     return torch.arange(width, device=ends.device) <= ends

@@ -1,9 +1,8 @@
-"""Running a circuit: its edges carry what it computes, all others what ablation puts there.
+"""Forward pass of a circuit: its edges carry computed activations, all others ablated ones.
 
-The input of a reader is the ablated residual stream plus, over the circuit's edges into it, how far
-the writers have moved from their ablated outputs. With the movements of all writers in one matrix,
-the inputs of a whole layer are one product with the mask; a reader without an edge keeps its
-ablated value, and readers with the same edges share one input.
+The input of a destination is the ablated residual stream plus, over the circuit's edges into it,
+the sources' differences from their ablated outputs. The inputs of a whole layer are one product of
+all differences with the mask. A destination without an edge keeps its ablated value.
 """
 
 import torch
@@ -18,12 +17,12 @@ from circuitlapse.shapes import Bool, Float
 
 
 class CircuitRun:
-    """One circuit on one batch: the movements of its writers away from the ablated run.
+    """One circuit on one batch.
 
     Attributes:
-        moved: How far each used writer has moved, where it is known, ``[used, batch, pos,
+        moved: Difference of each used source from its ablated output, ``[used, batch, pos,
             d_model]``, filled in graph order.
-        moved_at_reads: The same where logits are read.
+        moved_at_reads: The same at the positions that need logits.
     """
 
     def __init__(
@@ -34,15 +33,8 @@ class CircuitRun:
         circuit: Circuit,
         room: Float[Tensor, "writers batch pos d_model"] | None = None,
     ) -> None:
-        """Prepare.
-
-        Args:
-            decoder: The model.
-            batch: The batch.
-            ablated: From :func:`circuitlapse.circuits.ablation.ablated_run`.
-            circuit: The circuit.
-            room: Memory for the movements, of which the run takes what it needs, so that several
-                circuits can use the same: the system is slow to hand out so much.
+        """Prepare, with ``ablated`` from ``ablated_run``; ``room`` is memory that circuits can
+        share.
         """
         self.decoder, self.batch, self.ablated = decoder, batch, ablated
         self.graph: Graph = circuit.graph
@@ -76,7 +68,7 @@ class CircuitRun:
         return self._inputs(base, [self.graph.logits_reader], True)[:, 0]
 
     def _put(self, moved: Float[Tensor, "some batch pos d_model"], at_reads: bool) -> None:
-        """Add the next writers; those of the last layer come only where logits are read."""
+        """Add the next sources; those of the last layer only have the positions that need logits."""
         rows = slice(self.filled, self.filled + len(moved))
         if at_reads:
             self.moved_at_reads[rows] = moved
@@ -89,7 +81,7 @@ class CircuitRun:
     def _inputs(
         self, base: Float[Tensor, "batch pos d_model"], readers: list[int], at_reads: bool
     ) -> Float[Tensor, "batch some pos d_model"]:
-        """Return the readers' inputs, given the ablated residual stream there."""
+        """Return the destinations' inputs, given the ablated residual stream."""
         moved = self.moved_at_reads if at_reads else self.moved
         weights = self.weights[: self.filled, readers].T.expand(len(base), -1, -1)
         # Prompt by prompt: one product with so few rows would use but one core.
@@ -127,11 +119,9 @@ class CircuitRun:
     def _normed(
         self, layer: int, readers: list[int], reads: bool
     ) -> tuple[Float[Tensor, "batch different pos d_model"], dict[int, int]]:
-        """Normalise the inputs of a layer's slots; those with the same edges have one together.
+        """Normalise the inputs of a layer's slots, once for slots with the same edges.
 
-        Returns:
-            The inputs that differ, and which of them is each reader's; a reader without an edge has
-            none.
+        Returns the different inputs, and each destination's index among them; none without an edge.
         """
         base = self.ablated[layer].resid_pre
         if reads:
@@ -192,7 +182,7 @@ class CircuitRun:
 
 
 def _rows(x: Float[Tensor, "all *shape"], rows: list[int]) -> Float[Tensor, "some *shape"]:
-    """Take some rows, each as one block: several times as fast as indexing with a list."""
+    """Select rows as one block each, which is faster than indexing with a list."""
     if rows == list(range(len(x))):
         return x
     return x.index_select(0, torch.tensor(rows, device=x.device))

@@ -1,12 +1,9 @@
-"""Completeness (Wang et al. 2022): does the circuit hold everything that the model uses?
+"""Completeness (Wang et al. 2022): does the circuit contain everything that the model uses?
 
-F is the mean metric, C the circuit, M the whole model. Where the circuit is complete, taking the
-same nodes K ⊆ C out of both leaves both as good as each other: |F(C∖K) − F(M∖K)| is small for every
-K. A large one means that the model has something beside the circuit that does the work of K, such
-as backup heads. Which K to try: the nodes of one role, random ones, and greedily those that make
-the difference as large as it gets.
-
-Circuits with nodes taken out of them: what completeness and minimality are made of.
+F is the mean metric, C the circuit, M the whole model. If the circuit is complete, removing the
+same nodes K ⊆ C from both leaves both equally good: |F(C∖K) − F(M∖K)| is small for every K. A large
+value means that the model has redundant components outside the circuit, such as backup heads. K can
+be the nodes of one role, random nodes, or a greedy choice that maximises the difference.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -29,7 +26,7 @@ from circuitlapse.stats.intervals import Estimate, mean_interval
 
 @dataclass(frozen=True, eq=False)
 class Incompleteness:
-    """Circuit and model without the same nodes, in the metric's unit (logits, unless chosen).
+    """Circuit and model without the same nodes, in the metric's unit (logits by default).
 
     Attributes:
         removed: K, in graph order.
@@ -72,8 +69,8 @@ def completeness(
         circuit: C.
         pairs: Clean and corrupt prompts with their metric.
         sets: The sets K to remove: names of nodes of the circuit, by role or from
-            :func:`random_sets`. The empty set compares the circuit with the model as they are.
-        ablation: What removed edges and edges outside carry; see :func:`evaluate_circuit`.
+            :func:`random_sets`. The empty set compares the circuit with the model.
+        ablation: Ablation of removed edges and edges outside; see :func:`evaluate_circuit`.
         metric: See :mod:`circuitlapse.prompts.metrics`.
         reference: For ``mean`` ablation; see :func:`evaluate_circuit`.
         batch_size: Pairs per batch; by default as many as fit a fixed memory budget.
@@ -82,7 +79,7 @@ def completeness(
         One result per set, in their order.
 
     Raises:
-        CircuitlapseError: If a set holds something that is no node of the circuit, and as
+        CircuitlapseError: If a set holds a name that is no node of the circuit, and as
             :func:`evaluate_circuit` does.
     """
     for nodes in sets:
@@ -111,21 +108,21 @@ def greedy_completeness(
     reference: PromptPairs | None = None,
     batch_size: int | None = None,
 ) -> list[Incompleteness]:
-    """Grow K node by node, adding what makes |F(C∖K) − F(M∖K)| largest, and so look for the worst.
+    """Grow K node by node, each time adding the node that maximises |F(C∖K) − F(M∖K)|.
 
-    Every step runs two circuits per candidate, of which one is nearly the whole model.
+    Every step runs two circuits per candidate, one of them almost the whole model.
 
     Args:
         model: From :func:`circuitlapse.load_model`.
         circuit: C.
         pairs: Clean and corrupt prompts with their metric.
-        n_nodes: How large K may grow.
-        candidates: How many randomly drawn nodes to try in each step; None for all that are left.
-        seed: Of that draw.
-        ablation: See :func:`completeness`, as for all that follow.
-        metric: Likewise.
-        reference: Likewise.
-        batch_size: Likewise.
+        n_nodes: Largest size of K.
+        candidates: How many randomly drawn nodes to try in each step; None for all.
+        seed: Seed of that draw.
+        ablation: See :func:`completeness`, also for the other arguments.
+        metric: See :func:`completeness`.
+        reference: See :func:`completeness`.
+        batch_size: See :func:`completeness`.
 
     Returns:
         The best K of 1, 2, … ``n_nodes`` nodes, each with one node more than the one before.
@@ -194,10 +191,10 @@ def metrics_of(evaluate: Evaluate, circuits: Sequence[Circuit]) -> Float[Tensor,
 
 
 def check_removed(circuit: Circuit, nodes: Collection[str]) -> None:
-    """Say which node cannot be removed from a circuit, as it is none of its own.
+    """Check that all nodes belong to the circuit.
 
     Raises:
-        CircuitlapseError: With its name.
+        CircuitlapseError: With the name of one that does not.
     """
     foreign = [node for node in nodes if node not in circuit.nodes]
     if foreign:
@@ -213,10 +210,10 @@ def random_sets(
 ) -> list[tuple[str, ...]]:
     """Draw sets of a circuit's nodes, each node with probability ``share``.
 
-    With one half every subset is as likely as any other.
+    With 0.5 every subset is equally likely.
 
     Args:
-        circuit: Whose nodes.
+        circuit: The circuit.
         n_sets: How many sets.
         seed: The same seed and circuit give the same sets.
         share: Between 0 and 1.

@@ -43,18 +43,18 @@ def faithfulness_curve(
     ablation: Ablation = "corrupt",
     reference: PromptPairs | None = None,
 ) -> list[CircuitEvaluation]:
-    """Evaluate the circuits of growing size that one ranking of the edges gives.
+    """Evaluate circuits of growing size from one ranking of the edges.
 
     Args:
         model: From :func:`circuitlapse.load_model`.
         scores: From :func:`circuitlapse.attribute`, on the same or other prompts.
         pairs: Clean and corrupt prompts with their metric.
-        fractions: Sizes as shares of all edges, before dangling edges are dropped.
+        fractions: Sizes as shares of all edges, before pruning.
         by: How to rank: see :meth:`Scores.top`.
         metric: See :mod:`circuitlapse.prompts.metrics`.
         batch_size: Pairs per batch; by default as many as fit a fixed memory budget.
         grow: How to choose edges: see :meth:`Scores.top`.
-        ablation: What edges outside carry: see :func:`evaluate_circuit`.
+        ablation: Ablation of the edges outside: see :func:`evaluate_circuit`.
         reference: For ``mean`` ablation: see :func:`evaluate_circuit`.
 
     Returns:
@@ -98,7 +98,7 @@ def cmd(
     """Area under |1 − f(k)| with its 95 % bootstrap interval over prompts (MIB's CMD).
 
     MIB reports it for circuits of the largest absolute scores: ``by="absolute"``. Arguments and
-    refusals are those of :func:`cpr`.
+    errors are those of :func:`cpr`.
     """
     return _area("CMD", lambda f: np.abs(1 - f), evaluations, fractions, repeats, seed)
 

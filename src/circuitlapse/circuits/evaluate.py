@@ -1,11 +1,8 @@
-"""How a circuit does by itself, with every edge outside it ablated.
-
-Faithfulness as MIB (Mueller et al. 2025) defines it, and when not to compute it.
+"""Faithfulness of a circuit, with every edge outside it ablated (MIB, Mueller et al. 2025).
 
 f(C) = (m(C) − m(∅)) / (m(M) − m(∅)), with m the mean metric over prompts, ∅ the circuit without
-edges and M the whole model. It is unbounded on purpose and never clamped. Where the denominator is
-not clear of zero (a model that cannot do the task) it would be noise, and is refused with the
-reason.
+edges and M the whole model. It is unbounded and never clamped. If the 95 % interval of the
+denominator includes zero (a model that fails on the task), f is undefined and not reported.
 """
 
 from collections.abc import Sequence
@@ -29,7 +26,7 @@ from circuitlapse.stats.intervals import near_zero
 
 @dataclass(frozen=True, eq=False)
 class CircuitEvaluation:
-    """How a circuit does with everything outside it ablated, one entry per prompt.
+    """Metrics of a circuit with every edge outside it ablated, one entry per prompt.
 
     Attributes:
         metric: The circuit's metric, m(C), in the metric's unit: logits for logit differences.
@@ -37,7 +34,7 @@ class CircuitEvaluation:
         empty: The empty circuit's, m(∅), under the same ablation. With ``corrupt`` ablation that is
             the corrupt prompt with the clean prompt's answer.
         n_edges: Number of edges in the circuit.
-        ablation: What the edges outside carry.
+        ablation: Ablation of the edges outside.
     """
 
     metric: Float[Tensor, " prompts"]
@@ -48,9 +45,9 @@ class CircuitEvaluation:
 
     @property
     def refusal(self) -> str | None:
-        """Why there is no faithfulness, or None where there is one.
+        """Why faithfulness is undefined, or None if it is defined.
 
-        The 95 % interval over prompts (Student's t) of m(M) − m(∅) must not touch zero.
+        The 95 % interval over prompts (Student's t) of m(M) − m(∅) must not include zero.
         """
         return near_zero((self.clean - self.empty).double().numpy())
 
@@ -88,11 +85,11 @@ def evaluate_circuit(
 
     Args:
         model: From :func:`circuitlapse.load_model`.
-        circuit: From ``scores.top(...)`` or a mask of one's own.
+        circuit: From ``scores.top(...)`` or your own mask.
         pairs: Clean and corrupt prompts with their metric.
-        ablation: What the edges outside carry: the writer's output on the ``corrupt`` prompt, its
-            ``mean`` output over a reference set of prompts at the same place (see
-            :mod:`circuitlapse.circuits.ablation`), or nothing (``zero``).
+        ablation: What the edges outside carry: the source's output on the ``corrupt`` prompt
+            (resample ablation), its ``mean`` output over a reference set of prompts at the aligned
+            position (see :mod:`circuitlapse.circuits.ablation`), or ``zero``.
         metric: See :mod:`circuitlapse.prompts.metrics`.
         reference: For ``mean``: pairs whose corrupt prompts are averaged over, by default those of
             ``pairs``.
@@ -115,7 +112,9 @@ def evaluate_circuits(
     reference: PromptPairs | None = None,
     batch_size: int | None = None,
 ) -> list[CircuitEvaluation]:
-    """Evaluate several circuits, as :func:`evaluate_circuit` does, on one pair of plain runs."""
+    """Evaluate several circuits as :func:`evaluate_circuit` does, sharing the clean and ablated
+    runs.
+    """
     decoder, graph = model.decoder, model.graph
     check_ablation(ablation, reference)
     for circuit in circuits:
@@ -173,7 +172,7 @@ def evaluate_circuits(
 
 
 def check_defined(evaluation: CircuitEvaluation, what: str) -> None:
-    """Refuse what divides by m(M) − m(∅) where that is not clear of zero.
+    """Check that m(M) − m(∅), the denominator, is clear of zero.
 
     Raises:
         CircuitlapseError: With the reason.

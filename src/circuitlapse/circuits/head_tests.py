@@ -1,7 +1,7 @@
-"""Roles of heads, and the tests by which a head is told to have one.
+"""Roles of heads, and the tests of each role.
 
-The tests are those of Wang et al. (2022) for the circuit of indirect object identification. Each
-gives every head of a model a number that is larger the better the head fits.
+The tests are those of Wang et al. (2022) for indirect object identification. Each gives every head
+a number that is larger the better the head fits.
 """
 
 from collections.abc import Sequence
@@ -29,9 +29,9 @@ class Attends:
     """Mean attention from one named position to another.
 
     Attributes:
-        source: Where the query stands, perhaps with a shift, such as ``S+1``.
-        target: Where the key stands.
-        at_least: The weight below which nothing is said to be attended to.
+        source: Position of the query, perhaps with a shift, such as ``S+1``.
+        target: Position of the key.
+        at_least: Minimum weight.
     """
 
     source: str
@@ -45,11 +45,11 @@ class Attends:
 
 @dataclass(frozen=True)
 class Copies:
-    """Copying score of the tokens at named positions.
+    """Copy score of the tokens at named positions.
 
     Attributes:
         at: The positions.
-        negative: Whether the head must write the opposite of its token.
+        negative: Whether to use the negative copy score.
         at_least: Share of the tokens; the paper has name movers above 0.95 and the average head
             below 0.2.
     """
@@ -65,11 +65,11 @@ class Copies:
 
 @dataclass(frozen=True)
 class Repeats:
-    """Attention on random tokens that come twice.
+    """Attention on repeated random tokens.
 
     Attributes:
         kind: To which token; see :class:`circuitlapse.reading.repeats.RepeatScores`.
-        at_least: The weight below which nothing is said to be attended to.
+        at_least: Minimum weight.
     """
 
     kind: Literal["previous", "duplicate", "induction"]
@@ -82,10 +82,9 @@ class Repeats:
 
 @dataclass(frozen=True)
 class FeedsQueries:
-    """How much of the metric depends on what the head writes into the queries of other heads.
+    """Mean effect of the paths from the head to the queries of other heads, through any MLPs.
 
-    It is the mean effect, in logits, of patching the paths from the head to these queries, by way
-    of any MLPs (Wang et al. 2022).
+    It is path patching as in Wang et al. (2022), in logits.
 
     Attributes:
         of: The other heads.
@@ -105,12 +104,12 @@ Test = Attends | Copies | Repeats | FeedsQueries
 
 @dataclass(frozen=True)
 class Role:
-    """Heads that are expected to do one thing.
+    """A role and the heads expected to have it.
 
     Attributes:
-        name: What they are called.
-        heads: Which they are.
-        tests: What tells them from other heads: the product of all.
+        name: Name of the role.
+        heads: The heads.
+        tests: Tests of the role; a head's score is their product.
     """
 
     name: str
@@ -121,7 +120,7 @@ class Role:
 def run_tests(
     model: Model, pairs: PromptPairs, tests: Sequence[Test], seed: int
 ) -> dict[Test, Float[Tensor, "layers heads"]]:
-    """Run tests on every head of a model, each kind of them together.
+    """Run tests on every head of a model.
 
     Raises:
         CircuitlapseError: If the pairs lack a position, or the model cannot run them.

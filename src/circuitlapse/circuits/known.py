@@ -1,9 +1,8 @@
-"""Known-answer checks: are heads that were published found again, each by the test of its role?
+"""Known-answer check: are published heads found again, each by the test of its role?
 
-Heads that others have found and published: answers that are known before anything is computed.
-
-Wang et al. (2022), "Interpretability in the wild: a circuit for indirect object identification in
-GPT-2 small". The paper's S2 is the position ``S_again`` here, its S1 is ``S``.
+The heads are those of Wang et al. (2022), "Interpretability in the wild: a circuit for indirect
+object identification in GPT-2 small". The paper's S2 is the position ``S_again`` here, its S1 is
+``S``.
 """
 
 from collections.abc import Sequence
@@ -35,10 +34,10 @@ class HeadCheck:
     Attributes:
         role: Name of its role.
         node: The head, such as ``a9.h9``.
-        values: What each of the role's tests gives for it.
-        rank: Its place among all heads of the model by the product of the tests; 1 is the best.
-        allowed: The last place that counts.
-        hit: Whether its place counts, and each test reaches its own minimum.
+        values: Values of the role's tests.
+        rank: Its rank among all heads by the product of the tests; 1 is the best.
+        allowed: The last rank that counts.
+        hit: Whether its rank counts, and each test reaches its own minimum.
     """
 
     role: str
@@ -54,10 +53,10 @@ class KnownHeads:
     """The outcome of a check.
 
     Attributes:
-        roles: What was expected.
+        roles: The expected roles.
         heads: Every expected head, by role.
-        effects: Exact effect of giving each head its corrupt output, in logits, as ``patch`` gives.
-        behaviour: How the model answers the prompts.
+        effects: Effect of patching each head's corrupt output, in logits.
+        behaviour: The model's answers.
         clean: Mean logit difference on the clean prompts.
         corrupt: The same on the corrupt ones.
     """
@@ -111,18 +110,11 @@ class KnownHeads:
 def check_heads(
     model: Model, pairs: PromptPairs, roles: Sequence[Role], seed: int = 0
 ) -> KnownHeads:
-    """Look for expected heads among all heads of a model.
+    """Test expected heads against all heads of a model.
 
-    A head's score for a role is the product of the role's tests, negative ones counting as 0. It is
-    a hit where it comes among the first tenth of all the model's heads (or twice as many as the
-    role has, if that is more) and passes the minimum of every test: of heads chosen blindly about
-    one in ten would have the rank, and few of these the minima.
-
-    Args:
-        model: From :func:`circuitlapse.load_model`.
-        pairs: Prompts with the positions that the tests name.
-        roles: The expected heads, such as :data:`circuitlapse.circuits.known.IOI_HEADS`.
-        seed: Draws the random tokens of the tests that use some.
+    A head's score for a role is the product of the role's tests, negative ones counting as 0. A hit
+    is in the first tenth of all heads (or twice the role's number of heads, if that is more) and
+    passes every test's minimum. About one in ten heads has such a rank by chance.
 
     Raises:
         CircuitlapseError: If the model has no such heads, or the pairs no such positions.
@@ -161,7 +153,7 @@ def check_heads(
 
 
 def pairs_for(model: Model, task: Task, corruption: str, n: int, seed: int = 0) -> PromptPairs:
-    """Draw prompts of a task whose names the model's tokenizer has as single tokens.
+    """Draw prompts of a task whose names are single tokens for the model.
 
     Raises:
         CircuitlapseError: If the model has no tokenizer, or the task cannot be built for it.

@@ -36,27 +36,25 @@ def export_circuit(
 ) -> Path:
     """Write scores, a circuit or both for MIB's circuit track and EAP-IG.
 
-    With scores alone no edge is marked as in the graph: the reader picks its own. With a circuit
-    alone an edge's score is 1 inside and 0 outside, as their readers want a score. The file appears
-    whole or not at all; a file of that name is replaced.
+    With scores alone no edge is marked as in the graph. With a circuit alone an edge's score is 1
+    inside and 0 outside. Writing is atomic; an existing file is replaced.
 
-    In that layout every head has a key and a value reader of its own. Where heads share them
-    (grouped queries), a circuit is written with each shared edge repeated for the heads that take
-    part, which computes the same; a score belongs to all of them together and cannot be shared
-    out, so scores of such a model are refused.
+    In that layout every head has its own key and value. With grouped queries, a circuit's shared
+    edges are repeated for the heads that take part, which computes the same. A score belongs to all
+    these heads together, so scores of such a model cannot be exported.
 
     Args:
-        path: Where to; ``.json`` or ``.pt`` chooses the form.
+        path: Output file; ``.json`` or ``.pt`` chooses the format.
         model: The model that they belong to.
         scores: From :func:`circuitlapse.attribute`.
-        circuit: From ``scores.top(...)`` or a mask of one's own.
+        circuit: From ``scores.top(...)`` or your own mask.
 
     Returns:
         The path.
 
     Raises:
-        CircuitlapseError: If neither is given, one belongs to another graph, the ending is
-            unknown, there is a directory at the path, or the layout has no place for the scores.
+        CircuitlapseError: If neither is given, one belongs to another graph, the ending is unknown,
+            there is a directory at the path, or the layout has no place for the scores.
     """
     path, graph = Path(path), model.graph
     if path.suffix not in (".json", ".pt"):

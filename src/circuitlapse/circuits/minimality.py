@@ -1,8 +1,8 @@
-"""Minimality (Wang et al. 2022): is every node of the circuit needed?
+"""Minimality (Wang et al. 2022): is every node of the circuit necessary?
 
 F is the mean metric, C the circuit. For each node v of C there should be some K ⊆ C∖{v} without
-which v matters: |F(C∖(K ∪ {v})) − F(C∖K)| is large. With K empty it is the plain effect of taking v
-out; nodes that stand in for each other, such as name movers, show only once the others are gone.
+which v matters: |F(C∖(K ∪ {v})) − F(C∖K)| is large. With K empty it is the plain effect of removing
+v. Redundant nodes, such as name movers, matter only after the others are removed.
 """
 
 from collections.abc import Collection, Sequence
@@ -24,12 +24,12 @@ from circuitlapse.stats.intervals import Estimate, mean_interval
 
 @dataclass(frozen=True, eq=False)
 class NodeMinimality:
-    """A node and the set without which it matters most, of those tried.
+    """A node, and the set K without which it matters most.
 
     Attributes:
         node: v.
         removed: K, in graph order.
-        without_set: F(C∖K) of every prompt, in the metric's unit (logits, unless chosen).
+        without_set: F(C∖K) of every prompt, in the metric's unit (logits by default).
         without_both: F(C∖(K ∪ {v})) of every prompt.
     """
 
@@ -62,24 +62,24 @@ def minimality(
     reference: PromptPairs | None = None,
     batch_size: int | None = None,
 ) -> list[NodeMinimality]:
-    """Find for every node of the circuit the set, of those given, without which it matters most.
+    """Find for every node of the circuit the given set without which it matters most.
 
     Args:
         model: From :func:`circuitlapse.load_model`.
         circuit: C.
         pairs: Clean and corrupt prompts with their metric.
-        sets: Sets of the circuit's nodes to try as K beside the empty one, by role or from
+        sets: Sets of the circuit's nodes to try as K, in addition to the empty set, by role or from
             :func:`random_sets`; for a node that is in one, K is the rest of it.
-        ablation: What removed edges and edges outside carry; see :func:`evaluate_circuit`.
+        ablation: Ablation of removed edges and edges outside; see :func:`evaluate_circuit`.
         metric: See :mod:`circuitlapse.prompts.metrics`.
         reference: For ``mean`` ablation; see :func:`evaluate_circuit`.
         batch_size: Pairs per batch; by default as many as fit a fixed memory budget.
 
     Returns:
-        One result per node of the circuit, in graph order; of sets that do equally well, the first.
+        One result per node of the circuit, in graph order; ties go to the first set.
 
     Raises:
-        CircuitlapseError: If a set holds something that is no node of the circuit, and as
+        CircuitlapseError: If a set holds a name that is no node of the circuit, and as
             :func:`evaluate_circuit` does.
     """
     for nodes in sets:
