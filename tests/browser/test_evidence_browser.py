@@ -128,7 +128,7 @@ def test_a_change_is_marked_under_the_curves_and_pins_its_head(opened, page_path
     told = page.inner_text("#head-tables")
     assert "queries from" in told
     assert "90 % of the change is reached at step" in told
-    assert "In the gained base its output is multiplied by" in told
+    assert "In the rescaled base its output is multiplied by" in told
 
 
 def test_the_numbers_of_each_table_download(opened, page_path):

@@ -48,7 +48,7 @@ def check_positions(pairs: PromptPairs) -> None:
 
 
 def with_elsewhere(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Names of all parts of the scores: the named positions and, if there are any, ``elsewhere``."""
+    """Names of all parts of the scores: the named positions and, if any, ``elsewhere``."""
     return (*names, ELSEWHERE) if names else ()
 
 

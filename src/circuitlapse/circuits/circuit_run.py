@@ -68,7 +68,7 @@ class CircuitRun:
         return self._inputs(base, [self.graph.logits_reader], True)[:, 0]
 
     def _put(self, moved: Float[Tensor, "some batch pos d_model"], at_reads: bool) -> None:
-        """Add the next sources; those of the last layer only have the positions that need logits."""
+        """Add the next sources; the last layer's have only the positions that need logits."""
         rows = slice(self.filled, self.filled + len(moved))
         if at_reads:
             self.moved_at_reads[rows] = moved

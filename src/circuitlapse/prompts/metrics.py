@@ -47,14 +47,9 @@ def logit_difference(
     answers: Int[Tensor, " prompts"] | Int[Tensor, "prompts right"],
     distractors: Int[Tensor, "prompts distractors"],
 ) -> Float[Tensor, " prompts"]:
-    """Return the answer's logit minus the mean of the distractors' logits.
+    """Return the answer's logit minus the distractors' mean logit (Wang et al. 2022).
 
-    With one distractor it is the logit difference of Wang et al. (2022).
-
-    Args:
-        logits: Logits at each prompt's last token.
-        answers: Token id of the right answer, or of all right ones, −1 where there are fewer.
-        distractors: Token ids of the wrong candidates, −1 where there are fewer.
+    Missing answers and distractors are −1.
     """
     right = answers[:, None] if answers.ndim == 1 else answers
     return candidate_mean(_logits_of(right, logits), right) - candidate_mean(
@@ -65,7 +60,7 @@ def logit_difference(
 def candidate_mean(
     values: Float[Tensor, "prompts candidates *more"], tokens: Int[Tensor, "prompts candidates"]
 ) -> Float[Tensor, "prompts *more"]:
-    """Average over each prompt's candidates, leaving out those whose token is −1."""
+    """Average over each prompt's candidates, without missing ones (−1)."""
     real = tokens >= 0
     if bool(real.all()):
         return values.mean(dim=1)
@@ -82,7 +77,7 @@ def _logits_of(
 
 
 def check_metric(metric: Metric, pairs: PromptPairs, needs_gradient: bool = False) -> None:
-    """Say why a metric cannot be computed on these pairs, if it cannot.
+    """Check that a metric can be computed on these pairs.
 
     Raises:
         CircuitlapseError: If there is no such metric, it has no gradient where one is needed, or
@@ -122,13 +117,9 @@ def compute_metric(
     pairs: PromptPairs,
     reference: Float[Tensor, "prompts reads vocab"] | None = None,
 ) -> Float[Tensor, " prompts"]:
-    """Compute a metric from logits.
+    """Compute a metric that :func:`check_metric` has passed from logits.
 
-    Args:
-        metric: One that :func:`check_metric` has passed.
-        logits: Logits where each answer's tokens are predicted; see :meth:`PromptPairs.reads`.
-        pairs: Their answers and distractors.
-        reference: The clean model's logits, which ``neg_kl`` compares with.
+    ``reference`` holds the clean model's logits for ``neg_kl``.
 
     Raises:
         CircuitlapseError: If a callable does not return one number per prompt.
@@ -168,7 +159,7 @@ def compute_metric(
 def best(
     tokens: Int[Tensor, "prompts candidates"], logits: Float[Tensor, "prompts vocab"]
 ) -> Float[Tensor, " prompts"]:
-    """Return the largest logit among candidates, some of which may be missing (−1)."""
+    """Return the largest logit among candidates, without missing ones (−1)."""
     return _logits_of(tokens, logits, -torch.inf).amax(dim=1)
 
 
@@ -213,17 +204,10 @@ def _called(
 def in_order(
     metric: Callable[..., Any], rows: Int[Tensor, " batch"], pairs: PromptPairs, whole: bool
 ) -> Callable[..., Any]:
-    """Return a callable that hands its rows to another one in the caller's order.
+    """Return a callable metric that gets its rows in the caller's order.
 
-    Args:
-        metric: A metric of the caller's own.
-        rows: Which of the caller's prompts a batch holds.
-        pairs: These prompts.
-        whole: Whether they are all there are, so that a prompt may be known by its row.
-
-    Returns:
-        A metric of the batch. It refuses, when first called, a metric of logits alone that gives a
-        prompt another number in another row, unless the prompts are all there are.
+    A metric of logits alone must not depend on a prompt's row unless the batch is ``whole`` (all
+    prompts); the first call checks this and raises.
     """
     order = rows.argsort()
     back, pairs = order.argsort(), pairs[order]

@@ -1,8 +1,7 @@
-"""Clean and corrupt prompts as tensors: the only form in which the engine sees a task.
+"""Clean and corrupt prompts as tensors, the engine's only input.
 
-Prompts are padded on the right. Under a causal mask nothing to the right of a prompt's last token
-can reach it, so no attention mask is needed anywhere in the engine, and absolute positions stay
-what they were in the unpadded prompt.
+Prompts are padded on the right. Under a causal mask no real token attends to the padding, so the
+engine needs no attention mask, and absolute positions are those of the unpadded prompt.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,7 +25,7 @@ from circuitlapse.shapes import Bool, Int
 
 @dataclass(frozen=True)
 class PromptPairs:
-    """Pairs of token sequences of equal length, with the answer tokens their metric compares.
+    """Pairs of token sequences of equal length, with the answers and distractors of their metric.
 
     Attributes:
         clean: Token ids, ``[prompts, pos]``, padded on the right. An answer of several tokens has
@@ -36,12 +35,12 @@ class PromptPairs:
         answers: The right next token after the clean prompt, ``[prompts]``.
         distractors: The wrong candidates, ``[prompts, distractors]``, −1 where there are fewer.
         positions: Token index of each named position in the clean prompt, ``[prompts]`` each.
-        continuations: The answers' further tokens, ``[prompts, more]``, −1 behind their ends; no
-            columns where every answer is one token.
-        also: Other right next tokens, ``[prompts, also]``, −1 where there are fewer; no columns
-            where every prompt has one right answer.
+        continuations: The answers' further tokens, ``[prompts, more]``, −1 after their ends; empty
+            if every answer is one token.
+        also: Other right next tokens, ``[prompts, also]``, −1 where there are fewer; empty if every
+            prompt has one right answer.
         distractor_continuations: The distractors' further tokens, ``[prompts, distractors, more]``,
-            −1 behind their ends; no columns where every distractor is one token.
+            −1 after their ends; empty if every distractor is one token.
     """
 
     clean: Int[Tensor, "prompts pos"]
@@ -59,7 +58,7 @@ class PromptPairs:
     )
 
     def __post_init__(self) -> None:
-        """Give single answers of one token their empty further tokens and answers."""
+        """Fill in empty continuations and other answers."""
         empty = {
             "continuations": (len(self.clean), 0),
             "also": (len(self.clean), 0),
@@ -160,7 +159,7 @@ class PromptPairs:
         return len(self.clean)
 
     def __getitem__(self, rows: slice | Tensor) -> "PromptPairs":
-        """Take some of the pairs, by a slice or a tensor of row numbers."""
+        """Select pairs, by a slice or a tensor of row numbers."""
         return self._each(lambda tensor: tensor[rows])
 
     def to(self, device: torch.device | str) -> "PromptPairs":
@@ -168,18 +167,18 @@ class PromptPairs:
         return self._each(lambda tensor: tensor.to(device))
 
     def trimmed(self) -> "PromptPairs":
-        """Drop the columns that are padding in every prompt."""
+        """Drop the positions that are padding in every prompt."""
         width = int(self.reads().max()) + 1
         return replace(self, clean=self.clean[:, :width], corrupt=self.corrupt[:, :width])
 
     def reads(self) -> Int[Tensor, "prompts tokens"]:
-        """Columns whose logits predict each answer's tokens; short answers repeat their last."""
+        """Positions whose logits predict each answer's tokens; short answers repeat their last."""
         n_more = (self.continuations >= 0).sum(dim=1, keepdim=True)
         step = torch.arange(1 + self.continuations.shape[1], device=self.lengths.device)
         return (self.lengths - 1)[:, None] + step.minimum(n_more)
 
     def answer_tokens(self) -> tuple[Int[Tensor, "prompts tokens"], Bool[Tensor, "prompts tokens"]]:
-        """Return the answers' tokens in full, filled up with 0, and which of them are real."""
+        """Return the answers' tokens in full, padded with 0, and which of them are real."""
         tokens = torch.cat([self.answers[:, None], self.continuations], dim=1)
         return tokens.clamp(min=0), tokens >= 0
 
@@ -193,7 +192,7 @@ class PromptPairs:
         return torch.cat([self.answers[:, None], self.also], dim=1)
 
     def answered_by(self, distractor: int) -> "PromptPairs":
-        """Put one distractor in the answer's place; where there is none, what is there stays."""
+        """Replace the answer by one distractor, where there is one."""
         first, more = self.distractors[:, distractor], self.distractor_continuations[:, distractor]
         first = torch.where(first < 0, self.answers, first)
         both = [
@@ -220,7 +219,7 @@ class PromptPairs:
     def first_difference(self) -> Int[Tensor, " prompts"]:
         """Index of the first token that differs within each pair; its length where none does.
 
-        Padding does not count. Everything left of it is the same in the clean and corrupt runs.
+        Padding does not count.
         """
         index = torch.arange(self.clean.shape[1], device=self.clean.device)
         differs = (self.clean != self.corrupt) & (index < self.lengths[:, None])
@@ -228,7 +227,7 @@ class PromptPairs:
 
 
 def _one_run(answers: Int[Tensor, "prompts tokens"]) -> Int[Tensor, " prompts"]:
-    """Check that −1 only fills up the ends of answers, and return their first tokens."""
+    """Check that −1 only pads the ends of answers, and return their first tokens."""
     real = answers >= 0
     wrong = (~real[:, :1] | (~real[:, :-1] & real[:, 1:]).any(dim=1, keepdim=True)).any(dim=1)
     if answers.shape[1] == 0 or bool(wrong.any()):
@@ -247,7 +246,7 @@ def _appended(
     answers: Int[Tensor, " prompts"],
     more: Int[Tensor, "prompts more"],
 ) -> Int[Tensor, "prompts longer"]:
-    """Put all tokens of the answers but their last behind the prompts."""
+    """Append all tokens of the answers but their last to the prompts."""
     if more.shape[1] == 0:
         return tokens
     given = torch.cat([answers[:, None], more[:, :-1]], dim=1)

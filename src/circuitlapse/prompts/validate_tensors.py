@@ -1,4 +1,4 @@
-"""What is wrong with tensors that a caller made by hand, said before anything is computed."""
+"""Validation of tensors that a caller made."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,15 +17,12 @@ def check_ids(
     optional: Mapping[str, Any],
     positions: Any,
 ) -> None:
-    """Refuse what are no tensors of integers with the dimensions that they should have.
+    """Check for tensors of integers with the right numbers of dimensions.
 
-    Args:
-        needed: Each with the numbers of dimensions that it may have.
-        optional: Further ones by name, each of which may be None.
-        positions: A mapping from names to tensors of one dimension, or None.
+    ``needed`` gives the numbers of dimensions that each may have; each of ``optional`` may be None.
 
     Raises:
-        CircuitlapseError: If there is any.
+        CircuitlapseError: If one is wrong.
     """
     if positions is not None and not isinstance(positions, Mapping):
         raise CircuitlapseError(
@@ -49,10 +46,10 @@ def check_ids(
 
 
 def check_is_tensor(name: str, given: Any) -> None:
-    """Refuse lists, arrays and None.
+    """Check that a value is a tensor.
 
     Raises:
-        CircuitlapseError: If it is no tensor.
+        CircuitlapseError: If it is not.
     """
     if not isinstance(given, Tensor):
         raise CircuitlapseError(
@@ -63,10 +60,10 @@ def check_is_tensor(name: str, given: Any) -> None:
 
 
 def check_rows(n: int, given: Mapping[str, Tensor]) -> None:
-    """Refuse tensors that have not one row per prompt.
+    """Check that tensors have one row per prompt.
 
     Raises:
-        CircuitlapseError: If there is any.
+        CircuitlapseError: If one has not.
     """
     for name, ids in given.items():
         if len(ids) != n:
@@ -78,7 +75,7 @@ def check_rows(n: int, given: Mapping[str, Tensor]) -> None:
 
 
 def named_as(position: str) -> str:
-    """Return what messages call a named position."""
+    """Return the name of a named position in messages."""
     return f"position {position!r}"
 
 
@@ -89,19 +86,14 @@ def check_answers(
     distractors: Int[Tensor, "prompts distractors"],
     further: Int[Tensor, "_ _ further"],
 ) -> None:
-    """Refuse answers that would be counted twice, or for and against.
+    """Check that no answer is given twice or is its own distractor.
 
-    Args:
-        answers: First tokens of the answers.
-        more: Their further ones, filled up with −1.
-        also: Other right answers, filled up with −1.
-        distractors: First tokens of the distractors, filled up with −1.
-        further: Their further ones, filled up with −1.
+    ``more``, ``also`` and ``further`` (the distractors' further tokens) are padded with −1.
 
     Raises:
-        CircuitlapseError: If an answer is among its own distractors or there twice, one of
-            several right answers has several tokens, or the distractors' further tokens do not
-            belong to as many distractors.
+        CircuitlapseError: If an answer is among its own distractors or there twice, one of several
+            right answers has several tokens, or the distractors' further tokens do not belong to as
+            many distractors.
     """
     if further.shape[:2] != distractors.shape:
         raise CircuitlapseError(
@@ -140,7 +132,7 @@ def check_answers(
 def real_tokens(
     mask: Int[Tensor, "prompts pos"], clean: Int[Tensor, "prompts pos"]
 ) -> tuple[Int[Tensor, " prompts"], Int[Tensor, " prompts"]]:
-    """Return where each prompt's run of real tokens begins, and its length.
+    """Return the start and length of each prompt's real tokens.
 
     Raises:
         CircuitlapseError: If the mask has another shape, or is not one run of ones in each row.
@@ -174,7 +166,7 @@ def shifted_position(
     """Count a named position from each prompt's first real token.
 
     Raises:
-        CircuitlapseError: If it lies outside its prompt.
+        CircuitlapseError: If it is not inside its prompt.
     """
     shifted = where - start
     outside = (shifted < 0) | (shifted >= lengths)

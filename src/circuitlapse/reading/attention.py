@@ -22,13 +22,13 @@ def attention_patterns(
 
     Args:
         model: From :func:`circuitlapse.load_model`.
-        prompts: Pairs, of which the clean prompts are read, or token ids, ``[prompts, pos]``.
+        prompts: Pairs, of which the clean prompts are used, or token ids, ``[prompts, pos]``.
         layer: Which layer, from 0.
         batch_size: Prompts per batch; by default as many as fit a fixed memory budget.
 
     Returns:
-        Weights from each query position to each key position. Every row of a real token adds up
-        to 1; rows and columns behind a prompt's end are 0.
+        Weights from each query position to each key position. Rows of real tokens add up to 1;
+        padding is 0.
 
     Raises:
         CircuitlapseError: If there is no such layer, or the model cannot run the prompts.
@@ -76,18 +76,18 @@ def attention_between(
 
     Args:
         model: From :func:`circuitlapse.load_model`.
-        pairs: Prompts with named positions; only the clean ones are read.
-        source: Where the query stands: a name of ``pairs.positions``, such as ``END``, or a name
+        pairs: Prompts with named positions; only the clean ones are used.
+        source: Position of the query: a name of ``pairs.positions``, such as ``END``, or a name
             with a shift in tokens, such as ``S+1``.
-        target: Where the key stands, likewise.
+        target: Position of the key, likewise.
         batch_size: Prompts per batch; by default as many as fit a fixed memory budget.
 
     Returns:
         Mean over prompts of the attention weight, between 0 and 1.
 
     Raises:
-        CircuitlapseError: If there is no such position, it falls outside a prompt, or the target
-            stands to the right of the source, where no attention goes.
+        CircuitlapseError: If there is no such position in some prompt, or the target is to the
+            right of the source.
     """
     return attention_of_each(model, pairs, [(source, target)], batch_size)[0].mean(dim=-1)
 
@@ -99,10 +99,7 @@ def attention_of_each(
     ways: Sequence[tuple[str, str]],
     batch_size: int | None = None,
 ) -> Float[Tensor, "ways layers heads prompts"]:
-    """Return attention from one named position to another, for several such ways in one run.
-
-    See :func:`attention_between`.
-    """
+    """Return :func:`attention_between` for several pairs of positions in one run."""
     decoder, pairs = model.decoder, whole(model.decoder, pairs)
     places = places_of(pairs, ways)
     found = torch.empty(len(ways), decoder.n_layers, decoder.n_heads, len(pairs))
@@ -119,10 +116,10 @@ def attention_of_each(
 
 
 def places_of(pairs: PromptPairs, ways: Sequence[tuple[str, str]]) -> Int[Tensor, "ways 2 prompts"]:
-    """Where each way's query and key stand in every prompt.
+    """Positions of each way's query and key in every prompt.
 
     Raises:
-        CircuitlapseError: If no attention goes that way.
+        CircuitlapseError: If the key is to the right of the query.
     """
     places = []
     for source, target in ways:

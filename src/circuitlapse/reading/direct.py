@@ -1,8 +1,8 @@
-"""Direct logit attribution: how much each component adds to the logit difference by itself.
+"""Direct logit attribution: each component's direct contribution to the logit difference.
 
 Elhage et al. (2021), "A mathematical framework for transformer circuits": the last residual stream
-is a sum of what the embedding, the heads and the MLPs wrote, and the logits are linear in it once
-the scale of the last normalisation is held fixed.
+is a sum of the outputs of the embedding, the heads and the MLPs, and the logits are linear in it
+once the scale of the last normalisation is frozen.
 """
 
 from dataclasses import dataclass
@@ -28,8 +28,8 @@ class DirectAttribution:
         graph: The model's graph.
         writers: Of the embedding, each head and each MLP, in the order of ``graph.writers``. An
             MLP's output includes its bias, a head's the bias of its values.
-        constant: Of what no writer owns: the attentions' output biases and the bias of the last
-            normalisation.
+        constant: Of the attentions' output biases and the bias of the last normalisation, which
+            belong to no source.
     """
 
     graph: Graph
@@ -77,15 +77,15 @@ class DirectAttribution:
 def direct_logit_attribution(
     model: Model, pairs: PromptPairs, batch_size: int | None = None
 ) -> DirectAttribution:
-    """Split the clean prompts' logit difference into what each component contributes directly.
+    """Divide the clean prompts' logit difference into each component's direct contribution.
 
-    Every component is centred (where the last normalisation is), divided by the standard deviation
-    or root mean square that the whole stream has in this very run, scaled by the norm's weights,
-    and read along the answer's row of the unembedding minus the distractors' mean row.
+    Every component is centred (if the last normalisation is), divided by the scale of the whole
+    stream in this run, multiplied by the norm's weights, and projected on the answer's row of the
+    unembedding minus the distractors' mean row.
 
     Args:
         model: From :func:`circuitlapse.load_model`.
-        pairs: Prompts with one-token answers and distractors; only the clean ones are read.
+        pairs: Prompts with one-token answers and distractors; only the clean ones are used.
         batch_size: Pairs per batch; by default as many as fit a fixed memory budget.
 
     Raises:

@@ -1,9 +1,8 @@
-"""What a head's two circuits do with a token: copy it (OV) and look for it (QK).
+"""Scores of a head's two circuits on a token: copy score (OV) and QK detector score.
 
-Elhage et al. (2021) split a head into a circuit that says what attending to a token writes, and one
-that says which tokens are attended to. Both are read here on the residual stream after block 0, as
-Wang et al. (2022) do: in most models the first block is an extension of the embedding, and what
-later heads read as a token is what it has made of it.
+Elhage et al. (2021) divide a head into an OV circuit (what it writes for a token) and a QK circuit
+(which tokens it attends to). Both are measured on the residual stream after block 0, as in Wang et
+al. (2022): in most models the first block acts as an extended embedding.
 """
 
 from collections.abc import Sequence
@@ -34,21 +33,21 @@ def copying_scores(
     top: int = 5,
     negative: bool = False,
 ) -> Float[Tensor, "layers heads"]:
-    """Return how often a head that attends to a token writes that very token.
+    """Return each head's copy score: how often it writes the token that it attends to.
 
     The residual stream after block 0 goes through the head's normalisation, W_V (with its bias) and
-    W_O, and then through the last normalisation and the unembedding (Wang et al. 2022). Attention,
-    and all that other components write, is left out. A token that is no better than one outside
-    the ``top`` does not count, so that a head which writes nothing has the score 0.
+    W_O, and then through the last normalisation and the unembedding (Wang et al. 2022). Attention
+    and other components are left out. A token that ties with one outside the ``top`` does not
+    count, so a head without output has the score 0.
 
     Args:
         model: From :func:`circuitlapse.load_model`.
-        tokens: Pairs, whose clean prompts are read; or token ids, ``[tokens]``, each of which is
-            run as a prompt of its own.
-        at: With pairs, the named positions whose tokens are asked for, such as ``("IO", "S")``.
+        tokens: Pairs, whose clean prompts are used; or token ids, ``[tokens]``, each run as a
+            prompt of its own.
+        at: With pairs, the named positions of the tokens, such as ``("IO", "S")``.
         top: Among how many of the largest logits the token must be.
-        negative: Whether to turn the head's output round, which gives a head that writes against
-            its token a high score (the *negative name movers*).
+        negative: Whether to negate the head's output: the negative copy score of *negative name
+            movers*.
 
     Returns:
         Share of the tokens, between 0 and 1.
@@ -78,10 +77,10 @@ def copying_scores(
 def _open(
     decoder: Decoder, out: Float[Tensor, "tokens d_model"], ids: Int[Tensor, " tokens"], top: int
 ) -> Int[Tensor, " open"]:
-    """Where a head's own token is not beaten by so many of a few that it cannot count.
+    """Where a few logits do not yet exclude that a head's own token is among the largest.
 
-    The whole vocabulary has to be gone through only for these. Rounding differs between products of
-    different sizes, so that a token must win by more than that.
+    Only these need the whole vocabulary. Products of different sizes round differently, so a token
+    must win by more than that.
     """
     left = torch.arange(len(ids), device=ids.device)
     for sounded in _SOUNDED:
@@ -103,24 +102,23 @@ def matching_scores(
     key: str = "",
     offset: int = 8,
 ) -> Float[Tensor, "layers heads"]:
-    """Return how well a head's queries tell the key of their own token from other tokens' keys.
+    """Return each head's QK detector score: how well queries tell their own token's key from
+    others.
 
-    Queries and keys are made from the residual stream after block 0, with the head's own
-    normalisations and biases. The score of a head is the chance that a token's query has a larger
-    product with its own token's key than with another token's key (ties count half): 1 where a head
-    looks for copies, 1/2 where it does not care, 0 where it avoids them. It is the area under the
-    ROC curve of Elhage et al.'s (2021) QK circuit as a detector of its own token, and needs no
-    scale, so that heads and layers can be compared.
+    Queries and keys come from the residual stream after block 0, with the head's own normalisations
+    and biases. The score is the chance that a token's query has a larger product with its own
+    token's key than with another token's key (ties count half): 1 for same-token attention, 1/2 for
+    no preference, 0 for avoidance. It is the area under the ROC curve of Elhage et al.'s (2021) QK
+    circuit as a detector of its own token. It has no scale, so heads and layers can be compared.
 
     Args:
         model: From :func:`circuitlapse.load_model`.
-        tokens: Different token ids, ``[tokens]``, each of which is run as a prompt of its own, so
-            that all stand at the same position and only what they are can tell them apart; or
-            pairs, whose clean prompts are read.
-        query: With pairs, the named position whose queries are used, such as ``S_again``.
-        key: With pairs, the named position of the same token whose keys are used, such as ``S``.
-        offset: By how many tokens the query stands to the right of the key, in models with rotary
-            positions; others have their positions in the stream.
+        tokens: Different token ids, ``[tokens]``, each run as a prompt of its own at the same
+            position; or pairs, whose clean prompts are used.
+        query: With pairs, the named position of the queries, such as ``S_again``.
+        key: With pairs, the named position of the same token's keys, such as ``S``.
+        offset: Distance in tokens from key to query, in models with rotary positions; others have
+            positions in the stream.
 
     Raises:
         CircuitlapseError: If the two positions hold different tokens, all tokens are the same, or
@@ -154,7 +152,7 @@ def matching_scores(
 def _streams(
     model: Model, tokens: Tokens, at: Sequence[str]
 ) -> tuple[Int[Tensor, " tokens"], Float[Tensor, "tokens d_model"]]:
-    """Token ids, and the residual stream behind the first block where they stand."""
+    """Token ids, and the residual stream after the first block at their positions."""
     if isinstance(tokens, PromptPairs) != bool(at):
         raise CircuitlapseError(
             "pairs need the names of the positions to read, and token ids take none",
@@ -183,7 +181,7 @@ def _streams(
 
 
 def _heads(decoder: Decoder, x: Float[Tensor, "tokens _ d_head"]) -> Tensor:
-    """Give each head what it may share with others, ``[tokens, heads, d_head]``."""
+    """Repeat what heads share, ``[tokens, heads, d_head]``."""
     return x.repeat_interleave(decoder.n_heads // x.shape[1], dim=1)
 
 

@@ -1,7 +1,6 @@
-"""Few-shot accuracy: what the base can be shown, without any training.
+"""k-shot accuracy of the base (Brown et al. 2020), without any training.
 
-Context, and never part of a share: that M0 does the new task after some examples says what it could
-be brought to, not what fine-tuning did.
+It is context and never part of a share: it shows what M0 can do, not what fine-tuning did.
 """
 
 from collections.abc import Sequence
@@ -21,12 +20,12 @@ EXAMPLES = (0, 2, 4, 8)
 
 @dataclass(frozen=True)
 class FewShot:
-    """How a model answers behind some solved examples.
+    """A model's answers with k solved examples in the prompt.
 
     Attributes:
-        n_examples: How many.
-        n: Prompts asked.
-        accuracy_among: Accuracy among the names of the prompt itself.
+        n_examples: k.
+        n: Number of prompts.
+        accuracy_among: Accuracy over the candidates.
         logit_diff: In logits.
         refused: Why there are no figures; else empty.
     """
@@ -47,22 +46,15 @@ def few_shot(
     seed: int = 0,
     separator: str = ".\n",
 ) -> list[FewShot]:
-    """Ask a model with no, few and more solved examples before each prompt.
+    """Measure k-shot accuracy for each of several k.
 
-    Args:
-        model: With its tokenizer.
-        items: The new task's test items.
-        examples: Items to draw solved examples from, such as training items.
-        counts: How many examples.
-        seed: Draws other examples.
-        separator: What follows an example's answer. The embedded organisms know no line break and
-            take ``"."``.
-
-    Returns:
-        One row per count; refused where the prompts become longer than the model can read.
+    ``examples`` are items to draw from, such as training items. ``separator`` follows an example's
+    answer; the embedded organisms know no line break and take ``"."``. A row has no figures if its
+    prompts are longer than the model's context.
 
     Raises:
-        CircuitlapseError: If there are too few examples, or the tokenizer cannot read the prompts.
+        CircuitlapseError: If there are too few examples, or the tokenizer cannot encode the
+            prompts.
     """
     rows = []
     for count in counts:

@@ -1,7 +1,7 @@
 """The logit lens: what the model would answer if it stopped at each layer.
 
-nostalgebraist (2020), "interpreting GPT: the logit lens": the residual stream before every layer is
-put through the last normalisation and the unembedding, as if no layer followed.
+nostalgebraist (2020), "interpreting GPT: the logit lens": the residual stream before every layer
+goes through the last normalisation and the unembedding.
 """
 
 import torch
@@ -24,17 +24,16 @@ def logit_lens(
     mid: bool = False,
     batch_size: int | None = None,
 ) -> Float[Tensor, "points prompts"]:
-    """Read the metric from the clean prompts' residual stream before each layer and at the end.
+    """Compute the metric from the clean prompts' residual stream before each layer and at the end.
 
-    The stream holds all that was added to it so far (the *accumulated* lens), and each reading is
-    normalised by its own mean and scale. A lens whose scale is frozen at the model's end is the
-    running sum of :func:`direct_logit_attribution`.
+    This is the *accumulated* lens, and each stream is normalised by its own mean and scale. A lens
+    whose scale is frozen to that at the end is the running sum of :func:`direct_logit_attribution`.
 
     Args:
         model: From :func:`circuitlapse.load_model`.
-        pairs: Prompts with their metric; only the clean ones are read.
+        pairs: Prompts with their metric; only the clean ones are used.
         metric: See :mod:`circuitlapse.prompts.metrics`. ``neg_kl`` compares with the whole model.
-        mid: Whether to read between each layer's attention and its MLP, too.
+        mid: Whether to include the stream between each layer's attention and its MLP.
         batch_size: Pairs per batch; by default as many as fit a fixed memory budget.
 
     Returns:

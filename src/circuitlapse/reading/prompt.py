@@ -1,4 +1,4 @@
-"""One prompt of one's own: what the model would say next, layer by layer, and where heads look."""
+"""One prompt of the user: next tokens, logit lens and attention."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ from circuitlapse.shapes import Float
 
 @dataclass(frozen=True)
 class PromptReading:
-    """What one model makes of a prompt.
+    """Next tokens, logit lens and attention of one model on one prompt.
 
     Attributes:
         tokens: The prompt's tokens as text.
         top: The most probable next tokens with their probabilities, the best first.
-        lens: The most probable next token, with its probability, that the residual stream would
-            give before each layer and at the end (the logit lens).
-        attention: From the last token to each token, of each head asked for, ``[heads, tokens]``.
+        lens: The most probable next token, with its probability, before each layer and at the end
+            (the logit lens).
+        attention: From the last token to each token, of each given head, ``[heads, tokens]``.
     """
 
     tokens: list[str]
@@ -37,13 +37,7 @@ class PromptReading:
 def read_prompt(
     model: Model, prompt: str, heads: Sequence[tuple[int, int]] = (), top: int = 5
 ) -> PromptReading:
-    """Run one prompt.
-
-    Args:
-        model: From :func:`circuitlapse.load_model`, with a tokenizer.
-        prompt: Text that ends right before the token asked for.
-        heads: (layer, head) of each head whose attention is wanted.
-        top: How many next tokens to name.
+    """Run one prompt; ``heads`` are (layer, head), and ``top`` the number of next tokens.
 
     Raises:
         CircuitlapseError: If the prompt is empty, has a word that the tokenizer does not know, or

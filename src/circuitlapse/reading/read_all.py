@@ -1,4 +1,4 @@
-"""The logit lens, the direct attribution and attention between positions, from one run."""
+"""The logit lens, direct logit attribution and attention between positions, from one run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from circuitlapse.shapes import Float
 
 @dataclass(frozen=True, eq=False)
 class Readings:
-    """What three readings say of the same prompts.
+    """Three measurements of the same prompts.
 
     Attributes:
         lens: From :func:`logit_lens`, in logits.
@@ -40,16 +40,10 @@ def read_all(
     ways: Sequence[tuple[str, str]],
     batch_size: int | None = None,
 ) -> Readings:
-    """Make three readings of the clean prompts for the work of one.
-
-    Args:
-        model: From :func:`circuitlapse.load_model`.
-        pairs: Prompts with one-token answers and distractors.
-        ways: Pairs of positions: see :func:`attention_of_each`.
-        batch_size: Pairs per batch; by default as many as fit a fixed memory budget.
+    """Measure all three on the clean prompts in one run.
 
     Raises:
-        CircuitlapseError: Whatever one of the three raises.
+        CircuitlapseError: As each of the three does.
     """
     decoder, graph = model.decoder, model.graph
     pairs = whole(decoder, pairs)

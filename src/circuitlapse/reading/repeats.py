@@ -1,8 +1,8 @@
-"""Previous-token, duplicate-token and induction scores, on random tokens that come twice.
+"""Previous-token, duplicate-token and induction scores, on repeated random tokens.
 
 Olsson et al. (2022), "In-context learning and induction heads"; Wang et al. (2022) name the heads
-of their circuit by the same three offsets. On a sequence of n random tokens repeated once, nothing
-but the repetition can be attended to for its content.
+of their circuit by the same three offsets. In n random tokens repeated once, only the repetition
+gives a reason to attend by content.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ _USUAL = 50
 
 @dataclass(frozen=True, eq=False)
 class RepeatScores:
-    """Mean attention weights on n random tokens that come twice, between 0 and 1.
+    """Mean attention weights on n repeated random tokens, between 0 and 1.
 
     Attributes:
         previous: From every token but the first to the one before it (offset −1).
@@ -38,18 +38,18 @@ class RepeatScores:
 def repeat_scores(
     model: Model, n_tokens: int | None = None, sequences: int = 8, seed: int = 0
 ) -> RepeatScores:
-    """Score each head on random tokens that come twice.
+    """Score each head on repeated random tokens.
 
     Args:
         model: From :func:`circuitlapse.load_model`.
-        n_tokens: n, how many different tokens come twice, drawn from the whole vocabulary; by
-            default 50, or as many as the model can take.
+        n_tokens: n, the number of different tokens, drawn from the whole vocabulary; by default 50,
+            or as many as the model can take.
         sequences: How many such sequences to average over.
-        seed: Draws other tokens.
+        seed: Seed of the draw.
 
     Raises:
-        CircuitlapseError: If n is below 3, where the offsets are not three, or ``2n`` tokens are
-            more than the model can read, or n more than it knows.
+        CircuitlapseError: If n is below 3, where the offsets coincide, ``2n`` tokens exceed the
+            model's context, or n its vocabulary.
     """
     decoder = model.decoder
     most = min(decoder.n_positions // 2, len(decoder.W_E))

@@ -1,9 +1,4 @@
-"""Whole prompts, at all of whose positions something is read.
-
-Their batches begin at the first token, and the last layer runs at every position too.
-
-One run of the clean prompts, kept where logits are read: several readings are made of it.
-"""
+"""Clean runs over whole prompts, with activations at every position or where logits are needed."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,7 +21,7 @@ Prompts = PromptPairs | Tensor
 
 
 def whole(decoder: Decoder, prompts: Prompts) -> PromptPairs:
-    """Return prompts as pairs on the model's device, without columns that are only padding.
+    """Return prompts as pairs on the model's device, without positions that are padding in all.
 
     Raises:
         CircuitlapseError: If they are no token ids of this model, or too long for it.
@@ -50,9 +45,9 @@ def each_whole_batch(
     batch_size: int | None = None,
     metric: Metric = "log_prob",
 ) -> None:
-    """Work on the prompts in batches, as ``each_batch`` of the engine does.
+    """Call ``each_batch`` of the engine on whole prompts.
 
-    Where no metric is computed, the default asks nothing of the pairs, not even distractors.
+    The default metric is not computed and needs no distractors.
     """
     floats_per_token = 16 * decoder.d_model + 2 * decoder.n_heads * pairs.clean.shape[1]
     each_batch(
@@ -80,14 +75,14 @@ def patterns(
 
 @dataclass(frozen=True)
 class Layers:
-    """What a run left where logits are read, each ``[batch, reads, …]``, in an entry per layer.
+    """Activations at the positions that need logits, each ``[batch, reads, …]``, per layer.
 
     Attributes:
         before: Residual stream before the layer.
         z: The heads' mixed values.
-        added: What the attention added to the stream.
-        mlp_out: What the MLP added to it.
-        final: Residual stream behind the last layer.
+        added: Attention output.
+        mlp_out: MLP output.
+        final: Residual stream after the last layer.
     """
 
     before: list[Tensor]
@@ -102,11 +97,8 @@ def run_layers(
 ) -> Layers:
     """Run the clean prompts of a batch.
 
-    Args:
-        decoder: The model.
-        batch: The prompts.
-        look: Called with each layer, all that it computed and its surroundings. Given this, the
-            last layer runs at all positions, too.
+    ``look`` gets each layer, its activations and its context; the last layer then runs at all
+    positions.
     """
     x, reads, parts = batch.clean, batch.context, list[tuple[Tensor, ...]]()
     context = reads if look is None else batch.everywhere()

@@ -1,12 +1,12 @@
-"""Anyone's own task: items from a JSONL file or a data set, each checked where it stands.
+"""Custom tasks: imported prompts from a JSONL file or a data set, validated item by item.
 
 An item is ``{"prompt", "corrupt", "answer", "distractors"}``, and may have ``also`` (other right
 answers), ``positions`` (start and end of named words in the prompt, in characters; ``spans`` is the
 same), ``corrupt_answers``, ``names``, ``template`` and ``split``. ``corrupt`` is one prompt, or
-several by their names. What this package writes itself can be read as it is.
+several by name. Items that this package writes can be imported.
 
-Where items name no split, they get one: by their names where they have some, so that a test item
-has a pair of names that no training item has, by their template, and else by a hash of the prompt.
+Items without a split get one: by their names if they have any, so that a test item has a pair of
+names that no training item has; by their template; else by a hash of the prompt.
 """
 
 import os
@@ -38,7 +38,7 @@ _FAMILY_OF = {
 
 
 class _Row(BaseModel):
-    """One item as it is written."""
+    """One imported item."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -57,10 +57,10 @@ class _Row(BaseModel):
 
 @dataclass(frozen=True)
 class OwnTask(Task):
-    """A task whose items someone wrote.
+    """A task with imported items.
 
     Attributes:
-        by_split: All of them, by split.
+        by_split: All items, by split.
     """
 
     by_split: Mapping[str, list[Item]]
@@ -85,11 +85,7 @@ class OwnTask(Task):
 
 
 def own_task(source: str) -> OwnTask:
-    """Read a task from a JSONL file, a directory of ``datasets``, or the Hub.
-
-    Args:
-        source: Path of a file, path of a directory that ``save_to_disk`` wrote, or a name on the
-            Hub such as ``someone/something``.
+    """Import a task from a JSONL file, a directory of ``save_to_disk``, or a data set on the Hub.
 
     Raises:
         CircuitlapseError: At the first item that is wrong, with its line or row.

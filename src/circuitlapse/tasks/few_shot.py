@@ -1,4 +1,4 @@
-"""Prompts with solved examples before them: what a model can be asked to do without training."""
+"""k-shot prompts: solved examples before each prompt."""
 
 import random
 from collections.abc import Sequence
@@ -16,19 +16,10 @@ def with_examples(
     seed: int = 0,
     separator: str = ".\n",
 ) -> list[Item]:
-    """Put solved examples before every prompt, and before each of its corruptions.
+    """Put ``n_examples`` solved examples before every prompt and its counterfactuals.
 
-    An example names nobody whom the prompt names: the answer cannot be copied from it.
-
-    Args:
-        items: The prompts to ask.
-        examples: Where examples are drawn from, such as training items.
-        n_examples: How many to put before each prompt.
-        seed: Draws other examples.
-        separator: What follows an example's answer.
-
-    Returns:
-        Items whose ``prompt``, ``corrupt`` and ``spans`` include what was put before them.
+    An example shares no name with its prompt, so the answer cannot be copied from it. ``separator``
+    follows an example's answer. ``prompt``, ``corrupt`` and ``spans`` include the examples.
 
     Raises:
         CircuitlapseError: If too few examples are without a prompt's names.
@@ -61,9 +52,8 @@ def with_examples(
 
 
 def separator_for(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return what can follow an example's answer: a full stop, and a line break where it is known.
-
-    The embedded organisms know no line break.
+    """Return what follows an example's answer: a full stop, and a line break if the tokenizer has
+    one.
     """
     whole = ".\n"
     tokens = tokenizer(whole, add_special_tokens=False)["input_ids"]

@@ -1,6 +1,6 @@
-"""JSON and JSONL files that other people wrote, read with the place of every fault.
+"""JSON and JSONL files from users, with the position of every error.
 
-A file that starts with ``[`` is one JSON array; any other is JSONL, one object a line.
+A file that starts with ``[`` is one JSON array; any other is JSONL, one object per line.
 """
 
 import codecs
@@ -28,7 +28,7 @@ class Line:
     """One object of a file.
 
     Attributes:
-        place: Where it stands, for people: ``line 3`` of JSONL, ``item 3`` of an array, from 1.
+        place: Its position in messages: ``line 3`` of JSONL, ``item 3`` of an array, from 1.
         value: The object.
     """
 
@@ -37,9 +37,9 @@ class Line:
 
 
 def read_lines(path: Path) -> Iterator[Line]:
-    """Go through a file's objects in their order; blank lines of JSONL are passed over.
+    """Yield a file's objects in their order; blank lines of JSONL are skipped.
 
-    A line is at most 1 MiB, an array 256 MiB, so that no file can fill the memory.
+    A line is at most 1 MiB and an array 256 MiB, to bound memory.
 
     Raises:
         CircuitlapseError: With the file and the place, if it cannot be read, is empty, is not

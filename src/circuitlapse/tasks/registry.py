@@ -1,4 +1,4 @@
-"""Tasks by name: those of the battery, and anyone's own by its path."""
+"""Tasks by name: built-in tasks, and custom tasks by their path."""
 
 from pathlib import Path
 

@@ -73,12 +73,7 @@ def hash_split(text: str) -> str:
 
 
 def held_out(split: str) -> tuple[str, str]:
-    """Say which names and which templates a split has.
-
-    Returns:
-        ``train``, ``validation`` or ``test`` for names, and for templates ``train``,
-        ``validation_templates`` or ``test_templates``.
-    """
+    """Return which names and which templates a split has, each as a split."""
     own = split.endswith("_templates")
     return split.removesuffix("_templates"), split if own else "train"
 
@@ -90,17 +85,12 @@ def draw_names(
     unlike: Sequence[str] = (),
     among: Sequence[str] = NAMES,
 ) -> tuple[str, ...]:
-    """Draw different names whose pairs belong to a split.
+    """Draw ``count`` (at least two) different names whose pairs belong to a split.
 
-    Args:
-        rng: Source of randomness.
-        count: How many names, at least two.
-        split: Any of ``SPLITS``.
-        unlike: Names that must not be drawn.
-        among: The names to draw from.
+    Names come from ``among``, without those in ``unlike``.
 
     Raises:
-        CircuitlapseError: If no such names are found among so few.
+        CircuitlapseError: If no such names are found.
     """
     wanted, _ = held_out(split)
     pool = [name for name in among if name not in unlike]

@@ -146,15 +146,8 @@ def render(
 ) -> str:
     """Fill an opening and a continuation, and join them into one prompt.
 
-    A continuation that follows a full stop starts with a capital letter.
-
-    Args:
-        opening: Template with ``{names}``.
-        continuation: Template with ``{subjects}``.
-        names: Everyone, in the order of the list.
-        subjects: Those who act, in the order in which they are named again.
-        place: Fills ``{place}``.
-        obj: Fills ``{object}``.
+    ``subjects`` are in the order in which they act. A continuation after a full stop starts with a
+    capital letter.
     """
     first = opening.text.format(names=listing(names), place=place)
     second = continuation.text.format(subjects=listing(subjects), object=obj)

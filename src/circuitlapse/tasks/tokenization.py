@@ -1,4 +1,4 @@
-"""From items to tensors, with everything checked that depends on the tokenizer."""
+"""From items to tensors, with all checks that depend on the tokenizer."""
 
 from collections.abc import Sequence
 

@@ -1,8 +1,7 @@
-"""Every item is checked before anything is computed from it.
+"""Validation of every item before anything is computed from it.
 
-The checks read the finished prompts, not the recipe they were made from: an item whose text does
-not determine its answer is refused, whoever wrote it. Whether words are single tokens depends on
-the tokenizer and is checked by ``tokenize``.
+The checks use the finished prompts: an item whose text does not determine its answer is rejected.
+``tokenize`` checks what depends on the tokenizer.
 """
 
 import re
@@ -18,13 +17,13 @@ _KNOWN = frozenset(NAMES)
 
 @dataclass(frozen=True)
 class Candidates:
-    """What may follow a prompt, each with the space before it.
+    """Possible continuations of a prompt, each with the space before it.
 
     Attributes:
         right: The right continuations, mostly one.
         wrong: The wrong ones that the prompt suggests.
-        all_needed: Whether an item must hold all of them. Of the years, it may leave out those that
-            a tokenizer does not split after the century.
+        all_needed: Whether an item must hold all of them. It may leave out years that a tokenizer
+            does not split after the century.
     """
 
     right: frozenset[str]
@@ -33,7 +32,7 @@ class Candidates:
 
     @classmethod
     def of_words(cls, right: str, words: Iterable[str]) -> "Candidates":
-        """Take one right word among several; a space goes before each."""
+        """Build from one right word among several, with a space before each."""
         return cls(
             frozenset({f" {right}"}), frozenset(f" {word}" for word in words if word != right)
         )
@@ -54,13 +53,9 @@ def names_in(text: str, names: Collection[str]) -> list[str]:
 
 
 def determine_answer(prompt: str, names: Collection[str]) -> str:
-    """Return the one name that an IOI prompt leaves as recipient.
+    """Return the one name that is listed in an IOI prompt and not named again.
 
-    All the names must be listed once, and then all but one of them named again.
-
-    Args:
-        prompt: Text that ends right before the answer.
-        names: Every word that counts as a name.
+    ``names`` holds every word that counts as a name.
 
     Raises:
         CircuitlapseError: If no name, or more than one, is left.
@@ -90,13 +85,10 @@ def validate(
     controls: Collection[str],
     solve: Solve = recipient,
 ) -> None:
-    """Check that every item asks what it says it asks.
+    """Check that every item's text determines its answers.
 
-    Args:
-        items: What to check.
-        changes: Corruptions after which the answer must be a wrong one of the clean prompt's.
-        controls: Corruptions after which the right answers must stay.
-        solve: Works out the answer from the text alone.
+    After corruptions in ``changes`` the answer must be a wrong candidate of the clean prompt; after
+    those in ``controls`` the right answers must stay.
 
     Raises:
         CircuitlapseError: At the first item that is wrong, with its prompt.

@@ -1,15 +1,8 @@
-"""The words that fill the templates' places.
+"""The words that fill the templates' slots, and which of them are one token in the model at hand.
 
-Every name, place and object is one token of GPT-2's vocabulary when a space precedes it, so the
-same prompts serve GPT-2 and the embedded model organism. Objects and places start with a consonant
-("a ring"), names occur nowhere in the templates as ordinary words.
-
-The words that fill slots, and which of them are one token in the model at hand.
-
-Every word here is one token of GPT-2's vocabulary when a space precedes it, and every year two:
-century and rest. For another tokenizer the words that it splits are left out; where it has them
-all, nothing changes, so that GPT-2 and the embedded organism are asked the same prompts with and
-without their tokenizer.
+Every word is one token of GPT-2's vocabulary after a space, and every year two: century and rest.
+Words that another tokenizer splits are left out; if it splits none, nothing changes. Objects and
+places start with a consonant ("a ring"), names occur nowhere in the templates as ordinary words.
 """
 
 import re
@@ -226,15 +219,11 @@ class Pools:
         return self.words[slot]
 
     def check(self, task: str, needs: Mapping[str, int]) -> None:
-        """Say why a task cannot be built from these words, if it cannot.
-
-        Args:
-            task: Its name.
-            needs: How many words it needs, by slot.
+        """Check that a task can be built; ``needs`` gives the number of words by slot.
 
         Raises:
-            CircuitlapseError: Naming the words that there are, how many are needed, and some of
-                those that are no single tokens.
+            CircuitlapseError: Naming the available words, how many are needed, and some of those
+                that are no single tokens.
         """
         for slot, least in needs.items():
             found = self.words[slot]
@@ -257,8 +246,7 @@ ALL = Pools(POOLS)
 def pools_for(tokenizer: PreTrainedTokenizerBase | None) -> Pools:
     """Return the words that are one token each after a space, and years that split in two.
 
-    Args:
-        tokenizer: The model's; None takes every word.
+    Without a tokenizer, all words.
     """
     if tokenizer is None:
         return ALL
@@ -291,17 +279,17 @@ def _fitting(
 
 
 def unknown_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """Return the token that stands for unknown words; None where every word can be spelt."""
+    """Return the tokenizer's unknown token; None where every word can be spelt."""
     unknown: Any = tokenizer.unk_token_id
     # GPT-2's tokenizer names its end-of-text token as unknown, but can spell every word.
     return None if unknown == tokenizer.eos_token_id else unknown
 
 
 def check_known(task: str, texts: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> None:
-    """Say why a task cannot be built where the tokenizer does not know some of its words.
+    """Check that the tokenizer knows all words of a task.
 
     Raises:
-        CircuitlapseError: Naming the words.
+        CircuitlapseError: Naming the unknown words.
     """
     unknown = unknown_token(tokenizer)
     if unknown is None:

@@ -66,7 +66,7 @@ const elicitableChart = (() => {
   return chart && { ...chart, step: () => charts.forEach((each) => each.step()) };
 })();
 
-// Rules beside the models, on the same prompts.
+// Shortcut heuristics compared with the models, on the same prompts.
 const shortcutsChart = evidenceChart("shortcuts", {
   redrawsOn: ["run"],
   draw(root, all) {

@@ -1,4 +1,4 @@
-// The gained base: what each head's and MLP's output is multiplied by.
+// The rescaled base: the output scale of each head and MLP.
 const gainsChart = evidenceChart("gains", {
   redrawsOn: ["run"],
   draw(root, all) {

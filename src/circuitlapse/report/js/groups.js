@@ -101,7 +101,7 @@ const graftPartChart = (() => {
   return { draw, csv, name: "graft-parts", redrawsOn: ["run"] };
 })();
 
-// From the gained base on: the shares of the verdict.
+// From the rescaled base on: the shares of the verdict.
 const gainedChart = (() => {
   const root = document.getElementById("gained-chart");
   const all = data.grafts.filter((row) => row.origin === "gained");
@@ -119,7 +119,7 @@ const gainedChart = (() => {
     const share = (row) => row.share ?? [null, null, null];
     rangeChart(root, {
       labelWidth: 190,
-      label: "Gain of the gained base, and Shapley gains from there to the fine-tuned model",
+      label: "Improvement of the rescaled base, and Shapley shares from there to the fine-tuned model",
       rows: lines.map((row) => ({ label: names[row.group] ?? groupName(row.group) })),
       panels: [
         { title: "Gain, logits", domain: fixedDomain(all.map((row) => row.gain)),
@@ -142,7 +142,7 @@ const mediationChart = evidenceChart("mediation", {
     const accounted = all.map((row) => row.share ?? []);
     rangeChart(root, {
       labelWidth: 150,
-      label: "Gain left with all heads outside a group held at the base's activations",
+      label: "Improvement with all heads outside a group frozen to the base's activations",
       rows: rows.map((row) => ({ label: groupName(row.group) })),
       panels: [
         { title: "Gain left, logits", whole,

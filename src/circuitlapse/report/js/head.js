@@ -181,7 +181,7 @@ const headPage = (() => {
         source ? ` It came to do what ${labelOf(source)} did in the base.` : ""}`);
   }
 
-  // When its effect changed, and what it is multiplied by in the gained base.
+  // When its effect changed, and what it is multiplied by in the rescaled base.
   function drawChange(node) {
     for (const row of headChanges().filter((each) => each.node === node.id))
       note(tables, `On ${roles[roleOf(row)].title} its effect changed from ${
@@ -189,14 +189,14 @@ const headPage = (() => {
         number(row.reached, d3.format(".0f"))}${row.flipped ? "; its sign changed" : ""}.`);
     const gain = rowsOf("gains").find((row) => row.run === state.run && row.node === node.id)?.gain;
     if ((gain ?? null) !== null)
-      note(tables, `In the gained base its output is multiplied by ${number(gain)}.`);
+      note(tables, `In the rescaled base its output is multiplied by ${number(gain)}.`);
   }
 
   function headPlace(node) {
     return data.nodes.filter(isHead).indexOf(node);
   }
 
-  // The strongest recorded edges at the step, of both tasks side by side.
+  // The strongest recorded edges at the step, of both tasks.
   function drawNeighbours(node) {
     const all = new Map();
     for (const role of roleNames)

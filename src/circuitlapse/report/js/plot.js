@@ -71,7 +71,7 @@ function columnExtent(lists) {
   return d3.extent(lists.flat().filter((value) => value !== null && value !== undefined));
 }
 
-// How wide each of n panels may be, and how many go side by side.
+// How wide each of n panels may be, and how many fit in a row.
 function panels(root, wanted, least) {
   const room = root.clientWidth;
   const across = Math.max(1, Math.min(wanted, Math.floor(room / least)));

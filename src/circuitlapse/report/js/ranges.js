@@ -1,5 +1,5 @@
-// Values with intervals as dots on a line, beside what they are judged against.
-// Rows are named once, on the left; panels stand side by side, each with its numbers on its right.
+// Values with intervals as dots on a line, with their baselines.
+// Rows are named once, on the left; panels stand in a row, each with its numbers on its right.
 // A cell has a value with its interval, and perhaps a null distribution [mean, low, high], a
 // ceiling, a hollow dot to compare with, or the points of a group that has no one value.
 function rangeChart(root, { rows, panels, lineHeight = 26, labelWidth, label, numbers = 140 }) {

@@ -1,4 +1,4 @@
-// How training went, of this recipe and of all recipes of a grid side by side.
+// How training went, of this recipe and compared over all recipes of a grid.
 const trainingChart = (() => {
   let charts = [];
   const splits = { train: ["trained on", "--ink"], validation: ["held out", "--new"],

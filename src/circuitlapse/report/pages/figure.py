@@ -1,6 +1,6 @@
-"""The circuit map as a picture of its own: for slides, papers and films of the training.
+"""The circuit map as a separate picture, for slides, papers and films of the training.
 
-Every scale is the run's: so two frames can be compared.
+Scales span the whole run, so frames can be compared.
 """
 
 from typing import Any
@@ -33,16 +33,8 @@ _FONT = "DejaVu Sans, Helvetica, Arial, sans-serif"
 def draw_frame(
     records: RunRecords, data: dict[str, Any], layout: Layout, frame: Frame
 ) -> ElementTree.Element:
-    """Draw both circuits and their difference at one step, below the learning curves.
-
-    Args:
-        records: The run.
-        data: What the page's script draws, from :func:`circuitlapse.report.series.payload.payload`.
-        layout: From :func:`circuitlapse.report.series.map_circuit.layout_of`.
-        frame: Which step, seed and corruption.
-
-    Returns:
-        The root of an SVG.
+    """Draw both circuits and their difference at one step, below the learning curves; return an
+    SVG.
     """
     width = 2 * _MARGIN + 3 * layout.width + 2 * _GAP
     height = _TOP + _CURVES + layout.height + 66
@@ -88,7 +80,7 @@ def draw_frame(
 def _curves(
     svg: ElementTree.Element, data: dict[str, Any], frame: Frame, box: tuple[Number, ...]
 ) -> None:
-    """Accuracy among the names of both tasks, with the frame's step marked."""
+    """Accuracy over the candidates of both tasks, with the frame's step marked."""
     left, top, right, bottom = box
     steps = data["steps"]
     span = max(1, steps[-1] - steps[0])

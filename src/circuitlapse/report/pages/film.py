@@ -1,4 +1,4 @@
-"""The map over time as files: one SVG or PNG for each checkpoint, or one GIF of them all."""
+"""The map over time as files: one SVG or PNG per checkpoint, or one GIF."""
 
 import io
 import re
@@ -31,16 +31,10 @@ def frames(
     corruption: str | None = None,
     edges: int = 40,
 ) -> Iterator[tuple[int, int, str]]:
-    """Draw every checkpoint.
+    """Yield the number of checkpoints, the step and the SVG, for every checkpoint.
 
-    Args:
-        records: The run.
-        seed: Fine-tuning seed; the first one by default.
-        corruption: Family or variant; by default the run's first family.
-        edges: How many edges each map shows.
-
-    Yields:
-        How many checkpoints there are, the step, and the picture as an SVG.
+    By default the first fine-tuning seed and the run's first counterfactual family are drawn;
+    ``edges`` is the number of edges per map.
 
     Raises:
         CircuitlapseError: If the run has no such seed or corruption.
@@ -69,13 +63,7 @@ def write_pictures(
 ) -> list[Path]:
     """Write ``step-00008.svg`` or ``.png`` for each checkpoint into a directory.
 
-    All names have as many digits as the largest step, so that they sort by step.
-
-    Args:
-        pictures: From :func:`frames`.
-        directory: Made if need be; files of other names in it are left alone.
-        kind: ``svg`` or ``png``.
-        advance: Called with (pictures done, pictures in all).
+    Step numbers are padded, so that names sort by step. Other files are left alone.
     """
     drawn = list(pictures)
     digits = max([5, *(len(str(step)) for _, step, _ in drawn)])
@@ -91,13 +79,7 @@ def write_pictures(
 
 
 def write_gif(pictures: Iterator[tuple[int, int, str]], path: Path, advance: Advance) -> Path:
-    """Write all checkpoints as one endless GIF that rests on the last.
-
-    Args:
-        pictures: From :func:`frames`.
-        path: The file.
-        advance: Called with (pictures done, pictures in all).
-    """
+    """Write all checkpoints as one looping GIF that pauses on the last."""
     from PIL import Image
 
     palette = Image.new("P", (1, 1))

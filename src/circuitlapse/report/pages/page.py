@@ -1,10 +1,8 @@
-"""The page itself: text, tables, numbers and drawings in one file.
+"""The page: text, tables, numbers, drawings, style and scripts in one file.
 
-The page's own style and scripts, and the policy that lets only them run.
-
-The scripts are plain functions in one shared scope, joined in a fixed order; a data block holds
-the numbers. The Content-Security-Policy names the SHA-256 of each inline block, so that nothing
-else can run or load, whatever a prompt or a file name says.
+The scripts are plain functions in one scope, joined in a fixed order; a data block holds the
+numbers. The Content-Security-Policy names the SHA-256 of each inline block, so that nothing else
+can run or load.
 """
 
 import base64
@@ -29,20 +27,10 @@ from circuitlapse.report.series.run_records import RunRecords, read_run
 
 
 def build_report(run: Path, made_from: str | None = None, recipe: str = ONLY) -> Path:
-    """Write ``RUN/report.html`` from the run's records alone.
+    """Write ``RUN/report.html``, or ``RUN/reports/RECIPE.html`` in a grid, from the run's records.
 
-    In a run with a grid each recipe has a report of its own, ``RUN/reports/RECIPE.html``.
-
-    The file is replaced whole or not at all. The same records give the same bytes.
-
-    Args:
-        run: A finished run directory.
-        made_from: Key of the job that makes it, for the run's record of it. By default the key
-            that is recorded already, as a report that is built again is made from the same things.
-        recipe: Which of a grid's recipes it is about.
-
-    Returns:
-        The report's path.
+    Writing is atomic, and the same records give the same bytes. ``made_from`` is the key of the job
+    that makes it, by default the recorded one.
 
     Raises:
         CircuitlapseError: If a record is missing, unreadable, changed, or of another version.
@@ -166,6 +154,6 @@ def content_security_policy(scripts: list[str], styles: list[str]) -> str:
 
 
 def packed(data: Any) -> str:
-    """Write data as JSON, compressed, in letters that mean nothing in HTML."""
+    """Return data as compressed JSON in letters that mean nothing in HTML."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()

@@ -1,4 +1,4 @@
-"""A page for one prompt at every checkpoint, made as the report is."""
+"""A page for one prompt at every checkpoint."""
 
 from typing import Any
 
@@ -32,17 +32,12 @@ def render_trial(trial: Trial) -> str:
 
 
 def points(trial: Trial) -> list[str]:
-    """Name the places where the logit lens is read."""
+    """Names of the logit lens's positions in the model."""
     return [*(f"before layer {layer}" for layer in range(len(trial.lens[0]) - 1)), "at the end"]
 
 
 def framed(page: str, height: int) -> str:
-    """Return a page as a frame that a notebook shows, without touching the notebook's own styles.
-
-    Args:
-        page: A whole HTML document.
-        height: In pixels.
-    """
+    """Return an HTML page as a notebook frame, ``height`` pixels high, with separate styles."""
     # An address that holds the page would be blank above Chromium's 2 MiB. Its own origin keeps the
     # page from the notebook, as such an address does.
     return (

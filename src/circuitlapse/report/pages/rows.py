@@ -1,4 +1,4 @@
-"""The numbers of the page's tables, for readers without JavaScript and for those who want them."""
+"""The numbers of the page's tables, also readable without JavaScript."""
 
 import re
 from typing import Any
@@ -75,7 +75,7 @@ def overlap_rows(records: RunRecords, chosen: pl.Expr) -> list[list[Any]]:
 
 
 def change_rows(frame: pl.DataFrame) -> list[dict[str, Any]]:
-    """One row per head: the used ones first, strongest first."""
+    """One row per head, by effect, used heads first."""
     frame = frame.filter(pl.col("step") == pl.col("step").max())
     rows = sorted(
         frame.iter_rows(named=True),

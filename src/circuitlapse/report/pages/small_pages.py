@@ -1,7 +1,4 @@
-"""A calibration as one page, made as the report is, without scripts.
-
-A survey as one page, made as the report is, without scripts.
-"""
+"""The pages of a calibration and of a survey, without scripts."""
 
 from typing import Any
 

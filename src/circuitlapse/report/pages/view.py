@@ -1,7 +1,4 @@
-"""The page's text and tables: everything that reads without JavaScript.
-
-The one bar of the verdict: each cause's share of the gain, with its interval.
-"""
+"""The page's text and tables, readable without JavaScript, and the bar of the verdict's shares."""
 
 import json
 import re
@@ -45,7 +42,7 @@ _WORD = re.compile(r"\w+|\W")
 
 
 def view(records: RunRecords) -> dict[str, Any]:
-    """Word everything on the page that is not drawn. All of it is escaped by the template."""
+    """Return all text of the page that is not in a drawing. The template escapes it."""
     tasks = records.experiment.tasks
     shared = families(records)["shared"]
     seeds = records.tables["behaviour"].select("base_seed", "finetune_seed").unique().sort(pl.all())
@@ -101,7 +98,7 @@ def _of_seed(records: RunRecords, row: tuple[int, int], shared: list[str]) -> di
 
 
 def _claims(records: RunRecords) -> list[tuple[str, list[dict[str, str]]]]:
-    """The verdict's statements under what they speak about, in the verdict's own order."""
+    """The verdict's statements by subject, in the verdict's order."""
     found: dict[str, list[dict[str, str]]] = {}
     for evidence in records.verdict.evidence:
         found.setdefault(SUBJECTS.get(evidence.table, "Further"), []).append(
@@ -111,7 +108,7 @@ def _claims(records: RunRecords) -> list[tuple[str, list[dict[str, str]]]]:
 
 
 def _checks(records: RunRecords) -> list[dict[str, Any]]:
-    """What had to hold, with the rows behind it where a table has them."""
+    """The required checks, with links to their tables."""
     return [
         {
             "name": check.name,
@@ -124,7 +121,7 @@ def _checks(records: RunRecords) -> list[dict[str, Any]]:
 
 
 def _link(table: str, where: Mapping[str, str | int]) -> dict[str, str]:
-    """Where the page shows a table, and which of its rows are meant."""
+    """The page's link to a table and its rows."""
     section = SECTIONS.get(table, f"table-{table}")
     name = section.removeprefix("table-")
     return {"section": section, "name": name, "where": json.dumps(dict(where))}
@@ -189,11 +186,10 @@ _WIDTH, _BAR, _ROW, _TOP = 1000.0, 30.0, 9.0, 4.0
 
 
 def share_bar(verdict: Verdict) -> dict[str, Any] | None:
-    """Lay out the bar in SVG units; None where the verdict gives no share.
+    """Lay out the bar of each cause's share in SVG units; None if the verdict gives no share.
 
-    Positive shares are stacked to the right of zero and negative ones to its left. Each interval
-    is drawn below the bar, shifted by what is stacked before its cause, so that a cause's line
-    surrounds the end of its own segment.
+    Positive shares are stacked to the right of zero and negative ones to its left. Each interval is
+    drawn below the bar, shifted to the end of its own segment.
     """
     given = [(name, verdict.shares[name]) for name in CAUSES if verdict.shares.get(name)]
     shares: list[tuple[str, Estimate]] = [(name, share) for name, share in given if share]

@@ -1,7 +1,4 @@
-"""What a checkpoint shows when it is looked into: lens, direct attribution, signatures, patches.
-
-Fates and roles of the heads over training, one character for each head and step.
-"""
+"""Checkpoint details: lens, direct attribution, head profiles, patches, roles over training."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -80,10 +77,10 @@ def _signature(frame: pl.DataFrame, run: int, grid: Grid, heads: list[str]) -> d
 def _patched(
     frame: pl.DataFrame, run: int, task: str, grid: Grid, positions: list[str], heads: list[str]
 ) -> dict[str, Any]:
-    """``run/task/site`` → effect and half its interval, over [both ends, layers x columns].
+    """``run/task/site`` → effect and half its interval, over [both ends, layers x positions or
+    heads].
 
-    Columns are named positions for sites of the stream, and heads for sites in heads; key-value
-    heads that several heads share are repeated for each of them.
+    Key-value heads are repeated for the heads that share them.
     """
     found = {}
     frame = frame.filter(pl.col("task") == task)
@@ -181,10 +178,10 @@ _NUMBERS = ("attention", "q_share", "k_share", "v_share", "distance", "noise", "
 
 
 def over_time(records: RunRecords, grid: Grid, nodes: Sequence[str]) -> dict[str, Any]:
-    """Collect the signs of every head and step, and what each head does at both ends.
+    """Collect the change category of every head and step, and each head's role at both ends.
 
     ``fates_over`` has under ``run/corruption``, and ``roles.series`` under ``run/task``, a string
-    over [steps, heads]: the sign's place in its list of names after "#", or a blank.
+    over [steps, heads]: the category's index after "#", or a blank.
     """
     heads = [node for node in nodes if node.startswith("a")]
     fates, roles = records.tables["fates"], records.tables.get("roles")
@@ -228,7 +225,7 @@ def _words(frame: pl.DataFrame, step: int, heads: Sequence[str]) -> list[dict[st
 
 
 def role_rows(records: RunRecords) -> list[dict[str, str]]:
-    """Word what changed for readers without JavaScript: heads of another role, or signature."""
+    """Describe, for readers without JavaScript, heads whose role or profile changed."""
     frame = records.tables.get("roles")
     if frame is None or frame.is_empty():
         return []

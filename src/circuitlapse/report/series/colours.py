@@ -1,8 +1,8 @@
-"""The colours of effects: one diverging ramp, for paper and for screens that are dark.
+"""The colours of effects: one diverging ramp, for light and dark screens.
 
-The page and the exported figures read the same table. It is neutral at zero, brown-orange where a
-component works against the answer and blue where the model needs it; both ends differ in lightness
-from the middle, so that the map reads in grey and for readers who do not tell red from green.
+The page and the exported figures share it. It is neutral at zero, brown-orange for negative effects
+and blue for positive ones. Both ends differ in lightness from the middle, so the map is readable in
+grey and for colour-blind readers.
 """
 
 import math
@@ -55,10 +55,9 @@ def ramp(theme: str) -> list[str]:
 
 
 def place(effect: float, largest: float) -> int:
-    """Return an effect's index in the ramp.
+    """Return an effect's index in the ramp, which ends at ``largest``.
 
-    It follows the signed square root of the effect, so that small effects show, and ends at
-    ``largest``.
+    It follows the signed square root, so that small effects are visible.
     """
     size = math.sqrt(min(1.0, abs(effect) / largest))
     return STEPS + round(math.copysign(size, effect) * STEPS)

@@ -1,4 +1,4 @@
-"""How often the rule named what was planted, laid out for the calibration's page and the report."""
+"""Confusion matrix of labels and ground truth, for the calibration's page and the report."""
 
 from typing import Any, get_args
 
@@ -10,7 +10,7 @@ _WIDTH = 130.0
 
 
 def counts(found: Calibration) -> dict[str, Any]:
-    """What the template of the counts is given: labels by what was planted, and exact intervals."""
+    """Return labels by ground truth, and exact intervals, for the template."""
     return {
         "confusion": confusion_rows(found),
         "labels": get_args(Label),
@@ -20,10 +20,10 @@ def counts(found: Calibration) -> dict[str, Any]:
 
 
 def confusion_rows(found: Calibration) -> list[dict[str, Any]]:
-    """Lay out how often each label was given, by what was planted: one row for each kind.
+    """Count each label by ground truth, one row per kind.
 
-    ``cells`` has for each label the count, whether it is the right one or a wrong answer that was
-    given, and its share of the row. A rule that does not decide is not wrong.
+    ``cells`` has for each label the count, whether it is correct or wrong, and its share of the
+    row. `undetermined` is not wrong.
     """
     rows = []
     for kind, counts in found.confusion.items():
@@ -46,7 +46,7 @@ def confusion_rows(found: Calibration) -> list[dict[str, Any]]:
 
 
 def count_rows(found: Calibration) -> list[dict[str, Any]]:
-    """Give the same counts as rows: each tally, and of each kind how often each label was said."""
+    """Return the same counts as table rows."""
     rows = []
     for tally in found.tallies:
         said = found.confusion.get(tally.kind)

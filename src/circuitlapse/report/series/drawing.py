@@ -1,6 +1,6 @@
-"""One circuit map as SVG: the parts that stand still, which the page receives, and one frame.
+"""One circuit map as SVG: its constant parts, and one frame.
 
-The SVG is built as a tree, so that text from a run can never become markup.
+The SVG is built as a tree, so text from a run can never become markup.
 """
 
 from typing import Any
@@ -46,7 +46,7 @@ def drawings(data: dict[str, Any], layout: Layout) -> dict[str, str]:
 
 
 def draw_map(parent: ElementTree.Element, kind: str, data: dict[str, Any], layout: Layout) -> None:
-    """Draw what is the same in every frame of one map."""
+    """Draw the parts of one map that all frames share."""
     left = layout.boxes["logits"][0]
     text(
         parent,
@@ -88,7 +88,7 @@ def draw_map(parent: ElementTree.Element, kind: str, data: dict[str, Any], layou
 def show_frame(
     parent: ElementTree.Element, marks: Marks, edges: list[tuple[int, float]], data: dict[str, Any]
 ) -> None:
-    """Show a frame in what :func:`draw_map` drew."""
+    """Fill a frame into the result of :func:`draw_map`."""
     named: dict[str, list[ElementTree.Element]] = {}
     for element in parent:
         named.setdefault(element.get("class", "").partition(" ")[0], []).append(element)
@@ -110,7 +110,7 @@ def show_frame(
 
 
 def edge_key(parent: ElementTree.Element, left: Number, top: Number, largest: Number) -> None:
-    """Draw how wide edges are."""
+    """Draw the key of edge widths."""
     for index, share in enumerate((1.0, 0.5, 0.1)):
         x = left + 82 * index
         add(

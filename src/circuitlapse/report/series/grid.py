@@ -1,9 +1,6 @@
-"""Tables laid out as the page's script indexes them: one list over steps and columns.
+"""Tables as lists over steps and columns for the page's script, and the format of numbers.
 
-Every measured series of a run lies on a grid of its steps and something else: nodes, layers, named
-positions. Null stands where a seed has no such row.
-
-How numbers are written, in the text and in the tables.
+Null means that a seed has no such row.
 """
 
 import math
@@ -23,11 +20,11 @@ _FIRST, _LEVELS = 0x23, 63  # characters of quantised weights: "#" to "b"
 
 @dataclass(frozen=True)
 class Grid:
-    """The axis that all series share: which runs there are, and at which steps.
+    """The axis of all series: runs and steps.
 
     Attributes:
         runs: (base seed, fine-tuning seed) of each run, in the page's order.
-        steps: All steps that any run has.
+        steps: All steps of any run.
     """
 
     runs: list[tuple[int, int]]

@@ -1,4 +1,4 @@
-"""What the circuit map draws: its layout, its colours, and the edges of every checkpoint."""
+"""The circuit map's layout, colours, and edges of every checkpoint."""
 
 from typing import Any
 
@@ -15,10 +15,10 @@ from circuitlapse.report.series.run_records import RunRecords
 def circuit(records: RunRecords, grid: Grid, tasks: list[dict[str, Any]]) -> dict[str, Any]:
     """Collect the map's parts for the page's script.
 
-    ``edges.list`` has ``[writer, reader, slot, path]``, and ``edges.series`` under
-    ``run/task/corruption`` for each step the places in that list, each as the distance from the
-    one before, and the scores; where the task is empty, these are differences between tasks.
-    ``edges.width`` is that of a line for each logit.
+    ``edges.list`` has ``[source, destination, slot, path]``, and ``edges.series`` under
+    ``run/task/corruption`` for each step the indices in that list, each as the difference from the
+    one before, and the scores; an empty task means differences between tasks. ``edges.width`` is
+    the line width per logit.
     """
     layout = layout_of(records)
     edges = _edges(records.tables["edges"], grid, layout)
@@ -47,7 +47,7 @@ def layout_of(records: RunRecords) -> Layout:
 
 
 def positions_of(records: RunRecords) -> dict[str, list[str]]:
-    """Name the positions that patching tells apart: of each task, and those that both have."""
+    """Named positions that patching distinguishes: of each task, and those that both have."""
     frame = records.tables["patching"].filter(pl.col("position") != "")
     tasks = records.experiment.tasks
     old, new = (

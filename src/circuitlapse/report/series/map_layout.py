@@ -1,8 +1,8 @@
-"""Where everything stands on the circuit map: the page and the exported figures share this.
+"""Layout of the circuit map, for the page and the exported figures.
 
-Named positions, which are the model's input, stand at the bottom. Above them each layer has a row
-of heads and over it its MLP as a bar, and the logits are on top, so that every edge leads upwards.
-Bars reach into a lane on the right, in which edges between bars run without crossing any head.
+Named positions, the model's input, are at the bottom. Above them each layer has a row of heads and
+its MLP as a bar, with the logits on top, so every edge leads upwards. Edges between MLPs run in a
+lane on the right that has no heads.
 """
 
 from collections.abc import Mapping, Sequence
@@ -65,12 +65,7 @@ def _is_bar(node: str) -> bool:
 
 
 def map_layout(nodes: Sequence[str], positions: Mapping[str, Sequence[str]]) -> Layout:
-    """Lay out the nodes of a model, ``a0.h0`` and so on and ``m0`` and so on.
-
-    Args:
-        nodes: All heads and MLPs.
-        positions: Named positions from left to right, of each of the maps.
-    """
+    """Lay out the nodes ``a0.h0`` … and ``m0`` …; ``positions`` are from left to right, by map."""
     places = [place for node in nodes if (place := place_of(node))]
     n_layers = 1 + max(place.layer for place in places)
     n_heads = 1 + max(place.head for place in places)

@@ -1,4 +1,4 @@
-"""What the circuit map shows at one step: colours, texts and edges, for pictures and the page."""
+"""The circuit map's colours, texts and edges at one step, for pictures and the page."""
 
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -15,13 +15,13 @@ _FIRST = 0x100  # the character of the ramp's first colour
 
 @dataclass(frozen=True)
 class Frame:
-    """Which step, seed and corruption a map shows, and how many edges.
+    """The step, seed and counterfactual family of a map, and its number of edges.
 
     Attributes:
-        step: Its place among the run's steps.
-        run: Its place among the run's seeds.
-        family: The corruption.
-        edges: How many edges are drawn on each map.
+        step: Index among the run's steps.
+        run: Index among the run's seeds.
+        family: The counterfactual family.
+        edges: Number of edges on each map.
     """
 
     step: int
@@ -32,12 +32,12 @@ class Frame:
 
 @dataclass(frozen=True)
 class Marks:
-    """What changes from frame to frame on one map.
+    """The parts of one map that change between frames.
 
     Attributes:
-        cells: Each node's colour by its place in the ramp, None where nothing was measured.
-        texts: What stands in each node's cell.
-        positions: Each named position's colour, like ``cells``.
+        cells: Index of each node's colour in the ramp, None without a measurement.
+        texts: Text of each node's cell.
+        positions: Colours of the named positions, like ``cells``.
         nothing: Why no cell has a colour, if none has.
     """
 
@@ -48,13 +48,7 @@ class Marks:
 
 
 def marks(kind: str, data: dict[str, Any], frame: Frame) -> Marks:
-    """Decide what one of the three maps shows.
-
-    Args:
-        kind: One of :data:`KINDS`.
-        data: From :func:`circuitlapse.report.series.payload.payload`.
-        frame: Which step, seed and corruption.
-    """
+    """Return the marks of a map in a frame; ``kind`` is one of :data:`KINDS`."""
     largest = data["largest"]
     names = data["layout"]["positions"][kind]
     values = _effects(kind, data, frame)
@@ -73,7 +67,7 @@ def marks(kind: str, data: dict[str, Any], frame: Frame) -> Marks:
 
 
 def edges_of(kind: str, data: dict[str, Any], frame: Frame) -> list[tuple[int, float]]:
-    """Return a map's edges, the strongest first: place in ``data["edges"]["list"]`` and score."""
+    """Return a map's edges, the strongest first: index in ``data["edges"]["list"]`` and score."""
     key = f"{frame.run}/{_name(kind, data)}/{frame.family}"
     series = data["edges"]["series"].get(key)
     if not series:
@@ -86,9 +80,9 @@ def edges_of(kind: str, data: dict[str, Any], frame: Frame) -> list[tuple[int, f
 def series(data: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Collect the marks of every frame for the page, under ``run/kind/corruption``.
 
-    ``places`` has one character for each node and then each named position, and for each step of
-    it: the place in the ramp after U+0100, or a blank. ``texts`` are those of the first step, and
-    ``changed`` lists [step, node, text] where one differs. ``nothing`` runs over the steps.
+    ``places`` has for each node and then each named position one character per step: the index in
+    the ramp after U+0100, or a blank. ``texts`` are those of the first step, and ``changed`` lists
+    later changes as [step, node, text]. ``nothing`` runs over the steps.
     """
     families = [*data["families"]["shared"], *data["families"]["single"]]
     return {
@@ -123,7 +117,7 @@ def _compact(found: list[Marks]) -> dict[str, Any]:
 def edge_differences(
     series: dict[str, list[Scores]], tasks: list[dict[str, Any]]
 ) -> dict[str, list[Scores]]:
-    """``run//corruption`` → new minus old at each step, of edges of which both have a score."""
+    """``run//corruption`` → new minus old at each step, of edges with both scores."""
     old, new = (task["name"] for task in tasks)
     found = {}
     for key, of_old in series.items():
@@ -138,7 +132,7 @@ def edge_differences(
 
 
 def packed_edges(scores: Scores) -> list[list]:
-    """Return the edges' places in order, each as the distance from the one before, and scores."""
+    """Return the edges' sorted indices, each as the difference from the one before, and scores."""
     places = sorted(scores)
     distances = [now - before for before, now in pairwise([0, *places])]
     return [distances, [scores[place] for place in places]]
@@ -153,7 +147,7 @@ def _place(value: float | None, largest: float) -> int | None:
 
 
 def _labels(kind: str, data: dict[str, Any], frame: Frame) -> list[str]:
-    """Each MLP's name, and the sign of each head's fate."""
+    """Each MLP's name, and the sign of each head's change category."""
     rows = data["fates"].get(f"{frame.run}/{frame.family}", [])
     fates = {} if kind == "difference" else {row["node"]: row["fate"] for row in rows}
     return [
@@ -165,7 +159,7 @@ def _labels(kind: str, data: dict[str, Any], frame: Frame) -> list[str]:
 
 
 def _with_value(text: str, value: float | None, largest: float) -> str:
-    """Add the effect, in two digits, where it is beyond the scale and colour says no more."""
+    """Add the effect, in two digits, where it exceeds the colour scale."""
     if value is None or abs(value) <= largest:
         return text
     return f"{text}:  {float(f'{value:.2g}'):g}".replace("-", "\u2212")
@@ -194,7 +188,7 @@ def _effects(kind: str, data: dict[str, Any], frame: Frame) -> list[float | None
 
 
 def _position_effect(kind: str, data: dict[str, Any], frame: Frame, name: str) -> float | None:
-    """What corrupting the input at one position does: a patch before the first layer."""
+    """Effect of corrupting the input at one position: a patch before layer 0."""
     ends = {0: 0, len(data["steps"]) - 1: 1}
     if frame.step not in ends or frame.family != next(iter(data["families"]["shared"]), None):
         return None

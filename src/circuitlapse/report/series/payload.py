@@ -1,7 +1,7 @@
-"""The numbers that the drawings need, as compact columns.
+"""The numbers of the drawings, as compact columns.
 
-Series run over one axis of steps, shared by all seeds, with null where a seed has no such step.
-Keys of series join seed index, task and the rest by ``/``. Four significant digits are kept.
+All seeds share one axis of steps, with null where a seed has no such step. Keys of series join seed
+index, task and the rest by ``/``. Four significant digits are kept.
 """
 
 from collections.abc import Iterable, Iterator
@@ -85,9 +85,9 @@ def payload(records: RunRecords) -> dict[str, Any]:
 
 
 def families(records: RunRecords) -> dict[str, list[str]]:
-    """Name the corruptions that both tasks have, then those that only one has.
+    """List the counterfactual families that both tasks have, then the others.
 
-    The experiment's own order comes first: its first family is the page's default.
+    They are in the experiment's order; the first is the page's default.
     """
     by_task: dict[str, list[str]] = {}
     for task, corruption in records.tables["nodes"].select("task", "corruption").unique().rows():
@@ -160,9 +160,9 @@ def _nodes(frame: pl.DataFrame, runs: list[tuple[int, int]], steps: list[int]) -
 
 
 def _largest(nodes: list[dict[str, Any]], series: dict[str, list], records: RunRecords) -> float:
-    """The colour scale's end: the largest effect of any head in the run, or difference of tasks.
+    """End of the colour scale: the largest effect of any head in the run, or difference of tasks.
 
-    An early MLP can matter many times more than any head, which would leave all heads pale.
+    An early MLP's effect can be many times larger, so MLPs do not count.
     """
     heads = [place for place, node in enumerate(nodes) if node["head"] >= 0]
     tasks = records.experiment.tasks
@@ -179,7 +179,7 @@ def _largest(nodes: list[dict[str, Any]], series: dict[str, list], records: RunR
 
 
 def _faithfulness(frame: pl.DataFrame, runs: list[tuple[int, int]], steps: list[int]) -> dict:
-    """``seed/task/corruption`` → the curve and its refusal at each step."""
+    """``seed/task/corruption`` → the curve, and why it is not reported, at each step."""
     at = {step: place for place, step in enumerate(steps)}
     fractions = frame["fraction"].unique().sort().to_list()
     place = {fraction: index for index, fraction in enumerate(fractions)}

@@ -11,10 +11,10 @@ from circuitlapse.report.series.run_records import RunRecords
 
 
 def recipes(records: RunRecords) -> list[dict[str, Any]]:
-    """Describe each recipe of the run in the experiment's order; nothing where there is one.
+    """Describe each recipe of a grid in the experiment's order; empty without a grid.
 
-    ``curves`` have points ``[step, accuracy among the names, low, high]`` on held-out names, for
-    each task and seed, and ``flags`` the steps at which any seed shows a trap.
+    ``curves`` have points ``[step, candidate accuracy, low, high]`` on held-out names, for each
+    task and seed, and ``flags`` the steps at which any seed has a warning.
     """
     behaviour, training = records.recipes["behaviour"], records.recipes["training"]
     known = list(records.experiment.finetune.recipes())
@@ -64,7 +64,7 @@ def _flags(frame: pl.DataFrame) -> list[dict[str, Any]]:
 
 
 def recipe_rows(records: RunRecords) -> list[dict[str, str]]:
-    """Word the same for readers without JavaScript: base and last checkpoint of each seed."""
+    """Return the same for readers without JavaScript: base and last checkpoint of each seed."""
     rows = []
     for recipe in recipes(records):
         for curve in recipe["curves"]:

@@ -1,4 +1,4 @@
-"""Reading a run directory, each file verified: the one place in the report that opens any."""
+"""Reading a run directory and verifying each file; no other part of the report opens files."""
 
 import json
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class Patterns:
 
 @dataclass(frozen=True)
 class RunRecords:
-    """Everything that a report is made from.
+    """The data of a report.
 
     Attributes:
         name: Name of the run directory.
@@ -52,7 +52,7 @@ class RunRecords:
         prompts: The first test items of each task, by task; each has at least ``prompt``,
             ``answer`` and ``corrupt`` (corruption name to prompt).
         patterns: Attention on the examples in the base and at the last checkpoint.
-        recipe: Which recipe the tables are about.
+        recipe: The recipe of the tables.
         recipes: The tables ``behaviour`` and ``training`` with the rows of all recipes.
         labels: The verdict's label of each recipe that has one already.
     """
@@ -74,16 +74,12 @@ _SAMPLES = 4  # items of each task on the page
 
 
 def read_run(run: Path, recipe: str = ONLY) -> RunRecords:
-    """Read a finished run's records on one recipe.
-
-    Args:
-        run: The run directory.
-        recipe: Which of a grid's recipes; rows of the others are left out.
+    """Read a finished run's records on one of a grid's recipes.
 
     Raises:
-        CircuitlapseError: If the directory or a file is missing, unreadable, or of another
-            version, or was changed since it was written; the file is named. Or if the run has no
-            such recipe, or nothing came of it.
+        CircuitlapseError: If the directory or a file is missing, unreadable, of another version, or
+            was changed since it was written; the file is named. Or if the run has no such recipe,
+            or no result for it.
     """
     run = Path(run)
     directory = "Pass the directory that `circuitlapse run` or `circuitlapse demo` wrote"

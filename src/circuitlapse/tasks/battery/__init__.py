@@ -1,7 +1,6 @@
-"""The battery: one file for each subject, and the tasks that these files declare.
+"""The battery: built-in tasks, one file per subject.
 
-A file here whose ``TASKS`` is a tuple of tasks is found by itself: adding a task takes no change
-anywhere else.
+Each file's ``TASKS`` is a tuple of tasks; new files are found automatically.
 """
 
 from importlib import import_module

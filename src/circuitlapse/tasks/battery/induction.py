@@ -1,8 +1,8 @@
 """Induction on random tokens (Elhage et al. 2021; Olsson et al. 2022): "… A B … A" → "B".
 
-Random words are followed by the beginning of the same words once more. The answer is the word that
-came next the first time, and the distractors are the others. Which words follow one another is held
-out, and so is, in place of wordings, how many words there are.
+Random words are followed by the start of the same words. The answer is the next word of the first
+copy, and the distractors are the others. Pairs of successive words are held out, and so are numbers
+of words, in place of templates.
 """
 
 import random
