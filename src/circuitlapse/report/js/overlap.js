@@ -1,5 +1,5 @@
-// How alike the importances are: of base and tuned model, on the old and the new task, beside what
-// other changes of the weights leave alike.
+// Correlation of importances: base and tuned model, old and new task, compared with placebos and
+// other changes of the weights.
 // The comparison that the question is about comes first.
 const overlapPairs = [
   ["base:old", "tuned:new"], ["base:old", "tuned:old"], ["base:new", "tuned:new"],
