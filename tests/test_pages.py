@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from typing import Any
 
 import pytest
 import typer
@@ -36,7 +37,8 @@ def test_no_page_with_code_is_forgotten():
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(ROOT / page)])
 def test_every_command_has_these_arguments_and_options(page):
     for words in commands(ROOT / page):
-        command, rest = typer.main.get_command(app), words
+        command: Any = typer.main.get_command(app)
+        rest = words
         while hasattr(command, "commands") and rest and rest[0] != "--help":
             if command.name == "export" and rest[0] not in command.commands:
                 rest = ["map", *rest]

@@ -39,7 +39,7 @@ Progress = Callable[[int, int, str], None]
 
 _CACHE_VARIABLE = "CIRCUITLAPSE_CACHE"
 WEIGHTS = "model.safetensors"
-SHIPPED = Path(str(resources.files("circuitlapse.training").joinpath("shipped")))
+SHIPPED = Path(str(resources.files("circuitlapse.organisms").joinpath("shipped")))
 """Organisms that come with the package, each in a directory ``RECIPE-SEED``."""
 ABANDONED = 86400.0
 """Seconds after which nobody writes on a draft in the cache any more: its process was killed."""
