@@ -333,7 +333,8 @@ def test_a_place_that_is_no_run_is_named(tmp_path: Path):
 
 def test_a_report_is_built_without_torch(run: Path):
     code = (
-        "import sys; from pathlib import Path; from circuitlapse.report import build_report; "
+        "import sys; from pathlib import Path; "
+        "from circuitlapse.report.pages.page import build_report; "
         f"build_report(Path({str(run)!r})); "
         "heavy = {'torch', 'transformers', 'trl', 'datasets'} & set(sys.modules); "
         "sys.exit(f'imported {heavy}' if heavy else 0)"
