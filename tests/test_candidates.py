@@ -85,7 +85,7 @@ def test_components_add_up_to_the_logit_difference_of_all_answers() -> None:
     model, pairs = load_model(tiny_gpt2()), ragged(5)
     direct = cl.direct_logit_attribution(model, pairs)
     total = direct.writers.sum(dim=0) + direct.constant
-    assert torch.allclose(total, behaviour(model, pairs).logit_diff, atol=1e-4)
+    assert torch.allclose(total, torch.from_numpy(behaviour(model, pairs).logit_diff), atol=1e-4)
     assert torch.allclose(total, logit_differences(model, pairs)[0], atol=1e-4)
 
 

@@ -63,7 +63,7 @@ def test_a_report_is_rebuilt_without_torch(finished):
     out, before = finished[0], (finished[0] / "report.html").read_bytes()
     (out / "report.html").unlink()
     script = (
-        "import sys\nfrom circuitlapse.cli import main\n"
+        "import sys\nfrom circuitlapse.cli.app import main\n"
         "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules\n"
     )

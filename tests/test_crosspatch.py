@@ -62,7 +62,7 @@ def test_no_patch_and_a_patch_from_oneself_change_nothing():
     pairs = named_pairs()
     plain = behaviour(into, pairs).logit_diff
     every = Patch(tuple(into.graph.nodes))
-    assert torch.equal(crosspatched(into, source, pairs, [Patch(())])[0].logit_diff, plain)
+    assert np.array_equal(crosspatched(into, source, pairs, [Patch(())])[0].logit_diff, plain)
     assert np.array_equal(crosspatched(into, into, pairs, [every])[0].logit_diff, plain)
 
 
@@ -93,7 +93,7 @@ def test_rows_hold_every_group_position_and_way():
         (patched,) = crosspatched(tuned, base, pairs, [Patch(groups["pair"], position)])
         lost = behaviour(tuned, pairs).logit_diff - patched.logit_diff
         row = found["pair", position, "backward"]
-        assert row.gain.value == pytest.approx(float(lost.double().mean()), abs=1e-5)
+        assert row.gain.value == pytest.approx(float(lost.astype(np.float64).mean()), abs=1e-5)
         assert row.accuracy == float(patched.correct_among.mean(dtype=np.float64))
 
 

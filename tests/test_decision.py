@@ -93,7 +93,9 @@ def test_the_bootstrap_over_runs_and_prompts_is_the_literal_one():
         parts = [
             (
                 (runs[i].hybrids[0] - runs[i].base.logit_diff.astype(np.float64))[rows].mean(),
-                (runs[i].tuned.logit_diff - runs[i].base.logit_diff).double().numpy()[rows].mean(),
+                (runs[i].tuned.logit_diff - runs[i].base.logit_diff)
+                .astype(np.float64)[rows]
+                .mean(),
             )
             for i in picked
         ]

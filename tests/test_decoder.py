@@ -141,7 +141,9 @@ def test_behaviour_reads_the_whole_vocabulary():
     hf, pairs = tiny_gpt2(), random_pairs(4, n=40)
     ours = behaviour(load_model(hf), pairs, batch_size=7)
     with torch.no_grad():
-        torch.testing.assert_close(ours.logit_diff, _their_metric(hf, pairs.clean, pairs))
+        torch.testing.assert_close(
+            torch.from_numpy(ours.logit_diff), _their_metric(hf, pairs.clean, pairs)
+        )
         for row in range(len(pairs)):
             logits = hf(pairs.clean[row : row + 1, : int(pairs.lengths[row])]).logits[0, -1]
             answer = int(pairs.answers[row])

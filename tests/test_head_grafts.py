@@ -81,7 +81,7 @@ def test_queries_and_keys_move_the_pattern_and_values_and_outputs_do_not():
             full = f"transformer.h.1.attn.c_attn.{name}"
             ours[full].data[..., start : start + d_head] = theirs[full][..., start : start + d_head]
     gain = behaviour(by_hand, pairs).logit_diff - behaviour(base, pairs).logit_diff
-    assert named["qk", "first_in"] == pytest.approx(float(gain.double().mean()), abs=1e-6)
+    assert named["qk", "first_in"] == pytest.approx(float(gain.mean(dtype=np.float64)), abs=1e-6)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -139,4 +139,6 @@ def test_shared_keys_and_values_go_with_a_group_that_holds_all_their_heads():
             if own and own <= set(groups[group]) and piece.slot in slots:
                 ours[piece.parameter].data[piece.index] = theirs[piece.parameter][piece.index]
         gain = behaviour(by_hand, pairs).logit_diff - behaviour(base, pairs).logit_diff
-        assert named[group, "first_in"] == pytest.approx(float(gain.double().mean()), abs=1e-6)
+        assert named[group, "first_in"] == pytest.approx(
+            float(gain.mean(dtype=np.float64)), abs=1e-6
+        )

@@ -89,7 +89,7 @@ def test_a_killed_run_goes_on_with_its_training(tiny_model, tmp_path):
     script = (
         "import sys, circuitlapse.training.restart as r\n"
         "r.Restart.__init__.__defaults__ = (0.0,)\n"  # keep its state at every checkpoint
-        "from circuitlapse.cli import main\nmain()"
+        "from circuitlapse.cli.app import main\nmain()"
     )
     command = [sys.executable, "-c", script, "run", str(tmp_path / "experiment.toml")]
     out = tmp_path / "run"
