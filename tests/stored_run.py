@@ -128,11 +128,17 @@ class Stored:
                 target.write_bytes(source.read_bytes())
                 return
             arrays = {self._renamed(name): array for name, array in arrays.items()}
-            if "scores" in source.parts and "n_layers" in about:
-                about = about_scores(Graph(**about), cl.get_task(source.stem))
-            save_file(arrays, target, {"about": json.dumps(self.keys(about), sort_keys=True)})
+            save_file(
+                arrays, target, {"about": json.dumps(self.about(source, about), sort_keys=True)}
+            )
         else:
             target.write_bytes(source.read_bytes())
+
+    def about(self, source: Path, about: Any) -> Any:
+        """What is known of stored arrays; scores now say their variants and invariance checks."""
+        if "scores" in source.parts and "n_layers" in about:
+            about = about_scores(Graph(**about), cl.get_task(source.stem))
+        return self.keys(about)
 
     def json(self, source: Path) -> Any:
         """A stored document with its present keys."""

@@ -107,7 +107,7 @@ def _preconditions(
     placebo_gain = None
     if placebo is not None:
         risen = behaviour(placebo, new["test"]).logit_diff - first.logit_diff
-        placebo_gain = mean_interval(risen.double().numpy())
+        placebo_gain = mean_interval(risen)
     margins = {
         (rule, split): mean_interval(answers[split].correct_among.astype(np.float64) - hits)
         for split in _SPLITS
@@ -124,7 +124,7 @@ def _preconditions(
         placebo_gain=placebo_gain,
         shortcuts=margins,
     )
-    checks = check_preconditions(findings, mean_interval(rise.double().numpy()))
+    checks = check_preconditions(findings, mean_interval(rise))
     if placebo is not None:
         return checks
     return [check for check in checks if check.name != PLACEBO_CHECK]
