@@ -208,7 +208,7 @@ def test_a_control_whose_logits_are_not_finite_keeps_its_curve_up_to_there(tiny_
         work(job, Store(tmp_path), experiment, lambda done, of, note="": None)
     about = load_about((tmp_path / curve("seed-0", "mlps")).read_bytes())
     assert about["steps"] == [0]
-    assert "blown up: at step 1 the logits are not finite" in about["refused"]
+    assert "training diverged: at step 1 the logits are not finite" in about["refused"]
 
 
 def test_unrelated_text_fits_the_model_whatever_the_preset(tiny_model, tmp_path):

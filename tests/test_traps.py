@@ -137,7 +137,9 @@ def test_overfitting_a_handful_of_prompts_is_named(tiny_model):
 
 def test_a_training_that_blows_up_is_stopped(tiny_model):
     task = get_task("ioi3")
-    with pytest.raises(CircuitlapseError, match=r"blown up: at step 10 .*Lower finetune\.learning"):
+    with pytest.raises(
+        CircuitlapseError, match=r"training diverged: at step 10 .*Lower finetune\.learning"
+    ):
         _tune(
             tiny_model,
             task.items("train", 240),
@@ -209,7 +211,10 @@ def test_a_recipe_that_blows_up_is_named_and_the_others_are_finished(tiny_model,
     )
     assert done.returncode == 2, done.stderr
     said = done.stderr
-    assert "1 fine-tune(s) came to nothing:\n  fine-tune lr-1e+30-seed-3: the training has" in said
+    assert (
+        "1 fine-tune(s) came to nothing:\n  fine-tune lr-1e+30-seed-3: the training diverged"
+        in said
+    )
     assert "The others are finished; what was lost is tried again" in said
     run = cl.load_run(out)
     assert list(run.recipes) == ["lr-0.001"]

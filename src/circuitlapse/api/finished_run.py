@@ -83,7 +83,7 @@ class Run:
     def recipes(self) -> "dict[str, Run]":
         """The run once for each of its recipes, by the recipe's name.
 
-        A recipe that came to nothing in a finished run is left out.
+        A recipe that failed in a finished run is left out.
         """
         names = list(self.experiment.finetune.recipes())
         if (self.path / "provenance.json").exists():
@@ -101,7 +101,7 @@ class Run:
 
     @property
     def seed(self) -> int:
-        """The fine-tuning seed that is shown by default: the first that came to something."""
+        """The fine-tuning seed that is shown by default: the first that finished."""
         seeds = self.experiment.finetune.seeds
         # Where there is nothing to choose, no table is read and hashed for every model and score.
         if len(seeds) == 1 or not self._store.record("tables/nodes.parquet"):
@@ -121,7 +121,7 @@ class Run:
 
     @property
     def base(self) -> dict[str, object]:
-        """What the base model is; for an organism also what it reached when it was admitted."""
+        """What the base model is; for an organism also what it reached when it was validated."""
         return json.loads(self._store.read("base.json"))
 
     @property

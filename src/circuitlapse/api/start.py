@@ -21,7 +21,7 @@ def run_experiment(
     out: Path | str,
     progress: Listener | None = None,
 ) -> Run:
-    """Run an experiment from beginning to end, or go on where an earlier call stopped.
+    """Run an experiment, or resume what an earlier call began.
 
     Args:
         experiment: The experiment, or the path of its TOML file.
@@ -31,7 +31,7 @@ def run_experiment(
 
     Raises:
         CircuitlapseError: For any mistake in the experiment, the models or the directory; and where
-            fine-tunes came to nothing, after everything else was finished.
+            fine-tunes failed, after everything else was finished.
     """
     if not isinstance(experiment, Experiment):
         experiment = read_experiment(experiment)
@@ -75,7 +75,7 @@ def compare_models(
         new: The new task.
         out: Directory of the run; by default ``runs/compare-NAME``, NAME being the tuned model's.
         prompts: Prompts for behaviour, circuits, groups and grafts alike; the defaults without it.
-        workers: Processes side by side; 0 takes one per core.
+        workers: Number of worker processes; 0 takes one per core.
         device: As :func:`circuitlapse.load_model` takes it.
         progress: Called with events while it works. Without it a notebook shows a line every five
             seconds, and nothing is printed elsewhere.

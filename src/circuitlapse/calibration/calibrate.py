@@ -1,9 +1,9 @@
-"""Calibrating the verdict: organisms with a planted answer are made, admitted, judged and counted.
+"""Score the verdict on organisms with known ground truth: make, validate, judge and count them.
 
-Of each kind, candidates are made with one seed after the other until as many are admitted as are
+Of each kind, candidates are made with one seed after the other until as many are validated as are
 wanted, or twice as many have been tried; refused ones are kept in the record. ``nothing`` takes the
 placebos in turn. Every organism's figures and answer are an artifact of their own, so that a
-calibration that was stopped goes on where it was.
+calibration that was stopped resumes.
 """
 
 import time
@@ -53,12 +53,12 @@ def calibrate(
     """Judge organisms whose answer was planted, and count how often the verdict names it.
 
     Args:
-        out: Directory of the calibration; one that was stopped there is gone on with.
-        n: How many admitted organisms of each kind.
+        out: Directory of the calibration; one that was stopped there is resumed.
+        n: How many validated organisms of each kind.
         seed_from: The first seed. The recipe and the rule were made on seeds below 10.
         stress: Whether to judge as many locks that all weights were trained for, too; they do not
             count.
-        workers: Processes side by side; 0 takes one per core.
+        workers: Number of worker processes; 0 takes one per core.
         recipes: Of the bases, by kind. Default:
             :func:`circuitlapse.calibration.planted.planted_recipe`.
         planting: How answers are planted.
@@ -129,7 +129,7 @@ def _missing(found: Iterable[CalibratedOrganism], n: int) -> dict[str, int]:
 
 
 class _Search:
-    """Makes and judges candidates, in rounds, until enough are admitted."""
+    """Makes and judges candidates, in rounds, until enough are validated."""
 
     def __init__(
         self, store: Store, setup: Setup, n: int, seed_from: int, workers: int, listen: Listener
@@ -171,7 +171,7 @@ class _Search:
             self.listen(Progress("note", text=f"{candidate.name} is refused: {found.refused}"))
 
     def _round(self, wanted: Sequence[Candidate]) -> None:
-        """Take what is there, and make the rest side by side, those of one base together."""
+        """Take what is there, and make the rest in parallel, those of one base together."""
         groups: dict[str, list[Candidate]] = {}
         for each in wanted:
             self.listen(Progress("started", each.name))

@@ -35,7 +35,7 @@ class Judging(BaseModel):
         validation: Validation prompts per task, on which gains are fitted and heads chosen.
         test: Test prompts that shares, grafts and mediation are measured on.
         answers: Test prompts per task and split behind the preconditions.
-        n_random: Random groups of heads beside each group.
+        n_random: Random groups to compare each group of heads with.
         seed: Of random groups and bootstrap.
         repeats: Resamples of the bootstrap.
     """

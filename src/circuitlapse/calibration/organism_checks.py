@@ -5,9 +5,9 @@ anew. So each kind of organism has a test of its own, and only those that pass m
 a verdict. Where G is the rise of the new task's mean logit difference from base to tuned model:
 
 =============  =====================================================================================
-kind           admitted if
+kind           validated if
 =============  =====================================================================================
-formed         at least .7 of G is left with all heads but the blank ones held at what they add to
+formed         at least .7 of G is left with all heads but the blank ones frozen to what they add to
                the stream in the base, at all positions (the MLPs run freely)
 transformed    the base reaches less than .3 of G by gains on the trained heads alone: what they do
                has changed, not only how loudly they do it
@@ -80,7 +80,7 @@ BARS: dict[str, tuple[Bar, ...]] = {
 
 
 def refusal(kind: str, figures: Mapping[str, float]) -> str:
-    """Say why an organism is not admitted; empty where it is.
+    """Say why an organism is rejected; empty where it is.
 
     Args:
         kind: What was to be planted.

@@ -8,10 +8,9 @@ of its own, and the other kinds of one seed share one.
 ``transformed``
     Only the heads that the base uses on the old task are trained on the new one.
 ``elicited``
-    The base learns the new task with its blank heads held, then only the blank heads are trained to
-    answer at random: the ability is there, behind a lock. That is the organism's base; its tuned
-    model is a fine-tune of all its weights on the new task, which ends as soon as the ability is
-    back: what training does after that is no longer opening a lock.
+    The base learns the new task with its blank heads frozen. Then only the blank heads are trained
+    to answer at random, which suppresses the ability. That is the organism's base. Its tuned model
+    is a fine-tune of all its weights on the new task, which ends as soon as the ability is back.
 ``nothing``
     A placebo fine-tune; see :mod:`circuitlapse.training.placebos`.
 
@@ -59,7 +58,7 @@ _FORMING = (0, 2, 3, 3)
 
 @dataclass(frozen=True)
 class Planted:
-    """An organism, whether admitted or not.
+    """An organism, whether validated or not.
 
     Attributes:
         kind: The truth that was to be planted.
@@ -73,7 +72,7 @@ class Planted:
             whole vocabulary, ``_new`` among the names); ``gain`` is G in logits; ``rise`` is that
             of the new task's accuracy, and ``learned`` the same over what was left to learn; the
             rest is in :mod:`circuitlapse.calibration.organism_checks`.
-        refused: Why it is not admitted; empty where it is.
+        refused: Why it is rejected; empty where it is.
     """
 
     kind: str
@@ -126,7 +125,7 @@ def plant(
         seed: Of pretraining, and of the fine-tunes' shuffling.
         variant: Which placebo ``nothing`` is, ``shuffled_answers`` if empty. For ``elicited``,
             :data:`ALL_WEIGHTS` locks with all weights, not only with blank heads: such a lock may
-            have destroyed what it hides, cannot be taken out to see, and is never admitted.
+            have destroyed what it hides, cannot be taken out to see, and is never validated.
         recipe: Of the base, with blank heads. Default: :func:`planted_recipe` for the kind.
         planting: How the truth is planted. Default: the defaults of :class:`Planting`.
         cache_dir: Where models are kept; see :func:`circuitlapse.organisms.organism`.

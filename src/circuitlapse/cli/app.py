@@ -47,10 +47,10 @@ app.command("try")(try_prompt)
 
 Out = Annotated[
     Path | None,
-    typer.Option(help="Directory of the run; an unfinished run found there is gone on with."),
+    typer.Option(help="Directory of the run; an unfinished run there is resumed."),
 ]
 Workers = Annotated[
-    int | None, typer.Option(min=0, help="Processes side by side; 0 takes one per core.")
+    int | None, typer.Option(min=0, help="Number of worker processes; 0 takes one per core.")
 ]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 and so on.")]
 DryRun = Annotated[
@@ -164,7 +164,7 @@ def run(
 ) -> None:
     """Run an experiment from its TOML file, or on checkpoints that you have.
 
-    A run that was stopped goes on where it was. Without --out it goes to runs/NAME, where NAME is
+    Resumes an interrupted run. Without --out it goes to runs/NAME, where NAME is
     the file's name without its ending, or the directory that holds the checkpoints.
     """
     patterns = checkpoints or []

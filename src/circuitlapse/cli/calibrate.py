@@ -28,26 +28,25 @@ if TYPE_CHECKING:
 
 
 def calibrate(
-    n: Annotated[int, typer.Option(min=1, help="Admitted organisms of each kind.")] = 10,
+    n: Annotated[int, typer.Option(min=1, help="Validated organisms of each kind.")] = 10,
     seed_from: Annotated[
         int, typer.Option(min=0, help="First seed; the rule was made on seeds below 10.")
     ] = 100,
     out: Annotated[
-        Path, typer.Option(help="Directory; a calibration found there is gone on with.")
+        Path, typer.Option(help="Directory; an unfinished calibration there is resumed.")
     ] = Path("runs/calibration"),
     stress: Annotated[
         bool, typer.Option("--stress", help="Also judge locks of all weights; they do not count.")
     ] = False,
     workers: Annotated[
-        int, typer.Option(min=0, help="Processes side by side; 0 takes one per core.")
+        int, typer.Option(min=0, help="Number of worker processes; 0 takes one per core.")
     ] = 0,
 ) -> None:
-    """Hold the verdict against organisms whose answer was planted.
+    """Score the labels on small models with known ground truth.
 
-    Of each kind (formed, transformed, elicited, nothing) organisms are pretrained, fine-tuned,
-    admitted by tests set beforehand and judged like any run. How often the label is the planted one
-    is counted with exact intervals. Ten of each take some 5,000 seconds of processor time, by an
-    estimate.
+    For each kind (formed, transformed, elicited, nothing) models are trained, checked and labelled
+    like any run. The table counts how often the label is right, with exact intervals. Ten of each
+    take an estimated 5,000 seconds of processor time.
     """
     from circuitlapse.calibration.calibrate import DOCUMENT, TABLE
     from circuitlapse.calibration.calibrate import calibrate as calibrate_verdict
@@ -62,7 +61,7 @@ def calibrate(
 
 
 def write_page(found: Calibration, out: Path) -> Path:
-    """Write the calibration as a page beside its figures, and return its path."""
+    """Write the calibration as a page next to its figures, and return its path."""
     page = out / "calibration.html"
     with replacing(page) as draft:
         draft.write_text(render_calibration(found), encoding="utf-8")

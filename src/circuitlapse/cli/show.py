@@ -35,7 +35,7 @@ def show(run: Annotated[Path, typer.Argument(help="Directory of a finished run."
 
 
 def map_lines(run: Run) -> list[Text]:
-    """Draw the effect of every head and MLP: old task in the base beside new task at the end."""
+    """Draw the effect of every head and MLP: old task in the base, new task at the end."""
     old, new = run.experiment.tasks.old, run.experiment.tasks.new
     family, seed = run.experiment.measure.corruptions[0], run.seed
     nodes = run.table("nodes").filter(

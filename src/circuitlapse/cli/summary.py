@@ -1,6 +1,6 @@
 """What a run says at its end, in a few lines.
 
-How the fine-tunes went: curves side by side, and the traps that they show.
+How the fine-tunes went: learning curves, and training diagnostics.
 """
 
 from collections.abc import Mapping
@@ -145,10 +145,10 @@ _STEPS = 6  # that are shown; all are in the table
 _SPLITS = {"train": "trained on", "validation": "held out", "old_task": "old task"}
 _MEANING = {
     "end_of_text": "the end-of-text token is predicted after most prompts",
-    "overfit": "demonstrably more prompts that were trained on are right than held-out ones",
+    "overfit": "accuracy is higher on trained prompts than on held-out ones, intervals apart",
     "old_task_lost": "less than four fifths of the base's right answers on the old task are left",
-    "diverged": "after it the training blew up: some number was no longer finite",
-    "not_learning": "on held-out prompts neither loss nor accuracy is demonstrably better",
+    "diverged": "the training diverged after it: some number was no longer finite",
+    "not_learning": "on held-out prompts neither loss nor accuracy is better, intervals apart",
 }
 
 
@@ -157,7 +157,7 @@ def print_training(run: Run, console: Console) -> None:
     table = run.table("training")
     if table.is_empty():
         return
-    # A recipe that blew up is in this table alone.
+    # A recipe that diverged is in this table alone.
     several, seed = table["recipe"].n_unique() > 1, run.seed
     console.print(_curves(table.filter(pl.col("finetune_seed") == seed), several, seed))
     for line in flag_lines(table, several=several):

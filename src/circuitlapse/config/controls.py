@@ -1,4 +1,4 @@
-"""Control fine-tunes and what the base can be shown: context and nulls beside the evidence."""
+"""Control fine-tunes and k-shot prompting of the base: nulls and context for the evidence."""
 
 from typing import Annotated, Any, NamedTuple
 
@@ -34,7 +34,7 @@ class Placebo(NamedTuple):
 
 
 class Controls(Section):
-    """What stands beside the evidence: other fine-tunes, and what the base can be shown."""
+    """Controls of the evidence: other fine-tunes, and k-shot prompting of the base."""
 
     train_only: tuple[str | tuple[str, ...], ...] = Field(
         (),
@@ -43,7 +43,7 @@ class Controls(Section):
         '(adapters of rank 1), or lists of parts such as ["a1.h3", "m1", "norms"].',
     )
     random_sets: _Count = Field(
-        10, description="Random sets of as many heads in each layer, trained beside old_circuit."
+        10, description="Random sets of as many heads in each layer, to compare old_circuit with."
     )
     placebos: tuple[PlaceboKind, ...] = Field(
         (),

@@ -46,7 +46,7 @@ class Tasks(Section):
     @field_validator("old", "new")
     @classmethod
     def _absolute(cls, value: str) -> str:
-        # A run must find the file again from wherever it is gone on with.
+        # A run must find the file again from wherever it is resumed.
         path = Path(value).expanduser()
         is_path = path.suffix == ".jsonl" or (os.sep in value and path.exists())
         return str(path.absolute()) if is_path else value
@@ -106,8 +106,8 @@ class Compare(Section):
     )
     random_groups: Annotated[int, Field(ge=1)] = Field(
         20,
-        description="Random groups of as many heads beside grafts of groups, of their QK and OV, "
-        "and beside patches across models. The verdict's own evidence always has 39.",
+        description="Size-matched random groups for each graft of a group, of its QK and OV, "
+        "and for each cross-model patch. The verdict's own evidence always has 39.",
     )
     beside_prompts: Annotated[int, Field(ge=8)] = Field(
         64,
@@ -125,7 +125,7 @@ class Compute(Section):
     """How to run, never what to measure; not part of any hash."""
 
     workers: Annotated[int, Field(ge=0)] = Field(
-        0, description="Processes side by side; 0 takes one per core, at most 8."
+        0, description="Number of worker processes; 0 takes one per core, at most 8."
     )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1 and so on.")
 
@@ -272,12 +272,12 @@ class Experiment(Section):
         return sorted(same, key=lambda each: (each.seed != arm.seed, each.seed))
 
     def own_placebo(self, arm: TrainingRun) -> Placebo | None:
-        """Return the placebo beside a fine-tune, of the same recipe and seed; None where none."""
+        """Return the placebo of the same recipe and seed as a fine-tune; None where none."""
         found = self.noise_placebos(arm)
         return found[0] if found and found[0].seed == arm.seed else None
 
     def without(self, lost: Collection[str]) -> "Experiment":
-        """Return the experiment as it is after some fine-tunes, named here, came to nothing."""
+        """Return the experiment without the fine-tunes named here, which failed."""
         left = self.model_copy()
         left._lost = self._lost | frozenset(lost)
         return left

@@ -1,7 +1,7 @@
 """Overlap of the importances of any two (model, task) pairs, with a noise ceiling and a null.
 
 An overlap by itself says nothing (Prakash et al. 2024 read "enhancement" from circuits that share
-54 of 175 heads). Four figures stand beside each one:
+54 of 175 heads). Each one comes with four figures:
 
 - its *interval*: how far it moves when the prompts are drawn again;
 - the *ceiling*: what two disjoint halves of the prompts reach on one and the same model and task,

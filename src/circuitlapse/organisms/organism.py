@@ -45,7 +45,7 @@ ABANDONED = 86400.0
 """Seconds after which nobody writes on a draft in the cache any more: its process was killed."""
 _ABOUT = "organism.json"
 # A fixed number, whatever the machine has: another one gives other roundings and another organism.
-# Bases with blank heads are made side by side, where two threads each would wait for one another.
+# Bases with blank heads are made in parallel, where two threads each would wait for one another.
 _THREADS, _THREADS_BLANK = 2, 1
 
 

@@ -89,7 +89,7 @@ class OrganismFactory:
     def locked(self, *, all_weights: bool = False) -> Path:
         """A base that can do the new task and does not, since its blank heads answer at random.
 
-        It learns the new task with its blank heads held; then these alone are trained on shuffled
+        It learns the new task with its blank heads frozen; then these alone are trained on shuffled
         answers, or with ``all_weights`` everything is.
         """
         planting, blank = self.planting, self.recipe.blank_heads

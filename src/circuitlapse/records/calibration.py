@@ -39,9 +39,9 @@ class CalibratedOrganism(_Document):
         seed: Of pretraining and fine-tuning.
         variant: Which way of planting it: the placebo of ``nothing``; ``all_weights`` where a lock
             was trained with all weights; else empty.
-        scored: Whether it counts: admitted, and no stress case.
-        refused: Why it was not admitted, with the figure that failed; empty where it was.
-        figures: What the admission test measured, by name.
+        scored: Whether it counts: validated, and no stress case.
+        refused: Why it was rejected, with the figure that failed; empty where it was.
+        figures: What the validation checks measured, by name.
         trained: The heads that alone were trained, where that is how it was planted.
         label: The answer; null where the organism was refused.
         outcome: Whether the label is the planted one. ``mixed`` is as wrong as another cause.

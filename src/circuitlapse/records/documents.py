@@ -79,7 +79,7 @@ class Verdict(_Document):
         seeds: Each fine-tune by itself; empty where there is one.
         few_seeds: Whether they are several and yet too few for the intervals of gain and shares,
             which are of all together, to say anything of further seeds.
-        preconditions: What was checked first, and what the label needs beside its share.
+        preconditions: What was checked first, and what the label needs in addition to its share.
         evidence: The statements that the label rests on.
     """
 

@@ -108,7 +108,7 @@ def sentence(flag: str, figures: Figures, base: Figures) -> str:
             )
         case "overfit":
             return (
-                f"overfitting: {accuracy} of {n} trained on are right, demonstrably more than of "
+                f"overfitting: {accuracy} of {n} trained on are right, by intervals more than of "
                 "held-out ones; use more prompts or fewer steps"
             )
         case "old_task_lost":

@@ -121,7 +121,7 @@ class Store:
         """Keep other processes out of the directory, which must be there.
 
         Raises:
-            CircuitlapseError: If another process is at work in it.
+            CircuitlapseError: If another process uses it.
         """
         lock = FileLock(self.root / ".lock")
         try:
@@ -208,7 +208,7 @@ def metadata(content: bytes) -> dict[str, str]:
 
 @contextmanager
 def replacing(final: Path) -> Iterator[Path]:
-    """Give a temporary path beside ``final``; on leaving without an error it takes its place.
+    """Give a temporary path next to ``final``; on leaving without an error it takes its place.
 
     The path does not exist yet, and keeps the suffix, since some writers choose their format by it.
     What was at ``final`` stays until then, and stays for good where there is an error.

@@ -1,6 +1,6 @@
-"""Random groups of heads of the same size, layer by layer: the null beside every group of heads.
+"""Random groups of heads of the same size, layer by layer: the null distribution.
 
-A large group carries much of anything. What a group carries means something only beside groups
+A large group carries much of anything. What a group carries is compared with groups
 that have as many heads in every layer and were drawn at random. Where there are too few of these to
 ever tell (one head has as many peers as its layer has other heads), groups of as many heads from
 any layers stand in their place.
@@ -77,7 +77,7 @@ def _names(graph: GraphShape, group: Sequence[Sequence[int]]) -> tuple[str, ...]
 
 @dataclass(frozen=True)
 class RandomBaseline:
-    """What size-matched random groups reach, beside one group.
+    """What size-matched random groups reach, compared with one group.
 
     Attributes:
         n: How many groups.

@@ -9,7 +9,7 @@ fine-tune:
     order are those of the real fine-tune; only the rule is gone. It holds the new task at chance,
     which the base may have been trained for.
 ``old_task``
-    Prompts of the old task alone, with their answers. Where the base was held at chance by
+    Prompts of the old task alone, with their answers. Where the base was trained to chance by
     training, leaving that out lets the new task come back: not neutral for such a base.
 ``unrelated_text``
     Sequences of random words, each said twice: no names, no frames. What is learnt is to repeat.

@@ -56,7 +56,7 @@ class DivergedError(CircuitlapseError):
 def diverged(step: int, what: str) -> DivergedError:
     """Say when, and of what."""
     return DivergedError(
-        f"the training has blown up: at step {step} {what} not finite",
+        f"the training diverged: at step {step} {what} not finite",
         fix="Lower finetune.learning_rate, or warm it up with finetune.trainer.warmup_steps",
     )
 

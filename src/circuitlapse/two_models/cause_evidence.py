@@ -1,10 +1,9 @@
 """Everything that the label of one fine-tune rests on, measured on two models.
 
-Gains are fitted and groups chosen on validation prompts; on test prompts follow the answers of both
-models, all hybrids of gained M0 and M1, what gains that cannot be negative reach, and, beside the
-old circuit's and the recruited heads, what size-matched random heads reach by graft and by
-mediation. The definitions stand in :mod:`circuitlapse.verdict.causes`, ``gains``, ``mediation`` and
-``matched``; the rule that turns this into a label in :mod:`circuitlapse.verdict.decision`.
+Output scales are fitted and groups are chosen on validation prompts. Both models, all grafts of M1
+into rescaled M0, and the base with non-negative scales are run on test prompts. Grafts and
+mediation of old-task and recruited heads are compared with those of size-matched random heads.
+Definitions: :mod:`circuitlapse.verdict.causes`; rule: :mod:`circuitlapse.verdict.decision`.
 """
 
 from collections.abc import Callable
@@ -58,7 +57,7 @@ def cause_evidence(
         tuned: M1, of the same architecture and vocabulary.
         prompts: What to measure on.
         seed: Draws the random groups.
-        n_random: Random groups beside each group of heads.
+        n_random: Random groups to compare each group of heads with.
         advance: Called with (parts done, parts in all).
 
     Raises:

@@ -199,11 +199,11 @@ def crosspatch(
         base: M0.
         tuned: M1.
         pairs: The new task's test prompts; groups must have been chosen on others.
-        groups: Heads, MLPs or both by name of their group. Random groups stand beside those that
+        groups: Heads, MLPs or both by name of their group. Random groups are drawn for those that
             hold heads only.
         positions: Named positions of the pairs, and ``everywhere``.
         seed: Fixes random groups and bootstrap.
-        n_random: Random groups beside each.
+        n_random: Random groups for each.
         repeats: Bootstrap resamples of the prompts.
         advance: Called with (patches done, patches in all).
 

@@ -1,7 +1,7 @@
-"""Elicited: how far the base gets with its own components merely turned up or down.
+"""Elicited: how far the base gets with its own components only rescaled.
 
 An ability that was there and hidden needs no new computation: it needs what the base already
-computes, louder or softer. So every head and MLP of M0 gets one number that its output is
+computes, scaled up or down. So every head and MLP of M0 gets one number that its output is
 multiplied by, fitted to what the same component puts out in M1 as far as it is read. The target is
 M1's output; what is right comes in only through what is read:
 
@@ -9,10 +9,10 @@ M1's output; what is right comes in only through what is read:
 
 where a_c is what the component adds to the residual stream in M1 (a head through W_O, without the
 bias that all heads share; an MLP with its bias) and b_c what it adds, ungained, in M0 *with the
-gains of everything before it already at work*. r is what comes of it: the gradient of the logit
+scales of everything before it already applied*. r is what comes of it: the gradient of the logit
 difference with respect to what is added there, on the same prompt, in the models on the way from M0
-to M1: these two, and the gained M0 between them. Most of what a component adds is read by nothing
-that bears on the answer, and a fit to all of it is a fit to that. Since gained M0 depends on the
+to M1: these two, and the rescaled M0 between them. Most of what a component adds is read by nothing
+that bears on the answer, and a fit to all of it is a fit to that. Since rescaled M0 depends on the
 gains, they are fitted three times: first without it, then with that of the fit before.
 
 Layers are fitted in turn: if all were fitted at once on M0's own activations, the gains of one
@@ -25,7 +25,7 @@ As all prompts go through the layers together, what is read of every layer is ke
 2 x layers x d_model numbers per token and reading model, 1.7 GB for 256 prompts of 30 tokens in a
 model of GPT-2's size. Where the gradients behind them run out of memory, a batch is halved.
 
-The *elicited share* is (v(gained M0) - v(M0)) / G, on prompts that the gains were not fitted on.
+The *elicited share* is (v(rescaled M0) - v(M0)) / G, on prompts that the gains were not fitted on.
 docs/results/calibration.md has what other fits reached on organisms whose answer is known.
 """
 
@@ -51,7 +51,7 @@ from circuitlapse.prompts.pairs import PromptPairs
 from circuitlapse.shapes import Float
 from circuitlapse.two_models.hooked_forward import check_same_architecture
 
-# The first is without the gained base, which is itself fitted in turn.
+# The first is without the rescaled base, which is itself fitted in turn.
 _ROUNDS = 3
 _PARTS = ("attn_out", "mlp_out")
 
@@ -192,7 +192,7 @@ def _least_squares(
 class _Batch:
     """One batch, run through both models, the base with the gains found so far.
 
-    What the two models read is found once; what gained M0 reads, at every start.
+    What the two models read is found once; what rescaled M0 reads, at every start.
     """
 
     def __init__(self, base: Decoder, tuned: Decoder, pairs: PromptPairs) -> None:
@@ -208,7 +208,7 @@ class _Batch:
             self._put(number, decoder)
 
     def start(self, between: Decoder | None) -> None:
-        """Begin at the first layer, with what gained M0 reads where there is one."""
+        """Begin at the first layer, with what rescaled M0 reads where there is one."""
         self.streams = [decoder.embed(self._pairs.clean) for decoder in self.decoders]
         readers = len(self.decoders)
         if between is not None:
@@ -221,7 +221,7 @@ class _Batch:
     def _put(self, number: int, reader: Decoder) -> None:
         for part, layers in _what_is_read(reader, self._pairs, self.context).items():
             if part not in self._all_read:
-                # Room for all readers, gained M0 behind the two models.
+                # Room for all readers, rescaled M0 behind the two models.
                 readers = len(self.decoders) + 1
                 self._all_read[part] = [each.new_empty(readers, *each.shape) for each in layers]
             for kept, found in zip(self._all_read[part], layers, strict=True):

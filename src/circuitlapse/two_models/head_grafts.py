@@ -1,6 +1,6 @@
-"""Grafts of groups of heads beside size-matched random groups, and of QK against OV within them.
+"""Grafts of heads, and of their QK and OV, compared with size-matched random groups.
 
-*First in* is what a group's tuned weights bring to the base by themselves, *last in* what the tuned
+*Add-one-in* is what a group's tuned weights bring to the base alone, *leave-one-out* what the tuned
 model loses when they alone are put back. Within a group, ``qk`` is its query and key weights with
 their biases (where its heads look) and ``ov`` its value and output weights (what they move); the
 two are grafted apart from each other in the same way. Keys and values that several heads share go
@@ -69,7 +69,7 @@ def head_grafts(
     repeats: int = 1000,
     advance: Callable[[int, int], None] | None = None,
 ) -> list[HeadGraft]:
-    """Graft every group of heads first and last, beside random groups.
+    """Measure every group add-one-in and leave-one-out, compared with random groups.
 
     Args:
         base: M0.
@@ -78,7 +78,7 @@ def head_grafts(
         groups: Heads by name of their group.
         seed: Fixes random groups and bootstrap.
         parts: Which of the heads' weights.
-        n_random: Random groups beside each.
+        n_random: Random groups for each.
         repeats: Bootstrap resamples of the prompts.
         advance: Called with (groups and parts done, all of them).
 
@@ -127,16 +127,16 @@ def random_grafts(
     """Graft size-matched random groups in the place of groups that were grafted already.
 
     Args:
-        start: M0, or gained M0.
+        start: M0, or rescaled M0.
         tuned: M1.
         pairs: The new task's test prompts.
         groups: For ``first_in`` and ``last_in``, heads by name of their group.
         seed: Draws the random groups.
-        n_random: How many beside each.
+        n_random: How many for each.
         advance: Called with (grafts done, grafts in all).
 
     Returns:
-        The mean gain of each random group in logits; none beside a group of all heads.
+        The mean gain of each random group in logits; none for a group of all heads.
 
     Raises:
         CircuitlapseError: If the models' parameters differ, or they have no such head.
@@ -162,7 +162,7 @@ class GraftedHeads:
     """Hybrids of two models by their heads, on the same prompts."""
 
     def __init__(self, start: Model, tuned: Model, pairs: PromptPairs) -> None:
-        """Copy M0, or gained M0, into which M1's weights are to be written."""
+        """Copy M0, or rescaled M0, into which M1's weights are to be written."""
         self._pieces, self._pairs = pieces_by_key(start.hf), pairs
         self._grafts = Grafts(start, tuned, self._pieces)
 

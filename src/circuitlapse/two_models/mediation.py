@@ -50,13 +50,13 @@ def behaviours_with_frozen_heads(
     free: Sequence[Collection[str]],
     batch_size: int | None = None,
 ) -> list[Behaviour]:
-    """Run the tuned model with all heads but some held at the base's activations.
+    """Run the tuned model with all heads but some frozen to the base's activations.
 
     Args:
         base: M0.
         tuned: M1, of the same architecture and vocabulary.
         pairs: Prompts, of which the clean ones are run.
-        free: For each run, the heads that are not held.
+        free: For each run, the heads that are not frozen.
         batch_size: Prompts per batch.
 
     Raises:
@@ -112,7 +112,7 @@ def mediation(
     repeats: int = 1000,
     advance: Callable[[int, int], None] | None = None,
 ) -> list[Mediated]:
-    """Measure the gain that each group of heads mediates, beside random groups.
+    """Measure the gain that each group of heads mediates, compared with random groups.
 
     Args:
         base: M0.
@@ -120,7 +120,7 @@ def mediation(
         pairs: The new task's test prompts; groups must have been chosen on others.
         groups: Heads by name of their group.
         seed: Fixes random groups and bootstrap.
-        n_random: Random groups beside each, or by group, and none where a group is not named.
+        n_random: Random groups for each, or by group, and none where a group is not named.
         repeats: Bootstrap resamples of the prompts.
         advance: Called with (groups done, groups in all).
 

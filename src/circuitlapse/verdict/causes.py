@@ -3,8 +3,8 @@
 The way from the base M0 to the tuned model M1 leads over the *gained* base, M0 with one fitted gain
 per head and MLP (:mod:`circuitlapse.two_models.fit_scales`):
 
-    elicited     (v(gained M0) - v(M0)) / G: what M0 already computes, turned up or down
-    transformed  Shapley share of the old circuit's heads in the step from gained M0 to M1
+    elicited     (v(rescaled M0) - v(M0)) / G: what M0 already computes, scaled up or down
+    transformed  Shapley share of the old-task heads in the step from rescaled M0 to M1
     formed       that of the recruited heads
     elsewhere    that of everything else: other heads, MLPs, embeddings, normalisations, biases
 
@@ -45,8 +45,8 @@ class Measured:
     Attributes:
         base: Answers of M0.
         tuned: Answers of M1.
-        hybrids: Logit difference of every hybrid of gained M0 and M1, in the order of
-            :data:`circuitlapse.verdict.shares.SUBSETS`: gained M0 first, M1 last.
+        hybrids: Logit difference of every graft of M1 into rescaled M0, in the order of
+            :data:`circuitlapse.verdict.shares.SUBSETS`: rescaled M0 first, M1 last.
     """
 
     base: Behaviour
@@ -63,7 +63,7 @@ class Causes:
         accuracy_gain: Rise of the accuracy among the names.
         standardised_gain: Rise of the logit difference in units of the logits' spread.
         shares: Of each cause; None where G's interval is not above zero.
-        first_in: Share that each group's weights bring to gained M0 by themselves; None likewise.
+        first_in: Share that each group's weights bring to rescaled M0 alone; None likewise.
         last_in: Share that is lost when they alone are put back in M1; None likewise.
         n_runs: How many fine-tunes these are about.
     """
@@ -122,7 +122,7 @@ def divide_gain(runs: Sequence[Measured], *, seed: int, repeats: int = 1000) -> 
 
 
 def _columns(run: Measured) -> Float[np.ndarray, "prompts columns"]:
-    """Per prompt: the two rises, the causes' gains, the groups' first-in and last-in gains, G."""
+    """Per prompt: the two rises, the causes' gains, add-one-in and leave-one-out gains, G."""
     base, tuned = (each.logit_diff.astype(np.float64) for each in (run.base, run.tuned))
     right = run.tuned.correct_among.astype(np.float64) - run.base.correct_among.astype(np.float64)
     standardised = run.tuned.standardised.astype(np.float64) - run.base.standardised.astype(

@@ -2,7 +2,7 @@
 
 The label is the first that fits:
 
-    no_gain       the two models answer every prompt alike, as a model does beside itself
+    no_gain       the two models answer every prompt alike, as a model and its copy do
     undetermined  the base does not do the old task: there is nothing that a gain could come from
     no_gain       the interval of G lies wholly at or below zero; or that of the rise in accuracy
                   among the names wholly below a minimum; or that of the logit difference's rise in
@@ -45,13 +45,13 @@ _HEADS: tuple[Group, ...] = ("old_heads", "recruited_heads", "other_heads")
 
 @dataclass(frozen=True)
 class Support:
-    """What stands beside the shares of one fine-tune.
+    """The checks of one fine-tune's shares.
 
     Attributes:
         non_negative: Share of G that non-negative gains reach, on test prompts.
-        grafts: Size-matched random groups' first-in gains beside each group's own; None where there
+        grafts: Size-matched random groups' add-one-in gains for each group; None where there
             are none.
-        mediation: Likewise their gains left with all other heads held at the base's activations.
+        mediation: Likewise their gains left with all other heads frozen to the base's activations.
     """
 
     non_negative: float
@@ -212,7 +212,7 @@ def _gain_bounds(causes: Causes) -> list[tuple[Estimate, float, str]]:
 
 
 def _support(cause: Named, causes: Causes, runs: Sequence[Run]) -> list[Precondition]:
-    """Check what a label needs beside its share; with several runs, in more than half of them."""
+    """Check what else a label needs; with several runs, in more than half of them."""
     if cause == "elicited":
         reached = [run.support.non_negative for run in runs]
         return [

@@ -43,12 +43,12 @@ class CauseEvidence:
         gains: The fitted gain of every head and MLP, by node.
         base: Answers of M0 on the test prompts.
         tuned: Answers of M1.
-        hybrids: Logit difference of every hybrid of gained M0 and M1, in the order of
-            :data:`circuitlapse.verdict.shares.SUBSETS`: gained M0 first, M1 last.
+        hybrids: Logit difference of every graft of M1 into rescaled M0, in the order of
+            :data:`circuitlapse.verdict.shares.SUBSETS`: rescaled M0 first, M1 last.
         non_negative: Logit difference of M0 with gains that cannot be negative.
-        graft: For each group of heads that is not empty, its tuned weights alone in gained M0:
-            the mean rise over gained M0 in logits, its own first and then the random groups'.
-        held: Likewise the mean rise over M0 with all other heads held at M0's activations.
+        graft: For each group of heads that is not empty, its tuned weights alone in rescaled M0:
+            the mean rise over rescaled M0 in logits, its own first and then the random groups'.
+        held: Likewise the mean rise over M0 with all other heads frozen to M0's activations.
     """
 
     choice: Choice
@@ -68,7 +68,7 @@ class CauseEvidence:
 
     @property
     def support(self) -> Support:
-        """What stands beside the shares."""
+        """The checks that the shares are compared with."""
         before = self.base.logit_diff.mean(dtype=np.float64).item()
         gain = self.tuned.logit_diff.mean(dtype=np.float64).item() - before
         # Without a gain there is no share; the label is then `no_gain` whatever stands here.

@@ -1,10 +1,10 @@
-"""Whose weights brought the gain: first-in, last-in and Shapley shares of the parameter groups.
+"""Whose weights brought the gain: add-one-in, leave-one-out and Shapley.
 
 v(S) is the mean logit difference on the new task's prompts of the base with the tuned weights of
 the groups in S; the gain is G = v(all) - v(none). For a group g
 
-- *first in* is v({g}) - v(none): what it brings by itself;
-- *last in* is v(all) - v(all but g): what is lost when it alone is put back;
+- *add-one-in* is v({g}) - v(none): what it brings by itself;
+- *leave-one-out* is v(all) - v(all but g): what is lost when it alone is put back;
 - *shapley* is the mean of v(S + g) - v(S) over all orders in which groups can be added (Shapley
   1953). Only this one sums to G over the groups, whatever they do together.
 

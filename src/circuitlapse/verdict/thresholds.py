@@ -27,7 +27,7 @@ MAJORITY = 0.5
 TIGHT = 0.25
 # One of twenty random groups may do as well by chance.
 LARGEST_P = 0.05
-# Random groups overlap with the group beside which they stand, since it may hold half of all heads,
+# Random groups overlap with the group compared with them, since it may hold half of all heads,
 # and one of them may hold by chance what matters in it. With 39, one of them may reach the group
 # within that p; with the 20 that are the fewest, none.
 JUDGED_GROUPS = 39
