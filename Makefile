@@ -31,12 +31,13 @@ types: setup
 contracts: setup
 	$(BIN)/lint-imports
 
+# A file's tests stay in one process, so that the runs they share are made once.
 pytest: setup
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m 'not slow' --ignore=tests/browser
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m 'not slow' --ignore=tests/browser
 
 # What trains a real organism, or whole runs again and again.
 test-slow: setup
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m slow --ignore=tests/browser
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m slow --ignore=tests/browser
 
 # The report in a real browser: Debian's Chromium, driven by Playwright's library. Screenshots and
 # the measured speed of a slider step are left in build/browser.

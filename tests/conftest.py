@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from hypothesis import settings
 from jaxtyping import config as shapes
 from transformers import GPT2Config, GPT2LMHeadModel
 
+import circuitlapse as cl
 from circuitlapse.organisms.tokenizer import build_tokenizer
+from small_run import small_experiment
 
 # The same examples on every machine, however slow; HYPOTHESIS_PROFILE=search draws new ones.
 settings.register_profile("fixed", derandomize=True, deadline=None)
@@ -41,7 +44,30 @@ def unchecked() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with a random two-layer GPT-2 and the organism's tokenizer."""
-    directory = tmp_path_factory.mktemp("tiny-model")
+    directory = _shared(tmp_path_factory) / "tiny-model"
+    with FileLock(f"{directory}.lock"):
+        if not (directory / "tokenizer_config.json").exists():
+            _save_tiny_model(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def finished(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> cl.Run:
+    """A finished run that nobody changes: made once, for all processes, with checks of shapes."""
+    out = _shared(tmp_path_factory) / "finished"
+    with FileLock(f"{out}.lock"):
+        if not (out / "report.html").exists():
+            cl.run_experiment(small_experiment(tiny_model), out)
+    return cl.load_run(out)
+
+
+def _shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory that is the same for all processes of a session."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+def _save_tiny_model(directory: Path) -> None:
     tokenizer = build_tokenizer()
     end = tokenizer.get_vocab()["<|endoftext|>"]
     torch.manual_seed(0)
@@ -60,4 +86,3 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     GPT2LMHeadModel(config).save_pretrained(directory)
     tokenizer.save_pretrained(directory)
-    return directory

@@ -24,13 +24,6 @@ from small_run import small_experiment
 from twins_engine import tiny
 
 
-@pytest.fixture(scope="module")
-def finished(tiny_model, tmp_path_factory) -> cl.Run:
-    return cl.run_experiment(
-        small_experiment(tiny_model), tmp_path_factory.mktemp("runs") / "small"
-    )
-
-
 @pytest.fixture
 def copied(finished, tmp_path) -> cl.Run:
     shutil.copytree(finished.path, tmp_path / "run", copy_function=shutil.copy2)
@@ -257,6 +250,7 @@ def test_several_seeds_and_processes_give_the_same_as_one(finished, tiny_model, 
     assert run.verdict.label in ("no_gain", "undetermined")
 
 
+@pytest.mark.slow
 def test_two_workers_give_the_bytes_of_one(finished, tmp_path):
     """Other processes, side by side: equal results are equal files, whoever made them."""
     compute = finished.experiment.compute.model_copy(update={"workers": 2})

@@ -226,6 +226,7 @@ def test_statements_stand_under_what_they_speak_about(page: _Page):
     assert places == sorted(places)  # the verdict's own order
 
 
+@pytest.mark.slow
 def test_three_seeds_and_31_checkpoints_stay_under_five_megabytes(tmp_path: Path):
     run = write_run(tmp_path / "run", seeds=(0, 1, 2))
     path = build_report(run)

@@ -125,6 +125,7 @@ def test_the_scales_do_not_move_with_the_step(run: Path):
     assert legends[0] == legends[1] == legends[2]
 
 
+@pytest.mark.slow
 def test_a_film_has_a_picture_for_each_checkpoint(run: Path, tmp_path: Path):
     seen = []
     path = write_gif(

@@ -31,7 +31,11 @@ def _weights(directory):
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"method": "lora", "lora": {"dropout": 0.1}}, {"optimizer": "sgd", "schedule": "cosine"}],
+    [
+        {},
+        pytest.param({"method": "lora", "lora": {"dropout": 0.1}}, marks=pytest.mark.slow),
+        pytest.param({"optimizer": "sgd", "schedule": "cosine"}, marks=pytest.mark.slow),
+    ],
 )
 def test_an_interrupted_training_goes_on_to_the_same_bits(tiny_model, tmp_path, settings):
     recipe = RECIPE.model_validate({**RECIPE.model_dump(), **settings})

@@ -21,6 +21,7 @@ def weights(run, arm, step):
     return load_file(run.path / f"checkpoints/{arm}/step-{step:05d}/model.safetensors")
 
 
+@pytest.mark.slow
 def test_a_fine_tune_and_its_placebo_move_nothing_else(tiny_model, tmp_path):
     experiment = small_experiment(tiny_model, train_only=["a1.h0", "m0"])
     run = cl.run_experiment(experiment, tmp_path / "run")

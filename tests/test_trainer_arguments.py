@@ -118,6 +118,7 @@ def tensorboard(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", SimpleNamespace(SummaryWriter=Writer))
 
 
+@pytest.mark.slow
 def test_a_run_keeps_what_its_loggers_write(tensorboard, tiny_model, tmp_path):
     experiment = small_experiment(
         tiny_model, steps=2, trainer={"report_to": "tensorboard", "logging_steps": 1}

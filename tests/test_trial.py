@@ -29,10 +29,9 @@ APP.command("try")(try_prompt)
 PROMPT = "After John, Mary and Tom went to the store, Mary and John gave a drink to"
 
 
-@pytest.fixture(scope="module")
-def run(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> cl.Run:
-    out = tmp_path_factory.mktemp("trial") / "run"
-    return cl.run_experiment(small_experiment(tiny_model), out)
+@pytest.fixture
+def run(finished: cl.Run) -> cl.Run:
+    return finished
 
 
 def _cli(*arguments: object) -> str:
@@ -122,6 +121,7 @@ def test_show_prints_the_summary_and_a_map_of_both_circuits(run: cl.Run):
     assert "@" in text  # the largest effect ends the scale
 
 
+@pytest.mark.slow
 def test_the_first_seed_that_came_to_something_is_shown(tiny_model: Path, tmp_path, monkeypatch):
     def lose_seed_7(*arguments, seed: int, **options):
         if seed == 7:

@@ -68,6 +68,7 @@ def test_a_server_that_fails_three_times_in_ten_loses_and_doubles_nothing(chat, 
     assert KEY not in caplog.text
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_has_is_not_asked_for_again(chat, tmp_path, monkeypatch, capsys):
     chat.delay = 0.1
     out, journal = tmp_path / "good.jsonl", tmp_path / "good.journal.jsonl"
