@@ -67,7 +67,8 @@ def found_prompts(base: Any, tuned: Any, directory: Path) -> tuple[Path, Path]:
 
     def raised(items: list[Item]) -> torch.Tensor:
         pairs = tokenize(items, build_tokenizer(), "s1_to_io")
-        return behaviour(theirs, pairs).logit_diff > behaviour(ours, pairs).logit_diff + 0.2
+        rise = behaviour(theirs, pairs).logit_diff - behaviour(ours, pairs).logit_diff
+        return torch.from_numpy(rise > 0.2)
 
     written = []
     for name, fits in (("ioi2", lowered), ("ioi3", raised)):

@@ -125,7 +125,7 @@ def test_every_public_name_is_there():
     for name in cl.__all__:
         assert getattr(cl, name).__doc__
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        cl.nothing  # noqa: B018
+        cl.nothing  # noqa: B018  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_version_and_help():

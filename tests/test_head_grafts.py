@@ -59,7 +59,7 @@ def test_random_groups_are_grafted_in_the_place_of_each_group():
         alone = behaviour(grafts.write(("old_heads",)), pairs).logit_diff.mean(dtype=np.float64)
         without = behaviour(grafts.write(set(parts) - {"old_heads"}), pairs).logit_diff
         assert first[index] == pytest.approx(float(alone - before), abs=1e-6)
-        assert last[index] == pytest.approx(float(after - without.double().mean()), abs=1e-6)
+        assert last[index] == pytest.approx(float(after - without.mean(dtype=np.float64)), abs=1e-6)
 
 
 def test_queries_and_keys_move_the_pattern_and_values_and_outputs_do_not():

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor
 
 from circuitlapse.models.engine.behaviour import behaviour, logit_differences
 from circuitlapse.models.engine.model import Model
@@ -130,5 +129,5 @@ def _preconditions(
     return [check for check in checks if check.name != PLACEBO_CHECK]
 
 
-def _among(right: Bool[Tensor, " prompts"]) -> Estimate:
+def _among(right: Bool[np.ndarray, " prompts"]) -> Estimate:
     return proportion_interval(int(right.sum()), len(right))

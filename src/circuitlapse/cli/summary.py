@@ -3,7 +3,7 @@
 How the fine-tunes went: learning curves, and training diagnostics.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import polars as pl
