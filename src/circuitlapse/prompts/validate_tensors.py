@@ -130,7 +130,7 @@ def check_answers(
 
 
 def real_tokens(
-    mask: Int[Tensor, "prompts pos"], clean: Int[Tensor, "prompts pos"]
+    mask: Int[Tensor, "rows columns"], clean: Int[Tensor, "prompts pos"]
 ) -> tuple[Int[Tensor, " prompts"], Int[Tensor, " prompts"]]:
     """Return the start and length of each prompt's real tokens.
 
