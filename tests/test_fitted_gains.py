@@ -111,7 +111,7 @@ def test_fits_that_share_what_is_read_are_those_alone(monkeypatch):
     monkeypatch.setattr(gains_module, "_what_is_read", seen)
     # A device's free room shrinks by what is kept; that must not make other batches.
     room = iter([lambda width, before: 99, lambda width, before: 1])
-    monkeypatch.setattr(gains_module, "most_rows", lambda *given: next(room))
+    monkeypatch.setattr(gains_module, "max_batch_rows", lambda *given: next(room))
     fits = ScaleFits(base, tuned, pairs)
     for bound, single in zip((False, True), alone, strict=True):
         assert torch.equal(fits.fit(non_negative=bound).nodes, single.nodes)

@@ -203,7 +203,7 @@ def test_results_are_the_same_on_one_thread_and_on_two(family, monkeypatch):
         lambda: cl.patch_paths(model, pairs, ["a0.h0"], ["logits"]),
         evaluated,
         lambda: cl.evaluate_circuit(model, circuit, pairs, ablation="mean").metric,
-        lambda: behaviour(model, pairs).logit_diff,
+        lambda: torch.from_numpy(behaviour(model, pairs).logit_diff),
         lambda: torch.stack(logit_differences(model, pairs)),
     ]
     before = torch.get_num_threads()

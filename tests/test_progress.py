@@ -70,7 +70,7 @@ def test_pretraining_into_a_pipe_says_how_far_it_is(tmp_path):
 def test_a_job_without_events_is_still_named(tmp_path):
     out = io.StringIO()
     with Lines(out, every=0.02) as listen:
-        time.sleep(0.1)
+        time.sleep(0.4)
         listen(Progress("planned", done=3, total=7))
         listen(Progress("started", "verdict"))
         time.sleep(0.1)

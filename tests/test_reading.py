@@ -90,7 +90,7 @@ def test_direct_contributions_are_the_literal_ones(family):
 def test_direct_contributions_add_up_to_the_logit_difference(seed, family, batch_size):
     model, pairs = load_model(tiny(family, seed)), random_pairs(seed, n=7)
     found = direct_logit_attribution(model, pairs, batch_size=batch_size)
-    expected = behaviour(model, pairs).logit_diff
+    expected = torch.from_numpy(behaviour(model, pairs).logit_diff)
     torch.testing.assert_close(found.total, expected, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(
         found.input + found.heads.sum() + found.mlps.sum() + found.constant.mean(),

@@ -89,7 +89,7 @@ def test_a_record_cut_off_counts_as_none(tmp_path):
 
 def test_a_killed_writer_leaves_only_a_draft_that_is_swept(tmp_path):
     script = (
-        "import os, sys\nfrom circuitlapse.records import Store\n"
+        "import os, sys\nfrom circuitlapse.records.store import Store\n"
         "with Store(sys.argv[1]).write('d/a.json', 'k') as path:\n"
         "    path.write_text('half')\n    os._exit(9)\n"
     )

@@ -7,8 +7,8 @@ from safetensors.torch import load_file
 
 import circuitlapse as cl
 from circuitlapse.models.files.load import load_model
-from circuitlapse.pipeline.inputs import base
 from circuitlapse.pipeline.inputs.base import check_parts
+from circuitlapse.pipeline.inputs.base_files import check_same_base
 from circuitlapse.pipeline.run.plan import plan_jobs
 from circuitlapse.records.store import Store, content_hash
 from circuitlapse.training.restricted import free_masks
@@ -60,10 +60,10 @@ def test_an_organism_that_was_made_anew_and_otherwise_is_refused(tiny_model, tmp
     with store.write("base.json", "key") as path:
         path.write_text(json.dumps({"admission": {"weights_sha256": digest}}))
     if same:
-        base.check_same_base(tiny_model, store)
+        check_same_base(tiny_model, store)
         return
     with pytest.raises(cl.CircuitlapseError, match=r"not the one that this run .* another --out"):
-        base.check_same_base(tiny_model, store)
+        check_same_base(tiny_model, store)
 
 
 @pytest.mark.parametrize(

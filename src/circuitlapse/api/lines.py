@@ -12,6 +12,7 @@ from circuitlapse.pipeline.job import Listener, Progress
 ALL_THERE = "everything is there already: nothing to do"
 EVERY = 5.0  # seconds from one line to the next
 _SHOWN = 4  # running jobs in a line
+_WAITS = 6  # before the first line where nothing is planned yet
 
 
 class Lines:
@@ -62,9 +63,13 @@ class Lines:
                     self._say(f"note: {event.text}")
 
     def _tell(self) -> None:
+        waits = 0
         while not self._end.wait(self._every):
+            waits += 1
             with self._lock:
-                self._say(self._status())
+                # Bad input ends before anything is planned, with its own message alone.
+                if self._done is not None or waits >= _WAITS:
+                    self._say(self._status())
 
     def _status(self) -> str:
         doing = "; ".join(list(self._running.values())[:_SHOWN])

@@ -11,7 +11,7 @@ from circuitlapse.config.experiment import Experiment
 from circuitlapse.config.section import OLD_CIRCUIT
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models.files.quiet import quiet
-from circuitlapse.pipeline.inputs.base import base_directory
+from circuitlapse.pipeline.inputs.base_files import base_directory
 from circuitlapse.records.layout import OLD_HEADS
 from circuitlapse.records.store import Store
 

@@ -22,7 +22,7 @@ from circuitlapse.models.engine.behaviour import behaviour
 from circuitlapse.models.engine.model import Model
 from circuitlapse.models.engine.output_scales import rescaled_decoder
 from circuitlapse.models.files.load import load_model
-from circuitlapse.pipeline.inputs.base import base_directory, base_tokenizer, old_items
+from circuitlapse.pipeline.inputs.base_files import base_directory, base_tokenizer, old_items
 from circuitlapse.pipeline.inputs.prompts import Prompts
 from circuitlapse.pipeline.inputs.trained_parts import OldCircuit, parts_of
 from circuitlapse.pipeline.job import Advance, Job, run_of_job

@@ -7,7 +7,7 @@ from typing import Any
 from circuitlapse.config.controls import Placebo
 from circuitlapse.config.experiment import Experiment
 from circuitlapse.models.files.quiet import quiet
-from circuitlapse.pipeline.inputs.base import base_directory, check_same_base, old_items
+from circuitlapse.pipeline.inputs.base_files import base_directory, check_same_base, old_items
 from circuitlapse.pipeline.inputs.trained_parts import trained_parts
 from circuitlapse.pipeline.job import Advance, Job, run_of_job
 from circuitlapse.records import layout

@@ -26,9 +26,9 @@ from circuitlapse.config.experiment import Experiment
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models.engine.model import Model
 from circuitlapse.models.files.load import load_model
-from circuitlapse.pipeline.inputs.base import (
+from circuitlapse.pipeline.inputs.base import base_identity
+from circuitlapse.pipeline.inputs.base_files import (
     base_directory,
-    base_identity,
     base_tokenizer,
     check_same_base,
 )
