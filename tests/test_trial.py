@@ -128,7 +128,7 @@ def test_the_first_seed_that_came_to_something_is_shown(tiny_model: Path, tmp_pa
             raise diverged(2, "the loss is")
         return finetune(*arguments, seed=seed, **options)
 
-    monkeypatch.setattr("circuitlapse.training.finetune.finetune", lose_seed_7)
+    monkeypatch.setattr("circuitlapse.pipeline.measure.tune.finetune", lose_seed_7)
     experiment = small_experiment(tiny_model, seeds=[7, 3], steps=2, placebo=False)
     with pytest.raises(CircuitlapseError, match="1 fine-tune"):
         cl.run_experiment(experiment, tmp_path)
