@@ -1,4 +1,4 @@
-"""What finished demos say, one by one and together: shares of the gain, nulls, and three claims.
+"""What finished demos say, one by one and together: shares, nulls, and three claims.
 
     .venv/bin/python benchmarks/demo_answer.py runs/benchmark/default-{5,6,7,8,9}
 
@@ -41,31 +41,42 @@ def shares(runs: list[cl.Run]) -> None:
     print("|---|---|" + "---|" * (len(CAUSES) + 1))
     for run in runs:
         found = run.verdict
-        cells = [shown(found.gain), *(shown(found.shares[cause]) for cause in CAUSES), found.label]
+        cells = [
+            shown(found.improvement),
+            *(shown(found.shares[cause]) for cause in CAUSES),
+            found.label,
+        ]
         print(f"| {run.path.name} | {' | '.join(cells)} |")
     found = []
     for run in runs:
-        scores, arm = opened(run), run.experiment.arms()[0]
-        found.append(run_of(scores, arm, findings_of(scores, arm)))
+        scores, training_run = opened(run), run.experiment.training_runs()[0]
+        found.append(run_of(scores, training_run, findings_of(scores, training_run)))
     together = decide_causes(found, seed=0, names=[run.path.name for run in runs])
     causes = together.causes
-    cells = [shown(causes.gain), *(shown((causes.shares or {}).get(cause)) for cause in CAUSES)]
+    cells = [
+        shown(causes.improvement),
+        *(shown((causes.shares or {}).get(cause)) for cause in CAUSES),
+    ]
     print(f"| together | {' | '.join(cells)} | {together.label} |")
     print(f"\n{together.scope}: {together.reason}\n")
 
 
 def beside_random(runs: list[cl.Run]) -> None:
     """Print what the groups of heads do beside size-matched random heads, for every run."""
-    print("| run | heads | grafted into the gained base | alone, the others held at the base |")
+    print("| run | heads | grafted into the rescaled base | alone, the others held at the base |")
     print("|---|---|---|---|")
     for run in runs:
-        tables = (run.table("grafts").filter(pl.col("origin") == "gained"), run.table("mediation"))
+        tables = (
+            run.table("grafts").filter(pl.col("origin") == "rescaled_base"),
+            run.table("mediation"),
+        )
         of = [
             {row["group"]: row for row in each.drop_nulls("n_random").to_dicts()} for each in tables
         ]
         for group in of[0]:
             cells = [
-                f"{row['share']:.2f}; random {row['null_mean'] * row['share'] / row['gain']:.2f}, "
+                f"{row['share']:.2f}; random "
+                f"{row['null_mean'] * row['share'] / row['improvement']:.2f}, "
                 f"p {row['p_value']:.2f}"
                 for row in (each[group] for each in of)
             ]
@@ -87,28 +98,28 @@ def claims(runs: list[cl.Run]) -> None:
             .filter(pl.col("task") == run.experiment.tasks.new, pl.col("split") == "test")
             .sort("step")
         )
-        steps, values = curve["step"].to_list(), curve["accuracy_among"].to_list()
+        steps, values = curve["step"].to_list(), curve["candidate_accuracy"].to_list()
         rise = values[-1] - values[0]
         largest = max(after - before for before, after in itertools.pairwise(values))
         half, most = (
             next(s for s, v in zip(steps, values, strict=True) if v - values[0] >= part * rise)
             for part in (0.5, 0.9)
         )
-        scores, family = opened(run), run.experiment.measure.corruptions[0]
-        last = last_changes(scores, run.experiment.arms()[0], family)
+        scores, family = opened(run), run.experiment.measure.counterfactuals[0]
+        last = last_changes(scores, run.experiment.training_runs()[0], family)
         old = len(last.old_heads) if last else 0
         used = len(last.still_used) if last else 0
-        recruited = run.table("fates").filter(
-            pl.col("corruption") == family,
+        recruited = run.table("head_changes").filter(
+            pl.col("counterfactual") == family,
             pl.col("step") == steps[-1],
-            pl.col("fate") == "recruited",
+            pl.col("category") == "recruited",
         )
         median = f"{recruited['since'].median():.0f}" if recruited.height else "none"
         heads = run.table("dynamics").filter(
-            pl.col("corruption") == family, pl.col("kind") == "head"
+            pl.col("counterfactual") == family, pl.col("kind") == "head"
         )
         flips = [
-            str(heads.filter(pl.col("task") == task)["flipped"].sum())
+            str(heads.filter(pl.col("task") == task)["sign_changed"].sum())
             for task in (run.experiment.tasks.old, run.experiment.tasks.new)
         ]
         print(

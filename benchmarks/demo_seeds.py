@@ -24,9 +24,9 @@ import circuitlapse as cl
 # Issued with the table: what the demo promises for the tuned model and its base.
 GOALS = {
     ("ioi2", "test", 0, "accuracy"): (0.98, 1.0),
-    ("ioi3", "test", 0, "accuracy_among"): (0.25, 0.50),
-    ("ioi3", "test", -1, "accuracy_among"): (0.95, 1.0),
-    ("ioi3", "test_templates", -1, "accuracy_among"): (0.75, 1.0),
+    ("ioi3", "test", 0, "candidate_accuracy"): (0.25, 0.50),
+    ("ioi3", "test", -1, "candidate_accuracy"): (0.95, 1.0),
+    ("ioi3", "test_templates", -1, "candidate_accuracy"): (0.75, 1.0),
     ("ioi2", "test", -1, "accuracy"): (0.97, 1.0),
 }
 

@@ -1,7 +1,7 @@
 """GPT-2's whole architecture through the whole pipeline: time, and memory over all processes.
 
 Six checkpoints with random weights (the base, and five that move away from it), both tasks, 64
-prompts, one corruption family (the first of the defaults), EAP-IG with five points at every
+prompts, one counterfactual type (the first of the defaults), EAP-IG with five points at every
 checkpoint, exact patching at base and last only, nothing trained. Random weights must end as
 ``undetermined``, with the reason.
 
@@ -51,7 +51,7 @@ def main() -> int:
     parser.add_argument("directory", type=Path, help="for checkpoints and run; 3 GB")
     parser.add_argument("--checkpoints", type=int, default=6, help="the base among them")
     parser.add_argument("--prompts", type=int, default=64)
-    parser.add_argument("--corruption", default="subject", help="the family; or names")
+    parser.add_argument("--counterfactual", default="subject", help="the family; or names")
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
     tokenizer = os.environ.get("CIRCUITLAPSE_GPT2_TOKENIZER")
@@ -77,9 +77,9 @@ def main() -> int:
         "ioi3",
         "--prompts",
         str(arguments.prompts),
-        "--corruption",
-        arguments.corruption,
-        "--exact-at",
+        "--counterfactual",
+        arguments.counterfactual,
+        "--patch-at",
         "ends",
         "--workers",
         str(arguments.workers),

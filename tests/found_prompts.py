@@ -1,4 +1,4 @@
-"""A fine-tune that gains, without any training: prompts on which random models happen to differ."""
+"""A fine-tune that improves without training: prompts on which random models differ."""
 
 import copy
 from pathlib import Path
@@ -54,9 +54,9 @@ def save(model: Any, directory: Path) -> Path:
 
 
 def found_prompts(base: Any, tuned: Any, directory: Path) -> tuple[Path, Path]:
-    """Write an old task that the base does, after a fashion, and a new one on which tuned gains.
+    """Write an old task that the base solves, more or less, and a new one that the tuned improves.
 
-    The old task's are prompts of two names whose corruption lowers the base's metric; the new
+    The old task's are prompts of two names whose counterfactual lowers the base's metric; the new
     task's, prompts of three on which the tuned model's metric is the higher one.
     """
     ours, theirs = load_model(base, device="cpu"), load_model(tuned, device="cpu")

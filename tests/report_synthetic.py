@@ -128,7 +128,7 @@ class _Rows:
             "split": split,
             "n": 1024,
             **self._interval("accuracy", accuracy - 0.03, 0.02),
-            **self._interval("accuracy_among", min(accuracy, 0.99), 0.012),
+            **self._interval("candidate_accuracy", min(accuracy, 0.99), 0.012),
             **self._interval("logit_diff", 4.4 if task == "ioi2" else 0.2 + 4 * rise, 0.15),
         }
 
@@ -209,7 +209,7 @@ class _Rows:
                                     **seed,
                                     "step": step,
                                     "task": task,
-                                    "corruption": family,
+                                    "counterfactual": family,
                                     "node": node,
                                     "kind": kind,
                                     "layer": layer,
@@ -243,35 +243,35 @@ class _Rows:
                                     **seed,
                                     "step": step,
                                     "task": task,
-                                    "corruption": family,
+                                    "counterfactual": family,
                                     "fraction": fraction,
                                     "n_edges": int(fraction * 2500),
                                     "metric": 4 * value,
                                     "clean": 4.0,
                                     "corrupt": 0.0,
                                     "faithfulness": None if refused else value,
-                                    "refused": "clean and corrupt do not differ"
+                                    "not_reported": "clean and corrupt do not differ"
                                     if refused
                                     else None,
                                 }
                             )
         return rows
 
-    def controls(self) -> list[dict[str, Any]]:
+    def invariance(self) -> list[dict[str, Any]]:
         known = (("ioi2", "list_order"), ("ioi3", "subject_order"), ("ioi3", "list_order"))
         return [
             {
                 **seed,
                 "step": step,
                 "task": task,
-                "control": control,
+                "check": check,
                 "n": 256,
                 **self._interval("effect", self.random.gauss(0, 0.05), 0.12),
-                **self._interval("size", 0.3 + self.random.random(), 0.1),
+                **self._interval("mean_abs_effect", 0.3 + self.random.random(), 0.1),
             }
             for seed in self.seeds
             for step in self.steps
-            for task, control in known
+            for task, check in known
         ]
 
     def overlap(self) -> list[dict[str, Any]]:
@@ -289,16 +289,16 @@ class _Rows:
             {
                 **seed,
                 "step": self.steps[-1],
-                "corruption": family,
+                "counterfactual": family,
                 "unit": unit,
-                "beside": "",
+                "compared_with": "",
                 "left": left,
                 "right": right,
                 "measure": measure,
                 **self._interval("value", self.random.uniform(0.45, 0.9), 0.05),
                 "ceiling": 0.95,
                 "corrected": 0.9,
-                "uncorrected": "",
+                "why_not_corrected": "",
                 **(null if unit == "nodes" else dict.fromkeys(null)),
                 "not_reported": "",
             }
@@ -306,7 +306,7 @@ class _Rows:
             for measure in ("pearson", "spearman", "weighted_jaccard")
         ]
 
-    def fates(self) -> list[dict[str, Any]]:
+    def changes(self) -> list[dict[str, Any]]:
         rows = []
         last = self.steps[-1]
         for seed in self.seeds:
@@ -316,7 +316,7 @@ class _Rows:
                         continue
                     old, new = self.strength[node]
                     was, now = abs(old) > 0.15, abs(0.6 * (old + new)) > 0.15
-                    fate = {
+                    category = {
                         (False, False): "unused",
                         (False, True): "recruited",
                         (True, False): "retired",
@@ -327,15 +327,15 @@ class _Rows:
                     row = {
                         **seed,
                         "step": last,
-                        "corruption": family,
+                        "counterfactual": family,
                         "node": node,
                         "layer": layer,
                         "head": head,
-                        "fate": fate,
+                        "category": category,
                         "since": last,
-                        "used_from": 0.15,
-                        "base_uses": was,
-                        "still_uses": was and now,
+                        "threshold": 0.15,
+                        "used_in_base": was,
+                        "used_in_tuned": was and now,
                     }
                     for name, task, step in (
                         ("base_old", "ioi2", 0),
@@ -360,13 +360,13 @@ class _Rows:
                 "heads": "a0.h0, a2.h3" if group == "old_heads" else "",
                 "quantity": quantity,
                 "n_parameters": int(200_000 * share),
-                **self._interval("gain", 4 * share * scale, 0.25),
+                **self._interval("improvement", 4 * share * scale, 0.25),
                 **self._interval("share", share * scale, 0.06),
-                **dict.fromkeys(("n_random", "null_mean", "null_low", "null_high", "p_value")),
+                **dict.fromkeys(("n_random", "null_mean", "null_min", "null_max", "p_value")),
             }
             for seed in self.seeds
             for group, share in GROUPS.items()
-            for quantity, scale in (("first_in", 0.7), ("last_in", 1.2), ("shapley", 1.0))
+            for quantity, scale in (("add_one_in", 0.7), ("leave_one_out", 1.2), ("shapley", 1.0))
         ]
 
 
@@ -381,7 +381,7 @@ def _verdict(last: int, shares: bool) -> Verdict:
             "reason": "The calibration that a stronger label needs has not been run.",
             "scope": "this run",
             "calibration": "not calibrated",
-            "gain": Estimate(value=3.9, low=3.7, high=4.1)
+            "improvement": Estimate(value=3.9, low=3.7, high=4.1)
             if shares
             else Estimate(value=0.02, low=-0.05, high=0.09),
             "shares": given if shares else dict.fromkeys(CAUSES),
@@ -399,7 +399,7 @@ def _verdict(last: int, shares: bool) -> Verdict:
                     detail="accuracy among names 0.37, within 0.25 to 0.50",
                 ),
                 Precondition(
-                    name="The gain is clear of zero",
+                    name="The improvement is clear of zero",
                     holds=shares,
                     detail="95 % interval of the logit difference",
                 ),
@@ -413,12 +413,14 @@ def _verdict(last: int, shares: bool) -> Verdict:
                 ),
                 Evidence(
                     statement="Grafting the old circuit\u2019s heads alone brings 0.46 of the "
-                    "gain.",
+                    "improvement.",
                     table="grafts",
                     where={"group": "old_heads"},
                 ),
                 Evidence(
-                    statement="Head 2.3 was recruited.", table="fates", where={"node": "a2.h3"}
+                    statement="Head 2.3 was recruited.",
+                    table="head_changes",
+                    where={"node": "a2.h3"},
                 ),
             ],
         }

@@ -12,7 +12,7 @@ def small_experiment(base: Path, **finetune: Any) -> cl.Experiment:
         {
             "base": {"path": str(base)},
             "finetune": {"steps": 4, "save_every": 2, "batch_size": 8, **finetune},
-            "measure": {"prompts": 24, "circuit_prompts": 12, "fractions": [0.02, 0.2, 1.0]},
+            "measure": {"prompts": 24, "circuit_prompts": 12, "circuit_sizes": [0.02, 0.2, 1.0]},
             "compare": {
                 "group_prompts": 12,
                 "graft_prompts": 16,

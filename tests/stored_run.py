@@ -50,18 +50,22 @@ def experiment(base: Path) -> cl.Experiment:
                 "learning_rate": 1e-2,
                 "seeds": [0, 1],
             },
-            "measure": {"prompts": 24, "circuit_prompts": 16, "fractions": [0.02, 0.1, 0.4, 1.0]},
+            "measure": {
+                "prompts": 24,
+                "circuit_prompts": 16,
+                "circuit_sizes": [0.02, 0.1, 0.4, 1.0],
+            },
             "compare": {
                 "group_prompts": 24,
                 "graft_prompts": 32,
-                "graft_steps": 1,
+                "graft_checkpoints": 1,
                 "random_groups": 3,
-                "beside_prompts": 12,
+                "intervention_prompts": 12,
                 "bootstrap": 60,
                 "permutations": 60,
             },
             "controls": {
-                "train_only": ["old_circuit", "mlps", "gains"],
+                "train_only": ["old_circuit", "mlps", "output_scales"],
                 "random_sets": 1,
                 "placebos": ["old_task"],
                 "placebo_seeds": [0],
@@ -125,7 +129,7 @@ class Stored:
         elif source.suffix == ".safetensors" and "checkpoints" not in source.parts:
             arrays, about = read_arrays(source)
             if not arrays:
-                target.write_bytes(source.read_bytes())
+                target.write_text(json.dumps(self.json(source)))
                 return
             arrays = {self._renamed(name): array for name, array in arrays.items()}
             save_file(
@@ -147,7 +151,10 @@ class Stored:
     def keys(self, value: Any) -> Any:
         """A stored JSON value in present names."""
         if isinstance(value, dict):
-            return {self._renamed(key): self.keys(each) for key, each in value.items()}
+            # Of documents alone: a list of gains is that of random groups, and nulls are theirs, too.
+            own = {"null_low": "null_min", "null_high": "null_max"}
+            own |= {"gains": "improvements"} if isinstance(value.get("gains"), list) else {}
+            return {own.get(k, self._renamed(k)): self.keys(each) for k, each in value.items()}
         if isinstance(value, list):
             return [self.keys(each) for each in value]
         return self._renamed(value) if isinstance(value, str) else value

@@ -30,14 +30,12 @@ class EvidenceRows:
 
     def _null(self, value: float, known: bool = True) -> Row:
         if not known:
-            return dict.fromkeys(("null_mean", "null_low", "null_high", "p_value")) | {
-                "n_random": 0
-            }
+            return dict.fromkeys(("null_mean", "null_min", "null_max", "p_value")) | {"n_random": 0}
         return {
             "n_random": 20,
             "null_mean": 0.3 * value,
-            "null_low": 0.1 * value - 0.1,
-            "null_high": 0.6 * value + 0.1,
+            "null_min": 0.1 * value - 0.1,
+            "null_max": 0.6 * value + 0.1,
             "p_value": 1 / 21,
         }
 
@@ -52,7 +50,7 @@ class EvidenceRows:
                 "group": group,
                 "heads": "a0.h0, a2.h3",
                 "n_heads": 2,
-                **self._around("gain", 4 * share),
+                **self._around("improvement", 4 * share),
                 **self._around("share", share, 0.04),
                 **self._null(4 * share, group in GROUPS),
             }
@@ -67,8 +65,8 @@ class EvidenceRows:
                 "group": group,
                 "heads": "a0.h0, a2.h3",
                 "position": position,
-                "way": way,
-                **self._around("gain", value := 4 * share / (1 + place)),
+                "direction": direction,
+                **self._around("improvement", value := 4 * share / (1 + place)),
                 **self._around("share", value / 4, 0.04),
                 "accuracy": 0.4 + share / 2,
                 **self._null(value),
@@ -76,17 +74,17 @@ class EvidenceRows:
             for seed in self._ended()
             for group, share in GROUPS.items()
             for place, position in enumerate(POSITIONS)
-            for way in ("forward", "backward")
+            for direction in ("tuned_into_base", "base_into_tuned")
         ]
 
-    def gains(self) -> list[Row]:
+    def improvements(self) -> list[Row]:
         return [
             {
                 **seed,
                 "node": node,
                 "layer": layer,
                 "head": head,
-                "gain": round(self.random.gauss(1.2, 0.5), 3),
+                "improvement": round(self.random.gauss(1.2, 0.5), 3),
             }
             for seed in self._ended()
             for node, layer, head in [*self.heads, *self.mlps]
@@ -103,12 +101,12 @@ class EvidenceRows:
                 for family in names:
                     for node, layer, head in self.heads:
                         change = self.random.gauss(0, 0.8)
-                        flipped = self.random.random() < 0.06
+                        sign_changed = self.random.random() < 0.06
                         rows.append(
                             {
                                 **seed,
                                 "task": task,
-                                "corruption": family,
+                                "counterfactual": family,
                                 "kind": "head",
                                 "node": node,
                                 "layer": layer,
@@ -116,10 +114,10 @@ class EvidenceRows:
                                 "before": 0.2,
                                 "after": 0.2 + change,
                                 **self._around("change", change),
-                                "reached": float(self.random.choice(self.steps[1:])),
-                                "flipped": flipped,
-                                "flipped_in": int(flipped),
-                                "with_behaviour": 0.7,
+                                "step_of_90": float(self.random.choice(self.steps[1:])),
+                                "sign_changed": sign_changed,
+                                "seeds_with_sign_change": int(sign_changed),
+                                "behaviour_correlation": 0.7,
                                 "epoch_steps": 32,
                             }
                         )
@@ -128,15 +126,15 @@ class EvidenceRows:
                         **dict.fromkeys(rows[0]),
                         **seed,
                         "task": task,
-                        "corruption": "",
+                        "counterfactual": "",
                         "kind": "behaviour",
                         "node": "",
                         "before": 0.1,
                         "after": 3.9,
                         **self._around("change", 3.8),
-                        "flipped": False,
+                        "sign_changed": False,
                         "epoch_steps": 32,
-                        "reached": float(
+                        "step_of_90": float(
                             self.steps[-2 if task == "ioi3" else len(self.steps) // 2]
                         ),
                     }
@@ -194,7 +192,7 @@ class EvidenceRows:
             "old_circuit": (0.9, 30_000),
             "mlps": (0.8, 130_000),
             "biases": (0.4, 3_000),
-            "gains": (0.2, 36),
+            "output_scales": (0.2, 36),
             "rank_1": (0.7, 5_000),
         }
         controls = [(name, 0, *what) for name, what in reach.items()]
@@ -212,11 +210,11 @@ class EvidenceRows:
                         "step": step,
                         "examples": None,
                         "n": 256,
-                        **self._around("accuracy_among", 0.35 + 0.6 * share, 0.03),
+                        **self._around("candidate_accuracy", 0.35 + 0.6 * share, 0.03),
                         **self._around("logit_diff", 0.2 + 4 * share),
                         **self._around("share", share),
                         "step_of_90": 96 if most >= 0.9 else None,
-                        "refused": "",
+                        "not_reported": "",
                     }
                 )
         rows += [
@@ -229,11 +227,11 @@ class EvidenceRows:
                 "step": None,
                 "examples": examples,
                 "n": 256,
-                **self._around("accuracy_among", 0.35 + 0.01 * examples, 0.05),
+                **self._around("candidate_accuracy", 0.35 + 0.01 * examples, 0.05),
                 **self._around("logit_diff", 0.2 + 0.1 * examples),
                 **self._around("share", 0.02 * examples),
                 "step_of_90": None,
-                "refused": "",
+                "not_reported": "",
             }
             for examples in (0, 2, 4, 8)
         ]
@@ -279,19 +277,19 @@ class EvidenceRows:
             rows += [
                 {
                     **seed,
-                    "corruption": "subject",
+                    "counterfactual": "subject",
                     "unit": "nodes",
-                    "beside": beside,
+                    "compared_with": beside,
                     "left": left,
                     "right": right,
                     "measure": measure,
                     **self._around("value", self.random.uniform(0.2, 0.9), 0.05),
                     "ceiling": 0.95,
                     "corrected": None,
-                    "uncorrected": "not needed",
+                    "why_not_corrected": "not needed",
                     "null_mean": 0.1,
-                    "null_low": -0.1,
-                    "null_high": 0.35,
+                    "null_min": -0.1,
+                    "null_max": 0.35,
                     "p_value": 0.01,
                     "not_reported": "",
                 }
@@ -313,13 +311,13 @@ def with_evidence(records: RunRecords, layers: int = 4, heads: int = 8) -> RunRe
             "roles",
             "mediation",
             "crosspatch",
-            "gains",
+            "output_scales",
             "dynamics",
             "elicitable",
             "training",
         )
     }
-    overlap, fates = records.tables["overlap"], records.tables["fates"]
+    overlap, changes = records.tables["overlap"], records.tables["head_changes"]
     nodes = overlap.filter(pl.col("unit") == "nodes")
     earlier = [pl.lit(step, dtype=pl.Int64) for step in steps[:-1]]
     beside = pl.DataFrame(rows.beside(), infer_schema_length=None)
@@ -327,26 +325,28 @@ def with_evidence(records: RunRecords, layers: int = 4, heads: int = 8) -> RunRe
         [*(nodes.with_columns(step=step) for step in earlier), overlap, beside],
         how="diagonal_relaxed",
     )
-    kept = pl.lit("kept").alias("fate")
-    added["fates"] = pl.concat([*(fates.with_columns(kept, step=step) for step in earlier), fates])
+    kept = pl.lit("kept").alias("category")
+    added["head_changes"] = pl.concat(
+        [*(changes.with_columns(kept, step=step) for step in earlier), changes]
+    )
     added["grafts"] = _grafts(records.tables["grafts"], steps)
     return replace(records, tables={**records.tables, **added})
 
 
 def _grafts(frame: pl.DataFrame, steps: list[int]) -> pl.DataFrame:
-    """Beside whole groups: random ones, parts of their weights, and grafts into the gained base.
+    """Beside whole groups: random ones, parts of their weights, and grafts into the rescaled base.
 
     Whole groups are grafted at seven checkpoints in between too, or at all where there are fewer.
     """
     between = steps[1:-1]
     whole = frame.with_columns(origin=pl.lit("base"), part=pl.lit("whole"))
     null = {
-        f"null_{end}": pl.col("gain") * size
+        f"null_{end}": pl.col("improvement") * size
         for end, size in (("mean", 0.3), ("low", 0.1), ("high", 0.6))
     }
     of_heads = pl.col("group").str.contains("heads") & (pl.col("quantity") != "shapley")
     matched = whole.filter(of_heads).with_columns(**null, n_random=pl.lit(20), p_value=pl.lit(0.05))
-    gains = whole.filter(pl.col("group") == "old_heads", pl.col("quantity") == "first_in")
+    improvements = whole.filter(pl.col("group") == "old_heads", pl.col("quantity") == "add_one_in")
     return pl.concat(
         [
             whole.filter(~of_heads),
@@ -354,14 +354,15 @@ def _grafts(frame: pl.DataFrame, steps: list[int]) -> pl.DataFrame:
             *(matched.with_columns(part=pl.lit(part), n_parameters=None) for part in ("qk", "ov")),
             *(
                 whole.with_columns(
-                    pl.col("^(gain|share).*$") * step / steps[-1], step=pl.lit(step, dtype=pl.Int64)
+                    pl.col("^(improvement|share).*$") * step / steps[-1],
+                    step=pl.lit(step, dtype=pl.Int64),
                 )
                 for step in between[:: max(1, len(between) // 7)][:7]
             ),
-            whole.with_columns(origin=pl.lit("gained")),
+            whole.with_columns(origin=pl.lit("rescaled_base")),
             *(
-                gains.with_columns(origin=pl.lit("gained"), group=pl.lit(group))
-                for group in ("gains", "gains_non_negative")
+                improvements.with_columns(origin=pl.lit("rescaled_base"), group=pl.lit(group))
+                for group in ("output_scales", "non_negative_scales")
             ),
         ],
         how="diagonal_relaxed",

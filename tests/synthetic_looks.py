@@ -94,7 +94,7 @@ class Looks:
                         yield {
                             **names,
                             "task": task,
-                            "corruption": "subject",
+                            "counterfactual": "subject",
                             "site": site,
                             "layer": layer,
                             "head": column if of_heads else -1,
@@ -112,7 +112,7 @@ class Looks:
                     yield {
                         **names,
                         "task": task,
-                        "corruption": family,
+                        "counterfactual": family,
                         "writer": writer,
                         "reader": reader,
                         "score": score,

@@ -116,7 +116,7 @@ def test_every_item_asks_what_it_says(name: str) -> None:
             for key, prompt in item.corrupt.items():
                 after = right_answers(name, prompt)
                 assert item.corrupt_answers[key] in after
-                if key in task.controls:
+                if key in task.invariance:
                     assert after == right
                 else:
                     assert item.corrupt_answers[key] not in right
@@ -196,8 +196,8 @@ def test_every_task_suits_gpt2_and_is_the_same_for_it(name: str, gpt2) -> None:
     for split in ("train", "test_templates"):
         items = task.items(split, 24, tokenizer=gpt2)
         assert items == task.items(split, 24)
-        for corruption in (*task.corruptions, *task.controls):
-            pairs = tokenize(items, gpt2, corruption)
+        for counterfactual in (*task.counterfactuals, *task.invariance):
+            pairs = tokenize(items, gpt2, counterfactual)
             assert tuple(pairs.positions) == task.positions
             assert not pairs.is_sequence
             for i, item in enumerate(items):

@@ -42,7 +42,7 @@ TINY = Recipe(
 )
 NEVER = TINY.model_copy(update={"old_at_least": 1.0})
 QUICK = GroundTruthConfig(
-    steps=4, batch_size=4, lock_steps=4, prompts=48, group_prompts=48, gain_steps=3, head_rate=0.03
+    steps=4, batch_size=4, lock_steps=4, prompts=48, group_prompts=48, scale_steps=3, head_rate=0.03
 )
 LITTLE = Judging(validation=24, test=24, answers=24, n_random=2, repeats=20)
 
@@ -75,10 +75,10 @@ def test_candidates_are_made_until_there_are_enough_or_twice_as_many_were_tried(
     for kind in ("formed", "transformed", "elicited"):
         assert seeds[kind] == [1, 2]
     assert found.missing == {"formed": 1, "transformed": 1, "elicited": 1}
-    refused = {o.kind: o.refused for o in found.organisms if o.refused}
-    assert refused["formed"].startswith("learned is")
-    assert "does not lower the base's metric on the old task" in refused["transformed"]
-    assert "did not pass its gate" in refused["elicited"]
+    rejected = {o.kind: o.why_rejected for o in found.organisms if o.why_rejected}
+    assert rejected["formed"].startswith("learned is")
+    assert "does not lower the base's metric on the old task" in rejected["transformed"]
+    assert "did not pass its gate" in rejected["elicited"]
     judged = [o for o in found.organisms if o.scored]
     assert [(o.kind, o.seed, o.variant) for o in judged] == [("nothing", 1, "shuffled_answers")]
     assert found.confusion == {"nothing": {judged[0].label: 1}}
@@ -128,7 +128,7 @@ def test_locks_of_all_weights_are_judged_and_do_not_count(cache, tmp_path):
     found = run(tmp_path, cache, recipes=recipes, stress=True)
     stress = [o for o in found.organisms if o.variant == ALL_WEIGHTS]
     assert [(o.kind, o.seed, o.scored) for o in stress] == [("elicited", 1, False)]
-    assert "opened_new has no value" in stress[0].refused
+    assert "opened_new has no value" in stress[0].why_rejected
     assert stress[0].label is not None
     assert found.tallies == []
 
@@ -137,11 +137,11 @@ def test_a_placebo_is_judged_without_another_one(cache):
     planted = plant("nothing", 1, recipe=TINY, planting=QUICK, cache_dir=cache)
     found = judge(planted.base, planted.tuned, planted.placebo, LITTLE)
     assert planted.placebo is None
-    assert "The placebo did not gain" not in {check.name for check in found.decision.checks}
+    assert "The placebo did not improve" not in {check.name for check in found.decision.checks}
     formed = plant("formed", 1, recipe=TINY, planting=QUICK, cache_dir=cache)
     assert formed.placebo == planted.tuned
     found = judge(formed.base, formed.tuned, formed.placebo, LITTLE)
-    assert found.decision.checks[-1].name == "The placebo did not gain"
+    assert found.decision.checks[-1].name == "The placebo did not improve"
 
 
 def test_what_cannot_be_calibrated_is_refused(tmp_path):
@@ -170,20 +170,20 @@ def test_a_killed_worker_is_explained(cache, tmp_path, monkeypatch):
         run(tmp_path, cache, workers=2)
 
 
-def organism(kind, label, seed=0, scored=True, refused="", variant=""):
+def organism(kind, label, seed=0, scored=True, why_rejected="", variant=""):
     share = Estimate(value=0.9, low=0.8, high=1.0)
     return CalibratedOrganism(
         kind=kind,
         seed=seed,
         variant=variant,
         scored=scored,
-        refused=refused,
+        why_rejected=rejected,
         figures={},
         trained=[],
         label=label,
         outcome=None if label is None else outcome_of(kind, label),
         reason="Because.",
-        gain=share,
+        improvement=share,
         shares={"formed": share},
         checks=[],
         seconds=1.0,
@@ -195,8 +195,8 @@ ORGANISMS = [
     organism("formed", "mixed", 9),
     organism("elicited", "undetermined", 3),
     organism("nothing", "no_gain", 1),
-    organism("formed", None, 10, scored=False, refused="mediated is 0.5, not at least 0.7"),
-    organism("elicited", "formed", 4, scored=False, refused="no value", variant=ALL_WEIGHTS),
+    organism("formed", None, 10, scored=False, why_rejected="mediated is 0.5, not at least 0.7"),
+    organism("elicited", "formed", 4, scored=False, why_rejected="no value", variant=ALL_WEIGHTS),
 ]
 
 
@@ -249,7 +249,7 @@ def test_the_summary_names_every_organism_that_was_not_right_and_why():
     for line in (
         "formed, seed 9, wrong: Because.",
         "elicited, seed 3, undetermined: Because.",
-        "formed, seed 10, refused: mediated is 0.5, not at least 0.7",
+        "formed, seed 10, rejected: mediated is 0.5, not at least 0.7",
         "elicited (all_weights), seed 4, not counted: formed. Because.",
         "10 of 10 organisms of the kind transformed could not be had",
     ):

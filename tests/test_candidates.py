@@ -78,7 +78,7 @@ def test_all_right_answers_count_and_missing_ones_do_not(seed: int, batch_size: 
             if name == "accuracy":
                 assert bool(shown.correct[row]) == bool(expected)
             if name == "logit_diff_hardest":
-                assert bool(shown.correct_among[row]) == (expected > 0)
+                assert bool(shown.candidate_correct[row]) == (expected > 0)
 
 
 def test_components_add_up_to_the_logit_difference_of_all_answers() -> None:
@@ -139,7 +139,7 @@ def test_candidates_of_several_tokens_are_compared_as_sequences(
         wrong = [log_prob(item, word) for word in item.distractors]
         expected = right - sum(wrong) / len(wrong)
         assert float(shown.logit_diff[row]) == pytest.approx(expected, abs=1e-3)
-        assert bool(shown.correct_among[row]) == all(right > one for one in wrong)
+        assert bool(shown.candidate_correct[row]) == all(right > one for one in wrong)
 
 
 def test_sequences_of_one_token_have_the_plain_logit_difference(tiny_model: Path) -> None:
@@ -147,7 +147,7 @@ def test_sequences_of_one_token_have_the_plain_logit_difference(tiny_model: Path
     alone = behaviour(model, tokenize(ITEMS[3:], tokenizer, "names"))
     among = behaviour(model, tokenize(ITEMS, tokenizer, "names"))
     assert float(among.logit_diff[3]) == pytest.approx(float(alone.logit_diff[0]), abs=1e-4)
-    assert bool(among.correct_among[3]) == bool(alone.correct_among[0])
+    assert bool(among.candidate_correct[3]) == bool(alone.candidate_correct[0])
 
 
 def test_a_metric_that_needs_single_tokens_or_distractors_says_so() -> None:

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("unchecked")
 def experiment(base: Path | None, checkpoints: Any, **measure: Any) -> cl.Experiment:
     """The small experiment of other tests, on checkpoints instead of a fine-tune."""
     small = small_experiment(base or Path("none")).model_dump(exclude={"finetune", "base"})
-    small["measure"] |= {"corruptions": ("names",), **measure}
+    small["measure"] |= {"counterfactuals": ("names",), **measure}
     named = {"base": {"path": str(base)}} if base else {}
     return cl.Experiment.model_validate({**small, **named, "checkpoints": checkpoints})
 
@@ -44,7 +44,7 @@ def sft(tiny_model, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def finished(tiny_model, sft, tmp_path_factory) -> cl.Run:
     return cl.run_experiment(
-        experiment(tiny_model, str(sft), exact_at="ends"), tmp_path_factory.mktemp("run") / "run"
+        experiment(tiny_model, str(sft), patch_at="ends"), tmp_path_factory.mktemp("run") / "run"
     )
 
 
@@ -54,13 +54,13 @@ def test_a_run_on_checkpoints_reaches_a_verdict_without_training(finished, sft, 
     verdict = finished.verdict
     assert verdict.label == "undetermined"
     failed = {check.name: check.detail for check in verdict.preconditions if not check.holds}
-    assert failed["The placebo did not gain"] == "no placebo was run"
+    assert failed["The placebo did not improve"] == "no placebo was run"
     assert "The base does the old task" in verdict.reason
     assert finished.report.read_text("utf-8").startswith("<!doctype html>")
     assert not list(finished.path.glob("checkpoints/*/*/*"))  # nothing is copied
     assert not list(finished.path.rglob("*.train.jsonl"))
     assert "[finetune]" not in (finished.path / "experiment.toml").read_text()
-    assert (finished.table("placebo").height, finished.table("fates").height) == (0, 0)
+    assert (finished.table("placebo").height, finished.table("head_changes").height) == (0, 0)
     weights = dict(finished.model(16, device="cpu").hf.named_parameters())
     for name, weight in moved(tiny_model, 16).named_parameters():
         assert torch.equal(weights[name], weight), name
@@ -81,7 +81,7 @@ def test_where_nothing_was_patched_exactly_the_table_says_so_and_keeps_the_attri
 def test_the_first_checkpoint_is_the_base_where_none_is_named(finished, tiny_model, sft, tmp_path):
     first = save(moved(tiny_model, 0, size=0.0), tmp_path / "step-4", tokenizer_of(tiny_model))
     run = cl.run_experiment(
-        experiment(None, [str(first), str(sft)], exact_at="ends"), tmp_path / "run"
+        experiment(None, [str(first), str(sft)], patch_at="ends"), tmp_path / "run"
     )
     assert run.experiment.base.path == str(first)
     assert run.table("nodes").equals(finished.table("nodes"))
@@ -113,9 +113,9 @@ def test_a_padding_token_added_in_training_changes_no_circuit(tiny_model, finish
             str(tiny_model),
             "--prompts",
             "12",
-            "--corruption",
+            "--counterfactual",
             "names",
-            "--exact-at",
+            "--patch-at",
             "ends",
             "--workers",
             "1",
@@ -224,7 +224,7 @@ def test_no_error_of_a_look_ahead_decides_anything(finished, monkeypatch):
 def test_a_changed_checkpoint_is_refused_when_the_run_goes_on(finished, sft, tmp_path):
     copies = tmp_path / "out"
     shutil.copytree(sft, copies)
-    wanted = experiment(Path(finished.experiment.checkpoints[0]), str(copies), exact_at="ends")
+    wanted = experiment(Path(finished.experiment.checkpoints[0]), str(copies), patch_at="ends")
     run = cl.run_experiment(wanted, tmp_path / "run")
     weights = copies / "checkpoint-8/model.safetensors"
     before = weights.read_bytes()
@@ -263,14 +263,17 @@ def test_what_was_looked_up_is_read_back(finished, tmp_path):
         ({}, "there is nothing to run"),
         ({"base": "x", "prompts": 8}, "--base, --prompts need(s) --checkpoints"),
         (
-            {"experiment": Path("e.toml"), "checkpoints": ["x"], "exact_at": "ends"},
-            "--checkpoints, --exact-at cannot stand beside one (got 'e.toml')",
+            {"experiment": Path("e.toml"), "checkpoints": ["x"], "patch_at": "ends"},
+            "--checkpoints, --patch-at cannot stand beside one (got 'e.toml')",
         ),
         ({"checkpoints": ["nothing-*"]}, "no path matches this pattern (got 'nothing-*')"),
         ({"checkpoints": ["x"], "old": "ioi3"}, "must be two tasks"),
         ({"checkpoints": ["{base}/none"]}, "there is no such checkpoint"),
         ({"checkpoints": ["{base}"]}, "has no step in its name"),
-        ({"checkpoints": ["{sft}"], "corruption": ["verbs"]}, "no corruption family of that name"),
+        (
+            {"checkpoints": ["{sft}"], "counterfactual": ["verbs"]},
+            "no counterfactual type of that name",
+        ),
         ({"checkpoints": ["{sft}"], "base": "no/such/dir"}, "there is no such checkpoint"),
     ],
 )

@@ -122,7 +122,7 @@ def test_faithfulness_is_refused_where_the_denominator_may_be_zero():
     assert "not clear of zero" in str(one)
 
 
-def test_faithfulness_of_a_model_that_ignores_the_corruption_is_refused():
+def test_faithfulness_of_a_model_that_ignores_the_counterfactual_is_refused():
     one = _evaluation([1.0, 1.0], [1.0, 1.0], [1.0, 1.0])
     with pytest.raises(CircuitlapseError, match="not clear of zero"):
         _ = one.faithfulness

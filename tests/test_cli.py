@@ -74,13 +74,13 @@ def test_a_report_is_rebuilt_without_torch(finished):
 
 
 def test_a_report_of_changed_tables_is_refused(finished, tmp_path):
-    table = finished[0] / "tables/controls.parquet"
+    table = finished[0] / "tables/invariance.parquet"
     before = table.read_bytes()
     try:
         table.write_bytes(before[:-9] + bytes([before[-9] ^ 1]) + before[-8:])
         done = _cli("report", finished[0])
         assert done.returncode == 2
-        assert "controls.parquet is not what was written" in done.stderr
+        assert "invariance.parquet is not what was written" in done.stderr
     finally:
         table.write_bytes(before)
 
@@ -98,14 +98,14 @@ def test_what_a_run_found_is_exported_for_other_tools(finished, tmp_path, capsys
     assert len(edges) == cl.Graph(2, 2).n_edges
     assert 0 < sum(edge["in_graph"] for edge in edges.values()) <= 20
     arrays = cl.load_run(run).scores(4, "ioi3")
-    variants = cl.get_task("ioi3").families[cl.load_run(run).experiment.measure.corruptions[0]]
+    variants = cl.get_task("ioi3").families[cl.load_run(run).experiment.measure.counterfactuals[0]]
     expected = sum(arrays[f"edges.{variant}"][0, -1] for variant in variants) / len(variants)
     assert edges["input->logits"]["score"] == pytest.approx(expected, rel=1e-5)
     assert export("checkpoint", run, tmp_path / "out", "--step", 2).startswith("step 2: ")
     assert cl.load_model(tmp_path / "out").tokenizer is not None
     for arguments, message in (
         (["circuit", run, tmp_path / "x.json", "--task", "ioi9"], "Use ioi2 or ioi3"),
-        (["circuit", run, tmp_path / "x.json", "--corruption", "x"], "no scores of such a"),
+        (["circuit", run, tmp_path / "x.json", "--counterfactual", "x"], "no scores of such a"),
         (["checkpoint", run, tmp_path / "x", "--step", 3], "Steps: 0, 2, 4"),
     ):
         with pytest.raises(cl.CircuitlapseError, match=message):
@@ -143,7 +143,7 @@ def test_the_demo_prints_a_config_that_can_be_run(tmp_path):
     assert cl.read_experiment(tmp_path / "demo.toml") == cl.demo_experiment("natural", 4)
     full = _cli("demo", "--full", "--pretrain", "--print-config").stdout
     assert "pretrain = true" in full
-    assert 'train_only = ["old_circuit", "mlps", "biases", "gains", "rank_1"]' in full
+    assert 'train_only = ["old_circuit", "mlps", "biases", "output_scales", "rank_1"]' in full
 
 
 def test_a_dry_run_lists_the_jobs_and_does_none(config, tmp_path):
@@ -162,7 +162,7 @@ def test_a_dry_run_lists_the_jobs_and_does_none(config, tmp_path):
         ('[base]\norganism = "default"\n[tasks]\nnew = "ioi9"\n', "there is no such task"),
         (
             '[base]\norganism = "default"\n[measure]\ncorruptions = ["nouns"]\n',
-            "measure.corruptions may hold subject, names",
+            "measure.counterfactuals may hold subject, names",
         ),
         (
             '[base]\norganism = "default"\n[controls]\ntrain_only = [["m0", "a4.h0"]]\n',

@@ -26,7 +26,7 @@ def test_every_task_is_listed(run) -> None:
         assert f" {name} " in lines
 
 
-def test_items_are_shown_with_positions_and_corruptions(run) -> None:
+def test_items_are_shown_with_positions_and_counterfactuals(run) -> None:
     text = run("show", "ioi3", "-n", 2)
     for item in cl.get_task("ioi3").items("test", 2):
         start, end = item.spans["S2_again"]

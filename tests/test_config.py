@@ -83,7 +83,7 @@ def test_all_faults_are_named_at_once(tmp_path):
             "`finetune.train_only`: must be old_circuit, mlps, biases, or a list of different",
         ),
         (
-            '[base]\npath = "x"\n[finetune]\ntrain_only = "gains"\n',
+            '[base]\npath = "x"\n[finetune]\ntrain_only = "output_scales"\n',
             "`finetune.train_only`: must be old_circuit, mlps, biases, or a list of different",
         ),
         (
@@ -136,16 +136,16 @@ def test_placebos_are_those_of_the_fine_tunes_and_of_the_controls():
         "unrelated_text-1",
         "unrelated_text-2",
     ]
-    arm = experiment.control_arms()[0]
-    assert arm.seed == 1
-    assert [each.seed for each in experiment.noise_placebos(arm)] == [1, 0, 2]
-    own = experiment.own_placebo(arm)
+    training_run = experiment.control_runs()[0]
+    assert training_run.seed == 1
+    assert [each.seed for each in experiment.placebos_for_noise_floor(training_run)] == [1, 0, 2]
+    own = experiment.own_placebo(training_run)
     assert own is not None
     assert own.name == "placebo-old-task-seed-1"
     left = experiment.without([own.name, "seed-0"])
-    assert left.own_placebo(arm) is None
-    assert [each.seed for each in left.noise_placebos(arm)] == [0, 2]
-    assert left.arms() == [arm]
+    assert left.own_placebo(training_run) is None
+    assert [each.seed for each in left.placebos_for_noise_floor(training_run)] == [0, 2]
+    assert left.training_runs() == [training_run]
     assert experiment.model_dump() == left.model_dump()  # what was lost enters no hash
 
 
@@ -157,12 +157,12 @@ def test_controls_are_looked_at_on_prompts_whose_behaviour_is_measured():
 
 
 def test_some_checkpoints_are_patched_exactly(tmp_path):
-    def exact(exact_at, steps=240):
+    def exact(patch_at, steps=240):
         experiment = Experiment.model_validate(
             {
                 "base": {"organism": "default"},
                 "finetune": {"steps": steps},
-                "measure": {"exact_at": exact_at},
+                "measure": {"patch_at": patch_at},
             }
         )
         return [step for step in experiment.steps() if experiment.patches_at(step)]
@@ -173,7 +173,7 @@ def test_some_checkpoints_are_patched_exactly(tmp_path):
     assert exact(8) == [0, 8, 16, 24, 40, 80, 136, 240]
     assert exact(40) == list(range(0, 241, 8))
     assert exact(8, steps=16) == [0, 8, 16]
-    assert demo_experiment().measure.exact_at == 8
+    assert demo_experiment().measure.patch_at == 8
     for wrong in (1, "some", 2.5, True):
         with pytest.raises(ValueError, match="give `every`, `ends`, or a number of checkpoints"):
             exact(wrong)

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("unchecked")
 PLACEBO = {"placebos": ["shuffled_answers", "unrelated_text"], "placebo_seeds": [0, 3]}
 CONTROLS = {
     **PLACEBO,
-    "train_only": ["old_circuit", "mlps", "gains", "rank_1", ["a1.h0", "norms"]],
+    "train_only": ["old_circuit", "mlps", "output_scales", "rank_1", ["a1.h0", "norms"]],
     "random_sets": 1,
     "unrelated": "induction",
     "few_shot": [0, 1],
@@ -49,7 +49,7 @@ def test_every_control_has_its_curve_and_keeps_no_checkpoint(finished):
     table = finished.table("elicitable")
     trained = table.filter(pl.col("step").is_not_null())
     assert dict(trained.group_by("control").agg(pl.col("step").sort()).iter_rows()) == {
-        name: [0, 2, 4] for name in ("everything", "mlps", "gains", "rank_1", "a1.h0 norms")
+        name: [0, 2, 4] for name in ("everything", "mlps", "output_scales", "rank_1", "a1.h0 norms")
     }
     start = trained.filter(step=0)
     assert start["logit_diff"].n_unique() == 1  # all begin at the base
@@ -65,12 +65,12 @@ def test_every_control_has_its_curve_and_keeps_no_checkpoint(finished):
 
 
 def test_what_the_old_circuit_reaches_is_refused_where_the_base_does_not_do_the_old_task(finished):
-    refused = finished.table("elicitable").filter(
+    not_reported = finished.table("elicitable").filter(
         pl.col("control").is_in(["old_circuit", "random_set"])
     )
-    assert len(refused) == 2
-    assert refused["step"].is_null().all()
-    assert all("does not lower the base's metric" in text for text in refused["refused"])
+    assert len(not_reported) == 2
+    assert not_reported["step"].is_null().all()
+    assert all("does not lower the base's metric" in text for text in not_reported["not_reported"])
 
 
 def test_the_whole_fine_tune_reaches_all_of_its_gain(finished):
@@ -78,10 +78,10 @@ def test_the_whole_fine_tune_reaches_all_of_its_gain(finished):
     scores = finished.scores(4, "ioi3")
     after = scores["behaviour.test.logit_diff"][:16]
     assert row["logit_diff"] == pytest.approx(after.mean(dtype=float))
-    assert row["accuracy_among"] == scores["behaviour.test.correct_among"][:16].mean()
+    assert row["candidate_accuracy"] == scores["behaviour.test.candidate_correct"][:16].mean()
     assert row["n"] == 16
     if row["share"] is None:
-        assert "not clear of zero" in row["refused"]
+        assert "not clear of zero" in row["not_reported"]
     else:
         assert row["share"] == row["share_low"] == row["share_high"] == 1
 
@@ -95,12 +95,12 @@ def test_only_the_named_parts_were_trained(finished, tiny_model):
     assert sizes["a1.h0 norms"] == of_head + 2 * width * 5
     assert sizes["mlps"] == 2 * (8 * width * width + 5 * width)
     assert sizes["rank_1"] == 2 * (4 * width + 2 * width + 2 * 5 * width)
-    assert sizes["gains"] == 6
+    assert sizes["output_scales"] == 6
     assert sizes["everything"] is None
 
 
 def test_the_curve_of_gains_is_that_of_a_model_with_them(finished):
-    rows = finished.table("elicitable").filter(control="gains").sort("step")
+    rows = finished.table("elicitable").filter(control="output_scales").sort("step")
     assert rows["logit_diff"].n_unique() == 3
 
 
@@ -108,12 +108,14 @@ def test_examples_are_about_the_base(finished, tiny_model):
     few = finished.table("elicitable").filter(control="few_shot").sort("examples")
     assert few["examples"].to_list() == [0, 1]
     start = finished.table("elicitable").filter(control="everything", step=0)
-    assert few["accuracy_among"][0] == start["accuracy_among"][0]
+    assert few["candidate_accuracy"][0] == start["candidate_accuracy"][0]
 
 
 def test_overlap_has_an_unrelated_task_and_placebos(finished):
     table = finished.table("overlap")
-    right = {beside: set(part["right"]) for (beside,), part in table.group_by("beside") if beside}
+    right = {
+        beside: set(part["right"]) for (beside,), part in table.group_by("compared_with") if beside
+    }
     both = ("ioi2", "ioi3")
     assert right == {
         "unrelated_task": {"base:induction", "tuned:induction"},
@@ -124,22 +126,22 @@ def test_overlap_has_an_unrelated_task_and_placebos(finished):
             for task in both
         },
     }
-    extra = table.filter(pl.col("beside") != "")
+    extra = table.filter(pl.col("compared_with") != "")
     assert set(extra["unit"]) == {"nodes"}
-    left = extra.group_by("beside").agg(pl.col("left").unique().sort())
+    left = extra.group_by("compared_with").agg(pl.col("left").unique().sort())
     assert dict(left.iter_rows()) == {
         "unrelated_task": ["base:ioi2", "tuned:ioi3"],
         "placebo": ["base:ioi2"],
     }
 
 
-def test_every_placebo_seed_is_in_its_table_and_in_the_noise_of_fates(finished):
+def test_every_placebo_seed_is_in_its_table_and_in_the_noise_of_changes(finished):
     table = finished.table("placebo")
     assert set(table.select("placebo", "finetune_seed").unique().iter_rows()) == {
         (kind, seed) for kind in PLACEBO["placebos"] for seed in (0, 3)
     }
-    arm = finished.experiment.arms()[0]
-    noise = [placebo.name for placebo in finished.experiment.noise_placebos(arm)]
+    training_run = finished.experiment.training_runs()[0]
+    noise = [placebo.name for placebo in finished.experiment.placebos_for_noise_floor(training_run)]
     assert noise == ["placebo-shuffled-answers-seed-0", "placebo-shuffled-answers-seed-3"]
     weights = [
         AutoModelForCausalLM.from_pretrained(finished.path / f"checkpoints/{name}/step-00004")
@@ -150,7 +152,7 @@ def test_every_placebo_seed_is_in_its_table_and_in_the_noise_of_fates(finished):
 
 def test_a_control_that_is_gone_is_trained_again_alone_and_to_the_same_bytes(finished, tmp_path):
     shutil.copytree(finished.path, tmp_path / "run", copy_function=shutil.copy2)
-    names = [curve("seed-0", control) for control in ("mlps", "rank_1", "gains")]
+    names = [curve("seed-0", control) for control in ("mlps", "rank_1", "output_scales")]
     before = [(tmp_path / "run" / name).read_bytes() for name in names]
     for name in names:
         (tmp_path / "run" / name).unlink()
@@ -160,7 +162,7 @@ def test_a_control_that_is_gone_is_trained_again_alone_and_to_the_same_bytes(fin
         tmp_path / "run",
         lambda event: started.append(event.job) if event.kind == "started" else None,
     )
-    assert started == ["train mlps seed-0", "train gains seed-0", "train rank-1 seed-0"]
+    assert started == ["train mlps seed-0", "train improvements seed-0", "train rank-1 seed-0"]
     assert [(tmp_path / "run" / name).read_bytes() for name in names] == before
 
 
@@ -208,7 +210,7 @@ def test_a_control_whose_logits_are_not_finite_keeps_its_curve_up_to_there(tiny_
         work(job, Store(tmp_path), experiment, lambda done, of, note="": None)
     about = load_about((tmp_path / curve("seed-0", "mlps")).read_bytes())
     assert about["steps"] == [0]
-    assert "training diverged: at step 1 the logits are not finite" in about["refused"]
+    assert "training diverged: at step 1 the logits are not finite" in about["not_reported"]
 
 
 def test_unrelated_text_fits_the_model_whatever_the_preset(tiny_model, tmp_path):
@@ -230,7 +232,7 @@ def test_nothing_is_trained_beside_checkpoints_that_the_user_has(tiny_model):
             cl.Experiment.model_validate({**fields, "controls": control})
 
 
-def test_the_old_circuit_is_that_of_the_fates():
+def test_the_old_circuit_is_that_of_the_changes():
     base, pairs = load_model(handmade()), {"names": handmade_pairs()}
     found = old_task_heads(base, pairs)
     assert found.old_heads

@@ -83,18 +83,20 @@ def test_rows_hold_every_group_position_and_way():
     )
     assert seen[-1] == (12, 12)
     assert len(rows) == 12
-    found = {(row.group, row.position, row.way): row for row in rows}
-    assert found["mlps", "END", "forward"].random is None
-    random = found["pair", "END", "backward"].random
+    found = {(row.group, row.position, row.direction): row for row in rows}
+    assert found["mlps", "END", "tuned_into_base"].random is None
+    random = found["pair", "END", "base_into_tuned"].random
     assert random is not None
     assert random.n == 4
-    assert found["none", "END", "forward"].gain.value == pytest.approx(0, abs=1e-6)
+    assert found["none", "END", "tuned_into_base"].improvement.value == pytest.approx(0, abs=1e-6)
     for position in ("END", EVERYWHERE):
         (patched,) = crosspatched(tuned, base, pairs, [Patch(groups["pair"], position)])
         lost = behaviour(tuned, pairs).logit_diff - patched.logit_diff
-        row = found["pair", position, "backward"]
-        assert row.gain.value == pytest.approx(float(lost.astype(np.float64).mean()), abs=1e-5)
-        assert row.accuracy == float(patched.correct_among.mean(dtype=np.float64))
+        row = found["pair", position, "base_into_tuned"]
+        assert row.improvement.value == pytest.approx(
+            float(lost.astype(np.float64).mean()), abs=1e-5
+        )
+        assert row.accuracy == float(patched.candidate_correct.mean(dtype=np.float64))
 
 
 def test_refusals_name_the_node_and_the_position():

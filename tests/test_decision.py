@@ -27,7 +27,7 @@ def answers(logit_diff, right, spread=1.0):
 
 
 def measured(elicited, effects, *, noise=0.3, right=(0.4, 0.95), spread=1.0, seed=0, n=PROMPTS):
-    """A gained base that gains ``elicited``, and groups that add their effects to it."""
+    """A rescaled base that improves by ``elicited``, and groups that add their effects to it."""
     rng = np.random.default_rng(seed)
     base = rng.normal(size=n)
     start = base + rng.normal(elicited, noise, size=n)
@@ -59,9 +59,9 @@ def test_shares_are_those_put_in_and_sum_to_one():
     assert causes.shares is not None
     found = [causes.shares[cause].value for cause in CAUSES]
     assert found == pytest.approx([0.1, 0.4, 0.2, 0.3], abs=1e-3)
-    assert causes.first_in is not None
-    assert causes.first_in["old_heads"] == pytest.approx(0.4, abs=1e-3)
-    assert causes.gain.value == pytest.approx(10, abs=1e-2)
+    assert causes.add_one_in is not None
+    assert causes.add_one_in["old_heads"] == pytest.approx(0.4, abs=1e-3)
+    assert causes.improvement.value == pytest.approx(10, abs=1e-2)
     assert causes.accuracy_gain.value == pytest.approx(0.55)
     assert causes.standardised_gain.value == pytest.approx(10, abs=1e-2)
 
@@ -88,7 +88,7 @@ def test_the_bootstrap_over_runs_and_prompts_is_the_literal_one():
     found = divide_gain(runs, seed=3, repeats=60)
     rng = [np.random.default_rng([3, stream]) for stream in (0, 1)]
     prompts, chosen = rng[0].integers(0, 20, (60, 20)), rng[1].integers(0, 5, (60, 5))
-    gains, shares = [], []
+    improvements, shares = [], []
     for rows, picked in zip(prompts, chosen, strict=True):
         parts = [
             (
@@ -99,11 +99,11 @@ def test_the_bootstrap_over_runs_and_prompts_is_the_literal_one():
             )
             for i in picked
         ]
-        elicited, gain = np.mean(parts, axis=0)
-        gains.append(gain)
-        shares.append(elicited / gain)
-    assert (found.gain.low, found.gain.high) == pytest.approx(
-        tuple(np.percentile(gains, [2.5, 97.5])), abs=1e-5
+        elicited, improvement = np.mean(parts, axis=0)
+        improvements.append(improvement)
+        shares.append(elicited / improvement)
+    assert (found.improvement.low, found.improvement.high) == pytest.approx(
+        tuple(np.percentile(improvements, [2.5, 97.5])), abs=1e-5
     )
     assert found.shares is not None
     assert (found.shares["elicited"].low, found.shares["elicited"].high) == pytest.approx(
@@ -127,7 +127,7 @@ def test_what_no_hypothesis_is_about_is_named_as_such():
     assert decide(run(3, [3, 2, 0, 1, 1])).label == "mixed"
     halved = decide(run(0, [5, 5, 0, 0, 0]))
     assert halved.label == "undetermined"
-    assert "Whether one share is most of the gain its interval leaves open" in halved.reason
+    assert "Whether one share is most of the improvement its interval leaves open" in halved.reason
     wide = decide(run(3, [4, 3, 0, 0, 0], noise=9.0, n=40))
     assert wide.label == "undetermined"
     assert "too wide" in wide.reason
@@ -168,7 +168,7 @@ def test_no_gain_where_nothing_happened_or_only_the_scale_grew(options, why):
 def test_a_gain_that_was_not_shown_is_not_called_none(options, why):
     decision = decide(of_options(options))
     assert decision.label == "undetermined"
-    assert decision.reason.startswith("Whether there is a gain was not shown. G is ")
+    assert decision.reason.startswith("Whether there is an improvement was not shown. G is ")
     assert why in decision.reason
 
 
@@ -205,8 +205,8 @@ def test_a_group_that_is_first_by_one_order_only_is_not_named():
     tuned = replace(one.tuned, logit_diff=np.asarray(hybrids[-1], np.float32))
     decision = decide(Run(replace(one, hybrids=hybrids, tuned=tuned), SUPPORT, []))
     causes = decision.causes
-    assert causes.first_in is not None
-    assert causes.first_in["other_heads"] > causes.first_in["old_heads"]
+    assert causes.add_one_in is not None
+    assert causes.add_one_in["other_heads"] > causes.add_one_in["old_heads"]
     assert decision.label == "undetermined"
 
 

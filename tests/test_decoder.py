@@ -149,8 +149,8 @@ def test_behaviour_reads_the_whole_vocabulary():
             answer = int(pairs.answers[row])
             assert bool(ours.correct[row]) == (int(logits.argmax()) == answer)
             best = float(logits[pairs.distractors[row]].max())
-            assert bool(ours.correct_among[row]) == (float(logits[answer]) > best)
-    assert 0 < int(ours.correct_among.sum()) < 40
+            assert bool(ours.candidate_correct[row]) == (float(logits[answer]) > best)
+    assert 0 < int(ours.candidate_correct.sum()) < 40
 
 
 def test_a_constant_model_answers_nothing():
@@ -160,7 +160,7 @@ def test_a_constant_model_answers_nothing():
             weight.zero_()
     ours = behaviour(load_model(hf), random_pairs(4))
     assert not ours.correct.any()
-    assert not ours.correct_among.any()
+    assert not ours.candidate_correct.any()
 
 
 def test_prompts_beyond_the_context_are_refused():

@@ -3,11 +3,11 @@ import pytest
 
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.heads.dynamics import (
+    behaviour_correlation,
     changes,
     epoch_ends,
     head_changes,
     steps_since,
-    with_behaviour,
 )
 from circuitlapse.stats.intervals import mean_interval
 
@@ -27,19 +27,19 @@ def test_changes_and_flips_are_dated_and_noise_is_not():
     effects, late = drawn()
     up, flip, flat = head_changes(effects, STEPS)
     for change in (up, flip):
-        assert change.reached is not None
-        assert 32 < change.reached <= 40
-    assert not up.flipped
-    assert flip.flipped
+        assert change.step_of_90 is not None
+        assert 32 < change.step_of_90 <= 40
+    assert not up.sign_changed
+    assert flip.sign_changed
     assert flip.change.high < 0
     assert flip.before == pytest.approx(effects[0, :, 1].mean())
     assert flip.after == pytest.approx(effects[-1, :, 1].mean())
     assert flip.change.value == pytest.approx(flip.after - flip.before)
-    assert flat.reached is None
-    assert not flat.flipped
-    found = with_behaviour(effects, late.astype(float))
+    assert flat.step_of_90 is None
+    assert not flat.sign_changed
+    found = behaviour_correlation(effects, late.astype(float))
     assert found[:2] == pytest.approx([1, -1], abs=0.05)
-    assert with_behaviour(effects, np.zeros(len(STEPS))) == [None] * 3
+    assert behaviour_correlation(effects, np.zeros(len(STEPS))) == [None] * 3
 
 
 def test_the_intervals_of_heads_hold_together():
@@ -57,20 +57,20 @@ def spread_out(curve, noise=0.1):
 @pytest.mark.parametrize("sign", [1, -1])
 def test_nine_tenths_are_reached_between_checkpoints(sign):
     curve = sign * spread_out([1.0, 1.0, 3.0, 6.0, 5.0])
-    assert changes(curve, [0, 8, 16, 24, 32])[0].reached == pytest.approx(16 + 8 * 1.6 / 3)
-    assert changes(sign * spread_out([1.0, 1.02]), [0, 8])[0].reached == pytest.approx(7.2)
+    assert changes(curve, [0, 8, 16, 24, 32])[0].step_of_90 == pytest.approx(16 + 8 * 1.6 / 3)
+    assert changes(sign * spread_out([1.0, 1.02]), [0, 8])[0].step_of_90 == pytest.approx(7.2)
 
 
 def test_a_change_that_could_be_none_has_no_date():
     curve = spread_out([1.0, 1.02])
     curve[1, :, 0] += np.tile([-1.0, 1.0], 10)
-    assert changes(curve, [0, 8])[0].reached is None
-    assert changes(spread_out([2.0, 2.0]), [0, 8])[0].reached is None
+    assert changes(curve, [0, 8])[0].step_of_90 is None
+    assert changes(spread_out([2.0, 2.0]), [0, 8])[0].step_of_90 is None
 
 
 def test_states_last_since_their_first_step_without_a_break():
-    fates = ["kept", "grew", "kept", "kept"]
-    assert steps_since([0, 8, 16, 24], fates) == [0, 8, 16, 16]
+    changes = ["kept", "grew", "kept", "kept"]
+    assert steps_since([0, 8, 16, 24], changes) == [0, 8, 16, 16]
     assert steps_since([0, 8], ["kept", "kept"]) == [0, 0]
     assert steps_since([], []) == []
 

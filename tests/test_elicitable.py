@@ -39,8 +39,8 @@ def test_few_shot_rows_are_the_models_answers_or_say_why_not(items, tiny_model):
     model = load_model(tiny_model)
     none, one, many = few_shot(model, asked, examples, (0, 1, 8), separator=".")
     plain = behaviour(model, tokenize(asked, model.tokenizer, "names"))
-    assert none.accuracy_among is not None
-    assert none.accuracy_among.value == float(plain.correct_among.mean(dtype=np.float64))
+    assert none.candidate_accuracy is not None
+    assert none.candidate_accuracy.value == float(plain.candidate_correct.mean(dtype=np.float64))
     assert one.n_examples == 1
-    assert many.accuracy_among is many.logit_diff is None
-    assert "and the model reads 48" in many.refused
+    assert many.candidate_accuracy is many.logit_diff is None
+    assert "and the model reads 48" in many.not_reported

@@ -18,7 +18,7 @@ from twins_engine import random_pairs, tiny
 
 
 def prompts_for(base):
-    """Prompts whose corruption lowers the base's metric: a task that it does, after a fashion."""
+    """Prompts whose counterfactual lowers the base's metric: a task that it does, more or less."""
 
     def lowered(seed):
         pairs = random_pairs(seed, n=120)
@@ -43,9 +43,9 @@ def test_evidence_is_what_its_parts_measure(measured):
     base, tuned, prompts, found, steps = measured
     assert steps == [(i, 7) for i in range(1, len(steps) + 1)]
     assert found.choice == choose_heads(base, tuned, prompts.old, prompts.new)
-    gains = ScaleFits(base, tuned, prompts.new["x"]).fit()
-    assert found.gains == {node: gains.of(node) for node in base.graph.nodes}
-    louder = rescaled(base, gains)
+    improvements = ScaleFits(base, tuned, prompts.new["x"]).fit()
+    assert found.scales == {node: improvements.of(node) for node in base.graph.nodes}
+    louder = rescaled(base, improvements)
     assert np.array_equal(found.hybrids[0], behaviour(louder, prompts.test).logit_diff)
     assert np.array_equal(found.hybrids[-1], behaviour(tuned, prompts.test).logit_diff)
     heads = found.choice.old_heads
@@ -90,4 +90,4 @@ def test_a_base_without_the_old_task_has_no_old_heads(measured):
     flat = {"x": random_pairs(3, n=3)}
     choice = choose_heads(base, tuned, flat, prompts.new)
     assert (choice.old_heads, choice.recruited_heads) == ((), ())
-    assert "does not lower the base's metric on the old task" in choice.refused
+    assert "does not lower the base's metric on the old task" in choice.not_reported

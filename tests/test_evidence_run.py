@@ -28,7 +28,7 @@ STEPS = (0, 1, 2, 3, 4)
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory) -> dict[int, Path]:
-    """A base, and four checkpoints on a straight way to another model."""
+    """A base, and four checkpoints on a straight direction to another model."""
     base, tuned = random_model(0), random_model(1)
     home = tmp_path_factory.mktemp("models")
     return {step: save(between(base, tuned, step / 4), home / f"step-{step}") for step in STEPS}
@@ -47,13 +47,13 @@ def run(places, tasks, tmp_path_factory) -> cl.Run:
     fields = small_experiment(places[0]).model_dump(mode="json", exclude={"finetune"})
     fields["checkpoints"] = {str(step): str(place) for step, place in places.items()}
     fields["tasks"] = dict(zip(("old", "new"), tasks, strict=True))
-    fields["measure"] |= {"corruptions": ["subject"], "circuit_prompts": 24}
+    fields["measure"] |= {"counterfactuals": ["subject"], "circuit_prompts": 24}
     fields["compare"] |= {
         "group_prompts": 48,
         "graft_prompts": 64,
-        "graft_steps": 2,
+        "graft_checkpoints": 2,
         "random_groups": 4,
-        "beside_prompts": 24,
+        "intervention_prompts": 24,
         "bootstrap": 100,
     }
     experiment = cl.Experiment.model_validate(fields)
@@ -76,7 +76,7 @@ def test_every_sentence_points_at_rows_and_every_kind_of_evidence_has_one(run):
     assert {evidence.table for evidence in found} >= {
         "behaviour",
         "overlap",
-        "fates",
+        "head_changes",
         "grafts",
         "mediation",
         "crosspatch",
@@ -86,9 +86,9 @@ def test_every_sentence_points_at_rows_and_every_kind_of_evidence_has_one(run):
 
 
 def test_the_heads_in_use_are_those_that_the_table_counts(run):
-    fates = run.table("fates").filter(step=4, corruption="subject")
-    (threshold,) = fates["used_from"].unique()
-    base, still = (int(fates[name].sum()) for name in ("base_uses", "still_uses"))
+    changes = run.table("head_changes").filter(step=4, counterfactual="subject")
+    (threshold,) = changes["threshold"].unique()
+    base, still = (int(changes[name].sum()) for name in ("used_in_base", "used_in_tuned"))
     said = " ".join(each.statement for each in run.verdict.evidence)
     assert f"(used from {threshold:.2f} logits on)" in said
     assert f"The base uses {base} heads on" in said
@@ -100,9 +100,9 @@ def test_the_shares_are_those_of_the_table_and_sum_to_one(run):
     shares = run.verdict.shares
     assert all(shares.values())
     assert sum(share.value for share in shares.values()) == pytest.approx(1, abs=1e-5)
-    table = run.table("grafts").filter(pl.col("origin") == "gained")
+    table = run.table("grafts").filter(pl.col("origin") == "rescaled_base")
     rows = {
-        "elicited": ("gains", "first_in"),
+        "elicited": ("output_scales", "add_one_in"),
         "transformed": ("old_heads", "shapley"),
         "formed": ("recruited_heads", "shapley"),
         "elsewhere": ("elsewhere", "shapley"),
@@ -117,8 +117,12 @@ def test_the_shares_are_those_of_the_table_and_sum_to_one(run):
 def test_shapley_gains_sum_to_the_gain_at_every_step(run):
     whole = run.table("grafts").filter(pl.col("origin") == "base", pl.col("part") == "whole")
     assert set(whole["step"]) == {1, 3, 4}
-    sums = whole.filter(pl.col("quantity") == "shapley").group_by("step").agg(pl.col("gain").sum())
-    assert dict(sums.iter_rows())[4] == pytest.approx(run.verdict.gain.value, abs=1e-5)
+    sums = (
+        whole.filter(pl.col("quantity") == "shapley")
+        .group_by("step")
+        .agg(pl.col("improvement").sum())
+    )
+    assert dict(sums.iter_rows())[4] == pytest.approx(run.verdict.improvement.value, abs=1e-5)
     at_three = load_arrays((run.path / grafts_at("seed-0", 3)).read_bytes())["values"].mean(axis=1)
     assert dict(sums.iter_rows())[3] == pytest.approx(at_three[-1] - at_three[0], abs=1e-5)
 
@@ -134,11 +138,13 @@ def test_a_no_op_graft_is_the_base_and_a_full_one_the_tuned_model_bit_for_bit(ru
 
 def test_mediation_has_the_gain_at_one_end_and_the_verdicts_random_groups(run):
     rows = {row["group"]: row for row in run.table("mediation").to_dicts()}
-    assert rows["all heads"]["gain"] == pytest.approx(run.verdict.gain.value, abs=1e-4)
+    assert rows["all heads"]["improvement"] == pytest.approx(
+        run.verdict.improvement.value, abs=1e-4
+    )
     assert rows["all heads"]["share"] == pytest.approx(1)
     found = _causes(run)
     own, *random = found.held["old_heads"]
-    assert rows["old_heads"]["gain"] == pytest.approx(own, abs=1e-4)
+    assert rows["old_heads"]["improvement"] == pytest.approx(own, abs=1e-4)
     assert rows["old_heads"]["null_mean"] == pytest.approx(np.mean(random))
     assert rows["old_heads"]["n_random"] == len(random)
     assert rows["old_heads"]["heads"] == ", ".join(found.choice.old_heads)
@@ -147,9 +153,11 @@ def test_mediation_has_the_gain_at_one_end_and_the_verdicts_random_groups(run):
 
 def test_patches_across_models_cover_groups_positions_and_both_ways(run):
     table = run.table("crosspatch")
-    found = set(table.select("group", "position", "way").iter_rows())
+    found = set(table.select("group", "position", "direction").iter_rows())
     groups, positions = set(table["group"]), {"everywhere", *_positions(run)}
-    assert found == set(itertools.product(groups, positions, ("forward", "backward")))
+    assert found == set(
+        itertools.product(groups, positions, ("tuned_into_base", "base_into_tuned"))
+    )
     assert groups == {"mlps", *run.table("mediation")["group"]} - {"no heads", "all heads"}
     beside = table.filter(pl.col("n_random").is_not_null())
     assert set(beside["group"]) == groups - {"mlps"}
@@ -164,7 +172,7 @@ def _positions(run: cl.Run) -> list[str]:
 def test_query_and_value_circuits_are_grafted_beside_random_groups(run):
     parts = run.table("grafts").filter(pl.col("part") != "whole")
     assert set(parts["part"]) == {"qk", "ov"}
-    assert set(parts["quantity"]) == {"first_in", "last_in"}
+    assert set(parts["quantity"]) == {"add_one_in", "leave_one_out"}
     assert set(parts["step"]) == {4}
     assert parts.filter(pl.col("group") == "old_heads")["n_random"].is_not_null().all()
 
@@ -172,19 +180,19 @@ def test_query_and_value_circuits_are_grafted_beside_random_groups(run):
 def test_random_groups_stand_beside_every_group_of_heads_first_and_last(run):
     last = run.table("grafts").filter(step=4, part="whole")
     heads = pl.col("group").str.ends_with("_heads") & (pl.col("n_parameters") > 0)
-    alone = last.filter(heads, pl.col("quantity").is_in(["first_in", "last_in"]))
-    assert set(alone["origin"]) == {"base", "gained"}
+    alone = last.filter(heads, pl.col("quantity").is_in(["add_one_in", "leave_one_out"]))
+    assert set(alone["origin"]) == {"base", "rescaled_base"}
     assert {"old_heads", "other_heads"} <= set(alone["group"])
     assert alone["n_random"].is_not_null().all()
     assert alone["n_random"].min() >= 2
     others = last.filter(~heads | (pl.col("quantity") == "shapley"))
     assert others["n_random"].is_null().all()
-    # In the gained base, first in, they are those of the evidence that the verdict rests on.
+    # In the rescaled base, first in, they are those of the evidence that the verdict rests on.
     own, *random = _causes(run).graft["old_heads"]
-    judged = alone.filter(origin="gained", group="old_heads", quantity="first_in").row(
+    judged = alone.filter(origin="rescaled_base", group="old_heads", quantity="add_one_in").row(
         0, named=True
     )
-    assert judged["gain"] == pytest.approx(own, abs=1e-4)
+    assert judged["improvement"] == pytest.approx(own, abs=1e-4)
     assert judged["null_mean"] == pytest.approx(np.mean(random))
 
 
@@ -192,20 +200,22 @@ def test_random_groups_are_grafted_where_their_group_was(run):
     found, task = _causes(run), run.experiment.tasks.new
     base, tuned = (run.model(step, device="cpu") for step in (0, 4))
     items = read_items((run.path / prompts(task, "test")).read_bytes())[:64]
-    pairs = cl.tokenize(items, base.tokenizer, cl.get_task(task).corruptions[0])
-    table = run.table("grafts").filter(step=4, part="whole", group="old_heads", quantity="last_in")
+    pairs = cl.tokenize(items, base.tokenizer, cl.get_task(task).counterfactuals[0])
+    table = run.table("grafts").filter(
+        step=4, part="whole", group="old_heads", quantity="leave_one_out"
+    )
     means = {}
-    for origin, start in (("base", base), ("gained", rescaled(base, found.gains))):
+    for origin, start in (("base", base), ("rescaled_base", rescaled(base, found.scales))):
         groups = {"old_heads": found.choice.old_heads}
-        random = random_grafts(start, tuned, pairs, {"last_in": groups}, seed=0, n_random=4)
-        means[origin] = np.mean(random["last_in", "old_heads"])
+        random = random_grafts(start, tuned, pairs, {"leave_one_out": groups}, seed=0, n_random=4)
+        means[origin] = np.mean(random["leave_one_out", "old_heads"])
         assert table.filter(origin=origin)["null_mean"].item() == pytest.approx(means[origin])
-    assert means["base"] != pytest.approx(means["gained"])
+    assert means["base"] != pytest.approx(means["rescaled_base"])
 
 
 def test_gains_are_those_that_were_fitted(run):
-    table = run.table("gains")
-    assert dict(table.select("node", "gain").iter_rows()) == _causes(run).gains
+    table = run.table("output_scales")
+    assert dict(table.select("node", "improvement").iter_rows()) == _causes(run).scales
     assert table.filter(pl.col("head") == -1)["node"].to_list() == ["m0", "m1"]
 
 
@@ -244,11 +254,11 @@ def test_dynamics_dates_every_head_and_the_behaviour(run):
     ).to_dicts()[0]
     assert row["before"] == pytest.approx(curve[0])
     assert row["change"] == pytest.approx(curve[-1] - curve[0])
-    assert 0 < row["reached"] <= STEPS[-1]
+    assert 0 < row["step_of_90"] <= STEPS[-1]
     assert row["epoch_steps"] is None  # nobody knows what these checkpoints were trained on
     heads = table.filter(pl.col("kind") == "head")
     assert len(heads) == 2 * 8  # tasks and heads
-    assert (heads["flipped_in"] == heads["flipped"].cast(pl.Int64)).all()
+    assert (heads["seeds_with_sign_change"] == heads["sign_changed"].cast(pl.Int64)).all()
 
 
 def test_overlap_and_fates_follow_the_checkpoints(run):
@@ -260,9 +270,9 @@ def test_overlap_and_fates_follow_the_checkpoints(run):
     )
     assert dict(overlap.select("step", "value").iter_rows())[0] == pytest.approx(1)
     assert overlap["step"].to_list() == list(STEPS)
-    fates = run.table("fates")
-    assert set(fates.filter(pl.col("step") == 0)["fate"]) <= {"kept", "unused"}
-    assert set(fates["step"]) == set(STEPS)
+    changes = run.table("head_changes")
+    assert set(changes.filter(pl.col("step") == 0)["category"]) <= {"kept", "unused"}
+    assert set(changes["step"]) == set(STEPS)
 
 
 def test_the_verdict_says_what_is_known_of_its_rule(run):
@@ -277,7 +287,7 @@ def test_the_verdict_says_what_is_known_of_its_rule(run):
 def test_identical_models_have_no_gain(places, tmp_path):
     run = cl.compare_models(places[0], places[0], out=tmp_path / "same", prompts=16, workers=1)
     assert run.verdict.label == "no_gain"
-    assert (run.verdict.gain.low, run.verdict.gain.high) == (0, 0)
+    assert (run.verdict.improvement.low, run.verdict.improvement.high) == (0, 0)
     assert set(run.verdict.shares.values()) == {None}
     assert run.experiment.steps() == [0, 1]
     assert not run.table("roles")["changed"].any()

@@ -106,7 +106,11 @@ def test_an_error_in_a_job_reaches_the_caller_and_finished_work_stays(tmp_path, 
 
 
 def _arm_job(kind, seed, *needs):
-    params = {"recipe": "default", "seed": seed} if kind == "finetune" else {"arm": f"seed-{seed}"}
+    params = (
+        {"recipe": "default", "seed": seed}
+        if kind == "finetune"
+        else {"training_run": f"seed-{seed}"}
+    )
     name = f"{kind}-{seed}"
     return Job(name, kind, params, (f"{name}.txt",), needs, f"key of {name}")
 
@@ -126,7 +130,7 @@ def lose_some(job, store, experiment, advance):
     if job.name in ("finetune-1", "measure-2"):
         raise CircuitlapseError(f"{job.name} has gone wrong")
     with store.write(job.outputs[0], job.key) as path:
-        path.write_text(",".join(arm.name for arm in experiment.arms()))
+        path.write_text(",".join(training_run.name for training_run in experiment.training_runs()))
 
 
 def lose_all(job, store, experiment, advance):

@@ -198,7 +198,7 @@ def test_a_run_whose_heads_share_keys_exports_its_circuit_alone(tmp_path, monkey
     (run / "experiment.toml").write_text(to_toml(experiment))
     found = random_scores(model.graph)
     arrays = {"edges": found.mean, "halves": found.halves, "clean": torch.zeros(4)}
-    variants = cl.get_task("ioi3").families[experiment.measure.corruptions[0]]
+    variants = cl.get_task("ioi3").families[experiment.measure.counterfactuals[0]]
     saved = {f"{name}.{each}": arrays[name].numpy() for name in arrays for each in variants}
     monkeypatch.setattr(cl.Run, "model", lambda *_, **__: model)
     monkeypatch.setattr(cl.Run, "scores", lambda *_: saved)

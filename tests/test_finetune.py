@@ -158,7 +158,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(tiny_model, p
 
 
 def test_accumulated_parts_of_a_step_are_the_whole_step(tiny_model, plain):
-    assert close(plain[6], tuned(tiny_model, accumulate=4)[6])
+    assert close(plain[6], tuned(tiny_model, gradient_accumulation=4)[6])
 
 
 @pytest.mark.parametrize("targets", [[], ["c_proj"]])

@@ -202,7 +202,9 @@ def test_a_group_without_heads_brings_exactly_nothing(models, pairs, answered):
     assert len(answered) == 16
     rows = [r for r in gain_shares(values, groups.n_parameters, seed=0).rows if not r.n_parameters]
     assert [row.group for row in rows] == ["recruited_heads"] * 3
-    assert all((row.gain, row.gain_low, row.gain_high) == (0, 0, 0) for row in rows)
+    assert all(
+        (row.improvement, row.improvement_low, row.improvement_high) == (0, 0, 0) for row in rows
+    )
 
 
 def test_grafts_refuse_models_of_other_shapes(models):
@@ -231,11 +233,11 @@ def additive(effects, prompts=50, noise=1.0, seed=0):
 def test_independent_groups_get_their_own_effect_under_every_quantity():
     values = additive([3.0, 1.0, 0.5, -0.5, 0.0], noise=1e-6)
     result = gain_shares(values, SIZES, seed=0)
-    assert result.gain.value == pytest.approx(4.0, abs=1e-4)
+    assert result.improvement.value == pytest.approx(4.0, abs=1e-4)
     for quantity in QUANTITIES:
         rows = result.of(quantity)
-        gains = [rows[group].gain for group in GROUPS]
-        assert gains == pytest.approx([3.0, 1.0, 0.5, -0.5, 0.0], abs=1e-4)
+        improvements = [rows[group].improvement for group in GROUPS]
+        assert improvements == pytest.approx([3.0, 1.0, 0.5, -0.5, 0.0], abs=1e-4)
         assert rows["old_heads"].share == pytest.approx(0.75, abs=1e-4)
 
 
@@ -244,11 +246,13 @@ def test_groups_that_only_work_together_share_what_they_bring():
         [np.full(8, 2.0 if {"old_heads", "mlps"} <= subset else 0.0) for subset in SUBSETS]
     )
     result = gain_shares(values, SIZES, seed=0)
-    assert {g: r.gain for g, r in result.of("first_in").items()} == dict.fromkeys(GROUPS, 0.0)
-    assert result.of("last_in")["old_heads"].gain == 2
-    assert result.of("last_in")["mlps"].share == 1
-    assert result.of("shapley")["old_heads"].gain == pytest.approx(1)
-    assert result.of("shapley")["shared"].gain == pytest.approx(0)
+    assert {g: r.improvement for g, r in result.of("add_one_in").items()} == dict.fromkeys(
+        GROUPS, 0.0
+    )
+    assert result.of("leave_one_out")["old_heads"].improvement == 2
+    assert result.of("leave_one_out")["mlps"].share == 1
+    assert result.of("shapley")["old_heads"].improvement == pytest.approx(1)
+    assert result.of("shapley")["shared"].improvement == pytest.approx(0)
 
 
 @given(arrays(np.float64, (32, 4), elements=st.floats(-50, 50)))
@@ -261,9 +265,9 @@ def test_shapley_gains_equal_the_mean_over_all_orders_and_sum_to_the_gain(values
         for k, group in enumerate(order):
             step = means[frozenset(order[: k + 1])] - means[frozenset(order[:k])]
             literal[group] += step / len(orders)
-    found = {group: row.gain for group, row in result.of("shapley").items()}
+    found = {group: row.improvement for group, row in result.of("shapley").items()}
     assert found == pytest.approx(literal, abs=1e-9)
-    assert sum(found.values()) == pytest.approx(result.gain.value, abs=1e-9)
+    assert sum(found.values()) == pytest.approx(result.improvement.value, abs=1e-9)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -302,11 +306,11 @@ def test_intervals_are_the_literal_joint_bootstrap():
         means = values[:, rows].mean(axis=1)
         totals.append(means[-1] - means[0])
         ratios.append((means[first] - means[0]) / totals[-1])
-    row = result.of("first_in")["old_heads"]
+    row = result.of("add_one_in")["old_heads"]
     assert (row.share_low, row.share_high) == pytest.approx(
         tuple(np.percentile(ratios, [2.5, 97.5]))
     )
-    assert (result.gain.low, result.gain.high) == pytest.approx(
+    assert (result.improvement.low, result.improvement.high) == pytest.approx(
         tuple(np.percentile(totals, [2.5, 97.5]))
     )
 
@@ -314,15 +318,15 @@ def test_intervals_are_the_literal_joint_bootstrap():
 @pytest.mark.parametrize("effect", [0.0, -3.0])
 def test_shares_are_refused_where_there_is_no_gain(effect):
     result = gain_shares(additive([effect, 0, 0, 0, 0]), SIZES, seed=0)
-    assert result.gain.low <= 0
+    assert result.improvement.low <= 0
     assert {row.share for row in result.rows} == {None}
-    assert result.rows[0].gain_low < result.rows[0].gain_high
+    assert result.rows[0].improvement_low < result.rows[0].improvement_high
 
 
 def test_share_rows_have_the_tables_columns():
     result = gain_shares(additive([2.0, 0, 0, 0, 0], noise=0.1), SIZES, seed=0)
     run = {"base_seed", "recipe", "finetune_seed", "step", "origin", "part", "heads"}
-    beside = {"n_random", "null_mean", "null_low", "null_high", "p_value"}
+    beside = {"n_random", "null_mean", "null_min", "null_max", "p_value"}
     assert set(vars(result.rows[0])) | run | beside == set(SCHEMAS["grafts"])
     assert len(result.rows) == len(GROUPS) * len(QUANTITIES)
     row = result.of("shapley")["old_heads"]

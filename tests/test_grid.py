@@ -27,12 +27,15 @@ def grid(**lists) -> Finetune:
 
 
 def test_one_recipe_keeps_the_plain_names():
-    assert [arm.name for arm in Finetune.model_validate({"seeds": [0, 3]}).arms()] == [
+    assert [
+        training_run.name
+        for training_run in Finetune.model_validate({"seeds": [0, 3]}).training_runs()
+    ] == [
         "seed-0",
         "seed-3",
     ]
     one = grid(learning_rate=[2e-5])
-    assert [arm.name for arm in one.arms()] == ["seed-0"]
+    assert [training_run.name for training_run in one.training_runs()] == ["seed-0"]
     assert one.recipes()["default"].learning_rate == 2e-5
 
 
@@ -60,11 +63,11 @@ def test_names_are_distinct_safe_and_stable(rates, methods, optimizers, seeds):
             "grid": {"learning_rate": rates, "method": methods, "optimizer": optimizers},
         }
     )
-    names = [arm.name for arm in finetune.arms()]
+    names = [training_run.name for training_run in finetune.training_runs()]
     combinations = max(1, len(rates)) * max(1, len(methods)) * max(1, len(optimizers))
     assert len(set(names)) == len(names) == combinations * len(seeds)
     assert all(re.fullmatch(r"[a-z0-9_.+-]+", name) for name in names)
-    assert names == [arm.name for arm in finetune.arms()]
+    assert names == [training_run.name for training_run in finetune.training_runs()]
 
 
 @given(
@@ -101,10 +104,13 @@ def test_a_schedule_runs_from_the_base_to_the_last_step(steps, every, listed):
         ({"save_at": [0, 4]}, 'must be "every", "log" or a list of steps above 0'),
         ({"save_at": [300]}, r"`save_at` \(300\) exceeds `steps` \(240\)"),
         ({"save_at": [4, 4]}, "names a value twice"),
-        ({"accumulate": 5}, r"`accumulate` \(5\) does not divide `batch_size` \(32\)"),
         (
-            {"steps": 1, "save_every": 1, "batch_size": 8, "old_fraction": 0.95},
-            r"`old_fraction` \(0\.95\) leaves fewer than two of the 8 prompts",
+            {"gradient_accumulation": 5},
+            r"`gradient_accumulation` \(5\) does not divide `batch_size` \(32\)",
+        ),
+        (
+            {"steps": 1, "save_every": 1, "batch_size": 8, "replay_fraction": 0.95},
+            r"`replay_fraction` \(0\.95\) leaves fewer than two of the 8 prompts",
         ),
         ({"grid": {"learning_rate": [1e-3, 1e-3]}}, "`learning_rate` names a value twice"),
         ({"grid": {"method": ["half"]}}, "'full' or 'lora'"),

@@ -26,9 +26,9 @@ def test_whole_heads_first_and_last_are_the_groups_own_grafts():
             ("old_heads", "recruited_heads", "other_heads", "mlps", "shared"),
         )
     ]
-    assert [row.quantity for row in rows] == ["first_in", "last_in"]
-    assert rows[0].gain.value == pytest.approx(v[1] - v[0], abs=1e-6)
-    assert rows[1].gain.value == pytest.approx(v[3] - v[2], abs=1e-6)
+    assert [row.quantity for row in rows] == ["add_one_in", "leave_one_out"]
+    assert rows[0].improvement.value == pytest.approx(v[1] - v[0], abs=1e-6)
+    assert rows[1].improvement.value == pytest.approx(v[3] - v[2], abs=1e-6)
     assert rows[0].random is not None
     assert rows[0].random.n == 3
 
@@ -42,14 +42,14 @@ def test_random_groups_are_grafted_in_the_place_of_each_group():
         base,
         tuned,
         pairs,
-        {"first_in": groups, "last_in": groups},
+        {"add_one_in": groups, "leave_one_out": groups},
         seed=3,
         n_random=4,
         advance=lambda *at: seen.append(at),
     )
     assert seen == [(i, 8) for i in range(1, 9)]
-    assert found["first_in", "all"] == found["last_in", "all"] == []
-    first, last = found["first_in", "two"], found["last_in", "two"]
+    assert found["add_one_in", "all"] == found["leave_one_out", "all"] == []
+    first, last = found["add_one_in", "two"], found["leave_one_out", "two"]
     drawn = matched_heads(base.graph, groups["two"], 4, 3)
     assert len(first) == len(last) == len(drawn) == 4
     before, after = (behaviour(m, pairs).logit_diff.mean(dtype=np.float64) for m in (base, tuned))
@@ -69,7 +69,7 @@ def test_queries_and_keys_move_the_pattern_and_values_and_outputs_do_not():
     rows = head_grafts(
         base, tuned, pairs, {"one": ("a1.h0",)}, seed=0, parts=("whole", "qk", "ov"), repeats=20
     )
-    named = {(row.part, row.quantity): row.gain.value for row in rows}
+    named = {(row.part, row.quantity): row.improvement.value for row in rows}
     assert len({round(value, 9) for value in named.values()}) == 6
     # Written by hand: the columns of the fused matrix, and the rows of the output matrix.
     width, d_head = base.decoder.d_model, base.decoder.attention[0].W_O.shape[1]
@@ -80,8 +80,10 @@ def test_queries_and_keys_move_the_pattern_and_values_and_outputs_do_not():
         for name in ("weight", "bias"):
             full = f"transformer.h.1.attn.c_attn.{name}"
             ours[full].data[..., start : start + d_head] = theirs[full][..., start : start + d_head]
-    gain = behaviour(by_hand, pairs).logit_diff - behaviour(base, pairs).logit_diff
-    assert named["qk", "first_in"] == pytest.approx(float(gain.mean(dtype=np.float64)), abs=1e-6)
+    improvement = behaviour(by_hand, pairs).logit_diff - behaviour(base, pairs).logit_diff
+    assert named["qk", "add_one_in"] == pytest.approx(
+        float(improvement.mean(dtype=np.float64)), abs=1e-6
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -130,7 +132,7 @@ def test_shared_keys_and_values_go_with_a_group_that_holds_all_their_heads():
     pairs = random_pairs(0, n=20)
     groups = {"whole": ("a0.h0", "a0.h1"), "part": ("a0.h1", "a0.h2")}
     rows = head_grafts(base, tuned, pairs, groups, seed=0, n_random=0, repeats=20)
-    named = {(row.group, row.quantity): row.gain.value for row in rows}
+    named = {(row.group, row.quantity): row.improvement.value for row in rows}
     for group, slots in (("whole", "qkvo"), ("part", "qo")):
         by_hand = load_model(tiny("llama", 0, hidden_size=16))
         ours, theirs = (dict(m.hf.named_parameters()) for m in (by_hand, tuned))
@@ -138,7 +140,7 @@ def test_shared_keys_and_values_go_with_a_group_that_holds_all_their_heads():
             own = {piece.component, *piece.sharers} - {"shared"}
             if own and own <= set(groups[group]) and piece.slot in slots:
                 ours[piece.parameter].data[piece.index] = theirs[piece.parameter][piece.index]
-        gain = behaviour(by_hand, pairs).logit_diff - behaviour(base, pairs).logit_diff
-        assert named[group, "first_in"] == pytest.approx(
-            float(gain.mean(dtype=np.float64)), abs=1e-6
+        improvement = behaviour(by_hand, pairs).logit_diff - behaviour(base, pairs).logit_diff
+        assert named[group, "add_one_in"] == pytest.approx(
+            float(improvement.mean(dtype=np.float64)), abs=1e-6
         )

@@ -91,7 +91,7 @@ def _drawn(run: Path) -> str:
     export_map(run, svg=out)
     drawn = "".join(path.read_text() for path in sorted(out.iterdir()))
     shutil.rmtree(out)
-    return re.sub(">[^<]*, corruption", ">RUN, corruption", drawn)
+    return re.sub(">[^<]*, counterfactual", ">RUN, counterfactual", drawn)
 
 
 def _rebuilt(run: Path) -> str:
@@ -116,7 +116,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "show": _printed,
     "export map": _drawn,
     "tables of the pipeline": lambda run: _scores(run).table(
-        "behaviour", cl.load_run(run).experiment.arms()[0]
+        "behaviour", cl.load_run(run).experiment.training_runs()[0]
     ),
     "rows of the pipeline": lambda run: _scores(run).rows("rows.json"),
     "about": lambda run: load_about(Store(run).read(SCORES)),
@@ -172,7 +172,7 @@ def test_a_whole_run_with_hostile_names_is_that_with_plain_ones(tiny_model, sft,
     found = []
     for home in (tmp_path / "plain", hostile):
         small = small_experiment(home / "base").model_dump(exclude={"finetune"})
-        small["measure"] |= {"corruptions": ("names",), "exact_at": "ends"}
+        small["measure"] |= {"counterfactuals": ("names",), "patch_at": "ends"}
         experiment = cl.Experiment.model_validate({**small, "checkpoints": str(home / "sft")})
         run = cl.run_experiment(experiment, home / "run")
         again = cl.run_experiment(home / "run/experiment.toml", home / "run")

@@ -52,8 +52,8 @@ def test_rows_run_from_what_needs_no_head_to_the_whole_gain():
         name: behaviour(m, pairs).logit_diff.astype(np.float64)
         for name, m in [("0", base), ("1", tuned)]
     }
-    gain = float((v["1"] - v["0"]).mean())
-    assert rows["all heads"].gain.value == pytest.approx(gain, abs=1e-6)
+    improvement = float((v["1"] - v["0"]).mean())
+    assert rows["all heads"].improvement.value == pytest.approx(improvement, abs=1e-6)
     assert rows["no heads"].random is rows["all heads"].random is None
     random = rows["pair"].random
     assert random is not None
@@ -67,7 +67,7 @@ def test_a_model_has_no_gain_over_itself_and_no_shares_of_it():
     base, _ = models()
     rows = mediation(base, base, random_pairs(0), {"one": ("a0.h0",)}, seed=0, n_random=2)
     assert all(row.share is None for row in rows)
-    np.testing.assert_allclose([row.gain.value for row in rows], 0, atol=1e-6)
+    np.testing.assert_allclose([row.improvement.value for row in rows], 0, atol=1e-6)
 
 
 def test_refusals_name_the_head_and_the_parameter():

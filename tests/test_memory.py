@@ -217,7 +217,7 @@ def test_a_single_pair_that_does_not_fit_ends_with_a_message():
 
 @pytest.mark.parametrize("later", [3, 2])
 def test_gains_are_fitted_in_halves_where_memory_runs_out(monkeypatch, later):
-    """From the first round on, or only when the base with gains is read too."""
+    """From the first round on, or only when the base with improvements is read too."""
     base, tuned, pairs = (
         load_model(tiny_gpt2()),
         load_model(tiny_gpt2(seed=1)),
@@ -237,7 +237,8 @@ def test_gains_are_fitted_in_halves_where_memory_runs_out(monkeypatch, later):
 
     monkeypatch.setattr(fit_scales, "_what_is_read", tight)
     found = ScaleFits(base, tuned, pairs).fit()
-    # Each prompt is read by both models once, or again where it did not fit, and twice with gains.
+    # Each prompt is read by both models once, or again where it did not fit, and twice with
+    # improvements.
     assert sum(sizes) == 4 * 21 if later == 3 else sum(sizes) > 4 * 21
     torch.testing.assert_close(found.nodes, roomy.nodes, rtol=1e-5, atol=1e-5)
 

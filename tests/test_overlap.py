@@ -143,8 +143,8 @@ def test_node_rows_have_the_tables_columns_for_every_pair_and_measure():
         "recipe",
         "finetune_seed",
         "step",
-        "corruption",
-        "beside",
+        "counterfactual",
+        "compared_with",
     }
     assert columns == set(SCHEMAS["overlap"])
     for row in result:
@@ -209,9 +209,9 @@ def test_correction_finds_the_correlation_behind_the_noise():
     wanted = a @ b / np.sqrt((a @ a) * (b @ b))
     assert rows["pearson"].value < wanted - 0.2
     assert rows["pearson"].corrected == pytest.approx(wanted, abs=0.1)
-    assert rows["pearson"].uncorrected == ""
+    assert rows["pearson"].why_not_corrected == ""
     assert rows["weighted_jaccard"].corrected is None
-    assert rows["weighted_jaccard"].uncorrected == "not a correlation"
+    assert rows["weighted_jaccard"].why_not_corrected == "not a correlation"
 
 
 def test_correction_is_by_both_reliabilities_and_refused_below_one_half():

@@ -33,7 +33,7 @@ def experiment(tiny_model, tmp_path, monkeypatch):
         write(tmp_path / f"my {name}.v1.jsonl", own(name))
     fields = small_experiment(tiny_model, placebo=False, steps=2).model_dump(mode="json")
     fields["tasks"] = {"old": "my ioi2.v1.jsonl", "new": "my ioi3.v1.jsonl"}
-    fields["measure"]["corruptions"] = ["subject"]
+    fields["measure"]["counterfactuals"] = ["subject"]
     return cl.Experiment.model_validate(fields)
 
 

@@ -11,8 +11,8 @@ from circuitlapse.pipeline.measure.readings import patching, patterns
 from circuitlapse.reading.attention import attention_patterns
 
 
-def _pairs(model: cl.Model, task: str, corruption: str, n: int) -> cl.PromptPairs:
-    return cl.tokenize(cl.get_task(task).items("test", n), model.tokenizer, corruption)
+def _pairs(model: cl.Model, task: str, counterfactual: str, n: int) -> cl.PromptPairs:
+    return cl.tokenize(cl.get_task(task).items("test", n), model.tokenizer, counterfactual)
 
 
 def test_patches_are_those_of_each_prompt_at_its_own_positions(tiny_model: Path):

@@ -53,7 +53,7 @@ def test_shortcuts_are_scored_on_the_prompts_of_behaviour(finished):
     assert both.height == finished.table("shortcuts").height > 0
     assert set(both.select(keys).unique().rows()) == set(last.select(keys).rows())
     assert both.select((pl.col("n") == pl.col("n_model")).all()).item()
-    ahead = both["accuracy_among"] - both["accuracy"]
+    ahead = both["candidate_accuracy"] - both["accuracy"]
     assert (both["margin"] - ahead).abs().max() < 1e-12
     assert (both["margin_low"] <= both["margin"]).all()
     rules = both.filter(pl.col("task") == "ioi3")["rule"].unique()
@@ -90,26 +90,27 @@ def test_behaviour_covers_every_step_task_and_split(finished):
     assert table["step"].unique().sort().to_list() == [0, 2, 4]
     assert set(table["split"]) == {"test", "test_templates"}
     assert len(table) == 3 * 2 * 2
-    for name in ("accuracy", "accuracy_among", "logit_diff"):
+    for name in ("accuracy", "candidate_accuracy", "logit_diff"):
         assert (table[f"{name}_low"] <= table[name]).all()
         assert (table[name] <= table[f"{name}_high"]).all()
 
 
-def test_nodes_cover_every_head_mlp_and_corruption(finished):
+def test_nodes_cover_every_head_mlp_and_counterfactual(finished):
     table = finished.table("nodes").filter(pl.col("step") == 0)
     by_task = {
-        task: set(table.filter(pl.col("task") == task)["corruption"]) for task in ("ioi2", "ioi3")
+        task: set(table.filter(pl.col("task") == task)["counterfactual"])
+        for task in ("ioi2", "ioi3")
     }
     assert by_task["ioi2"] == {"subject", "names"}
     assert by_task["ioi3"] == {"subject", "names", "s1_to_io", "s2_to_io"}
-    one = table.filter((pl.col("task") == "ioi3") & (pl.col("corruption") == "names"))
+    one = table.filter((pl.col("task") == "ioi3") & (pl.col("counterfactual") == "names"))
     assert one["node"].to_list() == ["a0.h0", "a0.h1", "m0", "a1.h0", "a1.h1", "m1"]
     assert one["head"].to_list() == [0, 1, -1, 0, 1, -1]
 
 
 def test_a_family_is_the_mean_of_its_variants(finished):
     effects = finished.table("nodes").filter((pl.col("task") == "ioi3") & (pl.col("step") == 4))
-    wide = effects.pivot("corruption", index="node", values="effect")
+    wide = effects.pivot("counterfactual", index="node", values="effect")
     mean = (wide["s1_to_io"] + wide["s2_to_io"]) / 2
     assert (wide["subject"] - mean).abs().max() < 1e-6
 
@@ -149,16 +150,16 @@ def test_the_figures_of_a_check_are_those_of_the_row_it_names(finished):
         value, low, high = (row[f"{name}{end}"].item() for end in ("", "_low", "_high"))
         return f"{value:.2f} logits [{low:.2f}, {high:.2f}]"
 
-    gain = checks["There is a gain"]
-    assert written(rows(gain), "gain") in gain.detail
-    placebo = checks["The placebo did not gain"]
+    improvement = checks["There is an improvement"]
+    assert written(rows(improvement), "improvement") in improvement.detail
+    placebo = checks["The placebo did not improve"]
     assert written(rows(placebo), "rise") in placebo.detail
     assert any(
         written(rows(placebo), "rise") in said.statement
         for said in finished.verdict.evidence
         if said.table == "placebo"
     )
-    broken = checks["The corruption breaks the old task in the base"]
+    broken = checks["The counterfactual breaks the old task in the base"]
     (difference,) = (rows(broken)["clean"] - rows(broken)["corrupt"]).unique()
     assert f"clean minus corrupt {difference:.2f} logits" in broken.detail
 
@@ -300,7 +301,7 @@ def test_without_the_old_task_no_heads_are_told_apart_and_none_gets_a_share(fini
     grafts = finished.table("grafts")
     heads = grafts.filter(pl.col("group").str.ends_with("heads"))
     assert heads["share"].is_null().all()
-    assert finished.table("fates").is_empty()
+    assert finished.table("head_changes").is_empty()
     named = dict(grafts.select("group", "heads").iter_rows())
     assert named["old_heads"] == named["recruited_heads"] == ""
     assert named["other_heads"] == "a0.h0, a0.h1, a1.h0, a1.h1"

@@ -14,7 +14,7 @@ OLD, NEW = get_task("ioi2"), get_task("ioi3")
 
 
 def test_shuffled_answers_keep_the_prompts_and_lose_the_rule():
-    items = placebo_items("shuffled_answers", OLD, NEW, 600, seed=1, old_fraction=0.25)
+    items = placebo_items("shuffled_answers", OLD, NEW, 600, seed=1, replay_fraction=0.25)
     assert items[:150] == OLD.items("train", 150, 1)
     real, shuffled = NEW.items("train", 450, 1), items[150:]
     assert [item.prompt for item in shuffled] == [item.prompt for item in real]
@@ -62,8 +62,8 @@ def test_every_placebo_can_be_trained_on_and_depends_on_its_seed(tiny_model):
 
 
 def test_no_rehearsal_and_rehearsal_alone_are_possible():
-    assert len(placebo_items("shuffled_answers", OLD, NEW, 10, old_fraction=0.0)) == 10
-    assert placebo_items("shuffled_answers", OLD, NEW, 10, old_fraction=1.0) == OLD.items(
+    assert len(placebo_items("shuffled_answers", OLD, NEW, 10, replay_fraction=0.0)) == 10
+    assert placebo_items("shuffled_answers", OLD, NEW, 10, replay_fraction=1.0) == OLD.items(
         "train", 10
     )
 

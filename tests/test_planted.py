@@ -44,7 +44,7 @@ TINY = Recipe(
     new_at_most=1.0,
 )
 QUICK = GroundTruthConfig(
-    steps=4, batch_size=4, lock_steps=4, prompts=48, group_prompts=48, gain_steps=3, head_rate=0.03
+    steps=4, batch_size=4, lock_steps=4, prompts=48, group_prompts=48, scale_steps=3, head_rate=0.03
 )
 
 
@@ -148,10 +148,10 @@ def test_a_truth_is_planted_where_it_should_be_and_kept(kind, cache):
         silence(opened, BLANK)
         assert moved_parts(opened.hf, base) == set(BLANK)
         assert made == ["base", "able", "locked", "elicited", "shuffled_answers"]
-    assert found.refused == refusal(kind, found.figures)
+    assert found.why_rejected == refusal(kind, found.figures)
     if kind != "nothing":  # nothing is learnt in four steps
-        assert found.refused.startswith("learned is")
-    undefined = {"mediated"} if found.figures["gain"] <= 0 else set()
+        assert found.why_rejected.startswith("learned is")
+    undefined = {"mediated"} if found.figures["improvement"] <= 0 else set()
     assert set(found.figures) >= {bar.figure for bar in BARS[kind]} - undefined
 
     made.clear()
@@ -168,12 +168,12 @@ def test_the_heads_of_the_old_task_are_trained_alone_to_be_transformed(cache, mo
     found = plant("transformed", 1, recipe=TINY, planting=QUICK, cache_dir=cache)
     assert found.trained == named
     assert moved_parts(loaded(found.base), loaded(found.tuned)) == set(named)
-    assert ("by_gains" in found.figures) == (found.figures["gain"] > 0)
+    assert ("by_scales" in found.figures) == (found.figures["improvement"] > 0)
 
 
 def test_a_lock_of_all_weights_cannot_be_taken_out(cache):
     found = plant("elicited", 1, variant=ALL_WEIGHTS, recipe=TINY, planting=QUICK, cache_dir=cache)
-    assert "opened_new has no value" in found.refused
+    assert "opened_new has no value" in found.why_rejected
     assert "opened_new" not in found.figures
 
 
@@ -202,9 +202,9 @@ def test_figures_are_those_of_the_models(cache):
             for t in ("ioi2", "ioi3")
         )
         right[f"{name}_old"] = old.correct.mean(dtype=np.float64).item()
-        right[f"{name}_new"] = new.correct_among.mean(dtype=np.float64).item()
+        right[f"{name}_new"] = new.candidate_correct.mean(dtype=np.float64).item()
         right[name] = new.logit_diff.mean(dtype=np.float64).item()
-    assert found.figures["gain"] == pytest.approx(right.pop("tuned") - right.pop("base"))
+    assert found.figures["improvement"] == pytest.approx(right.pop("tuned") - right.pop("base"))
     assert {key: found.figures[key] for key in right} == right
     assert found.figures["rise"] == right["tuned_new"] - right["base_new"]
 
@@ -226,7 +226,7 @@ def test_an_organism_is_written_with_an_experiment_about_it(cache, tmp_path):
         "seed": 1,
         "trained": list(found.trained),
         "figures": dict(found.figures),
-        "refused": found.refused,
+        "why_rejected": found.why_rejected,
     }
     experiment = read_experiment(out / "experiment.toml")
     assert experiment.checkpoints == {0: str(out / "base"), 1: str(out / "tuned")}
@@ -238,7 +238,7 @@ def test_an_organism_is_written_with_an_experiment_about_it(cache, tmp_path):
 def test_bars_admit_at_their_ends_and_refuse_beyond_and_without_a_number():
     good = {
         "formed": {"learned": 0.5, "mediated": 0.7},
-        "transformed": {"learned": 0.9, "by_gains": 0.3},
+        "transformed": {"learned": 0.9, "by_scales": 0.3},
         "elicited": {"learned": 0.9, "base_new": 0.45, "base_old": 0.98, "opened_new": 0.95},
         "nothing": {"rise": 0.05},
     }
@@ -248,7 +248,7 @@ def test_bars_admit_at_their_ends_and_refuse_beyond_and_without_a_number():
     for kind, figure, value, text in (
         ("formed", "mediated", 0.69, "mediated is 0.690, not at least 0.7"),
         ("formed", "mediated", float("nan"), "mediated is nan, not at least 0.7"),
-        ("transformed", "by_gains", 0.31, "by_gains is 0.310, not at most 0.3"),
+        ("transformed", "by_scales", 0.31, "by_scales is 0.310, not at most 0.3"),
         ("elicited", "base_new", 0.2, "base_new is 0.200, not at least 0.25 and at most 0.45"),
         ("nothing", "rise", 0.2, "rise is 0.200, not at most 0.05"),
     ):

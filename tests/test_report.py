@@ -176,7 +176,7 @@ def test_hostile_text_stays_text(tmp_path: Path):
     verdict["evidence"][0] |= {"statement": HOSTILE, "where": {"'\"><script>": HOSTILE}}
     put(run, "verdict.json", json.dumps(verdict))
     nodes = pl.read_parquet(run / "tables" / "nodes.parquet")
-    nodes = nodes.with_columns(corruption=pl.col("corruption").replace("s1_to_io", HOSTILE))
+    nodes = nodes.with_columns(counterfactual=pl.col("counterfactual").replace("s1_to_io", HOSTILE))
     put_table(run, "nodes", nodes)
     page = _Page(build_report(run).read_text(encoding="utf-8"))
     assert len(page.inline["script"]) == 3
@@ -185,7 +185,7 @@ def test_hostile_text_stays_text(tmp_path: Path):
     assert HOSTILE in json.loads(page.data)["families"]["single"]
 
 
-def test_what_a_corruption_changes_is_marked(run: Path):
+def test_what_a_counterfactual_changes_is_marked(run: Path):
     html = build_report(run).read_text(encoding="utf-8")
     assert "<dd>After <mark>Kate</mark>, Mary and Jim went to the store" in html
 
@@ -200,7 +200,7 @@ def test_the_data_block_holds_every_effect(run: Path, page: _Page):
     row = frame.row(
         by_predicate=(pl.col("step") == 16)
         & (pl.col("task") == "ioi3")
-        & (pl.col("corruption") == "names")
+        & (pl.col("counterfactual") == "names")
         & (pl.col("node") == "a2.h3"),
         named=True,
     )
@@ -215,7 +215,7 @@ def test_without_scripts_every_seed_has_its_tables(tmp_path: Path):
     html = build_report(run).read_text(encoding="utf-8")
     plain = "".join(re.findall(r"<noscript>(.*?)</noscript>", html, re.DOTALL))
     for seed in ("0.1", "0.2"):  # the first one's tables are those that a script refills
-        assert plain.count(f"Seed {seed}</summary>") == 4  # overlaps, fates, grafts, faithfulness
+        assert plain.count(f"Seed {seed}</summary>") == 4  # overlaps, changes, grafts, faithfulness
     assert plain.count("<tr") > 2 * LAYERS * HEADS
     assert "Seed 0.0" not in plain
 
@@ -239,7 +239,7 @@ def test_three_seeds_and_31_checkpoints_stay_under_five_megabytes(tmp_path: Path
 def test_a_gain_that_is_not_clear_of_zero_has_no_shares(tmp_path: Path):
     run = write_run(tmp_path / "run", steps=8, shares=False)
     text = " ".join(" ".join(_Page(build_report(run).read_text(encoding="utf-8")).text).split())
-    assert "No gain: fine-tuning did not teach the new task" in text
+    assert "No improvement: fine-tuning did not teach the new task" in text
     assert "No shares are given, because a share is a ratio" in text
     assert "fails" in text
 
@@ -259,20 +259,28 @@ def test_negative_shares_are_stacked_to_the_left_of_zero(run: Path):
 def test_a_refused_faithfulness_is_shown_as_refused(broken: Path):
     data = payload(read_run(broken))
     curve = data["faithfulness_curves"]["0/ioi3/subject"]
-    assert curve["refused"] == ["clean and corrupt do not differ"] * 2
+    assert curve["not_reported"] == ["clean and corrupt do not differ"] * 2
     assert all(value is None for value in curve["values"][0])
 
 
 def test_empty_tables_that_a_run_may_lack_are_said_to_be_empty(broken: Path):
-    for name in ("placebo", "overlap", "fates", "grafts", "controls", "faithfulness", "edges"):
+    for name in (
+        "placebo",
+        "overlap",
+        "head_changes",
+        "grafts",
+        "invariance",
+        "faithfulness",
+        "edges",
+    ):
         put_table(broken, name, pl.DataFrame(schema=SCHEMAS[name]))
     text = " ".join(_Page(build_report(broken).read_text(encoding="utf-8")).text)
     for sentence in (
-        "No fates",
+        "No changes",
         "No grafts",
         "No overlap",
         "no placebo",
-        "No control",
+        "No invariance check",
         "No faithfulness",
     ):
         assert sentence in text
@@ -310,12 +318,12 @@ def test_files_of_another_version_are_named(broken: Path):
             build_report(broken)
         assert "Delete it and run the experiment again" in str(error.value)
 
-    frame = pl.read_parquet(broken / "tables" / "fates.parquet")
-    put_table(broken, "fates", frame.drop("fate"))
-    fails(r"fates\.parquet does not have the columns of this version .*other type: fate")
-    put(broken, "tables/fates.parquet", b"PAR1 no more")
-    fails(r"fates\.parquet cannot be read as Parquet")
-    put_table(broken, "fates", frame)
+    frame = pl.read_parquet(broken / "tables" / "head_changes.parquet")
+    put_table(broken, "head_changes", frame.drop("category"))
+    fails(r"changes\.parquet does not have the columns of this version .*other type: category")
+    put(broken, "tables/head_changes.parquet", b"PAR1 no more")
+    fails(r"changes\.parquet cannot be read as Parquet")
+    put_table(broken, "head_changes", frame)
     nodes = pl.read_parquet(broken / "tables" / "nodes.parquet")
     put_table(broken, "nodes", nodes.clear())
     fails(r"nodes\.parquet has no rows")

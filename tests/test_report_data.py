@@ -67,7 +67,7 @@ def test_patches_and_edges_stand_where_the_script_looks_for_them(records: RunRec
         (pl.col("finetune_seed") == 0)
         & (pl.col("step") == 16)
         & (pl.col("task") == "ioi2")
-        & (pl.col("corruption") == "subject")
+        & (pl.col("counterfactual") == "subject")
     )
     distances, scores = data["edges"]["series"]["0/ioi2/subject"][2]
     assert len(distances) == edges.height

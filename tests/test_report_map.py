@@ -109,7 +109,7 @@ def test_a_picture_has_the_pages_cells_colours_and_edges(run: Path, tmp_path: Pa
     root = ElementTree.parse(paths[2]).getroot()
     texts = [element.text for element in root.iter(f"{SVG}text")]
     assert "2-name IOI to 3-name IOI: step 16" in texts
-    assert "<b> & run, corruption subject" in texts
+    assert "<b> & run, counterfactual subject" in texts
     assert len(root.findall(f"{SVG}g")) == 3
     for group, task in zip(root.findall(f"{SVG}g"), ("ioi2", "ioi3"), strict=False):
         assert len(list(group.iter(f"{SVG}path"))) == 10
@@ -191,12 +191,14 @@ def test_names_of_pictures_sort_by_step(tmp_path: Path):
     ]
 
 
-def test_a_seed_or_corruption_that_the_run_lacks_is_named(run: Path):
+def test_a_seed_or_counterfactual_that_the_run_lacks_is_named(run: Path):
     records = read_run(run)
     with pytest.raises(CircuitlapseError, match=r"no such seed \(got '?7'?\)\. Use one of 0"):
         next(frames(records, seed=7))
-    with pytest.raises(CircuitlapseError, match=r"no such corruption .*'x'.*subject, names, s1_to"):
-        next(frames(records, corruption="x"))
+    with pytest.raises(
+        CircuitlapseError, match=r"no such counterfactual .*'x'.*subject, names, s1_to"
+    ):
+        next(frames(records, counterfactual="x"))
 
 
 def _ignore(done: int, total: int) -> None:

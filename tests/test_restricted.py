@@ -159,7 +159,7 @@ def test_a_trainer_with_weight_decay_clipping_and_accumulation_moves_one_head_on
             "save_every": 2,
             "learning_rate": 1e-2,
             "batch_size": 8,
-            "accumulate": 2,
+            "gradient_accumulation": 2,
             "trainer": {"weight_decay": 0.1},
         }
     )

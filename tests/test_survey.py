@@ -48,7 +48,7 @@ def _figures(task: str, low: float, high: float, chance: float = 0.5) -> TaskFig
         prompts=8,
         chance=chance,
         accuracy=among,
-        accuracy_among=among,
+        candidate_accuracy=among,
         logit_diff=_between(-1, 1),
         mark=mark_of(among, chance),
     )
@@ -76,14 +76,14 @@ def test_marks_go_by_the_ends_of_the_interval(low, high, chance, mark) -> None:
     assert mark_of(_between(low, high), chance) == mark
 
 
-def test_pairs_are_of_a_mastered_and_an_open_task_with_a_common_corruption() -> None:
+def test_pairs_are_of_a_mastered_and_an_open_task_with_a_common_counterfactual() -> None:
     figures = [
         _figures("ioi2", 0.95, 1.0),
         _figures("leave2", 0.92, 1.0),
         _figures("ioi3", 0.3, 0.5, 1 / 3),
         _figures("ioi3_apart", 0.68, 0.74, 1 / 3),  # partial
         _figures("ioi3_home", 0.7, 0.8, 1 / 3),  # a run would call this one mastered already
-        _figures("induction", 0.1, 0.2, 1 / 8),  # no corruption family in common
+        _figures("induction", 0.1, 0.2, 1 / 8),  # no counterfactual type in common
     ]
     tasks = {each.task: TASKS[each.task] for each in figures}
     pairs = worthwhile(figures, tasks, FORM)
@@ -143,9 +143,11 @@ def test_figures_are_those_of_the_models_own_answers(tiny_model: Path, surveyed:
         assert figures is not None
         assert figures.chance == pytest.approx(chance)
         assert figures.accuracy == proportion_interval(int(shown.correct.sum()), 24)
-        assert figures.accuracy_among == proportion_interval(int(shown.correct_among.sum()), 24)
+        assert figures.candidate_accuracy == proportion_interval(
+            int(shown.candidate_correct.sum()), 24
+        )
         assert figures.logit_diff == mean_interval(shown.logit_diff.astype(np.float64))
-        assert figures.mark == mark_of(figures.accuracy_among, figures.chance)
+        assert figures.mark == mark_of(figures.candidate_accuracy, figures.chance)
     assert not any(each.mark == "mastered" for each in found.tasks)  # a random model
     assert found.pairs == []
     assert surveyed.smallest == dict.fromkeys(["ioi2", "ioi3", "bought_more"])
@@ -159,7 +161,7 @@ def test_a_survey_is_kept_as_json_and_as_a_frame(surveyed: Survey) -> None:
     row = frame.row(by_predicate=pl.col("task") == "ioi3", named=True)
     figures = surveyed.models[0].figures("ioi3")
     assert figures is not None
-    assert row["accuracy_among"] == figures.accuracy_among.value
+    assert row["candidate_accuracy"] == figures.candidate_accuracy.value
     assert row["logit_diff_high"] == figures.logit_diff.high
     assert row["mark"] == figures.mark
 

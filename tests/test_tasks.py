@@ -44,7 +44,7 @@ def answer_of(text: str, count: int) -> str:
 
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("name", COUNT)
-def test_every_item_has_one_answer_and_sound_corruptions(name: str, split: str) -> None:
+def test_every_item_has_one_answer_and_sound_counterfactuals(name: str, split: str) -> None:
     task, count = get_task(name), COUNT[name]
     items = drawn(name, split)
     assert len({item.prompt for item in items}) == 210
@@ -59,8 +59,8 @@ def test_every_item_has_one_answer_and_sound_corruptions(name: str, split: str) 
         assert "  " not in item.prompt
         assert not item.prompt.endswith((" ", "."))
 
-        # Corruptions change words at name positions only, and the answer as their family says.
-        assert set(item.corrupt) == {*task.corruptions, *task.controls}
+        # Counterfactuals change words at name positions only, and the answer as their family says.
+        assert set(item.corrupt) == {*task.counterfactuals, *task.invariance}
         words = item.prompt.replace(",", " ,").replace(".", " .").split()
         for key, corrupt in item.corrupt.items():
             other = corrupt.replace(",", " ,").replace(".", " .").split()
@@ -69,7 +69,7 @@ def test_every_item_has_one_answer_and_sound_corruptions(name: str, split: str) 
             assert changed
             assert all(words[i] in NAMES and other[i] in NAMES for i in changed)
             assert item.corrupt_answers[key] == " " + answer_of(corrupt, count)
-            assert (item.corrupt_answers[key] == item.answer) == (key in task.controls)
+            assert (item.corrupt_answers[key] == item.answer) == (key in task.invariance)
         everyone = names_in(item.corrupt["names"])
         assert not set(everyone) & set(found)
         renaming = dict(zip(found, everyone, strict=True))
@@ -201,8 +201,8 @@ def test_an_item_survives_json() -> None:
 def test_families_are_shared_between_the_tasks() -> None:
     old, new = get_task("ioi2"), get_task("ioi3")
     assert old.families.keys() == new.families.keys()
-    assert new.corruptions == ("s1_to_io", "s2_to_io", "names")
-    assert "list_order" in old.controls
+    assert new.counterfactuals == ("s1_to_io", "s2_to_io", "names")
+    assert "list_order" in old.invariance
 
 
 def test_errors_say_what_and_how_to_fix_it() -> None:
@@ -247,13 +247,13 @@ def test_validation_notices_what_is_wrong_with_an_item() -> None:
     def refused(match: str, **changes: object) -> None:
         broken = item.model_copy(update=changes)
         with pytest.raises(CircuitlapseError, match=match):
-            validate([broken], task.corruptions, task.controls)
+            validate([broken], task.counterfactuals, task.invariance)
 
-    validate([item], task.corruptions, task.controls)
+    validate([item], task.counterfactuals, task.invariance)
     refused("the answer is stated as", answer=item.distractors[0])
     refused(f"the distractors must be {item.distractors[0]!r}", distractors=(item.answer,))
     refused("span 'IO' must cover", spans={"IO": (0, 3)})
-    refused("has the corruptions", corrupt={})
+    refused("has the counterfactuals", corrupt={})
     refused("'s_to_io' changes nothing", corrupt={**item.corrupt, "s_to_io": item.prompt})
     swapped = {**item.corrupt, "s_to_io": item.corrupt["list_order"]}
     answers = {**item.corrupt_answers, "s_to_io": item.answer}

@@ -28,14 +28,14 @@ def tokenizer(request: pytest.FixtureRequest) -> PreTrainedTokenizerBase:
 def test_positions_point_at_their_words(name: str, tokenizer: PreTrainedTokenizerBase) -> None:
     task = get_task(name)
     items = [item for split in SPLITS for item in task.items(split, 60)]
-    for corruption in (*task.corruptions, *task.controls):
-        pairs = tokenize(items, tokenizer, corruption)
+    for counterfactual in (*task.counterfactuals, *task.invariance):
+        pairs = tokenize(items, tokenizer, counterfactual)
         assert tuple(pairs.positions) == task.positions
         assert len(pairs) == len(items)
         for i, item in enumerate(items):
             length = int(pairs.lengths[i])
             assert tokenizer.decode(pairs.clean[i, :length]) == item.prompt
-            assert tokenizer.decode(pairs.corrupt[i, :length]) == item.corrupt[corruption]
+            assert tokenizer.decode(pairs.corrupt[i, :length]) == item.corrupt[counterfactual]
             assert tokenizer.decode([int(pairs.answers[i])]) == item.answer
             wrong = [tokenizer.decode([int(token)]) for token in pairs.distractors[i]]
             assert tuple(wrong) == item.distractors
@@ -98,7 +98,9 @@ def test_errors_name_the_item() -> None:
     item = get_task("ioi2").items("test", 1)[0]
     with pytest.raises(CircuitlapseError, match="no items"):
         tokenize([], tokenizer, "names")
-    with pytest.raises(CircuitlapseError, match=r"no such corruption \(got 's1_to_io'\).*s_to_io"):
+    with pytest.raises(
+        CircuitlapseError, match=r"no such counterfactual \(got 's1_to_io'\).*s_to_io"
+    ):
         tokenize([item], tokenizer, "s1_to_io")
     longer = item.model_copy(update={"corrupt": {"names": item.prompt + " to"}})
     with pytest.raises(CircuitlapseError, match=r"changes the number of tokens .* and .*one token"):

@@ -17,8 +17,8 @@ from small_run import small_experiment
 pytestmark = pytest.mark.usefixtures("unchecked")
 
 
-def weights(run, arm, step):
-    return load_file(run.path / f"checkpoints/{arm}/step-{step:05d}/model.safetensors")
+def weights(run, training_run, step):
+    return load_file(run.path / f"checkpoints/{training_run}/step-{step:05d}/model.safetensors")
 
 
 @pytest.mark.slow
@@ -27,11 +27,11 @@ def test_a_fine_tune_and_its_placebo_move_nothing_else(tiny_model, tmp_path):
     run = cl.run_experiment(experiment, tmp_path / "run")
     free = free_masks(load_model(tiny_model).hf, ["a1.h0", "m0"])
     before = weights(run, "seed-0", 0)
-    for arm in ("seed-0", "placebo-shuffled-answers-seed-0"):
+    for training_run in ("seed-0", "placebo-shuffled-answers-seed-0"):
         moved = 0
-        for name, after in weights(run, arm, 4).items():
+        for name, after in weights(run, training_run, 4).items():
             changed = after != before[name]
-            assert not (changed & ~free[name]).any(), (arm, name)
+            assert not (changed & ~free[name]).any(), (training_run, name)
             moved += int(changed.sum())
         assert moved > 0
     assert "nothing but a1.h0, m0 being trained" in (run.path / "report.html").read_text()

@@ -136,7 +136,7 @@ def test_the_first_seed_that_came_to_something_is_shown(tiny_model: Path, tmp_pa
     assert run.seed == 3
     text = _cli("show", tmp_path)
     assert "seed 3)" in text
-    assert "Corruption subject, seed 3." in " ".join(text.split())
+    assert "Counterfactual subject, seed 3." in " ".join(text.split())
     last = read_prompt(run.model(2), PROMPT)
     assert last.top == read_prompt(run.model(2, seed=3), PROMPT).top
     assert run.try_prompt(PROMPT).heads

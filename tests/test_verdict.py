@@ -45,7 +45,7 @@ GOOD = Findings(
 
 
 def measured(elicited, effects, seed=0, n=80):
-    """A gained base that gains ``elicited``, and groups that add their effects to it."""
+    """A rescaled base that improves by ``elicited``, and groups that add their effects to it."""
     rng = np.random.default_rng(seed)
     base = rng.normal(size=n)
     start = base + rng.normal(elicited, 0.1, size=n)
@@ -62,10 +62,10 @@ def answers(logit_diff, right):
 
 def judged(elicited=0.2, effects=(4.0, 0.5, 0.2, 0.3, 0.1), findings=GOOD, seed=0):
     one = measured(elicited, effects, seed)
-    gain = divide_gain([one], seed=0, repeats=100).gain
+    improvement = divide_gain([one], seed=0, repeats=100).improvement
     beside = RandomBaseline(20, 0.1, 0.0, 0.3, 1 / 21)
     few: dict[Group, RandomBaseline | None] = {"old_heads": beside, "recruited_heads": beside}
-    return Run(one, Support(0.1, few, few), check_preconditions(findings, gain))
+    return Run(one, Support(0.1, few, few), check_preconditions(findings, improvement))
 
 
 def verdict(*runs, grouped=True):
@@ -112,15 +112,18 @@ def test_all_preconditions_hold_for_a_good_run():
     [
         ({"base_old": around(0.91, 0.02)}, "The base does the old task"),
         ({"base_new": around(0.74, 0.02)}, "The base does not yet do the new task"),
-        ({"old_difference": around(0.1, 0.2)}, "The corruption breaks the old task in the base"),
+        (
+            {"old_difference": around(0.1, 0.2)},
+            "The counterfactual breaks the old task in the base",
+        ),
         ({"tuned_new": around(0.76, 0.02)}, "The new task was learnt"),
         ({"tuned_new_templates": around(0.34)}, "It carries over to held-out templates"),
         (
             {"shortcuts": {**GOOD.shortcuts, ("last mentioned", "test"): around(0.01)}},
             "It is ahead of every shortcut",
         ),
-        ({"placebo_gain": around(0.79, 0.02)}, "The placebo did not gain"),
-        ({"placebo_gain": None}, "The placebo did not gain"),
+        ({"placebo_gain": around(0.79, 0.02)}, "The placebo did not improve"),
+        ({"placebo_gain": None}, "The placebo did not improve"),
     ],
 )
 def test_each_precondition_fails_alone(changes, name):
@@ -139,7 +142,7 @@ def test_the_closest_shortcut_is_named_with_its_distance():
 
 def test_a_placebo_that_fell_did_not_gain_even_where_the_model_lost():
     checks = check_preconditions(replace(GOOD, placebo_gain=around(-1, 0.1)), around(-2, 0.1))
-    assert {check.name: check.holds for check in checks}["The placebo did not gain"]
+    assert {check.name: check.holds for check in checks}["The placebo did not improve"]
 
 
 def test_the_verdict_is_that_of_the_rule_with_its_shares():
@@ -177,7 +180,7 @@ def test_failed_preconditions_are_the_reason():
     found = verdict(judged(findings=replace(GOOD, base_new=around(0.9), placebo_gain=None)))
     assert found.label == "undetermined"
     assert "The base does not yet do the new task" in found.reason
-    assert "The placebo did not gain" in found.reason
+    assert "The placebo did not improve" in found.reason
 
 
 def test_where_heads_could_not_be_told_apart_no_group_has_a_share():
@@ -198,7 +201,7 @@ def test_several_seeds_stand_beside_each_other():
     said = {evidence.statement.partition(":")[0] for evidence in found.evidence}
     assert said == {"Seed 0", "Seed 1"}
     assert found.few_seeds
-    assert "There is a gain (seed 1)" in {check.name for check in found.preconditions}
+    assert "There is an improvement (seed 1)" in {check.name for check in found.preconditions}
     assert found.reason.startswith("Each run by itself: seed 0, transformed: ")
 
 
@@ -213,18 +216,22 @@ def test_five_seeds_are_pooled():
 
 
 AT = {**SEEDS, "step": 240}
-RANDOM = {"n_random": 20, "null_mean": 0.4, "null_low": 0.2, "null_high": 0.8, "p_value": 1 / 21}
+RANDOM = {"n_random": 20, "null_mean": 0.4, "null_min": 0.2, "null_max": 0.8, "p_value": 1 / 21}
 NO_RANDOM = dict.fromkeys(RANDOM)
 
 
 def part(value, share=True):
-    """The columns of a gain of 4 logits' part."""
-    ends = {f"gain{end}": 4 * value + by for end, by in (("", 0), ("_low", -0.4), ("_high", 0.4))}
+    """The columns of an improvement of 4 logits' part."""
+    ends = {
+        f"improvement{end}": 4 * value + by for end, by in (("", 0), ("_low", -0.4), ("_high", 0.4))
+    }
     shares = {f"share{end}": value + by for end, by in (("", 0), ("_low", -0.1), ("_high", 0.1))}
     return {**ends, **(shares if share else dict.fromkeys(shares))}
 
 
-def graft(group, quantity, value, origin="gained", which="whole", random=NO_RANDOM, **options):
+def graft(
+    group, quantity, value, origin="rescaled_base", which="whole", random=NO_RANDOM, **options
+):
     return {
         **AT,
         "origin": origin,
@@ -268,26 +275,26 @@ def role(task, node, **columns):
 
 def dated(kind, node="", **columns):
     empty = dict.fromkeys(SCHEMAS["dynamics"])
-    about = {"task": "ioi3", "corruption": "subject", "kind": kind, "node": node}
+    about = {"task": "ioi3", "counterfactual": "subject", "kind": kind, "node": node}
     return {**empty, **AT, **about, **columns}
 
 
 ROWS = Tables(
     grafts=[
-        graft("gains", "first_in", 0.1),
-        graft("gains_non_negative", "first_in", 0.05),
+        graft("output_scales", "add_one_in", 0.1),
+        graft("non_negative_scales", "add_one_in", 0.05),
         graft("old_heads", "shapley", 0.6),
-        graft("old_heads", "first_in", 0.4, random=RANDOM),
-        graft("old_heads", "last_in", 0.7, random=RANDOM),
+        graft("old_heads", "add_one_in", 0.4, random=RANDOM),
+        graft("old_heads", "leave_one_out", 0.7, random=RANDOM),
         graft("recruited_heads", "shapley", None),
         graft("elsewhere", "shapley", 0.3, share=False),
-        graft("old_heads", "first_in", 0.2, origin="base", which="qk", random=RANDOM),
-        graft("old_heads", "first_in", 0.3, origin="base", which="ov", random=RANDOM),
+        graft("old_heads", "add_one_in", 0.2, origin="base", which="qk", random=RANDOM),
+        graft("old_heads", "add_one_in", 0.3, origin="base", which="ov", random=RANDOM),
     ],
     mediation=[swap("no heads", 0.1, n_heads=0, **NO_RANDOM), swap("old_heads", 0.8, n_heads=1)],
     crosspatch=[
-        swap("old_heads", value, position=position, way=way, accuracy=0.5)
-        for way in ("forward", "backward")
+        swap("old_heads", value, position=position, direction=direction, accuracy=0.5)
+        for direction in ("tuned_into_base", "base_into_tuned")
         for position, value in (("everywhere", 0.7), ("END", 0.5), ("IO", 0.1))
     ],
     roles=[
@@ -298,17 +305,23 @@ ROWS = Tables(
     dynamics=[
         dated(
             "behaviour",
-            corruption="",
+            counterfactual="",
             change=4.0,
             change_low=3.5,
             change_high=4.5,
-            reached=90.4,
-            flipped=False,
+            step_of_90=90.4,
+            sign_changed=False,
         ),
         dated(
-            "head", "a0.h0", change=1.0, change_low=0.5, change_high=1.5, reached=64.0, flipped=True
+            "head",
+            "a0.h0",
+            change=1.0,
+            change_low=0.5,
+            change_high=1.5,
+            step_of_90=64.0,
+            sign_changed=True,
         ),
-        dated("head", "a0.h1", change=0.1, change_low=-0.5, change_high=0.5, flipped=False),
+        dated("head", "a0.h1", change=0.1, change_low=-0.5, change_high=0.5, sign_changed=False),
     ],
 )
 
@@ -320,7 +333,7 @@ def test_every_sentence_points_at_rows_of_its_table():
         "n": 9,
         **{
             f"{q}{e}": 0.5
-            for q in ("accuracy", "accuracy_among", "logit_diff")
+            for q in ("accuracy", "candidate_accuracy", "logit_diff")
             for e in ("", "_low", "_high")
         },
     }
@@ -331,12 +344,16 @@ def test_every_sentence_points_at_rows_of_its_table():
         for task in ("ioi2", "ioi3")
         for split in ("test", "test_templates")
     ]
-    at = {**names, "corruption": "subject"}
+    at = {**names, "counterfactual": "subject"}
     tables = {
         "behaviour": table("behaviour", rows),
         "placebo": table("placebo", [{"placebo": "old_task", **rows[-2], **rise}]),
-        "overlap": table("overlap", [{**at, "beside": "", **asdict(row)} for row in overlaps()]),
-        "fates": table("fates", [{**at, "since": 8, **asdict(row)} for row in heads().rows]),
+        "overlap": table(
+            "overlap", [{**at, "compared_with": "", **asdict(row)} for row in overlaps()]
+        ),
+        "head_changes": table(
+            "head_changes", [{**at, "since": 8, **asdict(row)} for row in heads().rows]
+        ),
         **{
             name: table(name, list(getattr(ROWS, name)))
             for name in ("grafts", "mediation", "crosspatch", "roles", "dynamics")
@@ -366,21 +383,23 @@ def test_the_sentences_say_what_was_measured():
 @pytest.mark.parametrize(
     "sentence",
     [
-        "component in the tuned model, brings 10 % [0, 20] of the gain.",
-        "Gains that cannot turn a component round bring 5 % [-5, 15] of the gain.",
+        "component in the tuned model, brings 10 % [0, 20] of the improvement.",
+        "Scales that cannot turn a component round bring 5 % [-5, 15] of the improvement.",
         "the tuned weights of the old circuit's heads (1,200 parameters) bring 60 % [50, 70] of "
-        "the gain by their Shapley value (first in 40 % [30, 50] of the gain; 20 random groups of "
-        "as many heads, 10 %, from 5 to 20 (p = 0.05); last in 70 % [60, 80] of the gain; 20 "
+        "the improvement by their Shapley value (first in 40 % [30, 50] of the improvement; 20 "
+        "random groups of "
+        "as many heads, 10 %, from 5 to 20 (p = 0.05); last in 70 % [60, 80] of the improvement; "
+        "20 "
         "random groups of as many heads, 10 %, from 5 to 20 (p = 0.05)).",
         "There are no recruited heads.",
         "embeddings, normalisations and output biases (1,200 parameters) bring 1.20 logits "
         "[0.80, 1.60] (no share is given) by their Shapley value.",
         "The tuned query and key weights of the old circuit's heads alone bring the base 20 % [",
-        "With all heads held at what they do in the base, 10 % [0, 20] of the gain is left.",
+        "With all heads held at what they do in the base, 10 % [0, 20] of the improvement is left.",
         "With all heads but the old circuit's held at what they do in the base, 80 % [70, 90] of "
-        "the gain is left; 20 random groups",
+        "the improvement is left; 20 random groups",
         "The tuned model's activations of the old circuit's heads put into the base bring 70 % [",
-        "At one named position they do most at END: 50 % [40, 60] of the gain; 20 random",
+        "At one named position they do most at END: 50 % [40, 60] of the improvement; 20 random",
         "On ioi3, 2 of 2 heads do something else than in the base; roles left heads and appeared "
         "in others (a0.h0 → a0.h1; p = 0.010).",
         "that roles moved from head to head is not shown (p = 0.300).",

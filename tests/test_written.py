@@ -312,7 +312,7 @@ def test_partners_change_one_thing_and_say_their_answer(names, wording, order):
     prompt = _told(names, opening, listing, manner, f"{first} and {second}")
     item = to_item(recipient_of(prompt, io, "ioi3"), "ioi3")
     task = TASKS["ioi3"]
-    assert set(item.corrupt) == {*task.corruptions, *task.controls}
+    assert set(item.corrupt) == {*task.counterfactuals, *task.invariance}
     assert list(item.spans) == list(task.positions[:-1])
     assert item.distractors == (f" {first}", f" {second}")
     named = {label: prompt[start:end] for label, (start, end) in item.spans.items()}

@@ -82,8 +82,8 @@ def test_kept_items_can_be_tokenised_and_unknown_names_are_refused(tmp_path):
     found = sort_items(path, "ioi3", tokenizer)
     assert [(one.reason, one.place) for one in found.rejects] == [("tokens", "line 3")]
     assert "the tokenizer does not know" in found.rejects[0].detail
-    for corruption in found.items[0].corrupt:
-        pairs = tokenize(found.items, tokenizer, corruption)
+    for counterfactual in found.items[0].corrupt:
+        pairs = tokenize(found.items, tokenizer, counterfactual)
         assert set(pairs.positions) == {"IO", "S1", "S2", "S1_again", "S2_again", "END"}
         assert bool((pairs.clean != pairs.corrupt).any(dim=1).all())
 

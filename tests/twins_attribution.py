@@ -74,7 +74,7 @@ def products(twin: Literal, change: Outputs, found: dict[str, Tensor]) -> Tensor
 
 
 def changes(twin: Literal, clean: Tensor, corrupt: Tensor) -> tuple[Outputs, Outputs]:
-    """What every writer puts out in the clean run, and what corruption adds to it."""
+    """What every writer puts out in the clean run, and what counterfactual adds to it."""
     with torch.no_grad():
         before, after = twin.plain(clean)[1], twin.plain(corrupt)[1]
     return before, {name: after[name] - before[name] for name in before}

@@ -18,13 +18,13 @@ class LiteralMix(Literal):
         self.held: Mapping[str, Tensor] = {}
         self.mixed: Mapping[str, tuple[Place, Tensor]] = {}
         self.z: dict[str, Tensor] = {}
-        self.gains: Mapping[str, float] = {}
+        self.scales: Mapping[str, float] = {}
         for layer, block in enumerate(self.blocks):
             block.mlp = self._mlp(f"m{layer}", block.mlp)
 
     def _mlp(self, name, run):
         def mlp(x: Tensor) -> Tensor:
-            out = run(x) * self.gains.get(name, 1.0)
+            out = run(x) * self.scales.get(name, 1.0)
             where, new = self.mixed.get(name, (slice(0, 0), out))
             out = out.clone()
             out[where] = new[where]
@@ -39,7 +39,7 @@ class LiteralMix(Literal):
             seen[what] = value
             return value
 
-        out = super().head(layer, head, x, keep) * self.gains.get(name, 1.0)
+        out = super().head(layer, head, x, keep) * self.scales.get(name, 1.0)
         self.z[name] = seen["pattern"] @ seen["v"]
         if name in self.mixed:
             where, z = self.mixed[name]

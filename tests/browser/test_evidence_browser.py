@@ -18,16 +18,24 @@ from circuitlapse.report.series.run_records import read_run
 from report_synthetic import CAUSES, HEADS, LAYERS, write_run
 from synthetic_evidence import with_evidence
 
-TABLES = ("gains", "mediation", "crosspatch", "dynamics", "elicitable", "training", "shortcuts")
+TABLES = (
+    "output_scales",
+    "mediation",
+    "crosspatch",
+    "dynamics",
+    "elicitable",
+    "training",
+    "shortcuts",
+)
 CHARTS = (
     *(f"chart-{name}" for name in TABLES),
     "overlap-time",
-    "overlap-beside",
+    "overlap-compared",
     "changes-chart",
     "roles-chart",
     "graft-chart",
     "graft-part-chart",
-    "gained-chart",
+    "rescaled-chart",
 )
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -81,12 +89,12 @@ def test_every_table_is_drawn(opened, page_path):
     assert page.locator("#chart-mediation circle").count() == 2 * 5
     assert page.locator("#chart-mediation .null").count() == 3  # there are no random groups of none
     assert page.locator("#chart-crosspatch circle").count() == 2 * 3 * 7
-    assert page.locator("#chart-gains rect").count() == LAYERS * (HEADS + 1)
-    assert page.locator("#overlap-beside .point").count() == 2 * 2 * 3
+    assert page.locator("#chart-improvements rect").count() == LAYERS * (HEADS + 1)
+    assert page.locator("#overlap-compared .point").count() == 2 * 2 * 3
     assert page.locator("#graft-part-chart circle").count() == 2 * 3 * 3
-    assert "gains alone (elicited)" in page.text_content("#gained-chart")
+    assert "improvements alone (elicited)" in page.text_content("#rescaled-chart")
     assert "overfit" not in page.text_content("#chart-training")  # the first 32 steps had no trap
-    assert "nine tenths of the gain: everything 96" in page.text_content("#chart-elicitable")
+    assert "nine tenths of the improvement: everything 96" in page.text_content("#chart-elicitable")
     assert "fine-tuned model" in page.text_content("#chart-shortcuts")
 
 
@@ -136,7 +144,7 @@ def test_the_numbers_of_each_table_download(opened, page_path):
     names = (
         *TABLES,
         "roles",
-        "fates over time",
+        "changes over time",
         "grafts",
         "graft parts",
         "gained grafts",
@@ -154,7 +162,14 @@ def test_the_numbers_of_each_table_download(opened, page_path):
     with page.expect_download() as download:
         page.click("[aria-label='Download mediation as CSV']")
     row = next(csv.DictReader(Path(download.value.path()).read_text().splitlines()))
-    assert {"group", "gain", "gain_low", "null_high", "p_value", "share_high"} <= row.keys()
+    assert {
+        "group",
+        "improvement",
+        "improvement_low",
+        "null_high",
+        "p_value",
+        "share_high",
+    } <= row.keys()
 
 
 def test_every_chart_has_its_downloads_and_tables_their_numbers(opened, page_path):
@@ -163,7 +178,7 @@ def test_every_chart_has_its_downloads_and_tables_their_numbers(opened, page_pat
         "[data-downloads]",
         "places => places.map(place => [place.dataset.downloads, place.textContent])",
     )
-    tables = {"fates", "calibration"}
+    tables = {"head_changes", "calibration"}
     assert len(buttons) == len(dict(buttons))
     for name, given in buttons:
         assert given == ("CSV" if name in tables else "SVGCSV"), name
@@ -202,13 +217,13 @@ def test_parts_of_groups_are_drawn_where_they_were_grafted(opened, page_path):
 
 def test_nothing_is_offered_where_nothing_is_drawn(opened, page_path):
     page = opened("step=16&head=2.3", path=page_path)
-    places = "[data-downloads='attention']", "[data-downloads='fates']"
+    places = "[data-downloads='attention']", "[data-downloads='head_changes']"
     assert all(page.is_visible(place) for place in places)
-    page.evaluate("location.hash = 'step=16&corruption=s1_to_io'")  # which has no fates
-    page.wait_for_selector("[data-downloads='fates']", state="hidden")
+    page.evaluate("location.hash = 'step=16&counterfactual=s1_to_io'")  # which has no changes
+    page.wait_for_selector("[data-downloads='head_changes']", state="hidden")
     assert page.is_hidden("[data-downloads='faithfulness']")
-    page.evaluate("location.hash = 'step=16&corruption=names'")
-    page.wait_for_selector("[data-downloads='fates']")
+    page.evaluate("location.hash = 'step=16&counterfactual=names'")
+    page.wait_for_selector("[data-downloads='head_changes']")
     assert page.is_visible("[data-downloads='faithfulness']")
 
 

@@ -23,11 +23,11 @@ def page_path(tmp_path_factory):
             "step": 16,
             "group": group,
             "direction": "noising",
-            "gain": value,
-            "gain_low": value - 0.2,
-            "gain_high": value + 0.2,
-            "null_low": -0.3,
-            "null_high": 0.3,
+            "improvement": value,
+            "improvement_low": value - 0.2,
+            "improvement_high": value + 0.2,
+            "null_min": -0.3,
+            "null_max": 0.3,
         }
         for group, value in (("old_heads", 1.5), ("<i>recruited</i>", -0.4))
     ]
@@ -49,4 +49,4 @@ def test_a_further_table_is_drawn_with_its_intervals_and_nulls(opened, page_path
     assert page.locator("#evidence details td", has_text="1.50 [1.30, 1.70]").count() == 1
     with page.expect_download() as table:
         page.click("[aria-label='Download novelty as CSV']")
-    assert "gain_high" in Path(table.value.path()).read_text(encoding="utf-8")
+    assert "improvement_high" in Path(table.value.path()).read_text(encoding="utf-8")

@@ -25,7 +25,7 @@ CHARTS = (
     "overlap-chart",
     "graft-chart",
     "faithfulness-chart",
-    "control-chart",
+    "invariance-chart",
     "legend",
 )
 
@@ -66,9 +66,9 @@ def test_every_chart_is_drawn_and_the_page_fetches_nothing(opened):
 @pytest.mark.parametrize(("seed", "family", "step"), [(0, "subject", 16), (1, "s1_to_io", 32)])
 def test_the_page_shows_the_maps_of_the_exported_pictures(opened, report, seed, family, step):
     records = read_run(report.parent)
-    pictures = {at: svg for _, at, svg in frames(records, seed=seed, corruption=family)}
+    pictures = {at: svg for _, at, svg in frames(records, seed=seed, counterfactual=family)}
     drawn = ElementTree.fromstring(pictures[step]).findall(f"{SVG}g")
-    page = opened(f"step={step}&seed=0.{seed}&corruption={family}", color_scheme="light")
+    page = opened(f"step={step}&seed=0.{seed}&counterfactual={family}", color_scheme="light")
     for kind, group in zip(("old", "new", "difference"), drawn, strict=True):
         for name, marks in MARKS.items():
             shown = page.eval_on_selector_all(f"#map-{kind} {name}", READ, marks)
@@ -117,7 +117,7 @@ def test_dragging_along_the_curves_and_playing_move_the_step(opened):
 
 
 def test_a_deep_link_restores_its_view_and_the_address_keeps_it(opened):
-    view = "step=16&seed=0.1&corruption=names&edges=20&prompt=ioi2%2F1&head=2.3"
+    view = "step=16&seed=0.1&counterfactual=names&edges=20&prompt=ioi2%2F1&head=2.3"
     page = opened(f"{view}&theme=dark")
     assert page.get_attribute("html", "data-theme") == "dark"
     assert page.text_content("#step-now") == "16 of 32"
@@ -254,12 +254,12 @@ def test_a_chart_downloads_as_svg_and_its_numbers_as_csv(opened, tmp_path):
 
 def test_a_claim_leads_to_the_rows_behind_it(opened):
     page = opened("step=0")
-    claim = page.locator("text=fates ↓").first
+    claim = page.locator("text=changes ↓").first
     assert not claim.is_visible()
     page.click("summary:has(h3:text('Function'))")
     claim.click()
     assert page.text_content("#head-name") == "Head 2.3"
-    assert page.locator("#fates").evaluate("e => e === document.activeElement")
+    assert page.locator("#head_changes").evaluate("e => e === document.activeElement")
 
 
 def test_what_is_out_of_view_is_left_out_only_while_the_slider_moves(opened):

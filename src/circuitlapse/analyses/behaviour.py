@@ -19,7 +19,8 @@ def behaviour_rows(names: Row, arrays: Arrays) -> Iterator[Row]:
     """Accuracy, accuracy among the names and logit difference of one checkpoint on one task."""
     for split in ("test", "test_templates"):
         values = {
-            q: arrays[f"behaviour.{split}.{q}"] for q in ("correct", "correct_among", "logit_diff")
+            q: arrays[f"behaviour.{split}.{q}"]
+            for q in ("correct", "candidate_correct", "logit_diff")
         }
         n = len(values["correct"])
         yield {
@@ -27,7 +28,9 @@ def behaviour_rows(names: Row, arrays: Arrays) -> Iterator[Row]:
             "split": split,
             "n": n,
             **spread("accuracy", proportion_interval(int(values["correct"].sum()), n)),
-            **spread("accuracy_among", proportion_interval(int(values["correct_among"].sum()), n)),
+            **spread(
+                "candidate_accuracy", proportion_interval(int(values["candidate_correct"].sum()), n)
+            ),
             **spread("logit_diff", mean_interval(values["logit_diff"])),
         }
 
@@ -46,7 +49,9 @@ def task_rows(scores: RunData) -> list[Row]:
 def placebo_rows(scores: RunData) -> list[Row]:
     """Make the table ``placebo``."""
     rows: list[Row] = []
-    base = {task: scores.at(scores.experiment.arms()[0].name, 0, task) for task in scores.tasks}
+    base = {
+        task: scores.at(scores.experiment.training_runs()[0].name, 0, task) for task in scores.tasks
+    }
     for recipe in scores.experiment.finetune.recipes():
         for placebo in scores.experiment.placebos(recipe):
             for task in scores.tasks:
@@ -59,18 +64,18 @@ def placebo_rows(scores: RunData) -> list[Row]:
 
 
 def invariance_rows(scores: RunData) -> list[Row]:
-    """Make the table ``controls``."""
+    """Make the table ``invariance``."""
     rows = []
     for names, arrays in scores.checkpoints():
-        for control in scores.controls(names["task"]):
-            effect = arrays[f"controls.{control}"]
+        for check in scores.invariance(names["task"]):
+            effect = arrays[f"invariance.{check}"]
             rows.append(
                 {
                     **names,
-                    "control": control,
+                    "check": check,
                     "n": len(effect),
                     **spread("effect", mean_interval(effect)),
-                    **spread("size", mean_interval(np.abs(effect))),
+                    **spread("mean_abs_effect", mean_interval(np.abs(effect))),
                 }
             )
     return rows
@@ -99,11 +104,11 @@ class Shortcut:
     margin: Estimate
 
 
-def shortcuts_of(scores: RunData, arm: TrainingRun, task: str) -> Iterator[Shortcut]:
+def shortcuts_of(scores: RunData, training_run: TrainingRun, task: str) -> Iterator[Shortcut]:
     """Score every rule on a task's held-out prompts, beside a fine-tune's last checkpoint."""
-    arrays = scores.at(arm.name, scores.last, task)
+    arrays = scores.at(training_run.name, scores.last, task)
     for split in SPLITS:
-        model = arrays[f"behaviour.{split}.correct_among"].astype(float)
+        model = arrays[f"behaviour.{split}.candidate_correct"].astype(float)
         items = read_items(scores.store.read(layout.prompts(task, split)))[: len(model)]
         for rule, hits in shortcut_hits(items).items():
             right = proportion_interval(int(hits.sum()), len(hits))
@@ -114,7 +119,7 @@ def shortcut_rows(scores: RunData) -> list[Row]:
     """The table ``shortcuts``."""
     return [
         {
-            **scores.names(arm),
+            **scores.names(training_run),
             "step": scores.last,
             "task": task,
             "split": found.split,
@@ -123,9 +128,9 @@ def shortcut_rows(scores: RunData) -> list[Row]:
             **spread("accuracy", found.accuracy),
             **spread("margin", found.margin),
         }
-        for arm in scores.experiment.arms()
+        for training_run in scores.experiment.training_runs()
         for task in scores.tasks
-        for found in shortcuts_of(scores, arm, task)
+        for found in shortcuts_of(scores, training_run, task)
     ]
 
 
@@ -135,12 +140,12 @@ def training_rows(scores: RunData) -> list[Row]:
     A fine-tune that came to nothing is here as far as it went.
     """
     rows, experiment = [], scores.experiment
-    left = experiment.arms()
-    for arm in experiment.finetune.arms() if not experiment.checkpoints else ():
-        name = layout.training(arm.name)
-        if arm not in left and not scores.store.record(name):
+    left = experiment.training_runs()
+    for training_run in experiment.finetune.training_runs() if not experiment.checkpoints else ():
+        name = layout.training(training_run.name)
+        if training_run not in left and not scores.store.record(name):
             continue
         written = json.loads(scores.store.read(name))
         for figures, flags in flagged([Figures(**each) for each in written], scores.last):
-            rows.append({**scores.names(arm), **asdict(figures), "flags": flags})
+            rows.append({**scores.names(training_run), **asdict(figures), "flags": flags})
     return rows

@@ -9,10 +9,10 @@ from circuitlapse.graph import GraphShape
 from circuitlapse.records.arrays import family_mean
 from circuitlapse.stats.intervals import Intervals, mean_intervals, near_zero
 
-EDGES_KEPT = 200  # per checkpoint, task and corruption; all of them stay in the scores
+EDGES_KEPT = 200  # per checkpoint, task and counterfactual; all of them stay in the scores
 
 
-def _corruptions(
+def _counterfactuals(
     variants_of: dict[str, list[str]], families: tuple[str, ...]
 ) -> dict[str, list[str]]:
     """A task's families, and each variant of those that average several, with their variants."""
@@ -25,13 +25,17 @@ def node_rows(scores: RunData) -> list[Row]:
     """Make the table ``nodes``."""
     rows, graph = [], scores.graph
     for names, arrays in scores.checkpoints():
-        found = _corruptions(scores.families(names["task"]), scores.experiment.measure.corruptions)
-        for corruption, variants in found.items():
+        found = _counterfactuals(
+            scores.families(names["task"]), scores.experiment.measure.counterfactuals
+        )
+        for counterfactual, variants in found.items():
             exact = all(f"effects.{variant}" in arrays for variant in variants)
             effects = mean_intervals(family_mean(arrays, "effects", variants)) if exact else None
             # What a head writes, over all that read it: the node's attribution.
             totals = family_mean(arrays, "edges", variants).sum(axis=1)[1:]
-            rows += list(_node_rows(graph, {**names, "corruption": corruption}, effects, totals))
+            rows += list(
+                _node_rows(graph, {**names, "counterfactual": counterfactual}, effects, totals)
+            )
     return rows
 
 
@@ -54,7 +58,7 @@ def edge_rows(scores: RunData) -> list[Row]:
     """Make the table ``edges``: the largest of each checkpoint."""
     rows, graph = [], scores.graph
     for names, arrays in scores.checkpoints():
-        for family in scores.experiment.measure.corruptions:
+        for family in scores.experiment.measure.counterfactuals:
             mean = family_mean(arrays, "edges", scores.families(names["task"])[family])
             order = np.argsort(-np.abs(mean), axis=None, kind="stable")[:EDGES_KEPT]
             for writer, reader in zip(*np.unravel_index(order, mean.shape), strict=True):
@@ -62,7 +66,7 @@ def edge_rows(scores: RunData) -> list[Row]:
                     rows.append(
                         {
                             **names,
-                            "corruption": family,
+                            "counterfactual": family,
                             "writer": graph.writers[writer],
                             "reader": graph.readers[reader],
                             "score": float(mean[writer, reader]),
@@ -75,25 +79,25 @@ def faithfulness_rows(scores: RunData) -> list[Row]:
     """Make the table ``faithfulness``."""
     rows = []
     for names, arrays in scores.checkpoints():
-        for family in scores.experiment.measure.corruptions:
+        for family in scores.experiment.measure.counterfactuals:
             clean = arrays[f"faithfulness_clean.{family}"].astype(np.float64)
             corrupt = arrays[f"faithfulness_corrupt.{family}"].astype(np.float64)
             drop = float((clean - corrupt).mean())
-            refused = near_zero(clean - corrupt)
+            why = near_zero(clean - corrupt)
             metric = arrays[f"faithfulness.{family}"].mean(axis=1, dtype=np.float64)
-            for index, fraction in enumerate(scores.experiment.measure.fractions):
+            for index, fraction in enumerate(scores.experiment.measure.circuit_sizes):
                 above_empty = float(metric[index] - corrupt.mean())
                 rows.append(
                     {
                         **names,
-                        "corruption": family,
+                        "counterfactual": family,
                         "fraction": fraction,
                         "n_edges": int(arrays[f"n_edges.{family}"][index]),
                         "metric": float(metric[index]),
                         "clean": float(clean.mean()),
                         "corrupt": float(corrupt.mean()),
-                        "faithfulness": None if refused else above_empty / drop,
-                        "refused": refused or "",
+                        "faithfulness": None if why else above_empty / drop,
+                        "not_reported": why or "",
                     }
                 )
     return rows

@@ -46,31 +46,35 @@ class RunData:
     @cached_property
     def graph(self) -> GraphShape:
         """The graph that all checkpoints share."""
-        first = layout.scores(self.experiment.arms()[0].name, 0, self.tasks[0])
+        first = layout.scores(self.experiment.training_runs()[0].name, 0, self.tasks[0])
         return GraphShape(**load_about(self.store.read(first))["graph"])
 
-    def _at(self, arm: str, step: int, task: str) -> Arrays:
-        return load_arrays(self.store.read(layout.scores(arm, step, task)))
+    def _at(self, training_run: str, step: int, task: str) -> Arrays:
+        return load_arrays(self.store.read(layout.scores(training_run, step, task)))
 
     def _about_task(self, task: str) -> dict[str, Any]:
-        arms = self.experiment.arms() if task in self.tasks else self.experiment.control_arms()
-        return load_about(self.store.read(layout.scores(arms[0].name, 0, task)))
+        training_runs = (
+            self.experiment.training_runs()
+            if task in self.tasks
+            else self.experiment.control_runs()
+        )
+        return load_about(self.store.read(layout.scores(training_runs[0].name, 0, task)))
 
     def families(self, task: str) -> dict[str, list[str]]:
-        """The variants of each of a task's corruption families."""
+        """The variants of each of a task's counterfactual types."""
         return self._about(task)["families"]
 
-    def controls(self, task: str) -> list[str]:
+    def invariance(self, task: str) -> list[str]:
         """The changes of a task's prompts that leave the answer as it is."""
-        return self._about(task)["controls"]
+        return self._about(task)["invariance"]
 
-    def family(self, arm: str, step: int, task: str, name: str, family: str) -> np.ndarray:
-        """Array ``name`` averaged over the variants of a corruption family."""
-        return family_mean(self.at(arm, step, task), name, self.families(task)[family])
+    def family(self, training_run: str, step: int, task: str, name: str, family: str) -> np.ndarray:
+        """Array ``name`` averaged over the variants of a counterfactual type."""
+        return family_mean(self.at(training_run, step, task), name, self.families(task)[family])
 
-    def table(self, name: str, arm: TrainingRun) -> list[Row]:
+    def table(self, name: str, training_run: TrainingRun) -> list[Row]:
         """The rows of a table that is there already, of one fine-tune."""
-        wanted = [pl.col(column) == value for column, value in self.names(arm).items()]
+        wanted = [pl.col(column) == value for column, value in self.names(training_run).items()]
         content = self.store.read(f"tables/{name}.parquet")
         return pl.read_parquet(content).filter(*wanted).to_dicts()
 
@@ -78,21 +82,21 @@ class RunData:
         """Table rows that a job wrote as JSON, without the columns that name the run."""
         return json.loads(self.store.read(name))
 
-    def names(self, arm: TrainingRun) -> Row:
+    def names(self, training_run: TrainingRun) -> Row:
         """The columns that say which fine-tune of which base a row is about."""
         return {
             "base_seed": self.experiment.base.seed,
-            "recipe": arm.recipe,
-            "finetune_seed": arm.seed,
+            "recipe": training_run.recipe,
+            "finetune_seed": training_run.seed,
         }
 
     def checkpoints(self) -> Iterator[tuple[Row, Arrays]]:
-        """Every measured (arm, step, task) with the columns that name it."""
-        for arm in self.experiment.arms():
+        """Every measured (training_run, step, task) with the columns that name it."""
+        for training_run in self.experiment.training_runs():
             for step in self.experiment.steps():
                 for task in self.tasks:
-                    names = {**self.names(arm), "step": step, "task": task}
-                    yield names, self.at(arm.name, step, task)
+                    names = {**self.names(training_run), "step": step, "task": task}
+                    yield names, self.at(training_run.name, step, task)
 
 
 def spread(name: str, estimate: Estimate | None) -> Row:

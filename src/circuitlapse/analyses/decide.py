@@ -21,44 +21,52 @@ from circuitlapse.verdict.wording import Tables, evidence_sentences
 
 def decide(scores: RunData, recipe: str) -> Verdict:
     """Give the verdict on a recipe, from all its seeds; each seed's evidence stands beside it."""
-    arms = [arm for arm in scores.experiment.arms() if arm.recipe == recipe]
-    family, settings = scores.experiment.measure.corruptions[0], scores.experiment.compare
+    training_runs = [
+        training_run
+        for training_run in scores.experiment.training_runs()
+        if training_run.recipe == recipe
+    ]
+    family, settings = scores.experiment.measure.counterfactuals[0], scores.experiment.compare
     runs, evidence, grouped = {}, {}, True
-    for arm in arms:
-        findings = findings_of(scores, arm)
-        runs[arm.seed] = run_of(scores, arm, findings)
-        grouped = grouped and not evidence_of(scores, arm).choice.refused
-        evidence[arm.seed] = _evidence(scores, arm, family, findings)
+    for training_run in training_runs:
+        findings = findings_of(scores, training_run)
+        runs[training_run.seed] = run_of(scores, training_run, findings)
+        grouped = grouped and not evidence_of(scores, training_run).choice.not_reported
+        evidence[training_run.seed] = _evidence(scores, training_run, family, findings)
     return build_verdict(
         runs, evidence, grouped=grouped, seed=settings.seed, repeats=settings.bootstrap
     )
 
 
-def run_of(scores: RunData, arm: TrainingRun, findings: Findings) -> Run:
+def run_of(scores: RunData, training_run: TrainingRun, findings: Findings) -> Run:
     """Return one fine-tune, ready to be judged alone or with others, also those of other bases."""
-    found, settings = evidence_of(scores, arm), scores.experiment.compare
-    gain = divide_gain([found.measured], seed=settings.seed, repeats=settings.bootstrap).gain
-    return found.run(check_preconditions(findings, gain, _context(scores, arm)))
+    found, settings = evidence_of(scores, training_run), scores.experiment.compare
+    improvement = divide_gain(
+        [found.measured], seed=settings.seed, repeats=settings.bootstrap
+    ).improvement
+    return found.run(check_preconditions(findings, improvement, _context(scores, training_run)))
 
 
-def _context(scores: RunData, arm: TrainingRun) -> Context:
+def _context(scores: RunData, training_run: TrainingRun) -> Context:
     experiment, (old, new) = scores.experiment, scores.tasks
     return Context(
         old=old,
         new=new,
-        corruption=experiment.measure.corruptions[0],
+        counterfactual=experiment.measure.counterfactuals[0],
         step=scores.last,
-        seeds=scores.names(arm),
+        seeds=scores.names(training_run),
         placebo=experiment.finetune.placebo or None,
     )
 
 
-def _evidence(scores: RunData, arm: TrainingRun, family: str, findings: Findings) -> list[Evidence]:
-    context = _context(scores, arm)
-    fates = last_changes(scores, arm, family)
+def _evidence(
+    scores: RunData, training_run: TrainingRun, family: str, findings: Findings
+) -> list[Evidence]:
+    context = _context(scores, training_run)
+    changes = last_changes(scores, training_run, family)
 
     def rows(table: str) -> list[Row]:
-        return scores.table(table, arm)
+        return scores.table(table, training_run)
 
     tables = Tables(
         grafts=rows("grafts"),
@@ -68,36 +76,36 @@ def _evidence(scores: RunData, arm: TrainingRun, family: str, findings: Findings
         dynamics=rows("dynamics"),
     )
     return [
-        *statements(context, findings, overlaps_of(scores, arm, family), fates),
-        _groups(scores, arm),
+        *statements(context, findings, overlaps_of(scores, training_run, family), changes),
+        _groups(scores, training_run),
         *evidence_sentences(context, tables),
     ]
 
 
-def _groups(scores: RunData, arm: TrainingRun) -> Evidence:
-    choice = evidence_of(scores, arm).choice
+def _groups(scores: RunData, training_run: TrainingRun) -> Evidence:
+    choice = evidence_of(scores, training_run).choice
     old, recruited = (
         ", ".join(heads) or "none" for heads in (choice.old_heads, choice.recruited_heads)
     )
     return Evidence(
         statement="The groups were chosen on validation prompts: the old circuit's heads are "
-        f"{old}; recruited, {recruited}. The fates are judged on test prompts and beside the "
+        f"{old}; recruited, {recruited}. The changes are judged on test prompts and beside the "
         "placebo, so that they may differ for heads near the threshold or that it moves.",
         table="grafts",
-        where={**scores.names(arm), "step": scores.last, "origin": "gained"},
+        where={**scores.names(training_run), "step": scores.last, "origin": "rescaled_base"},
     )
 
 
-def findings_of(scores: RunData, arm: TrainingRun) -> Findings:
+def findings_of(scores: RunData, training_run: TrainingRun) -> Findings:
     """Return what the preconditions and the sentences about behaviour are made of."""
-    family = scores.experiment.measure.corruptions[0]
+    family = scores.experiment.measure.counterfactuals[0]
     last, (old, new) = scores.last, scores.tasks
-    base_old, base_new = (scores.at(arm.name, 0, task) for task in (old, new))
-    tuned_old, tuned_new = (scores.at(arm.name, last, task) for task in (old, new))
+    base_old, base_new = (scores.at(training_run.name, 0, task) for task in (old, new))
+    tuned_old, tuned_new = (scores.at(training_run.name, last, task) for task in (old, new))
     clean, corrupt = (
         base_old[f"faithfulness_{side}.{family}"].astype(float) for side in ("clean", "corrupt")
     )
-    placebo_gain, own = None, scores.experiment.own_placebo(arm)
+    placebo_gain, own = None, scores.experiment.own_placebo(training_run)
     if own is not None:
         placebo_gain = rise_over(base_new, scores.at(own.name, last, new), "test")
     listed = read_items(scores.store.read(layout.prompts(new, "test")))[0].distractors
@@ -111,11 +119,12 @@ def findings_of(scores: RunData, arm: TrainingRun) -> Findings:
         old_difference=mean_interval(clean - corrupt),
         placebo_gain=placebo_gain,
         shortcuts={
-            (found.rule, found.split): found.margin for found in shortcuts_of(scores, arm, new)
+            (found.rule, found.split): found.margin
+            for found in shortcuts_of(scores, training_run, new)
         },
     )
 
 
 def _among(arrays: Arrays, split: str) -> Estimate:
-    right = arrays[f"behaviour.{split}.correct_among"]
+    right = arrays[f"behaviour.{split}.candidate_correct"]
     return proportion_interval(int(right.sum()), len(right))

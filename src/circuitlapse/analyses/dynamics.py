@@ -10,11 +10,11 @@ from circuitlapse.config.finetune import TrainingRun
 from circuitlapse.graph import head_of
 from circuitlapse.heads.dynamics import (
     Change,
+    behaviour_correlation,
     changes,
     epoch_ends,
     head_changes,
     steps_since,
-    with_behaviour,
 )
 from circuitlapse.records import layout
 from circuitlapse.records.items import read_items
@@ -26,15 +26,17 @@ _METRIC = "behaviour.test.logit_diff"
 def dynamics_rows(scores: RunData) -> list[Row]:
     """Rows of the table ``dynamics``; none with fewer checkpoints than a change is dated among."""
     rows: list[Row] = []
-    arms: dict[str, list[TrainingRun]] = {}
-    for arm in scores.experiment.arms():
-        arms.setdefault(arm.recipe, []).append(arm)
+    training_runs: dict[str, list[TrainingRun]] = {}
+    for training_run in scores.experiment.training_runs():
+        training_runs.setdefault(training_run.recipe, []).append(training_run)
     epoch = epoch_steps(scores)
     for task in scores.tasks:
-        for of_recipe in arms.values():
-            for arm in of_recipe:
-                rows += [{**row, "epoch_steps": epoch} for row in _behaviour(scores, arm, task)]
-            for family in scores.experiment.measure.corruptions:
+        for of_recipe in training_runs.values():
+            for training_run in of_recipe:
+                rows += [
+                    {**row, "epoch_steps": epoch} for row in _behaviour(scores, training_run, task)
+                ]
+            for family in scores.experiment.measure.counterfactuals:
                 found = _heads(scores, of_recipe, task, family)
                 rows += [{**row, "epoch_steps": epoch} for row in found]
     return rows
@@ -58,7 +60,7 @@ def dated(rows: Iterable[Row], state: str) -> list[Row]:
     """Say since which step every head was without a break what it is at a row's step.
 
     Args:
-        rows: Of one fine-tune, task and corruption, by rising step.
+        rows: Of one fine-tune, task and counterfactual, by rising step.
         state: The column that says what it is.
     """
     found = list(rows)
@@ -72,52 +74,68 @@ def dated(rows: Iterable[Row], state: str) -> list[Row]:
     return found
 
 
-def _curve(scores: RunData, arm: TrainingRun, task: str, steps: Sequence[int]) -> np.ndarray:
+def _curve(
+    scores: RunData, training_run: TrainingRun, task: str, steps: Sequence[int]
+) -> np.ndarray:
     """Logit differences at each step, ``[steps, prompts]``."""
-    return np.stack([scores.at(arm.name, step, task)[_METRIC] for step in steps]).astype(float)
+    return np.stack([scores.at(training_run.name, step, task)[_METRIC] for step in steps]).astype(
+        float
+    )
 
 
-def _behaviour(scores: RunData, arm: TrainingRun, task: str) -> Iterator[Row]:
+def _behaviour(scores: RunData, training_run: TrainingRun, task: str) -> Iterator[Row]:
     """The change of the task's own curve."""
     steps = scores.experiment.steps()
     if len(steps) < _FEWEST:
         return
-    (found,) = changes(_curve(scores, arm, task, steps)[..., None], steps)
-    yield _row(scores, arm, task, "", found)
+    (found,) = changes(_curve(scores, training_run, task, steps)[..., None], steps)
+    yield _row(scores, training_run, task, "", found)
 
 
-def _heads(scores: RunData, arms: Sequence[TrainingRun], task: str, family: str) -> Iterator[Row]:
+def _heads(
+    scores: RunData, training_runs: Sequence[TrainingRun], task: str, family: str
+) -> Iterator[Row]:
     """The changes of all heads in every seed."""
     steps = exact_steps(scores.experiment)
     if len(steps) < _FEWEST:
         return
     columns = scores.graph.head_nodes
     found, together = [], []
-    for arm in arms:
+    for training_run in training_runs:
         effects = np.stack(
-            [scores.family(arm.name, s, task, "effects", family)[:, columns] for s in steps]
+            [
+                scores.family(training_run.name, s, task, "effects", family)[:, columns]
+                for s in steps
+            ]
         )
         found.append(head_changes(effects, steps))
-        behaviour = _curve(scores, arm, task, steps).mean(axis=1)
-        together.append(with_behaviour(effects, behaviour))
-    flipped_in = np.sum([[change.flipped for change in of_arm] for of_arm in found], axis=0)
-    for arm, of_arm, correlations in zip(arms, found, together, strict=True):
-        for index, (column, change) in enumerate(zip(columns, of_arm, strict=True)):
+        behaviour = _curve(scores, training_run, task, steps).mean(axis=1)
+        together.append(behaviour_correlation(effects, behaviour))
+    seeds_with_sign_change = np.sum(
+        [[change.sign_changed for change in of_run] for of_run in found], axis=0
+    )
+    for training_run, of_run, correlations in zip(training_runs, found, together, strict=True):
+        for index, (column, change) in enumerate(zip(columns, of_run, strict=True)):
             place = head_of(name := scores.graph.nodes[column])
             yield {
-                **_row(scores, arm, task, family, change),
+                **_row(scores, training_run, task, family, change),
                 "kind": "head",
                 "node": name,
                 "layer": place.layer if place else None,
                 "head": place.head if place else None,
-                "flipped_in": int(flipped_in[index]),
-                "with_behaviour": correlations[index],
+                "seeds_with_sign_change": int(seeds_with_sign_change[index]),
+                "behaviour_correlation": correlations[index],
             }
 
 
-def _row(scores: RunData, arm: TrainingRun, task: str, family: str, found: Change) -> Row:
+def _row(scores: RunData, training_run: TrainingRun, task: str, family: str, found: Change) -> Row:
     """A row of the behaviour; a head's has more."""
-    names = {**scores.names(arm), "step": scores.last, "task": task, "corruption": family}
-    own = dict.fromkeys(("layer", "head", "flipped_in", "with_behaviour"))
+    names = {
+        **scores.names(training_run),
+        "step": scores.last,
+        "task": task,
+        "counterfactual": family,
+    }
+    own = dict.fromkeys(("layer", "head", "seeds_with_sign_change", "behaviour_correlation"))
     about = {"kind": "behaviour", "node": "", **own}
     return {**names, **about, **vars(found), **spread("change", found.change)}

@@ -19,7 +19,7 @@ from circuitlapse.stats.ratios import divide, logit_rounding
 
 EVERYTHING = "everything"
 _POOL = 200  # training items that solved examples are drawn from
-_REACHED = 0.9  # of the gain: as good as the whole fine-tune
+_REACHED = 0.9  # of the improvement: as good as the whole fine-tune
 
 
 def _kept(scores: RunData, name: str) -> list[dict[str, Any]]:
@@ -32,64 +32,65 @@ def _kept(scores: RunData, name: str) -> list[dict[str, Any]]:
 def elicitable_rows(scores: RunData) -> list[Row]:
     """Rows of the table ``elicitable``."""
     experiment, rows = scores.experiment, []
-    for arm in experiment.arms():
-        whole = _whole(scores, arm)
-        rows += _curve_rows(scores, arm, whole, whole, EVERYTHING, 0, {})
-        if arm not in experiment.control_arms():
+    for training_run in experiment.training_runs():
+        whole = _whole(scores, training_run)
+        rows += _curve_rows(scores, training_run, whole, whole, EVERYTHING, 0, {})
+        if training_run not in experiment.control_runs():
             continue
         for control, repeat in trained(experiment.controls):
-            content = scores.store.read(curve(arm.name, control, repeat))
+            content = scores.store.read(curve(training_run.name, control, repeat))
             about, arrays = load_about(content), load_arrays(content)
             points = {
                 step: {name: values[index] for name, values in arrays.items()}
                 for index, step in enumerate(about["steps"])
             }
-            rows += _curve_rows(scores, arm, whole, points, control, repeat, about)
+            rows += _curve_rows(scores, training_run, whole, points, control, repeat, about)
         for found in _kept(scores, FEW_SHOT) if experiment.controls.few_shot else ():
             rows.append(
                 {
-                    **_row(scores, arm, "few_shot", 0),
+                    **_row(scores, training_run, "few_shot", 0),
                     "examples": found["n_examples"],
                     "n": found["n"],
-                    **spread("accuracy_among", found["accuracy_among"]),
+                    **spread("candidate_accuracy", found["candidate_accuracy"]),
                     **spread("logit_diff", found["logit_diff"]),
-                    "refused": found["refused"],
+                    "not_reported": found["not_reported"],
                 }
             )
     return rows
 
 
-def _whole(scores: RunData, arm: TrainingRun) -> dict[int, Arrays]:
+def _whole(scores: RunData, training_run: TrainingRun) -> dict[int, Arrays]:
     """The fine-tune itself, step by step, on the prompts of the controls."""
     n, new, found = scores.experiment.control_prompts, scores.tasks[1], {}
     for step in scores.experiment.steps():
-        arrays = scores.at(arm.name, step, new)
+        arrays = scores.at(training_run.name, step, new)
         found[step] = {
-            name: arrays[f"behaviour.test.{name}"][:n] for name in ("logit_diff", "correct_among")
+            name: arrays[f"behaviour.test.{name}"][:n]
+            for name in ("logit_diff", "candidate_correct")
         }
     return found
 
 
-def _row(scores: RunData, arm: TrainingRun, control: str, repeat: int) -> Row:
+def _row(scores: RunData, training_run: TrainingRun, control: str, repeat: int) -> Row:
     """A row of which nothing is known yet."""
     nothing = ("n_parameters", "step", "examples", "step_of_90")
     return {
-        **scores.names(arm),
+        **scores.names(training_run),
         "control": control,
         "repeat": repeat,
         "parts": "",
         **dict.fromkeys(nothing),
         "n": 0,
-        **spread("accuracy_among", None),
+        **spread("candidate_accuracy", None),
         **spread("logit_diff", None),
         **spread("share", None),
-        "refused": "",
+        "not_reported": "",
     }
 
 
 def _curve_rows(
     scores: RunData,
-    arm: TrainingRun,
+    training_run: TrainingRun,
     whole: dict[int, Arrays],
     points: dict[int, Arrays],
     control: str,
@@ -98,37 +99,37 @@ def _curve_rows(
 ) -> Iterator[Row]:
     settings = scores.experiment.compare
     named = {
-        **_row(scores, arm, control, repeat),
+        **_row(scores, training_run, control, repeat),
         "parts": about.get("parts", ""),
         "n_parameters": about.get("n_parameters"),
     }
-    stopped = about.get("refused", "")
+    stopped = about.get("not_reported", "")
     if not points:
-        yield {**named, "refused": stopped}
+        yield {**named, "not_reported": stopped}
         return
     base = whole[0]["logit_diff"].astype(np.float64)
-    gain = whole[scores.last]["logit_diff"] - base
+    improvement = whole[scores.last]["logit_diff"] - base
     risen = {step: point["logit_diff"] - base for step, point in points.items()}
-    needed = _REACHED * gain.mean()
+    needed = _REACHED * improvement.mean()
     reached = [step for step, rise in risen.items() if rise.mean() >= needed > 0]
     shares = divide(
         np.stack(list(risen.values()), axis=1),
-        gain,
+        improvement,
         seed=settings.seed,
         repeats=settings.bootstrap,
         rounding=logit_rounding(base),
     )
-    no_share = "" if shares.shares else "the gain is not clear of zero"
+    no_share = "" if shares.shares else "the improvement is not clear of zero"
     last = max(points)
     for column, (step, point) in enumerate(points.items()):
-        right = point["correct_among"]
+        right = point["candidate_correct"]
         yield {
             **named,
             "step": step,
             "n": len(right),
-            **spread("accuracy_among", proportion_interval(int(right.sum()), len(right))),
+            **spread("candidate_accuracy", proportion_interval(int(right.sum()), len(right))),
             **spread("logit_diff", mean_interval(point["logit_diff"])),
             **spread("share", shares.share(column)),
             "step_of_90": min(reached, default=None) if shares.shares else None,
-            "refused": "; ".join(filter(None, (no_share, stopped if step == last else ""))),
+            "not_reported": "; ".join(filter(None, (no_share, stopped if step == last else ""))),
         }

@@ -1,4 +1,4 @@
-"""The tables ``grafts``, ``gains``, ``mediation`` and ``crosspatch``."""
+"""The tables ``grafts``, ``output_scales``, ``mediation`` and ``crosspatch``."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -18,7 +18,7 @@ from circuitlapse.verdict.evidence import CauseEvidence
 from circuitlapse.verdict.shares import contribution, gain_shares
 
 RandomGrafts = Mapping[tuple[str, str, str], Sequence[float]]
-"""Gains of random groups by where they were grafted, beside which group, and first or last."""
+"""Improvements of random groups, by origin, group and quantity."""
 
 _GROUPS = ("old_heads", "recruited_heads", "other_heads")
 
@@ -28,9 +28,9 @@ def read_evidence(content: bytes) -> CauseEvidence:
     return CauseEvidence.of_arrays(load_arrays(content), load_about(content))
 
 
-def evidence_of(scores: RunData, arm: TrainingRun) -> CauseEvidence:
+def evidence_of(scores: RunData, training_run: TrainingRun) -> CauseEvidence:
     """What was measured of one fine-tune's causes, with its hash checked."""
-    return read_evidence(scores.store.read(grafts(arm.name)))
+    return read_evidence(scores.store.read(grafts(training_run.name)))
 
 
 def head_groups(found: CauseEvidence, graph: GraphShape) -> dict[str, tuple[str, ...]]:
@@ -44,12 +44,12 @@ def head_groups(found: CauseEvidence, graph: GraphShape) -> dict[str, tuple[str,
 def random_columns(random: RandomBaseline | None) -> Row:
     """The columns of the random groups beside a group; nulls where there are none."""
     if random is None:
-        return dict.fromkeys(("n_random", "null_mean", "null_low", "null_high", "p_value"))
+        return dict.fromkeys(("n_random", "null_mean", "null_min", "null_max", "p_value"))
     return {
         "n_random": random.n,
         "null_mean": random.mean,
-        "null_low": random.low,
-        "null_high": random.high,
+        "null_min": random.low,
+        "null_max": random.high,
         "p_value": random.p_value,
     }
 
@@ -57,59 +57,71 @@ def random_columns(random: RandomBaseline | None) -> Row:
 def graft_rows(scores: RunData) -> list[Row]:
     """Rows of the table ``grafts``."""
     rows = []
-    for arm in scores.experiment.arms():
-        found = evidence_of(scores, arm)
+    for training_run in scores.experiment.training_runs():
+        found = evidence_of(scores, training_run)
         heads = {
             group: ", ".join(members) for group, members in head_groups(found, scores.graph).items()
         }
         random = {
-            (row["origin"], row["group"], row["quantity"]): row["gains"]
-            for row in scores.rows(swapped_rows(arm.name, "random_grafts"))
+            (row["origin"], row["group"], row["quantity"]): row["improvements"]
+            for row in scores.rows(swapped_rows(training_run.name, "random_grafts"))
         }
-        of_arm = [
-            *_of_the_base(scores, arm, found, random),
+        of_run = [
+            *_of_the_base(scores, training_run, found, random),
             *_of_the_gained(scores, found, random),
-            *scores.rows(swapped_rows(arm.name, "head_grafts")),
+            *scores.rows(swapped_rows(training_run.name, "head_grafts")),
         ]
         rows += [
-            {**scores.names(arm), "step": scores.last, "heads": heads.get(row["group"], ""), **row}
-            for row in of_arm
+            {
+                **scores.names(training_run),
+                "step": scores.last,
+                "heads": heads.get(row["group"], ""),
+                **row,
+            }
+            for row in of_run
         ]
     return rows
 
 
 def _of_the_base(
-    scores: RunData, arm: TrainingRun, found: CauseEvidence, random: RandomGrafts
+    scores: RunData, training_run: TrainingRun, found: CauseEvidence, random: RandomGrafts
 ) -> Iterator[Row]:
     """What the groups bring to the base, at the last step and between."""
     settings = scores.experiment.compare
-    for step in (*graft_steps(scores.experiment), scores.last):
-        path = grafts(arm.name) if step == scores.last else grafts_at(arm.name, step)
+    for step in (*graft_checkpoints(scores.experiment), scores.last):
+        path = (
+            grafts(training_run.name) if step == scores.last else grafts_at(training_run.name, step)
+        )
         values = load_arrays(scores.store.read(path))["values"]
         shares = gain_shares(
             values, found.n_parameters, seed=settings.seed, repeats=settings.bootstrap
         )
         for row in shares.rows:
-            gains = random.get(("base", row.group, row.quantity), ()) if step == scores.last else ()
+            improvements = (
+                random.get(("base", row.group, row.quantity), ()) if step == scores.last else ()
+            )
             columns = {"step": step, "origin": "base", "part": "whole", **asdict(row)}
-            yield _refused(found, {**columns, **random_columns(compare_to_random(row.gain, gains))})
+            yield _with_reason(
+                found,
+                {**columns, **random_columns(compare_to_random(row.improvement, improvements))},
+            )
 
 
 def _of_the_gained(scores: RunData, found: CauseEvidence, random: RandomGrafts) -> Iterator[Row]:
-    """What the fitted gains bring to the base, and then the groups to the gained base."""
+    """What the fitted scales bring to the base, and then the groups to the rescaled base."""
     base, tuned = (each.logit_diff.astype(np.float64) for each in (found.base, found.tuned))
     columns: dict[tuple[str, str], np.ndarray] = {
-        ("gains", "first_in"): found.hybrids[0] - base,
-        ("gains_non_negative", "first_in"): found.non_negative - base,
+        ("output_scales", "add_one_in"): found.hybrids[0] - base,
+        ("non_negative_scales", "add_one_in"): found.non_negative - base,
     }
     sizes: dict[str, int | None] = {**found.n_parameters}
-    for quantity in ("first_in", "last_in", "shapley"):
+    for quantity in ("add_one_in", "leave_one_out", "shapley"):
         for group in found.n_parameters:
             columns[group, quantity] = contribution(found.hybrids, quantity, group)
     elsewhere = [columns[group, "shapley"] for group in ELSEWHERE]
     columns["elsewhere", "shapley"] = np.sum(elsewhere, axis=0)
     sizes["elsewhere"] = sum(found.n_parameters[group] for group in ELSEWHERE)
-    sizes["gains"] = sizes["gains_non_negative"] = len(found.gains)
+    sizes["output_scales"] = sizes["non_negative_scales"] = len(found.scales)
     settings = scores.experiment.compare
     # The same resamples and rounding as in compare.causes: one share has one interval.
     divided = divide(
@@ -120,41 +132,43 @@ def _of_the_gained(scores: RunData, found: CauseEvidence, random: RandomGrafts) 
         rounding=logit_rounding(found.hybrids),
     )
     judged: dict[tuple[str, str], RandomBaseline | None] = {
-        (group, "first_in"): others for group, others in found.support.grafts.items()
+        (group, "add_one_in"): others for group, others in found.support.grafts.items()
     }
     for index, (group, quantity) in enumerate(columns):
-        gain = divided.parts[index]
-        others = compare_to_random(gain.value, random.get(("gained", group, quantity), ()))
-        yield _refused(
+        improvement = divided.parts[index]
+        others = compare_to_random(
+            improvement.value, random.get(("rescaled_base", group, quantity), ())
+        )
+        yield _with_reason(
             found,
             {
-                "origin": "gained",
+                "origin": "rescaled_base",
                 "group": group,
                 "part": "whole",
                 "quantity": quantity,
                 "n_parameters": sizes[group],
-                **spread("gain", gain),
+                **spread("improvement", improvement),
                 **spread("share", divided.share(index)),
                 **random_columns(judged.get((group, quantity), others)),
             },
         )
 
 
-def _refused(found: CauseEvidence, row: Row) -> Row:
+def _with_reason(found: CauseEvidence, row: Row) -> Row:
     """Take the share from groups of heads where no heads could be told apart."""
-    if found.choice.refused and row["group"] in (*_GROUPS, "elsewhere"):
+    if found.choice.not_reported and row["group"] in (*_GROUPS, "elsewhere"):
         return {**row, **spread("share", None)}
     return row
 
 
 def scale_rows(scores: RunData) -> list[Row]:
-    """Rows of the table ``gains``."""
+    """Rows of the table ``output_scales``."""
     rows = []
-    for arm in scores.experiment.arms():
-        for node, gain in evidence_of(scores, arm).gains.items():
+    for training_run in scores.experiment.training_runs():
+        for node, scale in evidence_of(scores, training_run).scales.items():
             place = scores.graph.places[scores.graph.nodes.index(node)]
-            names = {**scores.names(arm), "step": scores.last, "node": node}
-            rows.append({**names, "layer": place.layer, "head": place.head, "gain": gain})
+            names = {**scores.names(training_run), "step": scores.last, "node": node}
+            rows.append({**names, "layer": place.layer, "head": place.head, "scale": scale})
     return rows
 
 
@@ -163,16 +177,16 @@ def swapped(name: str) -> Callable[[RunData], list[Row]]:
 
     def rows(scores: RunData) -> list[Row]:
         return [
-            {**scores.names(arm), "step": scores.last, **row}
-            for arm in scores.experiment.arms()
-            for row in scores.rows(swapped_rows(arm.name, name))
+            {**scores.names(training_run), "step": scores.last, **row}
+            for training_run in scores.experiment.training_runs()
+            for row in scores.rows(swapped_rows(training_run.name, name))
         ]
 
     return rows
 
 
-def graft_steps(experiment: Experiment) -> list[int]:
+def graft_checkpoints(experiment: Experiment) -> list[int]:
     """Checkpoints before the last at which the groups are grafted, evenly spread."""
     between = experiment.steps()[1:-1]
-    n, wanted = len(between), min(experiment.compare.graft_steps, len(between))
+    n, wanted = len(between), min(experiment.compare.graft_checkpoints, len(between))
     return [between[(2 * place + 1) * n // (2 * wanted)] for place in range(wanted)]

@@ -21,7 +21,7 @@ from circuitlapse.graph import SLOTS, GraphShape
 from circuitlapse.heads.head_changes import HeadChanges, HeadEffects, head_changes, used_threshold
 from circuitlapse.heads.head_profiles import OWN, Signatures, signature_of
 from circuitlapse.heads.role_changes import Roles, compare_roles
-from circuitlapse.heads.role_names import role_names, strongest_way
+from circuitlapse.heads.role_names import role_names, strongest_attention
 from circuitlapse.records import layout
 from circuitlapse.records.arrays import Arrays, load_arrays
 
@@ -38,11 +38,11 @@ def second_mentions(readings: Arrays, task: str) -> dict[str, str]:
 class RolesOf:
     """The roles of one fine-tune's heads on one task, at any of its steps."""
 
-    def __init__(self, scores: RunData, arm: TrainingRun, task: str) -> None:
+    def __init__(self, scores: RunData, training_run: TrainingRun, task: str) -> None:
         """Read the base's signature, its halves and the placebos'."""
-        self._scores, self._arm, self._task = scores, arm, task
-        self._again = second_mentions(self._readings(layout.readings(arm.name, 0)), task)
-        halves = self._readings(layout.half_readings(arm.name))
+        self._scores, self._arm, self._task = scores, training_run, task
+        self._again = second_mentions(self._readings(layout.readings(training_run.name, 0)), task)
+        halves = self._readings(layout.half_readings(training_run.name))
         self._halves = tuple(
             self._signature(
                 {
@@ -55,9 +55,9 @@ class RolesOf:
         )
         self._placebos = [
             self._at(layout.readings(placebo.name, scores.last))
-            for placebo in scores.experiment.noise_placebos(arm)
+            for placebo in scores.experiment.placebos_for_noise_floor(training_run)
         ]
-        self._base = self._at(layout.readings(arm.name, 0))
+        self._base = self._at(layout.readings(training_run.name, 0))
 
     def _readings(self, name: str) -> Arrays:
         return load_arrays(self._scores.store.read(name))
@@ -84,7 +84,7 @@ class RolesOf:
         )
 
     def changed(self, step: int) -> tuple[str, ...]:
-        """Heads whose role changed, for their fates.
+        """Heads whose role changed, for their changes.
 
         None where no placebo was run: any fine-tune moves signatures beyond what halves of the
         prompts do (on one organism 24 of 32 heads, of which 11 are beyond a placebo's, too).
@@ -101,7 +101,7 @@ class RolesOf:
         places = [scores.graph.places[column] for column in scores.graph.head_nodes]
         for index, (change, place) in enumerate(zip(roles.changes, places, strict=True)):
             own, move = signatures.of(change.head), came.get(change.head)
-            way, attention = strongest_way(own)
+            way, attention = strongest_attention(own)
             moved = [f"{name} {by:+.2f}" for name, by in change.features if abs(by) >= _SHOWN]
             yield {
                 **scores.names(self._arm),
@@ -125,7 +125,7 @@ class RolesOf:
             }
 
     def _reads(self, step: int) -> dict[str, list]:
-        family = self._scores.experiment.measure.corruptions[0]
+        family = self._scores.experiment.measure.counterfactuals[0]
         mean, halves = (
             self._scores.family(self._arm.name, step, self._task, name, family)
             for name in ("edges", "halves")
@@ -167,18 +167,22 @@ def strongest_reads(graph: GraphShape, mean: np.ndarray, halves: np.ndarray) -> 
 def role_rows(scores: RunData) -> list[Row]:
     """Rows of the table ``roles``, at every step."""
     rows: list[Row] = []
-    for arm in scores.experiment.arms():
+    for training_run in scores.experiment.training_runs():
         for task in scores.tasks:
-            found = RolesOf(scores, arm, task)
+            found = RolesOf(scores, training_run, task)
             steps = scores.experiment.steps()
             rows += dated((row for step in steps for row in found.rows(step)), "role")
     return rows
 
 
 def changes_of(
-    scores: RunData, arm: TrainingRun, family: str, step: int, role_changed: Collection[str] = ()
+    scores: RunData,
+    training_run: TrainingRun,
+    family: str,
+    step: int,
+    role_changed: Collection[str] = (),
 ) -> HeadChanges | None:
-    """Decide every head's fate between base and checkpoint, from its effects on the test prompts.
+    """Decide every head's category from its effects on the test prompts, base and checkpoint.
 
     Returns:
         None where the base does not do the old task: no effect is then large or small.
@@ -192,21 +196,21 @@ def changes_of(
     def placebos(task: str) -> np.ndarray | None:
         found = [
             effects(placebo.name, scores.last, task)
-            for placebo in scores.experiment.noise_placebos(arm)
+            for placebo in scores.experiment.placebos_for_noise_floor(training_run)
         ]
         return np.stack(found) if found else None
 
     measured = HeadEffects(
         heads=[scores.graph.nodes[index] for index in columns],
-        base_old=effects(arm.name, 0, old),
-        base_new=effects(arm.name, 0, new),
-        tuned_old=effects(arm.name, step, old),
-        tuned_new=effects(arm.name, step, new),
+        base_old=effects(training_run.name, 0, old),
+        base_new=effects(training_run.name, 0, new),
+        tuned_old=effects(training_run.name, step, old),
+        tuned_new=effects(training_run.name, step, new),
         placebo_old=placebos(old),
         placebo_new=placebos(new),
     )
     clean, corrupt = (
-        scores.family(arm.name, 0, old, name, family) for name in ("clean", "corrupt")
+        scores.family(training_run.name, 0, old, name, family) for name in ("clean", "corrupt")
     )
     try:
         threshold = used_threshold(clean - corrupt)
@@ -215,26 +219,29 @@ def changes_of(
     return head_changes(measured, threshold, role_changed)
 
 
-def last_changes(scores: RunData, arm: TrainingRun, family: str) -> HeadChanges | None:
+def last_changes(scores: RunData, training_run: TrainingRun, family: str) -> HeadChanges | None:
     """What became of every head by the last step."""
-    roles = RolesOf(scores, arm, scores.tasks[0])
-    return changes_of(scores, arm, family, scores.last, roles.changed(scores.last))
+    roles = RolesOf(scores, training_run, scores.tasks[0])
+    return changes_of(scores, training_run, family, scores.last, roles.changed(scores.last))
 
 
 def change_rows(scores: RunData) -> list[Row]:
-    """Rows of the table ``fates``, at every step; none where the base does not do the old task."""
+    """Rows of the table ``head_changes``, at every step; none if the base fails at the old task."""
     rows: list[Row] = []
     steps = exact_steps(scores.experiment)
-    for arm in scores.experiment.arms():
-        roles = RolesOf(scores, arm, scores.tasks[0])
+    for training_run in scores.experiment.training_runs():
+        roles = RolesOf(scores, training_run, scores.tasks[0])
         changed = {step: roles.changed(step) for step in steps}
-        for family in scores.experiment.measure.corruptions:
-            found = {step: changes_of(scores, arm, family, step, changed[step]) for step in steps}
-            names = {**scores.names(arm), "corruption": family}
+        for family in scores.experiment.measure.counterfactuals:
+            found = {
+                step: changes_of(scores, training_run, family, step, changed[step])
+                for step in steps
+            }
+            names = {**scores.names(training_run), "counterfactual": family}
             of_family = (
                 {**names, "step": step, **asdict(row)}
-                for step, fates in found.items()
-                for row in (fates.rows if fates else [])
+                for step, changes in found.items()
+                for row in (changes.rows if changes else [])
             )
-            rows += dated(of_family, "fate")
+            rows += dated(of_family, "category")
     return rows

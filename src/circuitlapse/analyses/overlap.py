@@ -1,4 +1,4 @@
-"""From per-prompt arrays to the comparison of base and checkpoints: overlaps and fates.
+"""From per-prompt arrays to the comparison of base and checkpoints: overlaps and changes.
 
 Overlaps of the base with placebos and with an unrelated task.
 
@@ -22,12 +22,14 @@ from circuitlapse.heads.overlap import (
 _BETWEEN = 5
 
 
-def node_overlaps_at(scores: RunData, arm: TrainingRun, family: str, step: int) -> list[Overlap]:
+def node_overlaps_at(
+    scores: RunData, training_run: TrainingRun, family: str, step: int
+) -> list[Overlap]:
     """Overlaps of node importances between the base and one checkpoint, on both tasks."""
     settings = scores.experiment.compare
     few = 1 if step == scores.last else _BETWEEN
     conditions = [
-        NodeImportance(model, task, scores.family(arm.name, at, task, "effects", family))
+        NodeImportance(model, task, scores.family(training_run.name, at, task, "effects", family))
         for model, at in (("base", 0), ("tuned", step))
         for task in scores.tasks
     ]
@@ -40,23 +42,25 @@ def node_overlaps_at(scores: RunData, arm: TrainingRun, family: str, step: int) 
     )
 
 
-def edge_overlaps_at(scores: RunData, arm: TrainingRun, family: str, step: int) -> list[Overlap]:
+def edge_overlaps_at(
+    scores: RunData, training_run: TrainingRun, family: str, step: int
+) -> list[Overlap]:
     """Overlaps of edge importances between the base and one checkpoint, on both tasks."""
     graph = scores.graph
     edges = []
     for model, of_model in (("base", 0), ("tuned", step)):
         for task in scores.tasks:
-            at = (arm.name, of_model, task)
+            at = (training_run.name, of_model, task)
             mean = scores.family(*at, "edges", family)
             edges.append(EdgeImportance(model, task, mean, scores.family(*at, "halves", family)))
     return edge_overlaps(edges, graph.writers, graph.readers, graph.edge_mask)
 
 
-def overlaps_of(scores: RunData, arm: TrainingRun, family: str) -> list[Overlap]:
+def overlaps_of(scores: RunData, training_run: TrainingRun, family: str) -> list[Overlap]:
     """Overlaps of node and of edge importances between both models on both tasks."""
     return [
-        *node_overlaps_at(scores, arm, family, scores.last),
-        *edge_overlaps_at(scores, arm, family, scores.last),
+        *node_overlaps_at(scores, training_run, family, scores.last),
+        *edge_overlaps_at(scores, training_run, family, scores.last),
     ]
 
 
@@ -64,26 +68,28 @@ def overlap_rows(scores: RunData) -> list[Row]:
     """Rows of the table ``overlap``, at every step that has what they need."""
     rows = []
     exact = exact_steps(scores.experiment)
-    for arm in scores.experiment.arms():
-        for family in scores.experiment.measure.corruptions:
-            names = {**scores.names(arm), "corruption": family}
+    for training_run in scores.experiment.training_runs():
+        for family in scores.experiment.measure.counterfactuals:
+            names = {**scores.names(training_run), "counterfactual": family}
             for step in scores.experiment.steps():
                 units = (*([node_overlaps_at] if step in exact else []), edge_overlaps_at)
                 for overlaps_at in units:
-                    found = overlaps_at(scores, arm, family, step)
-                    rows += [{**names, "step": step, "beside": "", **asdict(r)} for r in found]
+                    found = overlaps_at(scores, training_run, family, step)
+                    rows += [
+                        {**names, "step": step, "compared_with": "", **asdict(r)} for r in found
+                    ]
             names["step"] = scores.last
-            for beside, found in overlaps_with_controls(scores, arm, family).items():
-                rows += [{**names, "beside": beside, **asdict(row)} for row in found]
+            for beside, found in overlaps_with_controls(scores, training_run, family).items():
+                rows += [{**names, "compared_with": beside, **asdict(row)} for row in found]
     return rows
 
 
 def overlaps_with_controls(
-    scores: RunData, arm: TrainingRun, family: str
+    scores: RunData, training_run: TrainingRun, family: str
 ) -> dict[str, list[Overlap]]:
     """Overlaps of the base on the old task with everything that is not the fine-tune.
 
-    The unrelated task, under the first corruption of its own, is compared with both ends of the
+    The unrelated task, under the first counterfactual of its own, is compared with both ends of the
     question: base on the old task, and tuned model on the new one.
     """
     experiment, (old, new) = scores.experiment, scores.tasks
@@ -91,21 +97,21 @@ def overlaps_with_controls(
     def measured(model: str, name: str, step: int, task: str, of: str = family) -> NodeImportance:
         return NodeImportance(model, task, scores.family(name, step, task, "effects", of))
 
-    base = measured("base", arm.name, 0, old)
+    base = measured("base", training_run.name, 0, old)
     found = {}
     placebos = [
         measured(placebo.label, placebo.name, scores.last, task)
-        for placebo in experiment.placebos(arm.recipe)
+        for placebo in experiment.placebos(training_run.recipe)
         for task in (old, new)
     ]
     if placebos:
         found["placebo"] = _compared(scores, [base], placebos)
     task = experiment.controls.unrelated
-    if task and arm in experiment.control_arms():
-        tuned = measured("tuned", arm.name, scores.last, new)
+    if task and training_run in experiment.control_runs():
+        tuned = measured("tuned", training_run.name, scores.last, new)
         own = next(iter(scores.families(task)))
         ends = (("base", 0), ("tuned", scores.last))
-        other = [measured(model, arm.name, step, task, own) for model, step in ends]
+        other = [measured(model, training_run.name, step, task, own) for model, step in ends]
         found["unrelated_task"] = _compared(scores, [base, tuned], other)
     return found
 

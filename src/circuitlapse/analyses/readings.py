@@ -22,10 +22,13 @@ def reading_rows(scores: RunData) -> list[Row]:
     """Every reading of every checkpoint, one row for each component."""
     rows: list[Row] = []
     tasks = {file_label(task): task for task in scores.tasks}
-    for arm in scores.experiment.arms():
+    for training_run in scores.experiment.training_runs():
         for step in scores.experiment.steps():
-            content = scores.store.read(layout.readings(arm.name, step))
-            graph, names = GraphShape(**load_about(content)), {**scores.names(arm), "step": step}
+            content = scores.store.read(layout.readings(training_run.name, step))
+            graph, names = (
+                GraphShape(**load_about(content)),
+                {**scores.names(training_run), "step": step},
+            )
             for name, values in sorted(load_arrays(content).items()):
                 rows += _rows(graph, names, name, values, tasks)
     return rows
@@ -73,15 +76,15 @@ SITES: tuple[Site, ...] = (*get_args(StreamSite), "head_v", "head_pattern")
 def patching_rows(scores: RunData) -> list[Row]:
     """Rows of the table ``patching``."""
     rows: list[Row] = []
-    family = scores.experiment.measure.corruptions[0]
-    for arm in scores.experiment.arms():
+    family = scores.experiment.measure.counterfactuals[0]
+    for training_run in scores.experiment.training_runs():
         for step in filter(scores.experiment.is_end, scores.experiment.steps()):
-            content = scores.store.read(layout.patching(arm.name, step))
+            content = scores.store.read(layout.patching(training_run.name, step))
             positions = load_about(content)["positions"]
             arrays = load_arrays(content)
             for task in scores.tasks:
                 n = arrays[f"{task}.head_v"].shape[-1]
-                effects = scores.family(arm.name, step, task, "effects", family)[:n]
+                effects = scores.family(training_run.name, step, task, "effects", family)[:n]
                 by_layer = effects.T.reshape(scores.graph.n_layers, -1, n)
                 arrays[f"{task}.head_out"] = by_layer[:, :-1]  # the last column is the MLP's
             for name, values in sorted(arrays.items()):
@@ -92,10 +95,10 @@ def patching_rows(scores: RunData) -> list[Row]:
                     layer, column = divmod(place, values.shape[1])
                     rows.append(
                         {
-                            **scores.names(arm),
+                            **scores.names(training_run),
                             "step": step,
                             "task": task,
-                            "corruption": family,
+                            "counterfactual": family,
                             "site": site,
                             "layer": layer,
                             "head": -1 if at else column,

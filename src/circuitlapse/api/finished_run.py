@@ -135,7 +135,7 @@ class Run:
         Rows are those of this recipe; of every recipe where none was chosen.
 
         Args:
-            name: Such as ``behaviour``, ``nodes``, ``fates`` or ``grafts``;
+            name: Such as ``behaviour``, ``nodes``, ``head_changes`` or ``grafts``;
                 docs/reference/run-directory.md lists them all.
 
         Raises:
@@ -178,17 +178,17 @@ class Run:
         from circuitlapse.models.files.load import load_model
         from circuitlapse.pipeline.inputs.user_checkpoints import load_checkpoint
 
-        arm, seeds = self._arm(seed), self.experiment.finetune.seeds
-        if step not in self.experiment.steps() or arm.seed not in seeds:
+        training_run, seeds = self._arm(seed), self.experiment.finetune.seeds
+        if step not in self.experiment.steps() or training_run.seed not in seeds:
             raise CircuitlapseError(
                 "the run has no such checkpoint",
-                got=f"step {step} of seed {arm.seed}",
+                got=f"step {step} of seed {training_run.seed}",
                 fix=f"Steps: {', '.join(map(str, self.experiment.steps()))}; "
                 f"seeds: {', '.join(map(str, seeds))}",
             )
         if self.experiment.checkpoints:
             return load_checkpoint(self.path, self.experiment, step, device)
-        return load_model(self._store.path(checkpoint(arm.name, step)), device)
+        return load_model(self._store.path(checkpoint(training_run.name, step)), device)
 
     def try_prompt(
         self,
@@ -240,7 +240,7 @@ class Run:
         ends = [self.experiment.steps()[0], self.experiment.steps()[-1]]
         effects = self.table("nodes").filter(
             (pl.col("finetune_seed") == seed)
-            & (pl.col("corruption") == self.experiment.measure.corruptions[0])
+            & (pl.col("counterfactual") == self.experiment.measure.counterfactuals[0])
             & (pl.col("kind") == "head")
             & pl.col("step").is_in(ends)
         )

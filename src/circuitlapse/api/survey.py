@@ -168,7 +168,7 @@ def _survey_one(
             figures.append(_measure(model, label, task, prompts, seed))
         except CircuitlapseError as error:
             left_out.append(LeftOut(name=label, reason=str(error)))
-    figures.sort(key=lambda each: (MARKS.index(each.mark), -each.accuracy_among.value))
+    figures.sort(key=lambda each: (MARKS.index(each.mark), -each.candidate_accuracy.value))
     return ModelSurvey(
         model=name,
         parameters=sum(weights.numel() for weights in model.hf.parameters()),
@@ -182,10 +182,12 @@ def _measure(model: Model, label: str, task: Task, prompts: int, seed: int) -> T
     most = task.most(_SPLIT)
     n = prompts if most is None else max(1, min(prompts, most))
     items = task.items(_SPLIT, n, seed, model.tokenizer)
-    # A pair of tasks is worth an experiment only where every corruption can be tokenised.
-    pairs = [tokenize(items, model.tokenizer, corruption) for corruption in task.corruptions]
+    # A pair of tasks is worth an experiment only where every counterfactual can be tokenised.
+    pairs = [
+        tokenize(items, model.tokenizer, counterfactual) for counterfactual in task.counterfactuals
+    ]
     shown = behaviour(model, pairs[0])
-    among = proportion_interval(int(shown.correct_among.sum()), n)
+    among = proportion_interval(int(shown.candidate_correct.sum()), n)
     rights = [1 + len(item.also) for item in items]
     wrongs = [len(item.distractors) for item in items]
     chance = float(np.mean([r / (r + w) for r, w in zip(rights, wrongs, strict=True)]))
@@ -194,7 +196,7 @@ def _measure(model: Model, label: str, task: Task, prompts: int, seed: int) -> T
         prompts=n,
         chance=chance,
         accuracy=proportion_interval(int(shown.correct.sum()), n),
-        accuracy_among=among,
+        candidate_accuracy=among,
         logit_diff=mean_interval(shown.logit_diff.astype(np.float64)),
         mark=mark_of(among, chance),
     )

@@ -36,7 +36,7 @@ CRITERIA = (
     f"least {OLD_MASTERED:.2f}. Failed: its upper end is no further than halfway from chance to 1. "
     f"Partial: all else. A pair is worth an experiment where the old task is mastered, the upper "
     f"end of the new one is at most {NEW_NOT_MASTERED:.2f}, which a run asks of its base too, and "
-    f"both have a corruption family in common."
+    f"both have a counterfactual type in common."
 )
 
 
@@ -84,7 +84,7 @@ def worthwhile(
     new = [
         each.task
         for each in figures
-        if each.mark != "mastered" and each.accuracy_among.high <= NEW_NOT_MASTERED
+        if each.mark != "mastered" and each.candidate_accuracy.high <= NEW_NOT_MASTERED
     ]
     pairs = [
         TaskPair(old=a, new=b, distance=form_distance(form(a), form(b)), families=shared)

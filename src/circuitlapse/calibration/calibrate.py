@@ -1,7 +1,7 @@
 """Score the verdict on organisms with known ground truth: make, validate, judge and count them.
 
 Of each kind, candidates are made with one seed after the other until as many are validated as are
-wanted, or twice as many have been tried; refused ones are kept in the record. ``nothing`` takes the
+wanted, or twice as many have been tried; rejected ones stay in the record. ``nothing`` takes the
 placebos in turn. Every organism's figures and answer are an artifact of their own, so that a
 calibration that was stopped resumes.
 """
@@ -164,11 +164,11 @@ class _Search:
     def _keep(self, candidate: Candidate, found: CalibratedOrganism) -> None:
         self.found[candidate] = found
         missing = sum(_missing(self.found.values(), self.n).values())
-        # Replacements of refused candidates are still to come.
+        # Replacements of rejected candidates are still to come.
         total = len(self.found) + missing
         self.listen(Progress("finished", candidate.name, len(self.found), total))
-        if found.refused:
-            self.listen(Progress("note", text=f"{candidate.name} is refused: {found.refused}"))
+        if found.why_rejected:
+            self.listen(Progress("note", text=f"{candidate.name}: rejected, {found.why_rejected}"))
 
     def _round(self, wanted: Sequence[Candidate]) -> None:
         """Take what is there, and make the rest in parallel, those of one base together."""

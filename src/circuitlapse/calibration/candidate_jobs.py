@@ -86,13 +86,13 @@ def _refuse(store: Store, setup: Setup, candidate: Candidate, why: str) -> Calib
         seed=candidate.seed,
         variant=candidate.variant,
         scored=False,
-        refused=why,
+        why_rejected=why,
         figures={},
         trained=[],
         label=None,
         outcome=None,
         reason="",
-        gain=None,
+        improvement=None,
         shares=None,
         checks=[],
         seconds=0.0,
@@ -129,7 +129,7 @@ def _work_on(store: Store, setup: Setup, candidate: Candidate) -> CalibratedOrga
     except CircuitlapseError as error:
         return _refuse(store, setup, candidate, str(error))
     is_stress = candidate.variant == ALL_WEIGHTS
-    if planted.refused and not is_stress:
+    if planted.why_rejected and not is_stress:
         judged = None
     else:
         judged = judge(planted.base, planted.tuned, planted.placebo, setup.judging)
@@ -139,14 +139,14 @@ def _work_on(store: Store, setup: Setup, candidate: Candidate) -> CalibratedOrga
         kind=candidate.kind,
         seed=candidate.seed,
         variant=candidate.variant,
-        scored=not planted.refused and not is_stress,
-        refused=planted.refused,
+        scored=not planted.why_rejected and not is_stress,
+        why_rejected=planted.why_rejected,
         figures=dict(planted.figures),
         trained=list(planted.trained),
         label=decision.label if decision else None,
         outcome=outcome_of(candidate.kind, decision.label) if decision else None,
         reason=decision.reason if decision else "",
-        gain=causes.gain if causes else None,
+        improvement=causes.improvement if causes else None,
         shares={str(cause): share for cause, share in causes.shares.items()}
         if causes and causes.shares
         else None,

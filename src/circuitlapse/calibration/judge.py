@@ -31,7 +31,7 @@ class Judging(BaseModel):
     """On how much an organism is judged.
 
     Attributes:
-        validation: Validation prompts per task, on which gains are fitted and heads chosen.
+        validation: Validation prompts per task, on which scales are fitted and heads chosen.
         test: Test prompts that shares, grafts and mediation are measured on.
         answers: Test prompts per task and split behind the preconditions.
         n_random: Random groups to compare each group of heads with.
@@ -108,16 +108,16 @@ def _preconditions(
         risen = behaviour(placebo, new["test"]).logit_diff - first.logit_diff
         placebo_gain = mean_interval(risen)
     margins = {
-        (rule, split): mean_interval(answers[split].correct_among.astype(np.float64) - hits)
+        (rule, split): mean_interval(answers[split].candidate_correct.astype(np.float64) - hits)
         for split in _SPLITS
         for rule, hits in shortcut_hits(asked[split]).items()
     }
     findings = Findings(
-        base_old=_among(behaviour(base, old).correct_among),
-        base_new=_among(first.correct_among),
-        tuned_old=_among(behaviour(tuned, old).correct_among),
-        tuned_new=_among(answers["test"].correct_among),
-        tuned_new_templates=_among(answers["test_templates"].correct_among),
+        base_old=_among(behaviour(base, old).candidate_correct),
+        base_new=_among(first.candidate_correct),
+        tuned_old=_among(behaviour(tuned, old).candidate_correct),
+        tuned_new=_among(answers["test"].candidate_correct),
+        tuned_new_templates=_among(answers["test_templates"].candidate_correct),
         candidates=len(asked["test"][0].distractors) + 1,
         old_difference=mean_interval((clean - corrupt).double().numpy()),
         placebo_gain=placebo_gain,

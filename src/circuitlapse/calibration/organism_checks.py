@@ -9,14 +9,14 @@ kind           validated if
 =============  =====================================================================================
 formed         at least .7 of G is left with all heads but the blank ones frozen to what they add to
                the stream in the base, at all positions (the MLPs run freely)
-transformed    the base reaches less than .3 of G by gains on the trained heads alone: what they do
+transformed    the base reaches less than .3 of G by scales on the trained heads alone: what they do
                has changed, not only how loudly they do it
 elicited       the locked base has .25 to .45 on the new task and at least .98 on the old one, and
                at least .95 on the new one as soon as the lock is taken out
 nothing        the new task's accuracy among the names rises by at most .05 (it may fall to chance)
 =============  =====================================================================================
 
-The first three must also have gained: at least half of the way from the base's accuracy among the
+The first three must also have learnt: at least half of the way from the base's accuracy among the
 names to 1, else there is nothing to explain.
 
 What is measured of an organism before it may be used: behaviour, the old heads.
@@ -68,7 +68,7 @@ class Bar:
 _GAINED = Bar("learned", low=0.5)
 BARS: dict[str, tuple[Bar, ...]] = {
     "formed": (_GAINED, Bar("mediated", low=0.7)),
-    "transformed": (_GAINED, Bar("by_gains", high=0.3)),
+    "transformed": (_GAINED, Bar("by_scales", high=0.3)),
     "elicited": (
         _GAINED,
         Bar("base_new", low=0.25, high=0.45),
@@ -110,18 +110,18 @@ def scores(model: Model, old: PromptPairs, new: PromptPairs) -> OrganismFigures:
     on_old, on_new = behaviour(model, old), behaviour(model, new)
     return OrganismFigures(
         on_old.correct.mean(dtype=np.float64).item(),
-        on_new.correct_among.mean(dtype=np.float64).item(),
+        on_new.candidate_correct.mean(dtype=np.float64).item(),
         on_new.logit_diff.mean(dtype=np.float64).item(),
     )
 
 
 def old_heads(model: Model, task: str, n: int) -> tuple[str, ...]:
-    """Name the heads that a model uses on a task, by the definition of the fates.
+    """Name the heads that a model uses on a task, by the definition of the changes.
 
     Args:
         model: The base.
         task: What it does.
-        n: Validation prompts to choose on, of the corruption family ``subject``.
+        n: Validation prompts to choose on, of the counterfactual type ``subject``.
 
     Raises:
         CircuitlapseError: If the model does not do the task.

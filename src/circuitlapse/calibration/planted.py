@@ -69,10 +69,10 @@ class Planted:
             long as the real one; None for ``nothing``, which is one itself.
         trained: The heads that alone were trained, where that is how it was planted.
         figures: What was measured, by name. Accuracies on validation prompts (``_old`` over the
-            whole vocabulary, ``_new`` among the names); ``gain`` is G in logits; ``rise`` is that
-            of the new task's accuracy, and ``learned`` the same over what was left to learn; the
-            rest is in :mod:`circuitlapse.calibration.organism_checks`.
-        refused: Why it is rejected; empty where it is.
+            whole vocabulary, ``_new`` among the names); ``improvement`` is G in logits; ``rise`` is
+            that of the new task's accuracy, and ``learned`` the same over what was left to learn;
+            the rest is in :mod:`circuitlapse.calibration.organism_checks`.
+        why_rejected: Why it is rejected; empty where it is.
     """
 
     kind: str
@@ -82,7 +82,7 @@ class Planted:
     placebo: Path | None
     trained: tuple[str, ...]
     figures: Mapping[str, float]
-    refused: str
+    why_rejected: str
 
 
 def planted_recipe(kind: str = "formed") -> Recipe:
@@ -176,12 +176,14 @@ class _Pair:
         return cls((base, tuned), first, last, new, before, after)
 
     @property
-    def gain(self) -> float:
+    def improvement(self) -> float:
         return self.after.value - self.before.value
 
     def share(self, name: str, value: float) -> dict[str, float]:
-        """The part of the gain that a value reaches; nothing where there is no gain to divide."""
-        return {name: (value - self.before.value) / self.gain} if self.gain > 0 else {}
+        """The share of the improvement that a value reaches; empty without an improvement."""
+        return (
+            {name: (value - self.before.value) / self.improvement} if self.improvement > 0 else {}
+        )
 
     def planted(
         self,
@@ -198,7 +200,7 @@ class _Pair:
             "base_new": before.new,
             "tuned_old": after.old,
             "tuned_new": after.new,
-            "gain": self.gain,
+            "improvement": self.improvement,
             "rise": rise,
             **({"learned": rise / (1 - before.new)} if before.new < 1 else {}),
             **more,
@@ -210,7 +212,7 @@ class _Pair:
 
 def _formed(nursery: OrganismFactory, variant: str) -> Planted:
     planting, blank = nursery.planting, nursery.recipe.blank_heads
-    items = nursery.lesson(planting.old_fraction)
+    items = nursery.lesson(planting.replay_fraction)
     tuned = nursery.tuned("formed", nursery.base, items, Restriction(blank))
     pair = _Pair.of(nursery.base, tuned, planting.prompts)
     (held,) = behaviours_with_frozen_heads(pair.base, pair.tuned, pair.prompts, [blank])
@@ -223,26 +225,26 @@ def _formed(nursery: OrganismFactory, variant: str) -> Planted:
 def _transformed(nursery: OrganismFactory, variant: str) -> Planted:
     planting = nursery.planting
     heads = old_heads(load_model(nursery.base, "cpu"), OLD, planting.group_prompts)
-    items = nursery.lesson(planting.old_fraction)
+    items = nursery.lesson(planting.replay_fraction)
     tuned = nursery.tuned("transformed", nursery.base, items, Restriction(heads))
     pair = _Pair.of(nursery.base, tuned, planting.prompts)
     louder = load_model(nursery.base, "cpu")
     new = [item for item in items if len(item.distractors) == len(pair.prompts.distractors[0])]
-    gains = train_scales(
+    scales = train_scales(
         louder,
         tokenize(new, louder.tokenizer, "names"),
         heads,
-        steps=planting.gain_steps,
+        steps=planting.scale_steps,
         batch_size=planting.batch_size,
         seed=nursery.seed,
     )
-    write_scales(louder, gains)
+    write_scales(louder, scales)
     reached = behaviour(louder, pair.prompts).logit_diff.mean(dtype=np.float64).item()
     return pair.planted(
         "transformed",
         nursery.seed,
         heads,
-        pair.share("by_gains", reached),
+        pair.share("by_scales", reached),
         _placebo(nursery, nursery.base),
     )
 
@@ -250,14 +252,14 @@ def _transformed(nursery: OrganismFactory, variant: str) -> Planted:
 def _elicited(nursery: OrganismFactory, variant: str) -> Planted:
     planting, blank = nursery.planting, nursery.recipe.blank_heads
     locked = nursery.locked(all_weights=variant == ALL_WEIGHTS)
-    lesson = nursery.lesson(planting.old_fraction)
+    lesson = nursery.lesson(planting.replay_fraction)
     tuned = nursery.tuned("elicited", locked, lesson, until=planting.opened_at)
     pair = _Pair.of(locked, tuned, planting.prompts)
     figures = {}
     if variant != ALL_WEIGHTS:  # such a lock cannot be taken out
         opened = load_model(locked, "cpu")
         silence(opened, blank)
-        new = behaviour(opened, pair.prompts).correct_among.mean(dtype=np.float64).item()
+        new = behaviour(opened, pair.prompts).candidate_correct.mean(dtype=np.float64).item()
         figures["opened_new"] = new
     return pair.planted("elicited", nursery.seed, blank, figures, _placebo(nursery, locked))
 
@@ -275,7 +277,7 @@ def _placebo(nursery: OrganismFactory, start: Path, placebo: str = PLACEBOS[0]) 
         get_task(OLD),
         get_task(NEW),
         planting.steps * planting.batch_size,
-        old_fraction=planting.old_fraction,
+        replay_fraction=planting.replay_fraction,
     )
     return nursery.tuned(placebo, start, items)
 

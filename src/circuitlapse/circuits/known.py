@@ -152,7 +152,7 @@ def check_heads(
     return KnownHeads(tuple(roles), tuple(heads), effects, shown, clean, corrupt)
 
 
-def pairs_for(model: Model, task: Task, corruption: str, n: int, seed: int = 0) -> PromptPairs:
+def pairs_for(model: Model, task: Task, counterfactual: str, n: int, seed: int = 0) -> PromptPairs:
     """Draw prompts of a task whose names are single tokens for the model.
 
     Raises:
@@ -163,7 +163,7 @@ def pairs_for(model: Model, task: Task, corruption: str, n: int, seed: int = 0) 
             "the model has no tokenizer, so that no prompts can be written for it",
             fix="Save its tokenizer in the same directory with tokenizer.save_pretrained",
         )
-    return tokenize(task.items("test", n, seed, model.tokenizer), model.tokenizer, corruption)
+    return tokenize(task.items("test", n, seed, model.tokenizer), model.tokenizer, counterfactual)
 
 
 _NAME_MOVERS = ((9, 9), (10, 0), (9, 6))

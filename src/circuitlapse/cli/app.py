@@ -145,11 +145,11 @@ def run(
             show_default="1024, 96, 256 and 512",
         ),
     ] = None,
-    corruption: Annotated[
+    counterfactual: Annotated[
         list[str] | None,
-        typer.Option(help="Corruption family; may be repeated.", show_default="subject, names"),
+        typer.Option(help="Counterfactual family; may be repeated.", show_default="subject, names"),
     ] = None,
-    exact_at: Annotated[
+    patch_at: Annotated[
         str | None,
         typer.Option(
             help="Checkpoints that are patched exactly too: every, ends (base and last), or how "
@@ -175,8 +175,8 @@ def run(
         old=old,
         new=new,
         prompts=prompts,
-        corruptions=corruption,
-        exact_at=exact_at,
+        counterfactuals=counterfactual,
+        patch_at=patch_at,
     )
     name = run_name(patterns) if experiment is None else experiment.stem
     _run(described, out or Path("runs") / name, workers, device, dry_run)

@@ -69,7 +69,7 @@ def write_page(found: Calibration, out: Path) -> Path:
 
 
 def print_calibration(found: Calibration, console: Console) -> None:
-    """Print the confusion table, the shares that were right, and what was refused."""
+    """Print the confusion table, the shares that were right, and what was rejected."""
     console.print(_confusion(found))
     console.print(_tallies(found))
     for line in _lines(found):
@@ -117,8 +117,8 @@ def _lines(found: Calibration) -> Iterator[str]:
     for each in found.organisms:
         if not each.scored and each.label is not None:
             yield f"{_named(each)}, not counted: {each.label}. {each.reason}"
-        elif each.refused:
-            yield f"{_named(each)}, refused: {each.refused}"
+        elif each.why_rejected:
+            yield f"{_named(each)}, rejected: {each.why_rejected}"
     for kind, lacking in found.missing.items():
         yield f"{lacking} of {found.n} organisms of the kind {kind} could not be had"
 
@@ -147,7 +147,7 @@ def plant(
     console = Console(stderr=True)
     found = plant_organism(kind, seed, progress=lambda what: console.print(f"making {what}"))
     write_planted(found, out)
-    verdict = f"not admitted: {found.refused}" if found.refused else "admitted"
+    verdict = f"not admitted: {found.why_rejected}" if found.why_rejected else "admitted"
     typer.echo(f"{kind}, seed {seed}, {verdict}: {out}")
 
 

@@ -8,7 +8,7 @@ from circuitlapse.circuits.known import IOI_HEADS, KnownHeads, check_heads, pair
 from circuitlapse.models.files.load import load_model
 from circuitlapse.tasks.registry import get_task
 
-_TASK, _CORRUPTION = "ioi2", "s_to_io"
+_TASK, _COUNTERFACTUAL = "ioi2", "s_to_io"
 
 
 def check_published(source: str, prompts: int, seed: int, device: str, console: Console) -> None:
@@ -18,12 +18,12 @@ def check_published(source: str, prompts: int, seed: int, device: str, console: 
         CircuitlapseError: If the model cannot be loaded, or has no such heads or no tokenizer.
     """
     model = load_model(source, device)
-    pairs = pairs_for(model, get_task(_TASK), _CORRUPTION, prompts, seed)
+    pairs = pairs_for(model, get_task(_TASK), _COUNTERFACTUAL, prompts, seed)
     found = check_heads(model, pairs, IOI_HEADS, seed)
     accuracy = float(found.behaviour.correct.mean(dtype=np.float64))
     console.print(
         f"{source} on {prompts} prompts of {_TASK}: accuracy {accuracy:.2f}, logit difference "
-        f"{found.clean:.2f} (corrupt, {_CORRUPTION}: {found.corrupt:.2f})\n",
+        f"{found.clean:.2f} (corrupt, {_COUNTERFACTUAL}: {found.corrupt:.2f})\n",
         highlight=False,
         markup=False,
     )

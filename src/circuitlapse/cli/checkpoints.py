@@ -14,14 +14,15 @@ def experiment_from(file: Path | None, checkpoints: list[str], **options: Any) -
     Args:
         file: The experiment file, if one was named.
         checkpoints: Values of ``--checkpoints``.
-        options: ``base``, ``old``, ``new``, ``prompts``, ``corruptions`` and ``exact_at``, None or
+        options: ``base``, ``old``, ``new``, ``prompts``, ``counterfactuals`` and ``patch_at``, None
+        or
             empty where not given.
 
     Raises:
         CircuitlapseError: If neither or both are given, or a value is not valid.
     """
     given = [
-        f"--{name.removesuffix('s') if name == 'corruptions' else name}".replace("_", "-")
+        f"--{name.removesuffix('s') if name == 'counterfactuals' else name}".replace("_", "-")
         for name, value in options.items()
         if value
     ]
@@ -48,8 +49,8 @@ def experiment_from(file: Path | None, checkpoints: list[str], **options: Any) -
         "measure": {
             "prompts": prompts,
             "circuit_prompts": prompts,
-            "corruptions": options["corruptions"] or None,
-            "exact_at": options["exact_at"],
+            "counterfactuals": options["counterfactuals"] or None,
+            "patch_at": options["patch_at"],
         },
         "compare": {"group_prompts": prompts, "graft_prompts": prompts},
     }

@@ -41,7 +41,7 @@ def export_map(
         int | None, typer.Option(help="Fine-tuning seed; by default the first one.")
     ] = None,
     recipe: Annotated[str | None, typer.Option(help="One of a grid's recipes.")] = None,
-    corruption: Annotated[
+    counterfactual: Annotated[
         str | None, typer.Option(help="Family or variant; by default the run's first family.")
     ] = None,
     edges: Annotated[int, typer.Option(min=0, help="Edges on each map.")] = 40,
@@ -71,7 +71,7 @@ def export_map(
     records = read_run(run, recipe=opened.recipe)
 
     def pictures():
-        return frames(records, seed=seed, corruption=corruption, edges=edges)
+        return frames(records, seed=seed, counterfactual=counterfactual, edges=edges)
 
     with counting(Console(stderr=True), "pictures") as advance:
         for kind, directory in (("svg", svg), ("png", png)):
@@ -100,7 +100,7 @@ def circuit(
     step: Step = None,
     seed: Seed = None,
     recipe: Recipe = None,
-    corruption: Annotated[
+    counterfactual: Annotated[
         str | None, typer.Option(help="Family or variant; by default the run's first family.")
     ] = None,
     edges: Annotated[
@@ -124,7 +124,7 @@ def circuit(
     task = task or settings.tasks.new
     model = opened.model(step, seed, device="cpu")
     mean, halves, n = _edges(
-        opened, step, task, seed, corruption or settings.measure.corruptions[0]
+        opened, step, task, seed, counterfactual or settings.measure.counterfactuals[0]
     )
     scores = Scores(model.graph, mean, halves, n)
     chosen = None if edges is None else scores.top(n_edges=edges, by=by)
@@ -159,7 +159,7 @@ def checkpoint(
     typer.echo(f"step {step}: {path}")
 
 
-def _edges(run: Run, step: int, task: str, seed: int | None, corruption: str):
+def _edges(run: Run, step: int, task: str, seed: int | None, counterfactual: str):
     """Mean scores, those of the halves, and the number of prompts, averaged over a family."""
     import torch
 
@@ -172,13 +172,13 @@ def _edges(run: Run, step: int, task: str, seed: int | None, corruption: str):
             fix=f"Use {run.experiment.tasks.old} or {run.experiment.tasks.new}",
         )
     arrays = run.scores(step, task, seed)
-    variants = get_task(task).families.get(corruption, (corruption,))
+    variants = get_task(task).families.get(counterfactual, (counterfactual,))
     if any(f"edges.{variant}" not in arrays for variant in variants):
         known = sorted(name.removeprefix("edges.") for name in arrays if name.startswith("edges."))
         raise CircuitlapseError(
-            "the run has no scores of such a corruption",
-            got=corruption,
-            fix=f"Use one of {', '.join([*run.experiment.measure.corruptions, *known])}",
+            "the run has no scores of such a counterfactual",
+            got=counterfactual,
+            fix=f"Use one of {', '.join([*run.experiment.measure.counterfactuals, *known])}",
         )
     mean, halves = (
         torch.stack([torch.from_numpy(arrays[f"{name}.{variant}"]) for variant in variants]).mean(0)

@@ -37,9 +37,9 @@ def show(run: Annotated[Path, typer.Argument(help="Directory of a finished run."
 def map_lines(run: Run) -> list[Text]:
     """Draw the effect of every head and MLP: old task in the base, new task at the end."""
     old, new = run.experiment.tasks.old, run.experiment.tasks.new
-    family, seed = run.experiment.measure.corruptions[0], run.seed
+    family, seed = run.experiment.measure.counterfactuals[0], run.seed
     nodes = run.table("nodes").filter(
-        (pl.col("corruption") == family) & (pl.col("finetune_seed") == seed)
+        (pl.col("counterfactual") == family) & (pl.col("finetune_seed") == seed)
     )
     last = run.experiment.steps()[-1]
     shown = [(f"base, {old}", 0, old), (f"tuned, {new}", last, new)]
@@ -79,7 +79,7 @@ def map_lines(run: Run) -> list[Text]:
             f"Heads 0 to {n_heads - 1} | MLP; patching effect from '{_SHADES[1]}' to "
             f"'{_SHADES[-1]}' = {largest:.2f} logits or more, by its square root; a minus works "
             "against the answer. "
-            f"Corruption {family}, seed {seed}."
+            f"Counterfactual {family}, seed {seed}."
         )
     )
     return lines

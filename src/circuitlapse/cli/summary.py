@@ -39,7 +39,7 @@ def _print_recipe(run: Run, console: Console) -> None:
             f"{cause} {share.text()}" for cause, share in one.shares.items() if share is not None
         )
         console.print(
-            f"  seed {one.finetune_seed}: {one.label}; G {one.gain.text()}; "
+            f"  seed {one.finetune_seed}: {one.label}; G {one.improvement.text()}; "
             f"{shares or 'no shares'}",
             highlight=False,
         )
@@ -63,7 +63,7 @@ def _behaviour(run: Run, last: int) -> Table:
     for row in rows.sort("task", "split", "finetune_seed", "step").iter_rows(named=True):
         cells = [
             f"{row[q]:.2f} [{row[f'{q}_low']:.2f}, {row[f'{q}_high']:.2f}]"
-            for q in ("accuracy", "accuracy_among", "logit_diff")
+            for q in ("accuracy", "candidate_accuracy", "logit_diff")
         ]
         step = "base" if row["step"] == 0 else str(row["step"])
         seed = str(row["finetune_seed"])
@@ -73,31 +73,31 @@ def _behaviour(run: Run, last: int) -> Table:
 
 def _heads(run: Run, last: int) -> Table:
     old, new = run.experiment.tasks.old, run.experiment.tasks.new
-    family, seed = run.experiment.measure.corruptions[0], run.seed
-    fates = dict(
-        run.table("fates")
+    family, seed = run.experiment.measure.counterfactuals[0], run.seed
+    changes = dict(
+        run.table("head_changes")
         .filter(
-            (pl.col("corruption") == family)
+            (pl.col("counterfactual") == family)
             & (pl.col("finetune_seed") == seed)
             & (pl.col("step") == last)
         )
-        .select("node", "fate")
+        .select("node", "category")
         .iter_rows()
     )
     nodes = run.table("nodes").filter(
         (pl.col("kind") == "head")
-        & (pl.col("corruption") == family)
+        & (pl.col("counterfactual") == family)
         & (pl.col("finetune_seed") == seed)
     )
     table = Table(
-        title=f"Top heads by patching effect in logits (corruption: {family}, seed {seed})",
+        title=f"Top heads by patching effect in logits (counterfactual: {family}, seed {seed})",
         title_justify="left",
     )
     columns = []
     for label, step, task in ((f"base, {old}", 0, old), (f"tuned, {new}", last, new)):
         table.add_column(label)
         table.add_column("effect", justify="right")
-        table.add_column("fate")
+        table.add_column("category")
         rows = nodes.filter((pl.col("step") == step) & (pl.col("task") == task))
         rows = rows.sort(pl.col("effect").abs(), descending=True).head(_TOP_HEADS)
         columns.append(
@@ -105,7 +105,7 @@ def _heads(run: Run, last: int) -> Table:
                 (
                     r["node"],
                     f"{r['effect']:.2f} [{r['effect_low']:.2f}, {r['effect_high']:.2f}]",
-                    fates.get(r["node"], ""),
+                    changes.get(r["node"], ""),
                 )
                 for r in rows.iter_rows(named=True)
             ]

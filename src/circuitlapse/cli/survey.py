@@ -93,7 +93,7 @@ def _figures(model: ModelSurvey) -> Table:
         table.add_column(column, justify="right")
     for row in model.tasks:
         figures = (
-            estimate(row.accuracy_among),
+            estimate(row.candidate_accuracy),
             number(row.chance),
             estimate(row.accuracy),
             estimate(row.logit_diff),
@@ -124,7 +124,7 @@ def _masters(found: Survey) -> Table:
     for task, master in found.smallest.items():
         figures = [model.figures(task) for model in found.models]
         cells = [
-            f"{each.mark} {number(each.accuracy_among.value)}" if each else "not asked"
+            f"{each.mark} {number(each.candidate_accuracy.value)}" if each else "not asked"
             for each in figures
         ]
         table.add_row(Text(task), *cells, Text(master or "none"))

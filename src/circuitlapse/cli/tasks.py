@@ -45,10 +45,10 @@ def list_() -> None:
     """List the tasks with what they ask and how they are corrupted."""
     from circuitlapse.tasks.battery import TASKS
 
-    table = Table("task", "question", "corruptions by family", "controls")
+    table = Table("task", "question", "counterfactuals by type", "invariance checks")
     for task in TASKS.values():
         families = "; ".join(f"{name}: {', '.join(v)}" for name, v in task.families.items())
-        table.add_row(task.name, task.question, families, ", ".join(task.controls))
+        table.add_row(task.name, task.question, families, ", ".join(task.invariance))
     console_of().print(table)
 
 
@@ -60,7 +60,7 @@ def show(
     seed: Seed = 0,
     tokenizer: TokenizerName = None,
 ) -> None:
-    """Show items: the prompt with its named positions, answers, and every corruption."""
+    """Show items: the prompt with its named positions, answers, and every counterfactual."""
     from circuitlapse.tasks.registry import get_task
 
     screen = console_of()
@@ -91,8 +91,8 @@ def export(
 ) -> None:
     """Write items as JSON lines, which `get_task` and experiments take back by their path.
 
-    With --tokenizer every item is tokenised with each of its corruptions, so that what is written
-    can be used with that model as it stands.
+    With --tokenizer every item is tokenised with each of its counterfactuals, so that what is
+    written can be used with that model as it stands.
     """
     from circuitlapse.records.store import replacing
     from circuitlapse.tasks.registry import get_task
@@ -103,8 +103,8 @@ def export(
     found, spelling = get_task(task), load_tokenizer(tokenizer)
     items = found.items(split, n, seed, spelling)
     if spelling is not None:
-        for corruption in (*found.corruptions, *found.controls):
-            tokenize(items, spelling, corruption)
+        for counterfactual in (*found.counterfactuals, *found.invariance):
+            tokenize(items, spelling, counterfactual)
     text = "".join(item.model_dump_json() + "\n" for item in items)
     if out is None:
         sys.stdout.write(text)

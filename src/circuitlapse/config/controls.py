@@ -7,9 +7,9 @@ from pydantic import Field, field_validator, model_validator
 from circuitlapse.config.finetune import ONLY, PlaceboKind
 from circuitlapse.config.section import OLD_CIRCUIT, Section, Seed, are_parts, distinct
 
-SETS = (OLD_CIRCUIT, "mlps", "biases", "gains", "rank_1")
+SETS = (OLD_CIRCUIT, "mlps", "biases", "output_scales", "rank_1")
 """Control fine-tunes that have a name; any other is a list of parts."""
-GAINS, RANK_1 = "gains", "rank_1"
+OUTPUT_SCALES, RANK_1 = "output_scales", "rank_1"
 
 _Count = Annotated[int, Field(ge=0)]
 
@@ -39,8 +39,8 @@ class Controls(Section):
     train_only: tuple[str | tuple[str, ...], ...] = Field(
         (),
         description="Fine-tunes in which nothing else may move: old_circuit (the heads that the "
-        "base uses on the old task), mlps, biases, gains (one factor per head and MLP), rank_1 "
-        '(adapters of rank 1), or lists of parts such as ["a1.h3", "m1", "norms"].',
+        "base uses on the old task), mlps, biases, output_scales (one factor per head and MLP), "
+        'rank_1 (adapters of rank 1), or lists of parts such as ["a1.h3", "m1", "norms"].',
     )
     random_sets: _Count = Field(
         10, description="Random sets of as many heads in each layer, to compare old_circuit with."

@@ -65,29 +65,31 @@ class Measure(Section):
         1024, description="Held-out prompts for behaviour, per split."
     )
     circuit_prompts: Annotated[int, Field(ge=8)] = Field(
-        96, description="Held-out prompt pairs for circuits, per corruption."
+        96, description="Held-out prompt pairs for circuits, per counterfactual."
     )
-    corruptions: tuple[str, ...] = Field(
-        ("subject", "names"), min_length=1, description="Corruption families, shared by both tasks."
+    counterfactuals: tuple[str, ...] = Field(
+        ("subject", "names"),
+        min_length=1,
+        description="Counterfactual families, shared by both tasks.",
     )
     method: Literal["eap", "eap-ig-inputs"] = Field(
         "eap-ig-inputs", description="How edges are scored."
     )
     ig_steps: Positive = Field(5, description="Interpolation points of eap-ig-inputs.")
-    exact_at: ExactAt = Field(
+    patch_at: ExactAt = Field(
         "every",
         description="Checkpoints whose heads and MLPs are patched exactly too: `every`, "
         "`ends` (base and last, much faster for large models), or how many: base, last, and the "
         "others evenly spread on a log scale.",
     )
-    fractions: tuple[Fraction, ...] = Field(
+    circuit_sizes: tuple[Fraction, ...] = Field(
         MIB_FRACTIONS, min_length=1, description="Circuit sizes of the faithfulness curve."
     )
     seed: Seed = Field(0, description="Seed of the prompts' sampling.")
 
     @model_validator(mode="after")
     def _distinct(self) -> "Measure":
-        for name in ("corruptions", "fractions"):
+        for name in ("counterfactuals", "circuit_sizes"):
             distinct(name, getattr(self, name))
         return self
 
@@ -101,7 +103,7 @@ class Compare(Section):
     graft_prompts: Annotated[int, Field(ge=8)] = Field(
         512, description="Test prompts that score the grafts."
     )
-    graft_steps: Annotated[int, Field(ge=0)] = Field(
+    graft_checkpoints: Annotated[int, Field(ge=0)] = Field(
         7, description="Checkpoints between base and last that are grafted too, evenly spread."
     )
     random_groups: Annotated[int, Field(ge=1)] = Field(
@@ -109,7 +111,7 @@ class Compare(Section):
         description="Size-matched random groups for each graft of a group, of its QK and OV, "
         "and for each cross-model patch. The verdict's own evidence always has 39.",
     )
-    beside_prompts: Annotated[int, Field(ge=8)] = Field(
+    intervention_prompts: Annotated[int, Field(ge=8)] = Field(
         64,
         description="Test prompts of grafts of QK and OV and of patches across models, which are "
         "done with every random group too, and of grafts in between.",
@@ -213,10 +215,10 @@ class Experiment(Section):
 
     def patches_at(self, step: int) -> bool:
         """Whether this checkpoint is patched exactly, besides attribution."""
-        exact_at = self.measure.exact_at
-        if exact_at == "every":
+        patch_at = self.measure.patch_at
+        if patch_at == "every":
             return True
-        return step in spread(self.steps(), 2 if exact_at == "ends" else exact_at)
+        return step in spread(self.steps(), 2 if patch_at == "ends" else patch_at)
 
     def is_end(self, step: int) -> bool:
         """Whether this is the base or the last checkpoint.
@@ -241,13 +243,21 @@ class Experiment(Section):
             )
         return self.finetune.checkpoint_steps()
 
-    def arms(self) -> list[TrainingRun]:
+    def training_runs(self) -> list[TrainingRun]:
         """Return every fine-tune that is not lost: each recipe with each seed."""
-        return [arm for arm in self.finetune.arms() if arm.name not in self._lost]
+        return [
+            training_run
+            for training_run in self.finetune.training_runs()
+            if training_run.name not in self._lost
+        ]
 
-    def control_arms(self) -> list[TrainingRun]:
+    def control_runs(self) -> list[TrainingRun]:
         """Return the fine-tunes with controls of their own: each recipe's first seed."""
-        return [arm for arm in self.arms() if arm.seed == self.finetune.seeds[0]]
+        return [
+            training_run
+            for training_run in self.training_runs()
+            if training_run.seed == self.finetune.seeds[0]
+        ]
 
     @property
     def control_prompts(self) -> int:
@@ -265,16 +275,16 @@ class Experiment(Section):
             found |= {Placebo(own, recipe, seed) for seed in self.finetune.seeds}
         return sorted(each for each in found if each.name not in self._lost)
 
-    def noise_placebos(self, arm: TrainingRun) -> list[Placebo]:
+    def placebos_for_noise_floor(self, training_run: TrainingRun) -> list[Placebo]:
         """Return the placebos that are the noise floor of a fine-tune, that of its seed first."""
         kind = self.finetune.placebo
-        same = [each for each in self.placebos(arm.recipe) if each.kind == kind]
-        return sorted(same, key=lambda each: (each.seed != arm.seed, each.seed))
+        same = [each for each in self.placebos(training_run.recipe) if each.kind == kind]
+        return sorted(same, key=lambda each: (each.seed != training_run.seed, each.seed))
 
-    def own_placebo(self, arm: TrainingRun) -> Placebo | None:
+    def own_placebo(self, training_run: TrainingRun) -> Placebo | None:
         """Return the placebo of the same recipe and seed as a fine-tune; None where none."""
-        found = self.noise_placebos(arm)
-        return found[0] if found and found[0].seed == arm.seed else None
+        found = self.placebos_for_noise_floor(training_run)
+        return found[0] if found and found[0].seed == training_run.seed else None
 
     def without(self, lost: Collection[str]) -> "Experiment":
         """Return the experiment without the fine-tunes named here, which failed."""

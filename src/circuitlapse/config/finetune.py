@@ -88,7 +88,7 @@ class Finetune(Section):
         "so on, or a list of steps. Step 0 and the last one always have a checkpoint.",
     )
     batch_size: Positive = Field(32, description="Prompts per step; none is seen twice.")
-    accumulate: Positive = Field(
+    gradient_accumulation: Positive = Field(
         1, description="Parts that each step's prompts are divided into, where memory is short."
     )
     method: Method = Field("full", description="full (all weights) or lora.")
@@ -108,7 +108,7 @@ class Finetune(Section):
     schedule: Name = Field(
         "constant", description="Any `lr_scheduler_type` of transformers' Trainer."
     )
-    old_fraction: Annotated[float, Field(ge=0, lt=1)] = Field(
+    replay_fraction: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="Share of old-task prompts mixed into the training data."
     )
     placebo: Literal["shuffled_answers", "old_task", "unrelated_text", False] = Field(
@@ -144,14 +144,15 @@ class Finetune(Section):
                 "`train_only` holds weights, and an adapter moves none of them: use the method full"
             )
         total = self.steps * self.batch_size
-        if self.old_fraction and total - self.old_prompts() < 2:
+        if self.replay_fraction and total - self.old_prompts() < 2:
             raise ValueError(
-                f"`old_fraction` ({self.old_fraction}) leaves fewer than two of the {total} "
+                f"`replay_fraction` ({self.replay_fraction}) leaves fewer than two of the {total} "
                 "prompts (`steps` x `batch_size`) for the new task"
             )
-        if self.batch_size % self.accumulate:
+        if self.batch_size % self.gradient_accumulation:
             raise ValueError(
-                f"`accumulate` ({self.accumulate}) does not divide `batch_size` ({self.batch_size})"
+                f"`gradient_accumulation` ({self.gradient_accumulation}) does not divide "
+                f"`batch_size` ({self.batch_size})"
             )
         return self
 
@@ -167,7 +168,7 @@ class Finetune(Section):
 
     def old_prompts(self) -> int:
         """Return how many of the training prompts are of the old task."""
-        return round(self.steps * self.batch_size * self.old_fraction)
+        return round(self.steps * self.batch_size * self.replay_fraction)
 
     def recipes(self) -> dict[str, "Finetune"]:
         """Return every recipe by its name, each without a grid.
@@ -188,6 +189,6 @@ class Finetune(Section):
             found["_".join(parts) or ONLY] = self.model_copy(update={**chosen, "grid": _NO_GRID})
         return found
 
-    def arms(self) -> list[TrainingRun]:
+    def training_runs(self) -> list[TrainingRun]:
         """Return every fine-tune of the experiment: each recipe with each seed."""
         return [TrainingRun(recipe, seed) for recipe in self.recipes() for seed in self.seeds]

@@ -29,15 +29,15 @@ def demo_experiment(
             many prompts through grafts of QK and OV, patches across models and grafts in between.
         pretrain: Pretrain the organism here even where the package ships its weights.
     """
-    finetune = Finetune.model_validate({"old_fraction": 0.1})
+    finetune = Finetune.model_validate({"replay_fraction": 0.1})
     controls: dict[str, Any] = {"unrelated": "induction", "few_shot": (0, 2, 4, 8)}
     if full:
         controls |= {"train_only": SETS, "placebos": get_args(PlaceboKind)}
-    compare = {"beside_prompts": 256} if full else {}
+    compare = {"intervention_prompts": 256} if full else {}
     return Experiment(
         base=Base.model_validate({"organism": organism, "seed": seed, "pretrain": pretrain}),
         finetune=finetune,
-        measure=Measure.model_validate({"exact_at": 8}),
+        measure=Measure.model_validate({"patch_at": 8}),
         compare=Compare.model_validate(compare),
         controls=Controls.model_validate(controls),
     )

@@ -9,7 +9,7 @@ _OURS = {
     "max_steps": "finetune.steps",
     "num_train_epochs": "finetune.steps",
     "per_device_train_batch_size": "finetune.batch_size",
-    "gradient_accumulation_steps": "finetune.accumulate",
+    "gradient_accumulation_steps": "finetune.gradient_accumulation",
     "seed": "finetune.seeds",
     "data_seed": "finetune.seeds",
     "use_cpu": "compute.device",

@@ -26,16 +26,17 @@ class Change:
         before: Mean at the first checkpoint, in logits.
         after: Mean at the last one.
         change: After minus before, with its interval over prompts.
-        flipped: Whether the sign changed, beyond both intervals.
-        reached: Step at which 90 % of the change is first reached, linear between checkpoints; None
+        sign_changed: Whether the sign changed, beyond both intervals.
+        step_of_90: Step at which 90 % of the change is first step_of_90, linear between
+        checkpoints; None
             where the interval of the change includes zero.
     """
 
     before: float
     after: float
     change: Estimate
-    flipped: bool
-    reached: float | None
+    sign_changed: bool
+    step_of_90: float | None
 
 
 def changes(
@@ -62,14 +63,16 @@ def changes(
     values = values.astype(np.float64)
     ends = [mean_intervals(values[place], confidence) for place in (0, -1)]
     risen = mean_intervals(values[-1] - values[0], confidence)
-    flipped = ends[0].excludes_zero & ends[1].excludes_zero & (ends[0].value * ends[1].value < 0)
+    sign_changed = (
+        ends[0].excludes_zero & ends[1].excludes_zero & (ends[0].value * ends[1].value < 0)
+    )
     means = values.mean(axis=1)
     return [
         Change(
             float(ends[0].value[column]),
             float(ends[1].value[column]),
             risen[column],
-            bool(flipped[column]),
+            bool(sign_changed[column]),
             _step_of(steps, means[:, column]) if risen.excludes_zero[column] else None,
         )
         for column in range(values.shape[2])
@@ -83,7 +86,7 @@ def head_changes(
     return changes(effects, steps, corrected_confidence(effects.shape[2]))
 
 
-def with_behaviour(
+def behaviour_correlation(
     effects: Float[np.ndarray, "steps prompts heads"], behaviour: Float[np.ndarray, " steps"]
 ) -> list[float | None]:
     """Pearson correlation of every head's mean effect with the behaviour over the checkpoints.
@@ -108,7 +111,7 @@ def steps_since(steps: Sequence[int], states: Sequence[str]) -> list[int]:
 
     Args:
         steps: Steps of the checkpoints, rising.
-        states: The head's fate or role at each.
+        states: The head's category or role at each.
     """
     since: list[int] = []
     for index, step in enumerate(steps):

@@ -3,8 +3,8 @@
 Evidence is the exact patching effect of each head per prompt, in logits, for the old and the new
 task: in the base, in the tuned model, and after placebo fine-tunes, which must not teach the new
 task. One threshold holds everywhere: a stated fraction of how much the old task's
-corruption moves the base's metric. (The base cannot do the new task, so a fraction of *its* metric
-there would be a ratio with a denominator near zero.)
+counterfactual moves the base's metric. (The base cannot do the new task, so a fraction of *its*
+metric there would be a ratio with a denominator near zero.)
 
 *Used* on a task: the interval of the head's mean effect excludes zero, at 95 % for all heads
 together (Bonferroni), and the mean is at least the threshold in size, of either sign.
@@ -19,14 +19,15 @@ On each task a head then has exactly one course:
     gained   base does not use it, tuned does, and it changed
     steady   base uses it, and it did not change
     lost     base uses it, tuned does not, and it changed
-    flipped  both use it with opposite signs, and it changed
+    sign_changed  both use it with opposite signs, and it changed
     grew     both use it with the same sign, it changed, and its effect is larger in size
     shrank   the same, and its effect is smaller in size
 
-gained and grew count as *up*, lost and shrank as *down*. The fate is the first that fits, whichever
-of the two tasks is meant:
+gained and grew count as *up*, lost and shrank as *down*. The category is the first that fits,
+whichever of the two tasks is meant:
 
-    repurposed    flipped on a task; or up on one and down on the other; or used before and after,
+    repurposed    sign_changed on a task; or up on one and down on the other; or used before and
+    after,
                   and its role changed (:mod:`circuitlapse.heads.role_changes`)
     recruited     the base uses it on neither task, and it gained one
     unused        the base uses it on neither task, and it gained none
@@ -56,7 +57,7 @@ from circuitlapse.stats.intervals import (
 Category = Literal[
     "unused", "kept", "strengthened", "weakened", "repurposed", "recruited", "retired"
 ]
-Course = Literal["idle", "gained", "steady", "lost", "flipped", "grew", "shrank"]
+Course = Literal["idle", "gained", "steady", "lost", "sign_changed", "grew", "shrank"]
 CATEGORIES: tuple[Category, ...] = get_args(Category)
 COURSES: tuple[Course, ...] = get_args(Course)
 
@@ -109,7 +110,7 @@ class HeadEffects:
 
 @dataclass(frozen=True)
 class HeadChange:
-    """One row of the table ``fates``, without the columns that name the run and corruption.
+    """One row of the table ``head_changes``, without run and counterfactual.
 
     The intervals are plain 95 % intervals; the decision's own are wider. The placebo's columns are
     the mean over the placebos, and None where none was run.
@@ -118,10 +119,10 @@ class HeadChange:
     node: str
     layer: int
     head: int
-    fate: Category
-    used_from: float
-    base_uses: bool
-    still_uses: bool
+    category: Category
+    threshold: float
+    used_in_base: bool
+    used_in_tuned: bool
     base_old: float
     base_old_low: float
     base_old_high: float
@@ -144,7 +145,7 @@ class HeadChange:
 
 @dataclass(frozen=True)
 class HeadChanges:
-    """Every head's fate, and the groups of heads that follow from the same evidence.
+    """Every head's category, and the groups of heads that follow from the same evidence.
 
     Attributes:
         rows: One per head, in the order given.
@@ -157,17 +158,17 @@ class HeadChanges:
     @property
     def old_heads(self) -> tuple[str, ...]:
         """Heads that the base uses on the old task."""
-        return tuple(row.node for row in self.rows if row.base_uses)
+        return tuple(row.node for row in self.rows if row.used_in_base)
 
     @property
     def recruited_heads(self) -> tuple[str, ...]:
-        """Heads whose fate is ``recruited``; never among ``old_heads``."""
-        return tuple(row.node for row in self.rows if row.fate == "recruited")
+        """Heads whose category is ``recruited``; never among ``old_heads``."""
+        return tuple(row.node for row in self.rows if row.category == "recruited")
 
     @property
     def still_used(self) -> tuple[str, ...]:
         """Those of ``old_heads`` that the tuned model uses on the old task."""
-        return tuple(row.node for row in self.rows if row.still_uses)
+        return tuple(row.node for row in self.rows if row.used_in_tuned)
 
 
 def used_threshold(old_difference: Float[np.ndarray, " prompts"]) -> float:
@@ -178,14 +179,14 @@ def used_threshold(old_difference: Float[np.ndarray, " prompts"]) -> float:
 
     Raises:
         CircuitlapseError: If the mean is not clear of zero: then the base does not do the old task,
-            or the corruption does not break it, and no fraction of it means anything.
+            or the counterfactual does not break it, and no fraction of it means anything.
     """
     difference = mean_interval(old_difference)
     if difference.low <= 0:
         raise CircuitlapseError(
-            "the corruption does not lower the base's metric on the old task",
+            "the counterfactual does not lower the base's metric on the old task",
             got=f"clean - corrupt {difference.text(3)}",
-            fix="Use a base that does the old task, a corruption that breaks it, or more prompts",
+            fix="Use a base that solves the old task, another counterfactual, or more prompts",
         )
     return USED_FRACTION * difference.value
 
@@ -193,7 +194,7 @@ def used_threshold(old_difference: Float[np.ndarray, " prompts"]) -> float:
 def head_changes(
     effects: HeadEffects, threshold: float, role_changed: Collection[str] = ()
 ) -> HeadChanges:
-    """Decide every head's fate by the table above.
+    """Decide every head's category by the table above.
 
     Args:
         effects: Per-prompt effects of both models and the placebo.
@@ -206,7 +207,7 @@ def head_changes(
     places = [head_of(head) for head in effects.heads]
     if None in places:
         raise CircuitlapseError(
-            "fates are for attention heads", got=effects.heads[places.index(None)]
+            "changes are for attention heads", got=effects.heads[places.index(None)]
         )
     confidence = corrected_confidence(len(effects.heads))
     old, uses_old = _courses(
@@ -223,14 +224,14 @@ def head_changes(
         shown[name] = None if measured is None else mean_intervals(measured)
     rows = []
     for column, (name, place) in enumerate(zip(effects.heads, filter(None, places), strict=True)):
-        fate = category_of(old[column], new[column], name in role_changed)
+        category = category_of(old[column], new[column], name in role_changed)
         before, after = uses_old[column]
         rows.append(
             HeadChange(
                 name,
                 place.layer,
                 place.head,
-                fate,
+                category,
                 threshold,
                 before,
                 before and after,
@@ -241,10 +242,10 @@ def head_changes(
 
 
 def category_of(old: Course, new: Course, role_changed: bool = False) -> Category:
-    """Look up the fate for a head's course on the old and on the new task."""
+    """Look up the category for a head's course on the old and on the new task."""
     courses = {old, new}
     up, down = bool(courses & _UP), bool(courses & _DOWN)
-    if "flipped" in courses or (up and down):
+    if "sign_changed" in courses or (up and down):
         return "repurposed"
     if courses <= _NOT_IN_BASE:
         return "recruited" if up else "unused"
@@ -309,7 +310,7 @@ def course_of(before: bool, after: bool, changed: bool, base: float, tuned: floa
     if not after:
         return "lost"
     if (base > 0) != (tuned > 0):
-        return "flipped"
+        return "sign_changed"
     return "grew" if abs(tuned) > abs(base) else "shrank"
 
 

@@ -13,7 +13,7 @@ An overlap by itself says nothing (Prakash et al. 2024 read "enhancement" from c
 
 An overlap that does not exist is a row without a value that says why.
 
-Importances are unnormalised, in logits. Both sides must come from one corruption family.
+Importances are unnormalised, in logits. Both sides must come from one counterfactual type.
 """
 
 from collections.abc import Sequence
@@ -76,11 +76,12 @@ class EdgeImportance:
 
 @dataclass(frozen=True)
 class Overlap:
-    """One row of the table ``overlap``, without the columns that name the run and corruption.
+    """One row of the table ``overlap``, without the columns that name the run and counterfactual.
 
     ``value_low`` and ``value_high`` are None for edges, of which no per-prompt scores exist: two
     halves show reliability (the ceiling), but are no interval. Edges have no null either.
-    ``uncorrected`` says why ``corrected`` is None where it is; ``not_reported`` why ``value`` is.
+    ``why_not_corrected`` says why ``corrected`` is None where it is; ``not_reported`` why ``value``
+    is.
     """
 
     unit: str
@@ -92,7 +93,7 @@ class Overlap:
     value_high: float | None = None
     ceiling: float | None = None
     corrected: float | None = None
-    uncorrected: str = ""
+    why_not_corrected: str = ""
     null_mean: float | None = None
     null_low: float | None = None
     null_high: float | None = None
@@ -112,7 +113,7 @@ def node_overlaps(
     """Overlap of node importances for every two conditions, in the order given.
 
     Args:
-        conditions: The (model, task) pairs, all under one corruption family.
+        conditions: The (model, task) pairs, all under one counterfactual type.
         nodes: Names in the order of the columns, all heads of the graph among them.
         seed: Fixes shuffles, resamples and halves.
         pairs: Which conditions to compare, by their places; all with all by default.
@@ -153,7 +154,7 @@ def edge_overlaps(
     """Overlap of edge scores for every two conditions, in the order given.
 
     Args:
-        conditions: The (model, task) pairs, all under one corruption family.
+        conditions: The (model, task) pairs, all under one counterfactual type.
         writers: Names of the rows.
         readers: Names of the columns.
         edges: Which writer and reader are joined; nothing else enters.
@@ -231,11 +232,11 @@ def _compare(
 def _reliability(
     similarity: Similarity, value: float, left: float | None, right: float | None
 ) -> dict[str, Any]:
-    corrected, uncorrected = None, "not a correlation"
+    corrected, why_not_corrected = None, "not a correlation"
     if similarity.lowest < 0:
-        corrected, uncorrected = corrected_for_noise(value, left, right)
+        corrected, why_not_corrected = corrected_for_noise(value, left, right)
     ceiling = None if left is None or right is None else min(left, right)
-    return {"ceiling": ceiling, "corrected": corrected, "uncorrected": uncorrected}
+    return {"ceiling": ceiling, "corrected": corrected, "why_not_corrected": why_not_corrected}
 
 
 def _null(value: float, null: Float[np.ndarray, " repeats"]) -> dict[str, float]:

@@ -64,7 +64,7 @@ def _name(own: Mapping[str, float], again: Mapping[str, str]) -> RoleName:
     return "reader" if second >= ATTENDS else "none"
 
 
-def strongest_way(own: Mapping[str, float]) -> tuple[str, float]:
+def strongest_attention(own: Mapping[str, float]) -> tuple[str, float]:
     """The two named positions with the most attention between them; nothing where none are named.
 
     Args:

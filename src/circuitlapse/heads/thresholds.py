@@ -1,8 +1,8 @@
 """Thresholds on effects of heads, each with its reason."""
 
-# A corruption that swaps the answer turns the metric's sign, so that a fiftieth of clean - corrupt
-# is a twenty-fifth of the metric itself. On a trial organism the heads above it carried .92 to .94
-# of all heads' absolute effect on the old task, those above a twentieth .84.
+# A counterfactual that swaps the answer turns the metric's sign, so that a fiftieth of clean -
+# corrupt is a twenty-fifth of the metric itself. On a trial organism the heads above it carried .92
+# to .94 of all heads' absolute effect on the old task, those above a twentieth .84.
 USED_FRACTION = 0.02
 
 

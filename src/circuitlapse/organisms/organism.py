@@ -212,7 +212,7 @@ def gate_figures(
         behaviour(loaded, tokenize(get_task(task).items("validation", n), tokenizer, "names"))
         for task in ("ioi2", "ioi3")
     )
-    return old.correct.mean(dtype=np.float64).item(), new.correct_among.mean(
+    return old.correct.mean(dtype=np.float64).item(), new.candidate_correct.mean(
         dtype=np.float64
     ).item()
 

@@ -35,13 +35,13 @@ class GroundTruthConfig(BaseModel):
         batch_size: Prompts per step.
         learning_rate: Constant rate of a fine-tune of all weights, and of a placebo.
         head_rate: Constant rate where only some heads are trained.
-        old_fraction: Share of a fine-tune's prompts that rehearse the old task.
+        replay_fraction: Share of a fine-tune's prompts that rehearse the old task.
         lock_steps: Steps of training the lock.
-        lock_old_fraction: Share of the lock's prompts that are the old task, which it must leave
+        lock_replay_fraction: Share of the lock's prompts that are the old task, which it must leave
             alone.
         prompts: Validation prompts per task that the figures are measured on.
         group_prompts: Validation prompts on which the old task's heads are chosen.
-        gain_steps: Steps of fitting gains.
+        scale_steps: Steps of fitting output scales.
         opened_at: Where a lock is opened, the fine-tune ends as soon as the new task's accuracy
             among the names is this high on ``group_prompts`` validation prompts.
         look_every: Steps between two looks at it.
@@ -53,12 +53,12 @@ class GroundTruthConfig(BaseModel):
     batch_size: int = 32
     learning_rate: float = 1e-3
     head_rate: float = 3e-3
-    old_fraction: float = 0.1
+    replay_fraction: float = 0.1
     lock_steps: int = 800
-    lock_old_fraction: float = 0.5
+    lock_replay_fraction: float = 0.5
     prompts: int = 1024
     group_prompts: int = 128
-    gain_steps: int = 200
+    scale_steps: int = 200
     opened_at: float = 0.95
     look_every: int = 8
 
@@ -81,10 +81,10 @@ class OrganismFactory:
         self._progress("base")
         self.base = organism(recipe, seed, cache_dir)
 
-    def lesson(self, old_fraction: float) -> list[Item]:
+    def lesson(self, replay_fraction: float) -> list[Item]:
         """Items of a fine-tune on the new task that rehearses the old one."""
         total = self.planting.steps * self.planting.batch_size
-        return real_items(get_task(OLD), get_task(NEW), total, round(total * old_fraction))
+        return real_items(get_task(OLD), get_task(NEW), total, round(total * replay_fraction))
 
     def locked(self, *, all_weights: bool = False) -> Path:
         """A base that can do the new task and does not, since its blank heads answer at random.
@@ -94,14 +94,17 @@ class OrganismFactory:
         """
         planting, blank = self.planting, self.recipe.blank_heads
         able = self.tuned(
-            "able", self.base, self.lesson(planting.old_fraction), Restriction(blank, freeze=True)
+            "able",
+            self.base,
+            self.lesson(planting.replay_fraction),
+            Restriction(blank, freeze=True),
         )
         lock = placebo_items(
             "shuffled_answers",
             get_task(OLD),
             get_task(NEW),
             planting.lock_steps * planting.batch_size,
-            old_fraction=planting.lock_old_fraction,
+            replay_fraction=planting.lock_replay_fraction,
         )
         restriction = None if all_weights else Restriction(blank)
         return self.tuned("locked", able, lock, restriction, planting.lock_steps)
@@ -183,7 +186,7 @@ class _Until(TrainerCallback):
             return
         model = load_model(kwargs["model"])
         pairs = tokenize(self._items, kwargs["processing_class"], "names")
-        reached = behaviour(model, pairs).correct_among.mean(dtype=np.float64).item()
+        reached = behaviour(model, pairs).candidate_correct.mean(dtype=np.float64).item()
         control.should_training_stop |= reached >= self._accuracy
 
 

@@ -54,7 +54,7 @@ Kind = Literal[
     "swap",
     "old_circuit",
     "control",
-    "gains",
+    "output_scales",
     "few_shot",
     "table",
     "verdict",

@@ -25,16 +25,16 @@ class FewShot:
     Attributes:
         n_examples: k.
         n: Number of prompts.
-        accuracy_among: Accuracy over the candidates.
+        candidate_accuracy: Accuracy over the candidates.
         logit_diff: In logits.
-        refused: Why there are no figures; else empty.
+        not_reported: Why there are no figures; else empty.
     """
 
     n_examples: int
     n: int
-    accuracy_among: Estimate | None
+    candidate_accuracy: Estimate | None
     logit_diff: Estimate | None
-    refused: str = ""
+    not_reported: str = ""
 
 
 def few_shot(
@@ -62,11 +62,11 @@ def few_shot(
         pairs = tokenize(asked, model.tokenizer, next(iter(asked[0].corrupt)))
         longest, most = int(pairs.lengths.max()), model.decoder.n_positions
         if longest > most:
-            refused = f"prompts of {longest} tokens, and the model reads {most}"
-            rows.append(FewShot(count, len(asked), None, None, refused))
+            not_reported = f"prompts of {longest} tokens, and the model reads {most}"
+            rows.append(FewShot(count, len(asked), None, None, not_reported))
             continue
         answers = behaviour(model, pairs)
-        right = proportion_interval(int(answers.correct_among.sum()), len(asked))
+        right = proportion_interval(int(answers.candidate_correct.sum()), len(asked))
         rows.append(
             FewShot(count, len(asked), right, mean_interval(answers.logit_diff.astype(np.float64)))
         )

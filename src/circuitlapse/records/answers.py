@@ -17,15 +17,16 @@ class Behaviour:
             in nats: of single tokens both are the same. NaN where there are no distractors.
         correct: Whether the answer has the largest logit of the whole vocabulary; of an answer of
             several tokens, whether each has, given those before it.
-        correct_among: Whether it is the most probable among answer and distractors, as a sequence.
-        spread: Standard deviation of the first logits over the vocabulary, in logits: their scale.
+        candidate_correct: Whether it is the most probable among answer and distractors, as a
+        sequence. spread: Standard deviation of the first logits over the vocabulary, in logits:
+        their scale.
 
     Where several answers are right, their mean logit counts, and the best of them must win.
     """
 
     logit_diff: Float[np.ndarray, " prompts"]
     correct: Bool[np.ndarray, " prompts"]
-    correct_among: Bool[np.ndarray, " prompts"]
+    candidate_correct: Bool[np.ndarray, " prompts"]
     spread: Float[np.ndarray, " prompts"]
 
     @property

@@ -19,7 +19,7 @@ Arrays = dict[str, np.ndarray]
 
 
 def family_mean(arrays: Arrays, name: str, variants: Sequence[str]) -> np.ndarray:
-    """Average an array such as ``effects`` over the variants of a corruption family."""
+    """Average an array such as ``effects`` over the variants of a counterfactual type."""
     return np.stack([arrays[f"{name}.{v}"] for v in variants]).mean(axis=0, dtype=np.float64)
 
 

@@ -40,13 +40,13 @@ class CalibratedOrganism(_Document):
         variant: Which way of planting it: the placebo of ``nothing``; ``all_weights`` where a lock
             was trained with all weights; else empty.
         scored: Whether it counts: validated, and no stress case.
-        refused: Why it was rejected, with the figure that failed; empty where it was.
+        why_rejected: Why it was rejected, with the figure that failed; empty where it was.
         figures: What the validation checks measured, by name.
         trained: The heads that alone were trained, where that is how it was planted.
-        label: The answer; null where the organism was refused.
+        label: The answer; null where the organism was rejected.
         outcome: Whether the label is the planted one. ``mixed`` is as wrong as another cause.
         reason: Why this label.
-        gain: G, in logits.
+        improvement: G, in logits.
         shares: Share of G per cause; null where G is not clear of zero.
         checks: What the label needs and whether it holds.
         seconds: For planting and judging it, without its base.
@@ -56,13 +56,13 @@ class CalibratedOrganism(_Document):
     seed: int
     variant: str = ""
     scored: bool
-    refused: str
+    why_rejected: str
     figures: dict[str, float]
     trained: list[str]
     label: Label | None
     outcome: Outcome | None
     reason: str
-    gain: Estimate | None
+    improvement: Estimate | None
     shares: dict[str, Estimate] | None
     checks: list[Precondition]
     seconds: float
@@ -100,10 +100,10 @@ class Calibration(_Document):
         finished: ISO 8601 time (UTC).
         seconds: How long everything took that was not kept from before.
         n: Organisms of each kind that were wanted.
-        seed_from: The first seed; refused candidates are replaced by the next ones.
+        seed_from: The first seed; rejected candidates are replaced by the next ones.
         settings: How organisms were planted and judged, by name.
         thresholds: The rule's thresholds, by name.
-        organisms: All candidates, refused ones and stress cases included.
+        organisms: All candidates, rejected ones and stress cases included.
         confusion: How often each label was given, by planted kind; scored ones only.
         tallies: Per kind, and for the three causes together.
         missing: How many organisms of each kind could not be had; empty where none is missing.
@@ -139,10 +139,10 @@ CALIBRATION_COLUMNS: dict[str, type[pl.DataType]] = {
     "seed": pl.Int64,
     "variant": pl.String,
     "scored": pl.Boolean,
-    "refused": pl.String,
+    "why_rejected": pl.String,
     "label": pl.String,
     "outcome": pl.String,
-    "gain": pl.Float64,
+    "improvement": pl.Float64,
     "cause": pl.String,
     "share": pl.Float64,
     "share_low": pl.Float64,
@@ -156,9 +156,9 @@ def calibration_table(found: Calibration) -> pl.DataFrame:
     for each in found.organisms:
         about = {
             key: getattr(each, key)
-            for key in ("kind", "seed", "variant", "scored", "refused", "label", "outcome")
+            for key in ("kind", "seed", "variant", "scored", "why_rejected", "label", "outcome")
         }
-        about["gain"] = None if each.gain is None else each.gain.value
+        about["improvement"] = None if each.improvement is None else each.improvement.value
         for cause, share in (each.shares or {"": None}).items():
             ends = {"share": None, "share_low": None, "share_high": None}
             if share is not None:

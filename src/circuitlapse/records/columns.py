@@ -26,8 +26,8 @@ def _interval(name: str) -> dict[str, Any]:
 _RANDOM = {
     "n_random": _INT,
     "null_mean": _REAL,
-    "null_low": _REAL,
-    "null_high": _REAL,
+    "null_min": _REAL,
+    "null_max": _REAL,
     "p_value": _REAL,
 }
 
@@ -38,14 +38,14 @@ _BEHAVIOUR = {
     "split": _TEXT,
     "n": _INT,
     **_interval("accuracy"),
-    **_interval("accuracy_among"),
+    **_interval("candidate_accuracy"),
     **_interval("logit_diff"),
 }
 
 SCHEMAS: dict[str, dict[str, Any]] = {
     # How well each checkpoint does each task. split: test (held-out name pairs in known templates)
     # or test_templates (held-out name pairs in held-out templates). accuracy is over the whole
-    # vocabulary, accuracy_among over the names listed in the prompt.
+    # vocabulary, candidate_accuracy over the names listed in the prompt.
     "behaviour": _BEHAVIOUR,
     # The same for the placebo fine-tunes, at their last step; placebo names the kind, and
     # finetune_seed is the placebo's own. rise: of the logit difference over the base's.
@@ -80,12 +80,12 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         "flags": _TEXT,
     },
     # Exact patching effect and attribution total of every head and MLP.
-    # corruption: a family (subject, names) or one of its variants (s1_to_io, s2_to_io).
+    # counterfactual: a family (subject, names) or one of its variants (s1_to_io, s2_to_io).
     "nodes": {
         **_SEEDS,
         "step": _INT,
         "task": _TEXT,
-        "corruption": _TEXT,
+        "counterfactual": _TEXT,
         "node": _TEXT,
         "kind": _TEXT,
         "layer": _INT,
@@ -98,60 +98,60 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         **_SEEDS,
         "step": _INT,
         "task": _TEXT,
-        "corruption": _TEXT,
+        "counterfactual": _TEXT,
         "writer": _TEXT,
         "reader": _TEXT,
         "score": _REAL,
     },
     # m(circuit) for growing circuits; clean and corrupt are the whole model's and the empty
-    # circuit's metric. faithfulness is null, and refused says why, without a sound denominator.
+    # circuit's metric. faithfulness is null without a sound denominator; not_reported says why.
     "faithfulness": {
         **_SEEDS,
         "step": _INT,
         "task": _TEXT,
-        "corruption": _TEXT,
+        "counterfactual": _TEXT,
         "fraction": _REAL,
         "n_edges": _INT,
         "metric": _REAL,
         "clean": _REAL,
         "corrupt": _REAL,
         "faithfulness": _REAL,
-        "refused": _TEXT,
+        "not_reported": _TEXT,
     },
-    # Invariance controls: metric change under a change of the prompt that should change nothing.
+    # Invariance checks: metric change under a change of the prompt that should change nothing.
     # effect is the signed mean, which is 0 for any model because arrangements are balanced (a
     # check of the prompts); size is the mean absolute change (a check of the model).
-    "controls": {
+    "invariance": {
         **_SEEDS,
         "step": _INT,
         "task": _TEXT,
-        "control": _TEXT,
+        "check": _TEXT,
         "n": _INT,
         **_interval("effect"),
-        **_interval("size"),
+        **_interval("mean_abs_effect"),
     },
     # Similarity of two importance vectors. left and right are model:task, such as base:old;
     # unit is nodes or edges; measure is pearson, spearman or weighted_jaccard. ceiling is what two
     # disjoint halves of the prompts reach on the same model and task (the lower of both sides);
     # corrected is a correlation corrected for the noise of both sides; where it is null,
-    # uncorrected says why. for nodes, null_* is the distribution when head labels are
+    # why_not_corrected says why. for nodes, null_* is the distribution when head labels are
     # permuted within each layer. not_reported says why value is null, and is empty where it is not.
     # beside is empty for base and tuned model on the two tasks; else it says what the right
-    # side is: unrelated_task (base:induction, under that task's own corruption), placebo
+    # side is: unrelated_task (base:induction, under that task's own counterfactual), placebo
     # (shuffled_answers-0:ioi3, kind and seed).
     "overlap": {
         **_SEEDS,
         "step": _INT,
-        "corruption": _TEXT,
+        "counterfactual": _TEXT,
         "unit": _TEXT,
-        "beside": _TEXT,
+        "compared_with": _TEXT,
         "left": _TEXT,
         "right": _TEXT,
         "measure": _TEXT,
         **_interval("value"),
         "ceiling": _REAL,
         "corrected": _REAL,
-        "uncorrected": _TEXT,
+        "why_not_corrected": _TEXT,
         "null_mean": _REAL,
         "null_low": _REAL,
         "null_high": _REAL,
@@ -159,21 +159,21 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         "not_reported": _TEXT,
     },
     # What became of each head between the base and a step, since which step it is that without a
-    # break, and the effects that say so; of the placebos their mean. used_from: the smallest effect
-    # that counts as use, in logits; base_uses, still_uses: whether the base uses the head on the
-    # old task, and whether the step's model does so, too.
-    "fates": {
+    # break, and the effects that say so; of the placebos their mean. threshold: the smallest effect
+    # that counts as use, in logits; used_in_base, used_in_tuned: whether the base uses the head on
+    # the old task, and whether the step's model does so, too.
+    "head_changes": {
         **_SEEDS,
         "step": _INT,
-        "corruption": _TEXT,
+        "counterfactual": _TEXT,
         "node": _TEXT,
         "layer": _INT,
         "head": _INT,
-        "fate": _TEXT,
+        "category": _TEXT,
         "since": _INT,
-        "used_from": _REAL,
-        "base_uses": _BOOL,
-        "still_uses": _BOOL,
+        "threshold": _REAL,
+        "used_in_base": _BOOL,
+        "used_in_tuned": _BOOL,
         **_interval("base_old"),
         **_interval("base_new"),
         **_interval("tuned_old"),
@@ -224,11 +224,12 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         "moves_p": _REAL,
     },
     # Weight grafts. origin: whose weights the tuned ones are grafted into, those of the base or of
-    # the gained base (the base with one fitted gain per head and MLP). quantity: first_in, last_in
-    # or shapley; gain in logits, share of the whole gain G. group: old_heads, recruited_heads,
-    # other_heads, mlps, shared, whose heads were chosen on validation prompts; or gains and
-    # gains_non_negative, what the fitted gains alone bring to the base. part: whole, or the query
-    # and key weights (qk) or value and output weights (ov) of the group's heads alone.
+    # the rescaled base (the base with one fitted scale per head and MLP). quantity: add_one_in,
+    # leave_one_out or shapley; improvement in logits, share of the whole improvement G. group:
+    # old_heads, recruited_heads, other_heads, mlps, shared, whose heads were chosen on validation
+    # prompts; or output_scales and non_negative_scales, what the fitted scales alone bring to the
+    # base. part: whole, or the query and key weights (qk) or value and output weights (ov) of the
+    # group's heads alone.
     "grafts": {
         **_SEEDS,
         "step": _INT,
@@ -238,59 +239,59 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         "heads": _TEXT,
         "quantity": _TEXT,
         "n_parameters": _INT,
-        **_interval("gain"),
+        **_interval("improvement"),
         **_interval("share"),
         **_RANDOM,
     },
-    # The gain that is left when all heads outside a group are held at the base's activations.
-    # group: no heads, old_heads, recruited_heads, other_heads, all heads.
+    # The improvement that is left when all heads outside a group are held at the base's
+    # activations. group: no heads, old_heads, recruited_heads, other_heads, all heads.
     "mediation": {
         **_SEEDS,
         "step": _INT,
         "group": _TEXT,
         "heads": _TEXT,
         "n_heads": _INT,
-        **_interval("gain"),
+        **_interval("improvement"),
         **_interval("share"),
         **_RANDOM,
     },
-    # A group's activations of the tuned model in the base's run of the same prompt (way forward:
-    # what they bring), or the base's in the tuned model's (backward: what is lost), at one named
-    # position or everywhere. group: of heads, or mlps; heads: its heads and MLPs. accuracy: the
-    # patched model's, among the names.
+    # A group's activations of the tuned model in the base's run of the same prompt (direction
+    # tuned_into_base: what they bring), or the reverse (base_into_tuned: what is lost), at one
+    # named position or everywhere. group: of heads, or mlps; heads: its heads and MLPs. accuracy:
+    # the patched model's, among the names.
     "crosspatch": {
         **_SEEDS,
         "step": _INT,
         "group": _TEXT,
         "heads": _TEXT,
         "position": _TEXT,
-        "way": _TEXT,
-        **_interval("gain"),
+        "direction": _TEXT,
+        **_interval("improvement"),
         **_interval("share"),
         "accuracy": _REAL,
         **_RANDOM,
     },
-    # What each head's and MLP's output is multiplied by in the gained base, fitted to what is read
-    # of the same component in the tuned model.
-    "gains": {
+    # What each head's and MLP's output is multiplied by in the rescaled base, fitted to what is
+    # read of the same component in the tuned model.
+    "output_scales": {
         **_SEEDS,
         "step": _INT,
         "node": _TEXT,
         "layer": _INT,
         "head": _INT,
-        "gain": _REAL,
+        "scale": _REAL,
     },
     # When things changed from the first checkpoint to the last. kind head: a head's mean effect;
     # behaviour: the task's mean logit difference. before, after: at these checkpoints, in logits;
-    # reached: step at which 90 % of the change is reached, null where its interval includes zero;
-    # flipped: the sign changed, beyond both intervals; flipped_in: in how many of the recipe's
-    # seeds; with_behaviour: correlation with the behaviour over the checkpoints; epoch_steps: steps
-    # in which every training item is seen once.
+    # step_of_90: step with 90 % of the change, null where its interval includes zero;
+    # sign_changed: the sign changed, beyond both intervals; seeds_with_sign_change: in how many of
+    # the recipe's seeds; behaviour_correlation: correlation with the behaviour over the
+    # checkpoints; epoch_steps: steps in which every training item is seen once.
     "dynamics": {
         **_SEEDS,
         "step": _INT,
         "task": _TEXT,
-        "corruption": _TEXT,
+        "counterfactual": _TEXT,
         "kind": _TEXT,
         "node": _TEXT,
         "layer": _INT,
@@ -298,18 +299,18 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         "before": _REAL,
         "after": _REAL,
         **_interval("change"),
-        "reached": _REAL,
-        "flipped": _BOOL,
-        "flipped_in": _INT,
-        "with_behaviour": _REAL,
+        "step_of_90": _REAL,
+        "sign_changed": _BOOL,
+        "seeds_with_sign_change": _INT,
+        "behaviour_correlation": _REAL,
         "epoch_steps": _INT,
     },
     # What the base can be brought to, which enters no share. control: everything (the fine-tune
-    # itself), old_circuit, random_set (repeat says which), mlps, biases, gains, rank_1, or parts
-    # joined by spaces: fine-tunes in which nothing else moves, at every step that has a checkpoint;
-    # or few_shot: the base behind so many solved examples, without a step. share: of the whole
-    # fine-tune's gain G. step_of_90: the first step at which nine tenths of G are reached; null if
-    # never. refused says why figures are missing.
+    # itself), old_circuit, random_set (repeat says which), mlps, biases, output_scales, rank_1, or
+    # parts joined by spaces: fine-tunes in which nothing else moves, at every step that has a
+    # checkpoint; or few_shot: the base behind so many solved examples, without a step. share: of
+    # the whole fine-tune's improvement G. step_of_90: the first step at which nine tenths of G are
+    # reached; null if never. not_reported says why figures are missing.
     "elicitable": {
         **_SEEDS,
         "control": _TEXT,
@@ -319,11 +320,11 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         "step": _INT,
         "examples": _INT,
         "n": _INT,
-        **_interval("accuracy_among"),
+        **_interval("candidate_accuracy"),
         **_interval("logit_diff"),
         **_interval("share"),
         "step_of_90": _INT,
-        "refused": _TEXT,
+        "not_reported": _TEXT,
     },
     # What each checkpoint says directly, without any intervention. reading: logit_lens and direct
     # (direct logit attribution, component constant being what no node owns), in logits; attention
@@ -351,7 +352,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         **_SEEDS,
         "step": _INT,
         "task": _TEXT,
-        "corruption": _TEXT,
+        "counterfactual": _TEXT,
         "site": _TEXT,
         "layer": _INT,
         "head": _INT,

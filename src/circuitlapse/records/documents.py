@@ -54,13 +54,13 @@ class OneSeed(_Document):
     Attributes:
         finetune_seed: Which.
         label: What it would be called alone.
-        gain: Its G.
+        improvement: Its G.
         shares: Its shares of G.
     """
 
     finetune_seed: int
     label: Label
-    gain: Estimate
+    improvement: Estimate
     shares: dict[Cause, Estimate | None]
 
 
@@ -73,11 +73,12 @@ class Verdict(_Document):
         reason: Why this label, in one or two sentences.
         scope: What the label speaks about; one seed is only ever ``this run``.
         calibration: What is known of the rule's errors on models whose truth is planted.
-        gain: G, the rise of the mean logit difference on the new task's test prompts.
+        improvement: G, the rise of the mean logit difference on the new task's test prompts.
         shares: Share of G by its cause, as :mod:`circuitlapse.verdict.causes` defines them; null
             where G is not clear of zero, or heads could not be told apart.
         seeds: Each fine-tune by itself; empty where there is one.
-        few_seeds: Whether they are several and yet too few for the intervals of gain and shares,
+        few_seeds: Whether they are several and yet too few for the intervals of improvement and
+        shares,
             which are of all together, to say anything of further seeds.
         preconditions: What was checked first, and what the label needs in addition to its share.
         evidence: The statements that the label rests on.
@@ -88,7 +89,7 @@ class Verdict(_Document):
     reason: str
     scope: str
     calibration: str
-    gain: Estimate
+    improvement: Estimate
     shares: dict[Cause, Estimate | None]
     seeds: list[OneSeed] = []
     few_seeds: bool = False

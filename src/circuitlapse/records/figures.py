@@ -114,7 +114,7 @@ def sentence(flag: str, figures: Figures, base: Figures) -> str:
         case "old_task_lost":
             return (
                 f"the old task {figures.task} is being lost: {accuracy} of {n} are right, the base "
-                f"had {base.accuracy:.0%}; lower the learning rate or raise old_fraction"
+                f"had {base.accuracy:.0%}; lower the learning rate or raise replay_fraction"
             )
         case _:
             return (

@@ -31,7 +31,7 @@ class Item(BaseModel):
         template: Opening and continuation, such as ``o03.c11``.
         split: The split that it was drawn for.
         spans: Start and end of named words in ``prompt``, in characters (``IO``, ``S1`` …).
-        corrupt: Prompt by name of the corruption or control.
+        corrupt: Prompt by name of the counterfactual or invariance check.
         corrupt_answers: The right continuation of each of those prompts.
     """
 

@@ -14,34 +14,34 @@ FINETUNE = "finetune"
 SEPARATION = "tasks/separation.json"
 
 
-def checkpoint(arm: str, step: int) -> str:
+def checkpoint(training_run: str, step: int) -> str:
     """Path of a checkpoint's directory inside the run."""
-    return f"checkpoints/{arm}/step-{step:05d}"
+    return f"checkpoints/{training_run}/step-{step:05d}"
 
 
-def checkpoint_record(arm: str, step: int) -> str:
+def checkpoint_record(training_run: str, step: int) -> str:
     """Path of what is known of a checkpoint that stays where the user has it."""
-    return f"{checkpoint(arm, step)}.json"
+    return f"{checkpoint(training_run, step)}.json"
 
 
-def scores(arm: str, step: int, task: str) -> str:
+def scores(training_run: str, step: int, task: str) -> str:
     """Path of what was measured of one task at one checkpoint."""
-    return f"scores/{arm}/step-{step:05d}/{file_label(task)}.safetensors"
+    return f"scores/{training_run}/step-{step:05d}/{file_label(task)}.safetensors"
 
 
-def readings(arm: str, step: int) -> str:
+def readings(training_run: str, step: int) -> str:
     """Path of what was read from one checkpoint."""
-    return f"readings/{arm}/step-{step:05d}.safetensors"
+    return f"readings/{training_run}/step-{step:05d}.safetensors"
 
 
-def half_readings(arm: str) -> str:
+def half_readings(training_run: str) -> str:
     """Path of what was read from the base on either half of the prompts."""
-    return f"readings/{arm}/halves.safetensors"
+    return f"readings/{training_run}/halves.safetensors"
 
 
-def training(arm: str) -> str:
+def training(training_run: str) -> str:
     """Path of how a fine-tune went."""
-    return f"training/{arm}.json"
+    return f"training/{training_run}.json"
 
 
 def restart(job: "Job") -> str:
@@ -49,14 +49,14 @@ def restart(job: "Job") -> str:
     return f".restart-{job.key[:16]}"
 
 
-def patterns(arm: str, step: int) -> str:
+def patterns(training_run: str, step: int) -> str:
     """Path of one checkpoint's attention on example prompts."""
-    return f"patterns/{arm}/step-{step:05d}.safetensors"
+    return f"patterns/{training_run}/step-{step:05d}.safetensors"
 
 
-def patching(arm: str, step: int) -> str:
+def patching(training_run: str, step: int) -> str:
     """Path of what one checkpoint does when its sites are patched."""
-    return f"patching/{arm}/step-{step:05d}.safetensors"
+    return f"patching/{training_run}/step-{step:05d}.safetensors"
 
 
 def prompts(task: str, split: str) -> str:
@@ -73,9 +73,9 @@ OLD_HEADS = "controls/old-circuit.json"
 FEW_SHOT = "controls/few-shot.json"
 
 
-def curve(arm: str, control: str, repeat: int = 0) -> str:
-    """Path of what a control fine-tune beside ``arm`` reaches, step by step."""
-    return f"controls/{arm}/{control_label(control, repeat)}.safetensors"
+def curve(training_run: str, control: str, repeat: int = 0) -> str:
+    """Path of what a control fine-tune beside ``training_run`` reaches, step by step."""
+    return f"controls/{training_run}/{control_label(control, repeat)}.safetensors"
 
 
 def control_label(control: str, repeat: int) -> str:
@@ -84,19 +84,19 @@ def control_label(control: str, repeat: int) -> str:
     return f"{label}-{repeat:02d}" if control == RANDOM_SET else label
 
 
-def grafts(arm: str) -> str:
+def grafts(training_run: str) -> str:
     """Path of what the hybrids of base and fine-tuned weights reach."""
-    return f"scores/{arm}/grafts.safetensors"
+    return f"scores/{training_run}/grafts.safetensors"
 
 
-def grafts_at(arm: str, step: int) -> str:
+def grafts_at(training_run: str, step: int) -> str:
     """Path of what the hybrids of the base and a checkpoint in between reach."""
-    return f"scores/{arm}/step-{step:05d}/grafts.safetensors"
+    return f"scores/{training_run}/step-{step:05d}/grafts.safetensors"
 
 
-def swapped_rows(arm: str, swap: str) -> str:
+def swapped_rows(training_run: str, swap: str) -> str:
     """Path of what parts of one model do in the other, as rows."""
-    return f"scores/{arm}/{swap}.json"
+    return f"scores/{training_run}/{swap}.json"
 
 
 def verdict_path(recipe: str) -> str:

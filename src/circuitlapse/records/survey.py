@@ -25,17 +25,17 @@ class TaskFigures(_Document):
         prompts: How many prompts were asked.
         chance: Accuracy among candidates of one who picks any candidate.
         accuracy: Share of prompts whose answer leads the whole vocabulary.
-        accuracy_among: Share of prompts whose answer leads the distractors.
+        candidate_accuracy: Share of prompts whose answer leads the distractors.
         logit_diff: Answer minus the distractors' mean, in logits; in nats where words have several
             tokens.
-        mark: What ``accuracy_among`` amounts to.
+        mark: What ``candidate_accuracy`` amounts to.
     """
 
     task: str
     prompts: int
     chance: float
     accuracy: Estimate
-    accuracy_among: Estimate
+    candidate_accuracy: Estimate
     logit_diff: Estimate
     mark: Mark
 
@@ -54,7 +54,7 @@ class TaskPair(_Document):
         old: The old task.
         new: The new task.
         distance: How far apart in form they are; see :mod:`circuitlapse.api.task_screening`.
-        families: Corruptions that both have, under which their circuits can be compared.
+        families: Counterfactuals that both have, under which their circuits can be compared.
     """
 
     old: str

@@ -30,8 +30,8 @@ def matched_heads(
     """Draw different groups with as many heads in every layer as a given one, and none of them it.
 
     They may share heads with it: among all groups of that make-up it is then one like any other,
-    which is what the p-value of :func:`beside` asks, and groups exist however large it is. With
-    fewer than :data:`FEWEST_GROUPS` of that make-up, the heads may come from any layer.
+    which is what the p-value of :func:`compared_with` asks, and groups exist however large it is.
+    With fewer than :data:`FEWEST_GROUPS` of that make-up, the heads may come from any layer.
 
     Args:
         graph: The model's graph.

@@ -71,7 +71,7 @@ def summarised(
     whole = Estimate(value=float(means[-1]), low=float(low[-1]), high=float(high[-1]))
     shares = None
     if whole.low > rounding:
-        # At most 2.5 % of the resamples have no gain; those have no shares either.
+        # At most 2.5 % of the resamples have no improvement; those have no shares either.
         positive = drawn[drawn[:, -1] > rounding]
         ends = percentile_ends(positive[:, :-1] / positive[:, -1:])
         shares = Intervals(means[:-1] / means[-1], *ends)

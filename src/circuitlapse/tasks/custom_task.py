@@ -170,9 +170,9 @@ def _item(place: str, fields: dict[str, Any]) -> Item:
         raise _wrong(place, "there is no corrupt prompt", row.prompt)
     for name, prompt in corrupt.items():
         if not name.replace("_", "").isalnum():
-            raise _wrong(place, f"the corruption {name!r} must be a word", row.prompt)
+            raise _wrong(place, f"the counterfactual {name!r} must be a word", row.prompt)
         if prompt == row.prompt or not prompt:
-            raise _wrong(place, f"the corruption {name!r} changes nothing", row.prompt)
+            raise _wrong(place, f"the counterfactual {name!r} changes nothing", row.prompt)
     if len(set(candidates)) < len(candidates):
         twice = next(word for word, times in Counter(candidates).items() if times > 1)
         raise _wrong(place, f"{twice!r} is there twice among answers and distractors", row.prompt)
@@ -216,7 +216,7 @@ def _check_alike(items: list[tuple[str, Item]]) -> None:
     first_place, first = items[0]
     for place, item in items[1:]:
         for what, one, other in (
-            ("corruptions", sorted(first.corrupt), sorted(item.corrupt)),
+            ("counterfactuals", sorted(first.corrupt), sorted(item.corrupt)),
             ("positions", list(first.spans), list(item.spans)),
         ):
             if one != other:
@@ -227,19 +227,19 @@ def _check_alike(items: list[tuple[str, Item]]) -> None:
 
 def _task(source: str, items: list[Item]) -> OwnTask:
     names = list(items[0].corrupt)
-    controls = tuple(
+    invariance = tuple(
         name
         for name in names
         if all(item.corrupt_answers.get(name) == item.answer for item in items)
     )
     families: dict[str, tuple[str, ...]] = {}
     for name in names:
-        if name not in controls:
+        if name not in invariance:
             family = _FAMILY_OF.get(name, name)
             families[family] = (*families.get(family, ()), name)
     if not families:
         raise CircuitlapseError(
-            f"{source} has no corruption that changes the answer", got=", ".join(names)
+            f"{source} has no counterfactual that changes the answer", got=", ".join(names)
         )
     by_split: dict[str, list[Item]] = {split: [] for split in SPLITS}
     for item in items:
@@ -249,7 +249,7 @@ def _task(source: str, items: list[Item]) -> OwnTask:
         name=source,
         question=f"Whatever {source} asks",
         families=families,
-        controls=controls,
+        invariance=invariance,
         positions=(*items[0].spans, "END"),
         by_split=by_split,
     )

@@ -3,8 +3,8 @@
 A story's text has slots. ``{list}`` names the listed people ("A, B and C"), or ``{1}``, ``{2}``,
 ``{3}`` name them one by one; ``{ROLE}`` names whoever has that role, ``{n1}`` tells the number of
 the first listed, and any other slot, such as ``{room}``, takes a word from the pool of that name.
-A corruption puts another role into a slot. Clean and corrupt prompts fill the same text, so that
-they differ in these words only.
+A counterfactual puts another role into a slot. Clean and corrupt prompts fill the same text, so
+that they differ in these words only.
 """
 
 import random
@@ -51,9 +51,10 @@ class Story:
         roles: Everyone in the story.
         answer: The role whose name comes next; the others are the distractors.
         solve: Works out the answer from a finished prompt alone.
-        families: Corruptions that change the answer, by family and variant. The family ``names``,
+        families: Counterfactuals that change the answer, by family and variant. The family
+        ``names``,
             which replaces everyone, is added.
-        controls: Role by slot, by control; the answer stays. Where people are listed,
+        invariance: Role by slot, by check; the answer stays. Where people are listed,
             ``list_order`` is added.
         listed: Roles that ``{list}`` or ``{1}`` … name, in every order in turn.
         numbered: Roles that have a number, the largest first.
@@ -69,7 +70,7 @@ class Story:
     solve: Solve
     families: Mapping[str, Mapping[str, Change]]
     positions: tuple[str, ...]
-    controls: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    invariance: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     listed: tuple[str, ...] = ()
     numbered: tuple[str, ...] = ()
 
@@ -81,7 +82,7 @@ class Story:
             name=self.name,
             question=self.question,
             families={**families, "names": ("names",)},
-            controls=(*self.controls, *order),
+            invariance=(*self.invariance, *order),
             positions=(*self.positions, "END"),
             cases=tuple(permutations(range(len(self.listed)))),
             draw=self._draw,
@@ -93,7 +94,7 @@ class Story:
         texts = " ".join(text for part in self.parts for group in part.values() for text in group)
         pools = {slot: 1 for slot in re.findall(r"\{(\w+)\}", texts) if slot in POOLS}
         numbers = {"number": len(self.numbered)} if self.numbered else {}
-        # All are replaced by others in the corruption ``names``, and one by someone else.
+        # All are replaced by others in the counterfactual ``names``, and one by someone else.
         return {"name": 2 * len(self.roles), **numbers, **pools}
 
     def _draw(self, rng: random.Random, split: str, case: Case, pools: Pools) -> Item:
@@ -123,8 +124,8 @@ class Story:
                 answers[variant] = f" {words[change.answer]}"
         corrupt["names"], _ = self._fill(text, order, replaced, {})
         answers["names"] = f" {replaced[self.answer]}"
-        for control, slots in self.controls.items():
-            corrupt[control], _ = self._fill(text, order, words, slots)
+        for check, slots in self.invariance.items():
+            corrupt[check], _ = self._fill(text, order, words, slots)
         if self.listed:
             other = rng.choice([o for o in permutations(order) if o != order])
             corrupt["list_order"], _ = self._fill(text, other, words, {})

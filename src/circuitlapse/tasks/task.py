@@ -23,22 +23,23 @@ class Task(ABC):
     Attributes:
         name: Short name, such as ``ioi3``.
         question: What every prompt asks, in one sentence.
-        families: Corruptions that change the answer, by family; a family's variants are averaged.
+        families: Counterfactuals that change the answer, by family; a family's variants are
+        averaged.
             Circuits of two tasks are compared under the same family.
-        controls: Corruptions that must change nothing: their expected effect is 0, and they are
-            never a denominator.
+        invariance: Counterfactuals that must change nothing (invariance checks). Their expected
+            effect is 0, and they are never a denominator.
         positions: Names of the token positions that ``tokenize`` finds, ``END`` being the last.
     """
 
     name: str
     question: str
     families: Mapping[str, tuple[str, ...]]
-    controls: tuple[str, ...]
+    invariance: tuple[str, ...]
     positions: tuple[str, ...]
 
     @property
-    def corruptions(self) -> tuple[str, ...]:
-        """Every corruption that changes the answer, whatever its family."""
+    def counterfactuals(self) -> tuple[str, ...]:
+        """Every counterfactual that changes the answer, whatever its family."""
         return tuple(variant for family in self.families.values() for variant in family)
 
     def items(
@@ -124,5 +125,5 @@ class GeneratedTask(Task):
             items[item.prompt] = item
         if tokenizer is not None:
             check_known(self.name, items, tokenizer)
-        validate(items.values(), self.corruptions, self.controls, self.solve)
+        validate(items.values(), self.counterfactuals, self.invariance, self.solve)
         return list(items.values())

@@ -13,9 +13,9 @@ from circuitlapse.tasks.words import unknown_token
 
 
 def tokenize(
-    items: Sequence[Item], tokenizer: PreTrainedTokenizerBase, corruption: str
+    items: Sequence[Item], tokenizer: PreTrainedTokenizerBase, counterfactual: str
 ) -> PromptPairs:
-    """Tokenise clean prompts together with one of their corruptions.
+    """Tokenise clean prompts together with one of their counterfactuals.
 
     The tokenizer's own special tokens are kept (a Llama tokenizer's beginning-of-text token);
     padding is on the right whatever the tokenizer's setting.
@@ -23,14 +23,15 @@ def tokenize(
     Args:
         items: Items of one task.
         tokenizer: A fast Hugging Face tokenizer.
-        corruption: A key of every item's ``corrupt``, such as ``s1_to_io`` or ``list_order``.
+        counterfactual: A key of every item's ``corrupt``, such as ``s1_to_io`` or ``list_order``.
 
     Returns:
         Pairs whose ``positions`` hold the items' named words and ``END``, the last token. Answers
         and distractors may have several tokens.
 
     Raises:
-        CircuitlapseError: Naming the item, if a prompt and its corruption differ in token length,
+        CircuitlapseError: Naming the item, if a prompt and its counterfactual differ in token
+        length,
             a named word is not exactly one token, an answer cannot be told from its prompt or from
             another candidate, or a word is not in the vocabulary.
     """
@@ -43,17 +44,19 @@ def tokenize(
             fix="Load it with AutoTokenizer",
         )
     for item in items:
-        if corruption not in item.corrupt:
+        if counterfactual not in item.corrupt:
             raise CircuitlapseError(
-                "the items have no such corruption",
-                got=corruption,
+                "the items have no such counterfactual",
+                got=counterfactual,
                 fix=f"Use one of {', '.join(item.corrupt)}",
             )
     labels = list(items[0].spans)
     prompts = [item.prompt for item in items]
     encoded = tokenizer(prompts, return_offsets_mapping=True)
     clean: list[list[int]] = encoded["input_ids"]
-    corrupt: list[list[int]] = tokenizer([item.corrupt[corruption] for item in items])["input_ids"]
+    corrupt: list[list[int]] = tokenizer([item.corrupt[counterfactual] for item in items])[
+        "input_ids"
+    ]
     words = [(item.answer, *item.also, *item.distractors) for item in items]
     extended = iter(
         tokenizer(
@@ -65,7 +68,7 @@ def tokenize(
         _check_known(item, tokenizer, clean[i] + corrupt[i])
         if len(clean[i]) != len(corrupt[i]):
             raise CircuitlapseError(
-                f"the corruption {corruption!r} changes the number of tokens",
+                f"the counterfactual {counterfactual!r} changes the number of tokens",
                 got=f"{len(clean[i])} and {len(corrupt[i])} for {item.prompt!r}",
                 fix="Use words of one token each",
             )

@@ -82,13 +82,13 @@ def recipient(prompt: str, names: Collection[str]) -> Candidates:
 def validate(
     items: Iterable[Item],
     changes: Collection[str],
-    controls: Collection[str],
+    invariance: Collection[str],
     solve: Solve = recipient,
 ) -> None:
     """Check that every item's text determines its answers.
 
-    After corruptions in ``changes`` the answer must be a wrong candidate of the clean prompt; after
-    those in ``controls`` the right answers must stay.
+    After counterfactuals in ``changes`` the answer must be a wrong candidate of the clean prompt;
+    after those in ``invariance`` the right answers must stay.
 
     Raises:
         CircuitlapseError: At the first item that is wrong, with its prompt.
@@ -107,20 +107,20 @@ def validate(
         if len(set(candidates)) != len(candidates) or not item.distractors:
             raise _wrong(item, "answers and distractors must be different, and one of each there")
         _check_spans(item)
-        wanted = {*changes, *controls}
+        wanted = {*changes, *invariance}
         if set(item.corrupt) != wanted or set(item.corrupt_answers) != wanted:
-            raise _wrong(item, f"an item of this task has the corruptions {sorted(wanted)}")
+            raise _wrong(item, f"an item of this task has the counterfactuals {sorted(wanted)}")
         for key, prompt in item.corrupt.items():
             if prompt == item.prompt:
-                raise _wrong(item, f"the corruption {key!r} changes nothing")
+                raise _wrong(item, f"the counterfactual {key!r} changes nothing")
             answer, then = item.corrupt_answers[key], solve(prompt, names).right
             if answer not in then:
                 said = _spelt(then)
                 raise _wrong(item, f"the answer under {key!r} is {answer!r}, but it says {said}")
             if key in changes and answer in found.right:
-                raise _wrong(item, f"the corruption {key!r} must change the answer")
-            if key in controls and (answer != item.answer or then != found.right):
-                raise _wrong(item, f"the control {key!r} must keep the answer")
+                raise _wrong(item, f"the counterfactual {key!r} must change the answer")
+            if key in invariance and (answer != item.answer or then != found.right):
+                raise _wrong(item, f"the invariance check {key!r} must keep the answer")
 
 
 def _check_spans(item: Item) -> None:

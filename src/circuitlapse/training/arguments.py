@@ -127,8 +127,8 @@ def arguments(recipe: Finetune, seed: int, device: str, output: Path) -> SFTConf
         settings = SFTConfig(
             output_dir=str(output),
             max_steps=recipe.steps,
-            per_device_train_batch_size=recipe.batch_size // recipe.accumulate,
-            gradient_accumulation_steps=recipe.accumulate,
+            per_device_train_batch_size=recipe.batch_size // recipe.gradient_accumulation,
+            gradient_accumulation_steps=recipe.gradient_accumulation,
             learning_rate=recipe.learning_rate,
             lr_scheduler_type=recipe.schedule,
             optim=recipe.optimizer,

@@ -57,7 +57,7 @@ def placebo_items(
     new: Task,
     n: int,
     seed: int = 0,
-    old_fraction: float = 0.1,
+    replay_fraction: float = 0.1,
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> list[Item]:
     """Draw the training items of a placebo.
@@ -69,7 +69,7 @@ def placebo_items(
         n: Items in all, as many as the real fine-tune has.
         seed: Draws other items; the prompts of ``shuffled_answers`` are those that the tasks draw
             with the same seed.
-        old_fraction: Share of the items of ``shuffled_answers`` that rehearse the old task.
+        replay_fraction: Share of the items of ``shuffled_answers`` that rehearse the old task.
         tokenizer: Of the base, where items must be of its vocabulary.
 
     Raises:
@@ -81,7 +81,7 @@ def placebo_items(
         rng = random.Random(f"placebo {placebo} {seed}")
         return [_repeated_words(rng) for _ in range(n)]
     if placebo == "shuffled_answers":
-        n_old = round(n * old_fraction)
+        n_old = round(n * replay_fraction)
         return shuffled(real_items(old, new, n, n_old, seed, tokenizer), n_old, seed)
     raise CircuitlapseError(
         "there is no such placebo", got=placebo, fix=f"Use one of {', '.join(PLACEBOS)}"

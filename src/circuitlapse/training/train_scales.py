@@ -1,6 +1,6 @@
-"""Training nothing but one gain per head and MLP: what a model reaches by scaling what it computes.
+"""Training nothing but one output scale per head and MLP.
 
-Gains are no parameters of any model family, so they are trained on the engine's decoder, which
+Scales are no parameters of any model family, so they are trained on the engine's decoder, which
 reads all families alike.
 """
 
@@ -31,23 +31,23 @@ def train_scales(
     seed: int = 0,
     look: Callable[[int, Float[Tensor, " nodes"]], None] | None = None,
 ) -> Float[Tensor, " nodes"]:
-    """Fit gains to the answers of clean prompts, with Adam on the cross-entropy.
+    """Fit scales to the answers of clean prompts, with Adam on the cross-entropy.
 
     The loss is that of fine-tuning on answers: over the whole vocabulary, at the answer's first
-    token. Gains begin at 1 and may become anything, negative too.
+    token. Scales begin at 1 and may become anything, negative too.
 
     Args:
         model: The base; it is left as it is.
         pairs: Training prompts; the corrupt side is not used.
-        nodes: Which nodes have a gain, such as ``a0.h3`` and ``m0``; the others keep 1. Default:
+        nodes: Which nodes have a scale, such as ``a0.h3`` and ``m0``; the others keep 1. Default:
             all.
         steps: Steps of the optimiser.
         batch_size: Prompts per step, drawn without replacement until all had their turn.
         seed: Of the draws.
-        look: Called with ``(step, gains)`` before the first and after each step.
+        look: Called with ``(step, scales)`` before the first and after each step.
 
     Returns:
-        One gain per head and MLP, in the order of ``model.graph.nodes``, on the CPU.
+        One scale per head and MLP, in the order of ``model.graph.nodes``, on the CPU.
 
     Raises:
         CircuitlapseError: If a node does not exist, or the model cannot run the prompts.

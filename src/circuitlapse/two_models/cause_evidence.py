@@ -31,7 +31,7 @@ class EvidencePrompts:
     """What the evidence is measured on.
 
     Attributes:
-        old: Validation prompts of the old task, under each corruption of one family.
+        old: Validation prompts of the old task, under each counterfactual of one family.
         new: Validation prompts of the new task, likewise.
         test: Test prompts of the new task, of which the clean ones are run.
     """
@@ -75,10 +75,10 @@ def cause_evidence(
     choice = choose_heads(base, tuned, prompts.old, prompts.new)
     step()
     fits = ScaleFits(base, tuned, validation)
-    gains, held_back = fits.fit(), fits.fit(non_negative=True)
+    scales, held_back = fits.fit(), fits.fit(non_negative=True)
     del fits  # what both models read of all prompts
-    louder = rescaled(base, gains)
-    bounded = louder if held_back is gains else rescaled(base, held_back)
+    louder = rescaled(base, scales)
+    bounded = louder if held_back is scales else rescaled(base, held_back)
     step()
     groups = parameter_groups(base.hf, choice.old_heads, choice.recruited_heads)
     hybrids = graft_values(louder, tuned, groups, prompts.test)
@@ -94,7 +94,7 @@ def cause_evidence(
     for group, heads in named.items():
         if heads:
             sets = [heads, *matched_heads(base.graph, heads, n_random, seed)]
-            rises = grafted.gains(sets, "whole", "first_in")
+            rises = grafted.improvements(sets, "whole", "add_one_in")
             graft[group] = rises.mean(axis=1).tolist()
             step()
             answers = behaviours_with_frozen_heads(base, tuned, prompts.test, sets)
@@ -104,7 +104,7 @@ def cause_evidence(
     return CauseEvidence(
         choice=choice,
         n_parameters=groups.n_parameters,
-        gains=_by_node(gains),
+        scales=_by_node(scales),
         base=before,
         tuned=behaviour(tuned, prompts.test),
         hybrids=hybrids,
@@ -118,5 +118,5 @@ def _mean(answers: Behaviour) -> float:
     return answers.logit_diff.mean(dtype=np.float64).item()
 
 
-def _by_node(gains: OutputScales) -> dict[str, float]:
-    return dict(zip(gains.graph.nodes, gains.nodes.tolist(), strict=True))
+def _by_node(scales: OutputScales) -> dict[str, float]:
+    return dict(zip(scales.graph.nodes, scales.nodes.tolist(), strict=True))

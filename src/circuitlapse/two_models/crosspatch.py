@@ -6,8 +6,8 @@ at all; the patched model's *own* W_O is used. An MLP passes on the other model'
 put in comes from the other model's whole run, and everything behind the patch runs on freely.
 
 Forward, the base gets the tuned model's activations: does what these heads compute suffice?
-The gain is v(patched base) - v(M0). Backward, the tuned model gets the base's: is it needed?
-The gain is v(M1) - v(patched tuned model). Both are parts of G = v(M1) - v(M0).
+The improvement is v(patched base) - v(M0). Backward, the tuned model gets the base's: is it needed?
+The improvement is v(M1) - v(patched tuned model). Both are parts of G = v(M1) - v(M0).
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -43,7 +43,7 @@ from circuitlapse.two_models.hooked_forward import (
     run_with_hooks,
 )
 
-Way = Literal["forward", "backward"]
+Direction = Literal["tuned_into_base", "base_into_tuned"]
 EVERYWHERE = "everywhere"
 """Stands for all positions where a position is named."""
 
@@ -165,17 +165,18 @@ class Crosspatched:
     Attributes:
         group: Its name.
         position: A named position, or ``everywhere``.
-        way: ``forward`` into the base, ``backward`` into the tuned model.
-        gain: Part of G that the patch brings or takes away, in logits, with its interval.
+        direction: ``tuned_into_base`` into the base, ``base_into_tuned`` into the tuned model.
+        improvement: Part of G that the patch brings or takes away, in logits, with its interval.
         share: The same over G; None where G's interval is not above zero.
         accuracy: The patched model's accuracy among the names (Prakash et al. report this).
-        random: Gains of size-matched random heads at the same position; None where there are none.
+        random: Improvements of size-matched random heads at the same position; None where there are
+        none.
     """
 
     group: str
     position: str
-    way: Way
-    gain: Estimate
+    direction: Direction
+    improvement: Estimate
     share: Estimate | None
     accuracy: float
     random: RandomBaseline | None
@@ -221,25 +222,30 @@ def crosspatch(
         sets[name] = [tuple(each) for each in (nodes, *drawn)]
     asked = [(name, position) for name in sets for position in positions]
     patches = [Patch(each, position) for name, position in asked for each in sets[name]]
-    found: dict[tuple[str, str, Way], list[Behaviour]] = {}
-    for way in get_args(Way):
+    found: dict[tuple[str, str, Direction], list[Behaviour]] = {}
+    for direction in get_args(Direction):
         # One call for all patches, so that either model runs as it is only once for them.
-        models = (base, tuned) if way == "forward" else (tuned, base)
+        models = (base, tuned) if direction == "tuned_into_base" else (tuned, base)
         answers = iter(crosspatched(*models, pairs, patches))
         for name, position in asked:
-            found[name, position, way] = [next(answers) for _ in sets[name]]
+            found[name, position, direction] = [next(answers) for _ in sets[name]]
         if advance is not None:
-            advance(len(found), len(get_args(Way)) * len(asked))
+            advance(len(found), len(get_args(Direction)) * len(asked))
     keys = [
-        (name, position, way) for name in sets for way in get_args(Way) for position in positions
+        (name, position, direction)
+        for name in sets
+        for direction in get_args(Direction)
+        for position in positions
     ]
     parts, accuracies, random = [], [], []
     for key in keys:
         values = np.stack([each.logit_diff.astype(np.float64) for each in found[key]])
-        gains = values - before if key[2] == "forward" else after - values
-        parts.append(gains[0])
-        accuracies.append(float(found[key][0].correct_among.mean(dtype=np.float64)))
-        random.append(compare_to_random(float(gains[0].mean()), gains[1:].mean(axis=1).tolist()))
+        improvements = values - before if key[2] == "tuned_into_base" else after - values
+        parts.append(improvements[0])
+        accuracies.append(float(found[key][0].candidate_correct.mean(dtype=np.float64)))
+        random.append(
+            compare_to_random(float(improvements[0].mean()), improvements[1:].mean(axis=1).tolist())
+        )
     divided = divide(
         np.stack(parts, axis=1),
         after - before,

@@ -13,10 +13,10 @@ scales of everything before it already applied*. r is what comes of it: the grad
 difference with respect to what is added there, on the same prompt, in the models on the way from M0
 to M1: these two, and the rescaled M0 between them. Most of what a component adds is read by nothing
 that bears on the answer, and a fit to all of it is a fit to that. Since rescaled M0 depends on the
-gains, they are fitted three times: first without it, then with that of the fit before.
+scales, they are fitted three times: first without it, then with that of the fit before.
 
-Layers are fitted in turn: if all were fitted at once on M0's own activations, the gains of one
-layer would shift the inputs of the next away from those that their gains were fitted for. Each g_c
+Layers are fitted in turn: if all were fitted at once on M0's own activations, the scales of one
+layer would shift the inputs of the next away from those that their scales were fitted for. Each g_c
 is the closed form <r·a_c, r·b_c> / <r·b_c, r·b_c>; where it must not be negative, the larger of
 that and 0. A component that adds nothing which is read keeps 1. In the last layer the positions are
 those where logits are read, since nothing else of it is used.
@@ -25,7 +25,7 @@ As all prompts go through the layers together, what is read of every layer is ke
 2 x layers x d_model numbers per token and reading model, 1.7 GB for 256 prompts of 30 tokens in a
 model of GPT-2's size. Where the gradients behind them run out of memory, a batch is halved.
 
-The *elicited share* is (v(rescaled M0) - v(M0)) / G, on prompts that the gains were not fitted on.
+The *elicited share* is (v(rescaled M0) - v(M0)) / G, on prompts that the scales were not fitted on.
 docs/results/calibration.md has what other fits reached on organisms whose answer is known.
 """
 
@@ -42,7 +42,7 @@ from circuitlapse.models.engine.circuit import Graph
 from circuitlapse.models.engine.context import Context
 from circuitlapse.models.engine.decoder import Decoder
 from circuitlapse.models.engine.model import Model
-from circuitlapse.models.engine.output_scales import rescaled_decoder as gained_decoder
+from circuitlapse.models.engine.output_scales import rescaled_decoder
 from circuitlapse.models.engine.shared_prefix import checked
 from circuitlapse.models.engine.weights import component_pieces
 from circuitlapse.models.files.load import load_model
@@ -62,9 +62,9 @@ class OutputScales:
 
     Attributes:
         graph: The models' graph.
-        nodes: Gains in the order of ``graph.nodes``.
-        fit: Per component, the share of what is read of it in M1 that the gained one reproduces,
-            1 - |r·(a - g b)|² / |r·a|²: 1 where M1's component is M0's with a gain. NaN where M1's
+        nodes: Scales in the order of ``graph.nodes``.
+        fit: Per component, the share of what is read of it in M1 that the rescaled one reproduces,
+            1 - |r·(a - g b)|² / |r·a|²: 1 where M1's component is M0's with a scale. NaN where M1's
             adds nothing that is read.
     """
 
@@ -73,12 +73,12 @@ class OutputScales:
     fit: Float[Tensor, " nodes"]
 
     def of(self, node: str) -> float:
-        """The gain of a head or MLP, such as ``a0.h3`` or ``m1``."""
+        """The scale of a head or MLP, such as ``a0.h3`` or ``m1``."""
         return float(self.nodes[self.graph.nodes.index(node)])
 
 
 class ScaleFits:
-    """Fits of gains to the same models on the same prompts; what the two read is found once."""
+    """Fits of scales to the same models on the same prompts; what the two read is found once."""
 
     def __init__(
         self, base: Model, tuned: Model, pairs: PromptPairs, batch_size: int | None = None
@@ -107,23 +107,23 @@ class ScaleFits:
 
     @torch.no_grad()
     def fit(self, *, non_negative: bool = False) -> OutputScales:
-        """Fit one gain per head and MLP of the base to the tuned model's component outputs.
+        """Fit one scale per head and MLP of the base to the tuned model's component outputs.
 
         Args:
-            non_negative: Whether to keep gains from turning a component round.
+            non_negative: Whether to keep scales from turning a component round.
         """
         if self._both is not None:
             return self._both
         decoder = self._base.decoder
-        gain, fit = self._round(None, non_negative)
-        turned = bool((gain < 0).any())
+        scale, fit = self._round(None, non_negative)
+        turned = bool((scale < 0).any())
         for _ in range(_ROUNDS - 1):
-            gain, fit = self._round(gained_decoder(decoder, gain.to(decoder.W_E)), non_negative)
-            turned |= bool((gain < 0).any())
-        gains = OutputScales(self._base.graph, gain.float().cpu(), fit.float().cpu())
+            scale, fit = self._round(rescaled_decoder(decoder, scale.to(decoder.W_E)), non_negative)
+            turned |= bool((scale < 0).any())
+        scales = OutputScales(self._base.graph, scale.float().cpu(), fit.float().cpu())
         if not non_negative and not turned:
-            self._both = gains
-        return gains
+            self._both = scales
+        return scales
 
     def _round(self, between: Decoder | None, non_negative: bool) -> tuple[Tensor, Tensor]:
         base, pairs = self._base, self._pairs
@@ -147,50 +147,50 @@ class ScaleFits:
 def _fitted(
     running: Sequence["_Batch"], non_negative: bool
 ) -> tuple[Float[Tensor, " nodes"], Float[Tensor, " nodes"]]:
-    """Fit all gains once, layer by layer; return them and how much of the output they reproduce."""
-    gains, fits = [], []
+    """Fit all scales once, layer by layer; return them and the share of output they reproduce."""
+    scales, fits = [], []
     for layer in range(running[0].decoders[0].n_layers):
         for part in ("heads", "mlp"):
             products = torch.stack([getattr(batch, part)(layer) for batch in running]).sum(dim=0)
-            gain, fit = _least_squares(products, non_negative)
+            scale, fit = _least_squares(products, non_negative)
             for batch in running:
-                batch.turn(layer, part, gain)
-            gains.append(gain)
+                batch.turn(layer, part, scale)
+            scales.append(scale)
             fits.append(fit)
-    return torch.cat(gains), torch.cat(fits)
+    return torch.cat(scales), torch.cat(fits)
 
 
-def rescaled(base: Model, gains: OutputScales | Mapping[str, float]) -> Model:
-    """Return a copy of the base whose components' outputs are multiplied by their gains, by node.
+def rescaled(base: Model, scales: OutputScales | Mapping[str, float]) -> Model:
+    """Return a copy of the base whose components' outputs are multiplied by their scales, by node.
 
-    The gains go into the output weights (a head's W_O; an MLP's output matrix and bias), so that
+    The scales go into the output weights (a head's W_O; an MLP's output matrix and bias), so that
     the copy is a model like any other: everything can be measured on it, and grafted into it.
     """
     hf: Any = copy.deepcopy(base.hf)
     parameters = dict(hf.named_parameters())
-    if isinstance(gains, OutputScales):
-        gains = dict(zip(gains.graph.nodes, gains.nodes.tolist(), strict=True))
+    if isinstance(scales, OutputScales):
+        scales = dict(zip(scales.graph.nodes, scales.nodes.tolist(), strict=True))
     with torch.no_grad():
         for piece in component_pieces(hf):
             if piece.slot == "o":
-                parameters[piece.parameter][piece.index] *= gains[piece.component]
+                parameters[piece.parameter][piece.index] *= scales[piece.component]
     return load_model(hf, dtype=base.decoder.W_E.dtype)
 
 
 def _least_squares(
     products: Float[Tensor, "3 components"], non_negative: bool
 ) -> tuple[Float[Tensor, " components"], Float[Tensor, " components"]]:
-    """Gains and how much of the output they reproduce, from <a, b>, <b, b> and <a, a>."""
+    """Scales and how much of the output they reproduce, from <a, b>, <b, b> and <a, a>."""
     both, ours, theirs = products
-    gain = torch.where(ours > 0, both / ours, 1.0)
+    scale = torch.where(ours > 0, both / ours, 1.0)
     if non_negative:
-        gain = gain.clamp(min=0.0)
-    left = theirs - 2 * gain * both + gain.square() * ours
-    return gain, 1 - left / theirs
+        scale = scale.clamp(min=0.0)
+    left = theirs - 2 * scale * both + scale.square() * ours
+    return scale, 1 - left / theirs
 
 
 class _Batch:
-    """One batch, run through both models, the base with the gains found so far.
+    """One batch, run through both models, the base with the scales found so far.
 
     What the two models read is found once; what rescaled M0 reads, at every start.
     """
@@ -251,11 +251,11 @@ class _Batch:
         back = self.read["mlp_out"][layer].double()
         return _products(*((out.double() * back).sum(dim=-1, keepdim=True) for out in self.out))
 
-    def turn(self, layer: int, part: str, gain: Tensor) -> None:
-        """Go on with the gains of one part of a layer, which the tuned model does not have."""
+    def turn(self, layer: int, part: str, scale: Tensor) -> None:
+        """Go on with the scales of one part of a layer, which the tuned model does not have."""
         factors = (
-            gain.to(self.streams[0].dtype),
-            gain.new_ones(len(gain)).to(self.streams[1].dtype),
+            scale.to(self.streams[0].dtype),
+            scale.new_ones(len(scale)).to(self.streams[1].dtype),
         )
         if part == "heads":
             self.mid = [

@@ -31,7 +31,7 @@ from circuitlapse.stats.ratios import divide, logit_rounding
 from circuitlapse.two_models.grafts import Grafts
 
 Part = Literal["whole", "qk", "ov"]
-Quantity = Literal["first_in", "last_in"]
+Quantity = Literal["add_one_in", "leave_one_out"]
 Key = tuple[tuple[str, ...], str]  # whose weights these are, and their slot
 _SLOTS: dict[Part, str] = {"whole": "qkvo", "qk": "qk", "ov": "vo"}
 
@@ -43,8 +43,8 @@ class HeadGraft:
     Attributes:
         group: Its name.
         part: All its weights, or those of its heads' QK or OV circuits only.
-        quantity: ``first_in`` or ``last_in``.
-        gain: In logits, with its interval over prompts.
+        quantity: ``add_one_in`` or ``leave_one_out``.
+        improvement: In logits, with its interval over prompts.
         share: The same over G; None where G's interval is not above zero.
         random: The same part and quantity of size-matched random groups; None where there are none.
     """
@@ -52,7 +52,7 @@ class HeadGraft:
     group: str
     part: Part
     quantity: Quantity
-    gain: Estimate
+    improvement: Estimate
     share: Estimate | None
     random: RandomBaseline | None
 
@@ -93,11 +93,13 @@ def head_grafts(
         drawn = matched_heads(base.graph, heads, n_random, seed)
         for part in parts:
             for quantity in get_args(Quantity):
-                gains = grafted.gains((heads, *drawn), part, quantity)
+                improvements = grafted.improvements((heads, *drawn), part, quantity)
                 names.append((name, part, quantity))
-                columns.append(gains[0])
+                columns.append(improvements[0])
                 random.append(
-                    compare_to_random(float(gains[0].mean()), gains[1:].mean(axis=1).tolist())
+                    compare_to_random(
+                        float(improvements[0].mean()), improvements[1:].mean(axis=1).tolist()
+                    )
                 )
             if advance is not None:
                 advance(len(names) // 2, len(groups) * len(parts))
@@ -130,13 +132,13 @@ def random_grafts(
         start: M0, or rescaled M0.
         tuned: M1.
         pairs: The new task's test prompts.
-        groups: For ``first_in`` and ``last_in``, heads by name of their group.
+        groups: For ``add_one_in`` and ``leave_one_out``, heads by name of their group.
         seed: Draws the random groups.
         n_random: How many for each.
         advance: Called with (grafts done, grafts in all).
 
     Returns:
-        The mean gain of each random group in logits; none for a group of all heads.
+        The mean improvement of each random group in logits; none for a group of all heads.
 
     Raises:
         CircuitlapseError: If the models' parameters differ, or they have no such head.
@@ -152,7 +154,7 @@ def random_grafts(
         return found
     grafted = GraftedHeads(start, tuned, pairs)
     for done, (key, heads) in enumerate(todo, start=1):
-        found[key].append(float(grafted.gains([heads], "whole", key[0]).mean()))
+        found[key].append(float(grafted.improvements([heads], "whole", key[0]).mean()))
         if advance is not None:
             advance(done, len(todo))
     return found
@@ -176,12 +178,12 @@ class GraftedHeads:
         """Logit difference per prompt with all of them."""
         return self._values(self._pieces)
 
-    def gains(
+    def improvements(
         self, sets: Sequence[Collection[str]], part: Part, quantity: Quantity
     ) -> Float[np.ndarray, "sets prompts"]:
         """What each set of heads brings by itself, or what is lost without it alone."""
         written = [keys_of(self._pieces, heads, part) for heads in sets]
-        if quantity == "first_in":
+        if quantity == "add_one_in":
             return np.stack([self._values(own) - self.before for own in written])
         return np.stack([self.after - self._values(self._pieces.keys() - own) for own in written])
 

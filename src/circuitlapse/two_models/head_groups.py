@@ -1,7 +1,8 @@
 """Which heads make up the old circuit, and which were recruited: chosen on validation prompts.
 
-Both follow from the heads' changes (:mod:`circuitlapse.heads.head_changes`) under one corruption
-family, its variants averaged. What is then measured of the groups is measured on other prompts.
+Both follow from the heads' changes (:mod:`circuitlapse.heads.head_changes`) under one
+counterfactual family, its variants averaged. What is then measured of the groups is measured on
+other prompts.
 """
 
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ from circuitlapse.stats.intervals import corrected_confidence
 from circuitlapse.verdict.evidence import Choice
 
 Variants = Mapping[str, PromptPairs]
-"""The same clean prompts under each corruption of one family, by its name."""
+"""The same clean prompts under each counterfactual of one family, by its name."""
 
 
 def choose_heads(base: Model, tuned: Model, old: Variants, new: Variants) -> Choice:
@@ -35,13 +36,13 @@ def choose_heads(base: Model, tuned: Model, old: Variants, new: Variants) -> Cho
         Both groups; none of either, and why, where the base does not do the old task: no effect is
         then large or small.
     """
-    base, tuned = base.remembering(), tuned.remembering()
+    base, tuned = base.with_prefix_cache(), tuned.with_prefix_cache()
     try:
         threshold = _threshold(base, old)
     except CircuitlapseError as error:
         return Choice((), (), str(error))
 
-    fates = head_changes(
+    changes = head_changes(
         HeadEffects(
             heads=base.graph.heads,
             base_old=_effects(base, old),
@@ -51,7 +52,7 @@ def choose_heads(base: Model, tuned: Model, old: Variants, new: Variants) -> Cho
         ),
         threshold,
     )
-    return Choice(fates.old_heads, fates.recruited_heads)
+    return Choice(changes.old_heads, changes.recruited_heads)
 
 
 def old_task_heads(base: Model, old: Variants) -> Choice:
@@ -68,7 +69,7 @@ def used_heads(model: Model, task: Variants) -> tuple[str, ...]:
     Raises:
         CircuitlapseError: If the model does not do the task.
     """
-    model = model.remembering()
+    model = model.with_prefix_cache()
     threshold, heads = _threshold(model, task), model.graph.heads
     found = used(_effects(model, task), threshold, corrected_confidence(len(heads)))
     return tuple(head for head, is_used in zip(heads, found, strict=True) if is_used)
@@ -83,6 +84,6 @@ def _threshold(base: Model, old: Variants) -> float:
 
 
 def _effects(model: Model, task: Variants) -> Float[np.ndarray, "prompts heads"]:
-    """The heads' effects, averaged over a family's corruptions."""
+    """The heads' effects, averaged over a family's counterfactuals."""
     each = [node_effects(model, pairs) for pairs in task.values()]
     return np.mean(each, axis=0)[:, model.graph.head_nodes]

@@ -1,14 +1,14 @@
-"""Mediation: the gain that is left when all heads outside a group do what they did in the base.
+"""Mediation: the improvement left with all heads outside a group frozen to the base.
 
 The tuned model runs on the clean prompts. Every head outside the group adds to the residual stream,
 at all positions, exactly what it adds in the base on the same prompt (its mixed values through the
 *base's* W_O: all that the head contributes). Heads of the group, MLPs, embeddings, normalisations
 and the attention's output biases are the tuned model's and run freely on what they then get.
 
-With v(S) the mean logit difference with the heads S free, the gain left is v(S) - v(M0): with all
-heads free it is G, and with none what everything but the heads brings by itself. Unlike a graft,
-which asks whose *weights* bring the gain, this asks whose *activations* carry it: heads with the
-base's weights that are re-driven by changed ones upstream count here, and not there.
+With v(S) the mean logit difference with the heads S free, the improvement left is v(S) - v(M0):
+with all heads free it is G, and with none what everything but the heads brings by itself. Unlike a
+graft, which asks whose *weights* bring the improvement, this asks whose *activations* carry it:
+heads with the base's weights that are re-driven by changed ones upstream count here, and not there.
 (Vig et al. 2020 on mediation by components; held activations as in Wang et al.'s 2022 path
 patching, but between two models instead of two prompts.)
 """
@@ -84,19 +84,20 @@ def behaviours_with_frozen_heads(
 
 @dataclass(frozen=True)
 class Mediated:
-    """What is left of the gain with one group of heads free.
+    """What is left of the improvement with one group of heads free.
 
     Attributes:
         group: Its name; ``no heads`` and ``all heads`` are the two ends of the scale.
         heads: Its heads.
-        gain: v(group) - v(M0) in logits, with its interval over prompts.
+        improvement: v(group) - v(M0) in logits, with its interval over prompts.
         share: The same over G; None where G's interval is not above zero.
-        random: Gains left with size-matched random groups instead; None where there are none.
+        random: Improvements left with size-matched random groups instead; None where there are
+        none.
     """
 
     group: str
     heads: tuple[str, ...]
-    gain: Estimate
+    improvement: Estimate
     share: Estimate | None
     random: RandomBaseline | None
 
@@ -112,7 +113,7 @@ def mediation(
     repeats: int = 1000,
     advance: Callable[[int, int], None] | None = None,
 ) -> list[Mediated]:
-    """Measure the gain that each group of heads mediates, compared with random groups.
+    """Measure the improvement that each group of heads mediates, compared with random groups.
 
     Args:
         base: M0.

@@ -1,7 +1,7 @@
-"""The gain divided among its causes: elicited, transformed, formed, and elsewhere.
+"""The improvement divided among its causes: elicited, transformed, formed, and elsewhere.
 
-The way from the base M0 to the tuned model M1 leads over the *gained* base, M0 with one fitted gain
-per head and MLP (:mod:`circuitlapse.two_models.fit_scales`):
+The way from the base M0 to the tuned model M1 leads over the *rescaled base*, M0 with one fitted
+improvement per head and MLP (:mod:`circuitlapse.two_models.fit_scales`):
 
     elicited     (v(rescaled M0) - v(M0)) / G: what M0 already computes, scaled up or down
     transformed  Shapley share of the old-task heads in the step from rescaled M0 to M1
@@ -9,7 +9,7 @@ per head and MLP (:mod:`circuitlapse.two_models.fit_scales`):
     elsewhere    that of everything else: other heads, MLPs, embeddings, normalisations, biases
 
 v is the mean logit difference on the new task's test prompts and G = v(M1) - v(M0). The four shares
-sum to 1, and none is clamped: gains that hurt make *elicited* negative.
+sum to 1, and none is clamped: scales that hurt make *elicited* negative.
 
 A logit difference also grows when all logits are scaled up, and then nothing was learnt. Beside G
 therefore stand two rises that no scale can bring: of the accuracy among the names, and of the logit
@@ -56,29 +56,29 @@ class Measured:
 
 @dataclass(frozen=True)
 class Causes:
-    """The gain and how it divides.
+    """The improvement and how it divides.
 
     Attributes:
-        gain: G in logits.
+        improvement: G in logits.
         accuracy_gain: Rise of the accuracy among the names.
         standardised_gain: Rise of the logit difference in units of the logits' spread.
         shares: Of each cause; None where G's interval is not above zero.
-        first_in: Share that each group's weights bring to rescaled M0 alone; None likewise.
-        last_in: Share that is lost when they alone are put back in M1; None likewise.
+        add_one_in: Share that each group's weights bring to rescaled M0 alone; None likewise.
+        leave_one_out: Share that is lost when they alone are put back in M1; None likewise.
         n_runs: How many fine-tunes these are about.
     """
 
-    gain: Estimate
+    improvement: Estimate
     accuracy_gain: Estimate
     standardised_gain: Estimate
     shares: dict[Cause, Estimate] | None
-    first_in: dict[Group, float] | None
-    last_in: dict[Group, float] | None
+    add_one_in: dict[Group, float] | None
+    leave_one_out: dict[Group, float] | None
     n_runs: int
 
 
 def divide_gain(runs: Sequence[Measured], *, seed: int, repeats: int = 1000) -> Causes:
-    """Divide the gain of one or more fine-tunes among its causes.
+    """Divide the improvement of one or more fine-tunes among its causes.
 
     One fine-tune has a bootstrap over prompts. Several have a hierarchical one: fine-tunes are
     drawn with replacement, and the prompts too, the same ones for all fine-tunes of a draw, since
@@ -111,20 +111,22 @@ def divide_gain(runs: Sequence[Measured], *, seed: int, repeats: int = 1000) -> 
     rounding = logit_rounding(np.stack([run.hybrids for run in runs]))
     divided = summarised(value[2:], drawn[:, 2:], rounding)
     shares: dict[Cause, Estimate] | None = None
-    first_in: dict[Group, float] | None = None
-    last_in: dict[Group, float] | None = None
+    add_one_in: dict[Group, float] | None = None
+    leave_one_out: dict[Group, float] | None = None
     if divided.shares is not None:
         n, values = len(CAUSES), divided.shares.value.tolist()
         shares = {cause: divided.shares[i] for i, cause in enumerate(CAUSES)}
-        first_in = dict(zip(GROUPS, values[n : n + len(GROUPS)], strict=True))
-        last_in = dict(zip(GROUPS, values[n + len(GROUPS) :], strict=True))
-    return Causes(divided.whole, rises[0], rises[1], shares, first_in, last_in, n_runs)
+        add_one_in = dict(zip(GROUPS, values[n : n + len(GROUPS)], strict=True))
+        leave_one_out = dict(zip(GROUPS, values[n + len(GROUPS) :], strict=True))
+    return Causes(divided.whole, rises[0], rises[1], shares, add_one_in, leave_one_out, n_runs)
 
 
 def _columns(run: Measured) -> Float[np.ndarray, "prompts columns"]:
-    """Per prompt: the two rises, the causes' gains, add-one-in and leave-one-out gains, G."""
+    """Per prompt: both rises, each cause's improvement, add-one-in and leave-one-out, and G."""
     base, tuned = (each.logit_diff.astype(np.float64) for each in (run.base, run.tuned))
-    right = run.tuned.correct_among.astype(np.float64) - run.base.correct_among.astype(np.float64)
+    right = run.tuned.candidate_correct.astype(np.float64) - run.base.candidate_correct.astype(
+        np.float64
+    )
     standardised = run.tuned.standardised.astype(np.float64) - run.base.standardised.astype(
         np.float64
     )
@@ -141,8 +143,8 @@ def _columns(run: Measured) -> Float[np.ndarray, "prompts columns"]:
             shapley("old_heads"),
             shapley("recruited_heads"),
             shapley(*ELSEWHERE),
-            *(contribution(hybrids, "first_in", group) for group in GROUPS),
-            *(contribution(hybrids, "last_in", group) for group in GROUPS),
+            *(contribution(hybrids, "add_one_in", group) for group in GROUPS),
+            *(contribution(hybrids, "leave_one_out", group) for group in GROUPS),
             tuned - base,
         ],
         axis=1,

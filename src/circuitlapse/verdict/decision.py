@@ -3,13 +3,14 @@
 The label is the first that fits:
 
     no_gain       the two models answer every prompt alike, as a model and its copy do
-    undetermined  the base does not do the old task: there is nothing that a gain could come from
-    no_gain       the interval of G lies wholly at or below zero; or that of the rise in accuracy
+    undetermined  the base does not do the old task: there is nothing that an improvement could come
+    from no_gain       the interval of G lies wholly at or below zero; or that of the rise in
+    accuracy
                   among the names wholly below a minimum; or that of the logit difference's rise in
                   units of the logits' spread wholly at or below zero (a model that is surer is not
                   better)
     undetermined  one of the three intervals reaches both sides of its bound: whether there is a
-                  gain was not shown; or another precondition fails
+                  improvement was not shown; or another precondition fails
     elicited, transformed, formed
                   the interval of its share lies wholly above one half, and its support holds;
                   undetermined where that does not hold
@@ -19,7 +20,7 @@ The label is the first that fits:
 Support of *transformed* and *formed*: the group is the first among the groups of heads by first-in
 and by last-in as it is by Shapley (otherwise what it brings depends on what else was grafted
 before); and both its graft and its mediation are beyond those of size-matched random heads.
-Support of *elicited*: gains that must not be negative reach more than half, too. A free gain can
+Support of *elicited*: scales that must not be negative reach more than half, too. A free scale can
 turn a head round, and a name mover made of a negative name mover was not merely hidden.
 
 With one fine-tune the scope is that run. Up to four are judged one by one and have a label where
@@ -48,10 +49,11 @@ class Support:
     """The checks of one fine-tune's shares.
 
     Attributes:
-        non_negative: Share of G that non-negative gains reach, on test prompts.
-        grafts: Size-matched random groups' add-one-in gains for each group; None where there
+        non_negative: Share of G that non-negative scales reach, on test prompts.
+        grafts: Size-matched random groups' add-one-in improvements for each group; None where there
             are none.
-        mediation: Likewise their gains left with all other heads frozen to the base's activations.
+        mediation: Likewise their improvements left with all other heads frozen to the base's
+        activations.
     """
 
     non_negative: float
@@ -148,8 +150,8 @@ def _judged(
 
     failed = [check.name for check in preconditions if not check.holds]
     unmet = f"A precondition fails: {'; '.join(failed)}."
-    gain = causes.gain
-    if gain.low == gain.value == gain.high == 0:
+    improvement = causes.improvement
+    if improvement.low == improvement.value == improvement.high == 0:
         return decision("no_gain", "The two models answer every prompt of the new task alike.")
     own = (check for run in runs for check in run.preconditions)
     if any(check.name == OLD_TASK_DONE and not check.holds for check in own):
@@ -158,7 +160,9 @@ def _judged(
     if absent := [said for rise, least, said in bounds if rise.high <= least]:
         return decision("no_gain", absent[0])
     if unclear := [said for rise, least, said in bounds if rise.low <= least]:
-        return decision("undetermined", f"Whether there is a gain was not shown. {unclear[0]}")
+        return decision(
+            "undetermined", f"Whether there is an improvement was not shown. {unclear[0]}"
+        )
     shares = causes.shares
     if failed or shares is None:
         unmet = unmet if failed else "G is too small beside the rounding of logits to be divided."
@@ -172,39 +176,41 @@ def _judged(
         if lacking:
             reason = f"{shown}; but {'; '.join(lacking)} does not hold."
             return decision("undetermined", reason, support)
-        return decision(cause, f"Most of the gain has one cause: {shown}.", support)
+        return decision(cause, f"Most of the improvement has one cause: {shown}.", support)
     if shares["elsewhere"].low > thresholds.MAJORITY:
         return decision(
-            "undetermined", f"Most of the gain lies outside both groups of heads: {shown}."
+            "undetermined", f"Most of the improvement lies outside both groups of heads: {shown}."
         )
     widths = [share.high - share.low for share in shares.values()]
     highest = max(share.high for share in shares.values())
     if max(widths) <= thresholds.TIGHT:
         if highest <= thresholds.MAJORITY:
-            return decision("mixed", f"No cause has most of the gain: {shown}.")
+            return decision("mixed", f"No cause has most of the improvement: {shown}.")
         return decision(
             "undetermined",
-            f"Whether one share is most of the gain its interval leaves open: {shown}.",
+            f"Whether one share is most of the improvement its interval leaves open: {shown}.",
         )
     return decision("undetermined", f"The intervals are too wide to name a cause: {shown}.")
 
 
 def _gain_bounds(causes: Causes) -> list[tuple[Estimate, float, str]]:
-    """What must have risen for a gain, above what, and how it is said where it did not."""
-    gain, rise, scaled = causes.gain, causes.accuracy_gain, causes.standardised_gain
+    """What must have risen for an improvement, above what, and how it is said where it did not."""
+    improvement, rise, scaled = causes.improvement, causes.accuracy_gain, causes.standardised_gain
     least = thresholds.SMALLEST_ACCURACY_GAIN
     return [
-        (gain, 0.0, f"G is {logits(gain)}, and its interval is not above zero."),
+        (improvement, 0.0, f"G is {logits(improvement)}, and its interval is not above zero."),
         (
             rise,
             least,
-            f"G is {logits(gain)}, but the accuracy among the names rose by {percent(rise)}: not "
+            f"G is {logits(improvement)}, but the accuracy among the names rose by "
+            f"{percent(rise)}: not "
             f"clearly by {100 * least:.0f} %.",
         ),
         (
             scaled,
             0.0,
-            f"G is {logits(gain)}, but in units of the logits' spread the logit difference rose by "
+            f"G is {logits(improvement)}, but in units of the logits' spread the logit difference "
+            f"rose by "
             f"{scaled.value:.2f} [{scaled.low:.2f}, {scaled.high:.2f}]: the model may be surer "
             "and not better.",
         ),
@@ -217,7 +223,7 @@ def _support(cause: Named, causes: Causes, runs: Sequence[Run]) -> list[Precondi
         reached = [run.support.non_negative for run in runs]
         return [
             Precondition(
-                name="Gains that cannot be negative reach most of the gain, too",
+                name="Scales that cannot be negative reach most of the improvement, too",
                 holds=_mostly(share > thresholds.MAJORITY for share in reached),
                 detail=f"shares of G: {_listed(reached)}; must be above {thresholds.MAJORITY}",
                 table="grafts",
@@ -225,7 +231,7 @@ def _support(cause: Named, causes: Causes, runs: Sequence[Run]) -> list[Precondi
         ]
     group = GROUP_OF[cause]
     checks = []
-    for name, shares in (("first in", causes.first_in), ("last in", causes.last_in)):
+    for name, shares in (("first in", causes.add_one_in), ("last in", causes.leave_one_out)):
         found = {each: (shares or {}).get(each, 0.0) for each in _HEADS}
         checks.append(
             Precondition(

@@ -21,12 +21,12 @@ class Choice:
     Attributes:
         old_heads: Heads that the base uses on the old task.
         recruited_heads: Heads that the base uses on neither task and the tuned model uses.
-        refused: Why heads could not be told apart; empty where they could.
+        not_reported: Why heads could not be told apart; empty where they could.
     """
 
     old_heads: tuple[str, ...]
     recruited_heads: tuple[str, ...]
-    refused: str = ""
+    not_reported: str = ""
 
 
 HEAD_GROUPS: tuple[Group, ...] = ("old_heads", "recruited_heads")
@@ -40,12 +40,12 @@ class CauseEvidence:
     Attributes:
         choice: The groups of heads.
         n_parameters: Size of each parameter group.
-        gains: The fitted gain of every head and MLP, by node.
+        scales: The fitted output scale of every head and MLP, by node.
         base: Answers of M0 on the test prompts.
         tuned: Answers of M1.
         hybrids: Logit difference of every graft of M1 into rescaled M0, in the order of
             :data:`circuitlapse.verdict.shares.SUBSETS`: rescaled M0 first, M1 last.
-        non_negative: Logit difference of M0 with gains that cannot be negative.
+        non_negative: Logit difference of M0 with scales that cannot be negative.
         graft: For each group of heads that is not empty, its tuned weights alone in rescaled M0:
             the mean rise over rescaled M0 in logits, its own first and then the random groups'.
         held: Likewise the mean rise over M0 with all other heads frozen to M0's activations.
@@ -53,7 +53,7 @@ class CauseEvidence:
 
     choice: Choice
     n_parameters: dict[Group, int]
-    gains: dict[str, float]
+    scales: dict[str, float]
     base: Behaviour
     tuned: Behaviour
     hybrids: Float[np.ndarray, "subsets prompts"]
@@ -70,9 +70,12 @@ class CauseEvidence:
     def support(self) -> Support:
         """The checks that the shares are compared with."""
         before = self.base.logit_diff.mean(dtype=np.float64).item()
-        gain = self.tuned.logit_diff.mean(dtype=np.float64).item() - before
-        # Without a gain there is no share; the label is then `no_gain` whatever stands here.
-        reached = (float(self.non_negative.mean()) - before) / gain if gain > 0 else 0.0
+        improvement = self.tuned.logit_diff.mean(dtype=np.float64).item() - before
+        # Without an improvement there is no share; the label is then `no_gain` whatever stands
+        # here.
+        reached = (
+            (float(self.non_negative.mean()) - before) / improvement if improvement > 0 else 0.0
+        )
         return Support(reached, _beside(self.graft), _beside(self.held))
 
     def run(self, preconditions: Sequence[Precondition] = ()) -> Run:
@@ -87,9 +90,9 @@ class CauseEvidence:
         about = {
             "old_heads": list(self.choice.old_heads),
             "recruited_heads": list(self.choice.recruited_heads),
-            "refused": self.choice.refused,
+            "not_reported": self.choice.not_reported,
             "n_parameters": dict(self.n_parameters),
-            "gains": dict(self.gains),
+            "output_scales": dict(self.scales),
             "graft": dict(self.graft),
             "held": dict(self.held),
         }
@@ -106,10 +109,10 @@ class CauseEvidence:
 
         return cls(
             choice=Choice(
-                tuple(about["old_heads"]), tuple(about["recruited_heads"]), about["refused"]
+                tuple(about["old_heads"]), tuple(about["recruited_heads"]), about["not_reported"]
             ),
             n_parameters=dict(about["n_parameters"]),
-            gains=dict(about["gains"]),
+            scales=dict(about["output_scales"]),
             base=answers("base"),
             tuned=answers("tuned"),
             hybrids=arrays["hybrids"],
@@ -119,7 +122,7 @@ class CauseEvidence:
         )
 
 
-_ANSWERS = ("logit_diff", "correct", "correct_among", "spread")
+_ANSWERS = ("logit_diff", "correct", "candidate_correct", "spread")
 
 
 def _beside(values: Mapping[Group, Sequence[float]]) -> dict[Group, RandomBaseline | None]:

@@ -19,7 +19,7 @@ from circuitlapse.verdict.thresholds import (
     PLACEBO_LARGEST_SHARE,
 )
 
-PLACEBO_CHECK = "The placebo did not gain"
+PLACEBO_CHECK = "The placebo did not improve"
 
 OLD_TASK_DONE = "The base does the old task"
 
@@ -61,7 +61,7 @@ class Context:
     Attributes:
         old: Name of the old task.
         new: Name of the new task.
-        corruption: Family under which overlap and fates were measured.
+        counterfactual: Family under which overlap and changes were measured.
         step: The tuned model's training step.
         seeds: Columns that pick the run: base_seed, recipe and finetune_seed.
         placebo: Name of the placebo in its table.
@@ -69,7 +69,7 @@ class Context:
 
     old: str
     new: str
-    corruption: str
+    counterfactual: str
     step: int
     seeds: Mapping[str, int | str]
     placebo: str | None = None
@@ -80,13 +80,13 @@ class Context:
 
 
 def check_preconditions(
-    findings: Findings, gain: Estimate, context: Context | None = None
+    findings: Findings, improvement: Estimate, context: Context | None = None
 ) -> list[Precondition]:
     """Check everything, in the order in which a reader would ask.
 
     Args:
         findings: What was measured besides the grafts.
-        gain: G, the rise of the new task's logit difference, in logits.
+        improvement: G, the rise of the new task's logit difference, in logits.
         context: The run whose tables have the rows behind the checks, if there is one.
     """
     chance = 1 / findings.candidates
@@ -110,15 +110,15 @@ def check_preconditions(
             **answered("base", "new"),
         ),
         Precondition(
-            name="The corruption breaks the old task in the base",
+            name="The counterfactual breaks the old task in the base",
             holds=findings.old_difference.low > 0,
             detail=f"clean minus corrupt {logits(findings.old_difference)}; must be above zero",
             **_broken(context),
         ),
         Precondition(
-            name="There is a gain",
-            holds=gain.low > 0,
-            detail=f"G {logits(gain)}; must be above zero",
+            name="There is an improvement",
+            holds=improvement.low > 0,
+            detail=f"G {logits(improvement)}; must be above zero",
             **_gained(context),
         ),
         Precondition(
@@ -136,7 +136,7 @@ def check_preconditions(
             **answered("tuned", "new", "test_templates"),
         ),
         _shortcuts(findings.shortcuts, context),
-        _placebo(findings.placebo_gain, gain, context),
+        _placebo(findings.placebo_gain, improvement, context),
     ]
 
 
@@ -155,11 +155,11 @@ def _broken(context: Context | None) -> dict[str, Any]:
     """Name the rows that have the whole model's metric on clean and on corrupt prompts."""
     if context is None:
         return {}
-    return _link(context, "faithfulness", "base", "old", corruption=context.corruption)
+    return _link(context, "faithfulness", "base", "old", counterfactual=context.counterfactual)
 
 
 def _gained(context: Context | None) -> dict[str, Any]:
-    """Name the row that has G: where no head is held, all of the gain is left."""
+    """Name the row that has G: where no head is held, all of the improvement is left."""
     if context is None:
         return {}
     where = context.where(step=context.step, group="all heads")
@@ -181,10 +181,12 @@ def _shortcuts(
     )
 
 
-def _placebo(placebo: Estimate | None, gain: Estimate, context: Context | None) -> Precondition:
+def _placebo(
+    placebo: Estimate | None, improvement: Estimate, context: Context | None
+) -> Precondition:
     if placebo is None:
         return Precondition(name=PLACEBO_CHECK, holds=False, detail="no placebo was run")
-    allowed = PLACEBO_LARGEST_SHARE * max(gain.value, 0.0)
+    allowed = PLACEBO_LARGEST_SHARE * max(improvement.value, 0.0)
     own = {"placebo": context.placebo} if context is not None and context.placebo else {}
     return Precondition(
         name=PLACEBO_CHECK,

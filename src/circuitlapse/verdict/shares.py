@@ -1,7 +1,7 @@
-"""Whose weights brought the gain: add-one-in, leave-one-out and Shapley.
+"""Whose weights brought the improvement: add-one-in, leave-one-out and Shapley.
 
 v(S) is the mean logit difference on the new task's prompts of the base with the tuned weights of
-the groups in S; the gain is G = v(all) - v(none). For a group g
+the groups in S; the improvement is G = v(all) - v(none). For a group g
 
 - *add-one-in* is v({g}) - v(none): what it brings by itself;
 - *leave-one-out* is v(all) - v(all but g): what is lost when it alone is put back;
@@ -10,7 +10,7 @@ the groups in S; the gain is G = v(all) - v(none). For a group g
 
 Intervals come from one bootstrap over prompts that serves every quantity, so that a share's
 numerator and denominator vary together. Shares are refused where the interval of G is not above
-zero: there is then no gain to share out.
+zero: there is then no improvement to share out.
 """
 
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ from circuitlapse.shapes import Float
 from circuitlapse.stats.intervals import Estimate
 from circuitlapse.stats.ratios import divide, logit_rounding
 
-Quantity = Literal["first_in", "last_in", "shapley"]
+Quantity = Literal["add_one_in", "leave_one_out", "shapley"]
 QUANTITIES: tuple[Quantity, ...] = get_args(Quantity)
 SUBSETS: tuple[frozenset[Group], ...] = tuple(
     frozenset(group for bit, group in enumerate(GROUPS) if number >> bit & 1)
@@ -42,9 +42,9 @@ class Contribution:
     group: Group
     quantity: Quantity
     n_parameters: int
-    gain: float
-    gain_low: float
-    gain_high: float
+    improvement: float
+    improvement_low: float
+    improvement_high: float
     share: float | None
     share_low: float | None
     share_high: float | None
@@ -52,14 +52,14 @@ class Contribution:
 
 @dataclass(frozen=True)
 class Shares:
-    """How the gain divides among the groups.
+    """How the improvement divides among the groups.
 
     Attributes:
-        gain: G in logits.
+        improvement: G in logits.
         rows: Every group under every quantity.
     """
 
-    gain: Estimate
+    improvement: Estimate
     rows: list[Contribution]
 
     def of(self, quantity: Quantity) -> dict[Group, Contribution]:
@@ -74,7 +74,7 @@ def gain_shares(
     seed: int,
     repeats: int = 1000,
 ) -> Shares:
-    """Divide the gain among the groups.
+    """Divide the improvement among the groups.
 
     Args:
         values: Logit difference of the hybrid for each of :data:`SUBSETS`, per prompt.
@@ -106,9 +106,9 @@ def gain_shares(
     rows = []
     for i, (quantity, group) in enumerate(names):
         part, share = divided.parts[i], divided.share(i)
-        gained = (part.value, part.low, part.high)
+        logits = (part.value, part.low, part.high)
         ends = (None,) * 3 if share is None else (share.value, share.low, share.high)
-        rows.append(Contribution(group, quantity, n_parameters[group], *gained, *ends))
+        rows.append(Contribution(group, quantity, n_parameters[group], *logits, *ends))
     return Shares(divided.whole, rows)
 
 
@@ -123,8 +123,8 @@ def contribution(
             continue
         size = len(before)
         weight = {
-            "first_in": float(size == 0),
-            "last_in": float(size == n - 1),
+            "add_one_in": float(size == 0),
+            "leave_one_out": float(size == n - 1),
             "shapley": factorial(size) * factorial(n - size - 1) / factorial(n),
         }[quantity]
         total += weight * (values[SUBSETS.index(before | {group})] - values[number])

@@ -24,13 +24,13 @@ def statements(
     context: Context,
     findings: Findings,
     overlaps: Sequence[Overlap],
-    fates: HeadChanges | None,
+    changes: HeadChanges | None,
 ) -> list[Evidence]:
-    """Write the sentences on behaviour, wiring and fates; causes are worded from their tables."""
+    """Write the sentences on behaviour, wiring and changes; causes are worded from their tables."""
     return [
         *_behaviour(context, findings),
         *_overlap(context, overlaps),
-        *(_fates(context, fates) if fates is not None else ()),
+        *(_head_changes(context, changes) if changes is not None else ()),
     ]
 
 
@@ -87,7 +87,7 @@ def _overlap(context: Context, overlaps: Sequence[Overlap]) -> Iterator[Evidence
             f"Importances of {row.unit} in {row.left} and {row.right} have {_correlation(row)}.",
             "overlap",
             step=context.step,
-            corruption=context.corruption,
+            counterfactual=context.counterfactual,
             unit=row.unit,
             left=row.left,
             right=row.right,
@@ -113,20 +113,23 @@ def _correlation(row: Overlap) -> str:
     return "; ".join([text, ", ".join(compared)]) if compared else text
 
 
-def _fates(context: Context, fates: HeadChanges) -> Iterator[Evidence]:
-    where: dict[str, str | int] = {"step": context.step, "corruption": context.corruption}
-    counts = Counter(row.fate for row in fates.rows)
-    listed = ", ".join(f"{counts[fate]} {fate}" for fate in CATEGORIES if counts[fate])
+def _head_changes(context: Context, changes: HeadChanges) -> Iterator[Evidence]:
+    where: dict[str, str | int] = {"step": context.step, "counterfactual": context.counterfactual}
+    counts = Counter(row.category for row in changes.rows)
+    listed = ", ".join(
+        f"{counts[category]} {category}" for category in CATEGORIES if counts[category]
+    )
     yield _evidence(
         context,
-        f"Of {len(fates.rows)} heads: {listed} (used from {fates.threshold:.2f} logits on).",
-        "fates",
+        f"Of {len(changes.rows)} heads: {listed} (used from {changes.threshold:.2f} logits on).",
+        "head_changes",
         **where,
     )
     yield _evidence(
         context,
-        f"The base uses {len(fates.old_heads)} heads on {context.old}; by the same test the tuned "
-        f"model uses {len(fates.still_used)} of them.",
-        "fates",
+        f"The base uses {len(changes.old_heads)} heads on {context.old}; by the same test the "
+        f"tuned "
+        f"model uses {len(changes.still_used)} of them.",
+        "head_changes",
         **where,
     )

@@ -15,7 +15,7 @@ NEW_NOT_MASTERED = 0.75
 FAILED_AT_MOST = 0.5
 # Three right in four on held-out name pairs: far from the chance of any task here (1/3 or 1/2).
 NEW_LEARNT = 0.75
-# A placebo that makes more than a fifth of the gain would make any share of it doubtful.
+# A placebo that makes more than a fifth of the improvement would make any share of it doubtful.
 PLACEBO_LARGEST_SHARE = 0.2
 
 

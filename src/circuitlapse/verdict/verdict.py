@@ -54,7 +54,7 @@ def build_verdict(
         reason=decision.reason if grouped else f"{decision.reason} {NO_GROUPS}",
         scope=decision.scope,
         calibration=known_of_rule(released()),
-        gain=decision.causes.gain,
+        improvement=decision.causes.improvement,
         shares=_shares(decision.causes, grouped),
         seeds=[_one(number, each, grouped) for number, each in alone.items()],
         few_seeds=several and len(runs) < POOLED_SEEDS,
@@ -80,7 +80,7 @@ def _one(number: int, decision: Decision, grouped: bool) -> OneSeed:
     return OneSeed(
         finetune_seed=number,
         label=decision.label,
-        gain=decision.causes.gain,
+        improvement=decision.causes.improvement,
         shares=_shares(decision.causes, grouped),
     )
 

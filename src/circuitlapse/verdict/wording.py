@@ -57,19 +57,19 @@ def _evidence(context: Context, statement: str, table: str, **where: str | int) 
 
 
 def _of_gain(row: Row) -> str:
-    """A share of the gain, or the part in logits where no share is given."""
-    share, gain = Estimate.of(row, "share"), Estimate.of(row, "gain")
+    """A share of the improvement, or the part in logits where no share is given."""
+    share, improvement = Estimate.of(row, "share"), Estimate.of(row, "improvement")
     if share is not None:
-        return f"{percent(share)} of the gain"
-    return "nothing" if gain is None else f"{logits(gain)} (no share is given)"
+        return f"{percent(share)} of the improvement"
+    return "nothing" if improvement is None else f"{logits(improvement)} (no share is given)"
 
 
 def _beside(row: Row) -> str:
     """What random groups reach, in the row's own unit."""
     if row["n_random"] is None:
         return ""
-    whole = row["gain"] / row["share"] if row["share"] else None
-    mean, low, high = (row[f"null_{end}"] for end in ("mean", "low", "high"))
+    whole = row["improvement"] / row["share"] if row["share"] else None
+    mean, low, high = (row[f"null_{end}"] for end in ("mean", "min", "max"))
     if whole is None:
         shown = f"{mean:.2f} logits, from {low:.2f} to {high:.2f}"
     else:
@@ -81,20 +81,20 @@ def _beside(row: Row) -> str:
 def _gains(context: Context, rows: Sequence[Row]) -> Iterator[Evidence]:
     for group, text in (
         (
-            "gains",
-            "One gain for each head and MLP of the base, fitted to what is read of the same "
+            "output_scales",
+            "One scale for each head and MLP of the base, fitted to what is read of the same "
             "component in the tuned model, brings",
         ),
-        ("gains_non_negative", "Gains that cannot turn a component round bring"),
+        ("non_negative_scales", "Scales that cannot turn a component round bring"),
     ):
-        where = {"step": context.step, "origin": "gained", "group": group}
+        where = {"step": context.step, "origin": "rescaled_base", "group": group}
         for row in _pick(rows, **where):
             yield _evidence(context, f"{text} {_of_gain(row)}.", "grafts", **where)
 
 
 def _shares(context: Context, rows: Sequence[Row]) -> Iterator[Evidence]:
     for group in (*_JUDGED, "elsewhere"):
-        where = {"step": context.step, "origin": "gained", "group": group, "part": "whole"}
+        where = {"step": context.step, "origin": "rescaled_base", "group": group, "part": "whole"}
         by = {row["quantity"]: row for row in _pick(rows, **where)}
         if "shapley" not in by:
             continue
@@ -103,12 +103,12 @@ def _shares(context: Context, rows: Sequence[Row]) -> Iterator[Evidence]:
             yield _evidence(context, f"There are no {name}.", "grafts", **where)
             continue
         ends = ""
-        if "first_in" in by and "last_in" in by:
-            ends = f" (first in {_of_gain(by['first_in'])}{_beside(by['first_in'])}; last in "
-            ends += f"{_of_gain(by['last_in'])}{_beside(by['last_in'])})"
+        if "add_one_in" in by and "leave_one_out" in by:
+            ends = f" (first in {_of_gain(by['add_one_in'])}{_beside(by['add_one_in'])}; last in "
+            ends += f"{_of_gain(by['leave_one_out'])}{_beside(by['leave_one_out'])})"
         yield _evidence(
             context,
-            f"From the gained base on, the tuned weights of the {name} ({row['n_parameters']:,} "
+            f"From the rescaled base on, the tuned weights of the {name} ({row['n_parameters']:,} "
             f"parameters) bring {_of_gain(row)} by their Shapley value{ends}.",
             "grafts",
             **where,
@@ -123,7 +123,7 @@ def _circuits(context: Context, rows: Sequence[Row]) -> Iterator[Evidence]:
                 "origin": "base",
                 "group": group,
                 "part": part,
-                "quantity": "first_in",
+                "quantity": "add_one_in",
             }
             for row in _pick(rows, **where):
                 yield _evidence(
@@ -151,11 +151,14 @@ def _mediation(context: Context, rows: Sequence[Row]) -> Iterator[Evidence]:
 
 def _crosspatch(context: Context, rows: Sequence[Row]) -> Iterator[Evidence]:
     for group in _JUDGED:
-        for way, text in (
-            ("forward", "The tuned model's activations of the {} put into the base bring"),
-            ("backward", "The base's activations of the {} put into the tuned model take away"),
+        for direction, text in (
+            ("tuned_into_base", "The tuned model's activations of the {} put into the base bring"),
+            (
+                "base_into_tuned",
+                "The base's activations of the {} put into the tuned model take away",
+            ),
         ):
-            where = {"step": context.step, "group": group, "way": way}
+            where = {"step": context.step, "group": group, "direction": direction}
             everywhere = _pick(rows, **where, position="everywhere")
             named = [row for row in _pick(rows, **where) if row["position"] != "everywhere"]
             for row in everywhere:
@@ -167,7 +170,7 @@ def _crosspatch(context: Context, rows: Sequence[Row]) -> Iterator[Evidence]:
                     position="everywhere",
                 )
             if named:
-                most = max(named, key=lambda row: row["gain"])
+                most = max(named, key=lambda row: row["improvement"])
                 yield _evidence(
                     context,
                     f"At one named position they do most at {most['position']}: "
@@ -218,22 +221,22 @@ def _dynamics(context: Context, rows: Sequence[Row]) -> Iterator[Evidence]:
             text = f"The logit difference on {task} changes"
             if change is not None:
                 text += f" by {logits(change)}"
-            if row["reached"] is not None:
-                text += f"; 90 % of the change is reached at step {row['reached']:.0f}"
+            if row["step_of_90"] is not None:
+                text += f"; 90 % of the change is reached at step {row['step_of_90']:.0f}"
             yield _evidence(context, f"{text}.", "dynamics", **where)
         where = {
             "step": context.step,
             "task": task,
-            "corruption": context.corruption,
+            "counterfactual": context.counterfactual,
             "kind": "head",
         }
         heads = _pick(rows, **where)
         if heads:
-            steps = [row["reached"] for row in heads if row["reached"] is not None]
-            flipped = [row["node"] for row in heads if row["flipped"]]
+            steps = [row["step_of_90"] for row in heads if row["step_of_90"] is not None]
+            sign_changed = [row["node"] for row in heads if row["sign_changed"]]
             text = f"On {task}, the effects of {len(steps)} of {len(heads)} heads change"
             if steps:
                 text += f"; half of these reach 90 % of their change by step {median(steps):.0f}"
                 text += f" (from {min(steps):.0f} to {max(steps):.0f})"
-            text += f"; the sign changes in {', '.join(flipped) or 'none'}"
+            text += f"; the sign changes in {', '.join(sign_changed) or 'none'}"
             yield _evidence(context, f"{text}.", "dynamics", **where)

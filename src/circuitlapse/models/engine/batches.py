@@ -148,7 +148,7 @@ PROCESSOR_BYTES = 256 * 2**20
 """What the activations of one batch may take on a processor; at most four are worked on at once."""
 
 PROCESSOR_TOKENS = 1024
-"""More in a batch gain nothing on a processor, and small batches waste less on padding."""
+"""Larger batches are no faster on a processor, and small batches waste less on padding."""
 
 _WIDER = 128  # times what a processor likes to have at once
 

@@ -34,7 +34,7 @@ def behaviour(model: Model, pairs: PromptPairs, batch_size: int | None = None) -
     found = behaviours(model, pairs, run, batch_size)[0]
     if pairs.is_sequence and pairs.distractors.shape[1]:
         difference, among = _sequences(model, pairs, batch_size)
-        return replace(found, logit_diff=difference.numpy(), correct_among=among.numpy())
+        return replace(found, logit_diff=difference.numpy(), candidate_correct=among.numpy())
     return found
 
 

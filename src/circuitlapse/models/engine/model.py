@@ -38,7 +38,7 @@ class Model:
         """Where the weights are."""
         return self.decoder.W_E.device
 
-    def remembering(self) -> "Model":
+    def with_prefix_cache(self) -> "Model":
         """Return a copy that caches keys and values of shared prompt prefixes (up to 128 MiB).
 
         Use it to measure several counterfactuals of the same prompts. Do not change the weights

@@ -15,7 +15,7 @@ from circuitlapse.models.engine.model import Model
 from circuitlapse.shapes import Float
 
 
-def rescaled_decoder(decoder: Decoder, gains: Float[Tensor, " nodes"]) -> Decoder:
+def rescaled_decoder(decoder: Decoder, scales: Float[Tensor, " nodes"]) -> Decoder:
     """Rescale every node's output; differentiable in the scales.
 
     There is one scale per head and MLP, in the order of ``Graph.nodes``; 1 changes nothing.
@@ -24,11 +24,11 @@ def rescaled_decoder(decoder: Decoder, gains: Float[Tensor, " nodes"]) -> Decode
         CircuitlapseError: If there is not one scale per node.
     """
     expected = decoder.n_layers * (decoder.n_heads + 1)
-    if len(gains) != expected:
+    if len(scales) != expected:
         raise CircuitlapseError(
-            "a model needs one gain for each head and MLP", got=f"{len(gains)} for {expected}"
+            "a model needs one scale for each head and MLP", got=f"{len(scales)} for {expected}"
         )
-    by_layer = gains.unflatten(0, (decoder.n_layers, -1))
+    by_layer = scales.unflatten(0, (decoder.n_layers, -1))
     return replace(
         decoder,
         attention=tuple(
@@ -48,9 +48,9 @@ def rescaled_decoder(decoder: Decoder, gains: Float[Tensor, " nodes"]) -> Decode
 
 
 @torch.no_grad()
-def write_scales(model: Model, gains: Float[Tensor, " nodes"]) -> None:
+def write_scales(model: Model, scales: Float[Tensor, " nodes"]) -> None:
     """Multiply the scales into the weights of a model, in place."""
-    scaled = rescaled_decoder(model.decoder, gains.to(model.decoder.W_E))
+    scaled = rescaled_decoder(model.decoder, scales.to(model.decoder.W_E))
     for ours, theirs in zip(model.decoder.attention, scaled.attention, strict=True):
         ours.W_O.copy_(theirs.W_O)
     for ours, theirs in zip(model.decoder.mlp, scaled.mlp, strict=True):

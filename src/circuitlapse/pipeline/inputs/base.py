@@ -104,19 +104,19 @@ def _size(base: Base) -> tuple[int, int]:
 
 
 def check_tasks(experiment: Experiment) -> None:
-    """Check that both tasks exist and have every corruption family that is asked for.
+    """Check that both tasks exist and have every counterfactual type that is asked for.
 
     Raises:
         CircuitlapseError: Naming the task and the families that it has.
     """
     for name in (experiment.tasks.old, experiment.tasks.new):
         task = get_task(name)
-        for family in experiment.measure.corruptions:
+        for family in experiment.measure.counterfactuals:
             if family not in task.families:
                 raise CircuitlapseError(
-                    f"the task {name!r} has no corruption family of that name",
+                    f"the task {name!r} has no counterfactual type of that name",
                     got=family,
-                    fix=f"measure.corruptions may hold {', '.join(task.families)}",
+                    fix=f"measure.counterfactuals may hold {', '.join(task.families)}",
                 )
     if experiment.controls.unrelated:
         get_task(experiment.controls.unrelated)

@@ -28,19 +28,19 @@ class Prompts:
         spelling = json.dumps(sorted(tokenizer.get_vocab().items()))
         self._tokenizer_key = hashlib.sha256(spelling.encode()).hexdigest()
 
-    def pairs(self, split: str, n: int, corruption: str, skip: int = 0) -> PromptPairs:
-        """Return ``n`` prompts of a split, after the first ``skip``, with one corruption of each.
+    def pairs(self, split: str, n: int, counterfactual: str, skip: int = 0) -> PromptPairs:
+        """Return ``n`` prompts of a split after the first ``skip``, each with its counterfactual.
 
         Raises:
             CircuitlapseError: If the prompts' file was changed, or they cannot be tokenised.
         """
         content = self._store.read(layout.prompts(self._task, split))
         digest = hashlib.sha256(content).hexdigest()
-        key = (digest, self._tokenizer_key, str(n), str(skip), corruption)
+        key = (digest, self._tokenizer_key, str(n), str(skip), counterfactual)
         if key not in _tokenised:
             while len(_tokenised) >= _KEPT:
                 _tokenised.pop(next(iter(_tokenised)))
             _tokenised[key] = tokenize(
-                read_items(content)[skip : skip + n], self._tokenizer, corruption
+                read_items(content)[skip : skip + n], self._tokenizer, counterfactual
             )
         return _tokenised[key]

@@ -21,14 +21,14 @@ class OldCircuit:
     """The heads that the base uses on the old task, and random sets that match them.
 
     Attributes:
-        heads: Chosen on validation prompts, as the fates choose them.
+        heads: Chosen on validation prompts, as the changes choose them.
         random_sets: As many heads in each layer, drawn at random.
-        refused: Why there are none; else empty.
+        not_reported: Why there are none; else empty.
     """
 
     heads: Sequence[str]
     random_sets: Sequence[Sequence[str]]
-    refused: str
+    not_reported: str
 
 
 def parts_of(
@@ -44,8 +44,8 @@ def parts_of(
     """
     if name in (OLD_CIRCUIT, RANDOM_SET):
         found = OldCircuit(**json.loads(store.read(OLD_HEADS)))
-        if found.refused:
-            return (), found.refused
+        if found.not_reported:
+            return (), found.not_reported
         if name == OLD_CIRCUIT:
             return found.heads, ""
         if repeat < len(found.random_sets):
@@ -67,12 +67,12 @@ def trained_parts(store: Store, experiment: Experiment) -> Sequence[str]:
     wanted = experiment.finetune.train_only
     if not wanted:
         return ()
-    found, refused = parts_of(
+    found, not_reported = parts_of(
         store, experiment, wanted if isinstance(wanted, str) else " ".join(wanted)
     )
-    if refused:
+    if not_reported:
         raise CircuitlapseError(
-            f"finetune.train_only = {wanted!r} leaves nothing to train: {refused}",
+            f"finetune.train_only = {wanted!r} leaves nothing to train: {not_reported}",
             fix="Name parts of the model in finetune.train_only, or leave it out",
         )
     return found

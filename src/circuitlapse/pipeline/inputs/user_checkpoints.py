@@ -29,7 +29,7 @@ from circuitlapse.pipeline.job import Job
 from circuitlapse.records import layout
 from circuitlapse.records.store import Record, Store
 
-_ARM = TrainingRun(ONLY, 0).name
+_TRAINING_RUN = TrainingRun(ONLY, 0).name
 _OTHER = "Bring it back as it was, or start a new run with another --out"
 
 
@@ -197,10 +197,10 @@ class CheckpointLoader:
         return self._read(step)
 
     def _recorded(self, step: int) -> Record | None:
-        return self._store.record(layout.checkpoint_record(_ARM, step))
+        return self._store.record(layout.checkpoint_record(_TRAINING_RUN, step))
 
     def _measured(self, step: int) -> bool:
-        names = (layout.scores(_ARM, step, task) for task in self._tasks)
+        names = (layout.scores(_TRAINING_RUN, step, task) for task in self._tasks)
         return all(self._store.record(name) for name in names)
 
     def _read(self, step: int) -> tuple[Files, Tensors]:
@@ -208,7 +208,7 @@ class CheckpointLoader:
         return files, read_tensors(files)
 
     def _unchanged(self, step: int) -> Files:
-        document = self._store.read(layout.checkpoint_record(_ARM, step))
+        document = self._store.read(layout.checkpoint_record(_TRAINING_RUN, step))
         known = json.loads(document)
         files = files_of(known["source"])
         if files.sha256() != known["sha256"]:
@@ -255,11 +255,11 @@ def load_checkpoint(root: Path, experiment: Experiment, step: int, device: str) 
         alone.close()
 
 
-def load(store: Store, experiment: Experiment, arm: str, step: int) -> Model:
+def load(store: Store, experiment: Experiment, training_run: str, step: int) -> Model:
     """Load one checkpoint."""
     if experiment.checkpoints:
         return checkpoint_loader(store, experiment).model(step)
-    directory = store.path(layout.checkpoint(arm, step))
+    directory = store.path(layout.checkpoint(training_run, step))
     return load_model(directory, experiment.compute.device)
 
 

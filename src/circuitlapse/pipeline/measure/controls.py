@@ -44,12 +44,12 @@ from circuitlapse.two_models.head_groups import old_task_heads
 
 def control(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
     """Fine-tune with everything held but some parts, or with adapters of rank 1."""
-    name, arm = job.params["control"], run_of_job(job)
-    parts, refused = parts_of(store, experiment, name, job.params["repeat"])
-    if refused:
-        _write(job, store, {}, parts, None, refused)
+    name, training_run = job.params["control"], run_of_job(job)
+    parts, not_reported = parts_of(store, experiment, name, job.params["repeat"])
+    if not_reported:
+        _write(job, store, {}, parts, None, not_reported)
         return
-    recipe = experiment.finetune.recipes()[arm.recipe]
+    recipe = experiment.finetune.recipes()[training_run.recipe]
     counted: Any
     if name == RANK_1:
         recipe, counted = _of_rank_1(recipe), _Counted()
@@ -77,7 +77,7 @@ def control(job: Job, store: Store, experiment: Experiment, advance: Advance) ->
             read_items(store.read(layout.prompts(layout.FINETUNE, "train"))),
             save,
             recipe,
-            seed=arm.seed,
+            seed=training_run.seed,
             device=experiment.compute.device,
             restart=restart,
             logs=store.root / "logs" / Path(job.outputs[0]).with_suffix(""),
@@ -92,13 +92,13 @@ def control(job: Job, store: Store, experiment: Experiment, advance: Advance) ->
 
 def output_scales(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
     """Train one factor per head and MLP on the new task's prompts, and nothing else."""
-    arm = run_of_job(job)
-    recipe = experiment.finetune.recipes()[arm.recipe]
+    training_run = run_of_job(job)
+    recipe = experiment.finetune.recipes()[training_run.recipe]
     base = load_model(base_directory(experiment), experiment.compute.device)
     items = read_items(store.read(layout.prompts(layout.FINETUNE, "train")))[
         old_items(experiment) :
     ]
-    corruption = get_task(experiment.tasks.new).corruptions[0]
+    counterfactual = get_task(experiment.tasks.new).counterfactuals[0]
     asked, steps = _asked(store, experiment), recipe.checkpoint_steps()
     found: dict[int, Any] = {}
 
@@ -111,14 +111,14 @@ def output_scales(job: Job, store: Store, experiment: Experiment, advance: Advan
 
     train_scales(
         base,
-        tokenize(items, base.tokenizer, corruption),
+        tokenize(items, base.tokenizer, counterfactual),
         steps=recipe.steps,
         batch_size=recipe.batch_size,
-        seed=arm.seed,
+        seed=training_run.seed,
         look=look,
     )
     arrays = {step: _shown(each) for step, each in found.items()}
-    _write(job, store, arrays, ["gains"], len(base.graph.nodes), "")
+    _write(job, store, arrays, ["output_scales"], len(base.graph.nodes), "")
 
 
 class _Counted(TrainerCallback):
@@ -155,7 +155,7 @@ class _Points:
 
 
 def _shown(found: Any) -> dict[str, np.ndarray]:
-    quantities = ("logit_diff", "correct_among")
+    quantities = ("logit_diff", "candidate_correct")
     return {name: getattr(found, name) for name in quantities}
 
 
@@ -165,16 +165,16 @@ def _write(
     points: dict[int, dict[str, np.ndarray]],
     parts: Sequence[str],
     n_parameters: int | None,
-    refused: str,
+    not_reported: str,
 ) -> None:
     about = {
         "steps": list(points),
         "parts": " ".join(parts),
         "n_parameters": n_parameters,
-        "refused": refused,
+        "not_reported": not_reported,
     }
     arrays = {}
-    for name in ("logit_diff", "correct_among"):
+    for name in ("logit_diff", "candidate_correct"):
         if points:
             arrays[name] = np.stack([each[name] for each in points.values()])
     with store.write(job.outputs[0], job.key) as path:
@@ -191,21 +191,23 @@ def _of_rank_1(recipe: Finetune) -> Finetune:
 def _asked(store: Store, experiment: Experiment) -> PromptPairs:
     new = experiment.tasks.new
     prompts = Prompts(store, new, base_tokenizer(experiment))
-    # Any corruption does: behaviour looks at the clean prompts only.
-    return prompts.pairs("test", experiment.control_prompts, get_task(new).corruptions[0])
+    # Any counterfactual does: behaviour looks at the clean prompts only.
+    return prompts.pairs("test", experiment.control_prompts, get_task(new).counterfactuals[0])
 
 
 def choose(job: Job, store: Store, experiment: Experiment, base: Model) -> None:
     """Choose the heads of the old circuit and the random sets beside them."""
     old, controls = experiment.tasks.old, experiment.controls
     prompts = Prompts(store, old, base.tokenizer)
-    variants = get_task(old).families[experiment.measure.corruptions[0]]
+    variants = get_task(old).families[experiment.measure.counterfactuals[0]]
     pairs = {v: prompts.pairs("validation", experiment.compare.group_prompts, v) for v in variants}
     found = old_task_heads(base, pairs)
-    refused = found.refused or ("" if found.old_heads else "the base uses no head on the old task")
+    not_reported = found.not_reported or (
+        "" if found.old_heads else "the base uses no head on the old task"
+    )
     sets = []
-    if not refused:
+    if not not_reported:
         sets = matched_heads(base.graph, found.old_heads, controls.random_sets, controls.seed)
-    document = asdict(OldCircuit(found.old_heads, sets, refused))
+    document = asdict(OldCircuit(found.old_heads, sets, not_reported))
     with store.write(job.outputs[0], job.key) as path:
         write_json(path, document)

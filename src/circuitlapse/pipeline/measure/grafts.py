@@ -1,10 +1,10 @@
-"""Whose weights bring the gain: what is measured of it, and the tables ``grafts`` and ``gains``.
+"""Whose weights bring the improvement: arrays for the tables ``grafts`` and ``output_scales``.
 
-Arrays in ``scores/ARM/grafts.safetensors``, in logits, one column for each test prompt of the new
+Arrays in ``scores/RUN/grafts.safetensors``, in logits, one column for each test prompt of the new
 task: ``values``, the hybrids of base and tuned model in the order of
 :data:`circuitlapse.verdict.shares.SUBSETS`; and those of
 :class:`circuitlapse.verdict.evidence.CauseEvidence`, which the verdict rests on. In
-``scores/ARM/step-…/grafts.safetensors`` stands ``values`` alone, for a checkpoint in between.
+``scores/RUN/step-…/grafts.safetensors`` stands ``values`` alone, for a checkpoint in between.
 """
 
 from collections.abc import Callable, Mapping
@@ -45,7 +45,7 @@ def graft_arrays(
         models: ``base`` and ``tuned``.
         items: Validation items of the old and then of the new task, by task.
         scored: Test items of the new task.
-        family: Corruption family behind the choice.
+        family: Counterfactual family behind the choice.
         settings: The seed of random groups.
         advance: Called with (parts done, parts in all).
 
@@ -60,7 +60,7 @@ def graft_arrays(
         }
         for task in items
     )
-    test = tokenize(scored, tokenizer, get_task(list(items)[1]).corruptions[0])
+    test = tokenize(scored, tokenizer, get_task(list(items)[1]).counterfactuals[0])
     found = cause_evidence(
         models["base"],
         models["tuned"],
@@ -74,16 +74,16 @@ def graft_arrays(
 
 def graft(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
     """Do the job that chooses the groups and measures what the verdict rests on."""
-    arm, last = run_of_job(job), experiment.steps()[-1]
+    training_run, last = run_of_job(job), experiment.steps()[-1]
     old, new = experiment.tasks.old, experiment.tasks.new
-    places = {"base": (arm.name, 0), "tuned": (arm.name, last)}
+    places = {"base": (training_run.name, 0), "tuned": (training_run.name, last)}
     validation = {
         task: read_items(store.read(layout.prompts(task, "validation"))) for task in (old, new)
     }
     scored = read_items(store.read(layout.prompts(new, "test")))[: experiment.compare.graft_prompts]
     with store.write(job.outputs[0], job.key) as path:
         models = load_several(store, experiment, places)
-        family = experiment.measure.corruptions[0]
+        family = experiment.measure.counterfactuals[0]
         arrays, about = graft_arrays(
             models, validation, scored, family, experiment.compare, advance
         )
@@ -94,18 +94,22 @@ def two_models(
     job: Job, store: Store, experiment: Experiment, step: int
 ) -> tuple[dict[str, Model], CauseEvidence, PromptPairs]:
     """Load base and checkpoint, the groups of heads, and the new task's test prompts."""
-    arm, new = run_of_job(job).name, experiment.tasks.new
-    models = load_several(store, experiment, {"base": (arm, 0), "tuned": (arm, step)})
+    training_run, new = run_of_job(job).name, experiment.tasks.new
+    models = load_several(
+        store, experiment, {"base": (training_run, 0), "tuned": (training_run, step)}
+    )
     prompts = Prompts(store, new, models["base"].tokenizer)
-    pairs = prompts.pairs("test", experiment.compare.graft_prompts, get_task(new).corruptions[0])
-    return models, read_evidence(store.read(grafts(arm))), pairs
+    pairs = prompts.pairs(
+        "test", experiment.compare.graft_prompts, get_task(new).counterfactuals[0]
+    )
+    return models, read_evidence(store.read(grafts(training_run))), pairs
 
 
 def graft_at(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
     """Do the job that grafts a checkpoint in between."""
     with store.write(job.outputs[0], job.key) as path:
         models, found, pairs = two_models(job, store, experiment, job.params["step"])
-        few = pairs[: experiment.compare.beside_prompts]
+        few = pairs[: experiment.compare.intervention_prompts]
         save_arrays({"values": hybrids(models, found, few)}, path, {})
 
 

@@ -2,7 +2,7 @@
 
 Each is written as a JSON list of table rows without the columns that name the run. Whole groups are
 grafted in ``measure/grafts``; here are the random groups of the same size, whose
-gains are such a list too.
+improvements are such a list too.
 """
 
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ def head_graft_rows(
     rows = head_grafts(
         models["base"],
         models["tuned"],
-        pairs[: settings.beside_prompts],
+        pairs[: settings.intervention_prompts],
         groups,
         seed=settings.seed,
         parts=("qk", "ov"),
@@ -50,7 +50,7 @@ def head_graft_rows(
             "part": row.part,
             "quantity": row.quantity,
             "n_parameters": None,
-            **spread("gain", row.gain),
+            **spread("improvement", row.improvement),
             **spread("share", row.share),
             **random_columns(row.random),
         }
@@ -65,29 +65,29 @@ def random_graft_rows(
     settings: Compare,
     advance: Advance,
 ) -> list[Row]:
-    """Graft random groups beside each group of heads, into the base and into the gained base.
+    """Graft random groups beside each group of heads, into the base and into the rescaled base.
 
     What the verdict's own evidence holds already, first-in of the groups that a label may name, is
-    not done again. Each row has the mean ``gains`` of its random groups in logits.
+    not done again. Each row has the mean ``improvements`` of its random groups in logits.
     """
     base, tuned = models["base"], models["tuned"]
     groups = head_groups(found, base.graph)
     others = {group: heads for group, heads in groups.items() if group not in found.graft}
-    first_in = {"base": groups, "gained": others}
+    add_one_in = {"base": groups, "rescaled_base": others}
     rows = []
-    for origin, start in (("base", base), ("gained", rescaled(base, found.gains))):
+    for origin, start in (("base", base), ("rescaled_base", rescaled(base, found.scales))):
         random = random_grafts(
             start,
             tuned,
             pairs,
-            {"first_in": first_in[origin], "last_in": groups},
+            {"add_one_in": add_one_in[origin], "leave_one_out": groups},
             seed=settings.seed,
             n_random=settings.random_groups,
             advance=advance,
         )
         rows += [
-            {"origin": origin, "group": group, "quantity": quantity, "gains": gains}
-            for (quantity, group), gains in random.items()
+            {"origin": origin, "group": group, "quantity": quantity, "improvements": improvements}
+            for (quantity, group), improvements in random.items()
         ]
     return rows
 
@@ -121,7 +121,7 @@ def mediation_rows(
             "group": row.group,
             "heads": ", ".join(row.heads),
             "n_heads": len(row.heads),
-            **spread("gain", row.gain),
+            **spread("improvement", row.improvement),
             **spread("share", row.share),
             **random_columns(judged.get(row.group, row.random)),
         }
@@ -139,7 +139,7 @@ def crosspatch_rows(
     """Patch the groups of heads and the MLPs, both ways, everywhere and at each named position."""
     graph = models["base"].graph
     groups = {**head_groups(found, graph), "mlps": graph.mlps}
-    few = pairs[: settings.beside_prompts]
+    few = pairs[: settings.intervention_prompts]
     rows = crosspatch(
         models["base"],
         models["tuned"],
@@ -156,8 +156,8 @@ def crosspatch_rows(
             "group": row.group,
             "heads": ", ".join(groups[row.group]),
             "position": row.position,
-            "way": row.way,
-            **spread("gain", row.gain),
+            "direction": row.direction,
+            **spread("improvement", row.improvement),
             **spread("share", row.share),
             "accuracy": row.accuracy,
             **random_columns(row.random),

@@ -16,8 +16,8 @@ between 0 and 1 in steps of 1/255. Beside them, for each task, the prompts' toke
 Patching by site in base and last checkpoint: where in the prompt, through what of a head.
 
 A few prompts do: this is a picture of where information stands and moves, beside the effects of
-all heads on all prompts. Each corruption is averaged over the variants of its family. Names of the
-arrays in ``patching/…safetensors`` (``t`` a task):
+all heads on all prompts. Each counterfactual is averaged over the variants of its family. Names of
+the arrays in ``patching/…safetensors`` (``t`` a task):
 
 - ``t.resid_pre``, ``t.attn_out``, ``t.mlp_out``: patched at one named position at a time,
   ``[layers, positions, prompts]``
@@ -127,12 +127,12 @@ def patching(model: Model, pairs_of: Mapping[str, Sequence[PromptPairs]]) -> Arr
 
     Args:
         model: The checkpoint.
-        pairs_of: By task, the same clean prompts with each variant of a corruption family.
+        pairs_of: By task, the same clean prompts with each variant of a counterfactual type.
 
     Returns:
         Clean metric minus patched metric, in logits, by name as the module's docstring says.
     """
-    found, model = Arrays(), model.remembering()
+    found, model = Arrays(), model.with_prefix_cache()
     for task, variants in pairs_of.items():
         for site in SITES:
             each = [_effects(model, pairs, site) for pairs in variants]

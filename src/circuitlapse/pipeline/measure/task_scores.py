@@ -1,14 +1,14 @@
-"""What is measured of one task at one checkpoint: behaviour, controls, and circuits.
+"""What is measured of one task at one checkpoint: behaviour, invariance checks, and circuits.
 
 Everything is kept per prompt, so that any interval can be computed afterwards without the model.
-Names of the arrays in ``scores/…safetensors`` (``v`` a corruption, ``f`` a family of them):
+Names of the arrays in ``scores/…safetensors`` (``v`` a counterfactual, ``f`` a family of them):
 
-- ``behaviour.<split>.logit_diff|correct|correct_among``: ``[prompts]``
-- ``controls.<control>``: metric on the clean prompt minus metric on the changed one, ``[prompts]``
+- ``behaviour.<split>.logit_diff|correct|candidate_correct``: ``[prompts]``
+- ``invariance.<check>``: metric on the clean prompt minus metric on the changed one, ``[prompts]``
 - ``clean.v``, ``corrupt.v``: metric of the whole model on either prompt, ``[prompts]``; the first
   is the same for every ``v``
 - ``effects.v``: exact patching effect of every head and MLP, ``[prompts, nodes]``; only where
-  ``measure.exact_at`` asks for it
+  ``measure.patch_at`` asks for it
 - ``edges.v``: mean attribution, ``[writers, readers]``; ``halves.v``: of even and odd prompts
 - ``faithfulness.f``: metric of growing circuits, averaged over the family's variants,
   ``[fractions, prompts]``; ``n_edges.f``: their sizes, ``[fractions]``. Circuits are scored on
@@ -57,28 +57,28 @@ def measure(
         task: The task that the prompts are of.
         prompts: Its held-out prompts, tokenised for the model.
         settings: What to measure, on how many prompts.
-        circuits: Whether to find circuits too, and how the controls' changes move the metric.
+        circuits: Whether to find circuits too, and the effects of the invariance checks.
         exact: Whether to patch heads and MLPs exactly too.
         advance: Called with how many parts are done, of how many.
 
     Returns:
         Arrays by name, as the module's docstring lists them.
     """
-    arrays, model = Arrays(), model.remembering()
+    arrays, model = Arrays(), model.with_prefix_cache()
     for split in ("test", "test_templates"):
-        # Any corruption does: behaviour looks at the clean prompts only.
-        shown = behaviour(model, prompts.pairs(split, settings.prompts, task.corruptions[0]))
-        for quantity in ("logit_diff", "correct", "correct_among"):
+        # Any counterfactual does: behaviour looks at the clean prompts only.
+        shown = behaviour(model, prompts.pairs(split, settings.prompts, task.counterfactuals[0]))
+        for quantity in ("logit_diff", "correct", "candidate_correct"):
             values = getattr(shown, quantity)
             arrays[f"behaviour.{split}.{quantity}"] = values
 
-    def pairs(corruption: str, skip: int = 0) -> PromptPairs:
-        return prompts.pairs("test", settings.circuit_prompts, corruption, skip)
+    def pairs(counterfactual: str, skip: int = 0) -> PromptPairs:
+        return prompts.pairs("test", settings.circuit_prompts, counterfactual, skip)
 
-    families = {family: task.families[family] for family in settings.corruptions}
+    families = {family: task.families[family] for family in settings.counterfactuals}
     if circuits:
         each = [variant for variants in families.values() for variant in variants]
-        arrays |= _plain_metrics(model, pairs, each, task.controls)
+        arrays |= _plain_metrics(model, pairs, each, task.invariance)
     for done, (family, variants) in enumerate(families.items()):
         advance(done, len(families))
         found = {variant: pairs(variant) for variant in variants}
@@ -97,7 +97,7 @@ def about_scores(graph: Graph, task: Task) -> dict[str, Any]:
     return {
         "graph": asdict(graph),
         "families": {family: list(variants) for family, variants in task.families.items()},
-        "controls": list(task.controls),
+        "invariance": list(task.invariance),
     }
 
 
@@ -105,15 +105,15 @@ def _plain_metrics(
     model: Model,
     pairs: Callable[[str], PromptPairs],
     variants: Sequence[str],
-    controls: Sequence[str],
+    invariance: Sequence[str],
 ) -> Arrays:
     """Run the whole model on the clean prompts, which all pairs share, and on the changed ones."""
     clean, first = logit_differences(model, pairs(variants[0]))
     changed = {variants[0]: first}
-    for name in (*variants[1:], *controls):
+    for name in (*variants[1:], *invariance):
         changed[name] = corrupt_logit_difference(model, pairs(name))
     return {
-        **{f"controls.{name}": (clean - changed[name]).numpy() for name in controls},
+        **{f"invariance.{name}": (clean - changed[name]).numpy() for name in invariance},
         **{f"clean.{name}": clean.numpy() for name in variants},
         **{f"corrupt.{name}": changed[name].numpy() for name in variants},
     }
@@ -127,7 +127,7 @@ def _circuit_of(
     settings: Measure,
     arrays: Arrays,
 ) -> None:
-    """Add one corruption family's scores and faithfulness curve to the arrays."""
+    """Add one counterfactual type's scores and faithfulness curve to the arrays."""
     found = []
     for variant, variant_pairs in pairs.items():
         scores = attribute(model, variant_pairs, settings.method, settings.ig_steps)
@@ -140,7 +140,7 @@ def _circuit_of(
         halves=torch.stack([scores.halves for scores in found]).mean(dim=0),
     )
     curves = [
-        faithfulness_curve(model, family_scores, variant_pairs, settings.fractions)
+        faithfulness_curve(model, family_scores, variant_pairs, settings.circuit_sizes)
         for variant_pairs in scoring
     ]
     metrics = [torch.stack([point.metric for point in curve]) for curve in curves]

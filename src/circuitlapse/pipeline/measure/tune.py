@@ -24,13 +24,13 @@ _WATCHED = 64  # prompts of each split, looked at whenever a checkpoint is saved
 
 def tune(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
     """Fine-tune, or go on with an interrupted fine-tune; checkpoints that are there stay."""
-    arm, kind = run_of_job(job), job.params.get("placebo")
-    name = Placebo(kind, *arm).name if kind else arm.name
+    training_run, kind = run_of_job(job), job.params.get("placebo")
+    name = Placebo(kind, *training_run).name if kind else training_run.name
     use = layout.placebo_use(kind) if kind else layout.FINETUNE
     items = read_items(store.read(layout.prompts(use, "train")))
     if kind == "shuffled_answers":
-        items = shuffled(items, old_items(experiment), arm.seed)
-    recipe = experiment.finetune.recipes()[arm.recipe]
+        items = shuffled(items, old_items(experiment), training_run.seed)
+    recipe = experiment.finetune.recipes()[training_run.recipe]
     if kind == "unrelated_text" and recipe.preset == "repeat-completion":
         # Its completion is as long as its prompt: 20 times that fits few models, and it says its
         # words again already.
@@ -72,7 +72,7 @@ def tune(job: Job, store: Store, experiment: Experiment, advance: Advance) -> No
             items,
             save,
             recipe,
-            seed=arm.seed,
+            seed=training_run.seed,
             device=experiment.compute.device,
             watched=() if kind else _watched(experiment, store, items),
             restart=restart,

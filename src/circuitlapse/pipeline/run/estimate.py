@@ -131,16 +131,20 @@ def _seconds(job: Job, e: Experiment, shape: _Shape, speed: float) -> float:
             recipe = get_recipe(e.base.organism)
             row = 3 * (forward + _PROMPT_TOKENS * unembed)
             return recipe.steps * (_STEP_SECONDS + recipe.batch * row)
-        case "finetune" | "placebo" | "control" | "gains":
+        case "finetune" | "placebo" | "control" | "output_scales":
             row = 3 * (forward + _PROMPT_TOKENS * unembed)
-            looks = len(e.finetune.checkpoint_steps()) if job.kind in ("control", "gains") else 0
+            looks = (
+                len(e.finetune.checkpoint_steps())
+                if job.kind in ("control", "output_scales")
+                else 0
+            )
             looking = looks * e.control_prompts * (forward + unembed)
             return e.finetune.steps * (_STEP_SECONDS + e.finetune.batch_size * row) + looking
         case "measure":
             per_pair = patch_all if job.params["exact"] else 0.0
             if job.params["circuits"]:
                 points = e.measure.ig_steps if e.measure.method == "eap-ig-inputs" else 1
-                curve = 2 * len(e.measure.fractions) * forward
+                curve = 2 * len(e.measure.circuit_sizes) * forward
                 per_pair += (3 * points + 2) * forward + curve
             # Only what comes after the first difference is computed: about half.
             patched = _variants(job.params["task"], e) * e.measure.circuit_prompts * per_pair / 2
@@ -156,7 +160,7 @@ def _seconds(job: Job, e: Experiment, shape: _Shape, speed: float) -> float:
             variants = _first_variants(e)
             return reading + variants * PATCHED * (by_position + 2 * patch_all / 2)
         case "graft":
-            # Hybrids of base and gained base; by graft and mediation, random groups beside two.
+            # Hybrids of base and rescaled base; by graft and mediation, random groups beside two.
             runs = 2 * 32 + 2 * 2 * (JUDGED_GROUPS + 1)
             hybrids = runs * e.compare.graft_prompts * (forward + unembed)
             return hybrids + 7 * e.compare.group_prompts * patch_all / 2
@@ -166,11 +170,11 @@ def _seconds(job: Job, e: Experiment, shape: _Shape, speed: float) -> float:
             examples = sum(count + 1 for count in e.controls.few_shot)
             return e.control_prompts * (examples * forward + unembed)
         case "graft_at":
-            return 32 * e.compare.beside_prompts * (forward + unembed)
+            return 32 * e.compare.intervention_prompts * (forward + unembed)
         case "swap":
-            beside = e.compare.beside_prompts * (e.compare.random_groups + 1)
+            beside = e.compare.intervention_prompts * (e.compare.random_groups + 1)
             # Three groups of heads: two parts, first and last in; both ways at some positions; and
-            # whole, first and last in, in base and gained base, but for what the verdict has.
+            # whole, first and last in, in base and rescaled base, but for what the verdict has.
             prompts = {
                 "mediation": (5 + JUDGED_GROUPS) * e.compare.graft_prompts,
                 "head_grafts": 3 * 2 * 2 * beside,
@@ -185,12 +189,12 @@ def _seconds(job: Job, e: Experiment, shape: _Shape, speed: float) -> float:
 
 def _variants(name: str, e: Experiment) -> int:
     families = get_task(name).families
-    wanted = [f for f in e.measure.corruptions if f in families] or list(families)[:1]
+    wanted = [f for f in e.measure.counterfactuals if f in families] or list(families)[:1]
     return sum(len(families[family]) for family in wanted)
 
 
 def _first_variants(e: Experiment) -> int:
-    first = e.measure.corruptions[0]
+    first = e.measure.counterfactuals[0]
     return sum(len(get_task(task).families[first]) for task in (e.tasks.old, e.tasks.new))
 
 
@@ -207,7 +211,7 @@ def _memory(job: Job, e: Experiment, shape: _Shape) -> float:
         "graft_at": 3,
         "swap": 4,
         "old_circuit": 1,
-        "gains": 2,
+        "output_scales": 2,
         "few_shot": 1,
     }
     models = models_of.get(job.kind, 0)

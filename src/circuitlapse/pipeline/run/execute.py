@@ -68,7 +68,7 @@ class Failures:
         self._gone.add(job.name)
         self.lost.setdefault(name, f"{job.name}: {error}")
         self.experiment = self.experiment.without([name])
-        if not self.experiment.arms():
+        if not self.experiment.training_runs():
             self.end()
 
     def spared(self, job: Job) -> Job | None:
@@ -77,7 +77,9 @@ class Failures:
             return job
         if job.kind in _SUMMARIES:
             recipe = job.params.get("recipe")
-            if job.kind == "verdict" and all(a.recipe != recipe for a in self.experiment.arms()):
+            if job.kind == "verdict" and all(
+                a.recipe != recipe for a in self.experiment.training_runs()
+            ):
                 return None
             return replace(job, key=key_of(job.key, sorted(self.lost)))
         if not self._gone.intersection(job.needs):
@@ -93,7 +95,9 @@ class Failures:
         """Say what was lost, if anything."""
         if self.lost:
             listed = "\n".join(f"  {why}" for why in self.lost.values())
-            done = "The others are finished" if self.experiment.arms() else "Nothing is left"
+            done = (
+                "The others are finished" if self.experiment.training_runs() else "Nothing is left"
+            )
             raise FailedRunsError(
                 f"{len(self.lost)} fine-tune(s) came to nothing:\n{listed}\n",
                 fix=f"{done}; what was lost is tried again when the run is started again",

@@ -110,7 +110,7 @@ def _base(job: Job, store: Store, experiment: Experiment, advance: Advance) -> N
         if experiment.checkpoints:
             checkpoint_loader(store, experiment).model(0)  # or a refusal, and why
             identity = json.loads(
-                store.read(layout.checkpoint_record(experiment.arms()[0].name, 0))
+                store.read(layout.checkpoint_record(experiment.training_runs()[0].name, 0))
             )
             write_json(path, base_of(experiment.base, identity))
             return
@@ -130,13 +130,13 @@ def _base(job: Job, store: Store, experiment: Experiment, advance: Advance) -> N
 
 
 def _measure(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
-    arm, step, task = (job.params[key] for key in ("arm", "step", "task"))
+    training_run, step, task = (job.params[key] for key in ("training_run", "step", "task"))
     with store.write(job.outputs[0], job.key) as path:
-        model = load(store, experiment, arm, step)
+        model = load(store, experiment, training_run, step)
         prompts = Prompts(store, task, model.tokenizer)
         settings, families = experiment.measure, tuple(get_task(task).families)
         if task == experiment.controls.unrelated:
-            settings = settings.model_copy(update={"corruptions": families[:1]})
+            settings = settings.model_copy(update={"counterfactuals": families[:1]})
         arrays = measure(
             model,
             get_task(task),
@@ -151,11 +151,11 @@ def _measure(job: Job, store: Store, experiment: Experiment, advance: Advance) -
 
 def _read(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
     settings, outputs = experiment.measure, iter(job.outputs)
-    arm, step = job.params["arm"], job.params["step"]
+    training_run, step = job.params["training_run"], job.params["step"]
     tasks = (experiment.tasks.old, experiment.tasks.new)
-    variants = {task: get_task(task).families[settings.corruptions[0]] for task in tasks}
+    variants = {task: get_task(task).families[settings.counterfactuals[0]] for task in tasks}
     with store.write(next(outputs), job.key) as path:
-        model = load(store, experiment, arm, step)
+        model = load(store, experiment, training_run, step)
         prompts = {task: Prompts(store, task, model.tokenizer) for task in tasks}
 
         def pairs(task: str, n: int, variant: int = 0) -> PromptPairs:
@@ -223,16 +223,16 @@ TABULATED: dict[str, Callable[[RunData], list[Row]]] = {
     "nodes": node_rows,
     "edges": edge_rows,
     "faithfulness": faithfulness_rows,
-    "controls": invariance_rows,
+    "invariance": invariance_rows,
 }
 
 
 _TABLES: dict[str, Callable[[RunData], list[Row]]] = {
     **TABULATED,
     "overlap": overlap_rows,
-    "fates": change_rows,
+    "head_changes": change_rows,
     "grafts": graft_rows,
-    "gains": scale_rows,
+    "output_scales": scale_rows,
     "mediation": swapped("mediation"),
     "crosspatch": swapped("crosspatch"),
     "readings": reading_rows,
@@ -257,7 +257,7 @@ _KINDS: dict[str, Callable[[Job, Store, Experiment, Advance], None]] = {
     "swap": swap,
     "old_circuit": _old_circuit,
     "control": control,
-    "gains": output_scales,
+    "output_scales": output_scales,
     "few_shot": _few_shot,
     "table": _table,
     "verdict": _verdict,

@@ -53,7 +53,7 @@ def fine_tune_of(job: Job) -> str | None:
             kind, recipe, seed = (job.params[key] for key in ("placebo", "recipe", "seed"))
             return Placebo(kind, recipe, seed).name
         case "measure" | "read":
-            return job.params["arm"]
+            return job.params["training_run"]
         case _:
             return None
 
@@ -114,12 +114,12 @@ def plan_jobs(
         name: recipe.model_dump(mode="json", exclude=_not_trained_by(recipe))
         for name, recipe in e.finetune.recipes().items()
     }
-    sampling = [e.finetune.steps, e.finetune.batch_size, e.finetune.old_fraction]
+    sampling = [e.finetune.steps, e.finetune.batch_size, e.finetune.replay_fraction]
     taken = {
         step: graph.add(
             "checkpoint",
             f"checkpoint of step {step}",
-            (checkpoint_record(e.arms()[0].name, step),),
+            (checkpoint_record(e.training_runs()[0].name, step),),
             None,
             identity=dict(identity),
         )
@@ -176,14 +176,14 @@ def plan_jobs(
             (scores(name, step, task),),
             measure,
             (source, held_out[task, "test"], held_out[task, "test_templates"], separation),
-            arm=name,
+            training_run=name,
             step=step,
             task=task,
             circuits=circuits,
             exact=e.patches_at(step),
         )
 
-    reading = [e.measure.circuit_prompts, e.measure.corruptions[0], e.measure.seed]
+    reading = [e.measure.circuit_prompts, e.measure.counterfactuals[0], e.measure.seed]
     last = e.steps()[-1]
     tunes: list[str] = []
     causes: dict[str, tuple[str, ...]] = {}
@@ -206,15 +206,15 @@ def plan_jobs(
             seed=placebo.seed,
         )
 
-    for arm in e.arms():
-        name, params = arm.name, {"recipe": arm.recipe, "seed": arm.seed}
+    for training_run in e.training_runs():
+        name, params = training_run.name, {"recipe": training_run.recipe, "seed": training_run.seed}
         tuned = taken or dict.fromkeys(
             e.steps(),
             graph.add(
                 "finetune",
                 f"fine-tune {name}",
                 (*(checkpoint(name, s) for s in e.steps()), training(name)),
-                recipes[arm.recipe],
+                recipes[training_run.recipe],
                 (base, training_items[FINETUNE], *watched, *parts),
                 **params,
             ),
@@ -222,7 +222,7 @@ def plan_jobs(
         tuned_at[name] = tuned
         tunes += () if taken else (tuned[last],)
         # Jobs are begun in this order, and these take longest: other work goes on beside them.
-        for table, jobs in add_evidence(graph.add, e, arm, tuned, held_out).items():
+        for table, jobs in add_evidence(graph.add, e, training_run, tuned, held_out).items():
             causes[table] = (*causes.get(table, ()), *jobs)
         # Likewise those that patch, and the new task, whose prompts tend to be the longer: one of
         # them alone at the end would keep all others waiting.
@@ -240,15 +240,15 @@ def plan_jobs(
                     ),
                     reading,
                     (tuned[step], *(held_out[task, "test"] for task in tasks)),
-                    arm=name,
+                    training_run=name,
                     step=step,
                     placebo=False,
                 )
             )
-    arms = tuple(measured.values())
+    training_runs = tuple(measured.values())
     # The scores of step 0 hold the graph, which names the heads of a group.
-    graphs = tuple(measured[arm.name, 0, tasks[0]] for arm in e.arms())
-    for table in ("grafts", "gains"):
+    graphs = tuple(measured[training_run.name, 0, tasks[0]] for training_run in e.training_runs())
+    for table in ("grafts", "output_scales"):
         causes[table] = (*causes[table], *graphs)
     for placebo in (each for recipe in recipes for each in e.placebos(recipe)):
         for task in tasks:
@@ -261,12 +261,12 @@ def plan_jobs(
                     (readings(placebo.name, last),),
                     reading,
                     (placebo_of(placebo), *(held_out[task, "test"] for task in tasks)),
-                    arm=placebo.name,
+                    training_run=placebo.name,
                     step=last,
                     placebo=True,
                 )
             )
-    placebos = tuple(measured.values())[len(arms) :]
+    placebos = tuple(measured.values())[len(training_runs) :]
     elicitable = add_controls(
         graph.add, e, recipes, held_out, base, training_items.get(FINETUNE), heads
     )
@@ -274,27 +274,27 @@ def plan_jobs(
     if e.controls.unrelated:
         for split in ("test", "test_templates"):
             held_out[e.controls.unrelated, split] = add_prompts(e.controls.unrelated, split)
-        for name in (arm.name for arm in e.control_arms()):
+        for name in (training_run.name for training_run in e.control_runs()):
             for step in (0, last):
                 measure_at(name, step, e.controls.unrelated, tuned_at[name][step], circuits=False)
                 unrelated.append(measured[name, step, e.controls.unrelated])
     sources = {
-        "behaviour": arms,
-        "placebo": (*arms, *placebos),
-        "nodes": arms,
-        "edges": arms,
-        "faithfulness": arms,
-        "controls": arms,
-        "overlap": (*arms, *placebos, *unrelated),
-        "fates": (*arms, *placebos, *read, *noise),
+        "behaviour": training_runs,
+        "placebo": (*training_runs, *placebos),
+        "nodes": training_runs,
+        "edges": training_runs,
+        "faithfulness": training_runs,
+        "invariance": training_runs,
+        "overlap": (*training_runs, *placebos, *unrelated),
+        "head_changes": (*training_runs, *placebos, *read, *noise),
         "readings": tuple(read),
-        "patching": (*read, *arms),
+        "patching": (*read, *training_runs),
         "training": tuple(tunes),
-        "shortcuts": arms,
-        "roles": (*arms, *read, *noise),
-        "dynamics": (*arms, *training_items.values()),
+        "shortcuts": training_runs,
+        "roles": (*training_runs, *read, *noise),
+        "dynamics": (*training_runs, *training_items.values()),
         **causes,
-        "elicitable": (*arms, *elicitable),
+        "elicitable": (*training_runs, *elicitable),
     }
     tables = tuple(
         graph.add(
@@ -313,7 +313,7 @@ def plan_jobs(
             "verdict" if recipe == ONLY else f"verdict {recipe}",
             (verdict_path(recipe),),
             compare,
-            (*measured.values(), *causes["gains"], *tables),
+            (*measured.values(), *causes["output_scales"], *tables),
             recipe=recipe,
         )
         for recipe in recipes

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from circuitlapse.config.controls import GAINS, RANDOM_SET, trained
+from circuitlapse.config.controls import OUTPUT_SCALES, RANDOM_SET, trained
 from circuitlapse.config.experiment import Experiment
 from circuitlapse.config.section import OLD_CIRCUIT
 from circuitlapse.records.layout import FEW_SHOT, OLD_HEADS, control_label, curve
@@ -23,7 +23,7 @@ def add_old_circuit(
     e, c = experiment, experiment.controls
     if OLD_CIRCUIT not in (e.finetune.train_only, *c.train_only):
         return ()
-    chosen = [e.measure.corruptions[0], e.compare.group_prompts, c.seed, c.random_sets]
+    chosen = [e.measure.counterfactuals[0], e.compare.group_prompts, c.seed, c.random_sets]
     needs = (base, validation)
     return (add("old_circuit", "heads of the old circuit", (OLD_HEADS,), chosen, needs),)
 
@@ -55,18 +55,18 @@ def add_controls(
     tested = (held_out[e.tasks.new, "test"],)
     elicitable = []
     sets = trained(c)
-    for arm in e.control_arms():
+    for training_run in e.control_runs():
         for control, repeat in sets:
             needs = heads if control in (OLD_CIRCUIT, RANDOM_SET) else ()
             elicitable.append(
                 add(
-                    "gains" if control == GAINS else "control",
-                    f"train {control_label(control, repeat)} {arm.name}",
-                    (curve(arm.name, control, repeat),),
-                    [recipes[arm.recipe], e.control_prompts],
+                    "output_scales" if control == OUTPUT_SCALES else "control",
+                    f"train {control_label(control, repeat)} {training_run.name}",
+                    (curve(training_run.name, control, repeat),),
+                    [recipes[training_run.recipe], e.control_prompts],
                     (base, *([trained_on] if trained_on else []), *tested, *needs),
-                    recipe=arm.recipe,
-                    seed=arm.seed,
+                    recipe=training_run.recipe,
+                    seed=training_run.seed,
                     control=control,
                     repeat=repeat,
                 )

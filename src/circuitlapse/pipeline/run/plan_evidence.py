@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from circuitlapse.analyses.grafts import graft_steps
+from circuitlapse.analyses.grafts import graft_checkpoints
 from circuitlapse.config.experiment import Experiment
 from circuitlapse.config.finetune import TrainingRun
 from circuitlapse.records.layout import grafts, grafts_at, swapped_rows
@@ -13,7 +13,7 @@ SWAPPED = ("head_grafts", "random_grafts", "mediation", "crosspatch")
 def add_evidence(
     add: Callable[..., str],
     experiment: Experiment,
-    arm: TrainingRun,
+    training_run: TrainingRun,
     tuned: Mapping[int, str],
     held_out: Mapping[tuple[str, str], str],
 ) -> dict[str, list[str]]:
@@ -22,21 +22,24 @@ def add_evidence(
     Args:
         add: Adds a job and returns its name.
         experiment: What to do.
-        arm: The fine-tune.
+        training_run: The fine-tune.
         tuned: By step, the job that makes the checkpoint.
         held_out: By task and split, the job that writes the prompts.
 
     Returns:
-        The jobs behind the tables ``grafts``, ``gains``, ``mediation`` and ``crosspatch``.
+        The jobs behind the tables ``grafts``, ``output_scales``, ``mediation`` and ``crosspatch``.
     """
     e, (old, new) = experiment, (experiment.tasks.old, experiment.tasks.new)
     measure, compare = (section.model_dump(mode="json") for section in (e.measure, e.compare))
-    params, tested = {"recipe": arm.recipe, "seed": arm.seed}, held_out[new, "test"]
+    params, tested = (
+        {"recipe": training_run.recipe, "seed": training_run.seed},
+        held_out[new, "test"],
+    )
     ends = tuple(dict.fromkeys((tuned[0], tuned[e.steps()[-1]])))
     chosen = add(
         "graft",
-        f"grafts {arm.name}",
-        (grafts(arm.name),),
+        f"grafts {training_run.name}",
+        (grafts(training_run.name),),
         [measure, compare],
         (*ends, held_out[old, "validation"], held_out[new, "validation"], tested),
         **params,
@@ -44,20 +47,20 @@ def add_evidence(
     between = [
         add(
             "graft_at",
-            f"grafts {arm.name} step {step}",
-            (grafts_at(arm.name, step),),
+            f"grafts {training_run.name} step {step}",
+            (grafts_at(training_run.name, step),),
             compare,
             tuple(dict.fromkeys((tuned[0], tuned[step], chosen, tested))),
             **params,
             step=step,
         )
-        for step in graft_steps(e)
+        for step in graft_checkpoints(e)
     ]
     swaps = {
         swap: add(
             "swap",
-            f"{swap.replace('_', ' ')} {arm.name}",
-            (swapped_rows(arm.name, swap),),
+            f"{swap.replace('_', ' ')} {training_run.name}",
+            (swapped_rows(training_run.name, swap),),
             compare,
             (*ends, chosen, tested),
             **params,
@@ -67,7 +70,7 @@ def add_evidence(
     }
     return {
         "grafts": [chosen, *between, swaps["head_grafts"], swaps["random_grafts"]],
-        "gains": [chosen],
+        "output_scales": [chosen],
         "mediation": [swaps["mediation"]],
         "crosspatch": [swaps["crosspatch"]],
     }

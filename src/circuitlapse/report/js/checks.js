@@ -1,36 +1,36 @@
-// The table of fates, faithfulness and invariance controls.
+// The table of changes, faithfulness and invariance checks.
 const fateTable = (() => {
   const columns = ["base_old", "tuned_old", "base_new", "tuned_new", "placebo_old"];
   const size = (row) => d3.max(columns.slice(0, 4), (name) => Math.abs(row[name][0] ?? 0));
 
   function draw() {
-    const body = d3.select("#fate-rows");
-    const order = [...fates()].sort((a, b) => (a.fate === "unused") - (b.fate === "unused")
+    const body = d3.select("#head-changes-rows");
+    const order = [...headChanges()].sort((a, b) => (a.category === "unused") - (b.category === "unused")
       || size(b) - size(a));
     const rows = body.selectAll("tr").data(order).join("tr").html("")
-      .attr("class", (row) => (row.fate === "unused" ? "faint" : null));
+      .attr("class", (row) => (row.category === "unused" ? "faint" : null));
     rows.append("th").attr("scope", "row").append("button").attr("type", "button")
       .attr("class", "plain").attr("title", "Pin this head")
       .text((row) => data.nodes[nodeIndex.get(row.node)]?.label ?? row.node)
       .on("click", (_, row) => togglePin(row.node));
-    const fate = rows.append("td");
-    fate.append("span").attr("class", "sign").text((row) => fateSign(row.fate));
-    fate.append("span").text((row) => row.fate);
+    const category = rows.append("td");
+    category.append("span").attr("class", "sign").text((row) => categorySign(row.category));
+    category.append("span").text((row) => row.category);
     rows.selectAll("td.num").data((row) => columns.map((name) => row[name])).join("td")
       .attr("class", "num").text((triple) => interval(triple));
     if (!order.length)
       body.append("tr").append("td").attr("colspan", 7)
-        .text(`No fates were recorded for the corruption “${state.family}”.`);
+        .text(`No changes were recorded for the counterfactual “${state.family}”.`);
     pin();
   }
 
   function pin() {
-    d3.selectAll("#fate-rows tr").classed("pinned", (row) => row?.node === state.head);
+    d3.selectAll("#head-changes-rows tr").classed("pinned", (row) => row?.node === state.head);
   }
 
-  const csv = () => fates().map(({ node, fate, ...effects }) => Object.assign({ node, fate,
-    corruption: state.family }, ...columns.map((name) => asColumns(name, effects[name]))));
-  return { draw, pin, csv, isEmpty: () => !fates().length, name: "fates",
+  const csv = () => headChanges().map(({ node, category, ...effects }) => Object.assign({ node, category,
+    counterfactual: state.family }, ...columns.map((name) => asColumns(name, effects[name]))));
+  return { draw, pin, csv, isEmpty: () => !headChanges().length, name: "head_changes",
     redrawsOn: ["run", "family"] };
 })();
 
@@ -44,7 +44,7 @@ const faithfulnessChart = (() => {
     const curves = roleNames.map((role) => [role, curve(role)]).filter(([, found]) => found);
     if (!curves.length) {
       d3.select(root).append("p").attr("class", "note")
-        .text(`No faithfulness was recorded for the corruption “${state.family}”.`);
+        .text(`No faithfulness was recorded for the counterfactual “${state.family}”.`);
       return;
     }
     const [low, high] = columnExtent(
@@ -52,7 +52,7 @@ const faithfulnessChart = (() => {
         .filter(Boolean).map((each) => each.values.flat()));
     const { width } = panels(root, 2, 440);
     const height = 210, left = 38, right = width - 22, top = 26, bottom = height - 36;
-    const x = d3.scaleLog([data.fractions[0], data.fractions.at(-1)], [left, right]);
+    const x = d3.scaleLog([data.circuit_sizes[0], data.circuit_sizes.at(-1)], [left, right]);
     const y = d3.scaleLinear([Math.min(0, low ?? 0), Math.max(1, high ?? 1)], [bottom, top]).nice();
     const line = d3.line((point) => x(point[0]), (point) => y(point[1]));
     for (const [role, found] of curves) {
@@ -60,9 +60,9 @@ const faithfulnessChart = (() => {
       svg.append("text").attr("class", `panel-title text-${role}`).attr("x", left).attr("y", 14)
         .text(roles[role].title);
       leftAxis(svg, y, left, right, 5);
-      const decades = data.fractions.filter((each) =>
+      const decades = data.circuit_sizes.filter((each) =>
         Math.abs(Math.log10(each) - Math.round(Math.log10(each))) < 1e-6);
-      bottomAxis(svg, x, bottom, decades.length > 1 ? decades : data.fractions, percent);
+      bottomAxis(svg, x, bottom, decades.length > 1 ? decades : data.circuit_sizes, percent);
       svg.append("text").attr("class", "axis-title").attr("x", right).attr("y", height - 4)
         .attr("text-anchor", "end").text("edges kept");
       svg.append("line").attr("class", "whole").attr("x1", left).attr("x2", right)
@@ -72,7 +72,7 @@ const faithfulnessChart = (() => {
         role, found, line,
         now: svg.append("path").attr("class", `line line-${role}`),
         dots: svg.append("g"), x, y,
-        refused: svg.append("text").attr("class", "refused").attr("x", (left + right) / 2)
+        not_reported: svg.append("text").attr("class", "not_reported").attr("x", (left + right) / 2)
           .attr("y", (top + bottom) / 2).attr("text-anchor", "middle"),
       });
     }
@@ -84,54 +84,54 @@ const faithfulnessChart = (() => {
   }
 
   function points(found, place) {
-    return d3.zip(data.fractions, found.values[place]).filter(([, value]) => value !== null);
+    return d3.zip(data.circuit_sizes, found.values[place]).filter(([, value]) => value !== null);
   }
 
   function step() {
-    for (const { role, found, line, now, dots, refused, x, y } of panelsDrawn) {
+    for (const { role, found, line, now, dots, not_reported, x, y } of panelsDrawn) {
       const shown = points(found, state.step);
       now.attr("d", line(shown));
       dots.selectAll("circle").data(shown).join("circle").attr("class", `fill-${role}`)
         .attr("r", 3).attr("cx", ([fraction]) => x(fraction)).attr("cy", ([, value]) => y(value));
-      refused.text(shown.length ? "" : (found.refused[state.step] ?? "not measured at this step"));
+      not_reported.text(shown.length ? "" : (found.not_reported[state.step] ?? "not measured at this step"));
     }
   }
 
   const csv = () => Object.entries(data.faithfulness_curves).flatMap(([key, found]) => {
-    const [run, task, ...corruption] = key.split("/");
-    return data.steps.flatMap((now, at) => data.fractions.map((fraction, place) => ({
-      ...data.runs[run], task, corruption: corruption.join("/"), step: now, fraction,
+    const [run, task, ...counterfactual] = key.split("/");
+    return data.steps.flatMap((now, at) => data.circuit_sizes.map((fraction, place) => ({
+      ...data.runs[run], task, counterfactual: counterfactual.join("/"), step: now, fraction,
       edges: found.edges[place], faithfulness: found.values[at][place],
-      refused: found.refused[at] })));
+      not_reported: found.not_reported[at] })));
   });
   return { draw, step, csv, name: "faithfulness", redrawsOn: ["run", "family"] };
 })();
 
-const controlChart = (() => {
-  const root = document.getElementById("control-chart");
+const invarianceChart = (() => {
+  const root = document.getElementById("invariance-chart");
   let markers = [];
   let x;
 
   function draw() {
     root.replaceChildren();
     markers = [];
-    const found = Object.entries(data.controls).map(([key, columns]) => {
-      const [run, task, ...control] = key.split("/");
-      return { run: Number(run), task, control: control.join("/").replaceAll("_", " "), columns };
+    const found = Object.entries(data.invariance).map(([key, columns]) => {
+      const [run, task, ...check] = key.split("/");
+      return { run: Number(run), task, check: check.join("/").replaceAll("_", " "), columns };
     });
     const mine = found.filter((each) => each.run === state.run)
-      .sort((a, b) => d3.ascending(a.task, b.task) || d3.ascending(a.control, b.control));
+      .sort((a, b) => d3.ascending(a.task, b.task) || d3.ascending(a.check, b.check));
     if (!mine.length)
-      d3.select(root).append("p").attr("class", "note").text("No control was recorded.");
+      d3.select(root).append("p").attr("class", "note").text("No invariance check was recorded.");
     const [low, high] = columnExtent(found.map((each) => each.columns.flat()));
     const { width } = panels(root, 3, 260);
     const height = 136, left = 40, right = width - 10, top = 24, bottom = height - 20;
     x = stepScale(left, right);
     const y = d3.scaleLinear([Math.min(0, low ?? 0), Math.max(0, high ?? 1)], [bottom, top])
       .nice(3);
-    for (const { task, control, columns } of mine) {
+    for (const { task, check, columns } of mine) {
       const role = task === roles.old.name ? "old" : "new";
-      const title = `${roles[role].title}, ${control}`;
+      const title = `${roles[role].title}, ${check}`;
       const panel = d3.select(root).append("div").attr("class", "panel still");
       const svg = drawing(panel.node(), width, height, `Sensitivity to ${title} over training`);
       svg.append("text").attr("class", "panel-title").attr("x", left).attr("y", 14).text(title);
@@ -147,10 +147,10 @@ const controlChart = (() => {
     for (const marker of markers) moveMarker(marker, x);
   }
 
-  const csv = () => Object.entries(data.controls).flatMap(([key, columns]) => {
-    const [run, task, ...control] = key.split("/");
-    return data.steps.map((now, at) => ({ ...data.runs[run], task, control: control.join("/"),
-      step: now, ...asColumns("size", columns.map((column) => column[at])) }));
+  const csv = () => Object.entries(data.invariance).flatMap(([key, columns]) => {
+    const [run, task, ...check] = key.split("/");
+    return data.steps.map((now, at) => ({ ...data.runs[run], task, check: check.join("/"),
+      step: now, ...asColumns("mean_abs_effect", columns.map((column) => column[at])) }));
   });
-  return { draw, step, csv, name: "controls", redrawsOn: ["run"] };
+  return { draw, step, csv, name: "invariance", redrawsOn: ["run"] };
 })();

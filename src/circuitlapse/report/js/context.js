@@ -1,8 +1,8 @@
 // What the base could be shown or trained to do, what it holds already, and what shortcuts reach.
 const controlColours = { everything: "--new", old_circuit: "--old", mlps: "--mlps",
-  biases: "--good", gains: "--other", rank_1: "--recruited", random_set: "--muted" };
+  biases: "--good", output_scales: "--other", rank_1: "--recruited", random_set: "--muted" };
 const controlNames = { everything: "everything", old_circuit: "old circuit", mlps: "MLPs",
-  biases: "biases", gains: "gains", rank_1: "rank 1", random_set: "random heads" };
+  biases: "biases", output_scales: "output scales", rank_1: "rank 1", random_set: "random heads" };
 
 const elicitableChart = (() => {
   let charts = [];
@@ -36,7 +36,7 @@ const elicitableChart = (() => {
       if (trained.length)
         for (const [measure, title, domain, right] of [
           ["logit_diff", "Logit difference by step", of("logit_diff"), 124],
-          ["accuracy_among", "Accuracy among the names by step", [0, 1], 124]])
+          ["candidate_accuracy", "Accuracy among the names by step", [0, 1], 124]])
           charts.push(curveChart(box, { width, height: 250, right, title, domain,
             label: `${title}, when only some parameters are trained`,
             curves: curvesOf(trained, measure) }));
@@ -44,7 +44,7 @@ const elicitableChart = (() => {
         const examples = d3.sort(shown, (row) => row.examples);
         for (const [measure, title, domain] of [
           ["logit_diff", "Logit difference by solved examples shown", of("logit_diff")],
-          ["accuracy_among", "Accuracy by solved examples shown", [0, 1]]])
+          ["candidate_accuracy", "Accuracy by solved examples shown", [0, 1]]])
           curveChart(box, { width, height: 170, right: 124, title, domain,
             label: `${title}, base without training`,
             xScale: (left, edge) => d3.scaleLinear([0, examples.at(-1).examples || 1],
@@ -53,12 +53,12 @@ const elicitableChart = (() => {
             curves: [{ name: "base, untrained", colour: "--old", dots: true,
               points: examples.map((row) => [row.examples, ...row[measure]]) }] });
       }
-      const refused = [...new Set(rows.map((row) => row.refused).filter(Boolean))];
-      if (refused.length) note(root, `Not measured: ${refused.join("; ")}.`);
+      const not_reported = [...new Set(rows.map((row) => row.not_reported).filter(Boolean))];
+      if (not_reported.length) note(root, `Not measured: ${not_reported.join("; ")}.`);
       const late = [...d3.group(trained, (row) => `${row.control}/${row.repeat}`).values()]
         .filter(([row]) => row.control !== "random_set")
         .map(([row]) => `${controlNames[row.control] ?? row.control} ${row.step_of_90 ?? "never"}`);
-      if (late.length) note(root, `First step with nine tenths of the gain: ${late.join(", ")}.`);
+      if (late.length) note(root, `First step with nine tenths of the improvement: ${late.join(", ")}.`);
       for (const each of charts) each.step();
       return rows.length;
     },
@@ -74,7 +74,7 @@ const shortcutsChart = evidenceChart("shortcuts", {
     const splits = Object.keys(data.names.splits).filter((split) =>
       rows.some((row) => row.split === split));
     const model = (role, split, end) => data.behaviour[`${state.run}/${roles[role].name}/${split}`]
-      ?.accuracy_among.map((column) => column.at(end));
+      ?.candidate_accuracy.map((column) => column.at(end));
     const lines = ["new", "old"].flatMap((role) => [
       { label: `${roles[role].title}, ${role} task`, heading: true },
       { label: "fine-tuned model", role, of: (split) => model(role, split, -1), main: true },

@@ -1,7 +1,7 @@
 // When heads and behaviour changed: one row for each head whose effect changed most.
 function headChanges() {
   return mine(rowsOf("dynamics")).filter((row) => row.kind === "head"
-    && row.corruption === state.family && row.reached !== null);
+    && row.counterfactual === state.family && row.step_of_90 !== null);
 }
 
 const dynamicsChart = (() => {
@@ -18,7 +18,7 @@ const dynamicsChart = (() => {
         Math.abs(row.change[0])), (row) => row.node));
       const nodes = d3.sort(size.keys(), (node) => -size.get(node)).slice(0, most);
       const first = (node) => d3.min(rows.filter((row) => row.node === node),
-        (row) => row.reached);
+        (row) => row.step_of_90);
       const order = d3.sort(nodes, first, (node) => -size.get(node));
       if (!order.length) return false;
       const largest = d3.max(all.filter((row) => row.kind === "head"), (row) =>
@@ -42,16 +42,16 @@ const dynamicsChart = (() => {
       svg.append("g").selectAll("path").data(d3.sort(shown, (row) => row.task === roles.new.name))
         .join("path")
         .attr("class", (row) => `change fill-${roleOf(row)}`)
-        .classed("flipped", (row) => row.flipped)
+        .classed("sign_changed", (row) => row.sign_changed)
         .attr("d", (row) => triangle(row).size(16 + 130 * Math.abs(row.change[0]) / largest)())
-        .attr("transform", (row) => `translate(${x(row.reached)},${y(row.node)})`
+        .attr("transform", (row) => `translate(${x(row.step_of_90)},${y(row.node)})`
           + (row.change[0] < 0 ? " rotate(180)" : ""))
         .on("pointerenter", (event, row) => showTooltip(event.currentTarget,
           `${labelOf(row.node)}, ${roles[roleOf(row)].title}`, [
-            ["90 % reached at step", number(row.reached, d3.format(".0f"))],
+            ["90 % reached at step", number(row.step_of_90, d3.format(".0f"))],
             ["before", number(row.before)], ["after", number(row.after)],
-            ["change", interval(row.change)], ["with the behaviour", number(row.with_behaviour)],
-            ...(row.flipped ? [["sign", `flipped, in ${row.flipped_in} of ${data.runs.length} seeds`]]
+            ["change", interval(row.change)], ["with the behaviour", number(row.behaviour_correlation)],
+            ...(row.sign_changed ? [["sign", `sign_changed, in ${row.seeds_with_sign_change} of ${data.runs.length} seeds`]]
               : [])]))
         .on("pointerleave", hideTooltip)
         .on("click", (_, row) => togglePin(row.node));
@@ -63,12 +63,12 @@ const dynamicsChart = (() => {
 
   function drawBehaviour(svg, above, bottom) {
     for (const row of mine(rowsOf("dynamics")).filter((each) => each.kind === "behaviour"
-      && each.reached !== null)) {
+      && each.step_of_90 !== null)) {
       const role = roleOf(row);
       svg.append("line").attr("class", `whole line-${role}`).attr("y1", above - 6)
-        .attr("y2", bottom).attr("x1", x(row.reached)).attr("x2", x(row.reached));
+        .attr("y2", bottom).attr("x1", x(row.step_of_90)).attr("x2", x(row.step_of_90));
       if (role === "new")
-        svg.append("text").attr("class", "tick-label text-new").attr("x", x(row.reached))
+        svg.append("text").attr("class", "tick-label text-new").attr("x", x(row.step_of_90))
           .attr("y", above - 9).attr("text-anchor", "middle").text("▾ 90 % of the change");
     }
   }
@@ -95,7 +95,7 @@ function drawChanges(svg, x, bottom) {
   svg.append("g").attr("class", "rug").selectAll("line")
     .data(rows.map((row, place) => ({ row, place }))).join("line")
     .attr("class", ({ row }) => `line-${roleOf(row)}`)
-    .attr("x1", ({ row, place }) => x(row.reached) + ((place * 7) % 9) - 4)
-    .attr("x2", ({ row, place }) => x(row.reached) + ((place * 7) % 9) - 4)
+    .attr("x1", ({ row, place }) => x(row.step_of_90) + ((place * 7) % 9) - 4)
+    .attr("x2", ({ row, place }) => x(row.step_of_90) + ((place * 7) % 9) - 4)
     .attr("y1", bottom - 5).attr("y2", bottom);
 }

@@ -1,6 +1,6 @@
 // Tables that have no drawing of their own: values with intervals, at the step nearest to the
 // slider's.
-const drawnTables = new Set(["mediation", "crosspatch", "gains", "dynamics", "elicitable",
+const drawnTables = new Set(["mediation", "crosspatch", "output_scales", "dynamics", "elicitable",
   "training", "shortcuts"]);
 
 const furtherCharts = Object.entries(data.evidence).filter(([name]) => !drawnTables.has(name))

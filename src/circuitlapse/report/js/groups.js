@@ -1,10 +1,10 @@
-// Which group of components brings the gain: by its weights, and by its activations.
+// Which group of components brings the improvement: by its weights, and by its activations.
 const { groups: groupNames, quantities } = data.names;
 const groupName = (group) => groupNames[group] ?? group.replaceAll("_", " ");
 
 function groupDetails(row) {
   const [mean, low, high, p] = row.null ?? [];
-  return [["gain, logits", interval(row.gain)], ["share of the gain", interval(row.share)],
+  return [["improvement, logits", interval(row.improvement)], ["share of the improvement", interval(row.share)],
     ...(row.parameters ? [["parameters", d3.format(",")(row.parameters)]] : []),
     ...(row.accuracy !== undefined ? [["accuracy", number(row.accuracy)]] : []),
     ...((mean ?? null) !== null
@@ -13,17 +13,17 @@ function groupDetails(row) {
 }
 
 // What an axis must hold: not the p behind the random groups' mean and ends.
-const rangesOf = (row) => [row.gain, (row.null ?? []).slice(0, 3)];
+const rangesOf = (row) => [row.improvement, (row.null ?? []).slice(0, 3)];
 
 function groupCell(row, colour = row.group) {
-  return { value: row.gain, colour, null: row.null, details: groupDetails(row) };
+  return { value: row.improvement, colour, null: row.null, details: groupDetails(row) };
 }
 
 const graftChart = (() => {
   const root = document.getElementById("graft-chart");
   const wholes = data.grafts.filter((row) => row.origin === "base" && row.part === "whole");
-  const gainOf = (rows) => d3.sum(rows.filter((row) =>
-    row.quantity === "shapley" && row.gain[0] !== null), (row) => row.gain[0]) || undefined;
+  const improvementOf = (rows) => d3.sum(rows.filter((row) =>
+    row.quantity === "shapley" && row.improvement[0] !== null), (row) => row.improvement[0]) || undefined;
   let drawn;
 
   function draw() {
@@ -34,7 +34,7 @@ const graftChart = (() => {
     d3.select("#graft-step").text(step ?? "–");
     const has = (key) => (name) => rows.some((row) => row[key] === name);
     const shown = Object.keys(groupNames).filter(has("group"));
-    const whole = gainOf(rows);
+    const whole = improvementOf(rows);
     const domain = fixedDomain(wholes.flatMap(rangesOf), whole);
     rangeChart(root, {
       labelWidth: 142,
@@ -51,7 +51,7 @@ const graftChart = (() => {
     });
     fillRows("#graft-rows", rows.map((row) => [
       groupName(row.group), quantities[row.quantity] ?? row.quantity,
-      d3.format(",")(row.parameters), interval(row.gain), interval(row.share),
+      d3.format(",")(row.parameters), interval(row.improvement), interval(row.share),
     ]), 2);
   }
 
@@ -85,7 +85,7 @@ const graftPartChart = (() => {
       labelWidth: 150, lineHeight: 21,
       label: "Gain by group of heads and part of their weights",
       rows: shown,
-      panels: ["first_in", "last_in"].map((quantity) => ({
+      panels: ["add_one_in", "leave_one_out"].map((quantity) => ({
         title: quantities[quantity],
         domain: fixedDomain(divided.flatMap(rangesOf)),
         cells: shown.map(({ group, part }) => {
@@ -102,10 +102,10 @@ const graftPartChart = (() => {
 })();
 
 // From the rescaled base on: the shares of the verdict.
-const gainedChart = (() => {
-  const root = document.getElementById("gained-chart");
-  const all = data.grafts.filter((row) => row.origin === "gained");
-  const names = { gains: "gains alone (elicited)", gains_non_negative: "the same, none negative" };
+const rescaledChart = (() => {
+  const root = document.getElementById("rescaled-chart");
+  const all = data.grafts.filter((row) => row.origin === "rescaled_base");
+  const names = { output_scales: "output scales alone (elicited)", non_negative_scales: "the same, none negative" };
 
   function draw() {
     if (!root) return;
@@ -115,16 +115,16 @@ const gainedChart = (() => {
     if (!rows.length) return;
     const lines = [...Object.keys(names), ...Object.keys(groupNames)].map((group) =>
       rows.find((row) => row.group === group && row.quantity
-        === (group in names ? "first_in" : "shapley"))).filter(Boolean);
+        === (group in names ? "add_one_in" : "shapley"))).filter(Boolean);
     const share = (row) => row.share ?? [null, null, null];
     rangeChart(root, {
       labelWidth: 190,
       label: "Improvement of the rescaled base, and Shapley shares from there to the fine-tuned model",
       rows: lines.map((row) => ({ label: names[row.group] ?? groupName(row.group) })),
       panels: [
-        { title: "Gain, logits", domain: fixedDomain(all.map((row) => row.gain)),
+        { title: "Improvement, logits", domain: fixedDomain(all.map((row) => row.improvement)),
           cells: lines.map((row) => groupCell(row, row.group in names ? "elicited" : row.group)) },
-        { title: "Share of the gain", domain: fixedDomain(all.map(share), 1), whole: 1,
+        { title: "Share of the improvement", domain: fixedDomain(all.map(share), 1), whole: 1,
           cells: lines.map((row) => ({ ...groupCell(row, row.group in names ? "elicited"
             : row.group), value: share(row), null: null })) },
       ],
@@ -132,13 +132,13 @@ const gainedChart = (() => {
   }
 
   const csv = () => all.map(flatRow);
-  return { draw, csv, name: "gained-grafts", redrawsOn: ["run"] };
+  return { draw, csv, name: "rescaled-grafts", redrawsOn: ["run"] };
 })();
 
 const mediationChart = evidenceChart("mediation", {
   draw(root, all) {
     const rows = mine(all);
-    const whole = rows.find((row) => row.group === "all heads")?.gain[0] ?? undefined;
+    const whole = rows.find((row) => row.group === "all heads")?.improvement[0] ?? undefined;
     const accounted = all.map((row) => row.share ?? []);
     rangeChart(root, {
       labelWidth: 150,
@@ -148,7 +148,7 @@ const mediationChart = evidenceChart("mediation", {
         { title: "Gain left, logits", whole,
           domain: fixedDomain(all.flatMap(rangesOf), whole),
           cells: rows.map((row) => groupCell(row, row.group.replace(" ", "_"))) },
-        { title: "Share of the gain", domain: fixedDomain(accounted, 1), whole: 1,
+        { title: "Share of the improvement", domain: fixedDomain(accounted, 1), whole: 1,
           cells: rows.map((row) => row.share && ({ ...groupCell(row, row.group.replace(" ", "_")),
             value: row.share, null: null })) },
       ],
@@ -165,17 +165,17 @@ const crosspatchChart = evidenceChart("crosspatch", {
       { label: groupName(group), heading: true },
       ...positions.map((position) => ({ label: position.replaceAll("_", " "), group, position })),
     ]);
-    const ways = { forward: "Tuned model’s activations into the base: gained",
-      backward: "Base’s activations into the tuned model: lost" };
-    const domain = fixedDomain(all.flatMap((row) => [row.gain, row.null.slice(0, 3)]));
+    const directions = { tuned_into_base: "Tuned model’s activations into the base: improvement",
+      base_into_tuned: "Base’s activations into the tuned model: lost" };
+    const domain = fixedDomain(all.flatMap((row) => [row.improvement, row.null.slice(0, 3)]));
     rangeChart(root, {
       labelWidth: 150, lineHeight: 20,
-      label: "Gain from activations of the other model, by group of heads and position",
+      label: "Improvement from activations of the other model, by group of heads and position",
       rows: lines,
-      panels: Object.entries(ways).map(([way, title]) => ({
+      panels: Object.entries(directions).map(([direction, title]) => ({
         title, domain,
         cells: lines.map(({ group, position }) => {
-          const row = rows.find((each) => each.way === way && each.group === group
+          const row = rows.find((each) => each.direction === direction && each.group === group
             && each.position === position);
           return row && { ...groupCell(row),
             title: `${groupName(group)}, ${position.replaceAll("_", " ")}` };

@@ -13,10 +13,10 @@ const headPage = (() => {
     d3.select("#head-hint").property("hidden", node !== null);
     d3.select("#head-page").property("hidden", node === null);
     if (!node) return;
-    const fate = fates().find((row) => row.node === node.id)?.fate;
-    const meaning = data.names.fates[fate]?.[1];
+    const category = headChanges().find((row) => row.node === node.id)?.category;
+    const meaning = data.names.head_changes[category]?.[1];
     d3.select("#head-name").text(nodeName(node));
-    d3.select("#head-fate").text(fate ? `${fateSign(fate)} ${fate}${meaning ? `: ${meaning}` : ""}`
+    d3.select("#head-category").text(category ? `${categorySign(category)} ${category}${meaning ? `: ${meaning}` : ""}`
       : "");
     d3.selectAll(".heads-only").property("hidden", !isHead(node));
     drawImportance(node);
@@ -150,11 +150,11 @@ const headPage = (() => {
       ?? (isHead(node) ? null : "mlps");
     const mine = whole.filter((row) => row.group === group);
     const brought = Object.keys(quantities).map((quantity) => [quantity.replace("_", " "),
-      mine.find((row) => row.quantity === quantity)?.gain]).filter(([, gain]) => gain);
+      mine.find((row) => row.quantity === quantity)?.improvement]).filter(([, improvement]) => improvement);
     if (brought.length)
       note(tables, `Its group’s graft, of the ${data.names.groups[group]} together: ${
-        brought.map(([quantity, gain]) => `${quantity.replace("shapley", "Shapley")} ${
-          interval(gain)}`).join("; ")} logits of gain.`);
+        brought.map(([quantity, improvement]) => `${quantity.replace("shapley", "Shapley")} ${
+          interval(improvement)}`).join("; ")} logits of improvement.`);
   }
 
   // What the head does and reads, in the base and at the end, on each task.
@@ -186,10 +186,10 @@ const headPage = (() => {
     for (const row of headChanges().filter((each) => each.node === node.id))
       note(tables, `On ${roles[roleOf(row)].title} its effect changed from ${
         number(row.before)} to ${number(row.after)} logits; 90 % of the change is reached at step ${
-        number(row.reached, d3.format(".0f"))}${row.flipped ? "; its sign changed" : ""}.`);
-    const gain = rowsOf("gains").find((row) => row.run === state.run && row.node === node.id)?.gain;
-    if ((gain ?? null) !== null)
-      note(tables, `In the rescaled base its output is multiplied by ${number(gain)}.`);
+        number(row.step_of_90, d3.format(".0f"))}${row.sign_changed ? "; its sign changed" : ""}.`);
+    const scale = rowsOf("output_scales").find((row) => row.run === state.run && row.node === node.id)?.scale;
+    if ((scale ?? null) !== null)
+      note(tables, `In the rescaled base its output is multiplied by ${number(scale)}.`);
   }
 
   function headPlace(node) {
@@ -227,7 +227,7 @@ const headPage = (() => {
     if (!node) return [];
     const index = nodeIndex.get(node.id);
     return roleNames.flatMap((role) => data.steps.map((now, at) => ({
-      node: node.id, task: roles[role].name, corruption: state.family, step: now,
+      node: node.id, task: roles[role].name, counterfactual: state.family, step: now,
       ...asColumns("effect", effectAt(role, index, at)?.slice(0, 3)),
       ...asColumns("direct", directAt(role, node.id, at)),
     })));

@@ -36,12 +36,12 @@ const trajectories = (() => {
     const y = d3.scaleLinear([Math.min(0, low ?? 0), Math.max(0, high ?? 1)], [bottom, top])
       .nice(3);
     nodes.forEach((node, place) => {
-      const fate = fates().find((row) => row.node === node.id)?.fate ?? "";
+      const category = headChanges().find((row) => row.node === node.id)?.category ?? "";
       const panel = d3.select(root).append("div").attr("class", "panel")
         .classed("pinned", node.id === state.head)
         .attr("tabindex", 0).attr("role", "button")
         .attr("aria-pressed", String(node.id === state.head))
-        .attr("aria-label", `${nodeName(node)} over training, both tasks${fate ? `: ${fate}` : ""}`)
+        .attr("aria-label", `${nodeName(node)} over training, both tasks${category ? `: ${category}` : ""}`)
         .on("click", () => togglePin(node.id))
         .on("keydown", (event) => {
           if (event.key !== "Enter" && event.key !== " ") return;
@@ -53,8 +53,8 @@ const trajectories = (() => {
       svg.attr("role", null).attr("aria-label", null).attr("aria-hidden", "true");
       const title = svg.append("text").attr("class", "panel-title").attr("x", left).attr("y", 14);
       title.append("tspan").text(nodeName(node));
-      title.append("tspan").attr("class", "fate").attr("dx", 6)
-        .text(fate ? `${fateSign(fate)} ${fate}` : "");
+      title.append("tspan").attr("class", "category").attr("dx", 6)
+        .text(category ? `${categorySign(category)} ${category}` : "");
       leftAxis(svg, y, left, right, 3);
       bottomAxis(svg, x, bottom, place >= nodes.length - across ? 4 : []);
       for (const [role, columns] of series[place]) lineWithBand(svg, columns, x, y, role);
@@ -76,7 +76,7 @@ const trajectories = (() => {
 
   const csv = () => strongest().flatMap((node) => roleNames.flatMap((role) =>
     data.steps.map((now, at) => ({ node: node.id, task: roles[role].name, step: now,
-      corruption: state.family,
+      counterfactual: state.family,
       ...asColumns("effect", effectAt(role, nodeIndex.get(node.id), at)?.slice(0, 3)) }))));
   return { draw, step, csv, name: "heads", redrawsOn: ["run", "family", "head"] };
 })();

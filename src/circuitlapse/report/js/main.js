@@ -1,8 +1,8 @@
 // Wiring: the page's choices to the state, and the state to the drawings.
 const drawings = [shareBar, timeline, circuitMap, headPage, signatureDownload, patternChart,
   trajectories, lensChart, patchingChart, overlapChart, overlapTime, overlapBeside, fateTable, changesChart, rolesChart,
-  graftChart, graftPartChart, gainedChart, gainsChart, mediationChart, crosspatchChart,
-  dynamicsChart, faithfulnessChart, controlChart, elicitableChart, trainingChart,
+  graftChart, graftPartChart, rescaledChart, outputScalesChart, mediationChart, crosspatchChart,
+  dynamicsChart, faithfulnessChart, invarianceChart, elicitableChart, trainingChart,
   recipesChart, shortcutsChart, ...furtherCharts, calibrationTable].filter(Boolean);
 
 const numeric = new Set(["run", "edges"]);
@@ -18,7 +18,7 @@ function fillSelect(id, key, options) {
 }
 
 function drawWords() {
-  const metric = { accuracy_among: "Accuracy among the listed names",
+  const metric = { candidate_accuracy: "Accuracy among the listed names",
     accuracy: "Accuracy over the whole vocabulary", logit_diff: "Logit difference" }[state.metric];
   d3.select("#learning-caption").text(
     `${metric} on ${data.names.splits[state.split] ?? state.split}, by training step.`);
@@ -82,7 +82,7 @@ function chooseWhere(where) {
     ["base_seed", "finetune_seed"].every((key) => !(key in where) || where[key] === each[key]));
   if (run >= 0 && ("base_seed" in where || "finetune_seed" in where)) patch.run = run;
   if ("step" in where) patch.step = nearestStep(Number(where.step));
-  for (const [column, key] of [["corruption", "family"], ["split", "split"],
+  for (const [column, key] of [["counterfactual", "family"], ["split", "split"],
     ["measure", "measure"], ["node", "head"]]) {
     const value = column in where ? addressed[key].read(String(where[column])) : undefined;
     if (value !== undefined) patch[key] = value;
@@ -92,8 +92,8 @@ function chooseWhere(where) {
 
 function start() {
   d3.selectAll(".needs-script").property("hidden", false);
-  fillSelect("metric", "metric", ["accuracy_among", "accuracy", "logit_diff"].map((value) =>
-    [value, { accuracy_among: "accuracy among the names", accuracy: "accuracy over the vocabulary",
+  fillSelect("metric", "metric", ["candidate_accuracy", "accuracy", "logit_diff"].map((value) =>
+    [value, { candidate_accuracy: "accuracy among the names", accuracy: "accuracy over the vocabulary",
       logit_diff: "logit difference" }[value]]));
   const splits = new Set(Object.keys(data.behaviour).map((key) => key.split("/")[2]));
   fillSelect("split", "split",

@@ -48,9 +48,9 @@ const circuitMap = (() => {
       if (at !== null && at !== undefined)
         rows.push([`edge scores, ${role} task`, number(at)]);
     }
-    const fate = fates().find((row) => row.node === node.id)?.fate;
-    showTooltip(element, fate ? `${nodeName(node)}: ${fate}` : nodeName(node), rows,
-      `step ${data.steps[state.step]}, corruption ${state.family}`, element.ownerSVGElement);
+    const category = headChanges().find((row) => row.node === node.id)?.category;
+    showTooltip(element, category ? `${nodeName(node)}: ${category}` : nodeName(node), rows,
+      `step ${data.steps[state.step]}, counterfactual ${state.family}`, element.ownerSVGElement);
   }
 
   function hoverPosition(element, name) {
@@ -122,7 +122,7 @@ const circuitMap = (() => {
   }
 
   function step() {
-    const fateOf = new Map(fates().map((row) => [row.node, row.fate]));
+    const categoryOf = new Map(headChanges().map((row) => [row.node, row.category]));
     for (const map of maps) {
       const { kind, cell, chips, nothing, title } = map;
       const frame = frames[`${state.run}/${kind}/${state.family}`];
@@ -135,7 +135,7 @@ const circuitMap = (() => {
         if (this.textContent !== text) this.textContent = text;
       });
       setChanged(cell, "aria-label", (node, index) => `${nodeName(node)}, ${title}: `
-        + `${number(valueOf(kind, index))} logits, ${fateOf.get(node.id) ?? "no fate"}`);
+        + `${number(valueOf(kind, index))} logits, ${categoryOf.get(node.id) ?? "no category"}`);
       nothing.text(frame.nothing[state.step]);
       map.found = edgesOf(kind);
       drawEdges(map, state.head);
@@ -162,20 +162,20 @@ const circuitMap = (() => {
   }
 
   function drawKeys() {
-    const present = new Set(Object.values(data.fates).flat().map((row) => row.fate));
-    d3.select("#fate-key").selectAll("span").data(
-      Object.entries(data.names.fates).filter(([fate, [sign]]) => sign && present.has(fate)))
+    const present = new Set(Object.values(data.head_changes).flat().map((row) => row.category));
+    d3.select("#category-key").selectAll("span").data(
+      Object.entries(data.names.head_changes).filter(([category, [sign]]) => sign && present.has(category)))
       .join("span").attr("title", ([, [, meaning]]) => meaning).html("")
       .call((span) => span.append("b").text(([, [sign]]) => sign))
-      .call((span) => span.append("i").text(([fate]) => ` ${fate}`));
+      .call((span) => span.append("i").text(([category]) => ` ${category}`));
     document.getElementById("edge-key").replaceChildren(parsed(drawings["edge-key"]));
   }
 
   function csv() {
     return data.nodes.flatMap((node, index) => roleNames.flatMap((role) =>
       data.steps.map((now, at) => ({ node: node.id, task: roles[role].name,
-        corruption: state.family, step: now, ...asColumns("effect", effectAt(role, index, at)),
-        fate: fates().find((row) => row.node === node.id)?.fate }))));
+        counterfactual: state.family, step: now, ...asColumns("effect", effectAt(role, index, at)),
+        category: headChanges().find((row) => row.node === node.id)?.category }))));
   }
 
   return { draw, step, pin, csv, name: "circuit-map", redrawsOn: ["run", "family", "edges"] };

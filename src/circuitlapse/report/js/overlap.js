@@ -10,7 +10,7 @@ const pairWords = (pair) => pair.map(sideWords).join(" · ");
 const isPair = (row, [a, b]) =>
   (row.left === a && row.right === b) || (row.left === b && row.right === a);
 const overlapRows = d3.group(data.overlap, (row) => `${row.run}/${row.family}`, (row) => row.unit);
-const overlapLowest = d3.rollup([...data.overlap, ...data.beside], (rows) => Math.min(0,
+const overlapLowest = d3.rollup([...data.overlap, ...data.comparisons], (rows) => Math.min(0,
   columnExtent(rows.map((row) => [...row.value, ...row.null.slice(0, 3)]))[0] ?? 0),
 (row) => row.measure);
 const overlapDomain = () => [overlapLowest.get(state.measure) ?? 0, 1];
@@ -35,7 +35,7 @@ const overlapChart = (() => {
     const rows = [...nodes.rows, ...edges.rows];
     const shown = rows.filter((row) => row.measure === state.measure);
     const pairs = overlapPairs.filter((pair) => shown.some((row) => isPair(row, pair)));
-    if (!pairs.length) note(root, `No overlap was recorded for the corruption “${state.family}”.`);
+    if (!pairs.length) note(root, `No overlap was recorded for the counterfactual “${state.family}”.`);
     else
       rangeChart(root, {
         labelWidth: 172,
@@ -79,7 +79,7 @@ const overlapChart = (() => {
 
   // Redrawn with the slider only if there is more than one step to show.
   const several = new Set(data.overlap.map((row) => row.step)).size > 1;
-  const csv = () => [...data.overlap, ...data.beside].map(overlapCells);
+  const csv = () => [...data.overlap, ...data.comparisons].map(overlapCells);
   return { draw, step: several ? draw : undefined, csv, name: "overlap",
     redrawsOn: ["run", "family", "measure"] };
 })();
@@ -121,20 +121,20 @@ const overlapTime = (() => {
 
 // Overlap of the base with placebos and with an unrelated task.
 const overlapBeside = (() => {
-  const root = document.getElementById("overlap-beside");
+  const root = document.getElementById("overlap-compared");
   const titles = { placebo: "after a placebo", unrelated_task: "unrelated task" };
 
-  function words({ beside, right }) {
+  function words({ compared_with, right }) {
     const [model, task] = right.split(":");
     const kind = model.replace(/-\d+$/, "").replaceAll("_", " ");
-    return beside === "placebo" ? `${kind}, ${task}` : `${task} in the ${model}`;
+    return compared_with === "placebo" ? `${kind}, ${task}` : `${task} in the ${model}`;
   }
 
   function draw() {
     root.replaceChildren();
-    const rows = mine(data.beside.filter((row) => row.measure === state.measure
+    const rows = mine(data.comparisons.filter((row) => row.measure === state.measure
       && (row.family === state.family
-        || !data.beside.some((each) => each.family === state.family))));
+        || !data.comparisons.some((each) => each.family === state.family))));
     showFigure(root, rows.length > 0);
     if (!rows.length) return;
     const lasts = rowsAtStep(data.overlap.filter((row) => row.family === state.family
@@ -148,7 +148,7 @@ const overlapBeside = (() => {
       if (main) lines.push({ label: left === "base:old" ? "tuned, new" : "base, old", row: main,
         main: true });
       for (const kind of Object.keys(titles))
-        for (const [label, some] of d3.group(own.filter((row) => row.beside === kind), words))
+        for (const [label, some] of d3.group(own.filter((row) => row.compared_with === kind), words))
           lines.push({ label, some });
     }
     rangeChart(root, {
@@ -172,6 +172,6 @@ const overlapBeside = (() => {
     });
   }
 
-  const csv = () => data.beside.map(overlapCells);
-  return { draw, csv, name: "overlap-beside", redrawsOn: ["run", "family", "measure"] };
+  const csv = () => data.comparisons.map(overlapCells);
+  return { draw, csv, name: "overlap-compared", redrawsOn: ["run", "family", "measure"] };
 })();

@@ -1,4 +1,4 @@
-// Looking numbers up, for the state's seed and corruption unless told otherwise.
+// Looking numbers up, for the state's seed and counterfactual unless told otherwise.
 const roles = Object.fromEntries(data.tasks.map((task) => [task.role, task]));
 const nodeCount = data.nodes.length;
 const nodeIndex = new Map(data.nodes.map((node, index) => [node.id, index]));
@@ -27,12 +27,12 @@ function behaviour(role, run = state.run) {
   return data.behaviour[`${run}/${roles[role].name}/${state.split}`]?.[state.metric] ?? null;
 }
 
-function fates() {
-  return data.fates[`${state.run}/${state.family}`] ?? [];
+function headChanges() {
+  return data.head_changes[`${state.run}/${state.family}`] ?? [];
 }
 
-function fateSign(fate) {
-  return data.names.fates[fate]?.[0] ?? fate.slice(0, 1);
+function categorySign(category) {
+  return data.names.head_changes[category]?.[0] ?? category.slice(0, 1);
 }
 
 function nodeName(node) {

@@ -59,13 +59,13 @@ function livelyHeads(codes, plain) {
 const changesChart = (() => {
   const root = document.getElementById("changes-chart");
   let drawn = null;
-  const of = () => data.fates_over[`${state.run}/${state.family}`];
+  const of = () => data.head_changes_over[`${state.run}/${state.family}`];
 
   function draw() {
-    if (!root) return; // the run has no fates
+    if (!root) return; // the run has no changes
     root.replaceChildren();
     drawn = null;
-    const names = Object.keys(data.names.fates), text = of();
+    const names = Object.keys(data.names.head_changes), text = of();
     const heads = text ? livelyHeads([(head, step) => codeAt(text, names, head, step)], "unused")
       : [];
     const steps = d3.sum(data.steps, (_, step) => heads.some((head) =>
@@ -74,26 +74,26 @@ const changesChart = (() => {
     if (steps < 2) return;
     const place = new Map(heads.map((head) => [headNodes[head].id, head]));
     drawn = signGrid(root, {
-      title: "What became of each head until this step", role: "plain", name: "fate",
+      title: "What became of each head until this step", role: "plain", name: "category",
       rows: heads.map((head) => headNodes[head]), width: Math.min(root.clientWidth, 860),
       code: (node, step) => {
-        const fate = codeAt(text, names, place.get(node.id), step);
-        return fate === "unused" ? null : fate;
+        const category = codeAt(text, names, place.get(node.id), step);
+        return category === "unused" ? null : category;
       },
-      sign: fateSign,
+      sign: categorySign,
       details: (node, step) => roleNames.map((role) => [roles[role].title,
         interval(effectAt(role, nodeIndex.get(node.id), step)?.slice(0, 3)), role]),
     });
     drawn.step();
   }
 
-  const csv = () => Object.entries(data.fates_over).flatMap(([key, text]) => {
+  const csv = () => Object.entries(data.head_changes_over).flatMap(([key, text]) => {
     const [run, ...family] = key.split("/");
     return data.steps.flatMap((step, at) => headNodes.map((node, head) => ({ ...data.runs[run],
-      corruption: family.join("/"), step, node: node.id,
-      fate: codeAt(text, Object.keys(data.names.fates), head, at) })));
+      counterfactual: family.join("/"), step, node: node.id,
+      category: codeAt(text, Object.keys(data.names.head_changes), head, at) })));
   });
-  return { draw, step: () => drawn?.step(), csv, name: "fates-over-time",
+  return { draw, step: () => drawn?.step(), csv, name: "head-changes-over-time",
     redrawsOn: ["run", "family"] };
 })();
 

@@ -4,7 +4,7 @@ const defaults = {
   step: data.steps.length - 1, // index into data.steps
   run: 0, // index into data.runs
   family: data.families.shared[0] ?? data.families.single[0] ?? "",
-  metric: "accuracy_among",
+  metric: "candidate_accuracy",
   split: "test",
   measure: Object.keys(data.names.measures)[0],
   head: null, // id of the pinned node
@@ -47,7 +47,7 @@ const addressed = {
   metric: {
     write: (name) => name,
     read: (text) =>
-      ["accuracy_among", "accuracy", "logit_diff"].includes(text) ? text : undefined,
+      ["candidate_accuracy", "accuracy", "logit_diff"].includes(text) ? text : undefined,
   },
   split: {
     write: (name) => name,
@@ -71,7 +71,7 @@ const addressed = {
       data.nodes.find((node) => node.id === text || node.label === text)?.id,
   },
 };
-const addressKeys = { run: "seed", family: "corruption", example: "prompt" };
+const addressKeys = { run: "seed", family: "counterfactual", example: "prompt" };
 const edgeCounts = [0, 20, 40, 100, 200];
 
 function examples() {

@@ -22,7 +22,7 @@ function flatRow({ run, ...row }) {
     if (!Array.isArray(value)) return { [name]: value };
     if (name !== "null") return asColumns(name, value);
     const [mean, low, high, p] = value.length === 2 ? [undefined, ...value] : value;
-    return { null_mean: mean, null_low: low, null_high: high, p_value: p };
+    return { null_mean: mean, null_min: low, null_max: high, p_value: p };
   }));
 }
 

@@ -74,7 +74,7 @@ const recipesChart = (() => {
   const step = () => charts.forEach((each) => each.step());
   const csv = () => data.recipes.flatMap((recipe) => recipe.curves.flatMap(({ role, seed, points }) =>
     points.map(([at, ...accuracy]) => ({ recipe: recipe.name, finetune_seed: seed,
-      task: roles[role].name, step: at, ...asColumns("accuracy_among", accuracy),
+      task: roles[role].name, step: at, ...asColumns("candidate_accuracy", accuracy),
       flags: recipe.flags.filter(({ steps }) => steps.includes(at)).map(({ name }) => name)
         .join(" ") }))));
   return { draw, step, csv, name: "recipes", redrawsOn: [] };

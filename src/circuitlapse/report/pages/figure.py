@@ -21,7 +21,7 @@ from circuitlapse.report.series.drawing import (
     text,
 )
 from circuitlapse.report.series.grid import number
-from circuitlapse.report.series.labels import FATES, task_title
+from circuitlapse.report.series.labels import CATEGORIES, task_title
 from circuitlapse.report.series.map_layout import Layout
 from circuitlapse.report.series.marks import KINDS, Frame, edges_of, marks
 from circuitlapse.report.series.run_records import RunRecords
@@ -55,7 +55,7 @@ def draw_frame(
     tasks = records.experiment.tasks
     title = f"{task_title(tasks.old)} to {task_title(tasks.new)}: step {step}"
     text(svg, _MARGIN, 28, title, size=16, weight="600")
-    note = f"{records.name}, corruption {frame.family}"
+    note = f"{records.name}, counterfactual {frame.family}"
     text(svg, width - _MARGIN, 28, note, anchor="end", fill=MUTED)
     _curves(svg, data, frame, (_MARGIN + 30, _TOP, width - _MARGIN - 30, _TOP + _CURVES - 34))
     for index, kind in enumerate(KINDS):
@@ -65,7 +65,7 @@ def draw_frame(
         show_frame(group, marks(kind, data, frame), edges_of(kind, data, frame), data)
     _legend(svg, _MARGIN + 30, height - 46, data["largest"])
     edge_key(svg, _MARGIN + layout.width + _GAP + 30, height - 46, data["edges"]["largest"])
-    signs = [f"{sign} {fate}" for fate, (sign, _) in FATES.items() if sign]
+    signs = [f"{sign} {category}" for category, (sign, _) in CATEGORIES.items() if sign]
     text(
         svg,
         _MARGIN + 2 * (layout.width + _GAP) - 60,
@@ -97,7 +97,7 @@ def _curves(
     ends = []
     for task in data["tasks"]:
         columns = data["behaviour"].get(f"{frame.run}/{task['name']}/test")
-        values = columns["accuracy_among"][0] if columns else []
+        values = columns["candidate_accuracy"][0] if columns else []
         points = [
             (x(step), y(value))
             for step, value in zip(steps, values, strict=False)

@@ -28,7 +28,7 @@ def frames(
     records: RunRecords,
     *,
     seed: int | None = None,
-    corruption: str | None = None,
+    counterfactual: str | None = None,
     edges: int = 40,
 ) -> Iterator[tuple[int, int, str]]:
     """Yield the number of checkpoints, the step and the SVG, for every checkpoint.
@@ -37,14 +37,14 @@ def frames(
     ``edges`` is the number of edges per map.
 
     Raises:
-        CircuitlapseError: If the run has no such seed or corruption.
+        CircuitlapseError: If the run has no such seed or counterfactual.
     """
     data = payload(records)
     seeds = [run["finetune_seed"] for run in data["runs"]]
     families = [*data["families"]["shared"], *data["families"]["single"]]
     chosen = seeds[0] if seed is None else seed
-    family = families[0] if corruption is None else corruption
-    for what, got, known in (("seed", chosen, seeds), ("corruption", family, families)):
+    family = families[0] if counterfactual is None else counterfactual
+    for what, got, known in (("seed", chosen, seeds), ("counterfactual", family, families)):
         if got not in known:
             raise CircuitlapseError(
                 f"the run has no such {what}",

@@ -101,7 +101,7 @@ _SCRIPTS = {
         "overlap",
         "checks",
         "groups",
-        "gains",
+        "output_scales",
         "dynamics",
         "context",
         "training",

@@ -7,7 +7,7 @@ import polars as pl
 
 from circuitlapse.report.series.grid import interval_at, number
 from circuitlapse.report.series.labels import (
-    FATES,
+    CATEGORIES,
     GROUPS,
     MEASURES,
     QUANTITIES,
@@ -44,7 +44,7 @@ def behaviour_rows(records: RunRecords) -> list[dict[str, Any]]:
                 "last": ends[1]["step"],
                 "cells": [
                     interval_at(end, name)
-                    for name in ("accuracy_among", "accuracy", "logit_diff")
+                    for name in ("candidate_accuracy", "accuracy", "logit_diff")
                     for end in ends
                 ],
             }
@@ -54,7 +54,7 @@ def behaviour_rows(records: RunRecords) -> list[dict[str, Any]]:
 
 def overlap_rows(records: RunRecords, chosen: pl.Expr) -> list[list[Any]]:
     """Every overlap of one seed and family at the last step that has any."""
-    frame = records.tables["overlap"].filter(chosen, pl.col("beside") == "")
+    frame = records.tables["overlap"].filter(chosen, pl.col("compared_with") == "")
     tasks = records.experiment.tasks
     frame = frame.filter(pl.col("step") == pl.col("step").max())
     return [
@@ -80,15 +80,15 @@ def change_rows(frame: pl.DataFrame) -> list[dict[str, Any]]:
     rows = sorted(
         frame.iter_rows(named=True),
         key=lambda row: (
-            row["fate"] == "unused",
+            row["category"] == "unused",
             -max(abs(row[name] or 0) for name in CHANGE_COLUMNS[:4]),
         ),
     )
     return [
         {
             "label": node_label(row["node"]),
-            "fate": row["fate"],
-            "sign": FATES.get(row["fate"], (row["fate"][:1], ""))[0],
+            "category": row["category"],
+            "sign": CATEGORIES.get(row["category"], (row["category"][:1], ""))[0],
             "cells": [interval_at(row, name) for name in CHANGE_COLUMNS],
         }
         for row in rows
@@ -103,7 +103,7 @@ def graft_rows(frame: pl.DataFrame) -> list[list[Any]]:
             GROUPS.get(row["group"], row["group"]),
             QUANTITIES.get(row["quantity"], row["quantity"]),
             f"{row['n_parameters']:,}",
-            interval_at(row, "gain"),
+            interval_at(row, "improvement"),
             interval_at(row, "share"),
         ]
         for row in frame.iter_rows(named=True)
@@ -121,26 +121,26 @@ def faithfulness_rows(frame: pl.DataFrame) -> list[list[Any]]:
             number(row["metric"]),
             number(row["clean"]),
             number(row["corrupt"]),
-            number(row["faithfulness"]) if row["faithfulness"] is not None else row["refused"],
+            number(row["faithfulness"]) if row["faithfulness"] is not None else row["not_reported"],
         ]
         for row in frame.sort("task", "fraction").iter_rows(named=True)
     ]
 
 
-def control_rows(frame: pl.DataFrame) -> list[dict[str, Any]]:
-    """Each control at the base and at the last step, for every seed."""
-    keys = ["base_seed", "finetune_seed", "task", "control"]
+def invariance_rows(frame: pl.DataFrame) -> list[dict[str, Any]]:
+    """Each invariance check at the base and at the last step, for every seed."""
+    keys = ["base_seed", "finetune_seed", "task", "check"]
     rows = []
-    for (base_seed, tune_seed, task, control), part in frame.group_by(keys, maintain_order=True):
+    for (base_seed, tune_seed, task, check), part in frame.group_by(keys, maintain_order=True):
         part = part.sort("step")
         ends = (part.row(0, named=True), part.row(-1, named=True))
         rows.append(
             {
                 "task": task_title(str(task)),
-                "control": str(control).replace("_", " "),
+                "check": str(check).replace("_", " "),
                 "seeds": f"{base_seed}.{tune_seed}",
                 "n": ends[0]["n"],
-                "cells": [interval_at(end, "size") for end in ends],
+                "cells": [interval_at(end, "mean_abs_effect") for end in ends],
             }
         )
     return rows
@@ -167,7 +167,7 @@ def placebo_rows(records: RunRecords) -> list[dict[str, Any]]:
                 "split": _held_out(row["split"]),
                 "cells": [
                     interval_at(each, name) if each else "\u2013"
-                    for name in ("accuracy_among", "logit_diff")
+                    for name in ("candidate_accuracy", "logit_diff")
                     for each in compared
                 ],
             }

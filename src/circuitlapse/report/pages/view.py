@@ -15,18 +15,18 @@ from circuitlapse.records.documents import Verdict
 from circuitlapse.report.pages.rows import (
     behaviour_rows,
     change_rows,
-    control_rows,
     faithfulness_rows,
     graft_rows,
+    invariance_rows,
     overlap_rows,
     placebo_rows,
 )
 from circuitlapse.report.series.checkpoint_details import role_rows
 from circuitlapse.report.series.counts import counts
 from circuitlapse.report.series.labels import (
+    CATEGORIES,
     CAUSES,
     DEFINITIONS,
-    FATES,
     LABELS,
     SECTIONS,
     SUBJECTS,
@@ -35,7 +35,7 @@ from circuitlapse.report.series.labels import (
 from circuitlapse.report.series.payload import families
 from circuitlapse.report.series.recipes import recipe_rows
 from circuitlapse.report.series.run_records import RunRecords
-from circuitlapse.report.series.sections import worded
+from circuitlapse.report.series.sections import table_descriptions
 from circuitlapse.stats.intervals import Estimate
 
 _WORD = re.compile(r"\w+|\W")
@@ -58,17 +58,17 @@ def view(records: RunRecords) -> dict[str, Any]:
         "causes": CAUSES,
         "evidence": _claims(records),
         "checks": _checks(records),
-        "shares_link": _link("grafts", {"origin": "gained"}),
+        "shares_link": _link("grafts", {"origin": "rescaled_base"}),
         "setting": _setting(records),
         **numbers,
         "seeds": seeds.height,
         "others": others,
         "family": shared[0] if shared else None,
-        "fate_signs": FATES,
+        "category_signs": CATEGORIES,
         "behaviour_rows": behaviour_rows(records),
-        "control_rows": control_rows(records.tables["controls"]),
+        "invariance_rows": invariance_rows(records.tables["invariance"]),
         "placebo_rows": placebo_rows(records),
-        "tables": worded(records.tables),
+        "tables": table_descriptions(records.tables),
         "role_rows": role_rows(records),
         "recipes": recipe_rows(records),
         "calibration": calibration,
@@ -87,11 +87,11 @@ def view(records: RunRecords) -> dict[str, Any]:
 def _of_seed(records: RunRecords, row: tuple[int, int], shared: list[str]) -> dict[str, Any]:
     """The tables that the page's script refills when another seed is chosen."""
     seed = (pl.col("base_seed") == row[0]) & (pl.col("finetune_seed") == row[1])
-    chosen = seed & (pl.col("corruption") == (shared[0] if shared else ""))
+    chosen = seed & (pl.col("counterfactual") == (shared[0] if shared else ""))
     return {
         "seeds": f"{row[0]}.{row[1]}",
         "overlap_rows": overlap_rows(records, chosen),
-        "fate_rows": change_rows(records.tables["fates"].filter(chosen)),
+        "head_changes_rows": change_rows(records.tables["head_changes"].filter(chosen)),
         "graft_rows": graft_rows(records.tables["grafts"].filter(seed)),
         "faithfulness_rows": faithfulness_rows(records.tables["faithfulness"].filter(chosen)),
     }
@@ -140,8 +140,8 @@ def _setting(records: RunRecords) -> str:
     tune = experiment.finetune.recipes()[records.recipe]
     seeds = len(experiment.finetune.seeds)
     mixed = (
-        f", with {tune.old_fraction:.0%} {task_title(experiment.tasks.old)} mixed in"
-        if tune.old_fraction
+        f", with {tune.replay_fraction:.0%} {task_title(experiment.tasks.old)} mixed in"
+        if tune.replay_fraction
         else ""
     )
     only = tune.train_only if isinstance(tune.train_only, str) else ", ".join(tune.train_only)

@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 
 from circuitlapse.report.series.grid import Grid, characters, number, numbers, short
-from circuitlapse.report.series.labels import FATES, node_label, task_title
+from circuitlapse.report.series.labels import CATEGORIES, node_label, task_title
 from circuitlapse.report.series.map_circuit import positions_of
 from circuitlapse.report.series.run_records import RunRecords
 
@@ -180,15 +180,17 @@ _NUMBERS = ("attention", "q_share", "k_share", "v_share", "distance", "noise", "
 def over_time(records: RunRecords, grid: Grid, nodes: Sequence[str]) -> dict[str, Any]:
     """Collect the change category of every head and step, and each head's role at both ends.
 
-    ``fates_over`` has under ``run/corruption``, and ``roles.series`` under ``run/task``, a string
-    over [steps, heads]: the category's index after "#", or a blank.
+    ``head_changes_over`` has under ``run/counterfactual``, and ``roles.series`` under ``run/task``,
+    a string over [steps, heads]: the category's index after "#", or a blank.
     """
     heads = [node for node in nodes if node.startswith("a")]
-    fates, roles = records.tables["fates"], records.tables.get("roles")
+    changes, roles = records.tables["head_changes"], records.tables.get("roles")
     over, series, distance, ends = {}, {}, {}, {}
     for run in range(len(grid.runs)):
-        for (family,), part in grid.of(run, fates).group_by("corruption", maintain_order=True):
-            over[f"{run}/{family}"] = _signs(part, "fate", tuple(FATES), grid, heads)
+        for (family,), part in grid.of(run, changes).group_by(
+            "counterfactual", maintain_order=True
+        ):
+            over[f"{run}/{family}"] = _signs(part, "category", tuple(CATEGORIES), grid, heads)
         if roles is None:
             continue
         for (task,), part in grid.of(run, roles).group_by("task", maintain_order=True):
@@ -197,7 +199,7 @@ def over_time(records: RunRecords, grid: Grid, nodes: Sequence[str]) -> dict[str
             distance[key] = numbers(grid.values(part, "node", heads, "distance"), 3)
             ends[key] = [_words(part, step, heads) for step in (grid.steps[0], grid.steps[-1])]
     return {
-        "fates_over": over,
+        "head_changes_over": over,
         "roles": {"names": ROLES, "series": series, "distance": distance, "ends": ends},
     }
 

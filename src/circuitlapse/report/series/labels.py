@@ -10,9 +10,9 @@ TASKS = {"ioi2": "2-name IOI", "ioi3": "3-name IOI"}
 
 LABELS: dict[Label, str] = {
     "elicited": "the new task's circuit was in the base, and fine-tuning turned it up",
-    "transformed": "the gain comes from changes to the old task's circuit",
-    "formed": "the gain comes from heads that the old task did not use",
-    "mixed": "no single origin accounts for the gain",
+    "transformed": "the improvement comes from changes to the old task's circuit",
+    "formed": "the improvement comes from heads that the old task did not use",
+    "mixed": "no single origin accounts for the improvement",
     "no_gain": "fine-tuning did not teach the new task, so there is nothing to explain",
     "undetermined": "this run does not decide between elicited, transformed and formed",
 }
@@ -33,19 +33,19 @@ GROUPS: dict[Group, str] = {
 }
 
 # A sign for the map's cells, and what it means.
-FATES = {
+CATEGORIES = {
     "kept": ("=", "used by the base; no change shown"),
     "strengthened": ("↑", "used by the base, and more so after"),
     "weakened": ("↓", "used by the base, and less so after"),
-    "repurposed": ("⇄", "sign flipped, or up on one task and down on the other"),
+    "repurposed": ("⇄", "sign sign_changed, or up on one task and down on the other"),
     "recruited": ("+", "not used by the base, used after"),
     "retired": ("\u00d7", "used by the base, not after"),
-    "unused": ("", "not used by the base; no use gained beyond noise and placebo"),
+    "unused": ("", "not used by the base; no new use beyond noise and placebo"),
 }
 
 QUANTITIES = {
-    "first_in": "First in: alone, into the base",
-    "last_in": "Last in: what taking it back costs",
+    "add_one_in": "First in: alone, into the base",
+    "leave_one_out": "Last in: what taking it back costs",
     "shapley": "Shapley: mean over all orders",
 }
 
@@ -63,10 +63,10 @@ SECTIONS = {
     "nodes": "map",
     "edges": "map",
     "overlap": "overlap",
-    "fates": "fates",
+    "head_changes": "head_changes",
     "grafts": "grafts",
     "faithfulness": "faithfulness",
-    "controls": "controls",
+    "invariance": "invariance checks",
     "placebo": "placebo",
     "readings": "lens",
     "patching": "patching",
@@ -81,12 +81,12 @@ SUBJECTS = {
     "nodes": "Wiring",
     "edges": "Wiring",
     "faithfulness": "Wiring",
-    "fates": "Function",
+    "head_changes": "Function",
     "roles": "Function",
     "readings": "Function",
-    "controls": "Function",
+    "invariance": "Function",
     "grafts": "Causes, by weights",
-    "gains": "Causes, by weights",
+    "output_scales": "Causes, by weights",
     "mediation": "Causes, by activations",
     "crosspatch": "Causes, by activations",
     "patching": "Causes, by activations",
@@ -183,7 +183,7 @@ DEFINITIONS: list[tuple[str, str, str]] = [
         "",
     ),
     (
-        "Fate",
+        "Change",
         "What became of a head between the base and the last checkpoint, judged against the "
         "intervals over prompts and against the change that the placebo causes.",
         "",
@@ -192,7 +192,7 @@ DEFINITIONS: list[tuple[str, str, str]] = [
         "Graft",
         "The fine-tuned weights of one group of components put into the base (first in), or taken "
         "back out of the fine-tuned model (last in). The Shapley share averages a group\u2019s "
-        "contribution over all orders, so that the shares add up to the gain.",
+        "contribution over all orders, so that the shares add up to the improvement.",
         "Shapley 1953",
     ),
     (
@@ -202,7 +202,7 @@ DEFINITIONS: list[tuple[str, str, str]] = [
         "",
     ),
     (
-        "Invariance control",
+        "Invariance check",
         "A change to the prompt that leaves the answer as it was, such as the order of a list. Its "
         "expected effect is 0, and it never serves as a denominator.",
         "",

@@ -16,9 +16,9 @@ def circuit(records: RunRecords, grid: Grid, tasks: list[dict[str, Any]]) -> dic
     """Collect the map's parts for the page's script.
 
     ``edges.list`` has ``[source, destination, slot, path]``, and ``edges.series`` under
-    ``run/task/corruption`` for each step the indices in that list, each as the difference from the
-    one before, and the scores; an empty task means differences between tasks. ``edges.width`` is
-    the line width per logit.
+    ``run/task/counterfactual`` for each step the indices in that list, each as the difference from
+    the one before, and the scores; an empty task means differences between tasks. ``edges.width``
+    is the line width per logit.
     """
     layout = layout_of(records)
     edges = _edges(records.tables["edges"], grid, layout)
@@ -71,7 +71,7 @@ def _edges(frame: pl.DataFrame, grid: Grid, layout: Layout) -> dict[str, Any]:
         for row in grid.of(run, frame.sort("writer", "reader")).iter_rows(named=True):
             index = place.get((row["writer"], row["reader"]))
             if index is not None:
-                key = f"{run}/{row['task']}/{row['corruption']}"
+                key = f"{run}/{row['task']}/{row['counterfactual']}"
                 steps = series.setdefault(key, [{} for _ in grid.steps])
                 steps[at[row["step"]]][index] = short(row["score"], 3) or 0.0
     largest = max(map(abs, frame["score"].drop_nulls()), default=0.0) or 1.0

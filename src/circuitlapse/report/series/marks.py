@@ -6,7 +6,7 @@ from typing import Any
 
 from circuitlapse.report.series.colours import place
 from circuitlapse.report.series.grid import short
-from circuitlapse.report.series.labels import FATES, node_label
+from circuitlapse.report.series.labels import CATEGORIES, node_label
 
 KINDS = ("old", "new", "difference")
 Scores = dict[int, float]  # by place in the list of edges
@@ -78,7 +78,7 @@ def edges_of(kind: str, data: dict[str, Any], frame: Frame) -> list[tuple[int, f
 
 
 def series(data: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Collect the marks of every frame for the page, under ``run/kind/corruption``.
+    """Collect the marks of every frame for the page, under ``run/kind/counterfactual``.
 
     ``places`` has for each node and then each named position one character per step: the index in
     the ramp after U+0100, or a blank. ``texts`` are those of the first step, and ``changed`` lists
@@ -117,7 +117,7 @@ def _compact(found: list[Marks]) -> dict[str, Any]:
 def edge_differences(
     series: dict[str, list[Scores]], tasks: list[dict[str, Any]]
 ) -> dict[str, list[Scores]]:
-    """``run//corruption`` → new minus old at each step, of edges with both scores."""
+    """``run//counterfactual`` → new minus old at each step, of edges with both scores."""
     old, new = (task["name"] for task in tasks)
     found = {}
     for key, of_old in series.items():
@@ -148,12 +148,12 @@ def _place(value: float | None, largest: float) -> int | None:
 
 def _labels(kind: str, data: dict[str, Any], frame: Frame) -> list[str]:
     """Each MLP's name, and the sign of each head's change category."""
-    rows = data["fates"].get(f"{frame.run}/{frame.family}", [])
-    fates = {} if kind == "difference" else {row["node"]: row["fate"] for row in rows}
+    rows = data["head_changes"].get(f"{frame.run}/{frame.family}", [])
+    changes = {} if kind == "difference" else {row["node"]: row["category"] for row in rows}
     return [
         node_label(node["id"])
         if node["head"] < 0
-        else FATES.get(fates.get(node["id"], ""), ("", ""))[0]
+        else CATEGORIES.get(changes.get(node["id"], ""), ("", ""))[0]
         for node in data["nodes"]
     ]
 
@@ -167,7 +167,7 @@ def _with_value(text: str, value: float | None, largest: float) -> str:
 
 def _why_nothing(kind: str, data: dict[str, Any], frame: Frame) -> str:
     known = f"{frame.run}/{_name(kind, data)}/{frame.family}" in data["effects"]
-    return "not patched exactly at this step" if known else f"no corruption “{frame.family}”"
+    return "not patched exactly at this step" if known else f"no counterfactual “{frame.family}”"
 
 
 def _both(kind: str, old: float | None, new: float | None) -> float | None:

@@ -16,7 +16,7 @@ from circuitlapse.report.series.counts import count_rows
 from circuitlapse.report.series.drawing import drawings
 from circuitlapse.report.series.grid import grid_of, short
 from circuitlapse.report.series.labels import (
-    FATES,
+    CATEGORIES,
     GROUPS,
     MEASURES,
     QUANTITIES,
@@ -31,13 +31,13 @@ from circuitlapse.report.series.recipes import recipes
 from circuitlapse.report.series.run_records import RunRecords
 from circuitlapse.report.series.sections import evidence
 
-_METRICS = ("accuracy_among", "accuracy", "logit_diff")
+_METRICS = ("candidate_accuracy", "accuracy", "logit_diff")
 
 
 def payload(records: RunRecords) -> dict[str, Any]:
     """Collect what the page's script draws.
 
-    Effects are in logits, laid out [steps, nodes] in one list per task and corruption.
+    Effects are in logits, laid out [steps, nodes] in one list per task and counterfactual.
     """
     tables = records.tables
     grid = grid_of(tables["behaviour"], tables["nodes"])
@@ -54,7 +54,7 @@ def payload(records: RunRecords) -> dict[str, Any]:
         "steps": steps,
         "families": families(records),
         "names": {
-            "fates": FATES,
+            "head_changes": CATEGORIES,
             "groups": GROUPS,
             "quantities": QUANTITIES,
             "measures": MEASURES,
@@ -66,9 +66,9 @@ def payload(records: RunRecords) -> dict[str, Any]:
         **circuit(records, grid, named),
         **checkpoint_details(records, grid, [node["id"] for node in nodes["nodes"]]),
         **_faithfulness(tables["faithfulness"], runs, steps),
-        "controls": _controls(tables["controls"], runs, steps),
+        "invariance": _invariance(tables["invariance"], runs, steps),
         **_overlaps(tables["overlap"], runs, records),
-        "fates": _fates(tables["fates"], runs),
+        "head_changes": _head_changes(tables["head_changes"], runs),
         "grafts": list(_grafts(tables["grafts"], runs)),
         **over_time(records, grid, [node["id"] for node in nodes["nodes"]]),
         "recipes": recipes(records),
@@ -90,11 +90,13 @@ def families(records: RunRecords) -> dict[str, list[str]]:
     They are in the experiment's order; the first is the page's default.
     """
     by_task: dict[str, list[str]] = {}
-    for task, corruption in records.tables["nodes"].select("task", "corruption").unique().rows():
-        by_task.setdefault(task, []).append(corruption)
+    for task, counterfactual in (
+        records.tables["nodes"].select("task", "counterfactual").unique().rows()
+    ):
+        by_task.setdefault(task, []).append(counterfactual)
     tasks = records.experiment.tasks
     old, new = set(by_task.get(tasks.old, [])), set(by_task.get(tasks.new, []))
-    order = {name: place for place, name in enumerate(records.experiment.measure.corruptions)}
+    order = {name: place for place, name in enumerate(records.experiment.measure.counterfactuals)}
 
     def ordered(names: Iterable[str]) -> list[str]:
         return sorted(names, key=lambda name: (order.get(name, len(order)), name))
@@ -137,7 +139,7 @@ def _behaviour(frame: pl.DataFrame, runs: list[tuple[int, int]], steps: list[int
 
 
 def _nodes(frame: pl.DataFrame, runs: list[tuple[int, int]], steps: list[int]) -> dict[str, Any]:
-    """The nodes, and ``seed/task/corruption`` → [effect, low, high, attribution]."""
+    """The nodes, and ``seed/task/counterfactual`` → [effect, low, high, attribution]."""
     described = frame.select("node", "kind", "layer", "head").unique().sort("layer", "kind", "head")
     nodes = [
         {
@@ -152,7 +154,7 @@ def _nodes(frame: pl.DataFrame, runs: list[tuple[int, int]], steps: list[int]) -
     at = {step: place * len(nodes) for place, step in enumerate(steps)}
     series: dict[str, list] = {}
     for run, row in _rows(frame, runs):
-        key = f"{run}/{row['task']}/{row['corruption']}"
+        key = f"{run}/{row['task']}/{row['counterfactual']}"
         columns = series.setdefault(key, _empty(4, len(steps) * len(nodes)))
         values = [*_triple(row, "effect"), short(row["attribution"])]
         _fill(columns, at[row["step"]] + column[row["node"]], values)
@@ -179,34 +181,37 @@ def _largest(nodes: list[dict[str, Any]], series: dict[str, list], records: RunR
 
 
 def _faithfulness(frame: pl.DataFrame, runs: list[tuple[int, int]], steps: list[int]) -> dict:
-    """``seed/task/corruption`` → the curve, and why it is not reported, at each step."""
+    """``seed/task/counterfactual`` → the curve, and why it is not reported, at each step."""
     at = {step: place for place, step in enumerate(steps)}
     fractions = frame["fraction"].unique().sort().to_list()
     place = {fraction: index for index, fraction in enumerate(fractions)}
     series: dict[str, dict[str, list]] = {}
     for run, row in _rows(frame.filter(pl.col("step").is_in(steps)), runs):
         curve = series.setdefault(
-            f"{run}/{row['task']}/{row['corruption']}",
+            f"{run}/{row['task']}/{row['counterfactual']}",
             {
                 "edges": [None] * len(fractions),
                 "values": _empty(len(steps), len(fractions)),
-                "refused": [None] * len(steps),
+                "not_reported": [None] * len(steps),
             },
         )
         step = at[row["step"]]
         curve["edges"][place[row["fraction"]]] = row["n_edges"]
         curve["values"][step][place[row["fraction"]]] = short(row["faithfulness"])
-        curve["refused"][step] = row["refused"] or curve["refused"][step]
-    return {"fractions": [short(fraction) for fraction in fractions], "faithfulness_curves": series}
+        curve["not_reported"][step] = row["not_reported"] or curve["not_reported"][step]
+    return {
+        "circuit_sizes": [short(fraction) for fraction in fractions],
+        "faithfulness_curves": series,
+    }
 
 
-def _controls(frame: pl.DataFrame, runs: list[tuple[int, int]], steps: list[int]) -> dict:
-    """``seed/task/control`` → [size, low, high], each over the steps."""
+def _invariance(frame: pl.DataFrame, runs: list[tuple[int, int]], steps: list[int]) -> dict:
+    """``seed/task/check`` → [mean_abs_effect, low, high], each over the steps."""
     at = {step: place for place, step in enumerate(steps)}
     series: dict[str, list] = {}
     for run, row in _rows(frame.filter(pl.col("step").is_in(steps)), runs):
-        columns = series.setdefault(f"{run}/{row['task']}/{row['control']}", _empty(3, len(steps)))
-        _fill(columns, at[row["step"]], _triple(row, "size"))
+        columns = series.setdefault(f"{run}/{row['task']}/{row['check']}", _empty(3, len(steps)))
+        _fill(columns, at[row["step"]], _triple(row, "mean_abs_effect"))
     return series
 
 
@@ -214,10 +219,10 @@ def _overlaps(
     frame: pl.DataFrame, runs: list[tuple[int, int]], records: RunRecords
 ) -> dict[str, list[dict[str, Any]]]:
     """Both models on both tasks, compared with other changes of the weights."""
-    main = pl.col("beside") == ""
+    main = pl.col("compared_with") == ""
     return {
         "overlap": list(_overlap(frame.filter(main), runs, records)),
-        "beside": list(_overlap(frame.filter(~main), runs, records)),
+        "compared_with": list(_overlap(frame.filter(~main), runs, records)),
     }
 
 
@@ -227,10 +232,10 @@ def _overlap(
     tasks = records.experiment.tasks
     for run, row in _rows(frame, runs):
         yield {
-            **({"beside": row["beside"]} if row["beside"] else {}),
+            **({"compared_with": row["compared_with"]} if row["compared_with"] else {}),
             "run": run,
             "step": row["step"],
-            "family": row["corruption"],
+            "family": row["counterfactual"],
             "unit": row["unit"],
             "left": side_label(row["left"], tasks.old, tasks.new),
             "right": side_label(row["right"], tasks.old, tasks.new),
@@ -243,13 +248,15 @@ def _overlap(
         }
 
 
-def _fates(frame: pl.DataFrame, runs: list[tuple[int, int]]) -> dict[str, list[dict[str, Any]]]:
-    """``seed/corruption`` → one row per head."""
+def _head_changes(
+    frame: pl.DataFrame, runs: list[tuple[int, int]]
+) -> dict[str, list[dict[str, Any]]]:
+    """``seed/counterfactual`` → one row per head."""
     series: dict[str, list[dict[str, Any]]] = {}
     for run, row in _rows(frame.filter(pl.col("step") == pl.col("step").max()), runs):
-        heads = series.setdefault(f"{run}/{row['corruption']}", [])
+        heads = series.setdefault(f"{run}/{row['counterfactual']}", [])
         effects = {name: _triple(row, name) for name in CHANGE_COLUMNS}
-        heads.append({"node": row["node"], "fate": row["fate"], **effects})
+        heads.append({"node": row["node"], "category": row["category"], **effects})
     return series
 
 
@@ -261,7 +268,7 @@ def of_the_base(frame: pl.DataFrame) -> pl.DataFrame:
 
 def _grafts(frame: pl.DataFrame, runs: list[tuple[int, int]]) -> Iterator[dict[str, Any]]:
     for run, row in _rows(frame, runs):
-        null = [short(row.get(name)) for name in ("null_mean", "null_low", "null_high", "p_value")]
+        null = [short(row.get(name)) for name in ("null_mean", "null_min", "null_max", "p_value")]
         yield {
             "run": run,
             "step": row["step"],
@@ -271,7 +278,7 @@ def _grafts(frame: pl.DataFrame, runs: list[tuple[int, int]]) -> Iterator[dict[s
             "quantity": row["quantity"],
             "parameters": row["n_parameters"],
             "heads": row["heads"],
-            "gain": _triple(row, "gain"),
+            "improvement": _triple(row, "improvement"),
             "share": None if row["share"] is None else _triple(row, "share"),
             "null": null,
         }

@@ -50,7 +50,7 @@ class RunRecords:
         verdict: The answer with its evidence.
         tables: Every table of ``records.tables.SCHEMAS``, by name.
         prompts: The first test items of each task, by task; each has at least ``prompt``,
-            ``answer`` and ``corrupt`` (corruption name to prompt).
+            ``answer`` and ``corrupt`` (counterfactual name to prompt).
         patterns: Attention on the examples in the base and at the last checkpoint.
         recipe: The recipe of the tables.
         recipes: The tables ``behaviour`` and ``training`` with the rows of all recipes.
@@ -166,11 +166,11 @@ def _patterns(
     tokens: dict[str, list[list[str]]] = {}
     weights = {}
     for seed in experiment.finetune.seeds:
-        arm = TrainingRun(recipe, seed).name
-        if not store.record(f"patterns/{arm}/step-00000.safetensors"):
+        training_run = TrainingRun(recipe, seed).name
+        if not store.record(f"patterns/{training_run}/step-00000.safetensors"):
             continue  # a fine-tune that failed
         for step in filter(experiment.is_end, experiment.steps()):
-            name = f"patterns/{arm}/step-{step:05d}.safetensors"
+            name = f"patterns/{training_run}/step-{step:05d}.safetensors"
             content = store.read(name)
             try:
                 arrays = load(content)

@@ -3,7 +3,7 @@
 Each is a section of its own: a title, what it answers, a drawing and its numbers. A table of the
 schemas that the page has no drawing for is shown all the same. Its columns say how: an interval
 (``x``, ``x_low``, ``x_high``) is a panel, text and whole numbers name the row, and a null
-distribution (``null_low``, ``null_high``) is the band behind it.
+distribution (``null_min``, ``null_max``) is the band behind it.
 """
 
 from collections.abc import Mapping
@@ -22,9 +22,9 @@ ELSEWHERE = frozenset(
         "nodes",
         "edges",
         "faithfulness",
-        "controls",
+        "invariance",
         "overlap",
-        "fates",
+        "head_changes",
         "grafts",
         "readings",
         "patching",
@@ -51,9 +51,9 @@ class Section:
 
 
 SECTIONS: Mapping[str, Section] = {
-    "gains": Section(
+    "output_scales": Section(
         "The base, turned up",
-        "What each output of a head or MLP is multiplied by in the gained base, fitted to the "
+        "What each output of a head or MLP is multiplied by in the rescaled base, fitted to the "
         "component outputs of the fine-tuned model as far as they are read; 1 changes nothing.",
         "weights",
     ),
@@ -62,12 +62,12 @@ SECTIONS: Mapping[str, Section] = {
         "Gain that is left when all heads outside the group are held at the base\u2019s "
         "activations, with 95 % intervals. Grey: random groups of as many heads (layer by layer "
         "where there are enough), from the smallest to the largest, and their mean. The dashed "
-        "line is the whole gain.",
+        "line is the whole improvement.",
         "activations",
     ),
     "crosspatch": Section(
         "Activations put from one model into the other",
-        "Gain in logits when a group\u2019s activations in the fine-tuned model enter the "
+        "Improvement in logits when a group\u2019s activations in the fine-tuned model enter the "
         "base\u2019s run of the same prompt, and what is lost the other way round, at one named "
         "position or everywhere. Grey: random groups of as many heads (layer by layer where there "
         "are enough).",
@@ -83,7 +83,7 @@ SECTIONS: Mapping[str, Section] = {
     ),
     "elicitable": Section(
         "What training only some parameters reaches",
-        "Context for the answer; it enters no share of the gain. Everything else stays the "
+        "Context for the answer; it enters no share of the improvement. Everything else stays the "
         "base\u2019s; in brackets, how many parameters move. Faint lines: random sets of as many "
         "heads as the old circuit has.",
         "context",
@@ -126,7 +126,7 @@ def _columns(frame: pl.DataFrame, grid: Grid) -> dict[str, Any]:
     frame = frame.filter(known).head(_MOST_ROWS)
     intervals = [name for name in frame.columns if f"{name}_low" in frame.columns]
     ends = {f"{name}_{end}" for name in intervals for end in ("low", "high")}
-    null = [name for name in _NULL if name in frame.columns] if "null_low" in frame.columns else []
+    null = [name for name in _NULL if name in frame.columns] if "null_min" in frame.columns else []
     rest = [n for n in frame.columns if n not in {*_SEEDS, *intervals, *ends, *null}]
     found: dict[str, Any] = {"run": [run for run in runs if run is not None][: frame.height]}
     for name in intervals:
@@ -144,14 +144,14 @@ def _columns(frame: pl.DataFrame, grid: Grid) -> dict[str, Any]:
     }
 
 
-_NULL = ("null_mean", "null_low", "null_high", "p_value")
+_NULL = ("null_mean", "null_min", "null_max", "p_value")
 
 
 def _several(frame: pl.DataFrame, names: list[str]) -> list[list[float | None]]:
     return [[short(value) for value in row] for row in frame.select(names).iter_rows()]
 
 
-def worded(tables: Mapping[str, pl.DataFrame]) -> list[dict[str, Any]]:
+def table_descriptions(tables: Mapping[str, pl.DataFrame]) -> list[dict[str, Any]]:
     """Word the same tables for readers without JavaScript, at most a hundred rows each."""
     order = {name: place for place, name in enumerate(SECTIONS)}
     names = sorted(tables, key=lambda name: order.get(name, len(order)))

@@ -121,7 +121,7 @@ def _three(
                 "s2_to_io": Change({"S2": "IO"}, "S2"),
             }
         },
-        controls={"subject_order": {"S1": "S2", "S2": "S1"}},
+        invariance={"subject_order": {"S1": "S2", "S2": "S1"}},
         positions=("IO", "S1", "S2", "S1_again", "S2_again"),
     )
 

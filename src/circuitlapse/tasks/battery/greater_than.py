@@ -1,6 +1,6 @@
 """Greater-than (Hanna et al. 2023): "The war lasted from the year 1732 to the year 17".
 
-Every two digits above the start are right, and all up to it are wrong. The published corruption
+Every two digits above the start are right, and all up to it are wrong. The published counterfactual
 starts in year 01, after which nearly all are right. Years are those that the tokenizer splits after
 the century: there is no other way to end the prompt between both.
 """
@@ -81,7 +81,7 @@ TASKS = (
         name="greater_than",
         question="Something began in a year: in which years of that century may it have ended?",
         families={"number": ("year_01",)},
-        controls=("event",),
+        invariance=("event",),
         positions=("EVENT", "XX", "YY", "END"),
         cases=((),),
         draw=_draw,

@@ -111,7 +111,7 @@ _THREE = {
             "leaver2_to_stayer": Change({"LEAVES2": "STAYS"}, "LEAVES2"),
         }
     },
-    "controls": {"subject_order": {"LEAVES1": "LEAVES2", "LEAVES2": "LEAVES1"}},
+    "invariance": {"subject_order": {"LEAVES1": "LEAVES2", "LEAVES2": "LEAVES1"}},
     "positions": ("STAYS", "LEAVES1", "LEAVES2", "LEAVES1_again", "LEAVES2_again"),
 }
 _FIRST, _SECOND = (with_slot(_LEAVE, "LEAVES", f"{{LEAVES{i}}}") for i in (1, 2))
@@ -136,7 +136,7 @@ TASKS = (
         **{
             **_TWO,
             "roles": ("STAYS", "LEAVES", "OTHER"),
-            "controls": {"other_person": {"OTHER": SOMEONE}},
+            "invariance": {"other_person": {"OTHER": SOMEONE}},
             "positions": ("STAYS", "LEAVES", "LEAVES_again", "OTHER"),
         },
     ).task(),

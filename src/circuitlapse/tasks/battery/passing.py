@@ -89,7 +89,7 @@ def _passing(name: str, told: str, steps: dict[str, tuple[str, ...]]) -> Story:
         answer="LAST",
         solve=last_holder,
         families={"subject": {"last_to_first": Change({"LAST": "FIRST"}, "FIRST")}},
-        controls={"other_first": {"FIRST": SOMEONE}, "other_second": {"SECOND": SOMEONE}},
+        invariance={"other_first": {"FIRST": SOMEONE}, "other_second": {"SECOND": SOMEONE}},
         positions=("FIRST", "SECOND", "LAST", "FIRST_again", "SECOND_again"),
     )
 

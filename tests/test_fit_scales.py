@@ -47,19 +47,19 @@ def test_gains_are_the_literal_least_squares_layer_by_layer(family):
     fit = ScaleFits(base, tuned, pairs, batch_size=2).fit()
     ours, between, theirs = (LiteralMix(model.hf) for model in (base, base, tuned))
     last = base.graph.n_layers - 1
-    readers, gains = [ours, theirs], dict[str, float]()
+    readers, scales = [ours, theirs], dict[str, float]()
     for _ in range(3):
-        ours.gains = {}
+        ours.scales = {}
         read = [
             [read_from(reader, clean, metric) for reader in readers]
             for clean, _, metric in ours.prompts(pairs)
         ]
-        gains = {}
+        scales = {}
         with torch.no_grad():
             for node in base.graph.nodes:
                 both = own = 0.0
                 for (clean, _, _), gradients in zip(ours.prompts(pairs), read, strict=True):
-                    ours.gains = gains
+                    ours.scales = scales
                     b, a = (twin.plain(clean)[1][node] for twin in (ours, theirs))
                     is_last = int(node[1:].split(".")[0]) == last
                     where = slice(-1, None) if is_last else slice(None)
@@ -70,10 +70,10 @@ def test_gains_are_the_literal_least_squares_layer_by_layer(family):
                         both += float((theirs_read * ours_read).sum())
                         own += float((ours_read * ours_read).sum())
                 # Heads of one layer do not read each other, so that their order does not matter.
-                gains = {**gains, node: both / own}
-        between.gains = gains
+                scales = {**scales, node: both / own}
+        between.scales = scales
         readers = [ours, theirs, between]
-    assert {node: fit.of(node) for node in gains} == pytest.approx(gains, abs=2e-3)
+    assert {node: fit.of(node) for node in scales} == pytest.approx(scales, abs=2e-3)
 
 
 def test_gains_that_must_not_be_negative_stop_at_zero():
@@ -115,7 +115,7 @@ def test_fits_that_share_what_is_read_are_those_alone(monkeypatch):
     fits = ScaleFits(base, tuned, pairs)
     for bound, single in zip((False, True), alone, strict=True):
         assert torch.equal(fits.fit(non_negative=bound).nodes, single.nodes)
-    # One batch: both models once, and the gained base in the second and third round of each fit.
+    # One batch: both models once, and the rescaled base in the second and third round of each fit.
     for model in (base, tuned):
         assert sum(reader is model.decoder for reader in readers) == 1
     assert len(readers) == 2 + 2 * 2

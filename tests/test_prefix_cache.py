@@ -19,7 +19,7 @@ from twins_engine import FAMILIES, random_pairs, tiny, tiny_gpt2
 
 
 def corrupted_from(pairs: PromptPairs, column: int) -> PromptPairs:
-    """The same clean prompts, of which a corruption changes one column, or the last where shorter.
+    """The same clean prompts; a counterfactual changes one column, or the last where shorter.
 
     So the shared beginnings of a batch differ in length where its prompts do.
     """
@@ -51,14 +51,14 @@ def columns_run(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     st.sampled_from([0, 600, 2**20]),
 )
 def test_results_are_those_without_memory(family, calls, most_bytes):
-    """Corruptions in any order, batches of any size, of any of the prompts, and any room."""
+    """Counterfactuals in any order, batches of any size, of any of the prompts, and any room."""
     model, prompts = load_model(tiny(family)), random_pairs(3)
-    remembering = model.remembering()
+    with_prefix_cache = model.with_prefix_cache()
     for column, batch_size, skip in calls:
         pairs = corrupted_from(prompts, column)[skip:]
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(prefix_cache, "_MOST_BYTES", most_bytes)
-            found = logit_differences(remembering, pairs, batch_size)
+            found = logit_differences(with_prefix_cache, pairs, batch_size)
         for ours, plain in zip(found, logit_differences(model, pairs), strict=True):
             torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5)
 
@@ -66,11 +66,11 @@ def test_results_are_those_without_memory(family, calls, most_bytes):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_scores_and_effects_are_those_without_memory(family):
     model, prompts = load_model(tiny(family)), random_pairs(4)
-    remembering = model.remembering()
+    with_prefix_cache = model.with_prefix_cache()
     for column in (6, 3, 7):
         pairs = corrupted_from(prompts, column)
         for measure in (node_effects, lambda *given: attribute(*given).mean):
-            ours, plain = measure(remembering, pairs), measure(model, pairs)
+            ours, plain = measure(with_prefix_cache, pairs), measure(model, pairs)
             torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5)
 
 
@@ -82,18 +82,18 @@ def even_prompts(seed: int) -> PromptPairs:
 
 def test_only_what_is_not_known_is_run(monkeypatch):
     seen, model, prompts = columns_run(monkeypatch), load_model(tiny_gpt2()), even_prompts(5)
-    remembering = model.remembering()
+    with_prefix_cache = model.with_prefix_cache()
     for column in (5, 3, 7, 7):
-        corrupt_logit_difference(remembering, corrupted_from(prompts, column))
+        corrupt_logit_difference(with_prefix_cache, corrupted_from(prompts, column))
     assert seen == [(4, 5), (4, 2)]
     corrupt_logit_difference(model, corrupted_from(prompts, 5))
-    corrupt_logit_difference(model.remembering(), corrupted_from(prompts, 5))
+    corrupt_logit_difference(model.with_prefix_cache(), corrupted_from(prompts, 5))
     assert seen[2:] == [(4, 5), (4, 5)]  # a model that does not remember, and one that begins to
 
 
 def test_a_longer_beginning_is_kept_though_a_shorter_one_was_run(monkeypatch):
     seen, prompts = columns_run(monkeypatch), even_prompts(6)
-    model = load_model(tiny_gpt2()).remembering()
+    model = load_model(tiny_gpt2()).with_prefix_cache()
     one = prompts[torch.tensor([1])]
     corrupt_logit_difference(model, corrupted_from(one, 6))
     corrupt_logit_difference(model, corrupted_from(prompts, 4))  # the others are not known yet
@@ -107,14 +107,14 @@ def test_where_there_is_no_room_what_is_held_stays(monkeypatch):
     block = decoder.attention[0].W_O
     one = 2 * decoder.n_layers * 5 * block.shape[0] * block.shape[1] * block.itemsize
     monkeypatch.setattr(prefix_cache, "_MOST_BYTES", 3 * one)
-    kept = model.remembering()
+    kept = model.with_prefix_cache()
     for row in (0, 1, 2, 3, 0, 1, 2, 3):
         corrupt_logit_difference(kept, pairs[torch.tensor([row])])
     assert len(seen) == 5  # all but the second time that each of the first three is asked for
 
 
 def test_what_is_held_is_no_more_than_what_is_counted():
-    model = load_model(tiny_gpt2()).remembering()
+    model = load_model(tiny_gpt2()).with_prefix_cache()
     for column in (3, 5):
         corrupt_logit_difference(model, corrupted_from(even_prompts(6), column))
     held_by = model.decoder.prefixes
@@ -125,7 +125,7 @@ def test_what_is_held_is_no_more_than_what_is_counted():
 
 
 def test_a_gained_model_remembers_nothing_of_the_ungained_one():
-    model, pairs = load_model(tiny_gpt2()).remembering(), corrupted_from(even_prompts(7), 5)
+    model, pairs = load_model(tiny_gpt2()).with_prefix_cache(), corrupted_from(even_prompts(7), 5)
     corrupt_logit_difference(model, pairs)
     louder = replace(
         model, decoder=rescaled_decoder(model.decoder, torch.full((len(model.graph.nodes),), 2.0))
@@ -138,12 +138,12 @@ def test_a_gained_model_remembers_nothing_of_the_ungained_one():
 
 def test_several_threads_share_one_memory():
     model, prompts = load_model(tiny_gpt2()), random_pairs(8, n=120)
-    threads, remembering = torch.get_num_threads(), model.remembering()
+    threads, with_prefix_cache = torch.get_num_threads(), model.with_prefix_cache()
     torch.set_num_threads(2)
     try:
         for column in (5, 3, 7):
             pairs = corrupted_from(prompts, column)
-            found = corrupt_logit_difference(remembering, pairs, batch_size=16)
+            found = corrupt_logit_difference(with_prefix_cache, pairs, batch_size=16)
             plain = corrupt_logit_difference(model, pairs, batch_size=16)
             torch.testing.assert_close(found, plain, rtol=1e-4, atol=1e-5)
     finally:

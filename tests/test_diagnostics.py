@@ -157,7 +157,9 @@ def test_a_run_tells_its_traps_and_keeps_them(tiny_model, tmp_path):
         if event.kind == "note":
             notes.append(event.text)
 
-    experiment = small_experiment(tiny_model, learning_rate=1e-6, old_fraction=0.25, placebo=False)
+    experiment = small_experiment(
+        tiny_model, learning_rate=1e-6, replay_fraction=0.25, placebo=False
+    )
     run = cl.run_experiment(experiment, tmp_path / "run", listen)
     (note,) = notes
     assert note.startswith("fine-tune seed-0: step 4: nothing was demonstrably learnt of ioi3")

@@ -21,18 +21,20 @@ from circuitlapse.records.columns import SCHEMAS
 
 # Rows: the course on the old task; columns: on the new one. Written out by hand from the words.
 TABLE = """
-         idle         gained       steady       lost         flipped     grew         shrank
-idle     unused       recruited    kept         retired      repurposed  strengthened weakened
-gained   recruited    recruited    strengthened repurposed   repurposed  strengthened repurposed
-steady   kept         strengthened kept         weakened     repurposed  strengthened weakened
-lost     retired      repurposed   weakened     retired      repurposed  repurposed   weakened
-flipped  repurposed   repurposed   repurposed   repurposed   repurposed  repurposed   repurposed
-grew     strengthened strengthened strengthened repurposed   repurposed  strengthened repurposed
-shrank   weakened     repurposed   weakened     weakened     repurposed  repurposed   weakened
+             idle         gained       steady       lost       sign_changed grew         shrank
+idle         unused       recruited    kept         retired    repurposed   strengthened weakened
+gained       recruited    recruited    strengthened repurposed repurposed   strengthened repurposed
+steady       kept         strengthened kept         weakened   repurposed   strengthened weakened
+lost         retired      repurposed   weakened     retired    repurposed   repurposed   weakened
+sign_changed repurposed   repurposed   repurposed   repurposed repurposed   repurposed   repurposed
+grew         strengthened strengthened strengthened repurposed repurposed   strengthened repurposed
+shrank       weakened     repurposed   weakened     weakened   repurposed   repurposed   weakened
 """
 LINES = [line.split() for line in TABLE.strip().splitlines()]
 LITERAL = {
-    (line[0], new): fate for line in LINES[1:] for new, fate in zip(LINES[0], line[1:], strict=True)
+    (line[0], new): category
+    for line in LINES[1:]
+    for new, category in zip(LINES[0], line[1:], strict=True)
 }
 
 
@@ -53,8 +55,8 @@ def test_every_course():
     assert course_of(True, True, False, 0.6, 0.9) == "steady"
     assert course_of(True, False, False, 0.6, 0.4) == "steady"
     assert course_of(True, False, True, 0.6, 0.0) == "lost"
-    assert course_of(True, True, True, 0.6, -0.6) == "flipped"
-    assert course_of(True, True, True, -0.6, 0.6) == "flipped"
+    assert course_of(True, True, True, 0.6, -0.6) == "sign_changed"
+    assert course_of(True, True, True, -0.6, 0.6) == "sign_changed"
     assert course_of(True, True, True, 0.6, 0.9) == "grew"
     assert course_of(True, True, True, -0.6, -0.9) == "grew"
     assert course_of(True, True, True, 0.9, 0.6) == "shrank"
@@ -92,7 +94,7 @@ PLANTED = {
 
 def test_planted_fates_are_found():
     result = head_changes(effects(list(PLANTED.values())), threshold=0.5)
-    assert [row.fate for row in result.rows] == list(PLANTED)
+    assert [row.category for row in result.rows] == list(PLANTED)
     assert result.old_heads == ("a0.h1", "a0.h2", "a0.h3", "a1.h0", "a1.h2")
     assert result.recruited_heads == ("a1.h1",)
     assert result.still_used == ("a0.h1", "a0.h2", "a0.h3")
@@ -107,8 +109,8 @@ def test_a_change_counts_only_beyond_what_the_placebo_did():
         (0, 0, 0, 1, 0, 1.5),
         (0, 0, 0, 1, 1.5, 0),
     ]
-    fates = [row.fate for row in head_changes(effects(columns), threshold=0.5).rows]
-    assert fates == ["strengthened", "kept", "kept", "unused", "recruited"]
+    changes = [row.category for row in head_changes(effects(columns), threshold=0.5).rows]
+    assert changes == ["strengthened", "kept", "kept", "unused", "recruited"]
 
 
 def test_without_a_placebo_changes_are_held_against_zero():
@@ -116,27 +118,27 @@ def test_without_a_placebo_changes_are_held_against_zero():
     result = head_changes(
         replace(effects(columns), placebo_old=None, placebo_new=None), threshold=0.5
     )
-    assert [row.fate for row in result.rows] == ["strengthened", "kept"]
+    assert [row.category for row in result.rows] == ["strengthened", "kept"]
     assert result.rows[0].placebo_old is None
 
 
 def test_a_change_below_the_threshold_does_not_count_however_certain():
     columns = [(2, 0, 2.4, 0, 2, 0), (0.45, 0, 0.55, 0, 0.45, 0)]
     result = head_changes(effects(columns, noise=0.01), threshold=0.5)
-    assert [row.fate for row in result.rows] == ["kept", "unused"]
+    assert [row.category for row in result.rows] == ["kept", "unused"]
 
 
 def test_a_large_but_uncertain_effect_is_no_use():
     uncertain = np.array([[22.0], [-18.0]] * 4)
     flat = np.zeros_like(uncertain)
     given = HeadEffects(["a0.h0"], uncertain, flat, uncertain, flat, uncertain)
-    assert head_changes(given, threshold=0.5).rows[0].fate == "unused"
+    assert head_changes(given, threshold=0.5).rows[0].category == "unused"
 
 
 def test_a_negative_head_is_used_and_can_flip():
     columns = [(-2, 0, -2, 0, -2, 0), (-2, 0, 2, 0, -2, 0), (-2, 0, -4, 0, -2, 0)]
-    fates = [row.fate for row in head_changes(effects(columns), threshold=0.5).rows]
-    assert fates == ["kept", "repurposed", "strengthened"]
+    changes = [row.category for row in head_changes(effects(columns), threshold=0.5).rows]
+    assert changes == ["kept", "repurposed", "strengthened"]
 
 
 def test_more_heads_ask_for_more_certainty():
@@ -145,14 +147,14 @@ def test_more_heads_ask_for_more_certainty():
     noise = (noise - noise.mean()) / noise.std(ddof=1)
     column = 0.6 + noise  # t = 2.68: beyond the 95 % level of one head, short of that of 40
 
-    def fate(n_heads):
+    def category(n_heads):
         old = np.tile(column, (1, n_heads))
         flat = np.zeros_like(old)
         names = [f"a0.h{i}" for i in range(n_heads)]
-        return head_changes(HeadEffects(names, old, flat, old, flat, old), 0.5).rows[0].fate
+        return head_changes(HeadEffects(names, old, flat, old, flat, old), 0.5).rows[0].category
 
-    assert fate(1) == "kept"
-    assert fate(40) == "unused"
+    assert category(1) == "kept"
+    assert category(40) == "unused"
 
 
 @given(
@@ -165,14 +167,14 @@ def test_more_heads_ask_for_more_certainty():
 def test_every_head_gets_exactly_one_fate(columns, noise, seed):
     result = head_changes(effects(columns, prompts=10, noise=noise, seed=seed), threshold=0.5)
     assert len(result.rows) == len(columns)
-    assert all(row.fate in CATEGORIES for row in result.rows)
+    assert all(row.category in CATEGORIES for row in result.rows)
     assert not set(result.old_heads) & set(result.recruited_heads)
 
 
 def test_identical_models_change_nothing():
     planted = effects(list(PLANTED.values()))
     same = replace(planted, tuned_old=planted.base_old, tuned_new=planted.base_new)
-    assert {row.fate for row in head_changes(same, 0.5).rows} <= {"unused", "kept"}
+    assert {row.category for row in head_changes(same, 0.5).rows} <= {"unused", "kept"}
 
 
 def test_rows_have_the_tables_columns_and_95_percent_intervals():
@@ -182,10 +184,10 @@ def test_rows_have_the_tables_columns_and_95_percent_intervals():
         "recipe",
         "finetune_seed",
         "step",
-        "corruption",
+        "counterfactual",
         "since",
     }
-    assert columns == set(SCHEMAS["fates"])
+    assert columns == set(SCHEMAS["head_changes"])
     assert (row.node, row.layer, row.head) == ("a0.h0", 0, 0)
     assert row.base_old_low < row.base_old < row.base_old_high
 
@@ -200,5 +202,5 @@ def test_fates_refuse_wrong_input():
     good = effects([(2, 0, 2, 0, 2, 0)])
     with pytest.raises(CircuitlapseError, match="same prompts per task"):
         replace(good, heads=["a0.h0", "a0.h1"])
-    with pytest.raises(CircuitlapseError, match=r"fates are for attention heads \(got 'm0'\)"):
+    with pytest.raises(CircuitlapseError, match=r"changes are for attention heads \(got 'm0'\)"):
         head_changes(replace(good, heads=["m0"]), 0.5)

@@ -19,9 +19,9 @@ def test_gains_scale_what_each_node_writes_and_nothing_else(family):
     hf = tiny(family)
     model = load_model(hf)
     nodes = model.graph.nodes
-    gains = torch.linspace(-1.0, 2.0, len(nodes))
+    scales = torch.linspace(-1.0, 2.0, len(nodes))
     tokens = torch.tensor([3, 1, 4, 1, 5])
-    write_scales(louder := load_model(copy.deepcopy(hf)), gains)
+    write_scales(louder := load_model(copy.deepcopy(hf)), scales)
     twin = Literal(hf)
     with torch.no_grad():
         _, before = twin.plain(tokens)
@@ -29,9 +29,9 @@ def test_gains_scale_what_each_node_writes_and_nothing_else(family):
     # The first layer's heads read the same embeddings in both; its MLP does in a parallel block.
     first = [n for n in nodes if n.startswith("a0") or (n == "m0" and model.graph.parallel)]
     for node in first:
-        torch.testing.assert_close(after[node], gains[nodes.index(node)] * before[node])
+        torch.testing.assert_close(after[node], scales[nodes.index(node)] * before[node])
     pairs = random_pairs(0)
-    scaled = rescaled_decoder(model.decoder, gains)
+    scaled = rescaled_decoder(model.decoder, scales)
     values = logit_differences(type(model)(hf, scaled), pairs)[0]
     torch.testing.assert_close(values, logit_differences(louder, pairs)[0])
 
@@ -51,8 +51,8 @@ def test_training_does_as_well_as_the_gains_that_the_answers_came_from(monkeypat
     wanted = torch.ones(len(nodes))
     wanted[nodes.index("a1.h0")], wanted[nodes.index("m1")] = 3.0, 0.2
 
-    def logits(gains):
-        write_scales(scaled := load_model(copy.deepcopy(hf)), gains)
+    def logits(scales):
+        write_scales(scaled := load_model(copy.deepcopy(hf)), scales)
         with torch.no_grad():
             return scaled.hf(pairs.clean).logits[rows, pairs.lengths - 1]
 
@@ -61,7 +61,7 @@ def test_training_does_as_well_as_the_gains_that_the_answers_came_from(monkeypat
     asked = PromptPairs.from_tensors(pairs.clean, pairs.corrupt, answers, attention_mask=mask)
     before, seen = copy.deepcopy(hf.state_dict()), []
     monkeypatch.setattr(training_gains, "_LEARNING_RATE", 0.1)
-    gains = train_scales(
+    scales = train_scales(
         model,
         asked,
         ["a1.h0", "m1"],
@@ -70,17 +70,17 @@ def test_training_does_as_well_as_the_gains_that_the_answers_came_from(monkeypat
     )
     assert all(torch.equal(value, before[name]) for name, value in hf.state_dict().items())
     others = [i for i, node in enumerate(nodes) if node not in ("a1.h0", "m1")]
-    assert bool((gains[others] == 1).all())
+    assert bool((scales[others] == 1).all())
     assert [step for step, _ in seen] == list(range(61))
     assert bool((seen[0][1] == 1).all())
-    assert torch.equal(seen[-1][1], gains)
-    losses = [float(cross_entropy(logits(g), answers)) for g in (seen[0][1], gains, wanted)]
+    assert torch.equal(seen[-1][1], scales)
+    losses = [float(cross_entropy(logits(g), answers)) for g in (seen[0][1], scales, wanted)]
     assert losses[1] < min(losses[0] - 0.2, losses[2])
 
 
 def test_gains_for_other_nodes_are_refused():
     model = load_model(tiny("gpt2"))
-    with pytest.raises(CircuitlapseError, match=r"one gain for each head and MLP .got '5 for 6'"):
+    with pytest.raises(CircuitlapseError, match=r"one scale for each head and MLP .got '5 for 6'"):
         rescaled_decoder(model.decoder, torch.ones(5))
     with pytest.raises(CircuitlapseError, match=r"no such node .got 'm7'.. Name heads"):
         train_scales(model, random_pairs(0), ["m7"])

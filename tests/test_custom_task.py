@@ -56,7 +56,7 @@ def test_what_is_exported_is_read_back_as_it_was(tmp_path: Path, name: str) -> N
     rows = [json.loads(item.model_dump_json()) for item in items]
     own = get_task(write(tmp_path / "own.jsonl", rows))
     assert own.families == task.families
-    assert set(own.controls) == set(task.controls)
+    assert set(own.invariance) == set(task.invariance)
     assert set(own.positions) == set(task.positions)
     read = [item for split in SPLITS for item in own.items(split, 9, seed=3)]
     assert sorted(read, key=str) == sorted(items, key=str)
@@ -116,10 +116,16 @@ def test_a_data_set_on_disk_is_a_task(tmp_path: Path) -> None:
         ({"prompt": ""}, "line 2: 'prompt': string should have at least 1"),
         ({"distractors": []}, "line 2: 'distractors': list should have at least 1"),
         ({"distractors": [" Mary"]}, "line 2: ' Mary' is there twice"),
-        ({"corrupt": GOOD["prompt"] + " x"}, "line 2: the corruption 'corrupt' changes nothing"),
+        (
+            {"corrupt": GOOD["prompt"] + " x"},
+            "line 2: the counterfactual 'corrupt' changes nothing",
+        ),
         ({"corrupt": {}}, "line 2: there is no corrupt prompt"),
-        ({"corrupt": {"../x": "a"}}, "line 2: the corruption '../x' must be a word"),
-        ({"corrupt": {"names": "Other"}}, r"line 2: its corruptions are \['names'\], but those of"),
+        ({"corrupt": {"../x": "a"}}, "line 2: the counterfactual '../x' must be a word"),
+        (
+            {"corrupt": {"names": "Other"}},
+            r"line 2: its counterfactuals are \['names'\], but those of",
+        ),
         ({"positions": {"IO": [6, 999]}}, r"line 2: the position 'IO' is not \[start, end\]"),
         ({"positions": {}}, r"line 2: its positions are \[\], but those of .*line 1 \['IO'\]"),
         ({"split": "dev"}, "line 2: there is no split 'dev'; use train, validation"),
