@@ -177,7 +177,7 @@ def organism(kind, label, seed=0, scored=True, why_rejected="", variant=""):
         seed=seed,
         variant=variant,
         scored=scored,
-        why_rejected=rejected,
+        why_rejected=why_rejected,
         figures={},
         trained=[],
         label=label,
