@@ -16,7 +16,7 @@ from circuitlapse.records.columns import SCHEMAS
 from circuitlapse.records.documents import Provenance, Verdict
 from circuitlapse.records.layout import checkpoint, report_path, scores, verdict_path
 from circuitlapse.records.store import Store
-from circuitlapse.records.trial import Trial
+from circuitlapse.records.tried_prompt import Trial
 
 if TYPE_CHECKING:
     from circuitlapse.models.engine.model import Model
@@ -39,7 +39,7 @@ class Page:
 
 
 class TriedPrompt(Trial):
-    """A prompt at every checkpoint, as :class:`circuitlapse.records.trial.Trial` describes it."""
+    """What a run makes of a prompt at every checkpoint, with its page."""
 
     @property
     def html(self) -> str:

@@ -18,7 +18,7 @@ from circuitlapse.cli.console import console_of, counting
 from circuitlapse.cli.summary import print_summary
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.records.store import replacing
-from circuitlapse.records.trial import Trial
+from circuitlapse.records.tried_prompt import Trial
 from circuitlapse.report.series.labels import node_label
 
 _SHADES = " .:~=+*#%@"

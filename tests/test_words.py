@@ -1,0 +1,179 @@
+"""Tables, columns, keys, options, modules and functions have the field's names and no old ones."""
+
+import ast
+import dataclasses
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from pydantic import BaseModel
+
+import circuitlapse as cl
+from circuitlapse.cli.app import app
+from circuitlapse.records.columns import SCHEMAS
+
+SOURCE = Path(cl.__file__).parent
+
+# What each name became; empty where it went.
+TABLES = {"controls": "invariance", "fates": "head_changes", "gains": "output_scales"}
+COLUMNS = {
+    "alone": "",
+    "accuracy_among": "candidate_accuracy",
+    "base_uses": "used_in_base",
+    "beside": "compared_with",
+    "corruption": "counterfactual",
+    "fate": "category",
+    "flipped": "sign_changed",
+    "flipped_in": "seeds_with_sign_change",
+    "gain": "improvement",
+    "reached": "step_of_90",
+    "refused": "not_reported",
+    "size": "mean_abs_effect",
+    "still_uses": "used_in_tuned",
+    "uncorrected": "why_not_corrected",
+    "used_from": "threshold",
+    "way": "direction",
+    "with_behaviour": "behaviour_correlation",
+}
+KEYS = {
+    "accumulate": "gradient_accumulation",
+    "beside_prompts": "intervention_prompts",
+    "corruptions": "counterfactuals",
+    "blank_heads": "",
+    "exact_at": "patch_at",
+    "fractions": "circuit_sizes",
+    "graft_steps": "graft_checkpoints",
+    "locked": "",
+    "old_fraction": "replay_fraction",
+    "random_changes": "",
+}
+OPTIONS = {"--corruption": "--counterfactual", "--exact-at": "--patch-at"}
+MODULES = {
+    "beside": "random_baseline",
+    "choice": "head_groups",
+    "fates": "head_changes",
+    "form": "",
+    "foreign": "user_checkpoints",
+    "given": "validate_tensors",
+    "looks": "checkpoint_details",
+    "mastery": "task_screening",
+    "matched": "random_baseline",
+    "nursery": "organism_cache",
+    "own": "custom_task",
+    "places": "positions",
+    "prefix": "shared_prefix",
+    "prefixes": "prefix_cache",
+    "replaced": "hooked_forward",
+    "swaps": "interventions",
+    "tails": "partial_forward",
+    "traps": "",
+    "trial": "prompt_over_checkpoints",
+    "watch": "training_eval",
+    "work": "job_runners",
+}
+FUNCTIONS = {
+    "arms": "training_runs",
+    "beside": "compare_to_random",
+    "causes_of": "",
+    "check_alike": "check_same_architecture",
+    "control_arms": "control_runs",
+    "fit_gains": "",
+    "gained": "rescaled",
+    "held_behaviours": "behaviours_with_frozen_heads",
+    "most_rows": "max_batch_rows",
+    "noise_placebos": "placebos_for_noise_floor",
+    "read_together": "read_all",
+    "remembering": "with_prefix_cache",
+    "run_replaced": "run_with_hooks",
+    "some_at_once": "max_variants",
+    "worded": "evidence_sentences",
+}
+# Parts of a name that occur in no name at all.
+PARTS = {"among", "arm", "arms", "beside", "corruption", "corruptions", "fate", "fates", "flipped"}
+PARTS |= {"gained", "gains", "nursery", "remembering", "uncorrected"}
+
+
+def keys(section: type[BaseModel] = cl.Experiment) -> Iterator[str]:
+    """Every key of an experiment, at any depth."""
+    for name, field in section.model_fields.items():
+        yield name
+        if inspect.isclass(field.annotation) and issubclass(field.annotation, BaseModel):
+            yield from keys(field.annotation)
+
+
+def commands(command: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple, Any]]:
+    """Every command and group of commands, with its words."""
+    command = typer.main.get_command(app) if command is None else command
+    yield path, command
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from commands(inner, (*path, name))
+
+
+def words_of_commands() -> Iterator[str]:
+    """Every command, argument and option."""
+    for path, command in commands():
+        yield from path
+        for parameter in command.params:
+            yield from (parameter.name, *parameter.opts, *parameter.secondary_opts)
+
+
+def public() -> Iterator[str]:
+    """Every public name, with the public parameters, methods and fields behind it."""
+    for name in cl.__all__:
+        yield name
+        found = getattr(cl, name)
+        if inspect.isclass(found):
+            yield from (member for member in dir(found) if not member.startswith("_"))
+            if dataclasses.is_dataclass(found):
+                yield from (field.name for field in dataclasses.fields(found))
+            callables = [getattr(found, member) for member in dir(found) if member[0] != "_"]
+        else:
+            callables = [found]
+        for each in callables:
+            home = getattr(each, "__module__", None) or ""
+            if inspect.isroutine(each) and home.startswith("circuitlapse"):
+                yield from inspect.signature(each).parameters
+
+
+def definitions() -> Iterator[str]:
+    """Every function and class of the source that is not private to a module."""
+    for path in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name[0] != "_":
+                yield node.name
+
+
+NAMES = {
+    "tables": (lambda: SCHEMAS, TABLES),
+    "columns": (lambda: (name for columns in SCHEMAS.values() for name in columns), COLUMNS),
+    "keys": (keys, KEYS),
+    "commands": (words_of_commands, OPTIONS),
+    "modules": (lambda: (path.stem for path in SOURCE.rglob("*.py")), MODULES),
+    "definitions": (definitions, FUNCTIONS),
+    "public": (public, {"remembering": "with_prefix_cache"}),
+}
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_no_old_name_is_left_and_every_new_one_is_there(kind):
+    found, renamed = NAMES[kind]
+    names = {str(name) for name in found()}
+    assert sorted(names & renamed.keys()) == []
+    assert sorted({*renamed.values()} - {"", *names}) == []
+    parts = {name: set(re.split("[-_]", name.lower())) for name in names}
+    assert sorted(name for name, found in parts.items() if found & PARTS) == []
+
+
+def test_a_column_named_control_is_a_control_fine_tune():
+    assert [name for name, columns in SCHEMAS.items() if "control" in columns] == ["elicitable"]
+
+
+def test_extremes_of_random_groups_are_not_called_quantiles():
+    for name, columns in SCHEMAS.items():
+        if "n_random" in columns:
+            assert {"null_min", "null_max"} <= columns.keys(), name
+        assert ("null_low" in columns) == (name == "overlap"), name
