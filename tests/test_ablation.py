@@ -52,7 +52,7 @@ def _place(pairs: PromptPairs, row: int, column: int) -> tuple[str, int]:
 
 def _tokens(pairs: PromptPairs, row: int) -> tuple[Tensor, Tensor]:
     """One prompt's clean and corrupt tokens, with what is given of its answer."""
-    length = int(pairs.reads()[row].max()) + 1
+    length = int(pairs.logit_positions()[row].max()) + 1
     return pairs.clean[row, :length], pairs.corrupt[row, :length]
 
 

@@ -65,7 +65,7 @@ def test_what_is_exported_is_read_back_as_it_was(tmp_path: Path, name: str) -> N
 
 def test_items_without_a_split_get_one_that_shares_nothing(tmp_path: Path) -> None:
     plain = get_task(write(tmp_path / "plain.jsonl", varied(400)))
-    sizes = {split: plain.most(split) or 0 for split in SPLITS}
+    sizes = {split: plain.n_items(split) or 0 for split in SPLITS}
     assert sum(sizes.values()) == 400
     assert sizes["train"] > 250 > sizes["test"] > 30 < sizes["train"]
     people = ("Ann", "Bob", "Cy", "Di", "Ed", "Flo", "Gus", "Hal", "Ida", "Jo")
@@ -74,7 +74,7 @@ def test_items_without_a_split_get_one_that_shares_nothing(tmp_path: Path) -> No
         for i, (row, trio) in enumerate(zip(varied(120), combinations(people, 3), strict=True))
     ]
     task = get_task(write(tmp_path / "named.jsonl", rows))
-    held = {split: task.items(split, most) for split in SPLITS if (most := task.most(split))}
+    held = {split: task.items(split, most) for split in SPLITS if (most := task.n_items(split))}
     trained = {frozenset(p) for item in held["train"] for p in combinations(item.names, 2)}
     for split in set(held) - {"train"}:
         assert all(
@@ -97,7 +97,7 @@ def test_a_data_set_on_disk_is_a_task(tmp_path: Path) -> None:
     datasets.DatasetDict(parts).save_to_disk(str(tmp_path / "set"))
     task = get_task(str(tmp_path / "set"))
     assert task.families == {"names": ("names",)}
-    assert (task.most("train"), task.most("test")) == (4, 2)
+    assert (task.n_items("train"), task.n_items("test")) == (4, 2)
     rows[1]["answer"] = ""
     datasets.Dataset.from_list(rows).save_to_disk(str(tmp_path / "bad"))
     with pytest.raises(

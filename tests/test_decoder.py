@@ -40,7 +40,7 @@ def test_logits_are_those_of_transformers(options):
     hf = tiny_gpt2(**options)
     decoder, pairs = load_model(hf).decoder, random_pairs(1)
     with torch.no_grad():
-        context = Context(pairs.reads())
+        context = Context(pairs.logit_positions())
         ours = decoder.logits(decoder.run(decoder.embed(pairs.clean), context))[:, 0]
         for row in range(len(pairs)):
             theirs = hf(pairs.clean[row : row + 1, : int(pairs.lengths[row])]).logits[0, -1]

@@ -83,7 +83,7 @@ class HookTwin:
 
     @torch.no_grad()
     def effect(self, pairs, row, site, layer, index, direction="noising") -> float:
-        length = int(pairs.reads()[row].max()) + 1
+        length = int(pairs.logit_positions()[row].max()) + 1
         clean, corrupt = pairs.clean[row, :length], pairs.corrupt[row, :length]
         base, source = (clean, corrupt) if direction == "noising" else (corrupt, clean)
         module, before = self.place(site, layer)

@@ -12,7 +12,7 @@ from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models.engine.behaviour import behaviour
 from circuitlapse.models.files.load import load_model
 from circuitlapse.prompts.pairs import PromptPairs
-from circuitlapse.prompts.positions import place
+from circuitlapse.prompts.positions import token_positions
 from circuitlapse.reading.attention import (
     attention_between,
     attention_of_each,
@@ -217,9 +217,9 @@ def test_a_position_whose_name_ends_like_a_shift_is_found_by_its_name():
     pairs = named_pairs()
     ends = pairs.lengths - 1
     pairs = replace(pairs, positions={"t": ends, "t-1": 0 * ends})
-    assert place(pairs, "t-1").tolist() == [0] * len(pairs)
-    assert place(pairs, "t-1+1").tolist() == [1] * len(pairs)
-    assert place(pairs, "t+0").tolist() == ends.tolist()
+    assert token_positions(pairs, "t-1").tolist() == [0] * len(pairs)
+    assert token_positions(pairs, "t-1+1").tolist() == [1] * len(pairs)
+    assert token_positions(pairs, "t+0").tolist() == ends.tolist()
 
 
 @pytest.mark.parametrize(

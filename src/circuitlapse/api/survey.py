@@ -179,7 +179,7 @@ def _survey_one(
 
 
 def _measure(model: Model, label: str, task: Task, prompts: int, seed: int) -> TaskFigures:
-    most = task.most(_SPLIT)
+    most = task.n_items(_SPLIT)
     n = prompts if most is None else max(1, min(prompts, most))
     items = task.items(_SPLIT, n, seed, model.tokenizer)
     # A pair of tasks is worth an experiment only where every counterfactual can be tokenised.

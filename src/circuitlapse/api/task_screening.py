@@ -115,7 +115,7 @@ def form_of(task: Task) -> Form:
     Raises:
         CircuitlapseError: If it has no test prompts.
     """
-    most = task.most("test")
+    most = task.n_items("test")
     items = task.items("test", _PROMPTS if most is None else max(1, min(most, _PROMPTS)))
     words = set()
     for item in items:

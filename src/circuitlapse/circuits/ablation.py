@@ -206,5 +206,5 @@ def _places(pairs: PromptPairs, names: tuple[str, ...], width: int) -> Int[Tenso
 
 def _real(pairs: PromptPairs, width: int) -> Bool[Tensor, "prompts width"]:
     """Which positions are real tokens."""
-    ends = pairs.reads().amax(dim=1, keepdim=True)
+    ends = pairs.logit_positions().amax(dim=1, keepdim=True)
     return torch.arange(width, device=ends.device) <= ends

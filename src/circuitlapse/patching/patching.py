@@ -33,7 +33,7 @@ from circuitlapse.patching.sites import (
 )
 from circuitlapse.prompts.metrics import Metric
 from circuitlapse.prompts.pairs import PromptPairs
-from circuitlapse.prompts.positions import place
+from circuitlapse.prompts.positions import token_positions
 from circuitlapse.shapes import Float, Int
 
 Direction = Literal["noising", "denoising"]
@@ -201,7 +201,7 @@ def _each_effects(
     positions = (positions,) if isinstance(positions, str) else positions
     by_position = _by_position(site, per_position)
     decoder, graph, lengths = model.decoder, model.graph, pairs.lengths.cpu()
-    named = [place(pairs, name).cpu() for name in positions]
+    named = [token_positions(pairs, name).cpu() for name in positions]
     shape = (
         graph.n_layers,
         n_slots(graph, site) if site in get_args(HeadSite) else 1,

@@ -113,9 +113,9 @@ def check_metric(metric: Metric, pairs: PromptPairs, needs_gradient: bool = Fals
 
 def compute_metric(
     metric: Metric,
-    logits: Float[Tensor, "prompts reads vocab"],
+    logits: Float[Tensor, "prompts tokens vocab"],
     pairs: PromptPairs,
-    reference: Float[Tensor, "prompts reads vocab"] | None = None,
+    reference: Float[Tensor, "prompts tokens vocab"] | None = None,
 ) -> Float[Tensor, " prompts"]:
     """Compute a metric that :func:`check_metric` has passed from logits.
 
@@ -164,7 +164,7 @@ def best(
 
 
 def is_right(
-    logits: Float[Tensor, "prompts reads vocab"], pairs: PromptPairs
+    logits: Float[Tensor, "prompts tokens vocab"], pairs: PromptPairs
 ) -> Bool[Tensor, " prompts"]:
     """Whether every token of the answer has the largest logit of all; a tie counts as wrong.
 

@@ -168,10 +168,10 @@ class PromptPairs:
 
     def trimmed(self) -> "PromptPairs":
         """Drop the positions that are padding in every prompt."""
-        width = int(self.reads().max()) + 1
+        width = int(self.logit_positions().max()) + 1
         return replace(self, clean=self.clean[:, :width], corrupt=self.corrupt[:, :width])
 
-    def reads(self) -> Int[Tensor, "prompts tokens"]:
+    def logit_positions(self) -> Int[Tensor, "prompts tokens"]:
         """Positions whose logits predict each answer's tokens; short answers repeat their last."""
         n_more = (self.continuations >= 0).sum(dim=1, keepdim=True)
         step = torch.arange(1 + self.continuations.shape[1], device=self.lengths.device)

@@ -11,7 +11,7 @@ from circuitlapse.shapes import Int
 _PLACE = re.compile(r"(?P<name>.+)(?P<shift>[+-]\d+)", re.DOTALL)
 
 
-def place(pairs: PromptPairs, name: str) -> Int[Tensor, " prompts"]:
+def token_positions(pairs: PromptPairs, name: str) -> Int[Tensor, " prompts"]:
     """Find a named position, perhaps with a shift such as ``S+1``, in each prompt.
 
     Raises:

@@ -9,7 +9,7 @@ from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models.engine.model import Model
 from circuitlapse.models.engine.shared_prefix import Suffixes
 from circuitlapse.prompts.pairs import PromptPairs
-from circuitlapse.prompts.positions import place
+from circuitlapse.prompts.positions import token_positions
 from circuitlapse.reading.whole import Prompts, each_whole_batch, patterns, whole
 from circuitlapse.shapes import Float, Int
 
@@ -52,7 +52,7 @@ def attention_of_layers(
     pairs = whole(decoder, prompts)
     width = pairs.clean.shape[1]
     found = torch.zeros(len(pairs), len(layers), decoder.n_heads, width, width)
-    ends = (pairs.reads().amax(dim=1) + 1).cpu()
+    ends = (pairs.logit_positions().amax(dim=1) + 1).cpu()
 
     def work(batch: Suffixes) -> Tensor:
         all_of_them = enumerate(patterns(decoder, batch, max(layers) + 1))
@@ -123,7 +123,7 @@ def places_of(pairs: PromptPairs, ways: Sequence[tuple[str, str]]) -> Int[Tensor
     """
     places = []
     for source, target in ways:
-        query, key = place(pairs, source), place(pairs, target)
+        query, key = token_positions(pairs, source), token_positions(pairs, target)
         wrong = (key > query).nonzero().flatten()
         if len(wrong):
             raise CircuitlapseError(

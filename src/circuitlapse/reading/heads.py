@@ -16,7 +16,7 @@ from circuitlapse.models.engine.layers import Norm
 from circuitlapse.models.engine.model import Model
 from circuitlapse.models.engine.shared_prefix import Suffixes
 from circuitlapse.prompts.pairs import PromptPairs
-from circuitlapse.prompts.positions import place
+from circuitlapse.prompts.positions import token_positions
 from circuitlapse.reading.whole import each_whole_batch, whole
 from circuitlapse.shapes import Float, Int
 
@@ -166,7 +166,7 @@ def _streams(
             )
         tokens = tokens[:, None]
     pairs = whole(model.decoder, tokens)
-    places = [place(pairs, name) for name in at] or [torch.zeros_like(pairs.lengths)]
+    places = [token_positions(pairs, name) for name in at] or [torch.zeros_like(pairs.lengths)]
     where = torch.stack(places, dim=1)
     ids = pairs.clean.gather(1, where)
     streams = model.decoder.W_E.new_empty(*where.shape, model.decoder.d_model)

@@ -56,7 +56,7 @@ class _Row(BaseModel):
 
 
 @dataclass(frozen=True)
-class OwnTask(Task):
+class CustomTask(Task):
     """A task with imported items.
 
     Attributes:
@@ -65,7 +65,7 @@ class OwnTask(Task):
 
     by_split: Mapping[str, list[Item]]
 
-    def most(self, split: str) -> int | None:
+    def n_items(self, split: str) -> int | None:
         """Return how many items a split holds."""
         return len(self.by_split[split])
 
@@ -84,7 +84,7 @@ class OwnTask(Task):
         return random.Random(seed).sample(held, len(held))[:n]  # a smaller n begins a larger one
 
 
-def own_task(source: str) -> OwnTask:
+def import_task(source: str) -> CustomTask:
     """Import a task from a JSONL file, a directory of ``save_to_disk``, or a data set on the Hub.
 
     Raises:
@@ -96,7 +96,7 @@ def own_task(source: str) -> OwnTask:
 
 
 @lru_cache(maxsize=8)
-def _read(source: str, changed: int, path: str) -> OwnTask:
+def _read(source: str, changed: int, path: str) -> CustomTask:
     file = Path(path)
     items: dict[str, tuple[str, Item]] = {}
     for place, fields in _lines(file) if file.is_file() else _data_set(source, file):
@@ -225,7 +225,7 @@ def _check_alike(items: list[tuple[str, Item]]) -> None:
                 )
 
 
-def _task(source: str, items: list[Item]) -> OwnTask:
+def _task(source: str, items: list[Item]) -> CustomTask:
     names = list(items[0].corrupt)
     invariance = tuple(
         name
@@ -245,7 +245,7 @@ def _task(source: str, items: list[Item]) -> OwnTask:
     for item in items:
         if item.split:
             by_split[item.split].append(item)
-    return OwnTask(
+    return CustomTask(
         name=source,
         question=f"Whatever {source} asks",
         families=families,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.tasks.battery import TASKS
-from circuitlapse.tasks.custom_task import own_task
+from circuitlapse.tasks.custom_task import import_task
 from circuitlapse.tasks.task import Task
 
 
@@ -22,7 +22,7 @@ def get_task(name: str) -> Task:
         return TASKS[name]
     path = Path(name).expanduser()
     if path.is_file() or path.is_dir() or (name.count("/") == 1 and not path.suffix):
-        return own_task(name)
+        return import_task(name)
     if path.suffix in (".json", ".jsonl") or "/" in name:
         raise CircuitlapseError(f"there is no file {path}", fix="Give the path of a JSONL file")
     raise CircuitlapseError(

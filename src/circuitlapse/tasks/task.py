@@ -71,7 +71,7 @@ class Task(ABC):
             raise CircuitlapseError("the number of items must be at least 1", got=n)
         return self._items(split, n, seed, tokenizer)
 
-    def most(self, split: str) -> int | None:
+    def n_items(self, split: str) -> int | None:
         """Return how many items a split holds; None where they are generated as needed."""
         return None
 

@@ -47,7 +47,9 @@ def real_items(
     items: list[Item] = []
     for task, wanted in ((old, n_old), (new, n - n_old)):
         if wanted:
-            items += task.items("train", min(wanted, task.most("train") or wanted), seed, tokenizer)
+            items += task.items(
+                "train", min(wanted, task.n_items("train") or wanted), seed, tokenizer
+            )
     return items
 
 

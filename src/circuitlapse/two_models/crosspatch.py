@@ -26,7 +26,7 @@ from circuitlapse.models.engine.decoder import Decoder, Step
 from circuitlapse.models.engine.model import Model
 from circuitlapse.patching.partial_forward import cut, tail_context, trace_parts
 from circuitlapse.prompts.pairs import PromptPairs
-from circuitlapse.prompts.positions import place
+from circuitlapse.prompts.positions import token_positions
 from circuitlapse.records.answers import Behaviour
 from circuitlapse.shapes import Bool
 from circuitlapse.stats.intervals import Estimate
@@ -143,7 +143,7 @@ def _at(batch: PromptPairs, position: str) -> Bool[Tensor, "batch pos 1"]:
     columns = torch.arange(batch.clean.shape[1], device=batch.clean.device)
     if position == EVERYWHERE:
         return torch.ones_like(batch.clean, dtype=torch.bool)[..., None]
-    return (columns == place(batch, position)[:, None])[..., None]
+    return (columns == token_positions(batch, position)[:, None])[..., None]
 
 
 def _mlp_mask(n_layers: int, nodes: Collection[str]) -> Bool[Tensor, " layers"]:

@@ -139,7 +139,9 @@ class ScaleFits:
             running[key] = batch
 
         starts = torch.zeros_like(pairs.lengths)
-        each_group(start, pairs.reads().amax(dim=1) + 1, starts, self._most, self._batch_size)
+        each_group(
+            start, pairs.logit_positions().amax(dim=1) + 1, starts, self._most, self._batch_size
+        )
         self._batches = running
         return _fitted(list(running.values()), non_negative)
 
@@ -196,7 +198,7 @@ class _Batch:
     """
 
     def __init__(self, base: Decoder, tuned: Decoder, pairs: PromptPairs) -> None:
-        self.context, self._pairs = Context(pairs.reads()), pairs
+        self.context, self._pairs = Context(pairs.logit_positions()), pairs
         self.decoders = (base, tuned)
         self.streams: list[Tensor] = []
         self.z: list[Tensor] = []

@@ -68,7 +68,7 @@ def behaviours(
         batch = pairs[rows].trimmed()
         return [
             _read(decoder.logits(final).float(), batch)
-            for final in runs(batch, Context(batch.reads()))
+            for final in runs(batch, Context(batch.logit_positions()))
         ]
 
     def keep(rows: Int[Tensor, " batch"], each: list[Behaviour]) -> None:
@@ -78,7 +78,7 @@ def behaviours(
             for field in fields(Behaviour):
                 getattr(whole, field.name)[places] = getattr(part, field.name)
 
-    each_group(work, pairs.reads().amax(dim=1) + 1, starts, most, batch_size, keep)
+    each_group(work, pairs.logit_positions().amax(dim=1) + 1, starts, most, batch_size, keep)
     return found
 
 

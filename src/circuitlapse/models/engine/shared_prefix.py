@@ -108,14 +108,14 @@ def each_batch(
     starts = torch.minimum(pairs.first_difference(), pairs.lengths - 1)
     if whole:
         starts = torch.zeros_like(starts)
-    widths = pairs.reads().amax(dim=1) + 1 - starts
+    widths = pairs.logit_positions().amax(dim=1) + 1 - starts
     bytes_per_token = decoder.W_E.itemsize * floats_per_token
     if metric != "logit_diff":
         # Logits of the whole vocabulary, in single precision at least; twice for neg_kl (clean)
         # and for a callable (in the caller's order). Divided by the shortest prompt's tokens.
         logits = (
             (8 if metric == "neg_kl" or callable(metric) else 4)
-            * pairs.reads().shape[1]
+            * pairs.logit_positions().shape[1]
             * len(decoder.W_U)
         )
         bytes_per_token += max(4, decoder.W_E.itemsize) * logits // int(widths.min())
@@ -141,7 +141,7 @@ def _suffixes(
     pairs, start = all_pairs[rows], starts[rows]
     if callable(metric):
         metric = in_order(metric, rows, pairs, whole=len(rows) == len(all_pairs))
-    reads = pairs.reads() - start[:, None]
+    reads = pairs.logit_positions() - start[:, None]
     take = start[:, None] + torch.arange(int(reads.max()) + 1, device=start.device)
     take = take.clamp(max=pairs.clean.shape[1] - 1)
     context = Context(reads, start, decoder.remember(pairs.clean, int(start.max())))

@@ -41,7 +41,7 @@ def base_tokenizer(experiment: Experiment) -> PreTrainedTokenizerBase:
 def old_items(experiment: Experiment) -> int:
     """How many of the fine-tune's prompts are of the old task; they come first."""
     n = experiment.finetune.old_prompts()
-    return min(n, get_task(experiment.tasks.old).most("train") or n)
+    return min(n, get_task(experiment.tasks.old).n_items("train") or n)
 
 
 def check_same_base(base: Path | str, store: Store) -> None:

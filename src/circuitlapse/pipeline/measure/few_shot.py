@@ -24,7 +24,7 @@ def ask(job: Job, store: Store, experiment: Experiment, base: Model) -> None:
     items = read_items(store.read(layout.prompts(experiment.tasks.new, "test")))[
         : experiment.control_prompts
     ]
-    pool = min(_POOL, task.most("train") or _POOL)
+    pool = min(_POOL, task.n_items("train") or _POOL)
     examples = task.items("train", pool, experiment.measure.seed, base.tokenizer)
     rows: list[FewShot] = []
     for count in controls.few_shot:
