@@ -306,7 +306,7 @@ class _Rows:
             for measure in ("pearson", "spearman", "weighted_jaccard")
         ]
 
-    def changes(self) -> list[dict[str, Any]]:
+    def head_changes(self) -> list[dict[str, Any]]:
         rows = []
         last = self.steps[-1]
         for seed in self.seeds:

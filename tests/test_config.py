@@ -77,7 +77,7 @@ def test_all_faults_are_named_at_once(tmp_path):
             "`seeds` names a value twice: [1, 1]",
         ),
         ('[base]\npath = "gpt2"\n[finetune]\nsteps = 4\n', "`save_every` (8) exceeds `steps` (4)"),
-        ('[base]\npath = "gpt2"\n[measure]\nfractions = [1.5]\n', "less than or equal to 1"),
+        ('[base]\npath = "gpt2"\n[measure]\ncircuit_sizes = [1.5]\n', "less than or equal to 1"),
         (
             '[base]\npath = "x"\n[finetune]\ntrain_only = ["a1.h3", "h3"]\n',
             "`finetune.train_only`: must be old_circuit, mlps, biases, or a list of different",

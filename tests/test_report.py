@@ -239,7 +239,7 @@ def test_three_seeds_and_31_checkpoints_stay_under_five_megabytes(tmp_path: Path
 def test_a_gain_that_is_not_clear_of_zero_has_no_shares(tmp_path: Path):
     run = write_run(tmp_path / "run", steps=8, shares=False)
     text = " ".join(" ".join(_Page(build_report(run).read_text(encoding="utf-8")).text).split())
-    assert "No improvement: fine-tuning did not teach the new task" in text
+    assert "No gain: fine-tuning did not teach the new task" in text
     assert "No shares are given, because a share is a ratio" in text
     assert "fails" in text
 

@@ -1,5 +1,5 @@
 // The table of changes, faithfulness and invariance checks.
-const fateTable = (() => {
+const changesTable = (() => {
   const columns = ["base_old", "tuned_old", "base_new", "tuned_new", "placebo_old"];
   const size = (row) => d3.max(columns.slice(0, 4), (name) => Math.abs(row[name][0] ?? 0));
 
@@ -72,7 +72,7 @@ const faithfulnessChart = (() => {
         role, found, line,
         now: svg.append("path").attr("class", `line line-${role}`),
         dots: svg.append("g"), x, y,
-        not_reported: svg.append("text").attr("class", "not_reported").attr("x", (left + right) / 2)
+        reason: svg.append("text").attr("class", "not-reported").attr("x", (left + right) / 2)
           .attr("y", (top + bottom) / 2).attr("text-anchor", "middle"),
       });
     }
@@ -88,12 +88,12 @@ const faithfulnessChart = (() => {
   }
 
   function step() {
-    for (const { role, found, line, now, dots, not_reported, x, y } of panelsDrawn) {
+    for (const { role, found, line, now, dots, reason, x, y } of panelsDrawn) {
       const shown = points(found, state.step);
       now.attr("d", line(shown));
       dots.selectAll("circle").data(shown).join("circle").attr("class", `fill-${role}`)
         .attr("r", 3).attr("cx", ([fraction]) => x(fraction)).attr("cy", ([, value]) => y(value));
-      not_reported.text(shown.length ? "" : (found.not_reported[state.step] ?? "not measured at this step"));
+      reason.text(shown.length ? "" : (found.not_reported[state.step] ?? "not measured at this step"));
     }
   }
 

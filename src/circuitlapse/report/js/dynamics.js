@@ -1,5 +1,5 @@
 // When heads and behaviour changed: one row for each head whose effect changed most.
-function headChanges() {
+function changedHeads() {
   return mine(rowsOf("dynamics")).filter((row) => row.kind === "head"
     && row.counterfactual === state.family && row.step_of_90 !== null);
 }
@@ -13,7 +13,7 @@ const dynamicsChart = (() => {
     redrawsOn: ["run", "family"],
     draw(root, all) {
       marker = null;
-      const rows = headChanges();
+      const rows = changedHeads();
       const size = new Map(d3.rollup(rows, (some) => d3.max(some, (row) =>
         Math.abs(row.change[0])), (row) => row.node));
       const nodes = d3.sort(size.keys(), (node) => -size.get(node)).slice(0, most);
@@ -42,7 +42,7 @@ const dynamicsChart = (() => {
       svg.append("g").selectAll("path").data(d3.sort(shown, (row) => row.task === roles.new.name))
         .join("path")
         .attr("class", (row) => `change fill-${roleOf(row)}`)
-        .classed("sign_changed", (row) => row.sign_changed)
+        .classed("sign-changed", (row) => row.sign_changed)
         .attr("d", (row) => triangle(row).size(16 + 130 * Math.abs(row.change[0]) / largest)())
         .attr("transform", (row) => `translate(${x(row.step_of_90)},${y(row.node)})`
           + (row.change[0] < 0 ? " rotate(180)" : ""))
@@ -51,7 +51,7 @@ const dynamicsChart = (() => {
             ["90 % reached at step", number(row.step_of_90, d3.format(".0f"))],
             ["before", number(row.before)], ["after", number(row.after)],
             ["change", interval(row.change)], ["with the behaviour", number(row.behaviour_correlation)],
-            ...(row.sign_changed ? [["sign", `sign_changed, in ${row.seeds_with_sign_change} of ${data.runs.length} seeds`]]
+            ...(row.sign_changed ? [["sign", `changed, in ${row.seeds_with_sign_change} of ${data.runs.length} seeds`]]
               : [])]))
         .on("pointerleave", hideTooltip)
         .on("click", (_, row) => togglePin(row.node));
@@ -91,7 +91,7 @@ function drawEpochs(svg, x, top, bottom) {
 
 // Under the learning curves: a tick where a head has reached 90 % of its change, by task.
 function drawChanges(svg, x, bottom) {
-  const rows = headChanges();
+  const rows = changedHeads();
   svg.append("g").attr("class", "rug").selectAll("line")
     .data(rows.map((row, place) => ({ row, place }))).join("line")
     .attr("class", ({ row }) => `line-${roleOf(row)}`)

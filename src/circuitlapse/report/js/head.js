@@ -149,7 +149,7 @@ const headPage = (() => {
     const group = whole.find((row) => row.heads.split(", ").includes(node.id))?.group
       ?? (isHead(node) ? null : "mlps");
     const mine = whole.filter((row) => row.group === group);
-    const brought = Object.keys(quantities).map((quantity) => [quantity.replace("_", " "),
+    const brought = Object.keys(quantities).map((quantity) => [quantity.replaceAll("_", "-"),
       mine.find((row) => row.quantity === quantity)?.improvement]).filter(([, improvement]) => improvement);
     if (brought.length)
       note(tables, `Its group’s graft, of the ${data.names.groups[group]} together: ${
@@ -183,7 +183,7 @@ const headPage = (() => {
 
   // When its effect changed, and what it is multiplied by in the rescaled base.
   function drawChange(node) {
-    for (const row of headChanges().filter((each) => each.node === node.id))
+    for (const row of changedHeads().filter((each) => each.node === node.id))
       note(tables, `On ${roles[roleOf(row)].title} its effect changed from ${
         number(row.before)} to ${number(row.after)} logits; 90 % of the change is reached at step ${
         number(row.step_of_90, d3.format(".0f"))}${row.sign_changed ? "; its sign changed" : ""}.`);

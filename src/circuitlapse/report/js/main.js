@@ -1,6 +1,6 @@
 // Wiring: the page's choices to the state, and the state to the drawings.
 const drawings = [shareBar, timeline, circuitMap, headPage, signatureDownload, patternChart,
-  trajectories, lensChart, patchingChart, overlapChart, overlapTime, overlapBeside, fateTable, changesChart, rolesChart,
+  trajectories, lensChart, patchingChart, overlapChart, overlapTime, overlapCompared, changesTable, changesChart, rolesChart,
   graftChart, graftPartChart, rescaledChart, outputScalesChart, mediationChart, crosspatchChart,
   dynamicsChart, faithfulnessChart, invarianceChart, elicitableChart, trainingChart,
   recipesChart, shortcutsChart, ...furtherCharts, calibrationTable].filter(Boolean);
@@ -23,7 +23,7 @@ function drawWords() {
   d3.select("#learning-caption").text(
     `${metric} on ${data.names.splits[state.split] ?? state.split}, by training step.`);
   d3.selectAll(".family-now").text(state.family);
-  d3.select("#changes-caption").property("hidden", !headChanges().length);
+  d3.select("#changes-caption").property("hidden", !changedHeads().length);
   const chosen = { metric: "metric", split: "split", seed: "run", family: "family",
     measure: "measure", edges: "edges", example: "example" };
   for (const [id, key] of Object.entries(chosen))

@@ -9,7 +9,7 @@ const outputScalesChart = evidenceChart("output_scales", {
     const found = new Map(rows.map((row) => [`${row.layer}/${row.head}`, row.scale]));
     const scale = (layer, column) => found.get(`${layer}/${column < heads ? column : -1}`);
     const map = heatMap(root, {
-      title: `Gain of each output; colour: its distance from 1, up to ${number(largest)}`, role: "plain",
+      title: `Scale of each output; colour: distance from 1, up to ${number(largest)}`, role: "plain",
       rows: d3.range(layers).map((layer) => `L${layer}`), columns: names,
       width: Math.min(root.clientWidth, 120 + 56 * names.length), rowHeight: layers > 16 ? 16 : 24,
     });
@@ -17,7 +17,7 @@ const outputScalesChart = evidenceChart("output_scales", {
       : scale(layer, column) - 1, largest);
     map.write((layer, column) => number(scale(layer, column)),
       (layer, column) => inkOn(scale(layer, column) - 1, largest));
-    map.details((layer, column) => [column < columns.length ? `Head ${layer}.${column}`
+    map.details((layer, column) => [column < heads ? `Head ${layer}.${column}`
       : `MLP ${layer}`, [["scale", number(scale(layer, column), threeDecimals)]], ""]);
     return rows.length;
   },

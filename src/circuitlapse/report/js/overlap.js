@@ -120,7 +120,7 @@ const overlapTime = (() => {
 })();
 
 // Overlap of the base with placebos and with an unrelated task.
-const overlapBeside = (() => {
+const overlapCompared = (() => {
   const root = document.getElementById("overlap-compared");
   const titles = { placebo: "after a placebo", unrelated_task: "unrelated task" };
 

@@ -222,7 +222,7 @@ def _overlaps(
     main = pl.col("compared_with") == ""
     return {
         "overlap": list(_overlap(frame.filter(main), runs, records)),
-        "compared_with": list(_overlap(frame.filter(~main), runs, records)),
+        "comparisons": list(_overlap(frame.filter(~main), runs, records)),
     }
 
 

@@ -37,7 +37,7 @@ def _curves(frame: pl.DataFrame, records: RunRecords) -> list[dict[str, Any]]:
     tasks = records.experiment.tasks
     roles = {tasks.old: "old", tasks.new: "new"}
     frame = frame.filter(pl.col("split") == "test", pl.col("task").is_in(list(roles)))
-    ends = ("step", "candidate_accuracy", "accuracy_among_low", "accuracy_among_high")
+    ends = ("step", "candidate_accuracy", "candidate_accuracy_low", "candidate_accuracy_high")
     return [
         {
             "role": roles[str(task)],
