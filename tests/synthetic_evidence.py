@@ -77,14 +77,14 @@ class EvidenceRows:
             for direction in ("tuned_into_base", "base_into_tuned")
         ]
 
-    def improvements(self) -> list[Row]:
+    def output_scales(self) -> list[Row]:
         return [
             {
                 **seed,
                 "node": node,
                 "layer": layer,
                 "head": head,
-                "improvement": round(self.random.gauss(1.2, 0.5), 3),
+                "scale": round(self.random.gauss(1.2, 0.5), 3),
             }
             for seed in self._ended()
             for node, layer, head in [*self.heads, *self.mlps]
@@ -256,7 +256,7 @@ class EvidenceRows:
             for split, task in tasks.items()
         ]
 
-    def beside(self) -> list[Row]:
+    def comparisons(self) -> list[Row]:
         rows = []
         for seed in self._ended():
             rights = [
@@ -269,17 +269,17 @@ class EvidenceRows:
                 ("unrelated_task", "tuned:induction"),
             ]
             pairs = [
-                (left, beside, right)
+                (left, kind, right)
                 for left in ("base:ioi2", "tuned:ioi3")
-                for beside, right in rights
-                if beside != "unrelated_task" or left.split(":")[0] == right.split(":")[0]
+                for kind, right in rights
+                if kind != "unrelated_task" or left.split(":")[0] == right.split(":")[0]
             ]
             rows += [
                 {
                     **seed,
                     "counterfactual": "subject",
                     "unit": "nodes",
-                    "compared_with": beside,
+                    "compared_with": kind,
                     "left": left,
                     "right": right,
                     "measure": measure,
@@ -288,12 +288,12 @@ class EvidenceRows:
                     "corrected": None,
                     "why_not_corrected": "not needed",
                     "null_mean": 0.1,
-                    "null_min": -0.1,
-                    "null_max": 0.35,
+                    "null_low": -0.1,
+                    "null_high": 0.35,
                     "p_value": 0.01,
                     "not_reported": "",
                 }
-                for left, beside, right in pairs
+                for left, kind, right in pairs
                 for measure in ("pearson", "spearman", "weighted_jaccard")
             ]
         return rows
@@ -320,9 +320,9 @@ def with_evidence(records: RunRecords, layers: int = 4, heads: int = 8) -> RunRe
     overlap, changes = records.tables["overlap"], records.tables["head_changes"]
     nodes = overlap.filter(pl.col("unit") == "nodes")
     earlier = [pl.lit(step, dtype=pl.Int64) for step in steps[:-1]]
-    beside = pl.DataFrame(rows.beside(), infer_schema_length=None)
+    comparisons = pl.DataFrame(rows.comparisons(), infer_schema_length=None)
     added["overlap"] = pl.concat(
-        [*(nodes.with_columns(step=step) for step in earlier), overlap, beside],
+        [*(nodes.with_columns(step=step) for step in earlier), overlap, comparisons],
         how="diagonal_relaxed",
     )
     kept = pl.lit("kept").alias("category")
@@ -334,7 +334,7 @@ def with_evidence(records: RunRecords, layers: int = 4, heads: int = 8) -> RunRe
 
 
 def _grafts(frame: pl.DataFrame, steps: list[int]) -> pl.DataFrame:
-    """Beside whole groups: random ones, parts of their weights, and grafts into the rescaled base.
+    """Add to whole groups: random ones, parts of their weights, and grafts into the rescaled base.
 
     Whole groups are grafted at seven checkpoints in between too, or at all where there are fewer.
     """
@@ -342,7 +342,7 @@ def _grafts(frame: pl.DataFrame, steps: list[int]) -> pl.DataFrame:
     whole = frame.with_columns(origin=pl.lit("base"), part=pl.lit("whole"))
     null = {
         f"null_{end}": pl.col("improvement") * size
-        for end, size in (("mean", 0.3), ("low", 0.1), ("high", 0.6))
+        for end, size in (("mean", 0.3), ("min", 0.1), ("max", 0.6))
     }
     of_heads = pl.col("group").str.contains("heads") & (pl.col("quantity") != "shapley")
     matched = whole.filter(of_heads).with_columns(**null, n_random=pl.lit(20), p_value=pl.lit(0.05))
