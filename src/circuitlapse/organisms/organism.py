@@ -1,8 +1,8 @@
-"""The embedded model organism (Hubinger et al. 2023): a small GPT-2 with known abilities.
+"""The embedded model organism: a small GPT-2, pretrained here, whose abilities are known.
 
-It solves the old task and fails on the new one; the gate checks this. Pretraining takes a minute or
-two on a CPU and needs no download. A finished organism is cached under the hash of everything that
-it depends on. The default one is shipped with the package.
+It does the old task and not the new one, takes a minute or two on a CPU and needs no download.
+That is checked before it is used (the gate), and a finished organism is cached under the hash of
+what it was made from. The default one comes with the package, in ``shipped``.
 """
 
 import hashlib
@@ -18,14 +18,15 @@ from pathlib import Path
 
 import numpy as np
 import platformdirs
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+import torch
+from transformers import GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerFast
 
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models.engine.behaviour import behaviour
 from circuitlapse.models.files.load import load_model
-from circuitlapse.models.files.quiet import save_model
+from circuitlapse.models.files.quiet import quiet
 from circuitlapse.organisms.corpus import rows
-from circuitlapse.organisms.pretraining import blank_model, steps, torch_threads
+from circuitlapse.organisms.pretraining import blank_model, steps
 from circuitlapse.organisms.recipe import RECIPES, Recipe, Stage
 from circuitlapse.organisms.tokenizer import build_tokenizer
 from circuitlapse.records.store import Store, content_hash, write_json
@@ -33,18 +34,18 @@ from circuitlapse.tasks.registry import get_task
 from circuitlapse.tasks.templates import CONTINUATIONS, OPENINGS
 from circuitlapse.tasks.tokenization import tokenize
 
+#: Called after every step with the steps done, the steps planned, and a short status.
 Progress = Callable[[int, int, str], None]
-"""Called after every step with the steps done, the steps planned, and a short status."""
 
 _CACHE_VARIABLE = "CIRCUITLAPSE_CACHE"
 WEIGHTS = "model.safetensors"
 SHIPPED = Path(str(resources.files("circuitlapse.organisms").joinpath("shipped")))
-"""Organisms that are shipped with the package, each in a directory ``RECIPE-SEED``."""
+"""Organisms that come with the package, each in a directory ``RECIPE-SEED``."""
 ABANDONED = 86400.0
-"""Age in seconds at which a draft in the cache counts as left by a killed process."""
+"""Seconds after which nobody writes on a draft in the cache any more: its process was killed."""
 _ABOUT = "organism.json"
-# Fixed numbers: another one rounds differently and gives another organism. Bases with blank heads
-# are made in parallel processes, with one thread each.
+# A fixed number, whatever the machine has: another one gives other roundings and another organism.
+# Bases with blank heads are made in parallel, where two threads each would wait for one another.
 _THREADS, _THREADS_BLANK = 2, 1
 
 
@@ -58,10 +59,18 @@ def organism(
 ) -> Path:
     """Return the directory of an organism, pretraining it if it is neither shipped nor cached.
 
-    ``AutoModelForCausalLM`` and ``AutoTokenizer`` load it; ``organism.json`` has the recipe and the
-    gate's figures. The default ``cache_dir`` is the environment variable ``CIRCUITLAPSE_CACHE``,
-    else the user's cache directory. ``progress`` is also called with 0 steps done and the reason,
-    if shipped weights cannot be used.
+    Args:
+        recipe: What it is made from.
+        seed: Seeds the initial weights and the text.
+        cache_dir: Where organisms are kept. Default: the environment variable
+            ``CIRCUITLAPSE_CACHE``, else the user's cache directory.
+        progress: Called after every step; and before the first, with 0 steps done and the reason,
+            where shipped weights cannot be used.
+        shipped: Whether the weights that come with the package may be used.
+
+    Returns:
+        A directory that ``AutoModelForCausalLM`` and ``AutoTokenizer`` load, with the recipe and
+        the gate's figures in ``organism.json``.
 
     Raises:
         CircuitlapseError: If the gate does not hold after the last round.
@@ -70,9 +79,9 @@ def organism(
     key = organism_key(recipe, seed)
     target = home / f"{recipe.name}-{seed}-{key[:16]}"
     ready = SHIPPED / f"{recipe.name}-{seed}"
-    for directory in (ready, target) if shipped else (target,):
-        if _is_whole(directory, key):
-            return directory
+    for held in (ready, target) if shipped else (target,):
+        if _is_whole(held, key):
+            return held
     if shipped and progress is not None and recipe == RECIPES[recipe.name] and ready.exists():
         progress(0, recipe.steps, "the shipped organism does not fit its recipe: pretraining it")
     Store(home).sweep(ABANDONED)
@@ -87,7 +96,7 @@ def organism(
 
 
 def cache_home(cache_dir: Path | str | None = None) -> Path:
-    """Return the directory of cached organisms; see :func:`organism`."""
+    """Where organisms are kept; see :func:`organism`."""
     default = os.environ.get(_CACHE_VARIABLE) or platformdirs.user_cache_dir("circuitlapse")
     return Path(cache_dir or default).expanduser()
 
@@ -113,15 +122,26 @@ def organism_key(recipe: Recipe, seed: int) -> str:
 def pretrain(
     recipe: Recipe, seed: int, into: Path | str | None = None, progress: Progress | None = None
 ) -> Path:
-    """Pretrain an organism until its gate holds, and return the new directory in ``into``.
+    """Pretrain an organism until its gate holds, and save it.
 
-    The default of ``into`` is the system's temporary directory.
+    Args:
+        recipe: What it is made from.
+        seed: Seeds the initial weights and the text.
+        into: Directory in which a new directory is made; default: the system's temporary one.
+        progress: Called after every step.
+
+    Returns:
+        The new directory, complete.
 
     Raises:
         CircuitlapseError: If the gate does not hold after the last round.
     """
-    with torch_threads(_THREADS_BLANK if recipe.blank_heads else _THREADS):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(_THREADS_BLANK if recipe.blank_heads else _THREADS)
+    try:
         return _pretrain(recipe, seed, into, progress)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _pretrain(
@@ -159,7 +179,7 @@ def _pretrain(
     if into is not None:
         Path(into).mkdir(parents=True, exist_ok=True)
     directory = Path(tempfile.mkdtemp(prefix=".draft-", dir=into))
-    save_model(model, tokenizer, directory)
+    _save(model, tokenizer, directory)
     about = {
         "key": organism_key(recipe, seed),
         "recipe": recipe.model_dump(mode="json"),
@@ -177,18 +197,30 @@ def _pretrain(
 def gate_figures(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, n: int
 ) -> tuple[float, float]:
-    """Return the old task's accuracy over the vocabulary and the new task's over the candidates.
+    """Measure what the gate looks at, on prompts with held-out name pairs.
 
-    Both are measured on ``n`` prompts with held-out name pairs.
+    Args:
+        model: The organism.
+        tokenizer: Its tokenizer.
+        n: Prompts per task.
+
+    Returns:
+        The old task's accuracy over the whole vocabulary and the new task's among the names.
     """
     loaded = load_model(model)
     old, new = (
         behaviour(loaded, tokenize(get_task(task).items("validation", n), tokenizer, "names"))
         for task in ("ioi2", "ioi3")
     )
-    rights = (old.correct, new.candidate_correct)
-    on_old, on_new = (right.mean(dtype=np.float64).item() for right in rights)
-    return on_old, on_new
+    return old.correct.mean(dtype=np.float64).item(), new.candidate_correct.mean(
+        dtype=np.float64
+    ).item()
+
+
+def _save(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
+    with quiet():
+        model.save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
 
 
 def _is_whole(directory: Path, key: str) -> bool:
