@@ -33,7 +33,7 @@ def save(hf: Any, directory: Path, tokenizer: Any = None) -> Path:
 
 
 def trained(base: Path, out: Path, steps: tuple[int, ...] = (8, 16)) -> Path:
-    """A Trainer's output directory, with what a trainer leaves beside the models."""
+    """A Trainer's output directory, with what a trainer leaves next to the models."""
     for step in steps:
         directory = save(moved(base, step), out / f"checkpoint-{step}", tokenizer_of(base))
         (directory / "trainer_state.json").write_text(json.dumps({"global_step": step}))

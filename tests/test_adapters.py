@@ -1,4 +1,4 @@
-"""Adapters, and files beside the weights: what is merged, and what is refused by name."""
+"""Adapters, and files next to the weights: what is merged, and what is refused by name."""
 
 from pathlib import Path
 from typing import Any

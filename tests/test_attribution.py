@@ -93,7 +93,7 @@ def _scores(values: list[float]) -> Scores:
 VALUES = [0.1, 0.0, -0.9, 0.2, 0.3, 0.8, 0.7, -0.6]
 
 
-def test_top_takes_the_best_and_drops_what_dangles():
+def test_top_takes_the_best_edges_and_prunes_those_without_a_path():
     absolute = _scores(VALUES).top(n_edges=3)
     assert absolute.edge_names() == [("input", "a0.h0<v>"), ("a0.h0", "logits")]
     signed = _scores(VALUES).top(n_edges=4, by="signed")

@@ -1,4 +1,4 @@
-"""Every task of the battery, held against checkers that share nothing with it but the text."""
+"""Every task of the battery, compared with checkers that share nothing with it but the text."""
 
 import json
 import os

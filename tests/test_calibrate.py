@@ -123,7 +123,7 @@ def test_other_thresholds_or_settings_judge_anew(monkeypatch):
     assert len(keys) == 6
 
 
-def test_locks_of_all_weights_are_judged_and_do_not_count(cache, tmp_path):
+def test_models_suppressed_in_all_weights_are_labelled_and_do_not_count(cache, tmp_path):
     recipes = {**dict.fromkeys(KINDS, NEVER), "elicited": TINY}
     found = run(tmp_path, cache, recipes=recipes, stress=True)
     stress = [o for o in found.organisms if o.variant == ALL_WEIGHTS]

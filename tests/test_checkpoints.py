@@ -105,7 +105,7 @@ def test_a_saved_checkpoint_is_loaded_with_the_bases_tokenizer(sft, tiny_model):
 
 
 @pytest.mark.parametrize("wrapper", ["", "module.", "bare", "nested"])
-def test_a_state_dict_beside_a_config_or_without_one_is_loaded(tiny_model, tmp_path, wrapper):
+def test_a_state_dict_with_a_config_or_without_one_is_loaded(tiny_model, tmp_path, wrapper):
     state = moved(tiny_model, 8).state_dict()
     if wrapper == "module.":
         state = {f"module.{name}": weight for name, weight in state.items()}
@@ -143,7 +143,7 @@ def test_a_tied_weight_may_be_saved_under_its_other_name_alone(tiny_model, tmp_p
     _same(model.hf, moved(tiny_model, 8))
 
 
-def test_what_a_script_keeps_beside_its_state_dicts_is_no_checkpoint(tiny_model, tmp_path):
+def test_what_a_script_keeps_with_its_state_dicts_is_no_checkpoint(tiny_model, tmp_path):
     for name in ("optimizer_step_8.pt", "scheduler-step-8.pt", "rng_state_step_8.pth"):
         torch.save({"step": torch.tensor(8)}, tmp_path / name)
     torch.save(moved(tiny_model, 8).state_dict(), tmp_path / "model_step_8.pt")

@@ -66,7 +66,7 @@ def test_a_run_on_checkpoints_reaches_a_verdict_without_training(finished, sft, 
         assert torch.equal(weights[name], weight), name
 
 
-def test_where_nothing_was_patched_exactly_the_table_says_so_and_keeps_the_attribution(finished):
+def test_where_nothing_was_patched_the_table_says_so_and_keeps_the_attribution(finished):
     nodes = finished.table("nodes")
     between = nodes.filter(pl.col("step") == 8)
     assert between.height == 2 * 6
@@ -221,7 +221,7 @@ def test_no_error_of_a_look_ahead_decides_anything(finished, monkeypatch):
     held.close()
 
 
-def test_a_changed_checkpoint_is_refused_when_the_run_goes_on(finished, sft, tmp_path):
+def test_a_changed_checkpoint_is_refused_when_the_run_is_resumed(finished, sft, tmp_path):
     copies = tmp_path / "out"
     shutil.copytree(sft, copies)
     wanted = experiment(Path(finished.experiment.checkpoints[0]), str(copies), patch_at="ends")

@@ -113,7 +113,7 @@ def test_faithfulness_is_never_clamped(metric, expected):
     assert str(one).startswith(f"circuit of 7 edges: faithfulness {expected:.3f}; metric")
 
 
-def test_faithfulness_is_refused_where_the_denominator_may_be_zero():
+def test_faithfulness_is_not_reported_where_the_denominator_may_be_zero():
     one = _evaluation([1.0, 1.0, 1.0], [2.0, 0.0, 1.5], [1.0, 1.0, 1.0])
     reason = r"not clear of zero: 0\.167 \(95 % interval -2\.42 to 2\.75\)"
     assert one.refusal is not None
@@ -122,13 +122,13 @@ def test_faithfulness_is_refused_where_the_denominator_may_be_zero():
     assert "not clear of zero" in str(one)
 
 
-def test_faithfulness_of_a_model_that_ignores_the_counterfactual_is_refused():
+def test_faithfulness_of_a_model_that_ignores_the_counterfactual_is_not_reported():
     one = _evaluation([1.0, 1.0], [1.0, 1.0], [1.0, 1.0])
     with pytest.raises(CircuitlapseError, match="not clear of zero"):
         _ = one.faithfulness
 
 
-def test_faithfulness_of_one_prompt_is_refused():
+def test_faithfulness_of_one_prompt_is_not_reported():
     with pytest.raises(CircuitlapseError, match="one prompt gives no interval"):
         _ = _evaluation([1.0], [2.0], [0.0]).faithfulness
 

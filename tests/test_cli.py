@@ -161,7 +161,7 @@ def test_a_dry_run_lists_the_jobs_and_does_none(config, tmp_path):
         ('[base]\npath = "/no/such/model"\n', "/no/such/model"),
         ('[base]\norganism = "default"\n[tasks]\nnew = "ioi9"\n', "there is no such task"),
         (
-            '[base]\norganism = "default"\n[measure]\ncorruptions = ["nouns"]\n',
+            '[base]\norganism = "default"\n[measure]\ncounterfactuals = ["nouns"]\n',
             "measure.counterfactuals may hold subject, names",
         ),
         (

@@ -149,14 +149,14 @@ def test_placebos_are_those_of_the_fine_tunes_and_of_the_controls():
     assert experiment.model_dump() == left.model_dump()  # what was lost enters no hash
 
 
-def test_controls_are_looked_at_on_prompts_whose_behaviour_is_measured():
+def test_controls_are_evaluated_on_prompts_whose_behaviour_is_measured():
     fields = {"base": {"path": "x"}, "controls": {"prompts": 50}}
     assert Experiment.model_validate(fields).control_prompts == 50
     fewer = Experiment.model_validate({**fields, "measure": {"prompts": 24}})
     assert fewer.control_prompts == 24
 
 
-def test_some_checkpoints_are_patched_exactly(tmp_path):
+def test_some_checkpoints_are_patched(tmp_path):
     def exact(patch_at, steps=240):
         experiment = Experiment.model_validate(
             {

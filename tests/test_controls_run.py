@@ -64,7 +64,7 @@ def test_every_control_has_its_curve_and_keeps_no_checkpoint(finished):
     assert not list(finished.path.glob(".restart-*"))
 
 
-def test_what_the_old_circuit_reaches_is_refused_where_the_base_does_not_do_the_old_task(finished):
+def test_old_task_heads_are_not_reported_where_the_base_does_not_solve_the_old_task(finished):
     not_reported = finished.table("elicitable").filter(
         pl.col("control").is_in(["old_circuit", "random_set"])
     )
@@ -73,7 +73,7 @@ def test_what_the_old_circuit_reaches_is_refused_where_the_base_does_not_do_the_
     assert all("does not lower the base's metric" in text for text in not_reported["not_reported"])
 
 
-def test_the_whole_fine_tune_reaches_all_of_its_gain(finished):
+def test_the_whole_fine_tune_has_all_of_its_improvement(finished):
     row = finished.table("elicitable").filter(control="everything", step=4).row(0, named=True)
     scores = finished.scores(4, "ioi3")
     after = scores["behaviour.test.logit_diff"][:16]
@@ -99,7 +99,7 @@ def test_only_the_named_parts_were_trained(finished, tiny_model):
     assert sizes["everything"] is None
 
 
-def test_the_curve_of_gains_is_that_of_a_model_with_them(finished):
+def test_the_curve_of_output_scales_is_that_of_a_model_with_them(finished):
     rows = finished.table("elicitable").filter(control="output_scales").sort("step")
     assert rows["logit_diff"].n_unique() == 3
 
@@ -223,7 +223,7 @@ def test_unrelated_text_fits_the_model_whatever_the_preset(tiny_model, tmp_path)
     assert (tmp_path / "checkpoints/placebo-unrelated-text-seed-0/step-00001").is_dir()
 
 
-def test_nothing_is_trained_beside_checkpoints_that_the_user_has(tiny_model):
+def test_nothing_is_trained_with_checkpoints_that_the_user_has(tiny_model):
     fields = {"base": {"path": str(tiny_model)}, "checkpoints": ["somewhere"]}
     allowed = {"few_shot": [0]}
     assert cl.Experiment.model_validate({**fields, "controls": allowed}).controls.few_shot

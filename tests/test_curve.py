@@ -1,4 +1,4 @@
-"""CPR and CMD against MIB's definition worked out by hand, and when they are refused."""
+"""CPR and CMD against MIB's definition worked out by hand, and when they are not reported."""
 
 import pytest
 import torch
@@ -75,7 +75,7 @@ def test_the_areas_of_a_real_curve_have_intervals():
         assert cpr(curve, sizes) != cpr(curve, sizes, seed=1)
 
 
-def test_areas_without_a_denominator_are_refused():
+def test_areas_without_a_denominator_are_not_reported():
     flat = torch.tensor([1.0, 2.0, 3.0])
     curve = [CircuitEvaluation(flat, flat, flat, 1)] * 2
     with pytest.raises(

@@ -68,7 +68,7 @@ def test_shares_are_those_put_in_and_sum_to_one():
 
 @given(arrays(np.float64, (32, 5), elements=st.floats(-20, 20)), st.integers(1, 2))
 @settings(max_examples=25)
-def test_shares_sum_to_one_whatever_the_hybrids_do_together(hybrids, n_runs):
+def test_shares_sum_to_one_whatever_the_grafted_models_answer(hybrids, n_runs):
     hybrids[-1] += 100
     base = np.linspace(-3, 3, 5)
     runs = [
@@ -111,7 +111,7 @@ def test_the_bootstrap_over_runs_and_prompts_is_the_literal_one():
     )
 
 
-def test_each_cause_is_named_where_it_has_most_of_the_gain_and_support():
+def test_each_cause_is_named_where_it_has_most_of_the_improvement_and_its_checks_hold():
     assert decide(run(8, [0.5, 0.5, 0.5, 0.5, 0])).label == "elicited"
     assert decide(run(1, [8, 0.5, 0.5, 0.5, 0])).label == "transformed"
     decision = decide(run(0, [0.5, 8, 0.5, 0.5, 0]))
@@ -165,14 +165,14 @@ def test_no_gain_where_nothing_happened_or_only_the_scale_grew(options, why):
         ({"right": (0.4, 0.55)}, "not clearly by 10 %"),
     ],
 )
-def test_a_gain_that_was_not_shown_is_not_called_none(options, why):
+def test_an_improvement_that_was_not_shown_is_not_called_none(options, why):
     decision = decide(of_options(options))
     assert decision.label == "undetermined"
     assert decision.reason.startswith("Whether there is an improvement was not shown. G is ")
     assert why in decision.reason
 
 
-def test_without_the_old_task_not_even_the_lack_of_a_gain_is_a_finding():
+def test_without_the_old_task_not_even_the_lack_of_an_improvement_is_a_finding():
     decision = decide(run(0.0, [0.0] * 5, holds=False))
     assert decision.label == "undetermined"
     assert decision.reason == "A precondition fails: The base does the old task."

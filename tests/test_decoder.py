@@ -109,7 +109,7 @@ def only_batch(decoder, pairs) -> Suffixes:
     return batch
 
 
-def test_variants_of_a_batch_run_side_by_side():
+def test_variants_of_a_batch_run_together():
     decoder, pairs = load_model(tiny_gpt2()).decoder, random_pairs(2)
     batch = only_batch(decoder, pairs)
     both = decoder.run(torch.cat([batch.clean, batch.corrupt]), batch.context)
@@ -168,7 +168,7 @@ def test_prompts_beyond_the_context_are_refused():
         behaviour(load_model(tiny_gpt2()), random_pairs(0, n=60, longest=20))
 
 
-def test_foreign_token_ids_are_refused():
+def test_unknown_token_ids_are_refused():
     pairs = random_pairs(0, vocab=40, n=20)
     with pytest.raises(CircuitlapseError, match=r"clean must lie between 0 and 22 .*tokenizer"):
         logit_differences(load_model(tiny_gpt2()), pairs)

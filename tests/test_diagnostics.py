@@ -1,4 +1,4 @@
-"""Each trap of fine-tuning, on a training that really falls into it."""
+"""Each training diagnostic, on a training that really shows it."""
 
 import subprocess
 import sys
@@ -150,7 +150,7 @@ def test_a_training_that_blows_up_is_stopped(tiny_model):
         )
 
 
-def test_a_run_tells_its_traps_and_keeps_them(tiny_model, tmp_path):
+def test_a_run_prints_its_flags_and_keeps_them(tiny_model, tmp_path):
     notes: list[str] = []
 
     def listen(event: Progress) -> None:
@@ -188,7 +188,7 @@ def test_lines_say_since_when_and_how_often(written):
     ]
 
 
-def test_figures_that_end_early_are_those_of_a_training_that_blew_up():
+def test_figures_that_end_early_are_those_of_a_training_that_diverged():
     history = [figures(step, split) for step in (0, 8) for split in ("train", "validation")]
     assert [flag for _, flag in flagged(history, 16)] == ["", "", "diverged", "diverged"]
     assert [flag for _, flag in flagged(history, 8)][2] == ""

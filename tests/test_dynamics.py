@@ -15,7 +15,7 @@ STEPS = list(range(0, 96, 8))
 
 
 def drawn(noise=0.3):
-    """Heads that step up, flip, and stay; all with noise of the prompts."""
+    """Heads that step up, change sign, and stay; all with noise of the prompts."""
     rng = np.random.default_rng(0)
     late = np.array(STEPS) >= 40
     means = np.stack([1.0 + 2.0 * late, 1.0 - 2.0 * late, np.full(len(STEPS), 0.5)], axis=1)
@@ -23,7 +23,7 @@ def drawn(noise=0.3):
     return means[:, None] + 0.1 * own + noise * rng.normal(size=(len(STEPS), 50, 3)), late
 
 
-def test_changes_and_flips_are_dated_and_noise_is_not():
+def test_changes_and_sign_changes_are_dated_and_noise_is_not():
     effects, late = drawn()
     up, flip, flat = head_changes(effects, STEPS)
     for change in (up, flip):

@@ -68,7 +68,7 @@ def test_evidence_is_what_its_parts_measure(measured):
     assert support.n == 3
 
 
-def test_a_graft_of_a_whole_group_is_that_of_the_hybrids(measured):
+def test_a_graft_of_a_whole_group_is_that_of_the_grafted_models(measured):
     _, _, _, found, _ = measured
     rise = found.hybrids[1].mean() - found.hybrids[0].mean()  # the second set holds the old heads
     assert found.graft["old_heads"][0] == pytest.approx(rise, abs=1e-5)

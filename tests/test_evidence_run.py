@@ -114,7 +114,7 @@ def test_the_shares_are_those_of_the_table_and_sum_to_one(run):
         assert found == pytest.approx([share.value, share.low, share.high], abs=1e-6), cause
 
 
-def test_shapley_gains_sum_to_the_gain_at_every_step(run):
+def test_shapley_values_sum_to_the_improvement_at_every_step(run):
     whole = run.table("grafts").filter(pl.col("origin") == "base", pl.col("part") == "whole")
     assert set(whole["step"]) == {1, 3, 4}
     sums = (
@@ -136,7 +136,7 @@ def test_a_no_op_graft_is_the_base_and_a_full_one_the_tuned_model_bit_for_bit(ru
     assert np.array_equal(found.hybrids[-1], values[-1])
 
 
-def test_mediation_has_the_gain_at_one_end_and_the_verdicts_random_groups(run):
+def test_mediation_has_the_improvement_at_one_end_and_the_verdicts_random_groups(run):
     rows = {row["group"]: row for row in run.table("mediation").to_dicts()}
     assert rows["all heads"]["improvement"] == pytest.approx(
         run.verdict.improvement.value, abs=1e-4
@@ -169,7 +169,7 @@ def _positions(run: cl.Run) -> list[str]:
     return list(cl.tokenize(items, run.model(0, device="cpu").tokenizer, "s1_to_io").positions)
 
 
-def test_query_and_value_circuits_are_grafted_beside_random_groups(run):
+def test_query_and_value_circuits_are_compared_with_random_groups(run):
     parts = run.table("grafts").filter(pl.col("part") != "whole")
     assert set(parts["part"]) == {"qk", "ov"}
     assert set(parts["quantity"]) == {"add_one_in", "leave_one_out"}
@@ -177,7 +177,7 @@ def test_query_and_value_circuits_are_grafted_beside_random_groups(run):
     assert parts.filter(pl.col("group") == "old_heads")["n_random"].is_not_null().all()
 
 
-def test_random_groups_stand_beside_every_group_of_heads_first_and_last(run):
+def test_every_group_of_heads_is_compared_with_random_groups_added_and_left_out(run):
     last = run.table("grafts").filter(step=4, part="whole")
     heads = pl.col("group").str.ends_with("_heads") & (pl.col("n_parameters") > 0)
     alone = last.filter(heads, pl.col("quantity").is_in(["add_one_in", "leave_one_out"]))
@@ -213,7 +213,7 @@ def test_random_groups_are_grafted_where_their_group_was(run):
     assert means["base"] != pytest.approx(means["rescaled_base"])
 
 
-def test_gains_are_those_that_were_fitted(run):
+def test_output_scales_are_those_that_were_fitted(run):
     table = run.table("output_scales")
     assert dict(table.select("node", "improvement").iter_rows()) == _causes(run).scales
     assert table.filter(pl.col("head") == -1)["node"].to_list() == ["m0", "m1"]
@@ -261,7 +261,7 @@ def test_dynamics_dates_every_head_and_the_behaviour(run):
     assert (heads["seeds_with_sign_change"] == heads["sign_changed"].cast(pl.Int64)).all()
 
 
-def test_overlap_and_fates_follow_the_checkpoints(run):
+def test_overlap_and_head_changes_follow_the_checkpoints(run):
     overlap = run.table("overlap").filter(
         pl.col("left") == f"base:{run.experiment.tasks.old}",
         pl.col("right") == f"tuned:{run.experiment.tasks.old}",
@@ -284,7 +284,7 @@ def test_the_verdict_says_what_is_known_of_its_rule(run):
     assert run.verdict.calibration in " ".join(run.report.read_text().split())
 
 
-def test_identical_models_have_no_gain(places, tmp_path):
+def test_identical_models_have_no_improvement(places, tmp_path):
     run = cl.compare_models(places[0], places[0], out=tmp_path / "same", prompts=16, workers=1)
     assert run.verdict.label == "no_gain"
     assert (run.verdict.improvement.low, run.verdict.improvement.high) == (0, 0)

@@ -17,7 +17,7 @@ def drawn(graph, seed=0, low=-1.0, high=3.0):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_gains_put_into_the_base_are_found_again(family):
+def test_scales_put_into_the_base_are_found_again(family):
     base, pairs = load_model(tiny(family)), random_pairs(0)
     true = drawn(base.graph)
     tuned = rescaled(base, true)
@@ -38,7 +38,7 @@ def read_from(model, clean, metric):
 
 
 @pytest.mark.parametrize("family", ["gpt2", "pythia", "qwen3"])
-def test_gains_are_the_literal_least_squares_layer_by_layer(family):
+def test_scales_are_the_literal_least_squares_layer_by_layer(family):
     base, tuned, pairs = (
         load_model(tiny(family, 0)),
         load_model(tiny(family, 1)),
@@ -76,7 +76,7 @@ def test_gains_are_the_literal_least_squares_layer_by_layer(family):
     assert {node: fit.of(node) for node in scales} == pytest.approx(scales, abs=2e-3)
 
 
-def test_gains_that_must_not_be_negative_stop_at_zero():
+def test_scales_that_must_not_be_negative_stop_at_zero():
     base, pairs = load_model(tiny("gpt2")), random_pairs(0)
     true = drawn(base.graph)
     assert bool((true.nodes < 0).any())
@@ -87,7 +87,7 @@ def test_gains_that_must_not_be_negative_stop_at_zero():
     assert bool((fit.nodes >= 0).all())
 
 
-def test_gains_of_a_model_over_itself_are_one_and_leave_it_as_it_is():
+def test_scales_of_a_model_over_itself_are_one_and_leave_it_as_it_is():
     base, pairs = load_model(tiny("gpt2")), random_pairs(0)
     before = {name: weight.clone() for name, weight in base.hf.named_parameters()}
     fit = ScaleFits(base, base, pairs).fit()

@@ -170,7 +170,7 @@ def test_a_graft_takes_exactly_its_groups_in_any_order_of_writing(models):
 
 @pytest.fixture
 def answered(monkeypatch):
-    """The hybrids that were run."""
+    """The grafted models that were run."""
     seen = []
 
     def counted(model, pairs):
@@ -221,7 +221,7 @@ def test_subsets_are_all_of_them():
 
 
 def additive(effects, prompts=50, noise=1.0, seed=0):
-    """Hybrids whose value is the sum of their groups' effects, with noise of the prompts."""
+    """Grafted models whose value is the sum of their groups' effects, with noise of the prompts."""
     rng = np.random.default_rng(seed)
     own = noise * rng.normal(size=prompts)
     per_prompt = [effect + noise * rng.normal(size=prompts) for effect in effects]
@@ -256,7 +256,7 @@ def test_groups_that_only_work_together_share_what_they_bring():
 
 
 @given(arrays(np.float64, (32, 4), elements=st.floats(-50, 50)))
-def test_shapley_gains_equal_the_mean_over_all_orders_and_sum_to_the_gain(values):
+def test_shapley_values_equal_the_mean_over_all_orders_and_sum_to_the_improvement(values):
     result = gain_shares(values, SIZES, seed=0, repeats=3)
     literal = dict.fromkeys(GROUPS, 0.0)
     means = dict(zip(SUBSETS, values.mean(axis=1), strict=True))
@@ -316,7 +316,7 @@ def test_intervals_are_the_literal_joint_bootstrap():
 
 
 @pytest.mark.parametrize("effect", [0.0, -3.0])
-def test_shares_are_refused_where_there_is_no_gain(effect):
+def test_shares_are_not_reported_where_there_is_no_improvement(effect):
     result = gain_shares(additive([effect, 0, 0, 0, 0]), SIZES, seed=0)
     assert result.improvement.low <= 0
     assert {row.share for row in result.rows} == {None}
@@ -336,14 +336,14 @@ def test_share_rows_have_the_tables_columns():
     assert row.share_low <= row.share <= row.share_high
 
 
-def test_shares_refuse_missing_hybrids():
+def test_shares_refuse_missing_grafted_models():
     with pytest.raises(CircuitlapseError, match="all 32 hybrids on at least two prompts"):
         gain_shares(np.zeros((31, 5)), SIZES, seed=0)
     with pytest.raises(CircuitlapseError, match="got 32 hybrids on 1 prompts|'32 hybrids on 1"):
         gain_shares(np.zeros((32, 1)), SIZES, seed=0)
 
 
-def test_a_gain_below_the_rounding_of_logits_is_no_gain():
+def test_a_rise_below_the_rounding_of_logits_is_no_improvement():
     values = np.ones((32, 6))
     values[-1] += 1e-9
     row = gain_shares(values, SIZES, seed=0).of("shapley")["mlps"]

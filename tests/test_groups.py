@@ -116,7 +116,7 @@ def test_a_callers_metric_is_called_by_the_calling_thread_alone():
 
 
 @pytest.mark.usefixtures("two_threads")
-def test_groups_that_do_not_fit_beside_others_are_done_alone_and_in_halves():
+def test_groups_that_do_not_fit_with_others_are_run_alone_and_in_halves():
     kept, alone, failed, here = list[int](), set[int](), set[int](), threading.get_ident()
 
     def work(rows: torch.Tensor) -> int:

@@ -43,7 +43,7 @@ def test_every_row_of_the_decision_table(old, new):
     assert category_of(old, new) == LITERAL[old, new]
 
 
-def test_the_table_reaches_every_fate():
+def test_the_table_has_every_category():
     assert set(LITERAL.values()) == set(CATEGORIES)
 
 
@@ -92,7 +92,7 @@ PLANTED = {
 }
 
 
-def test_planted_fates_are_found():
+def test_planted_changes_are_found():
     result = head_changes(effects(list(PLANTED.values())), threshold=0.5)
     assert [row.category for row in result.rows] == list(PLANTED)
     assert result.old_heads == ("a0.h1", "a0.h2", "a0.h3", "a1.h0", "a1.h2")
@@ -113,7 +113,7 @@ def test_a_change_counts_only_beyond_what_the_placebo_did():
     assert changes == ["strengthened", "kept", "kept", "unused", "recruited"]
 
 
-def test_without_a_placebo_changes_are_held_against_zero():
+def test_without_a_placebo_changes_are_compared_with_zero():
     columns = [(2, 0, 3, 0, 9.0, 9.0), (2, 0, 2, 0, 9.0, 9.0)]
     result = head_changes(
         replace(effects(columns), placebo_old=None, placebo_new=None), threshold=0.5
@@ -135,7 +135,7 @@ def test_a_large_but_uncertain_effect_is_no_use():
     assert head_changes(given, threshold=0.5).rows[0].category == "unused"
 
 
-def test_a_negative_head_is_used_and_can_flip():
+def test_a_negative_head_is_used_and_can_change_its_sign():
     columns = [(-2, 0, -2, 0, -2, 0), (-2, 0, 2, 0, -2, 0), (-2, 0, -4, 0, -2, 0)]
     changes = [row.category for row in head_changes(effects(columns), threshold=0.5).rows]
     assert changes == ["kept", "repurposed", "strengthened"]
@@ -164,7 +164,7 @@ def test_more_heads_ask_for_more_certainty():
     st.sampled_from([0.0, 0.05, 1.0, 5.0]),
     st.integers(0, 1000),
 )
-def test_every_head_gets_exactly_one_fate(columns, noise, seed):
+def test_every_head_gets_exactly_one_category(columns, noise, seed):
     result = head_changes(effects(columns, prompts=10, noise=noise, seed=seed), threshold=0.5)
     assert len(result.rows) == len(columns)
     assert all(row.category in CATEGORIES for row in result.rows)
@@ -198,7 +198,7 @@ def test_the_threshold_is_a_fraction_of_the_old_tasks_effect():
         used_threshold(np.array([-1.0, 0.5, 1.0]))
 
 
-def test_fates_refuse_wrong_input():
+def test_head_changes_refuse_wrong_input():
     good = effects([(2, 0, 2, 0, 2, 0)])
     with pytest.raises(CircuitlapseError, match="same prompts per task"):
         replace(good, heads=["a0.h0", "a0.h1"])

@@ -11,7 +11,7 @@ from circuitlapse.two_models.head_grafts import head_grafts, random_grafts
 from twins_engine import FAMILIES, random_pairs, tiny
 
 
-def test_whole_heads_first_and_last_are_the_groups_own_grafts():
+def test_add_one_in_and_leave_one_out_of_whole_heads_are_the_groups_own_grafts():
     options = {"num_attention_heads": 4, "hidden_size": 16}
     base, tuned = (load_model(tiny("gpt2", seed, **options)) for seed in (0, 1))
     pairs, heads = random_pairs(0, n=20), ("a0.h1", "a1.h0")

@@ -42,7 +42,7 @@ def test_all_heads_free_is_the_tuned_model_bit_for_bit_in_any_batches():
     torch.testing.assert_close(single.logit_diff, whole.logit_diff)
 
 
-def test_rows_run_from_what_needs_no_head_to_the_whole_gain():
+def test_rows_run_from_what_needs_no_head_to_the_whole_improvement():
     base, tuned = models(num_attention_heads=4, hidden_size=16)
     pairs = random_pairs(2, n=40)
     groups = {"pair": ("a0.h1", "a1.h2")}
@@ -63,7 +63,7 @@ def test_rows_run_from_what_needs_no_head_to_the_whole_gain():
     assert share is None or (share.value, share.low, share.high) == (1, 1, 1)
 
 
-def test_a_model_has_no_gain_over_itself_and_no_shares_of_it():
+def test_a_model_has_no_improvement_over_itself_and_no_shares_of_it():
     base, _ = models()
     rows = mediation(base, base, random_pairs(0), {"one": ("a0.h0",)}, seed=0, n_random=2)
     assert all(row.share is None for row in rows)
@@ -79,7 +79,7 @@ def test_refusals_name_the_head_and_the_parameter():
         behaviours_with_frozen_heads(base, other, random_pairs(0), [[]])
 
 
-def test_random_groups_stand_beside_the_groups_that_are_named():
+def test_the_groups_that_are_named_are_compared_with_random_groups():
     base, tuned = models(num_attention_heads=4, hidden_size=16)
     pairs, groups = random_pairs(2, n=20), {"pair": ("a0.h1", "a1.h2"), "one": ("a0.h0",)}
     found, everywhere = (

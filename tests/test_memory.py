@@ -67,7 +67,7 @@ def late_pairs(n: int, length: int = 200) -> PromptPairs:
     return PromptPairs.from_tensors(clean, corrupt, answers, answers + 1)
 
 
-def test_what_is_remembered_of_a_long_shared_prefix_is_part_of_the_budget(monkeypatch):
+def test_the_cache_of_a_long_shared_prefix_is_part_of_the_budget(monkeypatch):
     model, pairs = load_model(tiny("llama", max_position_embeddings=256)), late_pairs(24)
     kept: list[int] = []
 
@@ -158,7 +158,7 @@ def test_behaviour_is_read_in_halves_where_memory_runs_out(kind):
 
 @pytest.mark.parametrize("metric", ["log_prob", "neg_kl", lambda logits: logits[:, 3]])
 def test_logits_of_the_whole_vocabulary_are_part_of_the_budget(metric, monkeypatch):
-    """A vocabulary that is large beside the model makes batches smaller, and nothing else."""
+    """A vocabulary that is large for its model makes batches smaller, and nothing else."""
     model, pairs = load_model(tiny_gpt2(vocab=2000)), random_pairs(6, n=24)
 
     def sizes(name: Any) -> list[int]:
@@ -216,7 +216,7 @@ def test_a_single_pair_that_does_not_fit_ends_with_a_message():
 
 
 @pytest.mark.parametrize("later", [3, 2])
-def test_gains_are_fitted_in_halves_where_memory_runs_out(monkeypatch, later):
+def test_scales_are_fitted_in_halves_where_memory_runs_out(monkeypatch, later):
     """From the first round on, or only when the base with improvements is read too."""
     base, tuned, pairs = (
         load_model(tiny_gpt2()),

@@ -156,7 +156,9 @@ def gate_of(directory: Path, n: int) -> tuple[float, float]:
     return gate_figures(model, AutoTokenizer.from_pretrained(directory), n)
 
 
-def test_the_default_organism_is_shipped_whole_and_passes_its_gate(tmp_path: Path) -> None:
+def test_the_default_organism_is_shipped_whole_and_passes_its_validation_check(
+    tmp_path: Path,
+) -> None:
     recipe = get_recipe("default")
     made = organism(recipe, 0, tmp_path, progress=lambda *_: pytest.fail("it was pretrained"))
     assert made == SHIPPED / "default-0"
@@ -225,7 +227,7 @@ def test_the_key_depends_on_recipe_and_seed() -> None:
     assert len(keys) == 4
 
 
-def test_a_gate_that_never_holds_is_an_error_after_every_round(tmp_path: Path) -> None:
+def test_a_validation_check_that_never_passes_is_an_error_after_every_round(tmp_path: Path) -> None:
     strict = TINY.model_copy(update={"old_at_least": 1.0})
     calls: list[tuple[int, int]] = []
     with pytest.raises(CircuitlapseError) as error:
@@ -241,7 +243,7 @@ def test_a_gate_that_never_holds_is_an_error_after_every_round(tmp_path: Path) -
     assert not list(tmp_path.rglob("*"))
 
 
-def test_gate_figures_by_the_slow_way(tmp_path: Path) -> None:
+def test_figures_of_the_validation_check_by_the_slow_way(tmp_path: Path) -> None:
     made = organism(TINY, 0, tmp_path)
     model, tokenizer = GPT2LMHeadModel.from_pretrained(made), build_tokenizer()
     right = Counter()
@@ -260,7 +262,7 @@ def test_gate_figures_by_the_slow_way(tmp_path: Path) -> None:
     assert gate_figures(model, tokenizer, 32) == (right["ioi2"] / 32, right["ioi3"] / 32)
 
 
-def test_a_stage_goes_on_until_the_old_task_is_learned_or_it_has_had_enough(
+def test_a_stage_lasts_until_the_old_task_is_learned_or_its_steps_are_used_up(
     tmp_path: Path,
 ) -> None:
     def steps(until: float) -> int:

@@ -76,7 +76,7 @@ def moved_parts(one, other):
     }
 
 
-def test_blank_heads_write_nothing_when_pretraining_is_over(cache):
+def test_unused_heads_write_nothing_when_pretraining_is_over(cache):
     made = loaded(organism(TINY, 1, cache))
     for layer in range(2):
         for head in range(4):
@@ -96,7 +96,7 @@ def test_only_what_killed_processes_left_in_the_cache_is_removed_from_it(tmp_pat
         assert [path.name for path in (tmp_path / kind).glob(".draft-*")] == [".draft-2-new"]
 
 
-def test_recipes_without_blank_heads_keep_the_keys_that_they_had():
+def test_recipes_without_unused_heads_keep_the_keys_that_they_had():
     # The keys under which organisms have been cached and published since the first version.
     assert RECIPES["default"].sha256.startswith("2f6e12a7771e0e06")
     assert RECIPES["natural"].sha256.startswith("e8c6d725f25a7108")
@@ -105,12 +105,12 @@ def test_recipes_without_blank_heads_keep_the_keys_that_they_had():
     assert len({organism_key(recipe, 0) for recipe in (plain, TINY, other)}) == 3
 
 
-def test_a_blank_head_that_the_model_does_not_have_is_refused():
+def test_an_unused_head_that_the_model_does_not_have_is_refused():
     with pytest.raises(ValueError, match="'a2.h0', which is no head of the model"):
         Recipe(layers=2, heads=2, blank_heads=("a0.h1", "a2.h0"))
 
 
-def test_the_planted_recipe_has_blank_heads_where_the_kind_needs_them():
+def test_the_recipe_has_unused_heads_where_the_kind_needs_them():
     recipe = planted_recipe("formed")
     assert recipe.name == "default"
     assert {head.split(".")[0] for head in recipe.blank_heads} == {"a1", "a2", "a3"}
@@ -127,7 +127,7 @@ def test_the_planted_recipe_has_blank_heads_where_the_kind_needs_them():
 
 
 @pytest.mark.parametrize("kind", ["formed", "elicited", "nothing"])
-def test_a_truth_is_planted_where_it_should_be_and_kept(kind, cache):
+def test_ground_truth_models_are_trained_in_the_right_parts_and_kept(kind, cache):
     made = []
 
     def again():
@@ -171,7 +171,7 @@ def test_the_heads_of_the_old_task_are_trained_alone_to_be_transformed(cache, mo
     assert ("by_scales" in found.figures) == (found.figures["improvement"] > 0)
 
 
-def test_a_lock_of_all_weights_cannot_be_taken_out(cache):
+def test_an_ability_suppressed_in_all_weights_has_no_figure_without_the_heads(cache):
     found = plant("elicited", 1, variant=ALL_WEIGHTS, recipe=TINY, planting=QUICK, cache_dir=cache)
     assert "opened_new has no value" in found.why_rejected
     assert "opened_new" not in found.figures
@@ -235,7 +235,7 @@ def test_an_organism_is_written_with_an_experiment_about_it(cache, tmp_path):
         write_planted(found, out)
 
 
-def test_bars_admit_at_their_ends_and_refuse_beyond_and_without_a_number():
+def test_validation_checks_pass_at_their_bounds_and_fail_beyond_and_without_a_number():
     good = {
         "formed": {"learned": 0.5, "mediated": 0.7},
         "transformed": {"learned": 0.9, "by_scales": 0.3},

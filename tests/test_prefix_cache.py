@@ -1,4 +1,4 @@
-"""What is remembered of prompts' beginnings changes no result, and is not run again."""
+"""The prefix cache changes no result, and no shared prefix is run twice."""
 
 from dataclasses import replace
 
@@ -124,7 +124,7 @@ def test_what_is_held_is_no_more_than_what_is_counted():
     assert sum(held) == held_by._held
 
 
-def test_a_gained_model_remembers_nothing_of_the_ungained_one():
+def test_a_rescaled_model_shares_no_prefix_cache_with_the_other():
     model, pairs = load_model(tiny_gpt2()).with_prefix_cache(), corrupted_from(even_prompts(7), 5)
     corrupt_logit_difference(model, pairs)
     louder = replace(

@@ -31,7 +31,7 @@ def test_groups_have_as_many_heads_per_layer_and_are_all_different(places, n, se
     assert drawn == matched_heads(graph, sorted(heads), n, seed)
 
 
-def test_one_head_stands_beside_heads_of_all_layers():
+def test_one_head_is_compared_with_heads_of_all_layers():
     """Its layer has 7 others: among 8, no p below an eighth can be reached."""
     drawn = matched_heads(Graph(4, 8), ["a2.h5"], 40)
     assert len(drawn) == 31

@@ -102,7 +102,7 @@ def test_the_page_says_the_verdict_and_its_reason_without_scripts(page: _Page):
         assert term in text
 
 
-def test_the_page_counts_what_the_rule_named_of_what_was_planted(page: _Page):
+def test_the_page_counts_the_labels_of_ground_truth_models(page: _Page):
     text = " ".join(" ".join(page.text).split())
     found = released()
     assert "How often the rule names what was planted" in text
@@ -236,7 +236,7 @@ def test_three_seeds_and_31_checkpoints_stay_under_five_megabytes(tmp_path: Path
     assert len(data["steps"]) == 31
 
 
-def test_a_gain_that_is_not_clear_of_zero_has_no_shares(tmp_path: Path):
+def test_an_improvement_that_is_not_clear_of_zero_has_no_shares(tmp_path: Path):
     run = write_run(tmp_path / "run", steps=8, shares=False)
     text = " ".join(" ".join(_Page(build_report(run).read_text(encoding="utf-8")).text).split())
     assert "No gain: fine-tuning did not teach the new task" in text
@@ -256,7 +256,7 @@ def test_negative_shares_are_stacked_to_the_left_of_zero(run: Path):
     assert ends["formed"][0] == pytest.approx(ends["transformed"][1], abs=0.02)
 
 
-def test_a_refused_faithfulness_is_shown_as_refused(broken: Path):
+def test_a_faithfulness_that_is_not_reported_is_shown_as_such(broken: Path):
     data = payload(read_run(broken))
     curve = data["faithfulness_curves"]["0/ioi3/subject"]
     assert curve["not_reported"] == ["clean and corrupt do not differ"] * 2

@@ -127,7 +127,7 @@ def test_attention_is_kept_as_a_triangle_of_the_strongest_heads(records: RunReco
 
 
 @pytest.mark.parametrize("written", ["overfit,diverged", "overfit, diverged"])
-def test_two_traps_in_one_row_are_two(records: RunRecords, written: str):
+def test_two_flags_in_one_row_are_two(records: RunRecords, written: str):
     """As they are written now, and as they once were."""
     tune = Finetune.model_validate({"grid": {"method": ["full", "lora"]}})
     training = records.recipes["training"].with_columns(

@@ -40,7 +40,7 @@ def base():
     return load_model(handmade())
 
 
-def test_signatures_say_what_each_head_was_made_to_do(base):
+def test_head_profiles_say_what_each_head_was_made_to_do(base):
     found = signature(base, handmade_pairs())
     assert found.heads == ("a0.h0", "a0.h1", "a0.h2", "a1.h0", "a1.h1", "a1.h2")
     assert "END>IO" in found.features
@@ -122,7 +122,7 @@ def test_a_used_head_whose_role_changed_is_repurposed_and_no_other():
     assert category_of("idle", "idle", role_changed=True) == "unused"
 
 
-def test_signatures_of_other_features_are_refused():
+def test_head_profiles_of_other_features_are_refused():
     left, right = signatures(np.zeros((4, 2))), signatures(np.zeros((4, 3)))
     with pytest.raises(CircuitlapseError, match="the same heads and features"):
         compare_roles(left, right, (left, left), seed=0)

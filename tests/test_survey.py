@@ -72,7 +72,7 @@ def _model(name: str, parameters: int, *figures: TaskFigures) -> ModelSurvey:
         (0.20, 1.00, 1 / 2, "partial"),  # too few prompts
     ],
 )
-def test_marks_go_by_the_ends_of_the_interval(low, high, chance, mark) -> None:
+def test_grades_follow_the_ends_of_the_interval(low, high, chance, mark) -> None:
     assert mark_of(_between(low, high), chance) == mark
 
 
@@ -179,7 +179,7 @@ def test_what_a_tokenizer_cannot_spell_is_left_out_and_the_rest_is_asked(
     assert "'ioi3' cannot be built for this tokenizer: it needs 6 words for 'name'" in left.reason
 
 
-def test_items_of_ones_own_are_asked_as_far_as_they_go(tiny_model: Path, tmp_path: Path) -> None:
+def test_own_items_are_asked_as_far_as_they_go(tiny_model: Path, tmp_path: Path) -> None:
     file = tmp_path / "mine.jsonl"
     items = cl.get_task("ioi3").items("test", 6)
     # The second has two right answers of three.

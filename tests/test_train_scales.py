@@ -15,7 +15,7 @@ from twins_engine import FAMILIES, Literal, random_pairs, tiny
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_gains_scale_what_each_node_writes_and_nothing_else(family):
+def test_scales_multiply_what_each_node_writes_and_nothing_else(family):
     hf = tiny(family)
     model = load_model(hf)
     nodes = model.graph.nodes
@@ -36,7 +36,7 @@ def test_gains_scale_what_each_node_writes_and_nothing_else(family):
     torch.testing.assert_close(values, logit_differences(louder, pairs)[0])
 
 
-def test_gains_of_one_change_nothing():
+def test_scales_of_one_change_nothing():
     hf = tiny("gpt2")
     before = {name: p.clone() for name, p in hf.named_parameters()}
     model = load_model(hf)
@@ -44,7 +44,7 @@ def test_gains_of_one_change_nothing():
     assert all(torch.equal(p, before[name]) for name, p in hf.named_parameters())
 
 
-def test_training_does_as_well_as_the_gains_that_the_answers_came_from(monkeypatch):
+def test_training_does_as_well_as_the_scales_that_the_answers_came_from(monkeypatch):
     hf = tiny("gpt2", seed=3)
     model, pairs = load_model(hf), random_pairs(1, n=200)
     nodes, rows = model.graph.nodes, torch.arange(200)
@@ -78,7 +78,7 @@ def test_training_does_as_well_as_the_gains_that_the_answers_came_from(monkeypat
     assert losses[1] < min(losses[0] - 0.2, losses[2])
 
 
-def test_gains_for_other_nodes_are_refused():
+def test_scales_for_other_nodes_are_refused():
     model = load_model(tiny("gpt2"))
     with pytest.raises(CircuitlapseError, match=r"one scale for each head and MLP .got '5 for 6'"):
         rescaled_decoder(model.decoder, torch.ones(5))

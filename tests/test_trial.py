@@ -122,7 +122,7 @@ def test_show_prints_the_summary_and_a_map_of_both_circuits(run: cl.Run):
 
 
 @pytest.mark.slow
-def test_the_first_seed_that_came_to_something_is_shown(tiny_model: Path, tmp_path, monkeypatch):
+def test_the_first_seed_that_finished_is_shown(tiny_model: Path, tmp_path, monkeypatch):
     def lose_seed_7(*arguments, seed: int, **options):
         if seed == 7:
             raise diverged(2, "the loss is")

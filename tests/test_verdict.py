@@ -140,7 +140,7 @@ def test_the_closest_shortcut_is_named_with_its_distance():
     )
 
 
-def test_a_placebo_that_fell_did_not_gain_even_where_the_model_lost():
+def test_a_placebo_that_fell_did_not_improve_even_where_the_model_lost():
     checks = check_preconditions(replace(GOOD, placebo_gain=around(-1, 0.1)), around(-2, 0.1))
     assert {check.name: check.holds for check in checks}["The placebo did not improve"]
 
@@ -170,7 +170,7 @@ def test_a_rule_with_other_thresholds_is_not_called_calibrated():
     assert "its thresholds are not those that were calibrated" in said
 
 
-def test_without_a_gain_there_are_no_shares():
+def test_without_an_improvement_there_are_no_shares():
     found = verdict(judged(-1.0, [0.0] * 5))
     assert found.label == "no_gain"
     assert set(found.shares.values()) == {None}
@@ -189,7 +189,7 @@ def test_where_heads_could_not_be_told_apart_no_group_has_a_share():
     assert {cause for cause, share in found.shares.items() if share} == {"elicited"}
 
 
-def test_several_seeds_stand_beside_each_other():
+def test_several_seeds_are_listed_one_by_one():
     found = verdict(judged(), judged(4.0, [0.3, 0.3, 0.1, 0.1, 0.1], seed=1))
     assert found.label == "undetermined"
     assert found.scope == "these 2 runs"

@@ -252,7 +252,7 @@ def test_a_head_whose_patterns_are_left_out_offers_none(opened, tmp_path, monkey
     assert page.is_hidden("[data-downloads='attention']")
 
 
-def test_recipes_stand_side_by_side_with_their_traps(opened, grid_path, axe):
+def test_recipes_are_compared_with_their_flags(opened, grid_path, axe):
     page = opened(path=grid_path)
     panels = page.locator("#recipes-chart .panel")
     assert panels.count() == 2

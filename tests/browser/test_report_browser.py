@@ -163,7 +163,7 @@ def test_hover_gives_numbers_and_a_click_pins_a_head(opened):
     assert page.is_hidden("#head-page")
 
 
-def test_a_pinned_head_shows_its_attention_beside_the_bases(opened):
+def test_a_pinned_head_shows_its_attention_and_the_bases(opened):
     page = opened("step=32&head=1.0&prompt=ioi2/0")
     panels = page.locator("#pattern-chart svg")
     assert panels.count() == 2
