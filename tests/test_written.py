@@ -1,4 +1,4 @@
-"""Judging prompts that others wrote: by hand-made labels, by forms, and by varied wordings."""
+"""Imported prompts: the rule compared with labels of a person, and with varied forms."""
 
 import json
 from itertools import permutations
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from circuitlapse.tasks.battery import TASKS
 from circuitlapse.written.recipient import MEANINGS, ItemError, WrittenTask, answer_of, recipient_of
-from circuitlapse.written.renaming import to_item
+from circuitlapse.written.sort import to_item
 
 # A stratified sample of a file that a language model wrote. A person read each item alone, knowing
 # the question "three people are listed, two act: who is the recipient?", and labelled it before
@@ -18,7 +18,7 @@ from circuitlapse.written.renaming import to_item
 _LABELLED = Path(__file__).parent / "data" / "written_ioi3_labels.jsonl"
 
 
-def _verdict(prompt: str, completion: str, task: WrittenTask = "ioi3") -> str:
+def _reason(prompt: str, completion: str, task: WrittenTask = "ioi3") -> str:
     try:
         recipient_of(prompt, answer_of(completion)[0], task)
     except ItemError as error:
@@ -26,7 +26,7 @@ def _verdict(prompt: str, completion: str, task: WrittenTask = "ioi3") -> str:
     return "good"
 
 
-def test_the_labels_of_a_person_are_met():
+def test_the_rule_agrees_with_the_labels_of_a_person():
     items = [json.loads(line) for line in _LABELLED.read_text().splitlines()]
     assert len(items) == 100
     assert sum(item["label"] != "good" for item in items) == 33
@@ -35,7 +35,7 @@ def test_the_labels_of_a_person_are_met():
     for item in items:
         label = "good" if item["label"] == "good" else "subjects"
         repeated = " ".join([item["completion"]] * 20)
-        verdicts = {_verdict(item["prompt"], text) for text in (item["completion"], repeated)}
+        verdicts = {_reason(item["prompt"], text) for text in (item["completion"], repeated)}
         differ += [] if verdicts == {label} else [item]
     assert len(differ) <= 3, differ
 
@@ -69,7 +69,7 @@ GOOD = [
     "Ana, Ben and Cleo laughed when Ana and Cleo gave a card to",
     "Ana, Ben, and Cleo were at the lake, where Ana and Cleo taught a song to",
 ]
-# Sound English that the rule does not read.
+# Valid English that the rule does not read.
 REJECTED = [
     "Every Sunday, Ana, Ben and Cleo sang. Before lunch Ana and Cleo sang to",
     "At Ana, Ben and Cleo's school there was a fair. Ana and Cleo sold a cake to",
@@ -143,23 +143,23 @@ BAD = {
 
 
 @pytest.mark.parametrize("prompt", GOOD)
-def test_sound_forms_are_read(prompt):
+def test_valid_forms_are_read(prompt):
     reading = recipient_of(prompt, "Ben", "ioi3")
     assert reading.recipient == "Ben"
-    assert {word.text for word in reading.acting} == {"Ana", "Cleo"}
-    assert [word.text for word in reading.listed] == ["Ana", "Ben", "Cleo"]
+    assert set(reading.acting) == {"Ana", "Cleo"}
+    assert list(reading.listed) == ["Ana", "Ben", "Cleo"]
 
 
 @pytest.mark.parametrize("prompt", REJECTED)
 def test_other_forms_are_rejected(prompt):
-    assert _verdict(prompt, "Ben") in MEANINGS
+    assert _reason(prompt, "Ben") in MEANINGS
 
 
 @pytest.mark.parametrize(
     ("reason", "prompt"), [(reason, prompt) for reason, group in BAD.items() for prompt in group]
 )
-def test_unsound_forms_are_refused_with_their_reason(reason, prompt):
-    assert _verdict(prompt, "Ben") == reason
+def test_invalid_forms_are_rejected_with_their_reason(reason, prompt):
+    assert _reason(prompt, "Ben") == reason
 
 
 @pytest.mark.parametrize(
@@ -180,8 +180,8 @@ def test_unsound_forms_are_refused_with_their_reason(reason, prompt):
         ("Ben Cleo Ben", "answer"),
     ],
 )
-def test_the_answer_must_be_the_one_who_is_left(completion, verdict):
-    assert _verdict(_SAT + "Ana and Cleo gave a snack to", completion) == verdict
+def test_the_answer_must_be_the_recipient(completion, verdict):
+    assert _reason(_SAT + "Ana and Cleo gave a snack to", completion) == verdict
 
 
 @pytest.mark.parametrize(
@@ -196,13 +196,13 @@ def test_the_answer_must_be_the_one_who_is_left(completion, verdict):
         ("Mary and John had lunch with Dave. John gave a drink to", "other_name"),
     ],
 )
-def test_two_names_are_judged_likewise(prompt, verdict):
-    assert _verdict(prompt, "Mary", "ioi2") == verdict
+def test_the_rule_reads_two_names(prompt, verdict):
+    assert _reason(prompt, "Mary", "ioi2") == verdict
 
 
 @pytest.mark.parametrize("task", ["ioi2", "ioi3"])
 @pytest.mark.parametrize("split", ["train", "test_templates"])
-def test_the_prompts_of_our_own_templates_and_all_their_partners_are_read(task, split):
+def test_built_in_prompts_and_their_counterfactuals_are_read(task, split):
     for item in TASKS[task].items(split, 40):
         for key, prompt in {"": item.prompt, **item.corrupt}.items():
             answer = item.corrupt_answers.get(key, item.answer)
@@ -290,23 +290,24 @@ def test_any_wording_names_and_order_are_read(names, wording, order):
     io, first, second = (names[i] for i in order)
     prompt = _told(names, opening, listing, manner, f"{first} and {second}")
     reading = recipient_of(prompt, io, "ioi3")
-    assert [word.text for word in reading.listed] == names
-    assert [word.text for word in reading.acting] == [first, second]
-    assert all(prompt[w.start : w.end] == w.text for w in (*reading.listed, *reading.mentions))
-    assert _verdict(prompt, first) == "answer"
-    assert _verdict(prompt, "Zacharias") in ("answer", "no_list")
+    assert list(reading.listed) == names
+    assert list(reading.acting) == [first, second]
+    for part in (reading.listed, reading.acting):
+        assert [prompt[start:end] for start, end in part.values()] == list(part)
+    assert _reason(prompt, first) == "answer"
+    assert _reason(prompt, "Zacharias") in ("answer", "no_list")
 
 
 @given(_three, _wordings, st.permutations(range(3)))
-def test_any_wording_with_one_subject_is_refused(names, wording, order):
+def test_any_wording_with_one_subject_is_rejected(names, wording, order):
     opening, listing, manner = wording
     io, first, _ = (names[i] for i in order)
-    assert _verdict(_told(names, opening, listing, manner, first), io) == "subjects"
+    assert _reason(_told(names, opening, listing, manner, first), io) == "subjects"
 
 
 @settings(max_examples=40)
 @given(_three, _wordings, st.permutations(range(3)))
-def test_partners_change_one_thing_and_say_their_answer(names, wording, order):
+def test_counterfactuals_exchange_names_and_have_their_answer(names, wording, order):
     opening, listing, manner = wording
     io, first, second = (names[i] for i in order)
     prompt = _told(names, opening, listing, manner, f"{first} and {second}")
@@ -342,11 +343,11 @@ def test_partners_change_one_thing_and_say_their_answer(names, wording, order):
 
 
 @given(st.text(max_size=200), st.text(max_size=20))
-def test_no_text_breaks_the_judge(prompt, completion):
-    assert _verdict(prompt, completion) != "good"
+def test_any_text_is_rejected_without_another_error(prompt, completion):
+    assert _reason(prompt, completion) != "good"
 
 
-def test_the_wording_is_told_apart_from_the_names():
+def test_the_template_depends_on_the_wording_and_not_on_the_names():
     one, other, third = (
         to_item(recipient_of(f"{a}, {b} and {c} {met}. {a} and {c} sang to", b, "ioi3"), "ioi3")
         for (a, b, c), met in (
@@ -358,14 +359,14 @@ def test_the_wording_is_told_apart_from_the_names():
     assert one.template == other.template != third.template
 
 
-def test_a_pronoun_of_one_gender_allows_no_exchange_of_names():
+def test_a_gendered_pronoun_is_rejected():
     prompt = "Ana, Ben and Cleo sat. Ben lost his hat, so Ana and Cleo lent a cap to"
     with pytest.raises(ItemError, match="'his' may not fit") as error:
         to_item(recipient_of(prompt, "Ben", "ioi3"), "ioi3")
     assert error.value.reason == "counterfactual"
 
 
-def test_all_orders_of_one_prompt_have_their_own_answer():
+def test_every_order_of_the_subjects_has_its_own_answer():
     for names in permutations(("Ana", "Ben", "Cleo")):
         prompt = _SAT + f"{names[0]} and {names[1]} sang to"
         assert recipient_of(prompt, names[2], "ioi3").recipient == names[2]

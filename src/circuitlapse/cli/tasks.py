@@ -94,7 +94,7 @@ def export(
     With --tokenizer every item is tokenised with each of its counterfactuals, so that what is
     written can be used with that model as it stands.
     """
-    from circuitlapse.records.store import replacing
+    from circuitlapse.records.store import write_texts
     from circuitlapse.tasks.registry import get_task
     from circuitlapse.tasks.tokenization import tokenize
 
@@ -109,9 +109,7 @@ def export(
     if out is None:
         sys.stdout.write(text)
         return
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(out) as draft:
-        draft.write_text(text, encoding="utf-8")
+    write_texts((out, text))
     typer.echo(f"{len(items)} items of {task}: {out}")
 
 

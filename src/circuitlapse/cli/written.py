@@ -37,7 +37,7 @@ def import_(
     task: TaskName = "ioi3",
     tokenizer: TokenizerName = None,
 ) -> None:
-    """Check prompts that others wrote and keep those with exactly one answer.
+    """Check imported prompts and keep those with exactly one answer.
 
     Prints how the answers were read, the rejects by reason, and the accuracy of shortcuts.
     """
@@ -77,8 +77,8 @@ def write(
 ) -> None:
     """Have a language model write items, check them, and keep the good ones.
 
-    The answer is equally often at each place of the list. Every reply is in the journal before it
-    is read. The same command resumes.
+    The answer is equally often at each list position. Every reply is in the journal before it is
+    read. The same command resumes.
     """
     key = os.environ.get(key_env, "").strip()
     if not key:
@@ -87,23 +87,31 @@ def write(
             fix="Set it, to any text where the server needs no key; --key-env names another one",
         )
     from circuitlapse.written.server import Server
-    from circuitlapse.written.write import Progress, write_items
+    from circuitlapse.written.write import write_items
 
-    def listen(now: Progress) -> None:
-        counts = f"{now.good} of {n} items, {now.replies} replies, {now.rejected} rejected"
-        typer.echo(counts, err=True)
+    def listen(now: "Sorted") -> None:
+        good, rejected = len(now.items), len(now.rejects)
+        typer.echo(f"{good} of {n} items, {now.replies} replies, {rejected} rejected", err=True)
 
-    server = Server(model, key, base_url, concurrency, timeout)
+    server = Server(model, key, base_url, timeout)
     journal = journal or out.with_suffix(".journal.jsonl")
     rejects = rejects or out.with_suffix(".rejects.jsonl")
     _check_apart(journal, out, rejects)
-    reader = load_tokenizer(tokenizer)
-    found = write_items(server, journal, task, n, batch=batch, tokenizer=reader, listen=listen)
-    found.sorted.save(out, rejects)
-    more = f", {found.surplus} more than their place needs" if found.surplus else ""
-    rejected = len(found.sorted.rejects)
+    found = write_items(
+        server,
+        journal,
+        task,
+        n,
+        batch=batch,
+        concurrency=concurrency,
+        tokenizer=load_tokenizer(tokenizer),
+        listen=listen,
+    )
+    found.save(out, rejects)
+    more = f", {found.surplus} more than their list position needs" if found.surplus else ""
+    rejected = len(found.rejects)
     console_of().print(f"{n} good items from {found.replies} replies, {rejected} rejected{more}")
-    _print(found.sorted, {"Items": out, "Rejects": rejects, "Journal": journal})
+    _print(found, {"Items": out, "Rejects": rejects, "Journal": journal})
 
 
 def _check_apart(file: Path, out: Path, rejects: Path) -> None:

@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -229,6 +229,31 @@ def replacing(final: Path) -> Iterator[Path]:
         draft.replace(final)
     finally:
         _remove(draft)
+
+
+def write_texts(*texts: tuple[Path, str]) -> None:
+    """Write text files; no regular file is touched unless all can be written whole.
+
+    Links are followed. A device or pipe, such as ``/dev/null``, is written to.
+
+    Raises:
+        CircuitlapseError: If two paths are the same file, one is a directory, or one cannot be
+            written.
+    """
+    what = "every output needs a file of its own, not a directory"
+    try:
+        files = {path.resolve(): text for path, text in texts}
+        if len(files) == len(texts) and not any(path.is_dir() for path in files):
+            with ExitStack() as drafts:
+                for path, text in files.items():
+                    regular = path.is_file() or not path.exists()
+                    draft = drafts.enter_context(replacing(path)) if regular else path
+                    draft.write_text(text, encoding="utf-8")
+            return
+    except (OSError, RuntimeError) as error:  # a loop of links is a RuntimeError in Python 3.11
+        what = f"the output cannot be written: {getattr(error, 'strerror', None) or error}"
+    fix = "Use files in directories that you may write to"
+    raise CircuitlapseError(what, got=", ".join(str(path) for path, _ in texts), fix=fix)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -9,6 +9,7 @@ always has a space before it and is therefore always the same token.
 The splits are a property of this list: an opening or continuation belongs to one split only.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -129,11 +130,9 @@ OPENINGS: dict[str, tuple[Template, ...]] = _numbered("o", _OPENINGS)
 CONTINUATIONS: dict[str, tuple[Template, ...]] = _numbered("c", _CONTINUATIONS)
 
 
-def listing(names: tuple[str, ...]) -> str:
+def listing(names: Sequence[str]) -> str:
     """Write a list of names as the templates do: ``A``, ``A and B`` or ``A, B and C``."""
-    if len(names) == 1:
-        return names[0]
-    return f"{', '.join(names[:-1])} and {names[-1]}"
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def render(

@@ -66,6 +66,14 @@ def tokenize(
     right, wrong, where = [], [], {label: [] for label in labels}
     for i, item in enumerate(items):
         _check_known(item, tokenizer, clean[i] + corrupt[i])
+        if list(item.spans) != labels:
+            raise CircuitlapseError(
+                "items of one call must name the same positions",
+                got=f"{labels} and {list(item.spans)}",
+                fix="Tokenise one task at a time",
+            )
+        for label, span in item.spans.items():
+            where[label].append(_token_at(item, label, span, encoded["offset_mapping"][i]))
         if len(clean[i]) != len(corrupt[i]):
             raise CircuitlapseError(
                 f"the counterfactual {counterfactual!r} changes the number of tokens",
@@ -76,14 +84,6 @@ def tokenize(
         _check_apart(item, words[i], follow)
         right.append(follow[: 1 + len(item.also)])
         wrong.append(follow[1 + len(item.also) :])
-        if list(item.spans) != labels:
-            raise CircuitlapseError(
-                "items of one call must name the same positions",
-                got=f"{labels} and {list(item.spans)}",
-                fix="Tokenise one task at a time",
-            )
-        for label, span in item.spans.items():
-            where[label].append(_token_at(item, label, span, encoded["offset_mapping"][i]))
     width = max(map(len, clean))
     mask = torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids in clean])
     positions = {label: torch.tensor(index) for label, index in where.items()}

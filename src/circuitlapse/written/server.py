@@ -1,75 +1,90 @@
-"""How is an OpenAI-compatible server asked for one reply?
+"""How is an OpenAI-compatible server asked for items, and which items does its reply hold?
 
-The ``openai`` client retries. The key goes into the requests' header and nowhere else: no error of
-the client is shown, and every form of the key is redacted in what the server sends.
+The ``openai`` client retries. The key is sent in the requests' header only: no error of the client
+is shown, and every form of the key is redacted in what the server sends.
 """
 
 import base64
 import json
-from dataclasses import dataclass, field
-from typing import Any
+import random
+import tomllib
+from importlib.resources import files
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.written.request import FORMS, Request
+from circuitlapse.tasks.words import OBJECTS, PLACES
+from circuitlapse.written.recipient import CLAIMS, LISTED, WrittenTask
 
 try:
     import openai
 except ImportError as error:
     raise CircuitlapseError(
-        "having items written needs the openai client",
+        "`circuitlapse tasks write` needs the openai client",
         fix="Install it: pip install 'circuitlapse[write]'",
     ) from error
 
-_SHORTEST_KEY = 8  # characters; a shorter key ("none") is made up for a server that needs none
+_SHORTEST_KEY = 8  # characters; a shorter key ("none") is a placeholder, not a secret
+_DATA = tomllib.loads(files("circuitlapse.written").joinpath("request.toml").read_text("utf-8"))
+_SCHEMA = {"name": "items", "strict": True, "schema": _DATA["schema"]}
+#: Forms of reply, the strictest first. A server that rejects one is asked for the next.
+_FORMS = ({"type": "json_schema", "json_schema": _SCHEMA}, {"type": "json_object"}, None)
 
 
-@dataclass(frozen=True)
-class Server:
-    """A server and how to ask it.
+class Request(NamedTuple):
+    """A request of ``size`` items whose recipient has a ``position`` in the list, from 0.
 
-    The ``base_url`` is OpenAI's own by default. ``concurrency`` requests are sent at a time. One
-    attempt may take ``timeout`` seconds. The client waits up to 8 s before a retry, or as long as
-    the server asks, up to two minutes. A longer wait counts as a failed request.
+    The ``number`` counts the requests of a journal and seeds places, objects and initials.
     """
 
-    model: str
-    key: str = field(repr=False)
-    base_url: str | None = None
-    concurrency: int = 8
-    timeout: float = 120.0
-    max_retries: int = 8
+    number: int
+    task: WrittenTask
+    size: int
+    position: int
 
-    def __post_init__(self) -> None:
-        """Refuse a key that no header can hold, since a client's error would show it."""
-        if not self.key or not all("!" <= character <= "~" for character in self.key):
-            what = "the server's key is empty or has a space, a control character or no ASCII"
-            raise CircuitlapseError(what, fix="Copy the key again, without line breaks")
-
-    def without_key(self, text: str) -> str:
-        """Return a text in which every form of the key is replaced by ``[key]``."""
-        raw = self.key.encode()
-        forms = [self.key, json.dumps(self.key)[1:-1], quote(self.key, safe=""), raw.hex()]
-        for form in [*forms, base64.b64encode(raw).decode().rstrip("=")]:
-            text = text.replace(form, "[key]") if len(self.key) >= _SHORTEST_KEY else text
-        return text
+    def messages(self) -> list[dict[str, str]]:
+        """Return the chat messages, the same for the same request."""
+        rng = random.Random(f"{self.task} {self.number}")
+        topics = [*rng.sample(PLACES, 4), *rng.sample(OBJECTS, 4)]
+        slots = {
+            "size": self.size,
+            "count": LISTED[self.task],
+            "position": ("first", "second", "third")[self.position],
+            "topics": ", ".join(topics),
+            "initials": ", ".join(rng.sample("ABCDEFGHIJKLMNOPRSTVWZ", 6)),
+            "example": _DATA["examples"][self.task],
+        }
+        texts = _DATA["messages"].items()
+        return [{"role": role, "content": text.format(**slots)} for role, text in texts]
 
 
 class FailedError(Exception):
     """A request failed, all retries included."""
 
 
-class Client:
-    """Sends requests, in one event loop."""
+class Server:
+    """A server and how to ask it.
 
-    def __init__(self, server: Server) -> None:
-        """Prepare; nothing is sent yet."""
-        self.server, self._form = server, 0
-        self.openai = openai.AsyncOpenAI(
-            api_key=server.key,
-            base_url=server.base_url,
-            timeout=server.timeout,
-            max_retries=server.max_retries,
+    One attempt may take ``timeout`` seconds. The client waits up to 8 s before a retry, or as long
+    as the server asks, up to two minutes. A longer wait counts as a failed request.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        key: str,
+        base_url: str | None = None,
+        timeout: float = 120.0,
+        max_retries: int = 8,
+    ) -> None:
+        """Prepare a client for one event loop; the ``base_url`` is OpenAI's by default."""
+        # A client's error would show a key that no header can hold.
+        if not key or not all("!" <= character <= "~" for character in key):
+            what = "the server's key is empty or has a space, a control character or no ASCII"
+            raise CircuitlapseError(what, fix="Copy the key again, without line breaks")
+        self.model, self.forms, self._key = model, list(_FORMS), key
+        self.client = openai.AsyncOpenAI(
+            api_key=key, base_url=base_url, timeout=timeout, max_retries=max_retries
         )
 
     async def ask(self, request: Request) -> str:
@@ -77,38 +92,44 @@ class Client:
 
         Raises:
             FailedError: If all attempts failed.
-            CircuitlapseError: If the server refuses the request for good.
+            CircuitlapseError: If the server rejects the request for good.
         """
         while True:
-            form = self._form
-            body, status, why = await self._attempt(request, FORMS[form])
-            if status == 200:
-                return self.server.without_key(_content(body))
-            if status in (400, 422) and FORMS[form] is not None:
-                self._form = max(self._form, form + 1)
+            form = self.forms[0]
+            options: dict[str, Any] = {} if form is None else {"response_format": form}
+            options |= {"model": self.model, "messages": request.messages(), "temperature": 1.0}
+            try:
+                raw = await self.client.chat.completions.with_raw_response.create(**options)
+                return self.without_key(_content(raw.text))
+            except openai.OpenAIError as error:
+                failure = error  # handled below, so that no traceback shows it
+            status = getattr(failure, "status_code", 0)
+            if status in (400, 422) and form is not None:
+                self.forms = [other for other in self.forms if other is not form]
             elif 400 <= status < 500 and status not in (408, 409, 425, 429):
                 raise CircuitlapseError(
-                    f"the server refuses the request with status {status}",
+                    f"the server rejects the request with status {status}",
                     fix="Check --model (404), --base-url (404) and the key's variable (401, 403)",
                 )
             else:
-                raise FailedError(why)
+                raise FailedError(self._why(failure))
 
-    async def _attempt(self, request: Request, form: dict[str, Any] | None) -> tuple[str, int, str]:
-        """Return the reply's body, its status (0 without a reply) and why it failed."""
-        options = {"model": self.server.model, "messages": request.messages(), "temperature": 1.0}
-        options |= {} if form is None else {"response_format": form}
-        try:
-            raw = await self.openai.chat.completions.with_raw_response.create(**options)
-            return raw.text, 200, ""
-        except openai.APIStatusError as error:
-            wait = error.response.headers.get("retry-after", "")
-            asked = f", which asks to wait {wait} s" if wait.isdecimal() and len(wait) < 7 else ""
-            return "", error.status_code, f"status {error.status_code}{asked}"
-        except openai.APITimeoutError:
-            return "", 0, f"no reply within {self.server.timeout:g} s"
-        except openai.OpenAIError as error:
-            return "", 0, f"no connection ({type(error.__cause__ or error).__name__})"
+    def _why(self, failure: openai.OpenAIError) -> str:
+        if isinstance(failure, openai.APITimeoutError):
+            return f"no reply within {self.client.timeout:g} s"
+        if not isinstance(failure, openai.APIStatusError):
+            return f"no connection ({type(failure.__cause__ or failure).__name__})"
+        wait = failure.response.headers.get("retry-after", "")
+        asked = f", which asks to wait {wait} s" if wait.isdecimal() and len(wait) < 7 else ""
+        return f"status {failure.status_code}{asked}"
+
+    def without_key(self, text: str) -> str:
+        """Replace every form of the key in a text by ``[key]``."""
+        raw = self._key.encode()
+        forms = [self._key, json.dumps(self._key)[1:-1], quote(self._key, safe=""), raw.hex()]
+        for form in [*forms, base64.b64encode(raw).decode().rstrip("=")]:
+            text = text.replace(form, "[key]") if len(raw) >= _SHORTEST_KEY else text
+        return text
 
 
 def _content(body: str) -> str:
@@ -117,3 +138,24 @@ def _content(body: str) -> str:
     except (ValueError, LookupError, TypeError, RecursionError):
         return body
     return content if isinstance(content, str) else ""  # a refusal has no content
+
+
+def items_in(reply: str) -> list[dict[str, Any]]:
+    """Return every object with a prompt and a recipient in a reply, however it is wrapped."""
+    found: list[dict[str, Any]] = []
+
+    def keep(value: dict[str, Any]) -> dict[str, Any]:
+        if isinstance(value.get("prompt"), str) and isinstance(value.get("recipient"), str):
+            found.append({key: value[key] for key in ("prompt", *CLAIMS) if key in value})
+        return value
+
+    decoder, at = json.JSONDecoder(object_hook=keep), reply.find("{")
+    while at >= 0:
+        n = len(found)
+        try:
+            _, end = decoder.raw_decode(reply, at)
+        except (json.JSONDecodeError, RecursionError):
+            del found[n:]
+            end = at + 1
+        at = reply.find("{", end)
+    return found

@@ -8,6 +8,7 @@ act) are the subjects.
 
 import random
 import re
+from collections.abc import Callable, Mapping, Sequence
 from itertools import permutations
 
 from circuitlapse.records.items import Item
@@ -26,55 +27,64 @@ def _draw(rng: random.Random, split: str, case: Case, pools: Pools) -> Item:
     place, obj = rng.choice(pools["place"]), rng.choice(pools["object"])
     names = draw_names(rng, len(case), split, among=pools["name"])
     new = draw_names(rng, len(case), split, unlike=names, among=pools["name"])
-    others = dict(zip(names, new, strict=True))
-    orders = [order for order in permutations(names) if order != names]
-    io, *rest = (names[i] for i in case)
-    subjects = tuple(rest)
+    subjects = tuple(names[i] for i in case[1:])
 
-    def prompt(listed: tuple[str, ...], acting: tuple[str, ...]) -> str:
+    def text(in_list: Mapping[str, str], later: Mapping[str, str]) -> str:
+        listed = tuple(in_list.get(name, name) for name in names)
+        acting = tuple(later.get(name, name) for name in subjects)
         return render(opening, continuation, listed, acting, place, obj)
 
-    def renamed(group: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(others[name] for name in group)
-
-    clean = prompt(names, subjects)
-    versions: dict[str, tuple[tuple[str, ...], tuple[str, ...], str]]
-    if len(subjects) == 1:
-        versions = {"s_to_io": (names, (io,), subjects[0])}
-    else:
-        first, second = subjects
-        versions = {
-            "s1_to_io": (names, (io, second), first),
-            "s2_to_io": (names, (first, io), second),
-            "subject_order": (names, (second, first), io),
-        }
-    versions["names"] = (renamed(names), renamed(subjects), others[io])
-    versions["list_order"] = (rng.choice(orders), subjects, io)
-    return Item(
-        prompt=clean,
-        answer=f" {io}",
-        distractors=tuple(f" {name}" for name in subjects),
-        names=names,
+    clean = text({}, {})
+    at = {name: [found.span() for found in re.finditer(rf"\b{name}\b", clean)] for name in names}
+    return ioi_item(
+        text,
+        {name: at[name][0] for name in names},
+        {name: at[name][1] for name in subjects},
+        others=dict(zip(names, new, strict=True)),
+        reordered=rng.choice([order for order in permutations(names) if order != names]),
         template=f"{opening.id}.{continuation.id}",
         split=split,
-        spans=_spans(clean, io, subjects),
-        corrupt={key: prompt(listed, acting) for key, (listed, acting, _) in versions.items()},
-        corrupt_answers={key: f" {answer}" for key, (_, _, answer) in versions.items()},
     )
 
 
-def _spans(prompt: str, io: str, subjects: tuple[str, ...]) -> dict[str, tuple[int, int]]:
-    labels = ("S",) if len(subjects) == 1 else ("S1", "S2")
-    spans = {"IO": _mentions(prompt, io)[0]}
-    for label, name in zip(labels, subjects, strict=True):
-        spans[label] = _mentions(prompt, name)[0]
-    for label, name in zip(labels, subjects, strict=True):
-        spans[f"{label}_again"] = _mentions(prompt, name)[1]
-    return spans
+def ioi_item(
+    text: Callable[[Mapping[str, str], Mapping[str, str]], str],
+    listed: Mapping[str, tuple[int, int]],
+    acting: Mapping[str, tuple[int, int]],
+    *,
+    others: Mapping[str, str],
+    reordered: Sequence[str],
+    template: str,
+    split: str = "",
+) -> Item:
+    """Build an item with all counterfactuals and invariance checks of ``ioi2`` or ``ioi3``.
 
-
-def _mentions(prompt: str, name: str) -> list[tuple[int, int]]:
-    return [match.span() for match in re.finditer(rf"\b{name}\b", prompt)]
+    ``text`` returns the prompt, with some names exchanged in the list and some after it. ``listed``
+    and ``acting`` give the characters of each name in the list and as a subject. ``others``
+    replaces every name, and ``reordered`` is another order of the list.
+    """
+    names, subjects = tuple(listed), tuple(acting)
+    (io,) = set(names) - set(subjects)
+    labels = dict(zip(("S",) if len(subjects) == 1 else ("S1", "S2"), subjects, strict=True))
+    versions: dict[str, tuple[Mapping[str, str], Mapping[str, str], str]] = {
+        f"{label.lower()}_to_io": ({}, {name: io, io: name}, name) for label, name in labels.items()
+    }
+    if len(subjects) == 2:
+        versions["subject_order"] = ({}, dict(zip(subjects, subjects[::-1], strict=True)), io)
+    versions["names"] = (others, others, others[io])
+    versions["list_order"] = (dict(zip(names, reordered, strict=True)), {}, io)
+    spans = {"IO": listed[io]} | {label: listed[name] for label, name in labels.items()}
+    return Item(
+        prompt=text({}, {}),
+        answer=f" {io}",
+        distractors=tuple(f" {name}" for name in subjects),
+        names=names,
+        template=template,
+        split=split,
+        spans=spans | {f"{label}_again": acting[name] for label, name in labels.items()},
+        corrupt={key: text(in_list, later) for key, (in_list, later, _) in versions.items()},
+        corrupt_answers={key: f" {answer}" for key, (_, _, answer) in versions.items()},
+    )
 
 
 TASKS = (
