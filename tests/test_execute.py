@@ -151,11 +151,11 @@ def test_fine_tunes_that_fail_are_named_at_the_end_and_keep_no_other_from_it(tmp
     with pytest.raises(FailedRunsError) as caught:
         _with_three_seeds(tmp_path, lose_some, workers)
     message = str(caught.value)
-    assert message.startswith("2 fine-tune(s) came to nothing:\n")
+    assert message.startswith("2 fine-tune(s) failed:\n")
     assert "  finetune-1: finetune-1 has gone wrong." in message
     assert "  measure-2: measure-2 has gone wrong." in message
     assert message.endswith(
-        "The others are finished; what was lost is tried again when the run is started again."
+        "The others are finished. Run the same command again to retry the failed ones."
     )
     there = {path.name for path in tmp_path.glob("*.txt")}
     assert there == {"finetune-0.txt", "measure-0.txt", "finetune-2.txt", "summary.txt"}

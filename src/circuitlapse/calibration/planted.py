@@ -138,7 +138,7 @@ def plant(
     recipe = recipe or planted_recipe(kind)
     if not recipe.blank_heads:
         raise CircuitlapseError(
-            "an organism with a planted truth needs blank heads",
+            "a ground-truth model needs a recipe with unused heads",
             got=f"the recipe {recipe.name!r} without any",
             fix="Set blank_heads, as planted_recipe() does",
         )

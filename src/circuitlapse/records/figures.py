@@ -118,7 +118,7 @@ def sentence(flag: str, figures: Figures, base: Figures) -> str:
             )
         case _:
             return (
-                f"nothing was demonstrably learnt of {figures.task}: accuracy {accuracy} and loss "
-                f"{figures.loss:.2f} on {n} against {base.accuracy:.0%} and {base.loss:.2f} of the "
-                "base; raise the learning rate or the steps"
+                f"{figures.task} was not learnt: on {n} neither accuracy {accuracy} nor loss "
+                f"{figures.loss:.2f} is clearly better than {base.accuracy:.0%} and "
+                f"{base.loss:.2f} of the base; raise the learning rate or the steps"
             )

@@ -77,7 +77,7 @@ def _check_same(first: Files, base: Files) -> None:
     if not same:
         raise CircuitlapseError(
             "the checkpoint of step 0 is not the base",
-            got=f"{first.name} beside {base.name}",
+            got=f"{first.name} and {base.name}",
             fix="Leave one of them out: step 0 is the base",
         )
 

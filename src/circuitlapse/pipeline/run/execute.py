@@ -40,7 +40,7 @@ _SUMMARIES = ("table", "verdict", "provenance")  # of all fine-tunes that came t
 
 
 class FailedRunsError(CircuitlapseError):
-    """Some fine-tunes came to nothing; everything else is done."""
+    """Some fine-tunes failed; everything else is done."""
 
 
 class Failures:
@@ -99,8 +99,8 @@ class Failures:
                 "The others are finished" if self.experiment.training_runs() else "Nothing is left"
             )
             raise FailedRunsError(
-                f"{len(self.lost)} fine-tune(s) came to nothing:\n{listed}\n",
-                fix=f"{done}; what was lost is tried again when the run is started again",
+                f"{len(self.lost)} fine-tune(s) failed:\n{listed}\n",
+                fix=f"{done}. Run the same command again to retry the failed ones",
             )
 
 
@@ -139,7 +139,7 @@ def execute(
     A fine-tune that comes to nothing does not keep the others from being finished.
 
     Raises:
-        LostError: At the end, naming every fine-tune that came to nothing.
+        LostError: At the end, naming every fine-tune that failed.
         CircuitlapseError: Whatever a job raised that all others need; finished work stays.
     """
     workers = experiment.compute.workers or min(cpu_count(), _MOST_WORKERS)
@@ -227,7 +227,7 @@ def worker_killed() -> CircuitlapseError:
     """What to say where loky raises its TerminatedWorkerError."""
     return CircuitlapseError(
         "a worker process was killed, most often because memory ran out",
-        fix="Start it again with fewer workers: it goes on where it was",
+        fix="Start it again with fewer workers (--workers 1): it is resumed",
     )
 
 

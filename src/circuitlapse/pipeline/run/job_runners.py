@@ -124,7 +124,7 @@ def _base(job: Job, store: Store, experiment: Experiment, advance: Advance) -> N
             raise CircuitlapseError(
                 "the base model has no tokenizer, so no prompt can be written for it",
                 got=str(directory),
-                fix="Save its tokenizer beside it with tokenizer.save_pretrained",
+                fix="Save its tokenizer there, too: tokenizer.save_pretrained(directory)",
             )
         write_json(path, document)
 
