@@ -195,7 +195,7 @@ def test_figures_that_end_early_are_those_of_a_training_that_diverged():
 
 
 @pytest.mark.slow
-def test_a_recipe_that_blows_up_is_named_and_the_others_are_finished(tiny_model, tmp_path):
+def test_a_recipe_that_diverges_is_named_and_the_others_are_finished(tiny_model, tmp_path):
     """One of two recipes: its checkpoints, figures and name are there, the other's everything."""
     experiment = small_experiment(
         tiny_model,
