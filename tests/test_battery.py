@@ -21,7 +21,7 @@ from circuitlapse.tasks.battery import TASKS
 from circuitlapse.tasks.registry import get_task
 from circuitlapse.tasks.splits import PAIR_SPLIT, SPLITS
 from circuitlapse.tasks.tokenization import tokenize
-from circuitlapse.tasks.words import ALL, NAMES, NUMBER_WORDS, POOLS, pools_for
+from circuitlapse.tasks.words import NAMES, NUMBER_WORDS, POOLS, pools_for
 
 EACH = 125  # items of every task and split: more than 10,000 in all
 
@@ -192,7 +192,7 @@ def gpt2() -> PreTrainedTokenizerBase:
 @pytest.mark.parametrize("name", TASKS)
 def test_every_task_suits_gpt2_and_is_the_same_for_it(name: str, gpt2) -> None:
     task = get_task(name)
-    assert pools_for(gpt2) == ALL
+    assert pools_for(gpt2) == POOLS
     for split in ("train", "test_templates"):
         items = task.items(split, 24, tokenizer=gpt2)
         assert items == task.items(split, 24)

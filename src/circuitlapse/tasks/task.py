@@ -11,7 +11,7 @@ from circuitlapse.errors import CircuitlapseError
 from circuitlapse.records.items import Item
 from circuitlapse.tasks.splits import check_split
 from circuitlapse.tasks.validation import Solve, validate
-from circuitlapse.tasks.words import Pools, check_known, pools_for
+from circuitlapse.tasks.words import Pools, check_known, check_pools, pools_for
 
 Case = tuple[int, ...]
 
@@ -104,7 +104,7 @@ class GeneratedTask(Task):
         self, split: str, n: int, seed: int, tokenizer: PreTrainedTokenizerBase | None
     ) -> list[Item]:
         pools = pools_for(tokenizer)
-        pools.check(self.name, self.needs)
+        check_pools(self.name, pools, self.needs)
         rng = random.Random(f"{self.name} {split} {seed}")
         items: dict[str, Item] = {}
         cases: list[Case] = []

@@ -1,6 +1,7 @@
 """From items to tensors, with all checks that depend on the tokenizer."""
 
 from collections.abc import Sequence
+from itertools import zip_longest
 
 import torch
 from torch import Tensor
@@ -30,11 +31,59 @@ def tokenize(
         and distractors may have several tokens.
 
     Raises:
-        CircuitlapseError: Naming the item, if a prompt and its counterfactual differ in token
-        length,
+        CircuitlapseError: With the item, if a prompt and its counterfactual differ in token length,
             a named word is not exactly one token, an answer cannot be told from its prompt or from
             another candidate, or a word is not in the vocabulary.
     """
+    _check_items(items, tokenizer, counterfactual)
+    encoded = tokenizer([item.prompt for item in items], return_offsets_mapping=True)
+    clean: list[list[int]] = encoded["input_ids"]
+    corrupt: list[list[int]] = tokenizer([item.corrupt[counterfactual] for item in items])[
+        "input_ids"
+    ]
+    words = [(item.answer, *item.also, *item.distractors) for item in items]
+    texts = [item.prompt + word for item, group in zip(items, words, strict=True) for word in group]
+    extended = iter(tokenizer(texts)["input_ids"])
+    answers, also, distractors = [], [], []
+    where: dict[str, list[int]] = {label: [] for label in items[0].spans}
+    for i, item in enumerate(items):
+        _check_known(item, tokenizer, clean[i] + corrupt[i])
+        for label, span in item.spans.items():
+            where[label].append(_token_at(item, label, span, encoded["offset_mapping"][i]))
+        if len(clean[i]) != len(corrupt[i]):
+            raise CircuitlapseError(
+                f"the counterfactual {counterfactual!r} changes the number of tokens",
+                got=f"{len(clean[i])} and {len(corrupt[i])} for {item.prompt!r}",
+                fix="Use words of one token each",
+            )
+        follow = [_tokens_after(item, word, clean[i], next(extended)) for word in words[i]]
+        _check_apart(item, words[i], follow)
+        n = 1 + len(item.also)
+        answers.append(follow[0])
+        also.append([ids[0] for ids in follow[1:n]])
+        distractors.append(follow[n:])
+    lengths = torch.tensor([len(ids) for ids in clean])
+    most = max(map(len, distractors))
+    return PromptPairs.from_tensors(
+        # Under a causal mask no real token sees the padding: any token id pads.
+        _padded(clean, 0),
+        _padded(corrupt, 0),
+        _padded(answers),
+        _padded([[ids[0] for ids in group] for group in distractors]),
+        (torch.arange(int(lengths.max())) < lengths[:, None]).long(),
+        {label: torch.tensor(index) for label, index in where.items()} | {"END": lengths - 1},
+        also=_padded(also),
+        distractor_continuations=_padded(
+            [ids[1:] for group in distractors for ids in [*group, *[[]] * (most - len(group))]]
+        ).reshape(len(items), most, -1)
+        if most
+        else None,
+    )
+
+
+def _check_items(
+    items: Sequence[Item], tokenizer: PreTrainedTokenizerBase, counterfactual: str
+) -> None:
     if not items:
         raise CircuitlapseError("there are no items to tokenise", fix="Pass at least one item")
     if not tokenizer.is_fast:
@@ -50,71 +99,17 @@ def tokenize(
                 got=counterfactual,
                 fix=f"Use one of {', '.join(item.corrupt)}",
             )
-    labels = list(items[0].spans)
-    prompts = [item.prompt for item in items]
-    encoded = tokenizer(prompts, return_offsets_mapping=True)
-    clean: list[list[int]] = encoded["input_ids"]
-    corrupt: list[list[int]] = tokenizer([item.corrupt[counterfactual] for item in items])[
-        "input_ids"
-    ]
-    words = [(item.answer, *item.also, *item.distractors) for item in items]
-    extended = iter(
-        tokenizer(
-            [item.prompt + word for item, group in zip(items, words, strict=True) for word in group]
-        )["input_ids"]
-    )
-    right, wrong, where = [], [], {label: [] for label in labels}
-    for i, item in enumerate(items):
-        _check_known(item, tokenizer, clean[i] + corrupt[i])
-        if list(item.spans) != labels:
+        if list(item.spans) != list(items[0].spans):
             raise CircuitlapseError(
                 "items of one call must name the same positions",
-                got=f"{labels} and {list(item.spans)}",
+                got=f"{list(items[0].spans)} and {list(item.spans)}",
                 fix="Tokenise one task at a time",
             )
-        for label, span in item.spans.items():
-            where[label].append(_token_at(item, label, span, encoded["offset_mapping"][i]))
-        if len(clean[i]) != len(corrupt[i]):
-            raise CircuitlapseError(
-                f"the counterfactual {counterfactual!r} changes the number of tokens",
-                got=f"{len(clean[i])} and {len(corrupt[i])} for {item.prompt!r}",
-                fix="Use words of one token each",
-            )
-        follow = [_tokens_after(item, word, clean[i], next(extended)) for word in words[i]]
-        _check_apart(item, words[i], follow)
-        right.append(follow[: 1 + len(item.also)])
-        wrong.append(follow[1 + len(item.also) :])
-    width = max(map(len, clean))
-    mask = torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids in clean])
-    positions = {label: torch.tensor(index) for label, index in where.items()}
-    answers = _filled([group[0] for group in right])
-    return PromptPairs.from_tensors(
-        _padded(clean, width),
-        _padded(corrupt, width),
-        answers,
-        _filled([[ids[0] for ids in group] for group in wrong]),
-        mask,
-        {**positions, "END": mask.sum(dim=1) - 1},
-        also=_filled([[ids[0] for ids in group[1:]] for group in right]),
-        distractor_continuations=_filled_twice([[ids[1:] for ids in group] for group in wrong]),
-    )
 
 
-def _padded(rows: list[list[int]], width: int) -> Tensor:
-    # Nothing sees what stands right of a prompt under a causal mask: any token id pads.
-    return torch.tensor([ids + [0] * (width - len(ids)) for ids in rows])
-
-
-def _filled(rows: list[list[int]]) -> Tensor:
-    width = max(map(len, rows))
-    full = [ids + [-1] * (width - len(ids)) for ids in rows]
-    return torch.tensor(full, dtype=torch.long).view(len(rows), width)
-
-
-def _filled_twice(rows: list[list[list[int]]]) -> Tensor:
-    most = max(map(len, rows))
-    flat = _filled([ids for row in rows for ids in [*row, *[[]] * (most - len(row))]] or [[]])
-    return flat.reshape(len(rows), most, -1) if most else flat.new_empty(len(rows), 0, 0)
+def _padded(rows: list[list[int]], padding: int = -1) -> Tensor:
+    columns = list(zip_longest(*rows, fillvalue=padding))
+    return torch.tensor(columns, dtype=torch.long).view(len(columns), len(rows)).T.contiguous()
 
 
 def _check_known(item: Item, tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> None:
@@ -140,23 +135,21 @@ def _tokens_after(item: Item, word: str, prompt: list[int], extended: list[int])
 
 
 def _check_apart(item: Item, words: tuple[str, ...], tokens: list[list[int]]) -> None:
-    """Refuse candidates that are the same tokens, and several right ones of several tokens."""
     seen: dict[tuple[int, ...], str] = {}
     for word, ids in zip(words, tokens, strict=True):
-        if tuple(ids) in seen:
+        if other := seen.get(tuple(ids)):
             raise CircuitlapseError(
-                f"{seen[tuple(ids)]!r} and {word!r} are the same tokens",
+                f"{other!r} and {word!r} are the same tokens",
                 got=item.prompt,
                 fix="Give candidates that the tokenizer tells apart",
             )
         seen[tuple(ids)] = word
-    if item.also and any(len(ids) > 1 for ids in tokens):
-        long = next(word for word, ids in zip(words, tokens, strict=True) if len(ids) > 1)
-        raise CircuitlapseError(
-            f"{long!r} is not one token, as each of several right answers must be",
-            got=item.prompt,
-            fix="Use another task, or a tokenizer that has each answer as one token",
-        )
+        if item.also and len(ids) > 1:
+            raise CircuitlapseError(
+                f"{word!r} is not one token, as each of several right answers must be",
+                got=item.prompt,
+                fix="Use another task, or a tokenizer that has each answer as one token",
+            )
 
 
 def _token_at(item: Item, label: str, span: tuple[int, int], offsets: list[tuple[int, int]]) -> int:
