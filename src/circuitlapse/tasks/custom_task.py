@@ -1,15 +1,11 @@
 """Custom tasks: imported prompts from a JSONL file or a data set, validated item by item.
 
-An item is ``{"prompt", "corrupt", "answer", "distractors"}``, and may have ``also`` (other right
-answers), ``positions`` (start and end of named words in the prompt, in characters; ``spans`` is the
-same), ``corrupt_answers``, ``names``, ``template`` and ``split``. ``corrupt`` is one prompt, or
-several by name. Items that this package writes can be imported.
-
-Items without a split get one: by their names if they have any, so that a test item has a pair of
-names that no training item has; by their template; else by a hash of the prompt.
+``docs/how-to/own-prompts.md`` lists the keys of an item. Items that this package writes can be
+imported; their ``spans`` are the same as ``positions``. Items without a split get one: by their
+names if they have any, so that a test item has a pair of names that no training item has; by their
+template; else by a hash of the prompt.
 """
 
-import os
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -57,11 +53,7 @@ class _Row(BaseModel):
 
 @dataclass(frozen=True)
 class CustomTask(Task):
-    """A task with imported items.
-
-    Attributes:
-        by_split: All items, by split.
-    """
+    """A task with imported items, ``by_split``."""
 
     by_split: Mapping[str, list[Item]]
 
@@ -72,16 +64,16 @@ class CustomTask(Task):
     def _items(
         self, split: str, n: int, seed: int, tokenizer: PreTrainedTokenizerBase | None
     ) -> list[Item]:
-        held = self.by_split[split]
-        if len(held) < n:
+        found = self.by_split[split]
+        if len(found) < n:
             raise CircuitlapseError(
                 f"the split {split!r} of {self.name} does not hold that many items",
                 got=n,
-                fix=f"Ask for at most {len(held)}"
-                if held
+                fix=f"Ask for at most {len(found)}"
+                if found
                 else "Give its items that `split`, or `template`s of which some are held out",
             )
-        return random.Random(seed).sample(held, len(held))[:n]  # a smaller n begins a larger one
+        return random.Random(seed).sample(found, len(found))[:n]  # a smaller n begins a larger one
 
 
 def import_task(source: str) -> CustomTask:
@@ -92,21 +84,20 @@ def import_task(source: str) -> CustomTask:
     """
     path = Path(source).expanduser()
     changed = path.stat().st_mtime_ns if path.exists() else 0
-    return _read(source, changed, os.fspath(path.absolute()))
+    return _read(source, changed, path.absolute())
 
 
 @lru_cache(maxsize=8)
-def _read(source: str, changed: int, path: str) -> CustomTask:
-    file = Path(path)
+def _read(source: str, changed: int, path: Path) -> CustomTask:
     items: dict[str, tuple[str, Item]] = {}
-    for place, fields in _lines(file) if file.is_file() else _data_set(source, file):
+    for place, fields in _lines(path) if path.is_file() else _data_set(source, path):
         item = _item(place, fields)
         if item.prompt in items:
             raise _wrong(place, f"the prompt is that of {items[item.prompt][0]}", item.prompt)
         items[item.prompt] = (place, item)
+        _check_same_keys(next(iter(items.values())), place, item)
     if not items:
         raise CircuitlapseError(f"{source} holds no items", fix="Give at least one")
-    _check_alike(list(items.values()))
     return _task(source, [item for _, item in items.values()])
 
 
@@ -151,13 +142,11 @@ def _item(place: str, fields: dict[str, Any]) -> Item:
         row = _Row.model_validate(fields)
     except ValidationError as error:
         fault = error.errors()[0]
-        key = str(fault["loc"][0])
-        if fault["type"] == "extra_forbidden":
-            what = f"{key!r} is no key of an item"
-        elif fault["type"] == "missing":
-            what = f"the key {key!r} is missing"
-        else:
-            what = f"{key!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
+        key, said = str(fault["loc"][0]), f"{fault['msg'][0].lower()}{fault['msg'][1:]}"
+        what = {
+            "extra_forbidden": f"{key!r} is no key of an item",
+            "missing": f"the key {key!r} is missing",
+        }.get(fault["type"], f"{key!r}: {said}")
         raise CircuitlapseError(
             f"{place}: {what}",
             got=", ".join(fields) or "no keys",
@@ -165,27 +154,9 @@ def _item(place: str, fields: dict[str, Any]) -> Item:
             f"{', '.join(list(_Row.model_fields)[4:])}",
         ) from None
     corrupt = {"corrupt": row.corrupt} if isinstance(row.corrupt, str) else row.corrupt
-    candidates = [row.answer, *row.also, *row.distractors]
-    if not corrupt:
-        raise _wrong(place, "there is no corrupt prompt", row.prompt)
-    for name, prompt in corrupt.items():
-        if not name.replace("_", "").isalnum():
-            raise _wrong(place, f"the counterfactual {name!r} must be a word", row.prompt)
-        if prompt == row.prompt or not prompt:
-            raise _wrong(place, f"the counterfactual {name!r} changes nothing", row.prompt)
-    if len(set(candidates)) < len(candidates):
-        twice = next(word for word, times in Counter(candidates).items() if times > 1)
-        raise _wrong(place, f"{twice!r} is there twice among answers and distractors", row.prompt)
-    if row.prompt[-1].isspace() and row.answer[0].isspace():
-        raise _wrong(
-            place, "the prompt ends with a space and the answer begins with one", row.prompt
-        )
-    if row.split and row.split not in SPLITS:
-        raise _wrong(place, f"there is no split {row.split!r}; use {', '.join(SPLITS)}", row.prompt)
     spans = {**row.spans, **row.positions}
-    for label, span in spans.items():
-        if len(span) != 2 or not 0 <= span[0] < span[1] <= len(row.prompt):
-            raise _wrong(place, f"the position {label!r} is not [start, end] in it", row.prompt)
+    if what := next(_faults(row, corrupt, spans), None):
+        raise _wrong(place, what, row.prompt)
     return Item(
         prompt=row.prompt,
         answer=row.answer,
@@ -200,6 +171,26 @@ def _item(place: str, fields: dict[str, Any]) -> Item:
     )
 
 
+def _faults(row: _Row, corrupt: dict[str, str], spans: dict[str, list[int]]) -> Iterator[str]:
+    if not corrupt:
+        yield "there is no corrupt prompt"
+    for name, prompt in corrupt.items():
+        if not name.replace("_", "").isalnum():
+            yield f"the counterfactual {name!r} must be a word"
+        if prompt in ("", row.prompt):
+            yield f"the counterfactual {name!r} changes nothing"
+    for word, times in Counter([row.answer, *row.also, *row.distractors]).items():
+        if times > 1:
+            yield f"{word!r} is there twice among answers and distractors"
+    if row.prompt[-1].isspace() and row.answer[0].isspace():
+        yield "the prompt ends with a space and the answer begins with one"
+    if row.split not in ("", *SPLITS):
+        yield f"there is no split {row.split!r}; use {', '.join(SPLITS)}"
+    for label, span in spans.items():
+        if len(span) != 2 or not 0 <= span[0] < span[1] <= len(row.prompt):
+            yield f"the position {label!r} is not [start, end] in the prompt"
+
+
 def _split(row: _Row) -> str:
     """Choose a split so that none shares an item, a pair of names or a held-out template."""
     pairs = [" ".join(pair) for pair in combinations(sorted(row.names), 2)]
@@ -212,50 +203,38 @@ def _split(row: _Row) -> str:
     return f"{template}_templates" if kind == template else ""
 
 
-def _check_alike(items: list[tuple[str, Item]]) -> None:
-    first_place, first = items[0]
-    for place, item in items[1:]:
-        for what, one, other in (
-            ("counterfactuals", sorted(first.corrupt), sorted(item.corrupt)),
-            ("positions", list(first.spans), list(item.spans)),
-        ):
-            if one != other:
-                raise _wrong(
-                    place, f"its {what} are {other}, but those of {first_place} {one}", item.prompt
-                )
+def _check_same_keys(first: tuple[str, Item], place: str, item: Item) -> None:
+    for what, one, other in (
+        ("counterfactuals", sorted(first[1].corrupt), sorted(item.corrupt)),
+        ("positions", list(first[1].spans), list(item.spans)),
+    ):
+        if one != other:
+            what = f"its {what} are {other}, but those of {first[0]} {one}"
+            raise _wrong(place, what, item.prompt)
 
 
 def _task(source: str, items: list[Item]) -> CustomTask:
-    names = list(items[0].corrupt)
-    invariance = tuple(
-        name
-        for name in names
-        if all(item.corrupt_answers.get(name) == item.answer for item in items)
-    )
     families: dict[str, tuple[str, ...]] = {}
-    for name in names:
-        if name not in invariance:
+    invariance: tuple[str, ...] = ()
+    for name in items[0].corrupt:
+        if all(item.corrupt_answers.get(name) == item.answer for item in items):
+            invariance += (name,)
+        else:
             family = _FAMILY_OF.get(name, name)
             families[family] = (*families.get(family, ()), name)
     if not families:
-        raise CircuitlapseError(
-            f"{source} has no counterfactual that changes the answer", got=", ".join(names)
-        )
-    by_split: dict[str, list[Item]] = {split: [] for split in SPLITS}
-    for item in items:
-        if item.split:
-            by_split[item.split].append(item)
+        what = f"{source} has no counterfactual that changes the answer"
+        raise CircuitlapseError(what, got=", ".join(invariance))
     return CustomTask(
         name=source,
         question=f"Whatever {source} asks",
         families=families,
         invariance=invariance,
         positions=(*items[0].spans, "END"),
-        by_split=by_split,
+        by_split={split: [item for item in items if item.split == split] for split in SPLITS},
     )
 
 
 def _wrong(place: str, what: str, prompt: str) -> CircuitlapseError:
-    return CircuitlapseError(
-        f"{place}: {what}", got=prompt[:200], fix="Correct or remove this item"
-    )
+    fix = "Correct or remove this item"
+    return CircuitlapseError(f"{place}: {what}", got=prompt[:200], fix=fix)

@@ -6,15 +6,13 @@ A file that starts with ``[`` is one JSON array; any other is JSONL, one object 
 import codecs
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from circuitlapse.errors import CircuitlapseError
 
-_MOST_LINE = 1 << 20
-_MOST_ARRAY = 256 << 20
-_ELSEWHERE = {
+_LONGEST_LINE, _LONGEST_ARRAY = 1 << 20, 256 << 20  # bytes, to bound memory
+_OTHER_FORMATS = {
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
     b"\x1f\x8b": "gzip",
@@ -23,14 +21,8 @@ _ELSEWHERE = {
 }
 
 
-@dataclass(frozen=True)
-class Line:
-    """One object of a file.
-
-    Attributes:
-        place: Its position in messages: ``line 3`` of JSONL, ``item 3`` of an array, from 1.
-        value: The object.
-    """
+class Line(NamedTuple):
+    """An object of a file, and its place: ``line 3`` of JSONL, ``item 3`` of an array, from 1."""
 
     place: str
     value: dict[str, Any]
@@ -39,77 +31,69 @@ class Line:
 def read_lines(path: Path) -> Iterator[Line]:
     """Yield a file's objects in their order; blank lines of JSONL are skipped.
 
-    A line is at most 1 MiB and an array 256 MiB, to bound memory.
+    A line is at most 1 MiB and an array 256 MiB.
 
     Raises:
         CircuitlapseError: With the file and the place, if it cannot be read, is empty, is not
             UTF-8, is not JSON, or holds something that is not an object.
     """
+    line = None
     try:
         with path.open("rb") as stream:
             start = stream.read(1024)
             _check_start(path, start)
             stream.seek(3 if start.startswith(codecs.BOM_UTF8) else 0)
             array = start.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
-            lines = _array(path, stream) if array else _jsonl(path, stream)
-            empty = True
-            for line in lines:
-                empty = False
+            for place, value in (_array if array else _jsonl)(path, stream):
+                line = Line(place, _object(path, place, value))
                 yield line
     except OSError as error:
         raise CircuitlapseError(
             f"{path} cannot be read: {error.strerror or error}",
             fix="Give the path of a JSON or JSONL file",
         ) from error
-    if empty:
+    if line is None:
         raise CircuitlapseError(f"{path} is empty", fix="Give a file with at least one item")
 
 
 def _check_start(path: Path, start: bytes) -> None:
-    for magic, kind in _ELSEWHERE.items():
+    for magic, kind in _OTHER_FORMATS.items():
         if start.startswith(magic):
             raise _wrong(path, "its beginning", f"it is {kind}, not JSON in UTF-8")
     if b"\0" in start:
         raise _wrong(path, f"byte {start.index(0) + 1}", "it is binary, not text")
 
 
-def _jsonl(path: Path, stream: BinaryIO) -> Iterator[Line]:
+def _jsonl(path: Path, stream: BinaryIO) -> Iterator[tuple[str, Any]]:
     number = 0
-    while raw := stream.readline(_MOST_LINE + 1):
+    while raw := stream.readline(_LONGEST_LINE + 1):
         number += 1
-        place = f"line {number}"
-        if len(raw) > _MOST_LINE:
-            raise _wrong(path, place, "it is longer than 1 MiB")
+        if len(raw) > _LONGEST_LINE:
+            raise _wrong(path, f"line {number}", "it is longer than 1 MiB")
         if raw.strip():
-            yield Line(place, _object(path, place, _parsed(path, place, raw)))
+            yield f"line {number}", _parsed(path, raw, number)
 
 
-def _array(path: Path, stream: BinaryIO) -> Iterator[Line]:
-    raw = stream.read(_MOST_ARRAY + 1)
-    if len(raw) > _MOST_ARRAY:
+def _array(path: Path, stream: BinaryIO) -> Iterator[tuple[str, Any]]:
+    raw = stream.read(_LONGEST_ARRAY + 1)
+    if len(raw) > _LONGEST_ARRAY:
         raise _wrong(path, "its end", "the array is larger than 256 MiB")
-    for number, value in enumerate(_parsed(path, "the array", raw), 1):
-        place = f"item {number}"
-        yield Line(place, _object(path, place, value))
+    for number, value in enumerate(_parsed(path, raw, 1), 1):
+        yield f"item {number}", value
 
 
-def _parsed(path: Path, place: str, raw: bytes) -> Any:
+def _parsed(path: Path, raw: bytes, line: int) -> Any:
+    """Return the value of a text that begins in a line of the file."""
     try:
-        text = raw.decode("utf-8")
+        return json.loads(raw.decode("utf-8"))
     except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        where = place if place.startswith("line") else f"line {line}"
-        byte = f"byte 0x{raw[error.start]:02x}"
-        raise _wrong(path, where, f"{byte} is not UTF-8") from error
-    try:
-        return json.loads(text)
+        line += raw.count(b"\n", 0, error.start)
+        raise _wrong(path, f"line {line}", f"byte 0x{raw[error.start]:02x} is not UTF-8") from error
     except json.JSONDecodeError as error:
-        where = place if place.startswith("line") else f"line {error.lineno}"
-        raise _wrong(
-            path, f"{where}, column {error.colno}", f"it is not JSON: {error.msg}"
-        ) from error
+        place = f"line {line + error.lineno - 1}, column {error.colno}"
+        raise _wrong(path, place, f"it is not JSON: {error.msg}") from error
     except RecursionError as error:
-        raise _wrong(path, place, "it is nested too deeply") from error
+        raise _wrong(path, f"line {line}", "it is nested too deeply") from error
 
 
 def _object(path: Path, place: str, value: Any) -> dict[str, Any]:
