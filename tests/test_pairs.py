@@ -69,14 +69,14 @@ def test_left_padding_is_undone(lengths: list[int], seed: int) -> None:
     [
         ({"clean": torch.rand(2, 3)}, "clean must be a tensor of integers with 2 dim"),
         ({"answers": torch.ones(2)}, "answers must be a tensor of integers"),
-        ({"answers": torch.tensor([[5, 6], [-1, 7]])}, r"with -1 .*1: \[-1, 7\].*behind"),
+        ({"answers": torch.tensor([[5, 6], [-1, 7]])}, r"with -1 .*1: \[-1, 7\].*after"),
         ({"corrupt": torch.ones(2, 4, dtype=torch.long)}, "the same shape .*equally many tokens"),
         ({"answers": torch.ones(3, dtype=torch.long)}, "one row .*3 rows for 2 .*clean has"),
         ({"distractors": torch.tensor([[1], [7]])}, r"among its own distractors \(got 'row 1'\)"),
         ({"attention_mask": torch.ones(2, 2, dtype=torch.long)}, "have the shape .*0 where .*pad"),
         ({"attention_mask": torch.tensor([[1, 0, 1], [1, 1, 1]])}, "unbroken .*row 0.*one side"),
         ({"attention_mask": torch.tensor([[1, 1, 1], [0, 0, 0]])}, "one unbroken run .*row 1"),
-        ({"positions": {"IO": torch.tensor([0, 3])}}, "'IO' lies outside .*3 in row 1.*from 0"),
+        ({"positions": {"IO": torch.tensor([0, 3])}}, "'IO' lies outside .*row 1: 3.*from 0"),
         ({"positions": {"IO": torch.tensor([0])}}, "position 'IO' must have one row .*1 rows for"),
         ({"also": torch.tensor([8, 9])}, r"also must be .* with 2 dim.*of shape \(2,\)"),
         ({"also": torch.tensor([[8, 9]])}, "also must have one row per prompt"),
@@ -84,7 +84,7 @@ def test_left_padding_is_undone(lengths: list[int], seed: int) -> None:
         ({"also": torch.tensor([[8, 8], [9, -1]])}, r"given twice, .*\(got 'row 0'\)"),
         (
             {"answers": torch.tensor([[5, -1], [7, 4]]), "also": torch.tensor([[8], [-1]])},
-            r"all must be one token \(got .*in row 1",
+            r"all must be one token \(got 'row 1'",
         ),
         ({"distractor_continuations": torch.ones(2, 2, dtype=torch.long)}, "with 3 dim"),
         (
@@ -93,7 +93,7 @@ def test_left_padding_is_undone(lengths: list[int], seed: int) -> None:
         ),
     ],
 )
-def test_wrong_tensors_are_refused(change: dict, message: str) -> None:
+def test_wrong_tensors_are_errors(change: dict, message: str) -> None:
     good: dict[str, Any] = {
         "clean": torch.ones(2, 3, dtype=torch.long),
         "corrupt": torch.ones(2, 3, dtype=torch.long),
@@ -150,7 +150,9 @@ def test_ids_of_any_whole_numbers_are_indices(dtype: torch.dtype) -> None:
         ("positions", {"END": [2, 2]}, "list"),
     ],
 )
-def test_what_is_no_tensor_is_refused_with_the_way_out(name: str, wrong: Any, found: str) -> None:
+def test_a_value_that_is_no_tensor_is_an_error_with_its_fix(
+    name: str, wrong: Any, found: str
+) -> None:
     ids = torch.arange(6).view(2, 3)
     checked: Any = PromptPairs.from_tensors
     unchecked = unwrap(checked.__func__)
@@ -170,7 +172,7 @@ def test_positions_are_named() -> None:
         unwrap(checked.__func__)(PromptPairs, ids, ids, ids[:, 0], positions=ids[:, 0])
 
 
-def test_no_prompts_are_refused() -> None:
+def test_no_prompts_are_an_error() -> None:
     empty = torch.ones(0, 3, dtype=torch.long)
     with pytest.raises(CircuitlapseError, match="there are no prompts"):
         PromptPairs.from_tensors(empty, empty, empty[:, 0], empty[:, 0])

@@ -14,7 +14,7 @@ from circuitlapse.tasks.battery import TASKS
 from circuitlapse.tasks.registry import get_task
 from circuitlapse.tasks.splits import PAIR_SPLIT, SPLITS, draw_names, names_split
 from circuitlapse.tasks.templates import CONTINUATIONS, OPENINGS
-from circuitlapse.tasks.validation import determine_answer, validate
+from circuitlapse.tasks.validation import recipient, validate
 from circuitlapse.tasks.words import NAMES, OBJECTS, PLACES
 
 COUNT = {"ioi2": 2, "ioi3": 3}
@@ -44,7 +44,7 @@ def answer_of(text: str, count: int) -> str:
 
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("name", COUNT)
-def test_every_item_has_one_answer_and_sound_counterfactuals(name: str, split: str) -> None:
+def test_every_item_has_one_answer_and_valid_counterfactuals(name: str, split: str) -> None:
     task, count = get_task(name), COUNT[name]
     items = drawn(name, split)
     assert len({item.prompt for item in items}) == 210
@@ -193,7 +193,7 @@ def test_same_arguments_same_items_and_a_smaller_n_is_a_prefix() -> None:
     assert items != task.items("test", 60, seed=6)
 
 
-def test_an_item_survives_json() -> None:
+def test_an_item_is_the_same_after_json() -> None:
     item = get_task("ioi3").items("test", 1)[0]
     assert Item.model_validate_json(item.model_dump_json()) == item
 
@@ -216,7 +216,7 @@ def test_errors_say_what_and_how_to_fix_it() -> None:
         get_task("ioi2").items("test", 0)
 
 
-def test_a_split_that_runs_out_of_items_says_how_many_it_holds() -> None:
+def test_a_split_with_too_few_items_is_an_error_with_their_number() -> None:
     task = TASKS["ioi2"]
     same = task.items("test", 2)
     scarce = replace(task, draw=lambda rng, split, case, pools: same[rng.randrange(2)])
@@ -235,32 +235,32 @@ def test_a_split_that_runs_out_of_items_says_how_many_it_holds() -> None:
         "Then Mary went home to",
     ],
 )
-def test_prompts_without_one_determinable_answer_are_refused(prompt: str) -> None:
+def test_a_prompt_without_exactly_one_answer_is_an_error(prompt: str) -> None:
     with pytest.raises(CircuitlapseError, match=r"does not determine one answer .*List every"):
-        determine_answer(prompt, NAMES)
+        recipient(prompt, NAMES)
 
 
-def test_validation_notices_what_is_wrong_with_an_item() -> None:
+def test_validation_finds_every_fault_of_an_item() -> None:
     task = get_task("ioi2")
     item = task.items("test", 1)[0]
 
-    def refused(match: str, **changes: object) -> None:
+    def rejected(match: str, **changes: object) -> None:
         broken = item.model_copy(update=changes)
         with pytest.raises(CircuitlapseError, match=match):
             validate([broken], task.counterfactuals, task.invariance)
 
     validate([item], task.counterfactuals, task.invariance)
-    refused("the answer is stated as", answer=item.distractors[0])
-    refused(f"the distractors must be {item.distractors[0]!r}", distractors=(item.answer,))
-    refused("span 'IO' must cover", spans={"IO": (0, 3)})
-    refused("has the counterfactuals", corrupt={})
-    refused("'s_to_io' changes nothing", corrupt={**item.corrupt, "s_to_io": item.prompt})
+    rejected("the answer is stated as", answer=item.distractors[0])
+    rejected(f"the distractors must be {item.distractors[0]!r}", distractors=(item.answer,))
+    rejected("span 'IO' must cover", spans={"IO": (0, 3)})
+    rejected("has the counterfactuals", corrupt={})
+    rejected("'s_to_io' changes nothing", corrupt={**item.corrupt, "s_to_io": item.prompt})
     swapped = {**item.corrupt, "s_to_io": item.corrupt["list_order"]}
     answers = {**item.corrupt_answers, "s_to_io": item.answer}
-    refused("must change the answer", corrupt=swapped, corrupt_answers=answers)
+    rejected("must change the answer", corrupt=swapped, corrupt_answers=answers)
     swapped = {**item.corrupt, "list_order": item.corrupt["s_to_io"]}
     answers = {**item.corrupt_answers, "list_order": item.corrupt_answers["s_to_io"]}
-    refused("must keep the answer", corrupt=swapped, corrupt_answers=answers)
-    refused(
+    rejected("must keep the answer", corrupt=swapped, corrupt_answers=answers)
+    rejected(
         "answer under 'names' is ' Tom", corrupt_answers={**item.corrupt_answers, "names": " Tom?"}
     )

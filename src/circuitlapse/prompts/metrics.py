@@ -1,4 +1,4 @@
-"""The number per prompt that circuits are found for. All are larger where the model does better.
+"""Metrics: one number per prompt, larger where the model does better.
 
 - ``logit_diff``: the answer's logit minus the mean of the distractors' (Wang et al. 2022).
 - ``logit_diff_hardest``: the answer's logit minus the largest of the distractors'.
@@ -9,13 +9,11 @@
 - ``accuracy``: 1 where the answer has the largest logit of the whole vocabulary, else 0; a tie is
   wrong. It has no gradient.
 
-Where a prompt has several right answers, all of them count: their mean logit (the largest, for
-``logit_diff_hardest``) takes the answer's place, their probabilities add up, and ``accuracy`` asks
-for any.
-
-An answer of several tokens is read with its earlier tokens given (teacher forcing): log
-probabilities and divergences add up over its tokens, and it is right where all of them are. Logit
-and probability differences compare single tokens only.
+Of several right answers, ``logit_diff`` takes the mean logit and ``logit_diff_hardest`` the
+largest, their probabilities add up, and ``accuracy`` asks for any. An answer of several tokens is
+scored with its earlier tokens given (teacher forcing): log probabilities and divergences add up
+over its tokens, and it is right if all of them are. Logit and probability differences compare
+single tokens only.
 """
 
 import inspect
@@ -36,9 +34,8 @@ _COMPARING = ("logit_diff", "logit_diff_hardest", "prob_diff")
 Metric = MetricName | Callable[..., Any]
 """A name, or a callable from the last position's logits, ``[prompts, vocab]``, to ``[prompts]``.
 
-A callable sees the prompts in the caller's order, all of them where one batch holds them, as with
-``batch_size=len(pairs)``, and else some: one that needs to know which they are takes a second
-argument, the batch's :class:`~circuitlapse.prompts.pairs.PromptPairs`.
+A callable is called once per batch, with the prompts in the caller's order. A second argument gets
+the batch's :class:`~circuitlapse.prompts.pairs.PromptPairs`.
 """
 
 
@@ -99,7 +96,7 @@ def check_metric(metric: Metric, pairs: PromptPairs, needs_gradient: bool = Fals
     more = max(pairs.continuations.shape[1], pairs.distractor_continuations.shape[2])
     if pairs.is_sequence and (callable(metric) or metric in _COMPARING):
         raise CircuitlapseError(
-            "a metric on the last position's logits knows answers of one token only",
+            "a metric on the last position's logits is defined for answers of one token only",
             got=f"answers of up to {1 + more} tokens",
             fix="Use metric='log_prob' (or prob, neg_kl, accuracy)",
         )
@@ -117,9 +114,7 @@ def compute_metric(
     pairs: PromptPairs,
     reference: Float[Tensor, "prompts tokens vocab"] | None = None,
 ) -> Float[Tensor, " prompts"]:
-    """Compute a metric that :func:`check_metric` has passed from logits.
-
-    ``reference`` holds the clean model's logits for ``neg_kl``.
+    """Compute a metric that :func:`check_metric` accepts. ``reference`` is for ``neg_kl``.
 
     Raises:
         CircuitlapseError: If a callable does not return one number per prompt.
@@ -144,7 +139,7 @@ def compute_metric(
     if metric == "neg_kl":
         if reference is None:
             raise CircuitlapseError(
-                "neg_kl needs the clean model's logits to compare with",
+                "neg_kl needs the clean model's logits",
                 got="no reference",
                 fix="Pass them as reference, or use metric='log_prob'",
             )
@@ -166,13 +161,10 @@ def best(
 def is_right(
     logits: Float[Tensor, "prompts tokens vocab"], pairs: PromptPairs
 ) -> Bool[Tensor, " prompts"]:
-    """Whether every token of the answer has the largest logit of all; a tie counts as wrong.
-
-    Where several answers are right, whether any of them has it.
-    """
+    """Whether every token of the answer, or any right answer, has the largest logit; no tie."""
     if pairs.also.shape[1]:
-        answer = best(pairs.right(), logits[:, 0])
         right = pairs.right()
+        answer = best(right, logits[:, 0])
         others = logits[:, 0].scatter(1, right.where(right >= 0, right[:, :1]), -torch.inf)
         return answer > others.amax(dim=1)
     tokens, real = pairs.answer_tokens()
@@ -197,7 +189,7 @@ def _called(
             fix="Write it in differentiable torch operations, without detach, argmax or numpy; "
             "patch and method='exact' take any metric",
         )
-    # Whether or how often something holds is a number too, and differences are taken of it.
+    # Booleans and counts are numbers too, and effects are differences of them.
     return value if value.is_floating_point() else value.to(logits.dtype)
 
 
@@ -206,8 +198,8 @@ def in_order(
 ) -> Callable[..., Any]:
     """Return a callable metric that gets its rows in the caller's order.
 
-    A metric of logits alone must not depend on a prompt's row unless the batch is ``whole`` (all
-    prompts); the first call checks this and raises.
+    Unless the batch is ``whole`` (all prompts), the first call checks that a metric of logits alone
+    does not depend on a prompt's row.
     """
     order = rows.argsort()
     back, pairs = order.argsort(), pairs[order]
@@ -231,22 +223,20 @@ def _check_rows_do_not_matter(
     logits: Float[Tensor, "prompts vocab"],
     value: Float[Tensor, " prompts"],
 ) -> None:
-    """Move every prompt one row down and ask again."""
     moved = metric(torch.cat([logits[:1], logits]))
     same = moved.shape == (1 + len(logits),) and torch.allclose(
         moved[1:].to(value), value, 1e-3, 1e-4 * float(value.abs().max()), equal_nan=True
     )
     if not same:
         raise CircuitlapseError(
-            "a metric that knows prompts by their rows needs all of them in one batch",
+            "your metric indexes prompts by row, which needs all of them in one batch",
             got=f"a batch of {len(logits)}",
-            fix="Take a second argument, which gets the PromptPairs of the same rows, or pass "
-            "batch_size=len(pairs)",
+            fix="Let it take the PromptPairs as second argument, or pass batch_size=len(pairs)",
         )
 
 
 def _takes_pairs(metric: Callable[..., Any]) -> bool:
-    """Whether a callable has room for a second positional argument without a default."""
+    """Whether a callable needs a second positional argument."""
     try:
         parameters = inspect.signature(metric).parameters.values()
     except (TypeError, ValueError):  # a builtin without a signature

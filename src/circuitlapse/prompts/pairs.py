@@ -5,7 +5,7 @@ engine needs no attention mask, and absolute positions are those of the unpadded
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from circuitlapse.prompts.validate_tensors import (
     check_ids,
     check_is_tensor,
     check_rows,
+    first_tokens,
     named_as,
     real_tokens,
     shifted_position,
@@ -59,14 +60,10 @@ class PromptPairs:
 
     def __post_init__(self) -> None:
         """Fill in empty continuations and other answers."""
-        empty = {
-            "continuations": (len(self.clean), 0),
-            "also": (len(self.clean), 0),
-            "distractor_continuations": (*self.distractors.shape, 0),
-        }
-        for name, shape in empty.items():
+        for name in ("continuations", "also", "distractor_continuations"):
+            rows = self.distractors if name == "distractor_continuations" else self.answers
             if getattr(self, name).shape[-1] == 0:
-                object.__setattr__(self, name, self.answers.new_empty(shape))
+                object.__setattr__(self, name, self.answers.new_empty(*rows.shape, 0))
 
     @classmethod
     def from_tensors(
@@ -101,58 +98,50 @@ class PromptPairs:
                 one run of ones per row, an answer is among its own distractors or given twice, or
                 one of several right answers has several tokens.
         """
-        check_ids(
-            {"clean": (clean, (2,)), "corrupt": (corrupt, (2,)), "answers": (answers, (1, 2))},
-            {
-                "distractors": distractors,
-                "also": also,
-                "distractor_continuations": distractor_continuations,
-            },
-            positions,
-        )
+        given = {"clean": clean, "corrupt": corrupt, "answers": answers}
+        optional = {
+            "distractors": distractors,
+            "also": also,
+            "distractor_continuations": distractor_continuations,
+        }
+        given |= {name: ids for name, ids in optional.items() if ids is not None}
+        check_ids(given, positions)
         if attention_mask is not None:
             check_is_tensor("attention_mask", attention_mask)
         # Indexing takes small whole numbers for a mask or not at all, and -1 must stay below 0.
-        clean, corrupt, answers = clean.long(), corrupt.long(), answers.long()
-        distractors, also, distractor_continuations = (
-            None if ids is None else ids.long()
-            for ids in (distractors, also, distractor_continuations)
-        )
-        if answers.ndim == 1:
-            answers = answers[:, None]
-        if distractors is None:
-            distractors = answers[:, :0]
-        if distractors.ndim == 1:
-            distractors = distractors[:, None]
+        ids = {name: tensor.long() for name, tensor in given.items()}
+        clean, corrupt, answers = ids["clean"], ids["corrupt"], ids["answers"]
+        answers = answers[:, None] if answers.ndim == 1 else answers
+        distractors = ids.get("distractors", answers[:, :0])
+        distractors = distractors[:, None] if distractors.ndim == 1 else distractors
         if clean.shape != corrupt.shape:
             raise CircuitlapseError(
                 "clean and corrupt must have the same shape",
                 got=f"{tuple(clean.shape)} and {tuple(corrupt.shape)}",
-                fix="A pair's prompts must have equally many tokens; pad both alike",
+                fix="Pad both alike; a pair's prompts must have equally many tokens",
             )
         n, width = clean.shape
         if n == 0 or width == 0:
             raise CircuitlapseError(
                 "there are no prompts", got=tuple(clean.shape), fix="Pass at least one pair"
             )
-        also = answers.new_empty(n, 0) if also is None else also
-        further = distractor_continuations
-        further = answers.new_empty(*distractors.shape, 0) if further is None else further
-        given = {"answers": answers, "distractors": distractors, "also": also}
-        check_rows(n, given | {named_as(name): where for name, where in (positions or {}).items()})
-        answers, more = _one_run(answers), answers[:, 1:]
+        also = ids.get("also", answers.new_empty(n, 0))
+        further = ids.get("distractor_continuations", answers.new_empty(*distractors.shape, 0))
+        where = {named_as(name): index for name, index in (positions or {}).items()}
+        check_rows(n, {"answers": answers, "distractors": distractors, "also": also, **where})
+        answers, more = first_tokens(answers), answers[:, 1:]
         check_answers(answers, more, also, distractors, further)
         mask = torch.ones_like(clean) if attention_mask is None else attention_mask.to(clean.dtype)
         start, lengths = real_tokens(mask, clean)
         take = (torch.arange(width, device=clean.device) + start[:, None]).clamp(max=width - 1)
         named = {
-            name: shifted_position(name, where.long(), start, lengths)
-            for name, where in (positions or {}).items()
+            name: shifted_position(name, index.long(), start, lengths)
+            for name, index in (positions or {}).items()
         }
-        both = [
+        clean, corrupt = (
             _appended(tokens.gather(1, take), lengths, answers, more) for tokens in (clean, corrupt)
-        ]
-        return cls(both[0], both[1], lengths, answers, distractors, named, more, also, further)
+        )
+        return cls(clean, corrupt, lengths, answers, distractors, named, more, also, further)
 
     def __len__(self) -> int:
         """Return the number of pairs."""
@@ -195,26 +184,19 @@ class PromptPairs:
         """Replace the answer by one distractor, where there is one."""
         first, more = self.distractors[:, distractor], self.distractor_continuations[:, distractor]
         first = torch.where(first < 0, self.answers, first)
-        both = [
+        clean, corrupt = (
             _appended(tokens, self.lengths, first, more) for tokens in (self.clean, self.corrupt)
-        ]
+        )
+        also = self.also[:, :0]
         return replace(
-            self,
-            clean=both[0],
-            corrupt=both[1],
-            answers=first,
-            continuations=more,
-            also=self.also[:, :0],
+            self, clean=clean, corrupt=corrupt, answers=first, continuations=more, also=also
         )
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "PromptPairs":
-        return PromptPairs(
-            *map(change, (self.clean, self.corrupt, self.lengths, self.answers, self.distractors)),
-            positions={name: change(where) for name, where in self.positions.items()},
-            continuations=change(self.continuations),
-            also=change(self.also),
-            distractor_continuations=change(self.distractor_continuations),
-        )
+        positions = {name: change(where) for name, where in self.positions.items()}
+        names = [one.name for one in fields(self) if one.name != "positions"]
+        tensors = {name: change(getattr(self, name)) for name in names}
+        return PromptPairs(**tensors, positions=positions)
 
     def first_difference(self) -> Int[Tensor, " prompts"]:
         """Index of the first token that differs within each pair; its length where none does.
@@ -224,20 +206,6 @@ class PromptPairs:
         index = torch.arange(self.clean.shape[1], device=self.clean.device)
         differs = (self.clean != self.corrupt) & (index < self.lengths[:, None])
         return torch.where(differs.any(dim=1), differs.int().argmax(dim=1), self.lengths)
-
-
-def _one_run(answers: Int[Tensor, "prompts tokens"]) -> Int[Tensor, " prompts"]:
-    """Check that −1 only pads the ends of answers, and return their first tokens."""
-    real = answers >= 0
-    wrong = (~real[:, :1] | (~real[:, :-1] & real[:, 1:]).any(dim=1, keepdim=True)).any(dim=1)
-    if answers.shape[1] == 0 or bool(wrong.any()):
-        row = int(wrong.nonzero()[0]) if len(wrong) and answers.shape[1] else 0
-        raise CircuitlapseError(
-            "an answer must be one or more token ids, filled up with -1 on the right only",
-            got=f"row {row}: {answers[row].tolist()}",
-            fix="Put -1 only behind the last token of the shorter answers",
-        )
-    return answers[:, 0]
 
 
 def _appended(
@@ -252,5 +220,5 @@ def _appended(
     given = torch.cat([answers[:, None], more[:, :-1]], dim=1)
     longer = torch.cat([tokens, torch.zeros_like(given)], dim=1)
     where = lengths[:, None] + torch.arange(given.shape[1], device=tokens.device)
-    # What stands behind a shorter answer's last token is padding, which is never read.
+    # After a shorter answer's last token there is padding, whose logits are not used.
     return longer.scatter(1, where, given.clamp(min=0))

@@ -1,4 +1,4 @@
-"""Named positions of prompts, found by name and shift."""
+"""Named token positions, perhaps with a shift."""
 
 import re
 
@@ -8,18 +8,18 @@ from circuitlapse.errors import CircuitlapseError
 from circuitlapse.prompts.pairs import PromptPairs
 from circuitlapse.shapes import Int
 
-_PLACE = re.compile(r"(?P<name>.+)(?P<shift>[+-]\d+)", re.DOTALL)
+_SHIFTED = re.compile(r"(?P<name>.+)(?P<shift>[+-]\d+)", re.DOTALL)
 
 
 def token_positions(pairs: PromptPairs, name: str) -> Int[Tensor, " prompts"]:
-    """Find a named position, perhaps with a shift such as ``S+1``, in each prompt.
+    """Return the index of a named position, perhaps with a shift such as ``S+1``, in each prompt.
 
     Raises:
         CircuitlapseError: If there is none, or the shift leads out of a prompt.
     """
     whole, shift = name, 0
-    # A name of its own comes first: it may itself end as a shift does, like t-1.
-    if name not in pairs.positions and (found := _PLACE.fullmatch(name)):
+    # A position's own name may end as a shift does, like t-1.
+    if name not in pairs.positions and (found := _SHIFTED.fullmatch(name)):
         whole, shift = found["name"], int(found["shift"])
     if whole not in pairs.positions:
         raise CircuitlapseError(

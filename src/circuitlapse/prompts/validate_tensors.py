@@ -7,19 +7,20 @@ import torch
 from torch import Tensor
 
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.shapes import Int
+from circuitlapse.shapes import Bool, Int
 
-_DIMENSIONS = {"distractors": (1, 2), "also": (2,), "distractor_continuations": (3,)}
+_DIMENSIONS = {
+    "clean": (2,),
+    "corrupt": (2,),
+    "answers": (1, 2),
+    "distractors": (1, 2),
+    "also": (2,),
+    "distractor_continuations": (3,),
+}
 
 
-def check_ids(
-    needed: Mapping[str, tuple[Any, tuple[int, ...]]],
-    optional: Mapping[str, Any],
-    positions: Any,
-) -> None:
+def check_ids(given: Mapping[str, Any], positions: Any) -> None:
     """Check for tensors of integers with the right numbers of dimensions.
-
-    ``needed`` gives the numbers of dimensions that each may have; each of ``optional`` may be None.
 
     Raises:
         CircuitlapseError: If one is wrong.
@@ -30,11 +31,10 @@ def check_ids(
             got=type(positions).__name__,
             fix="For example positions={'END': lengths - 1}",
         )
-    given = dict(needed)
-    given |= {name: (ids, _DIMENSIONS[name]) for name, ids in optional.items() if ids is not None}
-    given |= {named_as(name): (where, (1,)) for name, where in (positions or {}).items()}
-    for name, (ids, dimensions) in given.items():
+    named = {named_as(name): where for name, where in (positions or {}).items()}
+    for name, ids in {**given, **named}.items():
         check_is_tensor(name, ids)
+        dimensions = _DIMENSIONS.get(name, (1,))
         wrong_type = ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool
         if ids.ndim not in dimensions or wrong_type:
             raise CircuitlapseError(
@@ -55,7 +55,7 @@ def check_is_tensor(name: str, given: Any) -> None:
         raise CircuitlapseError(
             f"{name} must be a tensor of token ids",
             got=type(given).__name__,
-            fix="torch.as_tensor makes one of a list or an array",
+            fix="Convert a list or an array with torch.as_tensor",
         )
 
 
@@ -77,6 +77,20 @@ def check_rows(n: int, given: Mapping[str, Tensor]) -> None:
 def named_as(position: str) -> str:
     """Return the name of a named position in messages."""
     return f"position {position!r}"
+
+
+def first_tokens(answers: Int[Tensor, "prompts tokens"]) -> Int[Tensor, " prompts"]:
+    """Return the answers' first tokens.
+
+    Raises:
+        CircuitlapseError: If −1 is anywhere but at the ends of shorter answers.
+    """
+    real = answers >= 0
+    gap = (~real[:, :-1] & real[:, 1:]).any(dim=1)
+    wrong = gap | ~real[:, 0] if answers.shape[1] else torch.ones_like(gap)
+    what = "an answer must be one or more token ids, filled up with -1 on the right only"
+    _check_no_row(wrong, what, "Put -1 only after the last token of the shorter answers", answers)
+    return answers[:, 0]
 
 
 def check_answers(
@@ -101,32 +115,20 @@ def check_answers(
             got=f"shape {tuple(further.shape)} for distractors of shape {tuple(distractors.shape)}",
             fix="Fill up with -1, also where a distractor is one token",
         )
-    if bool((also >= 0).any()) and bool((more >= 0).any()):
-        raise CircuitlapseError(
-            "where several answers are right, all must be one token",
-            got=f"an answer of several tokens in row {_first((more >= 0).any(dim=1))}",
-            fix="Leave also out, or give answers of one token",
-        )
+    several = (more >= 0).any(dim=1) & (also >= 0).any()
+    what = "where several answers are right, all must be one token"
+    _check_no_row(several, what, "Leave also out, or give answers of one token")
     right = torch.cat([answers[:, None], also], dim=1)
     same = (right[:, :, None] == right[:, None]) & (right >= 0)[:, None]
     twice = same.triu(diagonal=1).flatten(1).any(dim=1)
-    if bool(twice.any()):
-        raise CircuitlapseError(
-            "a right answer is given twice, and would count twice",
-            got=f"row {_first(twice)}",
-            fix="Give in also only what is right besides the answer",
-        )
+    what = "a right answer is given twice, and would count twice"
+    _check_no_row(twice, what, "Give in also only further right answers")
     # Longer answers may well begin as their distractors do.
     clash = (distractors[:, :, None] == right[:, None]).any(dim=2)
     clash &= (distractors >= 0) & ((further >= 0).sum(dim=2) == 0)
-    if more.shape[1]:
-        clash &= (more[:, 0] < 0)[:, None]
-    if bool(clash.any()):
-        raise CircuitlapseError(
-            "an answer is among its own distractors",
-            got=f"row {_first(clash.any(dim=1))}",
-            fix="Give each prompt one answer and other tokens as distractors",
-        )
+    clash &= (more < 0).all(dim=1, keepdim=True)
+    fix = "Give each prompt one answer and other tokens as distractors"
+    _check_no_row(clash.any(dim=1), "an answer is among its own distractors", fix)
 
 
 def real_tokens(
@@ -147,13 +149,8 @@ def real_tokens(
     index = torch.arange(mask.shape[1], device=mask.device)
     expected = (index >= start[:, None]) & (index < (start + lengths)[:, None])
     wrong = ((mask != expected) | (lengths == 0)[:, None]).any(dim=1)
-    if bool(wrong.any()):
-        row = _first(wrong)
-        raise CircuitlapseError(
-            "attention_mask must be one unbroken run of ones in each row",
-            got=f"row {row}: {mask[row].tolist()}",
-            fix="Pad on one side only, and leave no row without a real token",
-        )
+    what = "attention_mask must be one unbroken run of ones in each row"
+    _check_no_row(wrong, what, "Pad on one side only, and leave no row without a real token", mask)
     return start, lengths
 
 
@@ -170,15 +167,15 @@ def shifted_position(
     """
     shifted = where - start
     outside = (shifted < 0) | (shifted >= lengths)
-    if bool(outside.any()):
-        row = _first(outside)
-        raise CircuitlapseError(
-            f"position {name!r} lies outside its prompt",
-            got=f"{int(where[row])} in row {row}",
-            fix="Count from 0 in clean as given, its padding included",
-        )
+    fix = "Count from 0 in clean as given, its padding included"
+    _check_no_row(outside, f"position {name!r} lies outside its prompt", fix, where)
     return shifted
 
 
-def _first(rows: Tensor) -> int:
-    return int(rows.nonzero()[0])
+def _check_no_row(
+    wrong: Bool[Tensor, " prompts"], what: str, fix: str, values: Tensor | None = None
+) -> None:
+    if bool(wrong.any()):
+        row = int(wrong.nonzero()[0])
+        shown = "" if values is None else f": {values[row].tolist()}"
+        raise CircuitlapseError(what, got=f"row {row}{shown}", fix=fix)

@@ -25,7 +25,7 @@ def with_examples(
         CircuitlapseError: If too few examples are without a prompt's names.
     """
     rng = random.Random(f"few-shot {seed}")
-    asked = []
+    prompts = []
     for item in items:
         fitting = [one for one in examples if not set(one.names) & set(item.names)]
         if len(fitting) < n_examples:
@@ -36,25 +36,18 @@ def with_examples(
             )
         chosen = rng.sample(fitting, n_examples)
         before = "".join(one.prompt + one.answer + separator for one in chosen)
-        asked.append(
-            item.model_copy(
-                update={
-                    "prompt": before + item.prompt,
-                    "corrupt": {name: before + text for name, text in item.corrupt.items()},
-                    "spans": {
-                        name: (start + len(before), end + len(before))
-                        for name, (start, end) in item.spans.items()
-                    },
-                }
-            )
-        )
-    return asked
+        n = len(before)
+        changes = {
+            "prompt": before + item.prompt,
+            "corrupt": {name: before + text for name, text in item.corrupt.items()},
+            "spans": {name: (start + n, end + n) for name, (start, end) in item.spans.items()},
+        }
+        prompts.append(item.model_copy(update=changes))
+    return prompts
 
 
 def separator_for(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return what follows an example's answer: a full stop, and a line break if the tokenizer has
-    one.
-    """
+    """Return a full stop, and a line break after it if the tokenizer has one."""
     whole = ".\n"
     tokens = tokenizer(whole, add_special_tokens=False)["input_ids"]
     return whole if tokenizer.decode(tokens) == whole else "."

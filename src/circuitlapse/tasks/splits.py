@@ -1,8 +1,8 @@
 """Which name pairs and templates belong to which split.
 
-Names are held out as unordered pairs, not one by one: a model must have met every name, but must
-not have met a test prompt's names together. A prompt of three names holds three pairs. What has no
-names is held out by a hash of what matters in it (a year, a pair of tokens).
+Names are held out as unordered pairs: a model must know every name, but training must not show a
+test prompt's names together. A prompt of three names has three pairs. Prompts without names are
+held out by a hash of what matters in them (a year, a pair of tokens).
 
 ============================  ==========================================  =====================
 split                         name pairs in a prompt                      templates
@@ -23,35 +23,26 @@ from itertools import combinations
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.tasks.words import NAMES
 
-SPLITS: tuple[str, ...] = (
-    "train",
-    "validation",
-    "test",
-    "validation_templates",
-    "test_templates",
-)
+SPLITS = ("train", "validation", "test", "validation_templates", "test_templates")
 
-# Shares of the unordered pairs held out; the rest is for training.
-_VALIDATION, _TEST = 0.10, 0.15
-# Of 30 names every fourth draw fits or so; far fewer names may hold no fitting pair at all.
-_TRIES = 10_000
+_VALIDATION, _TEST = 0.10, 0.15  # shares of the unordered pairs; the rest is for training
+_TRIES = 10_000  # of 30 names about every fourth draw fits; few names may have no fitting pair
 
 
 def _assign() -> dict[frozenset[str], str]:
     pairs = list(combinations(NAMES, 2))
     random.Random("circuitlapse name pairs").shuffle(pairs)
     n_test, n_validation = round(_TEST * len(pairs)), round(_VALIDATION * len(pairs))
-    labels = ["test"] * n_test + ["validation"] * n_validation
-    labels += ["train"] * (len(pairs) - len(labels))
-    return {frozenset(pair): label for pair, label in zip(pairs, labels, strict=True)}
+    labels = ["test"] * n_test + ["validation"] * n_validation + ["train"] * len(pairs)
+    return {frozenset(pair): label for pair, label in zip(pairs, labels, strict=False)}
 
 
-#: Split of every unordered pair of names: "train", "validation" or "test".
+#: "train", "validation" or "test" for every unordered pair of names.
 PAIR_SPLIT: dict[frozenset[str], str] = _assign()
 
 
 def check_split(split: str) -> None:
-    """Refuse a split that does not exist."""
+    """Raise an error if a split does not exist."""
     if split not in SPLITS:
         raise CircuitlapseError(
             "there is no such split", got=split, fix=f"Use one of {', '.join(SPLITS)}"
@@ -59,23 +50,22 @@ def check_split(split: str) -> None:
 
 
 def names_split(names: Sequence[str]) -> str:
-    """Return which split's names these are: "train", "validation" or "test"."""
+    """Return "train", "validation" or "test" for the names of a prompt."""
     found = {PAIR_SPLIT[frozenset(pair)] for pair in combinations(names, 2)}
     return next(split for split in ("test", "validation", "train") if split in found)
 
 
 def hash_split(text: str) -> str:
-    """Return the split of anything, by its hash: "train", "validation" or "test"."""
-    place = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
-    if place < _TEST:
+    """Return "train", "validation" or "test" for any text, by its hash."""
+    share = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
+    if share < _TEST:
         return "test"
-    return "validation" if place < _TEST + _VALIDATION else "train"
+    return "validation" if share < _TEST + _VALIDATION else "train"
 
 
 def held_out(split: str) -> tuple[str, str]:
-    """Return which names and which templates a split has, each as a split."""
-    own = split.endswith("_templates")
-    return split.removesuffix("_templates"), split if own else "train"
+    """Return the split of a split's names, and that of its templates."""
+    return split.removesuffix("_templates"), split if split.endswith("_templates") else "train"
 
 
 def draw_names(
@@ -85,9 +75,7 @@ def draw_names(
     unlike: Sequence[str] = (),
     among: Sequence[str] = NAMES,
 ) -> tuple[str, ...]:
-    """Draw ``count`` (at least two) different names whose pairs belong to a split.
-
-    Names come from ``among``, without those in ``unlike``.
+    """Draw ``count`` (at least two) names from ``among``, not ``unlike``, with pairs of a split.
 
     Raises:
         CircuitlapseError: If no such names are found.

@@ -1,10 +1,9 @@
-"""Tasks told in sentences about named people: a declaration, and the machine that fills it in.
+"""Tasks told in sentences about named people.
 
 A story's text has slots. ``{list}`` names the listed people ("A, B and C"), or ``{1}``, ``{2}``,
-``{3}`` name them one by one; ``{ROLE}`` names whoever has that role, ``{n1}`` tells the number of
-the first listed, and any other slot, such as ``{room}``, takes a word from the pool of that name.
-A counterfactual puts another role into a slot. Clean and corrupt prompts fill the same text, so
-that they differ in these words only.
+``{3}`` name them one by one; ``{ROLE}`` names whoever has that role, ``{n1}`` is the number of the
+first listed, and any other slot, such as ``{room}``, takes a word from the pool of that name. A
+counterfactual puts another role into a slot, so that both prompts differ in these words only.
 """
 
 import random
@@ -28,12 +27,7 @@ SOMEONE = "SOMEONE"
 
 @dataclass(frozen=True)
 class Change:
-    """Who else fills which slots, and whose name is then the answer.
-
-    Attributes:
-        slots: Role by slot; ``N_ROLE`` is the slot of a role's number.
-        answer: The role that is the answer.
-    """
+    """Role by slot (``N_ROLE`` is a role's number), and the role whose name is then the answer."""
 
     slots: Mapping[str, str]
     answer: str
@@ -44,22 +38,15 @@ class Story:
     """The declaration of a task.
 
     Attributes:
-        name: Short name of the task.
-        question: What every prompt asks, in one sentence.
-        parts: The text's parts in their order; one wording of each is drawn. The first begins with
-            an ordinary word, so that a name always has a space before it.
-        roles: Everyone in the story.
+        parts: One wording of each is drawn. The first part begins with an ordinary word, so that a
+            name always has a space before it.
         answer: The role whose name comes next; the others are the distractors.
-        solve: Works out the answer from a finished prompt alone.
-        families: Counterfactuals that change the answer, by family and variant. The family
-        ``names``,
-            which replaces everyone, is added.
-        invariance: Role by slot, by check; the answer stays. Where people are listed,
-            ``list_order`` is added.
+        families: Counterfactuals by family and variant. The family ``names`` is added.
+        invariance: Role by slot, by check. ``list_order`` is added where people are listed.
         listed: Roles that ``{list}`` or ``{1}`` … name, in every order in turn.
         numbered: Roles that have a number, the largest first.
-        positions: Named positions: a role where it is first named, ``ROLE_again`` where it is named
-            the second time, ``N_ROLE`` for its number.
+        positions: A role where it is first named, ``ROLE_again`` where it is named the second time,
+            ``N_ROLE`` for its number.
     """
 
     name: str
@@ -92,54 +79,48 @@ class Story:
 
     def _needs(self) -> dict[str, int]:
         texts = " ".join(text for part in self.parts for group in part.values() for text in group)
-        pools = {slot: 1 for slot in re.findall(r"\{(\w+)\}", texts) if slot in POOLS}
         numbers = {"number": len(self.numbered)} if self.numbered else {}
-        # All are replaced by others in the counterfactual ``names``, and one by someone else.
-        return {"name": 2 * len(self.roles), **numbers, **pools}
+        # The counterfactual ``names`` replaces everyone.
+        return {"name": 2 * len(self.roles), **numbers, **dict.fromkeys(_pools(texts), 1)}
 
     def _draw(self, rng: random.Random, split: str, case: Case, pools: Pools) -> Item:
         _, templates = held_out(split)
         chosen = [rng.randrange(len(part[templates])) for part in self.parts]
-        text = " ".join(
-            part[templates][index] for part, index in zip(self.parts, chosen, strict=True)
-        )
+        wordings = zip(self.parts, chosen, strict=True)
+        text = " ".join(part[templates][index] for part, index in wordings)
         drawn = draw_names(rng, len(self.roles), split, among=pools["name"])
         others = draw_names(rng, len(self.roles), split, unlike=drawn, among=pools["name"])
-        words = {
-            slot: rng.choice(pools[slot]) for slot in dict.fromkeys(_slots(text)) if slot in POOLS
-        }
+        words = {slot: rng.choice(pools[slot]) for slot in _pools(text)}
         numbers = sorted(rng.sample(range(len(pools["number"])), len(self.numbered)), reverse=True)
         for role, index in zip(self.numbered, numbers, strict=True):
             words[f"N_{role}"] = pools["number"][index]
-        people = dict(zip((*self.roles, SOMEONE), (*drawn, others[0]), strict=True))
-        replaced = {**words, **dict(zip(self.roles, others, strict=True))}
-        words.update(people)
+        replaced = words | dict(zip(self.roles, others, strict=True))
+        words |= dict(zip((*self.roles, SOMEONE), (*drawn, others[0]), strict=True))
         order = tuple(self.listed[i] for i in case)
 
         prompt, spans = self._fill(text, order, words, {})
-        corrupt, answers = {}, {}
-        for variants in self.families.values():
-            for variant, change in variants.items():
-                corrupt[variant], _ = self._fill(text, order, words, change.slots)
-                answers[variant] = f" {words[change.answer]}"
+        changes = {key: one for family in self.families.values() for key, one in family.items()}
+        answers = {key: words[change.answer] for key, change in changes.items()}
+        slots = {key: change.slots for key, change in changes.items()}
+        corrupt = {key: self._fill(text, order, words, one)[0] for key, one in slots.items()}
         corrupt["names"], _ = self._fill(text, order, replaced, {})
-        answers["names"] = f" {replaced[self.answer]}"
-        for check, slots in self.invariance.items():
-            corrupt[check], _ = self._fill(text, order, words, slots)
+        answers["names"] = replaced[self.answer]
+        for check, checked in self.invariance.items():
+            corrupt[check], _ = self._fill(text, order, words, checked)
         if self.listed:
             other = rng.choice([o for o in permutations(order) if o != order])
             corrupt["list_order"], _ = self._fill(text, other, words, {})
-        named = (*order, *(role for role in self.roles if role not in order))
+        answer = words[self.answer]
         return Item(
             prompt=prompt,
-            answer=f" {people[self.answer]}",
-            distractors=tuple(f" {people[role]}" for role in self.roles if role != self.answer),
-            names=tuple(people[role] for role in named),
+            answer=f" {answer}",
+            distractors=tuple(f" {words[role]}" for role in self.roles if role != self.answer),
+            names=tuple(words[role] for role in dict.fromkeys((*order, *self.roles))),
             template=self._template(templates, chosen),
             split=split,
             spans={label: spans[label] for label in self.positions},
             corrupt=corrupt,
-            corrupt_answers={**dict.fromkeys(corrupt, f" {people[self.answer]}"), **answers},
+            corrupt_answers={key: f" {answers.get(key, answer)}" for key in corrupt},
         )
 
     def _template(self, templates: str, chosen: list[int]) -> str:
@@ -153,8 +134,8 @@ class Story:
     def _fill(
         self, text: str, order: tuple[str, ...], words: Mapping[str, str], slots: Mapping[str, str]
     ) -> tuple[str, dict[str, tuple[int, int]]]:
-        """Fill a text in, and say where each role stands in it."""
-        one_by_one = listing(tuple(f"{{{i + 1}}}" for i in range(len(order))) or ("",))
+        """Fill a text in, and return the characters of each role."""
+        one_by_one = listing([f"{{{i + 1}}}" for i in range(len(order))])
         numbered = {str(i + 1): role for i, role in enumerate(order)}
         filled, spans = "", {}
         for piece in re.split(r"(\{\w+\})", text.replace("{list}", one_by_one)):
@@ -171,8 +152,8 @@ class Story:
         return filled, spans
 
 
-def _slots(text: str) -> list[str]:
-    return re.findall(r"\{(\w+)\}", text)
+def _pools(text: str) -> list[str]:
+    return [slot for slot in dict.fromkeys(re.findall(r"\{(\w+)\}", text)) if slot in POOLS]
 
 
 def with_slot(part: Part, slot: str, by: str) -> Part:

@@ -1,4 +1,4 @@
-"""A task: a family of prompts with known answers, and the ways to corrupt them."""
+"""A task: prompts with known answers, and their counterfactuals."""
 
 import random
 from abc import ABC, abstractmethod
@@ -24,8 +24,7 @@ class Task(ABC):
         name: Short name, such as ``ioi3``.
         question: What every prompt asks, in one sentence.
         families: Counterfactuals that change the answer, by family; a family's variants are
-        averaged.
-            Circuits of two tasks are compared under the same family.
+            averaged. Circuits of two tasks are compared under the same family.
         invariance: Counterfactuals that must change nothing (invariance checks). Their expected
             effect is 0, and they are never a denominator.
         positions: Names of the token positions that ``tokenize`` finds, ``END`` being the last.
@@ -85,14 +84,14 @@ class Task(ABC):
 class GeneratedTask(Task):
     """A task whose prompts are generated from templates.
 
-    Arrangements are balanced: any run of ``len(cases)`` items that starts at a multiple of it holds
-    each once, in random order.
+    Cases are balanced: any run of ``len(cases)`` items that starts at a multiple of it has each
+    once, in random order.
 
     Attributes:
-        cases: The arrangements that are gone through in turn, for balance.
-        draw: Makes one item from a source of randomness, a split, a case and the words to use.
+        cases: Arrangements of the people, such as orders of the list.
+        draw: Makes one item of a case.
         solve: Works out the answer from a finished prompt alone; every item is checked by it.
-        needs: How many words of each slot it takes to build it.
+        needs: Number of words that it takes, by slot.
     """
 
     cases: tuple[Case, ...]

@@ -1,26 +1,19 @@
 """Openings that list the names and continuations that repeat all of them but one.
 
-An opening and a continuation make a prompt. Openings hold ``{names}`` ("A and B" or "A, B and C")
-and mostly ``{place}``; continuations hold ``{subjects}`` ("A" or "A and B") and mostly
-``{object}``, and end right before the recipient. All verbs of continuations are in the past tense,
-so that one wording serves one subject and two. Every opening begins with an ordinary word: a name
-always has a space before it and is therefore always the same token.
-
-The splits are a property of this list: an opening or continuation belongs to one split only.
+Openings hold ``{names}`` ("A and B" or "A, B and C") and mostly ``{place}``; continuations hold
+``{subjects}`` ("A" or "A and B") and mostly ``{object}``, and end right before the recipient. All
+verbs of continuations are in the past tense, so that one wording serves one subject and two. Every
+opening begins with an ordinary word, so that a name has a space before it and is the same token
+everywhere. An opening or continuation belongs to one split only.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from itertools import count
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Template:
-    """One opening or continuation.
-
-    Attributes:
-        id: ``o`` or ``c`` and a number; stable, since items and tables refer to it.
-        text: The wording, with its slots in braces.
-    """
+class Template(NamedTuple):
+    """An opening or continuation: a stable ``id`` for items and tables, and a text with slots."""
 
     id: str
     text: str
@@ -115,13 +108,11 @@ _CONTINUATIONS = {
 
 
 def _numbered(letter: str, texts: dict[str, tuple[str, ...]]) -> dict[str, tuple[Template, ...]]:
-    numbered, count = {}, 0
-    for split, group in texts.items():
-        numbered[split] = tuple(
-            Template(f"{letter}{count + i:02d}", text) for i, text in enumerate(group)
-        )
-        count += len(group)
-    return numbered
+    number = count()
+    return {
+        split: tuple(Template(f"{letter}{next(number):02d}", text) for text in group)
+        for split, group in texts.items()
+    }
 
 
 #: Openings by the split of templates that they belong to.
@@ -138,8 +129,8 @@ def listing(names: Sequence[str]) -> str:
 def render(
     opening: Template,
     continuation: Template,
-    names: tuple[str, ...],
-    subjects: tuple[str, ...],
+    names: Sequence[str],
+    subjects: Sequence[str],
     place: str,
     obj: str,
 ) -> str:
@@ -150,6 +141,4 @@ def render(
     """
     first = opening.text.format(names=listing(names), place=place)
     second = continuation.text.format(subjects=listing(subjects), object=obj)
-    if first.endswith("."):
-        second = second[0].upper() + second[1:]
-    return f"{first} {second}"
+    return f"{first} {second[0].upper() + second[1:] if first.endswith('.') else second}"

@@ -5,7 +5,7 @@ The checks use the finished prompts: an item whose text does not determine its a
 """
 
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from circuitlapse.errors import CircuitlapseError
@@ -17,13 +17,10 @@ _KNOWN = frozenset(NAMES)
 
 @dataclass(frozen=True)
 class Candidates:
-    """Possible continuations of a prompt, each with the space before it.
+    """Right and wrong continuations of a prompt, each with the space before it.
 
-    Attributes:
-        right: The right continuations, mostly one.
-        wrong: The wrong ones that the prompt suggests.
-        all_needed: Whether an item must hold all of them. It may leave out years that a tokenizer
-            does not split after the century.
+    Without ``all_needed`` an item may leave some out, such as years that a tokenizer does not split
+    after the century.
     """
 
     right: frozenset[str]
@@ -38,24 +35,22 @@ class Candidates:
         )
 
 
-#: Reads a finished prompt, given all words that count as names, and works out its answer.
+#: Works out the answer of a finished prompt, given all words that count as names.
 Solve = Callable[[str, Collection[str]], Candidates]
 
 
 def undetermined(prompt: str, fix: str) -> CircuitlapseError:
-    """The error of a solver that finds no answer, or several, in a prompt."""
+    """Return the error of a solver that finds no answer, or several, in a prompt."""
     return CircuitlapseError("the prompt does not determine one answer", got=prompt, fix=fix)
 
 
 def names_in(text: str, names: Collection[str]) -> list[str]:
-    """List the names of a text as they come, repeated ones repeatedly."""
+    """Return the names of a text in their order, repeated ones repeatedly."""
     return [word for word in re.findall(r"[A-Z]\w*", text) if word in names]
 
 
-def determine_answer(prompt: str, names: Collection[str]) -> str:
-    """Return the one name that is listed in an IOI prompt and not named again.
-
-    ``names`` holds every word that counts as a name.
+def recipient(prompt: str, names: Collection[str]) -> Candidates:
+    """Solve indirect object identification: the one name that is listed and not named again.
 
     Raises:
         CircuitlapseError: If no name, or more than one, is left.
@@ -64,19 +59,10 @@ def determine_answer(prompt: str, names: Collection[str]) -> str:
     listed = list(dict.fromkeys(found))
     again = found[len(listed) :]
     left = [name for name in listed if name not in again]
-    if (
-        len(listed) < 2
-        or found[: len(listed)] != listed
-        or len(set(again)) != len(again)
-        or len(left) != 1
-    ):
+    in_order = found[: len(listed)] == listed and len(set(again)) == len(again)
+    if len(listed) < 2 or not in_order or len(left) != 1:
         raise undetermined(prompt, "List every name once, then name all of them but one again")
-    return left[0]
-
-
-def recipient(prompt: str, names: Collection[str]) -> Candidates:
-    """Solve indirect object identification: who is listed and does not act."""
-    return Candidates.of_words(determine_answer(prompt, names), names_in(prompt, names))
+    return Candidates.of_words(left[0], listed)
 
 
 def validate(
@@ -94,48 +80,44 @@ def validate(
         CircuitlapseError: At the first item that is wrong, with its prompt.
     """
     for item in items:
-        names = _KNOWN | set(item.names)
-        found = solve(item.prompt, names)
-        right = (item.answer, *item.also)
-        if not found.right.issuperset(right) or (found.all_needed and found.right - set(right)):
-            stated, said = _spelt(right), _spelt(found.right)
-            raise _wrong(item, f"the answer is stated as {stated}, but the prompt says {said}")
-        wrong = set(item.distractors)
-        if not wrong <= found.wrong or (found.all_needed and wrong < found.wrong):
-            raise _wrong(item, f"the distractors must be {_spelt(found.wrong)}")
-        candidates = (*right, *item.distractors)
-        if len(set(candidates)) != len(candidates) or not item.distractors:
-            raise _wrong(item, "answers and distractors must be different, and one of each there")
-        _check_spans(item)
-        wanted = {*changes, *invariance}
-        if set(item.corrupt) != wanted or set(item.corrupt_answers) != wanted:
-            raise _wrong(item, f"an item of this task has the counterfactuals {sorted(wanted)}")
-        for key, prompt in item.corrupt.items():
-            if prompt == item.prompt:
-                raise _wrong(item, f"the counterfactual {key!r} changes nothing")
-            answer, then = item.corrupt_answers[key], solve(prompt, names).right
-            if answer not in then:
-                said = _spelt(then)
-                raise _wrong(item, f"the answer under {key!r} is {answer!r}, but it says {said}")
-            if key in changes and answer in found.right:
-                raise _wrong(item, f"the counterfactual {key!r} must change the answer")
-            if key in invariance and (answer != item.answer or then != found.right):
-                raise _wrong(item, f"the invariance check {key!r} must keep the answer")
+        if what := next(_faults(item, changes, invariance, solve), None):
+            raise CircuitlapseError(what, got=item.prompt, fix="Correct or remove this item")
 
 
-def _check_spans(item: Item) -> None:
+def _faults(
+    item: Item, changes: Collection[str], invariance: Collection[str], solve: Solve
+) -> Iterator[str]:
+    names = _KNOWN | set(item.names)
+    found, right, wrong = solve(item.prompt, names), (item.answer, *item.also), item.distractors
+    missing = found.all_needed and found.right - set(right)
+    if not found.right.issuperset(right) or missing:
+        yield f"the answer is stated as {_or(right)}, but the prompt says {_or(found.right)}"
+    missing = found.all_needed and found.wrong - set(wrong)
+    if not found.wrong.issuperset(wrong) or missing:
+        yield f"the distractors must be {_or(found.wrong)}"
+    if len({*right, *wrong}) != len(right) + len(wrong) or not wrong:
+        yield "answers and distractors must be different, and one of each there"
     for label, (start, end) in item.spans.items():
         word = item.prompt[start:end]
         first = item.spans.get(label.removesuffix("_again"), (start, end))
         if word != item.prompt[slice(*first)]:
-            raise _wrong(item, f"the span {label!r} must cover the same word as the one before")
+            yield f"the span {label!r} must cover the same word as the one before"
         if not word or (word.istitle() and item.names and word not in item.names):
-            raise _wrong(item, f"the span {label!r} must cover a listed name, not {word!r}")
+            yield f"the span {label!r} must cover a listed name, not {word!r}"
+    wanted = {*changes, *invariance}
+    if set(item.corrupt) != wanted or set(item.corrupt_answers) != wanted:
+        yield f"an item of this task has the counterfactuals {sorted(wanted)}"
+    for key, prompt in item.corrupt.items():
+        if prompt == item.prompt:
+            yield f"the counterfactual {key!r} changes nothing"
+        answer, then = item.corrupt_answers[key], solve(prompt, names).right
+        if answer not in then:
+            yield f"the answer under {key!r} is {answer!r}, but the prompt says {_or(then)}"
+        if key in changes and answer in found.right:
+            yield f"the counterfactual {key!r} must change the answer"
+        if key in invariance and (answer != item.answer or then != found.right):
+            yield f"the invariance check {key!r} must keep the answer"
 
 
-def _spelt(words: Collection[str]) -> str:
+def _or(words: Collection[str]) -> str:
     return " or ".join(map(repr, sorted(words))) or "nothing"
-
-
-def _wrong(item: Item, what: str) -> CircuitlapseError:
-    return CircuitlapseError(what, got=item.prompt, fix="Correct or remove this item")

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Collection
 
 from circuitlapse.tasks.story import Change, Part, Story, with_slot
+from circuitlapse.tasks.task import GeneratedTask
 from circuitlapse.tasks.validation import Candidates, names_in, undetermined
 
 _APART2 = {
@@ -79,7 +80,7 @@ _BEFORE = {
 
 
 def named_once(prompt: str, names: Collection[str]) -> Candidates:
-    """Find the one name that is named once, all others being named twice."""
+    """Return the one name that is named once; all others are named twice."""
     count = Counter(names_in(prompt, names))
     once = [name for name, times in count.items() if times == 1]
     if len(once) != 1 or len(count) < 2 or max(count.values()) > 2:
@@ -87,70 +88,60 @@ def named_once(prompt: str, names: Collection[str]) -> Candidates:
     return Candidates.of_words(once[0], count)
 
 
-def _two(name: str, question: str, parts: tuple[Part, ...]) -> Story:
-    return Story(
-        name=name,
-        question=question,
-        parts=tuple(with_slot(part, "ACT", "{S}") for part in parts),
-        roles=("IO", "S"),
-        listed=("IO", "S"),
-        answer="IO",
-        solve=named_once,
-        families={"subject": {"s_to_io": Change({"S": "IO"}, "S")}},
-        positions=("IO", "S", "S_again"),
-    )
-
-
-def _three(
+def _ioi(
     name: str,
     question: str,
     parts: tuple[Part, ...],
-    listed: tuple[str, ...] = ("IO", "S1", "S2"),
-) -> Story:
+    subjects: tuple[str, ...],
+    listed: tuple[str, ...] = (),
+) -> GeneratedTask:
+    roles, act = ("IO", *subjects), " and ".join(f"{{{subject}}}" for subject in subjects)
+    orders = {"subject_order": dict(zip(subjects, subjects[::-1], strict=True))}
     return Story(
         name=name,
         question=question,
-        parts=tuple(with_slot(part, "ACT", "{S1} and {S2}") for part in parts),
-        roles=("IO", "S1", "S2"),
-        listed=listed,
+        parts=tuple(with_slot(part, "ACT", act) for part in parts),
+        roles=roles,
+        listed=listed or roles,
         answer="IO",
         solve=named_once,
-        families={
-            "subject": {
-                "s1_to_io": Change({"S1": "IO"}, "S1"),
-                "s2_to_io": Change({"S2": "IO"}, "S2"),
-            }
-        },
-        invariance={"subject_order": {"S1": "S2", "S2": "S1"}},
-        positions=("IO", "S1", "S2", "S1_again", "S2_again"),
-    )
+        families={"subject": {f"{s.lower()}_to_io": Change({s: "IO"}, s) for s in subjects}},
+        invariance=orders if len(subjects) > 1 else {},
+        positions=(*roles, *(f"{subject}_again" for subject in subjects)),
+    ).task()
 
 
+_ONE, _TWO = ("S",), ("S1", "S2")
 TASKS = (
-    _two(
+    _ioi(
         "ioi2_apart",
         "Two people are named in separate clauses and one of them acts: who is the recipient?",
         (_APART2, _GIVE),
-    ).task(),
-    _three(
+        _ONE,
+    ),
+    _ioi(
         "ioi3_apart",
         "Three people are named in separate clauses and two of them act: who is the recipient?",
         (_APART3, _GIVE),
-    ).task(),
-    _two(
+        _TWO,
+    ),
+    _ioi(
         "ioi2_before",
         "One acts, then two people are listed: who is the recipient?",
         (_BEFORE,),
-    ).task(),
-    _three(
+        _ONE,
+    ),
+    _ioi(
         "ioi3_before",
         "Two act, then three people are listed: who is the recipient?",
         (_BEFORE,),
-    ).task(),
-    _three(
+        _TWO,
+    ),
+    _ioi(
         "ioi3_home",
         "Two people go out, one stays at home and the two act: who is the recipient?",
         (_HOME, _GIVE),
-        ("S1", "S2"),
-    ).task(),
+        _TWO,
+        listed=_TWO,
+    ),
 )

@@ -87,27 +87,24 @@ def ioi_item(
     )
 
 
+def _task(name: str, question: str, subjects: tuple[str, ...]) -> GeneratedTask:
+    orders = ("subject_order", "list_order") if len(subjects) > 1 else ("list_order",)
+    return GeneratedTask(
+        name=name,
+        question=question,
+        families={"subject": tuple(f"{s.lower()}_to_io" for s in subjects), "names": ("names",)},
+        invariance=orders,
+        positions=("IO", *subjects, *(f"{subject}_again" for subject in subjects), "END"),
+        cases=tuple(permutations(range(1 + len(subjects)))),
+        draw=_draw,
+        solve=recipient,
+        needs={"name": 2 + 2 * len(subjects), "place": 1, "object": 1},
+    )
+
+
 TASKS = (
-    GeneratedTask(
-        name="ioi2",
-        question="Two people are listed and one of them acts: who is the recipient?",
-        families={"subject": ("s_to_io",), "names": ("names",)},
-        invariance=("list_order",),
-        positions=("IO", "S", "S_again", "END"),
-        cases=tuple(permutations(range(2))),
-        draw=_draw,
-        solve=recipient,
-        needs={"name": 4, "place": 1, "object": 1},
-    ),
-    GeneratedTask(
-        name="ioi3",
-        question="Three people are listed and two of them act: who is the recipient?",
-        families={"subject": ("s1_to_io", "s2_to_io"), "names": ("names",)},
-        invariance=("subject_order", "list_order"),
-        positions=("IO", "S1", "S2", "S1_again", "S2_again", "END"),
-        cases=tuple(permutations(range(3))),
-        draw=_draw,
-        solve=recipient,
-        needs={"name": 6, "place": 1, "object": 1},
+    _task("ioi2", "Two people are listed and one of them acts: who is the recipient?", ("S",)),
+    _task(
+        "ioi3", "Three people are listed and two of them act: who is the recipient?", ("S1", "S2")
     ),
 )
