@@ -5,7 +5,6 @@ import dataclasses
 import inspect
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,8 +14,7 @@ from pydantic import BaseModel
 import circuitlapse as cl
 from circuitlapse.cli.app import app
 from circuitlapse.records.columns import SCHEMAS
-
-SOURCE = Path(cl.__file__).parent
+from pages import SOURCE
 
 # What each name became; empty where it went.
 TABLES = {"controls": "invariance", "fates": "head_changes", "gains": "output_scales"}
@@ -158,3 +156,11 @@ def test_extremes_of_random_groups_are_not_called_quantiles():
         if "n_random" in columns:
             assert {"null_min", "null_max"} <= columns.keys(), name
         assert ("null_low" in columns) == (name == "overlap"), name
+
+
+def test_values_of_a_finished_run_have_their_new_names(finished):
+    grafts = finished.table("grafts")
+    assert set(grafts["quantity"]) == {"add_one_in", "leave_one_out", "shapley"}
+    assert set(grafts["origin"]) == {"base", "rescaled_base"}
+    assert {"output_scales", "non_negative_scales"} < set(grafts["group"])
+    assert set(finished.table("crosspatch")["direction"]) == {"tuned_into_base", "base_into_tuned"}
