@@ -251,6 +251,6 @@ def test_the_summary_names_every_organism_that_was_not_right_and_why():
         "elicited, seed 3, undetermined: Because.",
         "formed, seed 10, rejected: mediated is 0.5, not at least 0.7",
         "elicited (all_weights), seed 4, not counted: formed. Because.",
-        "10 of 10 organisms of the kind transformed could not be had",
+        "10 of 10 models of the kind transformed could not be made",
     ):
         assert line in text

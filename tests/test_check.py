@@ -162,7 +162,7 @@ def test_the_command_prints_hits_and_misses(of_gpt2_shape):
     assert sum("miss" in line or "hit" in line for line in lines) >= 26
     assert "name mover" in printed
     assert "S_again → S+1" in printed
-    assert "of 26 published heads (Wang et al. 2022) found again." in lines[-1]
+    assert "of 26 published heads (Wang et al. 2022) confirmed." in lines[-1]
     assert int(lines[-1].split()[0]) < 5
 
 

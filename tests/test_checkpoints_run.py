@@ -253,7 +253,7 @@ def test_a_bad_checkpoint_is_refused_before_anything_is_written(tiny_model, sft,
 def test_what_was_looked_up_is_read_back(finished, tmp_path):
     (tmp_path / "again.toml").write_text(to_toml(finished.experiment))
     assert read_experiment(tmp_path / "again.toml") == finished.experiment
-    with pytest.raises(cl.CircuitlapseError, match="not known before they are looked up"):
+    with pytest.raises(cl.CircuitlapseError, match="are known only in a run"):
         experiment(None, "out").steps()
 
 
@@ -264,7 +264,7 @@ def test_what_was_looked_up_is_read_back(finished, tmp_path):
         ({"base": "x", "prompts": 8}, "--base, --prompts need(s) --checkpoints"),
         (
             {"experiment": Path("e.toml"), "checkpoints": ["x"], "patch_at": "ends"},
-            "--checkpoints, --patch-at cannot stand beside one (got 'e.toml')",
+            "--checkpoints, --patch-at cannot be combined with an experiment file (got 'e.toml')",
         ),
         ({"checkpoints": ["nothing-*"]}, "no path matches this pattern (got 'nothing-*')"),
         ({"checkpoints": ["x"], "old": "ioi3"}, "must be two tasks"),

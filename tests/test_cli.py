@@ -53,7 +53,7 @@ def test_the_example_reaches_a_verdict_in_under_ten_lines(finished):
 def test_a_finished_run_says_so_and_prints_its_summary(config, finished):
     done = _cli("run", config, "--out", finished[0])
     assert done.returncode == 0, done.stderr
-    assert "everything is there already: nothing to do" in done.stderr
+    assert "the run is finished: nothing to do" in done.stderr
     for expected in ("ioi2", "ioi3", "test_templates", "base", "Top heads", "Verdict: "):
         assert expected in done.stdout
     assert str(finished[0] / "report.html") in done.stdout.replace("\n", "")

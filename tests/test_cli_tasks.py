@@ -35,7 +35,7 @@ def test_items_are_shown_with_positions_and_counterfactuals(run) -> None:
         for name, prompt in item.corrupt.items():
             assert f"{name}  {prompt} → {item.corrupt_answers[name].strip()}" in text
     assert "'00'" not in (text := run("show", "greater_than", "-n", 1))
-    assert "also right" in text
+    assert "also correct" in text
 
 
 def test_what_is_exported_is_a_task_again(run, tiny_model: Path, tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def test_all_faults_are_named_at_once(tmp_path):
         ('[base]\npath = "gpt2"\n[tasks]\nold = "ioi3"\n', "must be two tasks"),
         (
             '[base]\npath = "gpt2"\n[finetune]\nseeds = [1, 1]\n',
-            "`seeds` names a value twice: [1, 1]",
+            "`seeds` has duplicates: [1, 1]",
         ),
         ('[base]\npath = "gpt2"\n[finetune]\nsteps = 4\n', "`save_every` (8) exceeds `steps` (4)"),
         ('[base]\npath = "gpt2"\n[measure]\ncircuit_sizes = [1.5]\n', "less than or equal to 1"),
@@ -175,5 +175,5 @@ def test_some_checkpoints_are_patched(tmp_path):
     assert exact(8, steps=16) == [0, 8, 16]
     assert demo_experiment().measure.patch_at == 8
     for wrong in (1, "some", 2.5, True):
-        with pytest.raises(ValueError, match="give `every`, `ends`, or a number of checkpoints"):
+        with pytest.raises(ValueError, match="must be `every`, `ends`, or a number of checkpoints"):
             exact(wrong)

@@ -228,7 +228,7 @@ def test_nothing_is_trained_with_checkpoints_that_the_user_has(tiny_model):
     allowed = {"few_shot": [0]}
     assert cl.Experiment.model_validate({**fields, "controls": allowed}).controls.few_shot
     for control in ({"train_only": ["mlps"]}, {"placebos": ["old_task"]}):
-        with pytest.raises(ValueError, match="nothing is fine-tuned: leave `controls.train_only`"):
+        with pytest.raises(ValueError, match="cannot be combined with `controls.train_only`"):
             cl.Experiment.model_validate({**fields, "controls": control})
 
 

@@ -103,7 +103,7 @@ def test_a_schedule_runs_from_the_base_to_the_last_step(steps, every, listed):
         ({"save_at": "evry"}, 'must be "every", "log" or a list of steps above 0'),
         ({"save_at": [0, 4]}, 'must be "every", "log" or a list of steps above 0'),
         ({"save_at": [300]}, r"`save_at` \(300\) exceeds `steps` \(240\)"),
-        ({"save_at": [4, 4]}, "names a value twice"),
+        ({"save_at": [4, 4]}, "has duplicates"),
         (
             {"gradient_accumulation": 5},
             r"`gradient_accumulation` \(5\) does not divide `batch_size` \(32\)",
@@ -112,7 +112,7 @@ def test_a_schedule_runs_from_the_base_to_the_last_step(steps, every, listed):
             {"steps": 1, "save_every": 1, "batch_size": 8, "replay_fraction": 0.95},
             r"`replay_fraction` \(0\.95\) leaves fewer than two of the 8 prompts",
         ),
-        ({"grid": {"learning_rate": [1e-3, 1e-3]}}, "`learning_rate` names a value twice"),
+        ({"grid": {"learning_rate": [1e-3, 1e-3]}}, "`learning_rate` has duplicates"),
         ({"grid": {"method": ["half"]}}, "'full' or 'lora'"),
         ({"optimizer": "../up"}, "should match pattern"),
         ({"trainer": {"optim": "sgd"}}, "`optim` is set by finetune.optimizer"),

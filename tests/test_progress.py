@@ -76,7 +76,7 @@ def test_a_job_without_events_is_still_named(tmp_path):
         time.sleep(0.1)
         listen(Progress("note", "verdict", text="one thing"))
     lines = out.getvalue().splitlines()
-    assert "looking at what is there" in lines[0]
+    assert "checking the directory" in lines[0]
     assert any(line.endswith("[3/7] verdict") for line in lines)
     assert lines[-2].endswith("note: one thing")
     assert lines[-1].endswith("3 of 7 jobs are done")

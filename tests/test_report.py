@@ -95,7 +95,7 @@ def test_the_page_says_the_verdict_and_its_reason_without_scripts(page: _Page):
     assert "Undetermined: this run does not decide" in text
     assert "The calibration that a stronger label needs" in text
     assert "Scope: this run" in text
-    assert "transformed: the old circuit\u2019s heads 0.50 [0.44, 0.56]" in text
+    assert "transformed: old-task heads 0.50 [0.44, 0.56]" in text
     assert "The rule: not calibrated." in text
     assert "The base is the model organism “default” (pretraining seed 0)" in text
     for term in ("holds", "Faithfulness", "Hanna et al. 2024", "torch 2.13.0", "repurposed"):
@@ -105,7 +105,7 @@ def test_the_page_says_the_verdict_and_its_reason_without_scripts(page: _Page):
 def test_the_page_counts_the_labels_of_ground_truth_models(page: _Page):
     text = " ".join(" ".join(page.text).split())
     found = released()
-    assert "How often the rule names what was planted" in text
+    assert "How often the label is right" in text
     assert found.command in text
     for tally in found.tallies:
         assert f"{tally.kind} {tally.n} {tally.right} {estimate(tally.right_share)}" in text
@@ -222,7 +222,9 @@ def test_without_scripts_every_seed_has_its_tables(tmp_path: Path):
 
 def test_statements_stand_under_what_they_speak_about(page: _Page):
     text = [part.strip() for part in page.text]
-    places = [text.index(title) for title in ("Wiring", "Causes, by weights", "Function")]
+    places = [
+        text.index(title) for title in ("Circuit structure", "Causes, by weights", "Function")
+    ]
     assert places == sorted(places)  # the verdict's own order
 
 
@@ -316,7 +318,7 @@ def test_files_of_another_version_are_named(broken: Path):
     def fails(message: str) -> None:
         with pytest.raises(CircuitlapseError, match=message) as error:
             build_report(broken)
-        assert "Delete it and run the experiment again" in str(error.value)
+        assert "Delete the file and run the same command again" in str(error.value)
 
     frame = pl.read_parquet(broken / "tables" / "head_changes.parquet")
     put_table(broken, "head_changes", frame.drop("category"))
@@ -332,11 +334,11 @@ def test_files_of_another_version_are_named(broken: Path):
         put(broken, "tasks/ioi3.test.jsonl", line + "\n")
         fails(r"ioi3\.test\.jsonl, line 1, is not an item with prompt, answer and corrupt")
     put(broken, "verdict.json", '{"label": "maybe"}')
-    fails(r"verdict\.json is not what this version of circuitlapse writes .got .label: ")
+    fails(r"verdict\.json was written by another version of circuitlapse .got .label: ")
 
 
 def test_a_place_that_is_no_run_is_named(tmp_path: Path):
-    with pytest.raises(CircuitlapseError, match=r"there is no run directory here \(got '.*none'\)"):
+    with pytest.raises(CircuitlapseError, match=r"there is no such run directory \(got '.*none'\)"):
         build_report(tmp_path / "none")
 
 

@@ -21,7 +21,7 @@ from circuitlapse.api.task_screening import (
     form_of,
     mark_of,
     smallest_master,
-    worthwhile,
+    suggested_pairs,
 )
 from circuitlapse.cli.survey import survey as command
 from circuitlapse.models.engine.behaviour import behaviour
@@ -86,7 +86,7 @@ def test_pairs_are_of_a_mastered_and_an_open_task_with_a_common_counterfactual()
         _figures("induction", 0.1, 0.2, 1 / 8),  # no counterfactual type in common
     ]
     tasks = {each.task: TASKS[each.task] for each in figures}
-    pairs = worthwhile(figures, tasks, FORM)
+    pairs = suggested_pairs(figures, tasks, FORM)
     assert [(pair.old, pair.new) for pair in pairs] == [
         ("ioi2", "ioi3"),
         ("ioi2", "ioi3_apart"),
@@ -245,7 +245,7 @@ def test_slips_are_found_before_any_model_is_loaded(tiny_model: Path, tmp_path: 
         ([], None, "there is no model to survey. Name at least one"),
         ([tiny_model], [], "there is no task to ask"),
         ([tiny_model], ["ioi7"], "there is no such task .got 'ioi7'"),
-        ([tiny_model, "ioi3"], ["ioi2"], "ioi3 is a task and no model. Write `--tasks ioi3`"),
+        ([tiny_model, "ioi3"], ["ioi2"], "ioi3 is a task, not a model. Pass it as `--tasks ioi3`"),
         (["organism:wild"], None, "no such organism .got 'wild'.. Use one of default, natural"),
         (["organism:default:x"], None, "seed must be a whole number .got 'x'"),
     ):
@@ -274,8 +274,8 @@ def test_the_command_prints_and_writes_everything(tiny_model: Path, tmp_path: Pa
     ]
     done = CliRunner().invoke(APP, [str(each) for each in arguments])
     assert done.exit_code == 0, done.output
-    assert done.output.count("Not asked, bought_more: 'bought_more' cannot be built") == 2
-    assert "smallest that masters it" in done.output
+    assert done.output.count("Not tested: bought_more: 'bought_more' cannot be built") == 2
+    assert "smallest model that masters it" in done.output
     found = Survey.model_validate(json.loads(json_file.read_text()))
     assert [len(model.tasks) for model in found.models] == [2, 2]
     assert page.read_text(encoding="utf-8") == render_survey(found)
@@ -294,7 +294,7 @@ def test_the_command_prints_and_writes_everything(tiny_model: Path, tmp_path: Pa
         ],
     )
     assert again.exit_code == 2
-    assert f"Left out, {tmp_path / 'none'}: there is no such model directory" in again.output
+    assert f"Left out: {tmp_path / 'none'}: there is no such model directory" in again.output
     assert len(Survey.model_validate_json(json_file.read_text()).models) == 1
     wrong = CliRunner().invoke(APP, [str(tiny_model), "--html", str(tmp_path)])
     assert "is a directory. Name a file in it" in str(wrong.exception)

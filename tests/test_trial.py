@@ -100,7 +100,7 @@ def test_a_notebook_shows_a_prompt_and_a_run_in_frames_of_their_own(run: cl.Run)
 
 def test_try_prints_a_row_for_each_checkpoint(run: cl.Run, tmp_path: Path):
     text = _cli("try", run.path, PROMPT)
-    for title in ("Next tokens", "Logit lens", "circuit's heads look"):
+    for title in ("Next tokens", "Logit lens", "Attention of the circuit's heads"):
         assert title in text
     assert len(re.findall(r"^│ base ", text, re.MULTILINE)) == 3
     page = tmp_path / "new" / "page.html"

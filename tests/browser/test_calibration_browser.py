@@ -85,6 +85,6 @@ def test_a_calibration_is_one_page_that_everyone_can_use(opened, axe, found, tmp
     assert page.locator(".confusion .wrong").all_inner_texts() == ["1"]
     assert page.locator("svg.mini").count() == 1 + 4  # one tally, and two shares of two organisms
     assert "learned is 0.61 <b>below</b> 0.9" in page.inner_text("main")
-    assert "1 of 2 organisms of the kind elicited could not be had" in page.inner_text("main")
+    assert "1 of 2 organisms of the kind elicited could not be made" in page.inner_text("main")
     assert page.evaluate("document.documentElement.scrollWidth") == 1280
     assert axe(page) == []

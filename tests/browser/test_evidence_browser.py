@@ -92,9 +92,11 @@ def test_every_table_is_drawn(opened, page_path):
     assert page.locator("#chart-improvements rect").count() == LAYERS * (HEADS + 1)
     assert page.locator("#overlap-compared .point").count() == 2 * 2 * 3
     assert page.locator("#graft-part-chart circle").count() == 2 * 3 * 3
-    assert "improvements alone (elicited)" in page.text_content("#rescaled-chart")
-    assert "overfit" not in page.text_content("#chart-training")  # the first 32 steps had no trap
-    assert "nine tenths of the improvement: everything 96" in page.text_content("#chart-elicitable")
+    assert "rescaled base (elicited)" in page.text_content("#rescaled-chart")
+    assert "overfit" not in page.text_content(
+        "#chart-training"
+    )  # the first 32 steps had no warning
+    assert "90 % of the improvement: everything 96" in page.text_content("#chart-elicitable")
     assert "fine-tuned model" in page.text_content("#chart-shortcuts")
 
 
@@ -204,7 +206,7 @@ def test_the_verdicts_bar_and_the_calibration_download(opened, page_path):
     assert download.value.suggested_filename == "shares.svg"  # it is the same at every step
     picture = ElementTree.parse(download.value.path()).getroot()
     words = [element.text or "" for element in picture.iter(f"{SVG}text")]
-    assert any("circuit\u2019s heads 0.50 [0.44, 0.56]" in text for text in words)
+    assert any("old-task heads 0.50 [0.44, 0.56]" in text for text in words)
     assert len(list(picture.iter(f"{SVG}rect"))) == 1 + 2 * len(CAUSES)
 
 

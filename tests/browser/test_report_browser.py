@@ -177,16 +177,14 @@ def test_a_pinned_head_shows_its_attention_and_the_bases(opened):
     page.keyboard.press("Home")
     moved = page.eval_on_selector_all("#pattern-chart svg:nth-of-type(2) rect", FILLS)
     assert moved == base
-    assert "copies" in page.text_content("#signature-chart")
-    assert page.locator("#reads-from tr").count() >= 1
+    assert "copy score" in page.text_content("#profile-chart")
+    assert page.locator("#edges-in tr").count() >= 1
 
 
 def test_a_pinned_heads_page_says_that_the_graft_is_its_groups(opened):
     told = opened("step=16&head=2.3").inner_text("#head-tables")
-    assert "Its group\u2019s graft, of the old circuit\u2019s heads together: first in" in told
-    assert "Its group\u2019s graft, of the MLPs together" in opened("head=m1").inner_text(
-        "#head-tables"
-    )
+    assert "Graft of its whole group (old-task heads), in logits of improvement: add-one-in" in told
+    assert "Graft of its whole group (MLPs)" in opened("head=m1").inner_text("#head-tables")
 
 
 def test_between_the_ends_patterns_and_patches_are_those_of_the_last_checkpoint(opened):

@@ -1,4 +1,4 @@
-"""A finished run, for a notebook: its verdict, its tables, its models and its page."""
+"""A finished run: its verdict, tables, models and report."""
 
 import json
 from collections.abc import Callable
@@ -26,7 +26,7 @@ _HEADS = 12
 
 
 class Page:
-    """A page that a notebook shows; nothing on it reaches the notebook or the network."""
+    """A page in a notebook, without access to the notebook or the network."""
 
     def __init__(self, html: str, height: int) -> None:
         """Take a whole HTML document and the height of its frame in pixels."""
@@ -57,9 +57,8 @@ class Run:
 
     Attributes:
         path: The directory.
-        experiment: What was run.
-        recipe: Which recipe this is about; None where the run has a grid of several and none was
-            chosen yet.
+        experiment: The experiment.
+        recipe: Its recipe; None for a grid of several recipes if none is chosen.
     """
 
     def __init__(self, path: Path | str, recipe: str | None = None) -> None:
@@ -68,7 +67,7 @@ class Run:
         if not (self.path / "experiment.toml").exists():
             raise CircuitlapseError(
                 f"{self.path} is not a run: it has no experiment.toml",
-                fix="Name the directory that `circuitlapse run` or `circuitlapse demo` wrote",
+                fix="Pass the directory that `circuitlapse run` or `circuitlapse demo` wrote",
             )
         self.experiment = read_experiment(self.path / "experiment.toml")
         self._store = Store(self.path)
@@ -81,10 +80,7 @@ class Run:
 
     @property
     def recipes(self) -> "dict[str, Run]":
-        """The run once for each of its recipes, by the recipe's name.
-
-        A recipe that failed in a finished run is left out.
-        """
+        """The run of each recipe, without recipes that failed in a finished run."""
         names = list(self.experiment.finetune.recipes())
         if (self.path / "provenance.json").exists():
             names = [name for name in names if self._store.record(verdict_path(name))]
@@ -101,9 +97,9 @@ class Run:
 
     @property
     def seed(self) -> int:
-        """The fine-tuning seed that is shown by default: the first that finished."""
+        """The default fine-tuning seed: the first that finished."""
         seeds = self.experiment.finetune.seeds
-        # Where there is nothing to choose, no table is read and hashed for every model and score.
+        # With one seed no table needs to be read and hashed.
         if len(seeds) == 1 or not self._store.record("tables/nodes.parquet"):
             return seeds[0]
         there = set(self.table("nodes")["finetune_seed"])
@@ -116,12 +112,12 @@ class Run:
 
     @property
     def provenance(self) -> Provenance:
-        """Versions, seeds, hashes and times behind the numbers."""
+        """Versions, seeds, hashes and times."""
         return Provenance.model_validate_json(self._store.read("provenance.json"))
 
     @property
     def base(self) -> dict[str, object]:
-        """What the base model is; for an organism also what it reached when it was validated."""
+        """The base model; for an organism also its validation figures."""
         return json.loads(self._store.read("base.json"))
 
     @property
@@ -130,9 +126,7 @@ class Run:
         return self._store.path(report_path(self._recipe()))
 
     def table(self, name: str) -> pl.DataFrame:
-        """Read one of the result tables, whose columns ``circuitlapse.records`` describes.
-
-        Rows are those of this recipe; of every recipe where none was chosen.
+        """Return a result table with the rows of this recipe; of every recipe if none is chosen.
 
         Args:
             name: Such as ``behaviour``, ``nodes``, ``head_changes`` or ``grafts``;
@@ -149,7 +143,7 @@ class Run:
         return table if self.recipe is None else table.filter(pl.col("recipe") == self.recipe)
 
     def scores(self, step: int, task: str, seed: int | None = None) -> dict[str, np.ndarray]:
-        """Read what was measured per prompt at one checkpoint.
+        """Return the measurements per prompt at one checkpoint.
 
         Args:
             step: A step that has a checkpoint.
@@ -159,13 +153,13 @@ class Run:
         Returns:
             Arrays by name, such as ``effects.names`` of shape ``[prompts, nodes]`` in logits.
         """
-        return load(self._store.read(scores(self._arm(seed).name, step, task)))
+        return load(self._store.read(scores(self._training_run(seed).name, step, task)))
 
-    def _arm(self, seed: int | None) -> TrainingRun:
+    def _training_run(self, seed: int | None) -> TrainingRun:
         return TrainingRun(self._recipe(), self.seed if seed is None else seed)
 
     def model(self, step: int, seed: int | None = None, device: str = "auto") -> "Model":
-        """Load a checkpoint, ready for analysis.
+        """Load a checkpoint.
 
         Args:
             step: A step that has a checkpoint; 0 is the base.
@@ -178,7 +172,7 @@ class Run:
         from circuitlapse.models.files.load import load_model
         from circuitlapse.pipeline.inputs.user_checkpoints import load_checkpoint
 
-        training_run, seeds = self._arm(seed), self.experiment.finetune.seeds
+        training_run, seeds = self._training_run(seed), self.experiment.finetune.seeds
         if step not in self.experiment.steps() or training_run.seed not in seeds:
             raise CircuitlapseError(
                 "the run has no such checkpoint",
@@ -198,18 +192,18 @@ class Run:
         device: str = "auto",
         advance: Callable[[int, int], None] | None = None,
     ) -> "TriedPrompt":
-        """Ask every checkpoint what comes after a prompt of one's own.
+        """Run a prompt at every checkpoint.
 
         Args:
-            prompt: Text that ends right before the token asked for.
-            top: How many next tokens to name at each checkpoint.
+            prompt: Text that ends directly before the answer.
+            top: Number of next tokens at each checkpoint.
             seed: Fine-tuning seed; by default :attr:`seed`.
             device: As :func:`circuitlapse.load_model` takes it.
             advance: Called with (checkpoints done, checkpoints in all).
 
         Returns:
-            The next tokens, the logit lens and the attention of the circuits' heads, which are
-            the dozen with the largest effect; in a notebook it shows itself.
+            Next tokens, logit lens, and attention of the dozen heads with the largest effect. A
+            notebook shows them as a page.
 
         Raises:
             CircuitlapseError: If there is no such seed, or a checkpoint cannot run the prompt.
@@ -249,15 +243,11 @@ class Run:
         return strongest.select("node", "layer", "head").head(_HEADS).rows()
 
     def show(self, height: int = 900) -> "Page":
-        """Show the report in a notebook, as the last value of a cell.
-
-        Args:
-            height: Of the frame, in pixels.
-        """
+        """Return the report for a notebook, in a frame of ``height`` pixels."""
         return Page(self._store.read(report_path(self._recipe())).decode(), height)
 
     def __repr__(self) -> str:
-        """Name the run and, where it is finished, its verdict."""
+        """Return the path and, if it is finished, the label."""
         if not (self.path / "provenance.json").exists():
             return f"Run({str(self.path)!r}, unfinished)"
         if self.recipe == ONLY:
@@ -272,7 +262,7 @@ def load_run(path: Path | str, recipe: str | None = None) -> Run:
 
     Args:
         path: The directory.
-        recipe: One of a grid's recipes; not needed where there is only one.
+        recipe: One of a grid's recipes; not needed for a single recipe.
 
     Raises:
         CircuitlapseError: If it is not a run, or has no such recipe.

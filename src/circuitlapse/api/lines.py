@@ -1,4 +1,4 @@
-"""How far long work is, in plain lines: for logs, pipes and notebooks."""
+"""Progress as plain lines, for logs, pipes and notebooks."""
 
 import io
 import sys
@@ -9,21 +9,20 @@ from typing import IO, Any
 
 from circuitlapse.pipeline.job import Listener, Progress
 
-ALL_THERE = "everything is there already: nothing to do"
+ALL_THERE = "the run is finished: nothing to do"
 EVERY = 5.0  # seconds from one line to the next
 _SHOWN = 4  # running jobs in a line
-_WAITS = 6  # before the first line where nothing is planned yet
+_WAITS = 6  # before the first line if nothing is planned yet
 
 
 class Lines:
-    """A listener that says every few seconds what is done and how far it is.
+    """A listener that prints the running jobs and their progress every few seconds.
 
-    Notes for the user are printed at once, everything else by a thread, since a job may be long
-    without an event.
+    Notes are printed at once, everything else by a thread, as a job may take long without an event.
     """
 
     def __init__(self, stream: IO[str] | io.TextIOBase, every: float | None = None) -> None:
-        """Name the stream and the seconds between lines."""
+        """Set the stream and the seconds between lines."""
         self._stream, self._every = stream, every or EVERY
         self._started = time.monotonic()
         self._done: tuple[int, int] | None = None
@@ -32,12 +31,12 @@ class Lines:
         self._thread = threading.Thread(target=self._tell, daemon=True)
 
     def __enter__(self) -> "Lines":
-        """Begin to print."""
+        """Start to print."""
         self._thread.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Print no more, after a last line that says what was done."""
+        """Print a last line with the number of finished jobs, and stop."""
         self._end.set()
         self._thread.join()
         if self._done is not None and self._done[1]:
@@ -67,14 +66,14 @@ class Lines:
         while not self._end.wait(self._every):
             waits += 1
             with self._lock:
-                # Bad input ends before anything is planned, with its own message alone.
+                # Invalid input ends before anything is planned, with only its error message.
                 if self._done is not None or waits >= _WAITS:
                     self._say(self._status())
 
     def _status(self) -> str:
         doing = "; ".join(list(self._running.values())[:_SHOWN])
         counted = "[{}/{}] ".format(*self._done) if self._done is not None else ""
-        return counted + (doing or "looking at what is there")
+        return counted + (doing or "checking the directory")
 
     def _say(self, text: str) -> None:
         seconds = f"{time.monotonic() - self._started:6.1f} s"
@@ -82,13 +81,13 @@ class Lines:
 
 
 def watched(progress: Listener | None) -> AbstractContextManager[Listener]:
-    """The caller's listener; without one, lines in a notebook and nothing elsewhere."""
+    """Return the caller's listener; without one, lines in a notebook and nothing elsewhere."""
     if progress is None and in_notebook():
         return Lines(sys.stdout)
     return nullcontext(progress or (lambda event: None))
 
 
 def in_notebook() -> bool:
-    """Whether a notebook's kernel runs this process."""
+    """Return whether this process is a notebook's kernel."""
     ipython: Any = sys.modules.get("IPython")
     return ipython is not None and hasattr(ipython.get_ipython(), "kernel")

@@ -1,4 +1,4 @@
-"""Start a run, or go on with one: an experiment from beginning to end, or two models compared."""
+"""Start or resume a run: of an experiment, or to compare two models."""
 
 from pathlib import Path
 
@@ -21,33 +21,33 @@ def run_experiment(
     out: Path | str,
     progress: Listener | None = None,
 ) -> Run:
-    """Run an experiment, or resume what an earlier call began.
+    """Run an experiment, or resume an interrupted run.
 
     Args:
         experiment: The experiment, or the path of its TOML file.
         out: Directory of the run. A finished run of the same experiment is returned as it is.
-        progress: Called with events while it works. Without it a notebook shows a line every five
+        progress: Called with progress events. By default a notebook shows a line every five
             seconds, and nothing is printed elsewhere.
 
     Raises:
-        CircuitlapseError: For any mistake in the experiment, the models or the directory; and where
-            fine-tunes failed, after everything else was finished.
+        CircuitlapseError: For invalid experiments, models or directories; and for failed
+            fine-tunes, after everything else is finished.
     """
     if not isinstance(experiment, Experiment):
         experiment = read_experiment(experiment)
     out = Path(out)
-    lost: FailedRunsError | None = None
+    failed: FailedRunsError | None = None
     try:
         with watched(progress) as listen:
             run_in(experiment, out, listen)
     except FailedRunsError as error:
-        lost = error
+        failed = error
     store = Store(out)
     for recipe in experiment.finetune.recipes():
-        if lost is None or store.record(verdict_path(recipe)):
+        if failed is None or store.record(verdict_path(recipe)):
             _keep_report(store, recipe)
-    if lost is not None:
-        raise lost
+    if failed is not None:
+        raise failed
     return Run(out)
 
 
@@ -62,26 +62,26 @@ def compare_models(
     device: str = "auto",
     progress: Listener | None = None,
 ) -> Run:
-    """Compare two models that were fine-tuned elsewhere, without checkpoints in between.
+    """Compare a base with its fine-tuned model, without checkpoints in between.
 
-    It is a run on checkpoints of yours, of which there are two: the base is step 0, the tuned model
-    step 1. No placebo is run, so that only ``no_gain`` and ``undetermined`` can be its label;
-    shares and all tables are there.
+    The run has two checkpoints: the base is step 0, the tuned model step 1. Without a placebo the
+    label is ``no_gain`` or ``undetermined``; the run has shares and all tables.
 
     Args:
         base: Directory or Hub name of the model before fine-tuning.
-        tuned: Likewise after it, of the same architecture and vocabulary; an adapter will do.
-        old: The old task: a name, or the path of a file of your own.
+        tuned: Directory or Hub name of the model after it, of the same architecture and vocabulary,
+            or of an adapter.
+        old: The old task: a name, or the path of a file.
         new: The new task.
-        out: Directory of the run; by default ``runs/compare-NAME``, NAME being the tuned model's.
-        prompts: Prompts for behaviour, circuits, groups and grafts alike; the defaults without it.
-        workers: Number of worker processes; 0 takes one per core.
+        out: Directory of the run (default: ``runs/compare-NAME``, with NAME of the tuned model).
+        prompts: Number of prompts for behaviour, circuits, groups and grafts.
+        workers: Number of worker processes; 0: one per core.
         device: As :func:`circuitlapse.load_model` takes it.
-        progress: Called with events while it works. Without it a notebook shows a line every five
+        progress: Called with progress events. By default a notebook shows a line every five
             seconds, and nothing is printed elsewhere.
 
     Raises:
-        CircuitlapseError: If a model or task is not there, or the models differ in architecture.
+        CircuitlapseError: If a model or task does not exist, or the architectures differ.
     """
     experiment = comparison(base, tuned, old, new, prompts)
     compute = experiment.compute.model_copy(update={"workers": workers, "device": device})
@@ -90,12 +90,12 @@ def compare_models(
 
 
 def comparison_out(tuned: Path | str) -> Path:
-    """Where two models' comparison goes where no place was named."""
+    """Return the default directory of a comparison."""
     return Path("runs") / f"compare-{Path(str(tuned).rstrip('/')).absolute().name}"
 
 
 def _keep_report(store: Store, recipe: str) -> None:
-    """Build the report unless it was made from these very records by this version."""
+    """Build the report unless this version made it from the same records."""
     sources = [f"tables/{name}.parquet" for name in SCHEMAS]
     records = [store.record(name) for name in (*sources, verdict_path(recipe), "provenance.json")]
     key = key_of("report", __version__, [record.sha256 for record in records if record])

@@ -1,8 +1,4 @@
-"""A survey: which of the tasks do these models by themselves?
-
-One model is in memory at a time. A task that a model's tokenizer or context has no room for, and a
-model that cannot be loaded, are listed with the reason, and the survey goes on.
-"""
+"""Tests of models on tasks without fine-tuning, one model in memory at a time."""
 
 import gc
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +16,7 @@ from circuitlapse.api.task_screening import (
     form_of,
     mark_of,
     smallest_master,
-    worthwhile,
+    suggested_pairs,
 )
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models.engine.behaviour import behaviour
@@ -49,23 +45,24 @@ def survey(
     device: str = "auto",
     progress: Listener | None = None,
 ) -> Survey:
-    """Ask models the prompts of tasks, and say which they master by themselves.
+    """Test which tasks models solve without fine-tuning, and suggest old/new task pairs.
+
+    Models that cannot be loaded and tasks that a model cannot take are listed with the reason.
 
     Args:
         models: Directories, names on the Hub, or organisms: ``organism:default``, and
-            ``organism:natural:3`` for the one with seed 3, which are pretrained where they are not
-            in the cache.
-        tasks: Names or paths, as :func:`circuitlapse.get_task` takes them; by default the battery.
-        prompts: How many of each task's held-out test prompts, at least 2.
-        seed: Draws other prompts.
-        device: ``auto``, ``cpu``, ``cuda`` and so on.
+            ``organism:natural:3`` for the one with seed 3; pretrained if not cached.
+        tasks: Names or paths, as :func:`circuitlapse.get_task` takes them (default: all built-in).
+        prompts: Number of held-out test prompts per task, at least 2.
+        seed: Seed of the sampling of prompts.
+        device: As :func:`circuitlapse.load_model` takes it.
         progress: Called with an event for every model and task.
 
     Returns:
-        The figures with their marks, pairs of tasks worth an experiment, and what was left out.
+        Accuracies with grades, suggested pairs of tasks, and what was left out.
 
     Raises:
-        CircuitlapseError: If a task does not exist, or none of the models can be surveyed.
+        CircuitlapseError: If a task does not exist, or none of the models can be tested.
     """
     names = [models] if isinstance(models, str | Path) else models
     names = list(dict.fromkeys(str(name) for name in names))
@@ -75,20 +72,20 @@ def survey(
         raise CircuitlapseError("an interval needs at least 2 prompts of each task", got=prompts)
     found = {name: get_task(name) for name in (TASKS if tasks is None else tasks)}
     if not found:
-        raise CircuitlapseError("there is no task to ask", fix="Name at least one")
+        raise CircuitlapseError("there is no task to test", fix="Name at least one")
     for name in names:
         _check_name(name)
     listen = progress or (lambda event: None)
     listen(Progress("planned", total=len(names)))
     form = cache(lambda name: form_of(found[name]))
     surveyed: list[ModelSurvey] = []
-    refused: list[LeftOut] = []
+    left_out: list[LeftOut] = []
     for done, name in enumerate(names, 1):
         listen(Progress("started", name))
         try:
             surveyed.append(_survey_one(name, found, form, prompts, seed, device, listen))
         except (CircuitlapseError, torch.OutOfMemoryError) as error:
-            refused.append(LeftOut(name=name, reason=str(error)))
+            left_out.append(LeftOut(name=name, reason=str(error)))
             listen(Progress("note", text=f"{name} is left out: {error}"))
         gc.collect()  # a model holds references to itself
         if torch.cuda.is_available():
@@ -96,8 +93,8 @@ def survey(
         listen(Progress("finished", name, done, len(names)))
     if not surveyed:
         raise CircuitlapseError(
-            "none of the models could be surveyed:\n"
-            + "\n".join(f"{each.name}: {each.reason}" for each in refused)
+            "none of the models could be tested:\n"
+            + "\n".join(f"{each.name}: {each.reason}" for each in left_out)
         )
     return Survey(
         circuitlapse=__version__,
@@ -106,18 +103,18 @@ def survey(
         seed=seed,
         criteria=CRITERIA,
         models=surveyed,
-        left_out=refused,
+        left_out=left_out,
         smallest={name: smallest_master(surveyed, name) for name in found},
     )
 
 
 def _check_name(name: str) -> None:
-    """Find slips of the hand before hours of work."""
+    """Check a name before hours of work."""
     if name.startswith(_ORGANISM):
         _recipe(name)
     elif name in TASKS and not Path(name).exists():
         raise CircuitlapseError(
-            f"{name} is a task and no model", fix=f"Write `--tasks {name}`, or `--tasks A,B`"
+            f"{name} is a task, not a model", fix=f"Pass it as `--tasks {name}`"
         )
 
 
@@ -125,7 +122,7 @@ def _recipe(name: str) -> tuple[Recipe, int]:
     recipe, _, seed = name.removeprefix(_ORGANISM).partition(":")
     if seed and not seed.isdecimal():
         raise CircuitlapseError(
-            "an organism's seed must be a whole number", got=seed, fix="Write organism:default:3"
+            "an organism's seed must be a whole number", got=seed, fix="Pass organism:default:3"
         )
     return get_recipe(recipe), int(seed or 0)
 
@@ -143,7 +140,7 @@ def _load(name: str, device: str, listen: Listener) -> Model:
         )
     if model.tokenizer is None:
         raise CircuitlapseError(
-            "the model has no tokenizer, so that it cannot be asked anything",
+            "the model has no tokenizer, so it cannot be tested",
             got=name,
             fix="Save its tokenizer into the same directory",
         )
@@ -174,7 +171,7 @@ def _survey_one(
         parameters=sum(weights.numel() for weights in model.hf.parameters()),
         tasks=figures,
         left_out=left_out,
-        pairs=worthwhile(figures, tasks, form),
+        pairs=suggested_pairs(figures, tasks, form),
     )
 
 
@@ -182,12 +179,12 @@ def _measure(model: Model, label: str, task: Task, prompts: int, seed: int) -> T
     most = task.n_items(_SPLIT)
     n = prompts if most is None else max(1, min(prompts, most))
     items = task.items(_SPLIT, n, seed, model.tokenizer)
-    # A pair of tasks is worth an experiment only where every counterfactual can be tokenised.
+    # A pair of tasks suits an experiment only if every counterfactual can be tokenised.
     pairs = [
         tokenize(items, model.tokenizer, counterfactual) for counterfactual in task.counterfactuals
     ]
     shown = behaviour(model, pairs[0])
-    among = proportion_interval(int(shown.candidate_correct.sum()), n)
+    accuracy = proportion_interval(int(shown.candidate_correct.sum()), n)
     rights = [1 + len(item.also) for item in items]
     wrongs = [len(item.distractors) for item in items]
     chance = float(np.mean([r / (r + w) for r, w in zip(rights, wrongs, strict=True)]))
@@ -196,7 +193,7 @@ def _measure(model: Model, label: str, task: Task, prompts: int, seed: int) -> T
         prompts=n,
         chance=chance,
         accuracy=proportion_interval(int(shown.correct.sum()), n),
-        candidate_accuracy=among,
+        candidate_accuracy=accuracy,
         logit_diff=mean_interval(shown.logit_diff.astype(np.float64)),
-        mark=mark_of(among, chance),
+        mark=mark_of(accuracy, chance),
     )

@@ -1,21 +1,15 @@
-"""What a model does by itself, and which pairs of tasks are therefore worth an experiment.
+"""Grades of a model on tasks, and pairs of tasks that suit an experiment.
 
-Marks go by accuracy among candidates, since all that is measured afterwards compares the answer
-with its distractors, and a model that would go on with another word altogether ("the") is not
-wrong. They go by the ends of the interval, so that what too few prompts leave open is ``partial``.
+A grade uses the interval of the accuracy over the candidates: later measurements compare the answer
+with its distractors, and a model that continues with "the" names no wrong person.
 
-How far apart in form two tasks are, from what they declare and how they are worded.
+The distance of two tasks is a sum of three terms:
 
-The distance is a sum of three counts, so that it can be worked out by hand:
-
-- kinds of named positions that only one of the two has, a position's number left out: ``S1`` and
-  ``S2`` are both of the kind ``S``;
+- the number of kinds of named positions in only one of them; ``S1`` and ``S2`` are one kind, ``S``;
 - the difference of the numbers of people in a prompt;
-- the share of the words of both that only one has (0 to 1), apart from names and from what fills
-  slots: places, objects, numbers and the like.
+- the share of words in only one of them (0 to 1), without names and words that fill slots.
 
-So ``ioi2`` is 1 from ``ioi3``, which has one person more, and 7 or so from ``leave2``, whose roles
-and words are others.
+``ioi2`` and ``ioi3`` have distance 1, for one more person; ``ioi2`` and ``leave2`` about 7.
 """
 
 import re
@@ -32,54 +26,34 @@ MARKS: tuple[Mark, ...] = ("mastered", "partial", "failed")
 """From the best to the worst."""
 
 CRITERIA = (
-    f"Marks go by the 95 % interval of accuracy among candidates. Mastered: its lower end is at "
-    f"least {OLD_MASTERED:.2f}. Failed: its upper end is no further than halfway from chance to 1. "
-    f"Partial: all else. A pair is worth an experiment where the old task is mastered, the upper "
-    f"end of the new one is at most {NEW_NOT_MASTERED:.2f}, which a run asks of its base too, and "
-    f"both have a counterfactual type in common."
+    f"Grades use the 95 % interval of the accuracy over the candidates. Mastered: its lower end is "
+    f"at least {OLD_MASTERED:.2f}. Failed: its upper end is at most halfway from chance to 1. "
+    f"Partial: all others. In a suggested pair the old task is mastered, the upper end of the new "
+    f"task is at most {NEW_NOT_MASTERED:.2f}, as a run requires of its base, and both share a "
+    f"counterfactual type."
 )
 
 
-def mark_of(among: Estimate, chance: float) -> Mark:
-    """Mark how well a task is done.
-
-    Args:
-        among: Accuracy among candidates.
-        chance: The same for one who picks any candidate.
-    """
-    if among.low >= OLD_MASTERED:
+def mark_of(accuracy: Estimate, chance: float) -> Mark:
+    """Return the grade for an accuracy over the candidates and its chance level."""
+    if accuracy.low >= OLD_MASTERED:
         return "mastered"
-    return "failed" if among.high <= chance + FAILED_AT_MOST * (1 - chance) else "partial"
+    return "failed" if accuracy.high <= chance + FAILED_AT_MOST * (1 - chance) else "partial"
 
 
 @dataclass(frozen=True)
 class Form:
-    """What a task's prompts look like, whatever they ask.
-
-    Attributes:
-        kinds: Kinds of named positions.
-        people: People in a prompt.
-        words: Words of its texts, in lower case.
-    """
+    """The form of a task: kinds of named positions, people in a prompt, words in lower case."""
 
     kinds: frozenset[str]
     people: int
     words: frozenset[str]
 
 
-def worthwhile(
+def suggested_pairs(
     figures: Sequence[TaskFigures], tasks: Mapping[str, Task], form: Callable[[str], Form]
 ) -> list[TaskPair]:
-    """Find the pairs of tasks of one model that are worth an experiment.
-
-    Args:
-        figures: What the model does.
-        tasks: The tasks by name.
-        form: Gives a task's form by its name; called for tasks of such pairs only.
-
-    Returns:
-        The nearest in form first, then by name.
-    """
+    """Return the pairs of tasks that suit an experiment with a model, the most similar first."""
     old = [each.task for each in figures if each.mark == "mastered"]
     new = [
         each.task
@@ -96,7 +70,7 @@ def worthwhile(
 
 
 def smallest_master(models: Sequence[ModelSurvey], task: str) -> str | None:
-    """Name the model with fewest parameters among those that master a task, if any does."""
+    """Return the smallest model that masters a task, if any does."""
     masters = [
         model
         for model in models
@@ -105,12 +79,12 @@ def smallest_master(models: Sequence[ModelSurvey], task: str) -> str | None:
     return min(masters, key=lambda model: model.parameters).model if masters else None
 
 
-_PROMPTS = 256  # enough to meet nearly every wording of a task
+_PROMPTS = 256  # enough for nearly every wording of a task
 _FILLERS = frozenset(word.lower() for words in POOLS.values() for word in words)
 
 
 def form_of(task: Task) -> Form:
-    """Read a task's form from what it declares and from its test prompts.
+    """Return a task's form from its named positions and its test prompts.
 
     Raises:
         CircuitlapseError: If it has no test prompts.
@@ -129,7 +103,7 @@ def form_of(task: Task) -> Form:
 
 
 def form_distance(one: Form, other: Form) -> float:
-    """Return how far apart in form two tasks are; 0 for a task and itself."""
+    """Return the distance of two forms; 0 for a form and itself."""
     words = one.words | other.words
     apart = len(one.words ^ other.words) / len(words) if words else 0.0
     return len(one.kinds ^ other.kinds) + abs(one.people - other.people) + apart

@@ -30,8 +30,8 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 app = typer.Typer(
     name="circuitlapse",
-    help="A time-lapse of the circuits in a language model while it is fine-tuned: was the new "
-    "ability elicited, was an old circuit transformed, or was a new one formed?",
+    help="Find out how fine-tuning gave a language model a new ability: was it elicited, was an "
+    "old circuit transformed, or was a new one formed?",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -47,15 +47,23 @@ app.command("try")(try_prompt)
 
 Out = Annotated[
     Path | None,
-    typer.Option(help="Directory of the run; an unfinished run there is resumed."),
+    typer.Option(help="Write the run to this directory, or resume the run there."),
 ]
 Workers = Annotated[
-    int | None, typer.Option(min=0, help="Number of worker processes; 0 takes one per core.")
+    int | None, typer.Option(min=0, help="Set the number of worker processes (0: one per core).")
 ]
-Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 and so on.")]
+Device = Annotated[str | None, typer.Option(help="Compute on auto, cpu, cuda, cuda:1 and so on.")]
+Prompts = Annotated[
+    int | None,
+    typer.Option(
+        min=8,
+        help="Use this number of prompts for behaviour, circuits, groups and grafts.",
+        show_default="1024, 96, 256 and 512",
+    ),
+]
 DryRun = Annotated[
     bool,
-    typer.Option("--dry-run", help="List the jobs with projected time, memory and disk; do none."),
+    typer.Option("--dry-run", help="List the jobs with projected time, memory and disk, and stop."),
 ]
 
 
@@ -79,20 +87,22 @@ def _common(
 def demo(
     organism: Annotated[
         Literal["default", "natural"],
-        typer.Option(help="Recipe of the model organism that is fine-tuned."),
+        typer.Option(help="Fine-tune the model organism of this recipe."),
     ] = "default",
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the organism's pretraining.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Use the organism of this pretraining seed.")
+    ] = 0,
     pretrain: Annotated[
         bool,
         typer.Option(
             "--pretrain",
-            help="Pretrain the organism here; the one of recipe `default` and seed 0 is shipped.",
+            help="Pretrain the organism here, also if it is shipped with the package.",
         ),
     ] = False,
     full: Annotated[
         bool,
         typer.Option(
-            "--full", help="With the control fine-tunes and several seeds of every placebo."
+            "--full", help="Add the control fine-tunes and several seeds of every placebo."
         ),
     ] = False,
     out: Out = None,
@@ -103,11 +113,12 @@ def demo(
     ] = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Run everything on a small model that comes with the package: no download, no GPU.
+    """Run all analyses on a small shipped model, without a download or a GPU.
 
-    A model organism that knows two-name indirect object identification is fine-tuned on three
-    names, and its circuits for both are compared at every checkpoint. Other recipes and seeds are
-    pretrained first, in about a minute, and kept in the cache.
+    The model organism solves two-name indirect object identification and is fine-tuned on three
+    names. Its circuits for both tasks are compared at every checkpoint. Organisms of other recipes
+    and seeds are pretrained first, in about a minute, and cached. Results are written to --out
+    (default: runs/demo, with the options in the name).
     """
     experiment = demo_experiment(organism, seed, full=full, pretrain=pretrain)
     if print_config:
@@ -123,37 +134,33 @@ def demo(
 def run(
     experiment: Annotated[
         Path | None,
-        typer.Argument(help="Experiment file; `circuitlapse demo --print-config` writes one."),
+        typer.Argument(help="Experiment file, as `circuitlapse demo --print-config` writes it."),
     ] = None,
     checkpoints: Annotated[
         list[str] | None,
         typer.Option(
-            help="Instead of a file: checkpoints that you have, as a directory, a quoted pattern "
-            "or OWNER/NAME@REVISION; may be repeated."
+            help="Analyse these checkpoints instead of training: a directory, a quoted pattern or "
+            "OWNER/NAME@REVISION; may be repeated."
         ),
     ] = None,
     base: Annotated[
-        str | None, typer.Option(help="The base; without it, the first checkpoint is.")
+        str | None,
+        typer.Option(help="Use this base model.", show_default="the first checkpoint"),
     ] = None,
-    old: Annotated[str | None, typer.Option(help="The old task.", show_default="ioi2")] = None,
-    new: Annotated[str | None, typer.Option(help="The new task.", show_default="ioi3")] = None,
-    prompts: Annotated[
-        int | None,
-        typer.Option(
-            min=8,
-            help="Prompts for behaviour, circuits, groups and grafts alike.",
-            show_default="1024, 96, 256 and 512",
-        ),
-    ] = None,
+    old: Annotated[str | None, typer.Option(help="Set the old task.", show_default="ioi2")] = None,
+    new: Annotated[str | None, typer.Option(help="Set the new task.", show_default="ioi3")] = None,
+    prompts: Prompts = None,
     counterfactual: Annotated[
         list[str] | None,
-        typer.Option(help="Counterfactual family; may be repeated.", show_default="subject, names"),
+        typer.Option(
+            help="Use this counterfactual type; may be repeated.", show_default="subject, names"
+        ),
     ] = None,
     patch_at: Annotated[
         str | None,
         typer.Option(
-            help="Checkpoints that are patched exactly too: every, ends (base and last), or how "
-            "many.",
+            help="Add activation patching at these checkpoints: every, ends (base and last), or a "
+            "number of them.",
             show_default="every",
         ),
     ] = None,
@@ -162,10 +169,10 @@ def run(
     device: Device = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Run an experiment from its TOML file, or on checkpoints that you have.
+    """Run an experiment from its TOML file, or on existing checkpoints.
 
-    Resumes an interrupted run. Without --out it goes to runs/NAME, where NAME is
-    the file's name without its ending, or the directory that holds the checkpoints.
+    Resumes an interrupted run. Results are written to --out (default: runs/NAME, with NAME from the
+    experiment file or the checkpoint directory).
     """
     patterns = checkpoints or []
     described = experiment_from(
@@ -184,27 +191,20 @@ def run(
 
 @app.command()
 def compare(
-    base: Annotated[str, typer.Argument(help="Directory or Hub name of the base.")],
+    base: Annotated[str, typer.Argument(help="Directory or Hub name of the base model.")],
     tuned: Annotated[str, typer.Argument(help="Directory or Hub name of the fine-tuned model.")],
-    old: Annotated[str, typer.Option(help="The old task, which the base does.")] = "ioi2",
-    new: Annotated[str, typer.Option(help="The new task.")] = "ioi3",
-    prompts: Annotated[
-        int | None,
-        typer.Option(
-            min=8,
-            help="Prompts for behaviour, circuits, groups and grafts alike.",
-            show_default="1024, 96, 256 and 512",
-        ),
-    ] = None,
+    old: Annotated[str, typer.Option(help="Set the old task, which the base solves.")] = "ioi2",
+    new: Annotated[str, typer.Option(help="Set the new task.")] = "ioi3",
+    prompts: Prompts = None,
     out: Out = None,
     workers: Workers = None,
     device: Device = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Compare two models, without checkpoints in between, and print the verdict.
+    """Compare a base and its fine-tuned model without checkpoints in between.
 
-    It is a run like any other, with two steps, and leaves the same directory; without --out in
-    runs/compare-NAME, where NAME is the fine-tuned model's.
+    Prints the verdict and writes the same files as a run, to --out (default: runs/compare-NAME,
+    with NAME from the fine-tuned model).
     """
     described = comparison(base, tuned, old, new, prompts)
     _run(described, out or comparison_out(tuned), workers, device, dry_run)
@@ -214,7 +214,7 @@ def compare(
 def report(
     run: Annotated[Path, typer.Argument(help="Directory of a finished run.")],
 ) -> None:
-    """Build a run's report.html again from its tables. Needs neither the models nor torch."""
+    """Build the report of a run again from its tables, without the models."""
     from circuitlapse.report.pages.page import build_report
 
     for recipe in load_run(run).recipes:
@@ -224,16 +224,22 @@ def report(
 @app.command()
 def check(
     model: Annotated[
-        str, typer.Argument(help="gpt2, or the directory of a model of its shape: 12 x 12 heads.")
+        str, typer.Argument(help="gpt2, or the directory of a model with 12 x 12 heads.")
     ],
-    prompts: Annotated[int, typer.Option(min=2, help="Prompts to test the heads on.")] = 64,
-    seed: Annotated[int, typer.Option(min=0, help="Draws prompts and random tokens.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 and so on.")] = "auto",
+    prompts: Annotated[
+        int, typer.Option(min=2, help="Test the heads on this number of prompts.")
+    ] = 64,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Draw prompts and random tokens with this seed.")
+    ] = 0,
+    device: Annotated[
+        str, typer.Option(help="Compute on auto, cpu, cuda, cuda:1 and so on.")
+    ] = "auto",
 ) -> None:
-    """Look for the published heads of indirect object identification in GPT-2 small.
+    """Test the published heads of indirect object identification in GPT-2 small.
 
-    Each head is tested for its role, and a table of hits and misses is printed: a known answer for
-    this software on your machine. A miss is a finding, so that the exit status is 0 either way.
+    Prints for each head whether it passes the tests of its role: a known result to check this
+    software on your machine. The exit status is 0 also if a head fails.
     """
     from circuitlapse.cli.check import check_published
 
@@ -260,25 +266,23 @@ def _run(
 
 
 def main() -> None:
-    """Run the command line; a mistake of the user's ends with one message and status 2."""
+    """Run the command line; bad input ends with one message and status 2."""
     try:
         app()
     except CircuitlapseError as error:
         _end(error)
     except OSError as error:
-        if error.filename is None and error.errno not in _FULL:  # of no file of the user's
+        if error.filename is None and error.errno not in _FULL:  # not about a file of the user
             raise
-        _end(_refused(error))
-
-
-def _refused(error: OSError) -> CircuitlapseError:
-    """Say what the system refused; a draft is named as the file that it was to become."""
-    where = "this place" if error.filename is None else str(error.filename)
-    return CircuitlapseError(
-        f"{re.sub(DRAFT, '', where)} cannot be read or written",
-        got=error.strerror,
-        fix="Name another place, or see to its permissions and to the space on its disk",
-    )
+        # A draft is named as the file that it was to become.
+        where = "this path" if error.filename is None else re.sub(DRAFT, "", str(error.filename))
+        _end(
+            CircuitlapseError(
+                f"{where} cannot be read or written",
+                got=error.strerror,
+                fix="Check its permissions and the free disk space, or use another path",
+            )
+        )
 
 
 def _end(error: CircuitlapseError) -> NoReturn:

@@ -1,7 +1,4 @@
-"""``circuitlapse calibrate``: does the verdict name what was planted?
-
-``circuitlapse plant``: two models whose answer is known, to hold a verdict against.
-"""
+"""``circuitlapse calibrate`` and ``plant``: labels compared with known ground truth."""
 
 import shutil
 from collections.abc import Iterator
@@ -28,25 +25,29 @@ if TYPE_CHECKING:
 
 
 def calibrate(
-    n: Annotated[int, typer.Option(min=1, help="Validated organisms of each kind.")] = 10,
+    n: Annotated[int, typer.Option(min=1, help="Make this number of models of each kind.")] = 10,
     seed_from: Annotated[
-        int, typer.Option(min=0, help="First seed; the rule was made on seeds below 10.")
+        int,
+        typer.Option(min=0, help="Start at this seed; the rule was developed on seeds below 10."),
     ] = 100,
     out: Annotated[
-        Path, typer.Option(help="Directory; an unfinished calibration there is resumed.")
+        Path, typer.Option(help="Write to this directory, or resume the calibration there.")
     ] = Path("runs/calibration"),
     stress: Annotated[
-        bool, typer.Option("--stress", help="Also judge locks of all weights; they do not count.")
+        bool,
+        typer.Option(
+            "--stress", help="Add stress cases, in which all weights are locked; they do not count."
+        ),
     ] = False,
     workers: Annotated[
-        int, typer.Option(min=0, help="Number of worker processes; 0 takes one per core.")
+        int, typer.Option(min=0, help="Set the number of worker processes (0: one per core).")
     ] = 0,
 ) -> None:
     """Score the labels on small models with known ground truth.
 
     For each kind (formed, transformed, elicited, nothing) models are trained, checked and labelled
-    like any run. The table counts how often the label is right, with exact intervals. Ten of each
-    take an estimated 5,000 seconds of processor time.
+    like any run. The table counts how often the label is right, with exact intervals. Ten models of
+    each kind take an estimated 5,000 seconds of processor time.
     """
     from circuitlapse.calibration.calibrate import DOCUMENT, TABLE
     from circuitlapse.calibration.calibrate import calibrate as calibrate_verdict
@@ -61,7 +62,7 @@ def calibrate(
 
 
 def write_page(found: Calibration, out: Path) -> Path:
-    """Write the calibration as a page next to its figures, and return its path."""
+    """Write the calibration as a page, and return its path."""
     page = out / "calibration.html"
     with replacing(page) as draft:
         draft.write_text(render_calibration(found), encoding="utf-8")
@@ -69,7 +70,7 @@ def write_page(found: Calibration, out: Path) -> Path:
 
 
 def print_calibration(found: Calibration, console: Console) -> None:
-    """Print the confusion table, the shares that were right, and what was rejected."""
+    """Print the confusion matrix, the shares of correct labels, and the rejected models."""
     console.print(_confusion(found))
     console.print(_tallies(found))
     for line in _lines(found):
@@ -77,9 +78,9 @@ def print_calibration(found: Calibration, console: Console) -> None:
 
 
 def _confusion(found: Calibration) -> Table:
-    table = Table(title="Planted, and what the verdict said", title_justify="left")
+    table = Table(title="Ground truth and label", title_justify="left")
     labels = get_args(Label)
-    table.add_column("planted")
+    table.add_column("ground truth")
     for label in labels:
         table.add_column(label, justify="right")
     for kind, counts in found.confusion.items():
@@ -93,8 +94,8 @@ def _confusion(found: Calibration) -> Table:
 
 def _tallies(found: Calibration) -> Table:
     table = Table(title="Shares with exact 95 % intervals", title_justify="left")
-    for column in ("planted", "n", "right", "wrong", "undetermined"):
-        table.add_column(column, justify="left" if column == "planted" else "right")
+    for column in ("ground truth", "n", "correct", "wrong", "undetermined"):
+        table.add_column(column, justify="left" if column == "ground truth" else "right")
     for each in found.tallies:
         table.add_row(
             each.kind,
@@ -120,7 +121,7 @@ def _lines(found: Calibration) -> Iterator[str]:
         elif each.why_rejected:
             yield f"{_named(each)}, rejected: {each.why_rejected}"
     for kind, lacking in found.missing.items():
-        yield f"{lacking} of {found.n} organisms of the kind {kind} could not be had"
+        yield f"{lacking} of {found.n} models of the kind {kind} could not be made"
 
 
 def _named(each: CalibratedOrganism) -> str:
@@ -130,16 +131,16 @@ def _named(each: CalibratedOrganism) -> str:
 def plant(
     kind: Annotated[
         Literal["formed", "transformed", "elicited", "nothing"],
-        typer.Argument(help="What is to be planted."),
+        typer.Argument(help="Known cause of the new ability."),
     ],
-    out: Annotated[Path, typer.Argument(help="Directory to write; new.")],
-    seed: Annotated[int, typer.Option(min=0, help="Of pretraining and fine-tuning.")] = 0,
+    out: Annotated[Path, typer.Argument(help="New directory to write to.")],
+    seed: Annotated[int, typer.Option(min=0, help="Pretrain and fine-tune with this seed.")] = 0,
 ) -> None:
-    """Make a base and a fine-tuned model of which it is known where the new ability came from.
+    """Make a base and a fine-tuned model with known ground truth.
 
-    OUT/base and OUT/tuned are models, OUT/placebo a fine-tune of the base that must not teach the
-    new task; planted.json says what was measured and whether the organism passed its admission
-    test, and `circuitlapse run OUT/experiment.toml` compares the two.
+    Writes the models OUT/base and OUT/tuned, and OUT/placebo, a fine-tune that cannot teach the new
+    task. planted.json has the figures and the result of the validation check. Compare the two with
+    `circuitlapse run OUT/experiment.toml`.
     """
     from circuitlapse.calibration.planted import plant as plant_organism
 
@@ -147,19 +148,15 @@ def plant(
     console = Console(stderr=True)
     found = plant_organism(kind, seed, progress=lambda what: console.print(f"making {what}"))
     write_planted(found, out)
-    verdict = f"not admitted: {found.why_rejected}" if found.why_rejected else "admitted"
+    verdict = f"rejected: {found.why_rejected}" if found.why_rejected else "validated"
     typer.echo(f"{kind}, seed {seed}, {verdict}: {out}")
 
 
 def write_planted(found: "Planted", out: Path) -> None:
     """Copy an organism's models from the cache, with its figures and an experiment about them.
 
-    Args:
-        found: From :func:`circuitlapse.calibration.planted.plant`.
-        out: A new directory.
-
     Raises:
-        CircuitlapseError: If it exists.
+        CircuitlapseError: If the directory exists.
     """
     from circuitlapse.organisms.organism_cache import NEW, OLD
 
@@ -178,5 +175,5 @@ def write_planted(found: "Planted", out: Path) -> None:
 def _refuse_existing(out: Path) -> None:
     if out.exists():
         raise CircuitlapseError(
-            "an organism needs a new directory", got=str(out), fix="Give another one, or remove it"
+            "the directory to write exists already", got=str(out), fix="Name a new one"
         )

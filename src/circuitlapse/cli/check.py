@@ -1,4 +1,4 @@
-"""``circuitlapse check``: the published heads, looked for on a real model, as tables."""
+"""``circuitlapse check``: tests of the published heads on a real model, as tables."""
 
 import numpy as np
 from rich.console import Console
@@ -12,11 +12,7 @@ _TASK, _COUNTERFACTUAL = "ioi2", "s_to_io"
 
 
 def check_published(source: str, prompts: int, seed: int, device: str, console: Console) -> None:
-    """Look for the published heads of indirect object identification in a model, and print them.
-
-    Raises:
-        CircuitlapseError: If the model cannot be loaded, or has no such heads or no tokenizer.
-    """
+    """Test the published heads of indirect object identification in a model, and print them."""
     model = load_model(source, device)
     pairs = pairs_for(model, get_task(_TASK), _COUNTERFACTUAL, prompts, seed)
     found = check_heads(model, pairs, IOI_HEADS, seed)
@@ -29,24 +25,24 @@ def check_published(source: str, prompts: int, seed: int, device: str, console: 
     )
     console.print(_heads(found), "", _effects(found), "")
     console.print(
-        f"{found.n_hits} of {len(found.heads)} published heads (Wang et al. 2022) found again.",
+        f"{found.n_hits} of {len(found.heads)} published heads (Wang et al. 2022) confirmed.",
         highlight=False,
     )
 
 
 def _heads(found: KnownHeads) -> Table:
     table = Table(
-        title="Published heads: each test's value, and the place among all heads by their product",
+        title="Published heads: value of each test, and rank among all heads by their product",
         title_justify="left",
     )
     for column in ("role", "head", "tests"):
         table.add_column(column)
-    table.add_column("place", justify="right")
+    table.add_column("rank", justify="right")
     table.add_column("")
     for row in found.to_frame().iter_rows(named=True):
         outcome = "hit" if row["hit"] else "miss"
-        place = f"{row['rank']} (up to {row['allowed']})"
-        table.add_row(row["role"], row["node"], row["tests"], place, outcome)
+        rank = f"{row['rank']} (up to {row['allowed']})"
+        table.add_row(row["role"], row["node"], row["tests"], rank, outcome)
     return table
 
 

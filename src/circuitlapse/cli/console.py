@@ -1,7 +1,4 @@
-"""The console that results are printed on.
-
-Progress for people: bars on a terminal, plain lines anywhere else.
-"""
+"""The console for results and for progress: bars on a terminal, plain lines elsewhere."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,17 +21,14 @@ _PLAIN_WIDTH = 120  # of tables in files and pipes
 
 
 def console_of() -> Console:
-    """Return standard output's console, with a fixed width where that is no terminal.
-
-    No text is markup, in which a directory ``s[red]`` would lose its brackets.
-    """
-    console = Console(markup=False)
+    """Return standard output's console, with a fixed width if it is no terminal."""
+    console = Console(markup=False)  # a directory ``s[red]`` would lose its brackets
     return console if console.is_terminal else Console(width=_PLAIN_WIDTH, markup=False)
 
 
 @contextmanager
 def watch(console: Console) -> Iterator[Listener]:
-    """Give a listener that shows a run's progress on the console while the context lasts."""
+    """Give a listener that shows a run's progress on the console."""
     if not console.is_terminal:
         with Lines(console.file) as lines:
             yield lines
@@ -82,7 +76,7 @@ class _OnTerminal:
 
 @contextmanager
 def counting(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
-    """Give a function that shows how many of something are done."""
+    """Give a function that shows the number of things that are done."""
     if not console.is_terminal:
         with Lines(console.file) as lines:
             yield lambda done, total: lines(Progress("advanced", what, done, total))

@@ -1,7 +1,4 @@
-"""``circuitlapse export``: what a run found, in the files that other tools read.
-
-``circuitlapse export RUN --gif …``: the circuit map over time, for slides and papers.
-"""
+"""``circuitlapse export``: pictures of a run's map, and files for other tools."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,10 +13,10 @@ from circuitlapse.errors import CircuitlapseError
 
 
 class _Export(TyperGroup):
-    """Takes ``export RUN --gif OUT.gif`` for ``export map RUN --gif OUT.gif``."""
+    """Reads ``export RUN --gif OUT.gif`` as ``export map RUN --gif OUT.gif``."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Name the command where a run stands in its place."""
+        """Insert the command ``map`` before a run."""
         if args and not args[0].startswith("-") and args[0] not in self.commands:
             args = ["map", *args]
         return super().parse_args(ctx, args)
@@ -28,25 +25,42 @@ class _Export(TyperGroup):
 export = typer.Typer(
     cls=_Export,
     no_args_is_help=True,
-    help="Write results of a run: pictures of its map, or files for other tools.",
+    help="Export a run: pictures of its circuit map, or files for other tools.",
 )
 
 
+RunPath = Annotated[Path, typer.Argument(help="Directory of a finished run.")]
+Step = Annotated[
+    int | None, typer.Option(help="Export the checkpoint of this step.", show_default="the last")
+]
+Recipe = Annotated[str | None, typer.Option(help="Choose one of a grid's recipes.")]
+Seed = Annotated[
+    int | None, typer.Option(help="Choose this fine-tuning seed.", show_default="the first")
+]
+Counterfactual = Annotated[
+    str | None,
+    typer.Option(help="Choose this counterfactual type or variant.", show_default="the first"),
+]
+
+
+@export.command("map")
 def export_map(
-    run: Annotated[Path, typer.Argument(help="Directory of a finished run.")],
-    gif: Annotated[Path | None, typer.Option(help="Write one film of all checkpoints.")] = None,
-    png: Annotated[Path | None, typer.Option(help="Directory for a PNG each.")] = None,
-    svg: Annotated[Path | None, typer.Option(help="Directory for an SVG each.")] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="Fine-tuning seed; by default the first one.")
+    run: RunPath,
+    gif: Annotated[
+        Path | None, typer.Option(help="Write an animation of all checkpoints to this file.")
     ] = None,
-    recipe: Annotated[str | None, typer.Option(help="One of a grid's recipes.")] = None,
-    counterfactual: Annotated[
-        str | None, typer.Option(help="Family or variant; by default the run's first family.")
+    png: Annotated[
+        Path | None, typer.Option(help="Write one PNG per checkpoint to this directory.")
     ] = None,
-    edges: Annotated[int, typer.Option(min=0, help="Edges on each map.")] = 40,
+    svg: Annotated[
+        Path | None, typer.Option(help="Write one SVG per checkpoint to this directory.")
+    ] = None,
+    seed: Seed = None,
+    recipe: Recipe = None,
+    counterfactual: Counterfactual = None,
+    edges: Annotated[int, typer.Option(min=0, help="Draw this number of edges on each map.")] = 40,
 ) -> None:
-    """Draw both circuits at every checkpoint, on scales that are the same in every picture.
+    """Draw both circuits at every checkpoint, on one scale.
 
     The word map may be left out: circuitlapse export RUN --gif OUT.gif
     """
@@ -55,11 +69,12 @@ def export_map(
 
     if not (gif or png or svg):
         raise CircuitlapseError(
-            "nothing was asked for", fix="Pass --gif FILE, --png DIRECTORY or --svg DIRECTORY"
+            "there is no format to export",
+            fix="Pass --gif FILE, --png DIRECTORY or --svg DIRECTORY",
         )
     for directory in (png, svg):
         if directory is not None and directory.exists() and not directory.is_dir():
-            raise CircuitlapseError(f"{directory} is not a directory", fix="Name another one")
+            raise CircuitlapseError(f"{directory} is not a directory", fix="Name a directory")
     if gif is not None and gif.is_dir():
         raise CircuitlapseError(f"{gif} is a directory", fix="Name a file, such as map.gif")
     opened = load_run(run, recipe)
@@ -84,36 +99,29 @@ def export_map(
             typer.echo(str(path))
 
 
-export.command("map")(export_map)
-
-RunPath = Annotated[Path, typer.Argument(help="Directory of a run.")]
-Step = Annotated[int | None, typer.Option(help="Checkpoint; by default the last one.")]
-Recipe = Annotated[str | None, typer.Option(help="One of a grid's recipes.")]
-Seed = Annotated[int | None, typer.Option(help="Fine-tuning seed; by default the first one.")]
-
-
 @export.command()
 def circuit(
     run: RunPath,
-    out: Annotated[Path, typer.Argument(help="File to write: .json or .pt.")],
-    task: Annotated[str | None, typer.Option(help="By default the new task.")] = None,
+    out: Annotated[Path, typer.Argument(help="File to write, .json or .pt.")],
+    task: Annotated[
+        str | None, typer.Option(help="Export this task.", show_default="the new task")
+    ] = None,
     step: Step = None,
     seed: Seed = None,
     recipe: Recipe = None,
-    counterfactual: Annotated[
-        str | None, typer.Option(help="Family or variant; by default the run's first family.")
-    ] = None,
+    counterfactual: Counterfactual = None,
     edges: Annotated[
-        int | None, typer.Option(min=0, help="Mark the circuit of the best so many edges as well.")
+        int | None, typer.Option(min=0, help="Also export the circuit of the top N edges.")
     ] = None,
     by: Annotated[
-        Literal["absolute", "signed"], typer.Option(help="How the best edges are chosen.")
+        Literal["absolute", "signed"],
+        typer.Option(help="Rank edges by absolute or by signed score."),
     ] = "absolute",
 ) -> None:
-    """Write a checkpoint's edge scores in the layout of MIB's circuit track and EAP-IG.
+    """Export edge scores of a checkpoint in the format of MIB's circuit track and EAP-IG.
 
-    Where heads share keys and values that layout has no place for scores: with --edges the circuit
-    alone is written.
+    The format has no scores for heads that share keys and values. For such a model pass --edges;
+    only the circuit is written.
     """
     from circuitlapse.attribution.scores import Scores
     from circuitlapse.circuits.mib import export_circuit
@@ -131,9 +139,9 @@ def circuit(
     shared = model.graph.n_kv_heads != model.graph.n_heads
     if shared and chosen is None:
         raise CircuitlapseError(
-            "scores of heads that share keys and values have no place in MIB's layout",
+            "MIB's format has no scores for heads that share keys and values",
             got=f"{model.graph.n_heads} heads with {model.graph.n_kv_heads} keys and values",
-            fix="Pass --edges for the circuit of the best so many edges, such as --edges 200",
+            fix="Pass --edges to export a circuit, such as --edges 200",
         )
     path = export_circuit(out, model, scores=None if shared else scores, circuit=chosen)
     typer.echo(f"{task} at step {step}: {path}")
@@ -142,15 +150,16 @@ def circuit(
 @export.command()
 def checkpoint(
     run: RunPath,
-    out: Annotated[Path, typer.Argument(help="Directory to write; new or empty.")],
+    out: Annotated[Path, typer.Argument(help="New or empty directory to write to.")],
     step: Step = None,
     seed: Seed = None,
     recipe: Recipe = None,
     vocab_size: Annotated[
-        int | None, typer.Option(min=1, help="Tokens to keep; by default the official ones.")
+        int | None,
+        typer.Option(min=1, help="Keep this number of tokens.", show_default="the official one"),
     ] = None,
 ) -> None:
-    """Write a checkpoint, with its tokenizer, that TransformerLens loads."""
+    """Export a checkpoint and its tokenizer for TransformerLens."""
     from circuitlapse.models.files.transformerlens import export_transformerlens
 
     opened = load_run(run, recipe)
@@ -160,7 +169,7 @@ def checkpoint(
 
 
 def _edges(run: Run, step: int, task: str, seed: int | None, counterfactual: str):
-    """Mean scores, those of the halves, and the number of prompts, averaged over a family."""
+    """Mean scores, those of the halves, and the number of prompts; averaged over variants."""
     import torch
 
     from circuitlapse.tasks.registry import get_task
@@ -176,7 +185,7 @@ def _edges(run: Run, step: int, task: str, seed: int | None, counterfactual: str
     if any(f"edges.{variant}" not in arrays for variant in variants):
         known = sorted(name.removeprefix("edges.") for name in arrays if name.startswith("edges."))
         raise CircuitlapseError(
-            "the run has no scores of such a counterfactual",
+            "the run has no scores for this counterfactual",
             got=counterfactual,
             fix=f"Use one of {', '.join([*run.experiment.measure.counterfactuals, *known])}",
         )

@@ -1,7 +1,4 @@
-"""``circuitlapse show``: the summary of a run, and its two circuits as a map of characters.
-
-``circuitlapse try``: a prompt of one's own, at every checkpoint of a run.
-"""
+"""``circuitlapse show``: a run's summary and map. ``circuitlapse try``: a prompt of your own."""
 
 import math
 from pathlib import Path
@@ -15,6 +12,7 @@ from rich.text import Text
 
 from circuitlapse.api.finished_run import Run, load_run
 from circuitlapse.cli.console import console_of, counting
+from circuitlapse.cli.export import Recipe, Seed
 from circuitlapse.cli.summary import print_summary
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.records.store import replacing
@@ -25,7 +23,7 @@ _SHADES = " .:~=+*#%@"
 
 
 def show(run: Annotated[Path, typer.Argument(help="Directory of a finished run.")]) -> None:
-    """Print a run's summary and a compact map of both circuits, before and after."""
+    """Print a run's summary and a map of both circuits, before and after fine-tuning."""
     opened, console = load_run(run), console_of()
     print_summary(opened, console)
     for name, part in opened.recipes.items():
@@ -77,9 +75,8 @@ def map_lines(run: Run) -> list[Text]:
     lines.append(
         Text(
             f"Heads 0 to {n_heads - 1} | MLP; patching effect from '{_SHADES[1]}' to "
-            f"'{_SHADES[-1]}' = {largest:.2f} logits or more, by its square root; a minus works "
-            "against the answer. "
-            f"Counterfactual {family}, seed {seed}."
+            f"'{_SHADES[-1]}' = {largest:.2f} logits or more, on a square-root scale; minus: works "
+            f"against the answer. Counterfactual {family}, seed {seed}."
         )
     )
     return lines
@@ -94,23 +91,27 @@ def _cell(effect: float | None, largest: float) -> Text:
     return Text(sign + shade, style=f"bold {colour}" if size > 0.6 else colour)
 
 
-_LOOKS = 2  # tokens that are named for each head
+_ATTENDED = 2  # tokens that are named for each head
 
 
 def try_prompt(
     run: Annotated[Path, typer.Argument(help="Directory of a finished run.")],
-    prompt: Annotated[str, typer.Argument(help="Text that ends right before the answer.")],
-    top: Annotated[int, typer.Option(min=1, max=20, help="Next tokens to name.")] = 3,
-    seed: Annotated[
-        int | None, typer.Option(help="Fine-tuning seed; by default the first one.")
-    ] = None,
-    recipe: Annotated[str | None, typer.Option(help="One of a grid's recipes.")] = None,
+    prompt: Annotated[str, typer.Argument(help="Text that ends directly before the answer.")],
+    top: Annotated[int, typer.Option(min=1, max=20, help="Print this number of next tokens.")] = 3,
+    seed: Seed = None,
+    recipe: Recipe = None,
     html: Annotated[
-        Path | None, typer.Option(help="Write a page like the report instead of printing.")
+        Path | None,
+        typer.Option(help="Write a page like the report to this file instead of printing."),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 and so on.")] = "auto",
+    device: Annotated[
+        str, typer.Option(help="Compute on auto, cpu, cuda, cuda:1 and so on.")
+    ] = "auto",
 ) -> None:
-    """Ask every checkpoint what comes after a prompt: next tokens, logit lens, circuit's heads."""
+    """Run a prompt at every checkpoint.
+
+    Prints next tokens, the logit lens and the attention of the circuit's heads.
+    """
     if html is not None and html.is_dir():
         raise CircuitlapseError(f"{html} is a directory", fix="Name a file, such as page.html")
     opened = load_run(run, recipe)
@@ -127,21 +128,25 @@ def try_prompt(
 
 
 def tables(trial: Trial) -> list[Table]:
-    """Lay out the next tokens, the logit lens and the heads' attention, a row for each step."""
+    """Return tables of next tokens, the logit lens and the heads' attention, by step."""
     n_layers = len(trial.lens[0]) - 1
     found = [
         _table("Next tokens, with probabilities", ["tokens"]),
         _table(
-            "Logit lens: the leading token before each layer and at the end",
+            "Logit lens: the most probable token before each layer and at the end",
             [*map(str, range(n_layers)), "end"],
         ),
     ]
     if trial.heads:
         names = [node_label(head) for head in trial.heads]
-        found.append(_table("Where the circuit's heads look from the last token", names))
+        found.append(_table("Attention of the circuit's heads from the last token", names))
     for place, step in enumerate(trial.steps):
-        looks = [_looks(trial, weights) for weights in trial.attention[place]]
-        cells = [[_words(trial.top[place])], [_words([each]) for each in trial.lens[place]], looks]
+        attended = [_attended(trial, weights) for weights in trial.attention[place]]
+        cells = [
+            [_words(trial.top[place])],
+            [_words([each]) for each in trial.lens[place]],
+            attended,
+        ]
         for table, row in zip(found, cells, strict=False):
             table.add_row("base" if step == 0 else str(step), *map(Text, row))
     return found
@@ -158,6 +163,6 @@ def _words(found: list[tuple[str, float]]) -> str:
     return ", ".join(f"{token.strip() or repr(token)} {value:.2f}" for token, value in found)
 
 
-def _looks(trial: Trial, weights) -> str:
-    order = sorted(range(len(trial.tokens)), key=lambda place: -weights[place])[:_LOOKS]
+def _attended(trial: Trial, weights) -> str:
+    order = sorted(range(len(trial.tokens)), key=lambda place: -weights[place])[:_ATTENDED]
     return _words([(trial.tokens[place], float(weights[place])) for place in order])

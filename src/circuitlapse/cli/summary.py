@@ -1,7 +1,4 @@
-"""What a run says at its end, in a few lines.
-
-How the fine-tunes went: learning curves, and training diagnostics.
-"""
+"""The printed summary of a run: training, behaviour, top heads and verdict."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -20,7 +17,7 @@ _TOP_HEADS = 5
 
 
 def print_summary(run: Run, console: Console) -> None:
-    """Print how training went, and for each recipe its behaviour, top heads and verdict."""
+    """Print the training, and for each recipe its behaviour, top heads and verdict."""
     print_training(run, console)
     for name, part in run.recipes.items():
         if len(run.recipes) > 1:
@@ -57,7 +54,7 @@ def _behaviour(run: Run, last: int) -> Table:
     )
     for column in ("task", "split", "seed", "step"):
         table.add_column(column)
-    for column in ("accuracy", "among the names", "logit difference", "n"):
+    for column in ("accuracy", "candidate accuracy", "logit difference", "n"):
         table.add_column(column, justify="right")
     rows = run.table("behaviour").filter(pl.col("step").is_in([0, last]))
     for row in rows.sort("task", "split", "finetune_seed", "step").iter_rows(named=True):
@@ -116,7 +113,7 @@ def _heads(run: Run, last: int) -> Table:
 
 
 def print_estimates(jobs: "Sequence[Estimated]", console: Console) -> None:
-    """Print the jobs of a dry run, and their sums."""
+    """Print the jobs of a dry run and their sums."""
     table = Table(title="Jobs, projected", title_justify="left")
     table.add_column("job")
     table.add_column("state")
@@ -135,25 +132,25 @@ def print_estimates(jobs: "Sequence[Estimated]", console: Console) -> None:
     seconds, disk = sum(job.seconds for job in todo), sum(job.disk_mib for job in todo)
     memory = max((job.memory_mib for job in todo), default=0)
     console.print(
-        f"{len(todo)} of {len(jobs)} jobs to do: about {seconds:.0f} s of work for one process, "
-        f"{memory:.0f} MiB at the most in each process, {disk:.0f} MiB on disk.",
+        f"{len(todo)} of {len(jobs)} jobs to do: about {seconds:.0f} s with one process, at most "
+        f"{memory:.0f} MiB of memory per process, {disk:.0f} MiB on disk.",
         highlight=False,
     )
 
 
 _STEPS = 6  # that are shown; all are in the table
-_SPLITS = {"train": "trained on", "validation": "held out", "old_task": "old task"}
+_SPLITS = {"train": "training", "validation": "held out", "old_task": "old task"}
 _MEANING = {
     "end_of_text": "the end-of-text token is predicted after most prompts",
-    "overfit": "accuracy is higher on trained prompts than on held-out ones, intervals apart",
-    "old_task_lost": "less than four fifths of the base's right answers on the old task are left",
-    "diverged": "the training diverged after it: some number was no longer finite",
-    "not_learning": "on held-out prompts neither loss nor accuracy is better, intervals apart",
+    "overfit": "training accuracy exceeds held-out accuracy (intervals do not overlap)",
+    "old_task_lost": "the old-task accuracy is below four fifths of the base's",
+    "diverged": "training diverged after this step: a number was not finite",
+    "not_learning": "held-out loss and accuracy did not improve (intervals overlap)",
 }
 
 
 def print_training(run: Run, console: Console) -> None:
-    """Print the curves of every recipe under one another, then the flags."""
+    """Print the curves of every recipe, then the warnings."""
     table = run.table("training")
     if table.is_empty():
         return
@@ -161,14 +158,14 @@ def print_training(run: Run, console: Console) -> None:
     several, seed = table["recipe"].n_unique() > 1, run.seed
     console.print(_curves(table.filter(pl.col("finetune_seed") == seed), several, seed))
     for line in flag_lines(table, several=several):
-        console.print(f"  flag: {line}", highlight=False, markup=False)
+        console.print(f"  warning: {line}", highlight=False, markup=False)
     console.print("")
 
 
 def _curves(table: pl.DataFrame, several: bool, seed: int) -> Table:
     steps = _some(sorted(table["step"].unique()))
     curves = Table(
-        title=f"Training (seed {seed}): share of right answers, and loss in nats, at each step",
+        title=f"Training (seed {seed}): accuracy, and loss in nats per token, at each step",
         title_justify="left",
     )
     for column in (*(["recipe"] if several else []), "prompts"):
@@ -187,7 +184,7 @@ def _curves(table: pl.DataFrame, several: bool, seed: int) -> Table:
 
 
 def _some(steps: list[int]) -> list[int]:
-    """At most so many steps, evenly spread, the first and the last among them."""
+    """At most ``_STEPS`` of the steps, evenly spread, including the first and the last."""
     if len(steps) <= _STEPS:
         return steps
     last = len(steps) - 1
@@ -195,11 +192,10 @@ def _some(steps: list[int]) -> list[int]:
 
 
 def flag_lines(table: pl.DataFrame, *, several: bool) -> list[str]:
-    """One line for each fine-tune and flag: since which step, at how many, and what it means."""
+    """Return a line for each fine-tune and warning: its steps and its meaning."""
     found: dict[tuple[str, int, str], list[Mapping]] = {}
     for row in table.sort("step", maintain_order=True).iter_rows(named=True):
-        # Runs of earlier versions have a blank behind each comma.
-        for flag in filter(None, map(str.strip, row["flags"].split(","))):
+        for flag in filter(None, row["flags"].split(",")):
             found.setdefault((row["recipe"], row["finetune_seed"], flag), []).append(row)
     lines = []
     for (recipe, seed, flag), rows in found.items():

@@ -1,4 +1,4 @@
-"""``circuitlapse survey``: which tasks do these models by themselves?"""
+"""``circuitlapse survey``: tests of models on tasks without fine-tuning."""
 
 from pathlib import Path
 from typing import Annotated
@@ -15,34 +15,42 @@ from circuitlapse.records.survey import PROMPTS, ModelSurvey, Survey
 from circuitlapse.report.pages.small_pages import render_survey
 from circuitlapse.report.series.grid import estimate, number
 
-_PAIRS = 6  # printed; the files have all
+_PAIRS = 6  # that are printed; the files have all
 
 
 def survey(
     models: Annotated[
         list[str],
         typer.Argument(
-            help="Directories, Hub names, or organisms such as organism:default, pretrained where "
-            "not cached."
+            help="Directories, Hub names, or organisms such as organism:default (pretrained if "
+            "not cached)."
         ),
     ],
     tasks: Annotated[
         list[str] | None,
         typer.Option(
-            help="Tasks, such as ioi2,ioi3, or files of your own; may be repeated.",
+            help="Test these tasks, such as ioi2,ioi3, or files of your own; may be repeated.",
             show_default="all",
         ),
     ] = None,
-    prompts: Annotated[int, typer.Option(min=2, help="Held-out prompts of each task.")] = PROMPTS,
-    seed: Annotated[int, typer.Option(min=0, help="Draws other prompts.")] = 0,
-    json: Annotated[Path | None, typer.Option(help="Write everything as JSON too.")] = None,
-    html: Annotated[Path | None, typer.Option(help="Write a page like the report too.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 and so on.")] = "auto",
+    prompts: Annotated[
+        int, typer.Option(min=2, help="Use this number of held-out prompts per task.")
+    ] = PROMPTS,
+    seed: Annotated[int, typer.Option(min=0, help="Draw prompts with this seed.")] = 0,
+    json: Annotated[
+        Path | None, typer.Option(help="Also write all results to this JSON file.")
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Also write a page like the report to this file.")
+    ] = None,
+    device: Annotated[
+        str, typer.Option(help="Compute on auto, cpu, cuda, cuda:1 and so on.")
+    ] = "auto",
 ) -> None:
-    """See which tasks models do by themselves, and which pairs are worth an experiment.
+    """Test which tasks a model solves without fine-tuning, and suggest old/new task pairs.
 
-    Marks every task mastered, partial or failed, and names pairs of an old task that is mastered
-    and a new one that is not, the nearest in form first. A model that cannot be loaded is listed
+    Grades every task as mastered, partial or failed. Suggests pairs of a mastered old task and a
+    new task that is not mastered, the most similar first. A model that cannot be loaded is listed
     with the reason; the exit status is then 2.
     """
     for file in (json, html):
@@ -70,17 +78,17 @@ def survey(
 
 
 def print_survey(found: Survey, console: Console) -> None:
-    """Print a block for each model, what all have in common, and what the marks mean."""
+    """Print the grades and pairs of each model, a comparison, and the meaning of the grades."""
     for model in found.models:
         console.print(_figures(model))
         _say(console, _pairs(model))
         for each in model.left_out:
-            _say(console, f"Not asked, {each.name}: {each.reason}")
+            _say(console, f"Not tested: {each.name}: {each.reason}")
         console.print()
     if len(found.models) > 1:
         console.print(_masters(found), "")
     for each in found.left_out:
-        _say(console, f"Left out, {each.name}: {each.reason}")
+        _say(console, f"Left out: {each.name}: {each.reason}")
     _say(console, found.criteria)
 
 
@@ -88,8 +96,8 @@ def _figures(model: ModelSurvey) -> Table:
     title = f"{model.model}: {model.parameters:,} parameters"
     table = Table(title=Text(title), title_justify="left")
     table.add_column("task")
-    table.add_column("mark")
-    for column in ("among candidates", "chance", "accuracy", "logit difference"):
+    table.add_column("grade")
+    for column in ("candidate accuracy", "chance", "accuracy", "logit difference"):
         table.add_column(column, justify="right")
     for row in model.tasks:
         figures = (
@@ -104,27 +112,27 @@ def _figures(model: ModelSurvey) -> Table:
 
 def _pairs(model: ModelSurvey) -> str:
     if not model.pairs:
-        return "No pair of these tasks is worth an experiment."
+        return "No pair of these tasks suits an experiment."
     lines = [
         f"  {pair.old} → {pair.new}  (distance {number(pair.distance)}; {', '.join(pair.families)})"
         for pair in model.pairs[:_PAIRS]
     ]
     if len(model.pairs) > _PAIRS:
-        lines.append(f"  and {len(model.pairs) - _PAIRS} more, which --json and --html have")
-    return "\n".join(["Pairs worth an experiment, nearest in form first:", *lines])
+        lines.append(f"  and {len(model.pairs) - _PAIRS} more with --json or --html")
+    return "\n".join(["Suggested old/new task pairs, the most similar first:", *lines])
 
 
 def _masters(found: Survey) -> Table:
-    table = Table(title="Which model masters what, by accuracy among candidates")
+    table = Table(title="Grades of all models, with the accuracy over the candidates")
     table.title_justify = "left"
     table.add_column("task")
     for model in found.models:
         table.add_column(Text(model.model))
-    table.add_column("smallest that masters it")
+    table.add_column("smallest model that masters it")
     for task, master in found.smallest.items():
         figures = [model.figures(task) for model in found.models]
         cells = [
-            f"{each.mark} {number(each.candidate_accuracy.value)}" if each else "not asked"
+            f"{each.mark} {number(each.candidate_accuracy.value)}" if each else "not tested"
             for each in figures
         ]
         table.add_row(Text(task), *cells, Text(master or "none"))

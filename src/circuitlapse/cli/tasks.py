@@ -1,4 +1,4 @@
-"""``circuitlapse tasks``: the prompts that everything is measured on."""
+"""``circuitlapse tasks``: the prompts of built-in and custom tasks."""
 
 import sys
 from pathlib import Path
@@ -20,29 +20,31 @@ _MOST_SHOWN = 6  # distractors
 
 tasks = typer.Typer(
     no_args_is_help=True,
-    help="Prompts: list the tasks, show and export items, import what others wrote, have some "
-    "written.",
+    help="List tasks, show and export their prompts, import prompts, or write some with a language "
+    "model.",
 )
 tasks.command("import")(import_)
 tasks.command("write")(write)
 
 TaskName = Annotated[
-    str, typer.Argument(help="A task of the list, or the path of a JSONL file or data set.")
+    str, typer.Argument(help="Name of a built-in task, or path of a JSONL file or data set.")
 ]
 Split = Annotated[
     str,
-    typer.Option(help="train, validation, test, validation_templates or test_templates."),
+    typer.Option(
+        help="Take items of train, validation, test, validation_templates or test_templates."
+    ),
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Draws other items.")]
+Seed = Annotated[int, typer.Option(min=0, help="Draw items with this seed.")]
 TokenizerName = Annotated[
     str | None,
-    typer.Option(help="Directory or Hub name: take words that are single tokens in it."),
+    typer.Option(help="Use only words that are single tokens here (directory or Hub name)."),
 ]
 
 
 @tasks.command("list")
 def list_() -> None:
-    """List the tasks with what they ask and how they are corrupted."""
+    """List the tasks with their questions, counterfactuals and invariance checks."""
     from circuitlapse.tasks.battery import TASKS
 
     table = Table("task", "question", "counterfactuals by type", "invariance checks")
@@ -55,19 +57,19 @@ def list_() -> None:
 @tasks.command()
 def show(
     task: TaskName,
-    n: Annotated[int, typer.Option("-n", "--n", min=1, help="How many items.")] = 3,
+    n: Annotated[int, typer.Option("-n", "--n", min=1, help="Take this number of items.")] = 3,
     split: Split = "test",
     seed: Seed = 0,
     tokenizer: TokenizerName = None,
 ) -> None:
-    """Show items: the prompt with its named positions, answers, and every counterfactual."""
+    """Show items: prompt with named positions, answers, and counterfactuals."""
     from circuitlapse.tasks.registry import get_task
 
     screen = console_of()
     for item in get_task(task).items(split, n, seed, load_tokenizer(tokenizer)):
         rows = [("prompt", _marked(item)), ("answer", repr(item.answer))]
         if item.also:
-            rows.append(("also right", _some(item.also)))
+            rows.append(("also correct", _some(item.also)))
         rows.append(("distractors", _some(item.distractors)))
         for name, prompt in item.corrupt.items():
             answer = item.corrupt_answers.get(name)
@@ -83,16 +85,17 @@ def export(
     task: TaskName,
     tokenizer: TokenizerName = None,
     split: Split = "test",
-    n: Annotated[int, typer.Option("-n", "--n", min=1, help="How many items.")] = 1000,
+    n: Annotated[int, typer.Option("-n", "--n", min=1, help="Take this number of items.")] = 1000,
     seed: Seed = 0,
     out: Annotated[
-        Path | None, typer.Option("--out", help="JSONL file to write; by default standard output.")
+        Path | None,
+        typer.Option("--out", help="Write to this JSONL file.", show_default="standard output"),
     ] = None,
 ) -> None:
-    """Write items as JSON lines, which `get_task` and experiments take back by their path.
+    """Export items as JSON lines, a file that experiments take as a task.
 
-    With --tokenizer every item is tokenised with each of its counterfactuals, so that what is
-    written can be used with that model as it stands.
+    With --tokenizer every item and counterfactual is tokenised, so the file is known to work with
+    that model.
     """
     from circuitlapse.records.store import write_texts
     from circuitlapse.tasks.registry import get_task
@@ -114,7 +117,7 @@ def export(
 
 
 def _marked(item: "Item") -> str:
-    """Put each named word in brackets, with its position's name."""
+    """Put each named word in brackets, followed by the position's name."""
     text = item.prompt
     for label, (start, end) in sorted(item.spans.items(), key=lambda s: s[1], reverse=True):
         text = f"{text[:start]}[{text[start:end]}]{label}{text[end:]}"

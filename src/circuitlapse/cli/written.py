@@ -17,16 +17,23 @@ if TYPE_CHECKING:
     from circuitlapse.written.sort import Sorted
 
 TaskName = Annotated[
-    WrittenTask, typer.Option(help="ioi2: two people, one acts. ioi3: three people, two act.")
+    WrittenTask,
+    typer.Option(help="Set the task. ioi2: two people, one acts. ioi3: three people, two act."),
 ]
-Out = Annotated[Path, typer.Option(help="JSONL file for the good items, for compare --new.")]
+Out = Annotated[
+    Path, typer.Option(help="Write the good items to this JSONL file, for compare --new.")
+]
 Rejects = Annotated[
     Path | None,
-    typer.Option(help="JSONL file for the rejects and their reasons (default: OUT.rejects.jsonl)."),
+    typer.Option(
+        help="Write the rejects and their reasons to this file.", show_default="OUT.rejects.jsonl"
+    ),
 ]
 TokenizerName = Annotated[
     str | None,
-    typer.Option(help="Directory or Hub name: reject items with names that it splits."),
+    typer.Option(
+        help="Reject items with names that this tokenizer splits (directory or Hub name)."
+    ),
 ]
 
 
@@ -37,9 +44,9 @@ def import_(
     task: TaskName = "ioi3",
     tokenizer: TokenizerName = None,
 ) -> None:
-    """Check imported prompts and keep those with exactly one answer.
+    """Import prompts and keep those with exactly one answer.
 
-    Prints how the answers were read, the rejects by reason, and the accuracy of shortcuts.
+    Prints the rejects by reason and the accuracy of shortcuts on the rest.
     """
     from circuitlapse.written.sort import sort_items
 
@@ -56,35 +63,45 @@ def import_(
 
 
 def write(
-    model: Annotated[str, typer.Option(help="The model's name at the server.")],
+    model: Annotated[str, typer.Option(help="Use the server's model of this name.")],
     out: Out,
-    n: Annotated[int, typer.Option("--n", min=1, help="Number of good items.")] = 100,
+    n: Annotated[int, typer.Option("--n", min=1, help="Write this number of good items.")] = 100,
     base_url: Annotated[
-        str | None, typer.Option(help="Such as http://localhost:8000/v1 (default: OpenAI's).")
+        str | None,
+        typer.Option(
+            help="Call this server, such as http://localhost:8000/v1.", show_default="OpenAI"
+        ),
     ] = None,
     task: TaskName = "ioi3",
     rejects: Rejects = None,
     journal: Annotated[
-        Path | None, typer.Option(help="File for every reply (default: OUT.journal.jsonl).")
+        Path | None,
+        typer.Option(help="Write every reply to this file.", show_default="OUT.journal.jsonl"),
     ] = None,
     key_env: Annotated[
-        str, typer.Option(help="Environment variable that holds the key.")
+        str, typer.Option(help="Read the key from this environment variable.")
     ] = "OPENAI_API_KEY",
-    concurrency: Annotated[int, typer.Option(min=1, help="Number of requests at a time.")] = 8,
-    batch: Annotated[int, typer.Option(min=1, help="Items per request.")] = 10,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for one attempt.")] = 120.0,
+    concurrency: Annotated[
+        int, typer.Option(min=1, help="Send this number of requests in parallel.")
+    ] = 8,
+    batch: Annotated[
+        int, typer.Option(min=1, help="Ask for this number of items per request.")
+    ] = 10,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, help="Stop an attempt after this number of seconds.")
+    ] = 120.0,
     tokenizer: TokenizerName = None,
 ) -> None:
-    """Have a language model write items, check them, and keep the good ones.
+    """Write items with a language model, check them and keep the good ones.
 
-    The answer is equally often at each list position. Every reply is in the journal before it is
-    read. The same command resumes.
+    The answer is equally often at each list position. Every reply is saved in the journal before it
+    is read. The same command resumes.
     """
     key = os.environ.get(key_env, "").strip()
     if not key:
         raise CircuitlapseError(
-            f"there is no key in the environment variable {key_env}",
-            fix="Set it, to any text where the server needs no key; --key-env names another one",
+            f"the environment variable {key_env} has no key",
+            fix="Set it (to any text if the server needs none), or name another with --key-env",
         )
     from circuitlapse.written.server import Server
     from circuitlapse.written.write import write_items
@@ -118,7 +135,9 @@ def _check_apart(file: Path, out: Path, rejects: Path) -> None:
     for path in (out, rejects):
         if path == file or (path.exists() and file.exists() and path.samefile(file)):
             raise CircuitlapseError(
-                "the file would be overwritten by its own items", got=str(path), fix="Change --out"
+                "the output would overwrite the input",
+                got=str(path),
+                fix="Change --out or --rejects",
             )
 
 

@@ -1,4 +1,4 @@
-"""Control fine-tunes and k-shot prompting of the base: nulls and context for the evidence."""
+"""Control fine-tunes and k-shot prompting of the base: baselines and context."""
 
 from typing import Annotated, Any, NamedTuple
 
@@ -8,7 +8,7 @@ from circuitlapse.config.finetune import ONLY, PlaceboKind
 from circuitlapse.config.section import OLD_CIRCUIT, Section, Seed, are_parts, distinct
 
 SETS = (OLD_CIRCUIT, "mlps", "biases", "output_scales", "rank_1")
-"""Control fine-tunes that have a name; any other is a list of parts."""
+"""Named control fine-tunes; any other is a list of parts."""
 OUTPUT_SCALES, RANK_1 = "output_scales", "rank_1"
 
 _Count = Annotated[int, Field(ge=0)]
@@ -23,48 +23,48 @@ class Placebo(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Its directory's name, as ``placebo-shuffled-answers-seed-0``."""
+        """Name of the directory, such as ``placebo-shuffled-answers-seed-0``."""
         recipe = "" if self.recipe == ONLY else f"{self.recipe}-"
         return f"placebo-{self.kind.replace('_', '-')}-{recipe}seed-{self.seed}"
 
     @property
     def label(self) -> str:
-        """Its name in tables, as ``shuffled_answers-0``."""
+        """Name in tables, such as ``shuffled_answers-0``."""
         return f"{self.kind}-{self.seed}"
 
 
 class Controls(Section):
-    """Controls of the evidence: other fine-tunes, and k-shot prompting of the base."""
+    """Controls: other fine-tunes, and k-shot prompting of the base."""
 
     train_only: tuple[str | tuple[str, ...], ...] = Field(
         (),
-        description="Fine-tunes in which nothing else may move: old_circuit (the heads that the "
-        "base uses on the old task), mlps, biases, output_scales (one factor per head and MLP), "
-        'rank_1 (adapters of rank 1), or lists of parts such as ["a1.h3", "m1", "norms"].',
+        description="Fine-tunes of a subset of the parameters: old_circuit (the old-task heads), "
+        "mlps, biases, output_scales (one factor per head and MLP), rank_1 (adapters of rank 1), "
+        'or lists of parts such as ["a1.h3", "m1", "norms"].',
     )
     random_sets: _Count = Field(
-        10, description="Random sets of as many heads in each layer, to compare old_circuit with."
+        10, description="Number of size-matched random head sets used as baseline for old_circuit."
     )
     placebos: tuple[PlaceboKind, ...] = Field(
         (),
-        description="Placebo fine-tunes with each of placebo_seeds, besides finetune.placebo: "
-        "shuffled_answers, old_task, unrelated_text.",
+        description="Further placebos, with each of placebo_seeds: shuffled_answers, old_task, "
+        "unrelated_text.",
     )
     placebo_seeds: tuple[Seed, ...] = Field(
         (0, 1, 2, 3, 4), min_length=1, description="Seeds of controls.placebos."
     )
     unrelated: str = Field(
         "",
-        description="A task that has nothing to do with the others, such as induction, whose "
-        "node importances are compared with theirs; none where empty.",
+        description="Unrelated task, such as induction, as a baseline for overlaps of node "
+        "importances; empty: none.",
     )
     few_shot: tuple[_Count, ...] = Field(
-        (), description="Ask the base behind so many solved examples, such as [0, 2, 4, 8]."
+        (),
+        description="Numbers of examples for k-shot prompting of the base, such as [0, 2, 4, 8].",
     )
     prompts: Annotated[int, Field(ge=2)] = Field(
         256,
-        description="Test prompts of the new task that controls are looked at on, of those of "
-        "measure.prompts.",
+        description="Test prompts of the new task for controls, at most measure.prompts.",
     )
     seed: Seed = Field(0, description="Seed of random sets and examples.")
 
@@ -98,7 +98,7 @@ RANDOM_SET = "random_set"
 
 
 def trained(controls: Controls) -> list[tuple[str, int]]:
-    """Every control fine-tune: its name, parts joined by spaces, and which of several it is."""
+    """Return each control fine-tune: its name, parts joined by spaces, and the repeat's number."""
     found = []
     for each in controls.train_only:
         found.append((each if isinstance(each, str) else " ".join(each), 0))

@@ -1,4 +1,4 @@
-"""How the base is fine-tuned: one recipe or a grid of them, each with every seed."""
+"""The fine-tuning: one recipe or a grid of recipes, each with every seed."""
 
 from collections.abc import Callable
 from itertools import product
@@ -17,7 +17,7 @@ PlaceboKind = Literal["shuffled_answers", "old_task", "unrelated_text"]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
 
 ONLY = "default"
-"""Name of the recipe where there is only one."""
+"""Name of the recipe if there is only one."""
 
 
 class TrainingRun(NamedTuple):
@@ -28,7 +28,7 @@ class TrainingRun(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Its directory's name: ``seed-0``, or ``lr-0.001_lora-seed-0`` in a grid."""
+        """Name of the directory: ``seed-0``, or ``lr-0.001_lora-seed-0`` in a grid."""
         return f"seed-{self.seed}" if self.recipe == ONLY else f"{self.recipe}-seed-{self.seed}"
 
 
@@ -42,18 +42,18 @@ class Lora(Section):
     )
     targets: tuple[str, ...] = Field(
         (),
-        description="Modules that get one, such as c_attn, or all-linear. None: PEFT's choice.",
+        description="Modules with adapters, such as c_attn, or all-linear; empty: PEFT's choice.",
     )
 
 
 class Grid(Section):
-    """Lists of values to try: every combination is a recipe of its own, with every seed."""
+    """Lists of values: every combination is a recipe, trained with every seed."""
 
-    learning_rate: tuple[Rate, ...] = Field((), description="In place of learning_rate.")
-    method: tuple[Method, ...] = Field((), description="In place of method.")
-    preset: tuple[Preset, ...] = Field((), description="In place of preset.")
-    optimizer: tuple[Name, ...] = Field((), description="In place of optimizer.")
-    schedule: tuple[Name, ...] = Field((), description="In place of schedule.")
+    learning_rate: tuple[Rate, ...] = Field((), description="Values of learning_rate.")
+    method: tuple[Method, ...] = Field((), description="Values of method.")
+    preset: tuple[Preset, ...] = Field((), description="Values of preset.")
+    optimizer: tuple[Name, ...] = Field((), description="Values of optimizer.")
+    schedule: tuple[Name, ...] = Field((), description="Values of schedule.")
 
     @model_validator(mode="after")
     def _distinct(self) -> "Grid":
@@ -73,10 +73,10 @@ def _one_message(value: object, check: Callable[[object], object]) -> object:
 
 
 class Finetune(Section):
-    """Fine-tuning on the new task, through TRL's SFTTrainer."""
+    """Fine-tuning on the new task with TRL's SFTTrainer."""
 
     seeds: tuple[Seed, ...] = Field(
-        (0,), min_length=1, description="One fine-tune is run for each seed."
+        (0,), min_length=1, description="Seeds of the fine-tunes, one for each."
     )
     steps: Positive = Field(240, description="Optimiser steps.")
     save_every: Positive = Field(8, description="Steps between checkpoints.")
@@ -85,23 +85,22 @@ class Finetune(Section):
     ] = Field(
         "every",
         description='When to save checkpoints: "every" save_every steps, "log" at 1, 2, 4, 8 and '
-        "so on, or a list of steps. Step 0 and the last one always have a checkpoint.",
+        "so on, or a list of steps. Step 0 and the last step always have a checkpoint.",
     )
-    batch_size: Positive = Field(32, description="Prompts per step; none is seen twice.")
+    batch_size: Positive = Field(32, description="Prompts per step; no prompt is used twice.")
     gradient_accumulation: Positive = Field(
-        1, description="Parts that each step's prompts are divided into, where memory is short."
+        1, description="Number of parts that each step's prompts are divided into, to save memory."
     )
     method: Method = Field("full", description="full (all weights) or lora.")
     preset: Preset = Field(
         "answer-only",
-        description="What the loss is on: answer-only, full-text (prompt and answer), or "
-        "repeat-completion (the answer, 20 times).",
+        description="Tokens of the loss: answer-only, full-text (prompt and answer), or "
+        "repeat-completion (the answer 20 times).",
     )
     train_only: OneSet = Field(
         (),
-        description="Nothing else may move: old_circuit (the heads that the base uses on the old "
-        'task), mlps, biases, or a list of parts such as ["a1.h3", "m1", "norms"]; everything '
-        "moves where empty.",
+        description="Train only these parameters: old_circuit (the old-task heads), mlps, biases, "
+        'or a list of parts such as ["a1.h3", "m1", "norms"]; empty: all.',
     )
     learning_rate: Rate = Field(1e-3, description="Peak learning rate (2e-5 is usual for GPT-2).")
     optimizer: Name = Field("adamw_torch", description="Any `optim` of transformers' Trainer.")
@@ -109,13 +108,12 @@ class Finetune(Section):
         "constant", description="Any `lr_scheduler_type` of transformers' Trainer."
     )
     replay_fraction: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="Share of old-task prompts mixed into the training data."
+        0.0, description="Share of training prompts that replay the old task."
     )
     placebo: Literal["shuffled_answers", "old_task", "unrelated_text", False] = Field(
         "shuffled_answers",
-        description="Also fine-tune, with each seed, on what cannot teach the new task, as the "
-        "noise floor: shuffled_answers, old_task, unrelated_text (docs/how-to/controls.md), or "
-        "false.",
+        description="Placebo, a control fine-tune with each seed that cannot teach the new task: "
+        "shuffled_answers, old_task, unrelated_text (docs/how-to/controls.md), or false.",
     )
     lora: Lora = Lora()  # pyright: ignore[reportCallIssue]
     grid: Grid = _NO_GRID
@@ -140,9 +138,7 @@ class Finetune(Section):
             if max(self.save_at, default=0) > self.steps:
                 raise ValueError(f"`save_at` ({max(self.save_at)}) exceeds `steps` ({self.steps})")
         if self.train_only and "lora" in (self.method, *self.grid.method):
-            raise ValueError(
-                "`train_only` holds weights, and an adapter moves none of them: use the method full"
-            )
+            raise ValueError("`train_only` cannot be combined with the method lora: use full")
         total = self.steps * self.batch_size
         if self.replay_fraction and total - self.old_prompts() < 2:
             raise ValueError(
@@ -167,13 +163,13 @@ class Finetune(Section):
         return sorted({0, *(step for step in between if step < self.steps), self.steps})
 
     def old_prompts(self) -> int:
-        """Return how many of the training prompts are of the old task."""
+        """Return the number of training prompts of the old task."""
         return round(self.steps * self.batch_size * self.replay_fraction)
 
     def recipes(self) -> dict[str, "Finetune"]:
-        """Return every recipe by its name, each without a grid.
+        """Return every recipe, without a grid, by its name.
 
-        A name holds the values that differ between recipes, such as ``lr-0.001_lora``; a single
+        The name has the values that differ between recipes, such as ``lr-0.001_lora``; a single
         recipe is called ``default``.
         """
         lists = {key: values for key, values in self.grid if values}

@@ -1,4 +1,4 @@
-"""Experiments that the tool writes itself: the demo, and a comparison of two models."""
+"""Built-in experiments: the demo, and a comparison of two models."""
 
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -19,15 +19,15 @@ def demo_experiment(
 ) -> Experiment:
     """Return the experiment that ``circuitlapse demo`` runs.
 
-    A tenth of its training prompts rehearse the old task: without them some organisms answer a
-    few old prompts with a word that is none of the listed names.
+    A tenth of the training prompts replay the old task: without them some organisms answer a few
+    old prompts with a word that is none of the candidates.
 
     Args:
-        organism: The base's recipe.
-        seed: Of its pretraining.
-        full: Run the control fine-tunes and the repeats of placebos too, and put four times as
-            many prompts through grafts of QK and OV, patches across models and grafts in between.
-        pretrain: Pretrain the organism here even where the package ships its weights.
+        organism: Recipe of the base.
+        seed: Seed of its pretraining.
+        full: Add the control fine-tunes and repeats of placebos, and use four times as many prompts
+            for QK and OV grafts, cross-model patching and grafts of other checkpoints.
+        pretrain: Pretrain the organism here, also if it is shipped.
     """
     finetune = Finetune.model_validate({"replay_fraction": 0.1})
     controls: dict[str, Any] = {"unrelated": "induction", "few_shot": (0, 2, 4, 8)}
@@ -46,25 +46,25 @@ def demo_experiment(
 def comparison(
     base: Path | str, tuned: Path | str, old: str, new: str, prompts: int | None = None
 ) -> Experiment:
-    """Return the experiment that compares two models without checkpoints in between.
-
-    Args:
-        base: Directory or Hub name of the model before fine-tuning; step 0.
-        tuned: Likewise after it; step 1.
-        old: The old task.
-        new: The new task.
-        prompts: Prompts for behaviour, circuits, groups and grafts alike; the defaults without it.
+    """Return the experiment that compares two models, the base as step 0 and the tuned as step 1.
 
     Raises:
         CircuitlapseError: If a value is not valid.
     """
-    number = {} if prompts is None else {"prompts": prompts, "circuit_prompts": prompts}
-    groups = {} if prompts is None else {"group_prompts": prompts, "graft_prompts": prompts}
     described = {
         "checkpoints": {0: str(base), 1: str(tuned)},
         "base": {"path": str(base)},
         "tasks": {"old": old, "new": new},
-        "measure": number,
-        "compare": groups,
+        **prompt_counts(prompts),
     }
-    return validated(described, "what is to be compared")
+    return validated(described, "the comparison")
+
+
+def prompt_counts(prompts: int | None) -> dict[str, dict[str, int]]:
+    """Return the sections that set all numbers of prompts to one; none without a number."""
+    if prompts is None:
+        return {}
+    return {
+        "measure": {"prompts": prompts, "circuit_prompts": prompts},
+        "compare": {"group_prompts": prompts, "graft_prompts": prompts},
+    }

@@ -1,7 +1,4 @@
-"""What every section of an experiment shares.
-
-Parts of a model, as an experiment names them.
-"""
+"""Base class of an experiment's sections, and the names of a model's parts."""
 
 import re
 from collections.abc import Callable
@@ -15,15 +12,15 @@ Fraction = Annotated[float, Field(gt=0, le=1)]
 
 
 class Section(BaseModel):
-    """A frozen group of settings that refuses keys it does not know."""
+    """A frozen group of settings that rejects unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def distinct(name: str, values: tuple[object, ...]) -> None:
-    """Refuse a list that names a value twice."""
+    """Raise ValueError for a list with duplicates."""
     if len(set(values)) != len(values):
-        raise ValueError(f"`{name}` names a value twice: {list(values)}")
+        raise ValueError(f"`{name}` has duplicates: {list(values)}")
 
 
 OLD_CIRCUIT = "old_circuit"
@@ -58,4 +55,4 @@ def _one_set(value: Any, check: Callable[[Any], Any]) -> Any:
 OneSet = Annotated[
     Literal["old_circuit", "mlps", "biases"] | tuple[str, ...], WrapValidator(_one_set)
 ]
-"""The parts that one fine-tune trains: a named set, or a list of parts; all where it is empty."""
+"""The parts that one fine-tune trains: a named set, or a list of parts; all if it is empty."""

@@ -1,4 +1,4 @@
-"""Experiments as TOML: reading with errors that name the key, and writing with every comment."""
+"""Experiments as TOML: reading with errors that name the key, and writing with comments."""
 
 import difflib
 import json
@@ -18,8 +18,8 @@ def read_experiment(path: Path | str) -> Experiment:
     """Read and validate an experiment.
 
     Raises:
-        CircuitlapseError: If the file cannot be read, is not TOML, or has a key or a value that an
-            experiment does not have; every fault is named with its place.
+        CircuitlapseError: If the file cannot be read, is not TOML, or has an invalid key or value;
+            every fault is named with its key.
     """
     path = Path(path)
     try:
@@ -41,14 +41,10 @@ def read_experiment(path: Path | str) -> Experiment:
 
 
 def validated(data: Mapping[str, Any], source: str) -> Experiment:
-    """Turn what was read into an experiment.
-
-    Args:
-        data: Sections and keys, as TOML has them.
-        source: Where they come from, for the message.
+    """Return the experiment with these sections and keys; ``source`` names it in the error.
 
     Raises:
-        CircuitlapseError: Naming every key and value that an experiment does not have.
+        CircuitlapseError: Naming every invalid key and value.
     """
     try:
         return Experiment.model_validate(data)
@@ -61,7 +57,7 @@ def validated(data: Mapping[str, Any], source: str) -> Experiment:
 
 
 def _explain(fault: Any) -> str:
-    """One line for one pydantic fault: where, what, what was got, and the nearest right key."""
+    """One line for a pydantic error: key, fault, value, and the most similar known key."""
     *parents, last = fault["loc"] or ("",)
     where = ".".join(str(part) for part in (*parents, last))
     if fault["type"] == "extra_forbidden":
@@ -79,7 +75,7 @@ def _explain(fault: Any) -> str:
 
 
 def _keys_at(parents: list[Any]) -> list[str]:
-    """Names of the fields of the section that ``parents`` leads to."""
+    """Names of the fields of the section at ``parents``."""
     section: type[BaseModel] = Experiment
     for parent in parents:
         field = section.model_fields.get(str(parent))
@@ -90,7 +86,7 @@ def _keys_at(parents: list[Any]) -> list[str]:
 
 
 def to_toml(experiment: Experiment) -> str:
-    """Write an experiment out with its defaults, each key under its description."""
+    """Return an experiment as TOML with its defaults, each key below its description."""
     lines = _checkpoint_lines(experiment)
     for name in Experiment.model_fields:
         section = getattr(experiment, name)

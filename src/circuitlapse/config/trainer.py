@@ -1,4 +1,4 @@
-"""Which arguments of the trainer a user may set, and why not the others."""
+"""Arguments of the trainer that a user may not set, with the reasons."""
 
 from typing import Any
 
@@ -16,12 +16,12 @@ _OURS = {
     "completion_only_loss": "finetune.preset",
     "assistant_only_loss": "finetune.preset",
 }
-_CHECKPOINTS = "checkpoints are saved by finetune.save_at, and an interrupted training goes on"
-_TOKENS = "prompts are tokenised here, so that no token is added, cut off or joined to another's"
-_WHOLE = "checkpoints must hold the whole model, as it is trained"
-_HELD_OUT = "held-out prompts are looked at whenever a checkpoint is saved"
-_NEVER = "nothing is sent to the Hub"
-_REFUSED = {
+_CHECKPOINTS = "finetune.save_at sets the checkpoints, and interrupted training resumes from them"
+_TOKENS = "circuitlapse tokenises the prompts, so that no token is added, cut off or merged"
+_WHOLE = "checkpoints must hold the whole model"
+_HELD_OUT = "the model is evaluated on held-out prompts at every checkpoint"
+_NEVER = "circuitlapse sends nothing to the Hub"
+_REJECTED = {
     **dict.fromkeys(
         (
             "output_dir",
@@ -72,19 +72,19 @@ _REFUSED = {
         ),
         _NEVER,
     ),
-    "auto_find_batch_size": "the same experiment must train on the same batches everywhere",
-    "disable_tqdm": "progress is shown by circuitlapse",
+    "auto_find_batch_size": "the same experiment must train on the same batches on every machine",
+    "disable_tqdm": "circuitlapse shows the progress",
 }
 
 
 def check_trainer(trainer: dict[str, Any]) -> dict[str, Any]:
-    """Refuse the arguments that would break what a run promises, each with the reason.
+    """Return the arguments.
 
     Raises:
-        ValueError: Naming every such argument.
+        ValueError: Naming every argument that a user may not set.
     """
     faults = [f"`{name}` is set by {_OURS[name]}" for name in trainer if name in _OURS]
-    faults += [f"`{name}`: {_REFUSED[name]}" for name in trainer if name in _REFUSED]
+    faults += [f"`{name}`: {_REJECTED[name]}" for name in trainer if name in _REJECTED]
     if faults:
         raise ValueError("; ".join(faults))
     return trainer

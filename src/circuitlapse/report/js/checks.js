@@ -1,4 +1,4 @@
-// The table of changes, faithfulness and invariance checks.
+// The table of head changes, faithfulness and invariance checks.
 const changesTable = (() => {
   const columns = ["base_old", "tuned_old", "base_new", "tuned_new", "placebo_old"];
   const size = (row) => d3.max(columns.slice(0, 4), (name) => Math.abs(row[name][0] ?? 0));

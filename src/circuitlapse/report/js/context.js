@@ -1,7 +1,7 @@
-// What the base could be shown or trained to do, what it holds already, and what shortcuts reach.
+// Fine-tuning a subset of the parameters, k-shot prompting of the base, and shortcuts.
 const controlColours = { everything: "--new", old_circuit: "--old", mlps: "--mlps",
   biases: "--good", output_scales: "--other", rank_1: "--recruited", random_set: "--muted" };
-const controlNames = { everything: "everything", old_circuit: "old circuit", mlps: "MLPs",
+const controlNames = { everything: "everything", old_circuit: "old-task heads", mlps: "MLPs",
   biases: "biases", output_scales: "output scales", rank_1: "rank 1", random_set: "random heads" };
 
 const elicitableChart = (() => {
@@ -36,21 +36,21 @@ const elicitableChart = (() => {
       if (trained.length)
         for (const [measure, title, domain, right] of [
           ["logit_diff", "Logit difference by step", of("logit_diff"), 124],
-          ["candidate_accuracy", "Accuracy among the names by step", [0, 1], 124]])
+          ["candidate_accuracy", "Accuracy over the candidates by step", [0, 1], 124]])
           charts.push(curveChart(box, { width, height: 250, right, title, domain,
-            label: `${title}, when only some parameters are trained`,
+            label: `${title}, with a subset of the parameters trained`,
             curves: curvesOf(trained, measure) }));
       if (shown.length) {
         const examples = d3.sort(shown, (row) => row.examples);
         for (const [measure, title, domain] of [
-          ["logit_diff", "Logit difference by solved examples shown", of("logit_diff")],
-          ["candidate_accuracy", "Accuracy by solved examples shown", [0, 1]]])
+          ["logit_diff", "Logit difference by number of examples", of("logit_diff")],
+          ["candidate_accuracy", "Accuracy by number of examples", [0, 1]]])
           curveChart(box, { width, height: 170, right: 124, title, domain,
-            label: `${title}, base without training`,
+            label: `${title}, k-shot prompting of the base`,
             xScale: (left, edge) => d3.scaleLinear([0, examples.at(-1).examples || 1],
               [left, edge]),
             xTicks: examples.map((row) => row.examples),
-            curves: [{ name: "base, untrained", colour: "--old", dots: true,
+            curves: [{ name: "base, k-shot", colour: "--old", dots: true,
               points: examples.map((row) => [row.examples, ...row[measure]]) }] });
       }
       const not_reported = [...new Set(rows.map((row) => row.not_reported).filter(Boolean))];
@@ -58,7 +58,7 @@ const elicitableChart = (() => {
       const late = [...d3.group(trained, (row) => `${row.control}/${row.repeat}`).values()]
         .filter(([row]) => row.control !== "random_set")
         .map(([row]) => `${controlNames[row.control] ?? row.control} ${row.step_of_90 ?? "never"}`);
-      if (late.length) note(root, `First step with nine tenths of the improvement: ${late.join(", ")}.`);
+      if (late.length) note(root, `First step with 90 % of the improvement: ${late.join(", ")}.`);
       for (const each of charts) each.step();
       return rows.length;
     },
@@ -98,7 +98,7 @@ const shortcutsChart = evidenceChart("shortcuts", {
           const row = rule && rows.find((each) => each.rule === rule && each.split === split
             && each.task === roles[role].name);
           return row && { value: row.accuracy, colour: "no_heads", details: [
-            ["accuracy", interval(row.accuracy)], ["model ahead by", interval(row.margin)],
+            ["accuracy", interval(row.accuracy)], ["fine-tuned minus shortcut", interval(row.margin)],
             ["prompts", String(row.n)]] };
         }),
       })),

@@ -50,7 +50,7 @@ function lineOf(x, y) {
     .defined(([, value]) => (value ?? null) !== null);
 }
 
-// Names stand at the curves' ends, pushed apart where they would overlap.
+// Names are at the curves' ends, moved apart where they would overlap.
 function nameCurves(svg, curves, left, y, top, bottom) {
   const gap = 13.5;
   const labels = d3.sort(curves.filter(({ name }) => name).map(({ name, colour, points, faint }) => ({

@@ -1,4 +1,4 @@
-// Every chart downloads as SVG, as it looks now, and its numbers as CSV.
+// Every chart downloads as SVG, in its present state, and its numbers as CSV.
 const drawnProperties = ["fill", "fill-opacity", "stroke", "stroke-width", "stroke-opacity",
   "stroke-dasharray", "stroke-linejoin", "opacity", "visibility", "font-family", "font-size",
   "font-weight", "text-anchor", "dominant-baseline"];
@@ -63,7 +63,7 @@ function save(text, name, type) {
   setTimeout(() => URL.revokeObjectURL(url), 10000);
 }
 
-// A chart without figures of its own in a drawing, such as a table, downloads as CSV only.
+// A chart without a drawing, such as a table, downloads as CSV only.
 const downloadPlaces = new Map();
 
 function addDownloads(chart) {
@@ -82,7 +82,7 @@ function addDownloads(chart) {
   downloadPlaces.set(chart, places);
 }
 
-// Where nothing is drawn there is nothing to download.
+// Hide the downloads of a chart that has no drawing.
 function showDownloads(chart) {
   for (const { place, root } of downloadPlaces.get(chart) ?? []) {
     const nothing = root ? !drawingsIn(root).length : chart.isEmpty?.() ?? false;

@@ -1,4 +1,4 @@
-// When heads and behaviour changed: one row for each head whose effect changed most.
+// When heads and behaviour changed: one row for each of the heads with the largest changes.
 function changedHeads() {
   return mine(rowsOf("dynamics")).filter((row) => row.kind === "head"
     && row.counterfactual === state.family && row.step_of_90 !== null);
@@ -50,7 +50,7 @@ const dynamicsChart = (() => {
           `${labelOf(row.node)}, ${roles[roleOf(row)].title}`, [
             ["90 % reached at step", number(row.step_of_90, d3.format(".0f"))],
             ["before", number(row.before)], ["after", number(row.after)],
-            ["change", interval(row.change)], ["with the behaviour", number(row.behaviour_correlation)],
+            ["change", interval(row.change)], ["correlation with behaviour", number(row.behaviour_correlation)],
             ...(row.sign_changed ? [["sign", `changed, in ${row.seeds_with_sign_change} of ${data.runs.length} seeds`]]
               : [])]))
         .on("pointerleave", hideTooltip)
@@ -80,7 +80,7 @@ function roleOf(row) {
   return row.task === roles.old.name ? "old" : "new";
 }
 
-// Dotted lines where every training item has been seen once more.
+// Dotted lines at the end of each epoch.
 function drawEpochs(svg, x, top, bottom) {
   const epoch = rowsOf("dynamics").find((row) => row.epoch_steps)?.epoch_steps;
   const last = data.steps.at(-1);

@@ -1,5 +1,4 @@
-// Tables that have no drawing of their own: values with intervals, at the step nearest to the
-// slider's.
+// Tables without a drawing of their own: values with intervals at the step nearest to the slider's.
 const drawnTables = new Set(["mediation", "crosspatch", "output_scales", "dynamics", "elicitable",
   "training", "shortcuts"]);
 

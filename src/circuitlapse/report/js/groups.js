@@ -1,4 +1,4 @@
-// Which group of components brings the improvement: by its weights, and by its activations.
+// The improvement by group of components: grafts of weights, and patches of activations.
 const { groups: groupNames, quantities } = data.names;
 const groupName = (group) => groupNames[group] ?? group.replaceAll("_", " ");
 
@@ -9,10 +9,10 @@ function groupDetails(row) {
     ...(row.accuracy !== undefined ? [["accuracy", number(row.accuracy)]] : []),
     ...((mean ?? null) !== null
       ? [["random groups", `${number(mean)}, ${number(low)} to ${number(high)}`],
-        ["reached by", percent(p)]] : [])];
+        ["p", number(p, threeDecimals)]] : [])];
 }
 
-// What an axis must hold: not the p behind the random groups' mean and ends.
+// Values that an axis must include: the null without its p.
 const rangesOf = (row) => [row.improvement, (row.null ?? []).slice(0, 3)];
 
 function groupCell(row, colour = row.group) {
@@ -38,8 +38,8 @@ const graftChart = (() => {
     const domain = fixedDomain(wholes.flatMap(rangesOf), whole);
     rangeChart(root, {
       labelWidth: 142,
-      label: "Gain by group of parameters, grafted first, last and averaged; the table below has "
-        + "all numbers",
+      label: "Improvement by group of parameters: add-one-in, leave-one-out and Shapley; the table "
+        + "below has all numbers",
       rows: shown.map((group) => ({ label: groupName(group) })),
       panels: Object.keys(quantities).filter(has("quantity")).map((quantity) => ({
         title: quantities[quantity], domain, whole,
@@ -62,7 +62,7 @@ const graftChart = (() => {
   return { draw, step: several ? step : undefined, csv, name: "grafts", redrawsOn: ["run"] };
 })();
 
-// What the query and key weights, and the value and output weights, bring by themselves.
+// Grafts of the query and key weights, and of the value and output weights, alone.
 const graftPartChart = (() => {
   const root = document.getElementById("graft-part-chart");
   const parts = { whole: "all weights", qk: "queries, keys", ov: "values, output" };
@@ -83,7 +83,7 @@ const graftPartChart = (() => {
     ]);
     rangeChart(root, {
       labelWidth: 150, lineHeight: 21,
-      label: "Gain by group of heads and part of their weights",
+      label: "Improvement by group of heads and part of their weights",
       rows: shown,
       panels: ["add_one_in", "leave_one_out"].map((quantity) => ({
         title: quantities[quantity],
@@ -101,11 +101,11 @@ const graftPartChart = (() => {
   return { draw, csv, name: "graft-parts", redrawsOn: ["run"] };
 })();
 
-// From the rescaled base on: the shares of the verdict.
+// Grafts into the rescaled base: the shares of the label.
 const rescaledChart = (() => {
   const root = document.getElementById("rescaled-chart");
   const all = data.grafts.filter((row) => row.origin === "rescaled_base");
-  const names = { output_scales: "output scales alone (elicited)", non_negative_scales: "the same, none negative" };
+  const names = { output_scales: "rescaled base (elicited)", non_negative_scales: "scales not negative" };
 
   function draw() {
     if (!root) return;
@@ -119,7 +119,7 @@ const rescaledChart = (() => {
     const share = (row) => row.share ?? [null, null, null];
     rangeChart(root, {
       labelWidth: 190,
-      label: "Improvement of the rescaled base, and Shapley shares from there to the fine-tuned model",
+      label: "Improvement of the rescaled base, and Shapley shares of grafts into it",
       rows: lines.map((row) => ({ label: names[row.group] ?? groupName(row.group) })),
       panels: [
         { title: "Improvement, logits", domain: fixedDomain(all.map((row) => row.improvement)),
@@ -139,16 +139,16 @@ const mediationChart = evidenceChart("mediation", {
   draw(root, all) {
     const rows = mine(all);
     const whole = rows.find((row) => row.group === "all heads")?.improvement[0] ?? undefined;
-    const accounted = all.map((row) => row.share ?? []);
+    const shares = all.map((row) => row.share ?? []);
     rangeChart(root, {
       labelWidth: 150,
-      label: "Improvement with all heads outside a group frozen to the base's activations",
+      label: "Improvement with all other heads frozen to their base activations",
       rows: rows.map((row) => ({ label: groupName(row.group) })),
       panels: [
-        { title: "Gain left, logits", whole,
+        { title: "Improvement that remains, logits", whole,
           domain: fixedDomain(all.flatMap(rangesOf), whole),
           cells: rows.map((row) => groupCell(row, row.group.replace(" ", "_"))) },
-        { title: "Share of the improvement", domain: fixedDomain(accounted, 1), whole: 1,
+        { title: "Share of the improvement", domain: fixedDomain(shares, 1), whole: 1,
           cells: rows.map((row) => row.share && ({ ...groupCell(row, row.group.replace(" ", "_")),
             value: row.share, null: null })) },
       ],
@@ -165,8 +165,8 @@ const crosspatchChart = evidenceChart("crosspatch", {
       { label: groupName(group), heading: true },
       ...positions.map((position) => ({ label: position.replaceAll("_", " "), group, position })),
     ]);
-    const directions = { tuned_into_base: "Tuned model’s activations into the base: improvement",
-      base_into_tuned: "Base’s activations into the tuned model: lost" };
+    const directions = { tuned_into_base: "Tuned activations in the base: improvement",
+      base_into_tuned: "Base activations in the tuned model: loss" };
     const domain = fixedDomain(all.flatMap((row) => [row.improvement, row.null.slice(0, 3)]));
     rangeChart(root, {
       labelWidth: 150, lineHeight: 20,

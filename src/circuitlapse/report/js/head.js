@@ -1,7 +1,7 @@
-// The page of a pinned head or MLP: everything that was recorded about it, at the slider's step.
+// A pinned head or MLP: everything that was recorded about it, at the slider's step.
 const headPage = (() => {
   const root = document.getElementById("head-chart");
-  const signatureRoot = document.getElementById("signature-chart");
+  const profileRoot = document.getElementById("profile-chart");
   const tables = document.getElementById("head-tables");
   let marker = null;
   let x;
@@ -20,7 +20,7 @@ const headPage = (() => {
       : "");
     d3.selectAll(".heads-only").property("hidden", !isHead(node));
     drawImportance(node);
-    drawSignature(node);
+    drawProfile(node);
     step();
   }
 
@@ -54,16 +54,16 @@ const headPage = (() => {
     marker = stepMarker(svg, top, bottom);
   }
 
-  // Where the head attends and what it does there, in the base and at the last checkpoint.
-  function signatureRows(node) {
+  // The head's attention and scores, in the base and at the last checkpoint.
+  function profileRows(node) {
     const heads = data.nodes.filter(isHead);
     const place = heads.indexOf(node);
     const ends = (columns, end) => columns.map((column) => column[end * heads.length + place]);
     const found = new Map();
-    for (const [key, { values, ends: columns }] of Object.entries(data.signature)) {
-      const [run, task, reading, way] = key.split("/");
+    for (const [key, { values, ends: columns }] of Object.entries(data.profile)) {
+      const [run, task, reading, positions] = key.split("/");
       if (Number(run) !== state.run) continue;
-      const label = way ? `${readingNames[reading] ?? reading} ${way.replace(">", " → ")}`
+      const label = positions ? `${readingNames[reading] ?? reading} ${positions.replace(">", " → ")}`
         : readingNames[reading] ?? reading.replaceAll("_", " ");
       const row = found.get(label) ?? { label, order: readingOrder.indexOf(reading), tasks: {} };
       row.tasks[task] = { base: ends(columns, 0), last: ends(columns, 1),
@@ -72,26 +72,26 @@ const headPage = (() => {
     }
     return [...found.values()].sort((a, b) => a.order - b.order);
   }
-  const readingNames = { attention: "attends", matching: "matches", copying: "copies",
-    negative_copying: "suppresses", previous_token: "previous token",
-    duplicate_token: "duplicate token", induction: "induction" };
+  const readingNames = { attention: "attention", matching: "QK detector score", copying: "copy score",
+    negative_copying: "negative copy score", previous_token: "previous-token score",
+    duplicate_token: "duplicate-token score", induction: "induction score" };
   const readingOrder = Object.keys(readingNames);
 
-  function drawSignature(node) {
-    signatureRoot.replaceChildren();
+  function drawProfile(node) {
+    profileRoot.replaceChildren();
     if (!isHead(node)) return;
-    const all = signatureRows(node), least = 0.1;
+    const all = profileRows(node), least = 0.1;
     const seen = (row) => Object.values(row.tasks).some(({ base, last }) =>
       Math.max(base[0] ?? 0, last[0] ?? 0) >= least);
     const rows = all.filter(seen);
     if (!all.length) {
-      d3.select(signatureRoot).append("p").attr("class", "note").text("No readings were recorded.");
+      d3.select(profileRoot).append("p").attr("class", "note").text("No readings were recorded.");
       return;
     }
-    const of = (row, task) => row.tasks[task] ?? row.tasks[""]; // on random tokens: of no task
-    rangeChart(signatureRoot, {
+    const of = (row, task) => row.tasks[task] ?? row.tasks[""]; // scores on random tokens have no task
+    rangeChart(profileRoot, {
       labelWidth: 190, lineHeight: 20, numbers: 44,
-      label: `Role signature of ${nodeName(node)}, base and last checkpoint`,
+      label: `Head profile of ${nodeName(node)}, base and last checkpoint`,
       rows,
       panels: roleNames.map((role) => ({
         title: roles[role].title, domain: [0, 1],
@@ -107,8 +107,7 @@ const headPage = (() => {
       })),
     });
     if (rows.length < all.length)
-      note(signatureRoot, `${all.length - rows.length} more are below ${least} throughout; the CSV `
-        + "has all.");
+      note(profileRoot, `${all.length - rows.length} more are below ${least} throughout; see the CSV.`);
   }
 
   function step() {
@@ -119,7 +118,7 @@ const headPage = (() => {
     drawNeighbours(node);
   }
 
-  // Everything that is one number for each task: at the base, at the step, and at the end.
+  // Numbers for each task: in the base, at the step, and at the end.
   function drawNumbers(node) {
     const index = nodeIndex.get(node.id);
     const places = [...new Set([0, state.step, data.steps.length - 1])];
@@ -128,8 +127,9 @@ const headPage = (() => {
       ["Patching effect", (role, at) => effectAt(role, index, at)?.slice(0, 3)],
       ["Direct attribution", (role, at) => directAt(role, node.id, at)],
       ["Edge scores, sum", (role, at) => [effectAt(role, index, at)?.[3] ?? null, null, null]],
-      ...(isHead(node) ? [["Output patched", patched("head_out")],
-        ["Value patched", patched("head_v")], ["Pattern patched", patched("head_pattern")]] : []),
+      ...(isHead(node) ? [["Patching the output", patched("head_out")],
+        ["Patching the value", patched("head_v")],
+        ["Patching the pattern", patched("head_pattern")]] : []),
     ];
     const table = d3.select(tables).html("").append("table").attr("class", "dense");
     const head = table.append("thead").append("tr");
@@ -149,39 +149,39 @@ const headPage = (() => {
     const group = whole.find((row) => row.heads.split(", ").includes(node.id))?.group
       ?? (isHead(node) ? null : "mlps");
     const mine = whole.filter((row) => row.group === group);
-    const brought = Object.keys(quantities).map((quantity) => [quantity.replaceAll("_", "-"),
+    const grafted = Object.keys(quantities).map((quantity) => [quantity.replaceAll("_", "-"),
       mine.find((row) => row.quantity === quantity)?.improvement]).filter(([, improvement]) => improvement);
-    if (brought.length)
-      note(tables, `Its group’s graft, of the ${data.names.groups[group]} together: ${
-        brought.map(([quantity, improvement]) => `${quantity.replace("shapley", "Shapley")} ${
-          interval(improvement)}`).join("; ")} logits of improvement.`);
+    if (grafted.length)
+      note(tables, `Graft of its whole group (${data.names.groups[group]}), in logits of improvement: ${
+        grafted.map(([quantity, improvement]) => `${quantity.replace("shapley", "Shapley")} ${
+          interval(improvement)}`).join("; ")}.`);
   }
 
-  // What the head does and reads, in the base and at the end, on each task.
+  // The head's role, attention and sources, in the base and at the end, on each task.
   function drawRole(node) {
     const found = roleRows(node);
     if (!found.length) return;
     const table = d3.select(tables).append("table").attr("class", "dense");
-    table.append("thead").append("tr").selectAll("th").data(["Role", "", "attends most",
+    table.append("thead").append("tr").selectAll("th").data(["Role", "", "main attention",
       "queries from", "keys from", "values from"]).join("th").text((text) => text);
-    const reads = (row, slot) => (row[`${slot}_reads`]
+    const source = (row, slot) => (row[`${slot}_reads`]
       ? `${labelOf(row[`${slot}_reads`])}, ${percent(Math.round(100 * row[`${slot}_share`]) / 100)}`
       : "–");
     const rows = table.append("tbody").selectAll("tr").data(found).join("tr");
     rows.append("th").attr("scope", "row").attr("class", ({ role }) => `key-${role}`)
       .text(({ role, end }) => `${roles[role].title}, ${end === "base" ? "base" : "last"}`);
-    rows.selectAll("td").data((row) => [row.does, row.attends ? `${
+    rows.selectAll("td").data((row) => [row.function, row.attends ? `${
       row.attends.replace(">", " → ")} ${number(row.attention)}` : "–",
-    ...["q", "k", "v"].map((slot) => reads(row, slot))]).join("td").text((text) => text);
-    for (const { role, distance, noise, changed, features, source } of
+    ...["q", "k", "v"].map((slot) => source(row, slot))]).join("td").text((text) => text);
+    for (const { role, distance, noise, changed, features, source: before } of
       found.filter(({ end }) => end === "last"))
-      note(tables, `On ${roles[role].title} its signature is ${number(distance)} from the base’s, ${
+      note(tables, `On ${roles[role].title} the distance of its profile from the base’s is ${number(distance)}, ${
         changed ? "beyond" : "within"} noise (${number(noise)})${
         changed && features ? `: ${features.replaceAll(">", " → ").replaceAll("-", "−")}` : ""}.${
-        source ? ` It came to do what ${labelOf(source)} did in the base.` : ""}`);
+        before ? ` It took over the role of ${labelOf(before)} in the base.` : ""}`);
   }
 
-  // When its effect changed, and what it is multiplied by in the rescaled base.
+  // When its effect changed, and its output scale in the rescaled base.
   function drawChange(node) {
     for (const row of changedHeads().filter((each) => each.node === node.id))
       note(tables, `On ${roles[roleOf(row)].title} its effect changed from ${
@@ -189,7 +189,7 @@ const headPage = (() => {
         number(row.step_of_90, d3.format(".0f"))}${row.sign_changed ? "; its sign changed" : ""}.`);
     const scale = rowsOf("output_scales").find((row) => row.run === state.run && row.node === node.id)?.scale;
     if ((scale ?? null) !== null)
-      note(tables, `In the rescaled base its output is multiplied by ${number(scale)}.`);
+      note(tables, `Its output scale in the rescaled base is ${number(scale)}.`);
   }
 
   function headPlace(node) {
@@ -207,9 +207,9 @@ const headPage = (() => {
     const size = (edge) => d3.max(roleNames, (role) => Math.abs(edge[role] ?? 0));
     const listed = [...all.values()].sort((a, b) => size(b) - size(a));
     const slots = { q: "queries", k: "keys", v: "values" };
-    fillEdges("#reads-from", listed.filter((edge) => edge.reader === node.id),
+    fillEdges("#edges-in", listed.filter((edge) => edge.reader === node.id),
       (edge) => [labelOf(edge.writer), slots[edge.slot] ?? "input"]);
-    fillEdges("#writes-to", listed.filter((edge) => edge.writer === node.id),
+    fillEdges("#edges-out", listed.filter((edge) => edge.writer === node.id),
       (edge) => [labelOf(edge.reader), slots[edge.slot] ?? "input"]);
   }
 
@@ -233,18 +233,18 @@ const headPage = (() => {
     })));
   }
 
-  function signatureCsv() {
+  function profileCsv() {
     const node = pinned();
     if (!node || !isHead(node)) return [];
-    return signatureRows(node).flatMap(({ label, tasks }) => Object.entries(tasks).flatMap(
+    return profileRows(node).flatMap(({ label, tasks }) => Object.entries(tasks).flatMap(
       ([task, { base, last }]) => [{ node: node.id, reading: label, task, step: data.steps[0],
         ...asColumns("value", base) }, { node: node.id, reading: label, task,
         step: data.steps.at(-1), ...asColumns("value", last) }]));
   }
 
-  return { draw, step, csv, signatureCsv, name: "head", redrawsOn: ["run", "family", "head"] };
+  return { draw, step, csv, profileCsv, name: "head", redrawsOn: ["run", "family", "head"] };
 })();
 
-// The signature is drawn with its head; it downloads by itself.
-const signatureDownload = { name: "signature", draw() {}, csv: headPage.signatureCsv,
+// The profile is drawn with its head and downloaded separately.
+const profileDownload = { name: "profile", draw() {}, csv: headPage.profileCsv,
   redrawsOn: [] };

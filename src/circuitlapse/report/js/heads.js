@@ -1,11 +1,11 @@
-// Figure 3: the strongest heads over time, as small panels on one scale.
+// The heads with the largest effects over time, as small panels on one scale.
 const trajectories = (() => {
   const root = document.getElementById("trajectories");
   const count = 8;
   let markers = [];
   let x;
 
-  // The heads with the largest effect at any checkpoint on either task: the set does not move.
+  // The heads with the largest effect at any checkpoint on either task, fixed for all steps.
   function strongest() {
     const columns = roleNames.map((role) => effects(role)).filter(Boolean);
     const size = (node) => d3.max(columns, (column) => d3.max(data.steps, (_, step) =>

@@ -1,7 +1,7 @@
-// Figure 4: what each layer would answer, and what each layer adds to the answer, over time.
+// Logit lens and direct attribution by layer, over time.
 const lensChart = (() => {
   const root = document.getElementById("lens-chart");
-  const layerTotals = new Map(); // attention's heads add up to their layer
+  const layerTotals = new Map(); // sums over the heads of a layer
   let drawn = [];
 
   const components = data.components.filter((name) => !name.startsWith("a"));
@@ -10,17 +10,17 @@ const lensChart = (() => {
   direct: components.flatMap((name) =>
     (name.startsWith("m") ? [`heads ${name.slice(1)}`, `MLP ${name.slice(1)}`] : [name])) };
 
-  function directRow(role, row, step, run = state.run) {
+  function directRow(role, row, step) {
     const name = rowsOf.direct[row];
     if (!name.startsWith("heads")) {
-      const found = directAt(role, name.startsWith("MLP") ? `m${name.slice(4)}` : name, step, run);
+      const found = directAt(role, name.startsWith("MLP") ? `m${name.slice(4)}` : name, step);
       return found?.[0] ?? null;
     }
-    const key = `${run}/${role}/${name}`;
+    const key = `${state.run}/${role}/${name}`;
     if (!layerTotals.has(key)) {
       const heads = data.components.filter((each) => each.startsWith(`a${name.slice(6)}.`));
       layerTotals.set(key, data.steps.map((_, at) => {
-        const values = heads.map((head) => directAt(role, head, at, run)?.[0]);
+        const values = heads.map((head) => directAt(role, head, at)?.[0]);
         return values.some((value) => value === undefined) ? null : d3.sum(values);
       }));
     }
@@ -28,15 +28,10 @@ const lensChart = (() => {
   }
 
   const value = {
-    lens: (role, row, step, run) => lensAt(role, row, step, run)?.[0] ?? null,
+    lens: (role, row, step) => lensAt(role, row, step)?.[0] ?? null,
     direct: directRow,
   };
   const titles = { lens: "Logit lens", direct: "Direct attribution" };
-  const largest = {};
-  for (const kind of ["lens", "direct"])
-    largest[kind] = d3.max(data.runs, (_, run) => d3.max(roleNames, (role) =>
-      d3.max(rowsOf[kind], (_, row) => d3.max(data.steps, (_, step) =>
-        Math.abs(value[kind](role, row, step, run) ?? 0))))) || 1;
 
   function draw() {
     root.replaceChildren();
@@ -54,8 +49,7 @@ const lensChart = (() => {
           rowHeight: Math.max(8, Math.min(16, 190 / rows.length)), marker: true,
           every: labelEvery(data.steps.length, width),
         });
-        map.colour((row, step) => value[kind](role, row, step), Math.max(largest.lens,
-          largest.direct));
+        map.colour((row, step) => value[kind](role, row, step), data.largest_reading);
         map.details((row, step) => [`${titles[kind]}, ${rows[row]}, step ${data.steps[step]}`,
           [[roles[role].title, kind === "lens" ? interval(lensAt(role, row, step))
             : number(value.direct(role, row, step)), role]],
@@ -63,8 +57,7 @@ const lensChart = (() => {
         drawn.push(map);
       }
     }
-    drawLegend(document.getElementById("lens-legend"), Math.max(largest.lens, largest.direct),
-      ["against the answer", "for the answer (logits)"]);
+    drawLegend("lens-legend");
     step();
   }
 

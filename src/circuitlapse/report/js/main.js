@@ -1,5 +1,5 @@
-// Wiring: the page's choices to the state, and the state to the drawings.
-const drawings = [shareBar, timeline, circuitMap, headPage, signatureDownload, patternChart,
+// Connects the page's controls with the state, and the state with the drawings.
+const drawings = [shareBar, timeline, circuitMap, headPage, profileDownload, patternChart,
   trajectories, lensChart, patchingChart, overlapChart, overlapTime, overlapCompared, changesTable, changesChart, rolesChart,
   graftChart, graftPartChart, rescaledChart, outputScalesChart, mediationChart, crosspatchChart,
   dynamicsChart, faithfulnessChart, invarianceChart, elicitableChart, trainingChart,
@@ -18,7 +18,7 @@ function fillSelect(id, key, options) {
 }
 
 function drawWords() {
-  const metric = { candidate_accuracy: "Accuracy among the listed names",
+  const metric = { candidate_accuracy: "Accuracy over the candidates",
     accuracy: "Accuracy over the whole vocabulary", logit_diff: "Logit difference" }[state.metric];
   d3.select("#learning-caption").text(
     `${metric} on ${data.names.splits[state.split] ?? state.split}, by training step.`);
@@ -63,8 +63,8 @@ onChange((changed) => {
   drawWords();
 });
 
-// A link inside the page scrolls, and shows the rows that a claim speaks of; the address keeps
-// the view, so it is not the browser that follows the link.
+// A link inside the page scrolls to a section and shows the rows that a statement is about. The
+// address holds the view, so the browser does not follow the link itself.
 function follow(event) {
   const link = event.target.closest("a[href^='#']");
   if (!link) return;
@@ -93,7 +93,7 @@ function chooseWhere(where) {
 function start() {
   d3.selectAll(".needs-script").property("hidden", false);
   fillSelect("metric", "metric", ["candidate_accuracy", "accuracy", "logit_diff"].map((value) =>
-    [value, { candidate_accuracy: "accuracy among the names", accuracy: "accuracy over the vocabulary",
+    [value, { candidate_accuracy: "accuracy over the candidates", accuracy: "accuracy over the vocabulary",
       logit_diff: "logit difference" }[value]]));
   const splits = new Set(Object.keys(data.behaviour).map((key) => key.split("/")[2]));
   fillSelect("split", "split",

@@ -1,18 +1,14 @@
-// Figure 2: the circuit map. Python draws it and decides what each frame shows; this applies frames
-// and lets the reader point at nodes.
+// The circuit map. Python draws it and computes each frame; this applies the frames and handles
+// the pointer and the keyboard.
 const circuitMap = (() => {
   const kinds = ["old", "new", "difference"];
   const { drawings, frames } = data.map;
   let maps = [];
   let focused = 0; // the one cell of each map that Tab reaches
 
-  const parsed = (text) => document.importNode(
-    new DOMParser().parseFromString(text, "image/svg+xml").documentElement, true);
-
   function draw() {
     maps = kinds.map((kind) => startMap(kind, document.getElementById(`map-${kind}`)));
-    drawLegend(document.getElementById("legend"), largestEffect,
-      ["works against the answer", "needed for the answer (logits)"]);
+    drawLegend("legend");
     drawKeys();
     step();
     reachable();
@@ -105,7 +101,7 @@ const circuitMap = (() => {
       cell.attr("tabindex", (_, index) => (index === focused ? 0 : -1));
   }
 
-  // A node's own edges are drawn above the cells, all others behind them.
+  // A node's own edges are drawn above the cells, all others below them.
   function drawEdges({ kind, below, above, found }, node) {
     const touches = (edge) => node !== null && (edge.writer === node || edge.reader === node);
     const shown = found.slice(0, state.edges);

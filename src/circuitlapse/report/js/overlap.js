@@ -1,6 +1,5 @@
-// Correlation of importances: base and tuned model, old and new task, compared with placebos and
-// other changes of the weights.
-// The comparison that the question is about comes first.
+// Similarity of importances: base and tuned model, old and new task, placebos, an unrelated task.
+// The comparison of the base on the old task with the tuned model on the new task comes first.
 const overlapPairs = [
   ["base:old", "tuned:new"], ["base:old", "tuned:old"], ["base:new", "tuned:new"],
   ["tuned:old", "tuned:new"], ["base:old", "base:new"], ["base:new", "tuned:old"],
@@ -55,7 +54,7 @@ const overlapChart = (() => {
     if (numbers.open) fill(rows);
   }
 
-  // The table below is filled only where it is looked at: it has every measure.
+  // The table below has every measure and is filled only when it is open.
   const numbers = document.getElementById("overlap-numbers");
   numbers.addEventListener("toggle", () => numbers.open
     && fill(now().flatMap(({ rows }) => rows)));
@@ -73,7 +72,7 @@ const overlapChart = (() => {
     return {
       value: row.value, colour: main ? "new" : "old", null: row.null, ceiling: row.ceiling,
       details: [["value", interval(row.value)], ["ceiling", number(row.ceiling)],
-        ["null", interval(row.null)], ["p against the null", number(row.p, threeDecimals)]],
+        ["null", interval(row.null)], ["p under the null", number(row.p, threeDecimals)]],
     };
   }
 

@@ -1,10 +1,9 @@
-// Figure 5: patches by layer and named position, and through each part of a head, in the base and at the end.
+// Patching by layer and position, and of each part of a head, in the base and at the end.
 const patchingChart = (() => {
   const root = document.getElementById("patching-chart");
   const sites = {
-    resid_pre: "Residual stream before the layer", attn_out: "Attention’s output",
-    mlp_out: "MLP’s output", head_out: "Head output", head_v: "Value only",
-    head_pattern: "Pattern only",
+    resid_pre: "Residual stream before", attn_out: "Attention output", mlp_out: "MLP output",
+    head_out: "Head output", head_v: "Value only", head_pattern: "Pattern only",
   };
   const ofHeads = (site) => site.startsWith("head");
   const layers = d3.range(data.layout.layers);
@@ -54,8 +53,7 @@ const patchingChart = (() => {
         }
       }
     }
-    drawLegend(document.getElementById("patching-legend"), largest,
-      ["works against the answer", "needed for the answer (logits)"]);
+    drawLegend("patching-legend");
     step();
   }
 

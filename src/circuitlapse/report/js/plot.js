@@ -1,4 +1,4 @@
-// What the charts share: an SVG, axes, a line with its band, and panels in a row.
+// Shared by the charts: an SVG, axes, a line with its band, and panels in a row.
 const roleNames = ["old", "new"];
 
 // A drawing's room, measured once: to ask in the middle of a step would lay out the page twice.
@@ -8,8 +8,8 @@ function widthOf(root) {
   return widths.get(root);
 }
 
-// What is set again is styled and laid out again, changed or not: most cells keep their colour from
-// one step to the next.
+// Sets only attributes that differ: each set costs a new style and layout, and most cells keep
+// their colour from step to step.
 function setChanged(selection, name, value) {
   selection.each(function set(datum, index) {
     const now = value(datum, index);

@@ -1,7 +1,7 @@
 // Values with intervals as dots on a line, with their baselines.
-// Rows are named once, on the left; panels stand in a row, each with its numbers on its right.
-// A cell has a value with its interval, and perhaps a null distribution [mean, low, high], a
-// ceiling, a hollow dot to compare with, or the points of a group that has no one value.
+// Rows are named on the left; panels are in a row, each with its numbers on its right. A cell has a
+// value with its interval, or points; optionally a null distribution [mean, low, high], a ceiling,
+// and a hollow dot to compare with.
 function rangeChart(root, { rows, panels, lineHeight = 26, labelWidth, label, numbers = 140 }) {
   const gap = 14, top = 38;
   const width = widthOf(root);
@@ -72,13 +72,13 @@ function dotRange(svg, [value, low, high], x, y, colour) {
     .attr("r", 4);
 }
 
-// One scale for everything that a chart may ever show: all seeds and steps, and zero.
+// One scale for all seeds and steps of a chart, including zero.
 function fixedDomain(lists, ...also) {
   const [low, high] = columnExtent([...lists, [0, ...also]]);
   return [low, high + 0.02 * (high - low)];
 }
 
-// Refill a table that the page brought along, with another seed's or family's numbers.
+// Refill a table of the page with the numbers of another seed or counterfactual.
 function fillRows(selector, rows, textColumns) {
   d3.select(selector).selectAll("tr").data(rows).join("tr").html("")
     .selectAll("td").data((row) => row).join("td")

@@ -1,4 +1,4 @@
-// Looking numbers up, for the state's seed and counterfactual unless told otherwise.
+// Look up numbers, by default of the state's seed and counterfactual.
 const roles = Object.fromEntries(data.tasks.map((task) => [task.role, task]));
 const nodeCount = data.nodes.length;
 const nodeIndex = new Map(data.nodes.map((node, index) => [node.id, index]));
@@ -46,12 +46,12 @@ function spreadAt(columns, column, step = state.step) {
   return (columns[0][place] ?? null) === null ? null : columns.map((each) => each[place]);
 }
 
-function lensAt(role, point, step, run = state.run) {
-  return spreadAt(data.lens[`${run}/${roles[role].name}`], point, step);
+function lensAt(role, point, step) {
+  return spreadAt(data.lens[`${state.run}/${roles[role].name}`], point, step);
 }
 
-function directAt(role, component, step, run = state.run) {
-  return spreadAt(data.direct[`${run}/${roles[role].name}`],
+function directAt(role, component, step) {
+  return spreadAt(data.direct[`${state.run}/${roles[role].name}`],
     data.components.indexOf(component), step);
 }
 

@@ -1,4 +1,4 @@
-// Heads over training as rows of signs: what became of each, and what each does.
+// Heads over training as rows of signs: change categories and roles.
 function signGrid(root, { title, role, rows, code, sign, name, width, details }) {
   const left = 62, top = 24, lineHeight = 15, cell = (width - left - 4) / data.steps.length;
   const svg = drawing(root, width, top + rows.length * lineHeight + 24, title);
@@ -43,7 +43,7 @@ function codeAt(text, names, head, step) {
   return place < 0 || Number.isNaN(place) ? null : names[place];
 }
 
-// Heads with something to show, those that change most often first; in the model's order.
+// Heads with any sign, those that change most often, in the model's order.
 function livelyHeads(codes, plain) {
   const changes = headNodes.map((_, head) => d3.sum(codes, (code) => d3.sum(data.steps,
     (_, step) => {
@@ -74,7 +74,7 @@ const changesChart = (() => {
     if (steps < 2) return;
     const place = new Map(heads.map((head) => [headNodes[head].id, head]));
     drawn = signGrid(root, {
-      title: "What became of each head until this step", role: "plain", name: "category",
+      title: "Change category of each head up to each step", role: "plain", name: "category",
       rows: heads.map((head) => headNodes[head]), width: Math.min(root.clientWidth, 860),
       code: (node, step) => {
         const category = codeAt(text, names, place.get(node.id), step);
@@ -128,7 +128,7 @@ const rolesChart = (() => {
           const found = roleAt(role, place.get(node.id), step);
           return found === "none" ? null : found;
         },
-        details: (node, step) => [["signature from the base's",
+        details: (node, step) => [["profile distance from the base",
           number(distanceAt(role, place.get(node.id), step))]],
       }));
     step();
@@ -141,14 +141,14 @@ const rolesChart = (() => {
   return { draw, step, csv, name: "roles", redrawsOn: ["run"] };
 })();
 
-// What a pinned head does, in the base and at the end: one row for each task and end.
+// Roles of a pinned head in the base and at the end: one row for each task and end.
 function roleRows(node) {
   const head = headNodes.indexOf(node);
   return roleNames.flatMap((role) => {
     const ends = data.roles.ends[`${state.run}/${roles[role].name}`];
     return ["base", "last"].flatMap((end, place) => {
       const found = ends?.[place][head];
-      return found ? [{ ...found, does: found.role, role, end }] : [];
+      return found ? [{ ...found, function: found.role, role, end }] : [];
     });
   });
 }

@@ -1,4 +1,4 @@
-// What the page brings along without a script, to be downloaded as every chart is.
+// Downloads of drawings and tables that the page has without a script.
 const shareBar = {
   name: "shares", root: document.querySelector("svg.shares"), draw() {}, redrawsOn: [],
   csv: () => data.shares.map(flatRow),

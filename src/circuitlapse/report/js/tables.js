@@ -1,4 +1,4 @@
-// Evidence tables: their rows, and what all their drawings share.
+// Evidence tables: their rows, and functions that their drawings share.
 const tableRows = new Map();
 
 function rowsOf(name) {
@@ -16,7 +16,7 @@ function mine(rows) {
   return own.length || !rows.length ? own : rows.filter((row) => row.run === rows[0].run);
 }
 
-// A row as cells of a CSV: an interval has three, and so has a null distribution besides its p.
+// A row as cells of a CSV: an interval has three cells, a null distribution four.
 function flatRow({ run, ...row }) {
   return Object.assign({ ...data.runs[run] }, ...Object.entries(row).map(([name, value]) => {
     if (!Array.isArray(value)) return { [name]: value };
@@ -26,13 +26,13 @@ function flatRow({ run, ...row }) {
   }));
 }
 
-// The place of a drawing that not every page has.
+// The root of a drawing that not every page has.
 function optional(id) {
   return document.getElementById(id);
 }
 
-// A drawing in the section of a table; none where the run has no such table. draw says whether
-// there was anything to draw.
+// A drawing in the section of a table; null if the run has no such table. draw returns whether
+// there is anything to draw.
 function evidenceChart(name, { draw, step, redrawsOn = ["run"] }) {
   const root = document.getElementById(`chart-${name}`);
   if (!root) return null;
@@ -50,7 +50,7 @@ function note(root, text) {
   d3.select(root).append("p").attr("class", "note").text(text);
 }
 
-// Show a figure that has something to show, and hide one that has not.
+// Show or hide a figure.
 function showFigure(root, shown) {
   root.closest("figure").hidden = !shown;
 }

@@ -1,4 +1,4 @@
-// Figure 1 and the page's time slider: the learning curves are the slider's track.
+// The learning curves are the track of the time slider.
 const timeline = (() => {
   const root = document.getElementById("timeline");
   const height = 150;
@@ -67,7 +67,7 @@ const timeline = (() => {
     }
   }
 
-  // A real range input, so that keys and screen readers work as they do everywhere.
+  // A range input, so that keys and screen readers work as usual.
   function addSlider(right) {
     const thumb = 16;
     slider = d3.select(root).append("input").attr("type", "range").attr("id", "slider")
@@ -137,7 +137,7 @@ function togglePlaying() {
   const last = data.steps.length - 1;
   if (state.step === last) choose({ step: 0 });
   d3.select("#play").text("Pause").attr("aria-pressed", "true");
-  // A reader who asked for less motion gets the same frames, slowly enough to be read one by one.
+  // With reduced motion the same frames follow one another slowly.
   const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
   playing = setInterval(() => {
     if (state.step >= last) return stopPlaying();

@@ -33,9 +33,9 @@ const trainingChart = (() => {
   return chart && { ...chart, step: () => charts.forEach((each) => each.step()) };
 })();
 
-// Steps by the trap that they show.
+// Steps by the warning that they have.
 function flagsOf(rows) {
-  const found = d3.rollup(rows.flatMap((row) => row.flags.split(",").map((flag) => flag.trim())
+  const found = d3.rollup(rows.flatMap((row) => row.flags.split(",")
     .filter(Boolean).map((flag) => [flag, row.step])), (pairs) => [...new Set(pairs.map(([, step]) => step))],
   ([flag]) => flag);
   return [...found].map(([name, steps]) => ({ name: name.replaceAll("_", " "), steps }));

@@ -116,7 +116,7 @@ const attentionMap = (() => {
   function draw() {
     root.replaceChildren();
     if (!data.heads.length) {
-      d3.select(root).append("p").attr("class", "note").text("No head of the run is in a circuit.");
+      d3.select(root).append("p").attr("class", "note").text("The run has no head in a circuit.");
       return;
     }
     const width = Math.min(64, (root.clientWidth - left - 40) / data.tokens.length);

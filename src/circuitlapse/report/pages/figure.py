@@ -1,13 +1,10 @@
-"""The circuit map as a separate picture, for slides, papers and films of the training.
-
-Scales span the whole run, so frames can be compared.
-"""
+"""The circuit map at one step as a picture. Scales span the run, so frames can be compared."""
 
 from typing import Any
 from xml.etree import ElementTree
 
-from circuitlapse.report.series.colours import ramp
 from circuitlapse.report.series.drawing import (
+    EFFECT_ENDS,
     INK,
     MUTED,
     PAPER,
@@ -15,12 +12,12 @@ from circuitlapse.report.series.drawing import (
     RULE,
     Number,
     add,
+    colour_key,
     draw_map,
     edge_key,
     show_frame,
     text,
 )
-from circuitlapse.report.series.grid import number
 from circuitlapse.report.series.labels import CATEGORIES, task_title
 from circuitlapse.report.series.map_layout import Layout
 from circuitlapse.report.series.marks import KINDS, Frame, edges_of, marks
@@ -33,9 +30,7 @@ _FONT = "DejaVu Sans, Helvetica, Arial, sans-serif"
 def draw_frame(
     records: RunRecords, data: dict[str, Any], layout: Layout, frame: Frame
 ) -> ElementTree.Element:
-    """Draw both circuits and their difference at one step, below the learning curves; return an
-    SVG.
-    """
+    """Return an SVG of the learning curves, both circuits and their difference at one step."""
     width = 2 * _MARGIN + 3 * layout.width + 2 * _GAP
     height = _TOP + _CURVES + layout.height + 66
     svg = ElementTree.Element(
@@ -63,7 +58,7 @@ def draw_frame(
         group = add(svg, "g", transform=f"translate({x:g},{_TOP + _CURVES:g})")
         draw_map(group, kind, data, layout)
         show_frame(group, marks(kind, data, frame), edges_of(kind, data, frame), data)
-    _legend(svg, _MARGIN + 30, height - 46, data["largest"])
+    colour_key(svg, _MARGIN + 30, height - 46, 300, data["largest"], EFFECT_ENDS)
     edge_key(svg, _MARGIN + layout.width + _GAP + 30, height - 46, data["edges"]["largest"])
     signs = [f"{sign} {category}" for category, (sign, _) in CATEGORIES.items() if sign]
     text(
@@ -122,34 +117,7 @@ def _curves(
         svg,
         left,
         bottom + 16,
-        f"accuracy among the names: {ends[0]} dashed, {ends[1]} solid",
+        f"accuracy over the candidates: {ends[0]} dashed, {ends[1]} solid",
         fill=MUTED,
     )
     text(svg, right, bottom + 16, f"step {steps[-1]}", anchor="end", fill=MUTED)
-
-
-def _legend(svg: ElementTree.Element, left: Number, top: Number, largest: Number) -> None:
-    colours, width = ramp("light"), 300.0
-    for index, colour in enumerate(colours):
-        add(
-            svg,
-            "rect",
-            x=round(left + width * index / len(colours), 2),
-            y=top,
-            height=10,
-            width=round(width / len(colours) + 0.5, 2),
-            fill=colour,
-        )
-    for share in (-1.0, -0.25, 0.0, 0.25, 1.0):
-        at = left + width * (0.5 + 0.5 * (abs(share) ** 0.5) * (1 if share >= 0 else -1))
-        text(svg, at, top + 23, number(share * largest, 1), anchor="middle", fill=MUTED, size=10)
-    text(svg, left, top + 37, "works against the answer", fill=MUTED, size=10)
-    text(
-        svg,
-        left + width,
-        top + 37,
-        "needed for the answer (logits)",
-        anchor="end",
-        fill=MUTED,
-        size=10,
-    )

@@ -12,9 +12,9 @@ from circuitlapse.records.store import replacing
 from circuitlapse.report.pages.figure import draw_frame
 from circuitlapse.report.series.colours import ramp
 from circuitlapse.report.series.drawing import LINES, PAPER
-from circuitlapse.report.series.map_circuit import layout_of
+from circuitlapse.report.series.map_layout import layout_of
 from circuitlapse.report.series.marks import Frame
-from circuitlapse.report.series.payload import payload
+from circuitlapse.report.series.payload import map_data
 from circuitlapse.report.series.run_records import RunRecords
 
 Advance = Callable[[int, int], None]
@@ -33,13 +33,13 @@ def frames(
 ) -> Iterator[tuple[int, int, str]]:
     """Yield the number of checkpoints, the step and the SVG, for every checkpoint.
 
-    By default the first fine-tuning seed and the run's first counterfactual family are drawn;
-    ``edges`` is the number of edges per map.
+    The defaults are the first fine-tuning seed and the run's first counterfactual type; ``edges``
+    is the number of edges per map.
 
     Raises:
         CircuitlapseError: If the run has no such seed or counterfactual.
     """
-    data = payload(records)
+    data = map_data(records)
     seeds = [run["finetune_seed"] for run in data["runs"]]
     families = [*data["families"]["shared"], *data["families"]["single"]]
     chosen = seeds[0] if seed is None else seed

@@ -7,7 +7,7 @@ from markupsafe import Markup, escape
 from circuitlapse.records.tried_prompt import Trial
 from circuitlapse.report.pages import page
 from circuitlapse.report.pages.page import environment
-from circuitlapse.report.series.colours import STEPS, ink, ramp
+from circuitlapse.report.series.colours import both_themes
 from circuitlapse.report.series.grid import number
 from circuitlapse.report.series.labels import node_label
 
@@ -59,9 +59,5 @@ def _data(trial: Trial) -> dict[str, Any]:
         "lens": [[[token, round(p, 4)] for token, p in found] for found in trial.lens],
         "points": points(trial),
         "attention": trial.attention.round(3).tolist(),
-        "colours": {
-            "steps": STEPS,
-            "ramp": {theme: ramp(theme) for theme in ("light", "dark")},
-            "ink": {theme: [ink(c) for c in ramp(theme)] for theme in ("light", "dark")},
-        },
+        "colours": both_themes(),
     }

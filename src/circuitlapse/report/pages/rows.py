@@ -21,7 +21,7 @@ from circuitlapse.report.series.run_records import RunRecords
 
 
 def _held_out(split: str) -> str:
-    """Name what a split holds out, for a column headed “held out”."""
+    """Return what a split holds out, for a column headed “held out”."""
     return SPLITS.get(split, split).removeprefix("held-out ")
 
 
@@ -53,7 +53,7 @@ def behaviour_rows(records: RunRecords) -> list[dict[str, Any]]:
 
 
 def overlap_rows(records: RunRecords, chosen: pl.Expr) -> list[list[Any]]:
-    """Every overlap of one seed and family at the last step that has any."""
+    """Every overlap of one seed and counterfactual at the last step that has any."""
     frame = records.tables["overlap"].filter(chosen, pl.col("compared_with") == "")
     tasks = records.experiment.tasks
     frame = frame.filter(pl.col("step") == pl.col("step").max())

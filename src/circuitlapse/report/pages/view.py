@@ -128,14 +128,14 @@ def _link(table: str, where: Mapping[str, str | int]) -> dict[str, str]:
 
 
 def _setting(records: RunRecords) -> str:
-    """Say what was fine-tuned on what, in a sentence or two."""
+    """Name the base, the task and the recipe of the fine-tune in a sentence or two."""
     experiment = records.experiment
     base = _base(experiment)
     steps = records.tables["behaviour"]["step"].n_unique()
     if experiment.checkpoints:
         return (
-            f"The base is {base}. How it was fine-tuned is not known here: {steps} checkpoints, "
-            "the base among them, were brought and measured."
+            f"The base is {base}. How it was fine-tuned is not known. {steps} checkpoints, "
+            "including the base, were measured."
         )
     tune = experiment.finetune.recipes()[records.recipe]
     seeds = len(experiment.finetune.seeds)
@@ -145,7 +145,7 @@ def _setting(records: RunRecords) -> str:
         else ""
     )
     only = tune.train_only if isinstance(tune.train_only, str) else ", ".join(tune.train_only)
-    alone = f", nothing but {only.replace('_', ' ')} being trained," if only else ""
+    alone = f", with only {only.replace('_', ' ')} trained," if only else ""
     recipe = "" if records.recipe == ONLY else f" by the recipe “{records.recipe}”"
     return (
         f"The base is {base}. It was fine-tuned on {task_title(experiment.tasks.new)}{recipe}"
@@ -162,7 +162,7 @@ def _base(experiment: Experiment) -> str:
 
 
 def _sample(item: dict[str, Any]) -> dict[str, Any]:
-    """Split each corrupt prompt into stretches that are as in the clean one, or changed."""
+    """Split each counterfactual into parts that are changed or as in the clean prompt."""
     return {
         "prompt": item["prompt"],
         "answer": item["answer"],

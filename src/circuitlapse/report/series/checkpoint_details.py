@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from circuitlapse.heads.role_names import ROLE_NAMES
 from circuitlapse.report.series.grid import Grid, characters, number, numbers, short
 from circuitlapse.report.series.labels import CATEGORIES, node_label, task_title
-from circuitlapse.report.series.map_circuit import positions_of
+from circuitlapse.report.series.map_layout import positions_of
 from circuitlapse.report.series.run_records import RunRecords
 
 _STREAM = ("resid_pre", "attn_out", "mlp_out")
@@ -16,76 +17,76 @@ _MOST_WEIGHTS = 2_000_000
 
 
 def checkpoint_details(records: RunRecords, grid: Grid, nodes: list[str]) -> dict[str, Any]:
-    """Collect the series of the tables ``readings`` and ``patching`` and the example patterns.
+    """Collect the series of the table ``readings`` and the example patterns.
 
-    Keys join run, task and the rest by ``/``; everything runs over [steps, components], patches and
-    patterns over [base and last step, …].
+    Keys join run, task and the rest by ``/``; everything runs over [steps, components].
     """
     heads = [node for node in nodes if node.startswith("a")]
-    tasks = (records.experiment.tasks.old, records.experiment.tasks.new)
-    frame, patching = records.tables["readings"], records.tables["patching"]
-    named = positions_of(records)
-    positions = list(dict.fromkeys([*named["old"], *named["new"]]))
-    components = ["input", *nodes, "constant"]
     layers = 1 + max((int(node[1:]) for node in nodes if node.startswith("m")), default=0)
-    points = [f"resid{layer}" for layer in range(layers + 1)]
-    lens, direct, signature, patched = {}, {}, {}, {}
-    ends = Grid(grid.runs, [grid.steps[0], grid.steps[-1]])
-    for run in range(len(grid.runs)):
-        mine, patches = grid.of(run, frame), ends.of(run, patching)
-        for task in tasks:
-            own = mine.filter(pl.col("task") == task)
-            for name, names, found in (
-                ("logit_lens", points, lens),
-                ("direct", components, direct),
-            ):
-                rows = own.filter(pl.col("reading") == name)
-                if rows.height:
-                    found[f"{run}/{task}"] = grid.spread(rows, "component", names, "value")
-            patched |= _patched(patches, run, task, ends, positions, heads)
-        signature |= _signature(mine, run, grid, heads)
+    names = {
+        "logit_lens": [f"resid{layer}" for layer in range(layers + 1)],
+        "direct": ["input", *nodes, "constant"],
+    }
+    tasks = (records.experiment.tasks.old, records.experiment.tasks.new)
+    frame = records.tables["readings"]
+    own = frame.filter(pl.col("task").is_in(tasks), pl.col("reading").is_in(list(names)))
+    lens, direct = (
+        {
+            key: grid.spread(part, "component", names[name], "value")
+            for key, part in grid.series(own.filter(pl.col("reading") == name), "task")
+        }
+        for name in names
+    )
     return {
-        "components": components,
-        "points": points,
-        "positions": positions,
+        "components": names["direct"],
+        "points": names["logit_lens"],
         "lens": lens,
         "direct": direct,
-        "signature": signature,
-        "patching": patched,
-        "patterns": _patterns(records, ends),
+        "largest_reading": _largest_reading(own),
+        "signature": _signature(frame.filter(~pl.col("reading").is_in(list(names))), grid, heads),
+        "patterns": _patterns(records, _ends(grid)),
     }
 
 
-def _signature(frame: pl.DataFrame, run: int, grid: Grid, heads: list[str]) -> dict[str, Any]:
+def _ends(grid: Grid) -> Grid:
+    return Grid(grid.runs, [grid.steps[0], grid.steps[-1]])
+
+
+def _largest_reading(frame: pl.DataFrame) -> float:
+    """End of the colour scale of readings, in which a layer's heads are added up."""
+    layer = pl.col("component").str.replace(r"\.h\d+$", "")
+    keys = ["base_seed", "finetune_seed", "task", "step", "reading", layer]
+    return short(frame.group_by(keys).agg(pl.col("value").sum())["value"].abs().max()) or 1.0
+
+
+def _signature(frame: pl.DataFrame, grid: Grid, heads: list[str]) -> dict[str, Any]:
     """``run/task/reading/positions`` → values over [steps, heads], and both ends' intervals."""
     found = {}
-    rows = frame.filter(~pl.col("reading").is_in(["logit_lens", "direct"]))
-    keys = ["task", "reading", "positions"]
-    for (task, reading, positions), part in rows.group_by(keys, maintain_order=True):
-        low, high = (
-            grid.values(part, "component", heads, f"value_{end}")[[0, -1]]
-            for end in ("low", "high")
+    frame = frame.with_columns(pl.col("task").fill_null(""))
+    for key, part in grid.series(frame, "task", "reading", "positions"):
+        values, low, high = (
+            grid.values(part, "component", heads, name)
+            for name in ("value", "value_low", "value_high")
         )
-        values = grid.values(part, "component", heads, "value")
-        found[f"{run}/{task or ''}/{reading}/{positions}"] = {
+        found[key] = {
             "values": characters(values),
-            "ends": [numbers(values[[0, -1]]), numbers(low), numbers(high)],
+            "ends": [numbers(each[[0, -1]]) for each in (values, low, high)],
         }
     return found
 
 
-def _patched(
-    frame: pl.DataFrame, run: int, task: str, grid: Grid, positions: list[str], heads: list[str]
-) -> dict[str, Any]:
-    """``run/task/site`` → effect and half its interval, over [both ends, layers x positions or
-    heads].
+def patches(records: RunRecords, grid: Grid, nodes: list[str]) -> dict[str, Any]:
+    """Collect the series of the table ``patching``.
 
+    ``run/task/site`` → effect and half its interval, over [both ends, layers x positions or heads].
     Key-value heads are repeated for the heads that share them.
     """
-    found = {}
-    frame = frame.filter(pl.col("task") == task)
-    for (site,), part in frame.group_by(["site"], maintain_order=True):
-        if site in _STREAM:
+    heads = [node for node in nodes if node.startswith("a")]
+    named = positions_of(records)
+    positions = list(dict.fromkeys([*named["old"], *named["new"]]))
+    ends, found = _ends(grid), {}
+    for key, part in ends.series(records.tables["patching"], "task", "site"):
+        if key.rpartition("/")[2] in _STREAM:
             layers = sorted(part["layer"].unique().to_list())
             names = [f"{layer}/{name}" for layer in layers for name in positions]
             where = pl.concat_str(pl.col("layer"), pl.lit("/"), pl.col("position"))
@@ -96,20 +97,16 @@ def _patched(
                 head=pl.int_ranges(pl.col("head") * groups, (pl.col("head") + 1) * groups)
             ).explode("head")
             where = pl.concat_str(pl.lit("a"), pl.col("layer"), pl.lit(".h"), pl.col("head"))
-        value, low, _ = (
-            grid.values(part.with_columns(name=where), "name", names, column)
-            for column in ("effect", "effect_low", "effect_high")
+        value, low = (
+            ends.values(part.with_columns(name=where), "name", names, column)
+            for column in ("effect", "effect_low")
         )
-        found[f"{run}/{task}/{site}"] = [numbers(value), numbers(value - low)]
-    return found
+        found[key] = [numbers(value), numbers(value - low)]
+    return {"positions": positions, "patching": found}
 
 
 def _patterns(records: RunRecords, ends: Grid) -> dict[str, Any]:
-    """Attention on the example prompts, heads with the largest effect at any checkpoint first.
-
-    ``weights`` has, under ``run/task``, one string for each prompt over [base and last step, heads,
-    the lower triangle row by row].
-    """
+    """Attention on the example prompts, heads with the largest effect at any checkpoint first."""
     seen = records.patterns
     lengths = [len(tokens) for prompts in seen.tokens.values() for tokens in prompts]
     per_head = 2 * len(ends.runs) * max(1, sum(length * (length + 1) // 2 for length in lengths))
@@ -118,7 +115,7 @@ def _patterns(records: RunRecords, ends: Grid) -> dict[str, Any]:
 
 
 def _weights(records: RunRecords, ends: Grid, heads: list[str]) -> dict[str, list[str]]:
-    """``run/task`` → one string for each prompt over [base and last step, heads, triangle]."""
+    """``run/task`` → a string for each prompt over [base and last step, heads, lower triangle]."""
     seen = records.patterns
     index = [tuple(int(part) for part in node[1:].split(".h")) for node in heads]
     layer, head = (np.array([place[axis] for place in index], dtype=int) for axis in (0, 1))
@@ -154,26 +151,8 @@ def _strongest(frame: pl.DataFrame, count: int) -> list[str]:
     return order["node"].head(count).to_list()
 
 
-ROLES = (
-    "mover",
-    "negative mover",
-    "induction",
-    "duplicate token",
-    "previous token",
-    "reader",
-    "none",
-)
 _FIRST = 0x23
-_WORDS = (
-    "role",
-    "attends",
-    "q_reads",
-    "k_reads",
-    "v_reads",
-    "features",
-    "source",
-    "changed",
-)
+_WORDS = ("role", "attends", "q_reads", "k_reads", "v_reads", "features", "source", "changed")
 _NUMBERS = ("attention", "q_share", "k_share", "v_share", "distance", "noise", "approach")
 
 
@@ -184,23 +163,18 @@ def over_time(records: RunRecords, grid: Grid, nodes: Sequence[str]) -> dict[str
     a string over [steps, heads]: the category's index after "#", or a blank.
     """
     heads = [node for node in nodes if node.startswith("a")]
-    changes, roles = records.tables["head_changes"], records.tables.get("roles")
-    over, series, distance, ends = {}, {}, {}, {}
-    for run in range(len(grid.runs)):
-        for (family,), part in grid.of(run, changes).group_by(
-            "counterfactual", maintain_order=True
-        ):
-            over[f"{run}/{family}"] = _signs(part, "category", tuple(CATEGORIES), grid, heads)
-        if roles is None:
-            continue
-        for (task,), part in grid.of(run, roles).group_by("task", maintain_order=True):
-            key = f"{run}/{task}"
-            series[key] = _signs(part, "role", ROLES, grid, heads)
-            distance[key] = numbers(grid.values(part, "node", heads, "distance"), 3)
-            ends[key] = [_words(part, step, heads) for step in (grid.steps[0], grid.steps[-1])]
+    over = {
+        key: _signs(part, "category", tuple(CATEGORIES), grid, heads)
+        for key, part in grid.series(records.tables["head_changes"], "counterfactual")
+    }
+    series, distance, ends = {}, {}, {}
+    for key, part in grid.series(records.tables["roles"], "task"):
+        series[key] = _signs(part, "role", ROLE_NAMES, grid, heads)
+        distance[key] = numbers(grid.values(part, "node", heads, "distance"), 3)
+        ends[key] = [_words(part, step, heads) for step in (grid.steps[0], grid.steps[-1])]
     return {
         "head_changes_over": over,
-        "roles": {"names": ROLES, "series": series, "distance": distance, "ends": ends},
+        "roles": {"names": ROLE_NAMES, "series": series, "distance": distance, "ends": ends},
     }
 
 
@@ -227,12 +201,11 @@ def _words(frame: pl.DataFrame, step: int, heads: Sequence[str]) -> list[dict[st
 
 
 def role_rows(records: RunRecords) -> list[dict[str, str]]:
-    """Describe, for readers without JavaScript, heads whose role or profile changed."""
-    frame = records.tables.get("roles")
-    if frame is None or frame.is_empty():
-        return []
+    """Describe heads whose role or profile changed, for readers without JavaScript."""
+    frame = records.tables["roles"]
     keys = ["base_seed", "finetune_seed", "task", "node"]
-    first = frame.filter(pl.col("step") == 0).select(*keys, base_role="role", base_way="attends")
+    base = {"base_role": "role", "base_attends": "attends"}
+    first = frame.filter(pl.col("step") == 0).select(*keys, **base)
     last = frame.filter(pl.col("step") == pl.col("step").max()).join(first, on=keys, how="left")
     changed = last.filter(pl.col("changed") | (pl.col("role") != pl.col("base_role")))
     return [
@@ -240,7 +213,7 @@ def role_rows(records: RunRecords) -> list[dict[str, str]]:
             "seeds": f"{row['base_seed']}.{row['finetune_seed']}",
             "task": task_title(row["task"]),
             "head": node_label(row["node"]),
-            "base": f"{row['base_role']}, {row['base_way']}".removesuffix(", "),
+            "base": f"{row['base_role']}, {row['base_attends']}".removesuffix(", "),
             "last": f"{row['role']}, {row['attends']}".removesuffix(", "),
             "distance": number(row["distance"]),
             "noise": number(row["noise"]),

@@ -1,11 +1,12 @@
 """The colours of effects: one diverging ramp, for light and dark screens.
 
-The page and the exported figures share it. It is neutral at zero, brown-orange for negative effects
+It is neutral at zero, brown-orange for negative effects
 and blue for positive ones. Both ends differ in lightness from the middle, so the map is readable in
 grey and for colour-blind readers.
 """
 
 import math
+from typing import Any
 
 STEPS = 100  # entries on either side of zero
 
@@ -54,13 +55,24 @@ def ramp(theme: str) -> list[str]:
     return found
 
 
-def place(effect: float, largest: float) -> int:
-    """Return an effect's index in the ramp, which ends at ``largest``.
+def signed_root(effect: float, largest: float) -> float:
+    """Return an effect's place on the scale from -1 to 1, which ends at ``largest``.
 
-    It follows the signed square root, so that small effects are visible.
+    The signed square root keeps small effects visible.
     """
-    size = math.sqrt(min(1.0, abs(effect) / largest))
-    return STEPS + round(math.copysign(size, effect) * STEPS)
+    return math.copysign(math.sqrt(min(1.0, abs(effect) / largest)), effect)
+
+
+def place(effect: float, largest: float) -> int:
+    """Return an effect's index in the ramp."""
+    return STEPS + round(signed_root(effect, largest) * STEPS)
+
+
+def both_themes() -> dict[str, Any]:
+    """Return the ramp and the text colours on it for the scripts, by theme."""
+    ramps = {theme: ramp(theme) for theme in _STOPS}
+    inks = {theme: [ink(colour) for colour in colours] for theme, colours in ramps.items()}
+    return {"steps": STEPS, "ramp": ramps, "ink": inks}
 
 
 def ink(colour: str) -> str:

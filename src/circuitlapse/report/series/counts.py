@@ -10,7 +10,7 @@ _WIDTH = 130.0
 
 
 def counts(found: Calibration) -> dict[str, Any]:
-    """Return labels by ground truth, and exact intervals, for the template."""
+    """Return labels by ground truth and exact intervals, for the template."""
     return {
         "confusion": confusion_rows(found),
         "labels": get_args(Label),

@@ -6,15 +6,21 @@ The SVG is built as a tree, so text from a run can never become markup.
 from typing import Any
 from xml.etree import ElementTree
 
-from circuitlapse.report.series.colours import ink, ramp
-from circuitlapse.report.series.map_layout import Layout
+from circuitlapse.report.series.colours import ink, ramp, signed_root
+from circuitlapse.report.series.grid import number
+from circuitlapse.report.series.map_layout import WIDEST, Layout
 from circuitlapse.report.series.marks import KINDS, Marks
 
-WIDEST = 7.0  # of an edge with the largest score of the run
 INK, MUTED, RULE, PAPER = "#1b1d20", "#5a6169", "#dddcd6", "#fffefb"
 ROLES = {"old": "#56616d", "new": "#b0206f", "difference": INK}
 FOR, AGAINST = "#2166ac", "#b35806"
 LINES = (INK, MUTED, RULE, *ROLES.values(), FOR, AGAINST)  # every colour that is no effect's
+EFFECT_ENDS = ("works against the answer", "needed for the answer (logits)")
+_SCALES = {
+    "legend": ("largest", EFFECT_ENDS),
+    "patching-legend": ("largest", EFFECT_ENDS),
+    "lens-legend": ("largest_reading", ("against the answer", "for the answer (logits)")),
+}
 Number = float | int
 
 
@@ -25,7 +31,7 @@ def map_titles(tasks: list[dict[str, Any]]) -> dict[str, str]:
 
 
 def drawings(data: dict[str, Any], layout: Layout) -> dict[str, str]:
-    """Return each map without a frame, and the key of edges, as SVG text for the page."""
+    """Return each map without a frame, and the keys, as SVG text for the page."""
     found = {}
     for kind in KINDS:
         title = map_titles(data["tasks"])[kind]
@@ -42,7 +48,14 @@ def drawings(data: dict[str, Any], layout: Layout) -> dict[str, str]:
     label = f"Width of an edge in proportion to its score, up to {largest:.2g} logits"
     key = _svg(250, 46, "edge-widths", "img", label)
     edge_key(key, 8, 4, largest)
-    return {**found, "edge-key": ElementTree.tostring(key, encoding="unicode")}
+    found["edge-key"] = ElementTree.tostring(key, encoding="unicode")
+    for name, (largest, ends) in _SCALES.items():
+        end = data[largest]
+        label = f"Colour scale from {number(-end)} to {number(end)} logits, neutral at zero"
+        key = _svg(370, 46, "colour-key", "img", label)
+        colour_key(key, 22, 4, 336, end, ends)
+        found[name] = ElementTree.tostring(key, encoding="unicode")
+    return found
 
 
 def draw_map(parent: ElementTree.Element, kind: str, data: dict[str, Any], layout: Layout) -> None:
@@ -107,6 +120,40 @@ def show_frame(
             stroke_width=round(abs(score) * data["edges"]["width"], 2),
         )
     named["nothing"][0].text = marks.nothing
+
+
+def colour_key(
+    parent: ElementTree.Element,
+    left: Number,
+    top: Number,
+    width: Number,
+    largest: float,
+    ends: tuple[str, str],
+) -> None:
+    """Draw the colour scale with round values as ticks, and what its ends mean."""
+    colours = ramp("light")
+    for index, colour in enumerate(colours):
+        x, wide = left + width * index / len(colours), width / len(colours) + 0.5
+        add(parent, "rect", x=round(x, 2), y=top, height=11, width=round(wide, 2), fill=colour)
+    for value in _ticks(largest, width / 2):
+        at = left + width * (0.5 + 0.5 * signed_root(value, largest))
+        add(parent, "line", class_="tick-line", x1=at, x2=at, y1=top + 11, y2=top + 15, stroke=RULE)
+        words = f"{float(f'{value:.2g}'):g}".replace("-", "\u2212")
+        text(parent, at, top + 24, words, anchor="middle", fill=MUTED, size=10)
+    text(parent, left, top + 38, ends[0], fill=MUTED, size=10)
+    text(parent, left + width, top + 38, ends[1], anchor="end", fill=MUTED, size=10)
+
+
+def _ticks(largest: float, half: float) -> list[float]:
+    """Zero, and values of both signs whose labels have room on half the scale's length."""
+    kept, last = [0.0], 0.0
+    sizes = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, largest)
+    for size in sizes:
+        at = half * signed_root(size, largest)
+        if size <= largest and at - last >= (24 if size == largest else 30):
+            kept += [size, -size]
+            last = at
+    return kept
 
 
 def edge_key(parent: ElementTree.Element, left: Number, top: Number, largest: Number) -> None:

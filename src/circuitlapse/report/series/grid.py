@@ -1,11 +1,8 @@
-"""Tables as lists over steps and columns for the page's script, and the format of numbers.
-
-Null means that a seed has no such row.
-"""
+"""Tables as lists over steps and columns for the page's script, and the format of numbers."""
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,11 +17,9 @@ _FIRST, _LEVELS = 0x23, 63  # characters of quantised weights: "#" to "b"
 
 @dataclass(frozen=True)
 class Grid:
-    """The axis of all series: runs and steps.
+    """The axes that all series share: runs, as (base seed, fine-tuning seed), and steps.
 
-    Attributes:
-        runs: (base seed, fine-tuning seed) of each run, in the page's order.
-        steps: All steps of any run.
+    A series has null where a run has no row at a step.
     """
 
     runs: list[tuple[int, int]]
@@ -35,6 +30,18 @@ class Grid:
         base, tune = self.runs[run]
         mine = (pl.col("base_seed") == base) & (pl.col("finetune_seed") == tune)
         return frame.filter(mine & pl.col("step").is_in(self.steps))
+
+    def rows(self, frame: pl.DataFrame) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield each row with the index of its run."""
+        for run in range(len(self.runs)):
+            for row in self.of(run, frame).iter_rows(named=True):
+                yield run, row
+
+    def series(self, frame: pl.DataFrame, *keys: str) -> Iterator[tuple[str, pl.DataFrame]]:
+        """Yield each run's rows by the values of columns, under ``run/value/…``."""
+        for run in range(len(self.runs)):
+            for values, part in self.of(run, frame).group_by(keys, maintain_order=True):
+                yield "/".join(map(str, (run, *values))), part
 
     def values(
         self, frame: pl.DataFrame, column: str, names: Sequence[str], value: str
@@ -55,9 +62,13 @@ class Grid:
         ends = (value, f"{value}_low", f"{value}_high")
         return [numbers(self.values(frame, column, names, name)) for name in ends]
 
+    def over_steps(self, frame: pl.DataFrame, value: str) -> list[list[float | None]]:
+        """Return value, lower and upper end over the steps of a frame with one row each."""
+        return self.spread(frame.with_columns(whole=pl.lit("")), "whole", [""], value)
+
 
 def grid_of(behaviour: pl.DataFrame, nodes: pl.DataFrame) -> Grid:
-    """Return the grid of a run directory: each run that has behaviour, and all steps."""
+    """Return the grid of a run directory: each run that has behaviour rows, and all steps."""
     runs = behaviour.select(_SEEDS).unique().sort(_SEEDS).rows()
     return Grid(runs, sorted({*behaviour["step"].to_list(), *nodes["step"].to_list()}))
 
@@ -95,6 +106,11 @@ def estimate(value: Estimate | None) -> str:
     return f"{number(value.value)} [{number(value.low)}, {number(value.high)}]"
 
 
+def triple(row: dict[str, Any], name: str) -> list[float | None]:
+    """Return the columns ``name``, ``name_low`` and ``name_high`` of a row."""
+    return [short(row[column]) for column in (name, f"{name}_low", f"{name}_high")]
+
+
 def interval_at(row: dict[str, Any], name: str, digits: int = 2) -> str:
     """Write the columns ``name``, ``name_low`` and ``name_high`` of a row as an estimate."""
     if row[name] is None:
@@ -105,7 +121,7 @@ def interval_at(row: dict[str, Any], name: str, digits: int = 2) -> str:
 
 
 def typeset(text: str) -> str:
-    """Give a sentence with numbers real minus signs, and keep each number and its % on one line."""
+    """Set real minus signs in a sentence, and keep each number and its % on one line."""
     return _MINUS.sub("\u2212", text).replace(" %", "\u00a0%")
 
 

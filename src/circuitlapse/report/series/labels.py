@@ -1,7 +1,4 @@
-"""What things are called on the page, and the signs that stand for them.
-
-The page's short glossary: what each number is, and whose definition it follows.
-"""
+"""Names of things on the page, signs of categories, and a short glossary with sources."""
 
 from circuitlapse.graph import place_of
 from circuitlapse.records.documents import Cause, Group, Label
@@ -9,23 +6,24 @@ from circuitlapse.records.documents import Cause, Group, Label
 TASKS = {"ioi2": "2-name IOI", "ioi3": "3-name IOI"}
 
 LABELS: dict[Label, str] = {
-    "elicited": "the new task's circuit was in the base, and fine-tuning turned it up",
-    "transformed": "the improvement comes from changes to the old task's circuit",
-    "formed": "the improvement comes from heads that the old task did not use",
-    "mixed": "no single origin accounts for the improvement",
+    "elicited": "most of the improvement comes from rescaling the base\u2019s own heads and MLPs",
+    "transformed": "most of the improvement comes from changed weights of the old-task heads",
+    "formed": "most of the improvement comes from changed weights of heads that the base does not "
+    "use on either task",
+    "mixed": "no single source has more than half of the improvement",
     "no_gain": "fine-tuning did not teach the new task, so there is nothing to explain",
     "undetermined": "this run does not decide between elicited, transformed and formed",
 }
 
 CAUSES: dict[Cause, str] = {
-    "elicited": "elicited: the base\u2019s own components, louder or softer",
-    "transformed": "transformed: the old circuit\u2019s heads",
+    "elicited": "elicited: the base\u2019s own heads and MLPs, rescaled",
+    "transformed": "transformed: old-task heads",
     "formed": "formed: recruited heads",
     "elsewhere": "elsewhere: other heads, MLPs, shared parameters",
 }
 
 GROUPS: dict[Group, str] = {
-    "old_heads": "old circuit\u2019s heads",
+    "old_heads": "old-task heads",
     "recruited_heads": "recruited heads",
     "other_heads": "other heads",
     "mlps": "MLPs",
@@ -35,17 +33,17 @@ GROUPS: dict[Group, str] = {
 # A sign for the map's cells, and what it means.
 CATEGORIES = {
     "kept": ("=", "used by the base; no change shown"),
-    "strengthened": ("↑", "used by the base, and more so after"),
-    "weakened": ("↓", "used by the base, and less so after"),
-    "repurposed": ("⇄", "sign changed, or up on one task and down on the other"),
-    "recruited": ("+", "not used by the base, used after"),
-    "retired": ("\u00d7", "used by the base, not after"),
+    "strengthened": ("↑", "used by the base; larger effect after fine-tuning"),
+    "weakened": ("↓", "used by the base; smaller effect after fine-tuning"),
+    "repurposed": ("⇄", "sign changed, or larger on one task and smaller on the other"),
+    "recruited": ("+", "not used by the base, used after fine-tuning"),
+    "retired": ("\u00d7", "used by the base, not after fine-tuning"),
     "unused": ("", "not used by the base; no new use beyond noise and placebo"),
 }
 
 QUANTITIES = {
-    "add_one_in": "First in: alone, into the base",
-    "leave_one_out": "Last in: what taking it back costs",
+    "add_one_in": "Add-one-in: the group alone",
+    "leave_one_out": "Leave-one-out: loss without it",
     "shapley": "Shapley: mean over all orders",
 }
 
@@ -57,7 +55,7 @@ MEASURES = {
 
 SPLITS = {"test": "held-out name pairs", "test_templates": "held-out templates"}
 
-# The section that shows each table: where a claim of the verdict leads.
+# The section that shows each table: the target of links from the verdict.
 SECTIONS = {
     "behaviour": "learning",
     "nodes": "map",
@@ -72,15 +70,15 @@ SECTIONS = {
     "patching": "patching",
 }
 
-# What a claim is about, by the table that it comes from.
+# The subject of a statement, by its table.
 SUBJECTS = {
     "behaviour": "Behaviour",
     "placebo": "Behaviour",
     "shortcuts": "Behaviour",
-    "overlap": "Wiring",
-    "nodes": "Wiring",
-    "edges": "Wiring",
-    "faithfulness": "Wiring",
+    "overlap": "Circuit structure",
+    "nodes": "Circuit structure",
+    "edges": "Circuit structure",
+    "faithfulness": "Circuit structure",
     "head_changes": "Function",
     "roles": "Function",
     "readings": "Function",
@@ -97,18 +95,18 @@ SUBJECTS = {
 
 
 def task_title(name: str) -> str:
-    """Return the reader's name of a task; one that is not built in keeps its own."""
+    """Return a task's name on the page; one that is not built in keeps its own."""
     return TASKS.get(name, name)
 
 
 def side_label(side: str, old: str, new: str) -> str:
-    """Turn ``base:ioi2`` into ``base:old``: readers compare roles, whatever the tasks are."""
+    """Return ``base:old`` for ``base:ioi2``: readers compare roles, whatever the tasks are."""
     model, _, task = side.partition(":")
     return ":".join((model, {old: "old", new: "new"}.get(task, task)))
 
 
 def node_label(node: str) -> str:
-    """Turn a graph's node name into the field's: ``a2.h3`` is ``2.3`` and ``m1`` is ``MLP 1``."""
+    """Return the field's name of a node: ``a2.h3`` is ``2.3`` and ``m1`` is ``MLP 1``."""
     place = place_of(node)
     if place is None:
         return node
@@ -118,8 +116,8 @@ def node_label(node: str) -> str:
 DEFINITIONS: list[tuple[str, str, str]] = [
     (
         "Old and new task",
-        "The old task is what the base does before fine-tuning; the new task is what the "
-        "fine-tuning teaches. Each has prompts with one determinable answer.",
+        "The base solves the old task before fine-tuning. Fine-tuning teaches the new task. Each "
+        "has prompts with one determinable answer.",
         "",
     ),
     (
@@ -129,88 +127,88 @@ DEFINITIONS: list[tuple[str, str, str]] = [
         "Wang et al. 2022",
     ),
     (
-        "Clean and corrupt prompt",
-        "Two prompts of equal token length that differ in one causal variable. The family names "
-        "the variable: subject replaces who acts, names replaces every name.",
+        "Clean and corrupted prompt",
+        "Two prompts of equal token length that differ in one causal variable. The type of the "
+        "counterfactual names the variable: subject replaces who acts, names replaces every name.",
         "Wang et al. 2022",
     ),
     (
         "Patching effect",
-        "The metric on the clean prompt minus the metric when one head or MLP carries its output "
-        "on the corrupt prompt, mean over prompts, computed exactly. Positive: the model needs the "
-        "component for this task. Negative: it works against the answer.",
+        "The metric on the clean prompt minus the metric when the output of one head or MLP is "
+        "patched with its output on the corrupted prompt, mean over prompts. Positive: the model "
+        "needs the component for this task. Negative: it works against the answer.",
         "Wang et al. 2022",
     ),
     (
         "Edge score",
         "EAP-IG-inputs: the first-order estimate of the same effect for every edge between "
-        "components, with the gradient averaged along the path from corrupt to clean embeddings.",
+        "components, with the gradient averaged along the path from corrupted to clean embeddings.",
         "Syed et al. 2023; Hanna et al. 2024",
     ),
     (
-        "Patching by site",
-        "The same effect for one kind of activation: the residual stream before a layer, what "
-        "attention or the MLP adds to it, each at one named position; or a head\u2019s output, its "
-        "value or its attention pattern at all positions. Mean over a dozen prompts.",
+        "Patching by activation type",
+        "The same effect for one kind of activation: the residual stream before a layer, the "
+        "output of attention or of the MLP, each at one named position; or a head\u2019s output, "
+        "its value or its attention pattern at all positions. Mean over a dozen prompts.",
         "Meng et al. 2022; Zhang and Nanda 2024",
     ),
     (
         "Logit lens, direct attribution",
         "The lens reads the logit difference from the residual stream before each layer, as if "
         "the model stopped there. Direct attribution is what each component adds to the final "
-        "logit difference, with the last normalisation held fixed.",
+        "logit difference, with the last normalisation frozen.",
         "nostalgebraist 2020; Elhage et al. 2021",
     ),
     (
-        "Role signature",
-        "Where a head attends between named positions, whether what it writes copies or "
-        "suppresses the token that it attends to, and how it treats random tokens that come "
-        "twice.",
+        "Head profile",
+        "A head\u2019s attention between named positions, its copy score and negative copy score, "
+        "and its induction, duplicate-token and previous-token scores on repeated random tokens.",
         "Wang et al. 2022; Olsson et al. 2022",
     ),
     (
         "Faithfulness",
-        "(m(C) \u2212 m(\u2205)) / (m(M) \u2212 m(\u2205)): how much of the whole model\u2019s "
-        "metric a circuit C keeps when every other edge is corrupted. It is not clamped, and not "
-        "given where the denominator is not clear of zero.",
+        "(m(C) \u2212 m(\u2205)) / (m(M) \u2212 m(\u2205)): the part of the whole model\u2019s "
+        "metric that a circuit C keeps when every other edge is corrupted. It is not clamped, and "
+        "not reported where the interval of the denominator includes zero.",
         "Mueller et al. 2025",
     ),
     (
-        "Overlap, ceiling, null",
-        "Similarity of two vectors of importances. The ceiling is what two disjoint halves of the "
-        "prompts reach on the same model and task; the null is what nodes reach when head labels "
-        "are permuted within each layer. An overlap says something only between the two.",
-        "",
+        "Overlap, noise ceiling, permutation null",
+        "Similarity of two vectors of importances. The ceiling is the similarity of two disjoint "
+        "halves of the prompts on the same model and task. The null is the similarity of nodes "
+        "when head labels are permuted within each layer. Compare an overlap with both.",
+        "Nili et al. 2014; Phipson and Smyth 2010",
     ),
     (
-        "Change",
-        "What became of a head between the base and the last checkpoint, judged against the "
-        "intervals over prompts and against the change that the placebo causes.",
+        "Change category",
+        "The change of a head\u2019s effects between base and last checkpoint, compared with the "
+        "intervals over prompts and with the change that the placebo causes.",
         "",
     ),
     (
         "Graft",
-        "The fine-tuned weights of one group of components put into the base (first in), or taken "
-        "back out of the fine-tuned model (last in). The Shapley share averages a group\u2019s "
-        "contribution over all orders, so that the shares add up to the improvement.",
-        "Shapley 1953",
+        "The fine-tuned weights of one group of components in the base (add-one-in), or the base "
+        "weights of one group in the fine-tuned model (leave-one-out). The Shapley share averages "
+        "a group\u2019s contribution over all orders, so that the shares add up to the "
+        "improvement.",
+        "Panigrahi et al. 2023; Shapley 1953",
     ),
     (
         "Placebo",
-        "A fine-tune of the same length that must not teach the new task. What it changes is the "
-        "noise floor of training.",
-        "",
+        "A control fine-tune of the same length that cannot teach the new task, for example with "
+        "shuffled answers. Its changes are the noise floor of training.",
+        "Zhang et al. 2017; Hewitt and Liang 2019",
     ),
     (
         "Invariance check",
         "A change to the prompt that leaves the answer as it was, such as the order of a list. Its "
         "expected effect is 0, and it never serves as a denominator.",
-        "",
+        "Ribeiro et al. 2020",
     ),
     (
         "Interval",
-        "Intervals are 95 % intervals over prompts; those of several fine-tunes together, over "
-        "prompts and seeds. The dated change of a head has a wider one, so that those of all heads "
+        "All intervals are 95 % intervals over prompts; those of several fine-tunes together are "
+        "over prompts and seeds. Intervals of dated changes are wider, so that those of all heads "
         "hold together (Bonferroni).",
         "",
     ),

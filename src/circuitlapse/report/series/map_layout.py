@@ -1,4 +1,4 @@
-"""Layout of the circuit map, for the page and the exported figures.
+"""The circuit map's layout, colours and edges, for the page and the exported figures.
 
 Named positions, the model's input, are at the bottom. Above them each layer has a row of heads and
 its MLP as a bar, with the logits on top, so every edge leads upwards. Edges between MLPs run in a
@@ -7,9 +7,17 @@ lane on the right that has no heads.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
 
 from circuitlapse.graph import place_of
+from circuitlapse.report.series.colours import both_themes
+from circuitlapse.report.series.grid import Grid, short
+from circuitlapse.report.series.marks import edge_differences, packed_edges
+from circuitlapse.report.series.run_records import RunRecords
 
+WIDEST = 7.0  # of an edge with the largest score of the run
 _WIDTH, _LEFT, _LANE, _TITLE = 360.0, 30.0, 34.0, 26.0
 _PORTS = {"q": 0.25, "k": 0.5, "v": 0.75}
 
@@ -111,3 +119,73 @@ def _parts(names: Sequence[str], y: float) -> dict[str, list[float]]:
 
 def _box(x: float, y: float, width: float, height: float) -> list[float]:
     return [round(value, 2) for value in (x, y, width, height)]
+
+
+def layout_of(records: RunRecords) -> Layout:
+    """Return the layout of a run's model, with the named positions of its tasks."""
+    nodes = records.tables["nodes"]["node"].unique().sort().to_list()
+    return map_layout(nodes, positions_of(records))
+
+
+def positions_of(records: RunRecords) -> dict[str, list[str]]:
+    """Return the named positions that patching distinguishes: of each task, and of both."""
+    frame = records.tables["patching"].filter(pl.col("position") != "")
+    tasks = records.experiment.tasks
+    old, new = (
+        frame.filter(pl.col("task") == task)["position"].unique(maintain_order=True).to_list()
+        for task in (tasks.old, tasks.new)
+    )
+    return {"old": old, "new": new, "difference": [name for name in old if name in new]}
+
+
+def circuit(records: RunRecords, grid: Grid, tasks: list[dict[str, Any]]) -> dict[str, Any]:
+    """Collect the map's parts for the page's script.
+
+    ``edges.list`` has ``[source, destination, slot, path]``, and ``edges.series`` under
+    ``run/task/counterfactual`` for each step the indices in that list, each as the difference from
+    the one before, and the scores; an empty task means differences between tasks. ``edges.width``
+    is the line width per logit.
+    """
+    layout = layout_of(records)
+    return {
+        "layout": {
+            "layers": len(layout.rows),
+            "heads": len(layout.columns),
+            "positions": {kind: list(names) for kind, names in layout.positions.items()},
+        },
+        "colours": both_themes(),
+        "edges": _edges(records.tables["edges"], grid, layout, tasks),
+    }
+
+
+def _edges(
+    frame: pl.DataFrame, grid: Grid, layout: Layout, tasks: list[dict[str, Any]]
+) -> dict[str, Any]:
+    frame = frame.sort("writer", "reader")
+    known = [
+        (writer, reader)
+        for writer, reader in frame.select("writer", "reader").unique(maintain_order=True).rows()
+        if writer in layout.boxes and reader.partition("<")[0] in layout.boxes
+    ]
+    place = {edge: index for index, edge in enumerate(known)}
+    at = {step: index for index, step in enumerate(grid.steps)}
+    series: dict[str, list[dict[int, float]]] = {}
+    for key, part in grid.series(frame, "task", "counterfactual"):
+        steps = series[key] = [{} for _ in grid.steps]
+        for writer, reader, step, score in part.select(
+            "writer", "reader", "step", "score"
+        ).iter_rows():
+            if (writer, reader) in place:
+                steps[at[step]][place[writer, reader]] = short(score, 3) or 0.0
+    series |= edge_differences(series, tasks)
+    largest = max(map(abs, frame["score"].drop_nulls()), default=0.0) or 1.0
+    return {
+        "list": [
+            [writer, node, slot[:1], layout.path(writer, reader)]
+            for writer, reader in known
+            for node, _, slot in [reader.partition("<")]
+        ],
+        "series": {key: [packed_edges(each) for each in steps] for key, steps in series.items()},
+        "largest": largest,
+        "width": WIDEST / largest,
+    }

@@ -15,14 +15,7 @@ _FIRST = 0x100  # the character of the ramp's first colour
 
 @dataclass(frozen=True)
 class Frame:
-    """The step, seed and counterfactual family of a map, and its number of edges.
-
-    Attributes:
-        step: Index among the run's steps.
-        run: Index among the run's seeds.
-        family: The counterfactual family.
-        edges: Number of edges on each map.
-    """
+    """The step and run of a map, as indices, its counterfactual type, and its number of edges."""
 
     step: int
     run: int = 0
@@ -34,11 +27,8 @@ class Frame:
 class Marks:
     """The parts of one map that change between frames.
 
-    Attributes:
-        cells: Index of each node's colour in the ramp, None without a measurement.
-        texts: Text of each node's cell.
-        positions: Colours of the named positions, like ``cells``.
-        nothing: Why no cell has a colour, if none has.
+    ``cells`` and ``positions`` are indices in the ramp, None without a measurement; ``nothing``
+    says why no cell has a colour, if none has.
     """
 
     cells: list[int | None]
@@ -167,7 +157,7 @@ def _with_value(text: str, value: float | None, largest: float) -> str:
 
 def _why_nothing(kind: str, data: dict[str, Any], frame: Frame) -> str:
     known = f"{frame.run}/{_name(kind, data)}/{frame.family}" in data["effects"]
-    return "not patched exactly at this step" if known else f"no counterfactual “{frame.family}”"
+    return "not patched at this step" if known else f"no counterfactual “{frame.family}”"
 
 
 def _both(kind: str, old: float | None, new: float | None) -> float | None:

@@ -1,7 +1,7 @@
 """The numbers of the drawings, as compact columns.
 
-All seeds share one axis of steps, with null where a seed has no such step. Keys of series join seed
-index, task and the rest by ``/``. Four significant digits are kept.
+All seeds share one axis of steps. Keys of series join the seed's index, the task and other values
+by ``/``. Numbers have four significant digits.
 """
 
 from collections.abc import Iterable, Iterator
@@ -11,10 +11,10 @@ import numpy as np
 import polars as pl
 
 from circuitlapse.records.calibration import released
-from circuitlapse.report.series.checkpoint_details import checkpoint_details, over_time
+from circuitlapse.report.series.checkpoint_details import checkpoint_details, over_time, patches
 from circuitlapse.report.series.counts import count_rows
 from circuitlapse.report.series.drawing import drawings
-from circuitlapse.report.series.grid import grid_of, short
+from circuitlapse.report.series.grid import Grid, grid_of, numbers, short, triple
 from circuitlapse.report.series.labels import (
     CATEGORIES,
     GROUPS,
@@ -25,34 +25,23 @@ from circuitlapse.report.series.labels import (
     side_label,
     task_title,
 )
-from circuitlapse.report.series.map_circuit import circuit, layout_of
+from circuitlapse.report.series.map_layout import circuit, layout_of
 from circuitlapse.report.series.marks import series
 from circuitlapse.report.series.recipes import recipes
 from circuitlapse.report.series.run_records import RunRecords
 from circuitlapse.report.series.sections import evidence
 
+CHANGE_COLUMNS = ("base_old", "base_new", "tuned_old", "tuned_new", "placebo_old")
 _METRICS = ("candidate_accuracy", "accuracy", "logit_diff")
 
 
 def payload(records: RunRecords) -> dict[str, Any]:
-    """Collect what the page's script draws.
-
-    Effects are in logits, laid out [steps, nodes] in one list per task and counterfactual.
-    """
+    """Collect everything that the page's script draws."""
     tables = records.tables
     grid = grid_of(tables["behaviour"], tables["nodes"])
-    runs, steps = grid.runs, grid.steps
-    tasks = records.experiment.tasks
-    nodes = _nodes(tables["nodes"], runs, steps)
-    named = [
-        {"name": name, "title": task_title(name), "role": role}
-        for name, role in ((tasks.old, "old"), (tasks.new, "new"))
-    ]
-    found = {
-        "tasks": named,
-        "runs": [{"base_seed": base, "finetune_seed": tune} for base, tune in runs],
-        "steps": steps,
-        "families": families(records),
+    found = map_data(records)
+    nodes = [node["id"] for node in found["nodes"]]
+    found |= {
         "names": {
             "head_changes": CATEGORIES,
             "groups": GROUPS,
@@ -60,17 +49,15 @@ def payload(records: RunRecords) -> dict[str, Any]:
             "measures": MEASURES,
             "splits": SPLITS,
         },
-        "behaviour": _behaviour(tables["behaviour"], runs, steps),
-        **nodes,
-        "largest": short(_largest(nodes["nodes"], nodes["effects"], records)),
-        **circuit(records, grid, named),
-        **checkpoint_details(records, grid, [node["id"] for node in nodes["nodes"]]),
-        **_faithfulness(tables["faithfulness"], runs, steps),
-        "invariance": _invariance(tables["invariance"], runs, steps),
-        **_overlaps(tables["overlap"], runs, records),
-        "head_changes": _head_changes(tables["head_changes"], runs),
-        "grafts": list(_grafts(tables["grafts"], runs)),
-        **over_time(records, grid, [node["id"] for node in nodes["nodes"]]),
+        **checkpoint_details(records, grid, nodes),
+        **_faithfulness(tables["faithfulness"], grid),
+        "invariance": {
+            key: grid.over_steps(part, "mean_abs_effect")
+            for key, part in grid.series(tables["invariance"], "task", "check")
+        },
+        **_overlaps(tables["overlap"], grid, records),
+        "grafts": list(_grafts(tables["grafts"], grid)),
+        **over_time(records, grid, nodes),
         "recipes": recipes(records),
         "evidence": evidence(tables, grid),
         "shares": [
@@ -84,8 +71,37 @@ def payload(records: RunRecords) -> dict[str, Any]:
     return {**found, "map": drawn}
 
 
+def map_data(records: RunRecords) -> dict[str, Any]:
+    """Collect what the circuit map and the learning curves show, for the page and for pictures.
+
+    Effects are in logits, laid out [steps, nodes].
+    """
+    tables, tasks = records.tables, records.experiment.tasks
+    grid = grid_of(tables["behaviour"], tables["nodes"])
+    named = [
+        {"name": name, "title": task_title(name), "role": role}
+        for name, role in ((tasks.old, "old"), (tasks.new, "new"))
+    ]
+    nodes = _nodes(tables["nodes"], grid)
+    return {
+        "tasks": named,
+        "runs": [{"base_seed": base, "finetune_seed": tune} for base, tune in grid.runs],
+        "steps": grid.steps,
+        "families": families(records),
+        "behaviour": {
+            key: {name: grid.over_steps(part, name) for name in _METRICS}
+            for key, part in grid.series(tables["behaviour"], "task", "split")
+        },
+        **nodes,
+        "largest": short(_largest(nodes["nodes"], nodes["effects"], records)),
+        **circuit(records, grid, named),
+        **patches(records, grid, [node["id"] for node in nodes["nodes"]]),
+        "head_changes": _head_changes(tables["head_changes"], grid),
+    }
+
+
 def families(records: RunRecords) -> dict[str, list[str]]:
-    """List the counterfactual families that both tasks have, then the others.
+    """List the counterfactual types that both tasks have, then the others.
 
     They are in the experiment's order; the first is the page's default.
     """
@@ -104,61 +120,23 @@ def families(records: RunRecords) -> dict[str, list[str]]:
     return {"shared": ordered(old & new), "single": ordered(old ^ new)}
 
 
-def _rows(frame: pl.DataFrame, runs: list[tuple[int, int]]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield each row of a seed that has behaviour, with that seed's index."""
-    index = {seeds: place for place, seeds in enumerate(runs)}
-    for row in frame.iter_rows(named=True):
-        run = index.get((row["base_seed"], row["finetune_seed"]))
-        if run is not None:
-            yield run, row
-
-
-def _triple(row: dict[str, Any], name: str) -> list[float | None]:
-    return [short(row[name]), short(row[f"{name}_low"]), short(row[f"{name}_high"])]
-
-
-def _fill(columns: list[list[float | None]], place: int, values: list[float | None]) -> None:
-    for column, value in zip(columns, values, strict=True):
-        column[place] = value
-
-
-def _empty(columns: int, length: int) -> list[list[float | None]]:
-    return [[None] * length for _ in range(columns)]
-
-
-def _behaviour(frame: pl.DataFrame, runs: list[tuple[int, int]], steps: list[int]) -> dict:
-    """``seed/task/split`` → metric → [value, low, high], each over the steps."""
-    at = {step: place for place, step in enumerate(steps)}
-    series: dict[str, dict[str, list]] = {}
-    for run, row in _rows(frame, runs):
-        key = f"{run}/{row['task']}/{row['split']}"
-        metrics = series.setdefault(key, {name: _empty(3, len(steps)) for name in _METRICS})
-        for name in _METRICS:
-            _fill(metrics[name], at[row["step"]], _triple(row, name))
-    return series
-
-
-def _nodes(frame: pl.DataFrame, runs: list[tuple[int, int]], steps: list[int]) -> dict[str, Any]:
+def _nodes(frame: pl.DataFrame, grid: Grid) -> dict[str, Any]:
     """The nodes, and ``seed/task/counterfactual`` → [effect, low, high, attribution]."""
     described = frame.select("node", "kind", "layer", "head").unique().sort("layer", "kind", "head")
-    nodes = [
-        {
-            "id": row["node"],
-            "label": node_label(row["node"]),
-            "head": row["head"],
-            "layer": row["layer"],
-        }
-        for row in described.iter_rows(named=True)
-    ]
-    column = {node["id"]: place for place, node in enumerate(nodes)}
-    at = {step: place * len(nodes) for place, step in enumerate(steps)}
-    series: dict[str, list] = {}
-    for run, row in _rows(frame, runs):
-        key = f"{run}/{row['task']}/{row['counterfactual']}"
-        columns = series.setdefault(key, _empty(4, len(steps) * len(nodes)))
-        values = [*_triple(row, "effect"), short(row["attribution"])]
-        _fill(columns, at[row["step"]] + column[row["node"]], values)
-    return {"nodes": nodes, "effects": series}
+    names = described["node"].to_list()
+    return {
+        "nodes": [
+            {"id": node, "label": node_label(node), "head": head, "layer": layer}
+            for node, layer, head in described.select("node", "layer", "head").iter_rows()
+        ],
+        "effects": {
+            key: [
+                *grid.spread(part, "node", names, "effect"),
+                numbers(grid.values(part, "node", names, "attribution")),
+            ]
+            for key, part in grid.series(frame, "task", "counterfactual")
+        },
+    }
 
 
 def _largest(nodes: list[dict[str, Any]], series: dict[str, list], records: RunRecords) -> float:
@@ -168,69 +146,51 @@ def _largest(nodes: list[dict[str, Any]], series: dict[str, list], records: RunR
     """
     heads = [place for place, node in enumerate(nodes) if node["head"] >= 0]
     tasks = records.experiment.tasks
+    values = {
+        key: np.array(columns[0], dtype=float).reshape(-1, len(nodes))[:, heads]
+        for key, columns in series.items()
+    }
     sizes = [0.0]
-    for key, columns in series.items():
+    for key, effects in values.items():
         run, task, family = key.split("/", 2)
-        values = np.array(columns[0], dtype=float).reshape(-1, len(nodes))[:, heads]
-        sizes.append(np.nanmax(np.abs(values), initial=0))
-        other = series.get(f"{run}/{tasks.new}/{family}")
-        if task == tasks.old and other:
-            against = np.array(other[0], dtype=float).reshape(-1, len(nodes))[:, heads]
-            sizes.append(np.nanmax(np.abs(against - values), initial=0))
+        sizes.append(np.nanmax(np.abs(effects), initial=0))
+        other = values.get(f"{run}/{tasks.new}/{family}")
+        if task == tasks.old and other is not None:
+            sizes.append(np.nanmax(np.abs(other - effects), initial=0))
     return max(sizes) or 1.0
 
 
-def _faithfulness(frame: pl.DataFrame, runs: list[tuple[int, int]], steps: list[int]) -> dict:
+def _faithfulness(frame: pl.DataFrame, grid: Grid) -> dict[str, Any]:
     """``seed/task/counterfactual`` → the curve, and why it is not reported, at each step."""
-    at = {step: place for place, step in enumerate(steps)}
     fractions = frame["fraction"].unique().sort().to_list()
-    place = {fraction: index for index, fraction in enumerate(fractions)}
-    series: dict[str, dict[str, list]] = {}
-    for run, row in _rows(frame.filter(pl.col("step").is_in(steps)), runs):
-        curve = series.setdefault(
-            f"{run}/{row['task']}/{row['counterfactual']}",
-            {
-                "edges": [None] * len(fractions),
-                "values": _empty(len(steps), len(fractions)),
-                "not_reported": [None] * len(steps),
-            },
-        )
-        step = at[row["step"]]
-        curve["edges"][place[row["fraction"]]] = row["n_edges"]
-        curve["values"][step][place[row["fraction"]]] = short(row["faithfulness"])
-        curve["not_reported"][step] = row["not_reported"] or curve["not_reported"][step]
-    return {
-        "circuit_sizes": [short(fraction) for fraction in fractions],
-        "faithfulness_curves": series,
-    }
-
-
-def _invariance(frame: pl.DataFrame, runs: list[tuple[int, int]], steps: list[int]) -> dict:
-    """``seed/task/check`` → [mean_abs_effect, low, high], each over the steps."""
-    at = {step: place for place, step in enumerate(steps)}
-    series: dict[str, list] = {}
-    for run, row in _rows(frame.filter(pl.col("step").is_in(steps)), runs):
-        columns = series.setdefault(f"{run}/{row['task']}/{row['check']}", _empty(3, len(steps)))
-        _fill(columns, at[row["step"]], _triple(row, "mean_abs_effect"))
-    return series
+    curves = {}
+    for key, part in grid.series(frame, "task", "counterfactual"):
+        edges = dict(part.select("fraction", "n_edges").iter_rows())
+        stated = part.filter(pl.col("not_reported") != "")
+        reasons = dict(stated.select("step", "not_reported").iter_rows())
+        values = grid.values(part, "fraction", fractions, "faithfulness")
+        curves[key] = {
+            "edges": [edges.get(fraction) for fraction in fractions],
+            "values": [numbers(curve) for curve in values],
+            "not_reported": [reasons.get(step) for step in grid.steps],
+        }
+    return {"circuit_sizes": [short(size) for size in fractions], "faithfulness_curves": curves}
 
 
 def _overlaps(
-    frame: pl.DataFrame, runs: list[tuple[int, int]], records: RunRecords
+    frame: pl.DataFrame, grid: Grid, records: RunRecords
 ) -> dict[str, list[dict[str, Any]]]:
-    """Both models on both tasks, compared with other changes of the weights."""
+    """Both models on both tasks, and the baselines: placebos and an unrelated task."""
     main = pl.col("compared_with") == ""
     return {
-        "overlap": list(_overlap(frame.filter(main), runs, records)),
-        "comparisons": list(_overlap(frame.filter(~main), runs, records)),
+        "overlap": list(_overlap(frame.filter(main), grid, records)),
+        "comparisons": list(_overlap(frame.filter(~main), grid, records)),
     }
 
 
-def _overlap(
-    frame: pl.DataFrame, runs: list[tuple[int, int]], records: RunRecords
-) -> Iterator[dict[str, Any]]:
+def _overlap(frame: pl.DataFrame, grid: Grid, records: RunRecords) -> Iterator[dict[str, Any]]:
     tasks = records.experiment.tasks
-    for run, row in _rows(frame, runs):
+    for run, row in grid.rows(frame):
         yield {
             **({"compared_with": row["compared_with"]} if row["compared_with"] else {}),
             "run": run,
@@ -240,7 +200,7 @@ def _overlap(
             "left": side_label(row["left"], tasks.old, tasks.new),
             "right": side_label(row["right"], tasks.old, tasks.new),
             "measure": row["measure"],
-            "value": _triple(row, "value"),
+            "value": triple(row, "value"),
             "ceiling": short(row["ceiling"]),
             "null": [short(row[f"null_{part}"]) for part in ("mean", "low", "high")],
             "p": short(row["p_value"]),
@@ -248,40 +208,36 @@ def _overlap(
         }
 
 
-def _head_changes(
-    frame: pl.DataFrame, runs: list[tuple[int, int]]
-) -> dict[str, list[dict[str, Any]]]:
-    """``seed/counterfactual`` → one row per head."""
-    series: dict[str, list[dict[str, Any]]] = {}
-    for run, row in _rows(frame.filter(pl.col("step") == pl.col("step").max()), runs):
-        heads = series.setdefault(f"{run}/{row['counterfactual']}", [])
-        effects = {name: _triple(row, name) for name in CHANGE_COLUMNS}
-        heads.append({"node": row["node"], "category": row["category"], **effects})
-    return series
+def _head_changes(frame: pl.DataFrame, grid: Grid) -> dict[str, list[dict[str, Any]]]:
+    """``seed/counterfactual`` → one row per head, at the last step."""
+    last = frame.filter(pl.col("step") == pl.col("step").max())
+    return {
+        key: [
+            {
+                "node": row["node"],
+                "category": row["category"],
+                **{name: triple(row, name) for name in CHANGE_COLUMNS},
+            }
+            for row in part.iter_rows(named=True)
+        ]
+        for key, part in grid.series(last, "counterfactual")
+    }
 
 
 def of_the_base(frame: pl.DataFrame) -> pl.DataFrame:
-    """The grafts of whole groups into the base at the last step."""
+    """Return the grafts of whole groups into the base at the last step."""
     whole = (pl.col("origin") == "base") & (pl.col("part") == "whole")
     return frame.filter(whole & (pl.col("step") == pl.col("step").max()))
 
 
-def _grafts(frame: pl.DataFrame, runs: list[tuple[int, int]]) -> Iterator[dict[str, Any]]:
-    for run, row in _rows(frame, runs):
-        null = [short(row.get(name)) for name in ("null_mean", "null_min", "null_max", "p_value")]
+def _grafts(frame: pl.DataFrame, grid: Grid) -> Iterator[dict[str, Any]]:
+    for run, row in grid.rows(frame):
         yield {
+            **{name: row[name] for name in ("step", "origin", "group", "part", "quantity")},
             "run": run,
-            "step": row["step"],
-            "origin": row.get("origin", "base"),
-            "group": row["group"],
-            "part": row.get("part", "whole"),
-            "quantity": row["quantity"],
             "parameters": row["n_parameters"],
             "heads": row["heads"],
-            "improvement": _triple(row, "improvement"),
-            "share": None if row["share"] is None else _triple(row, "share"),
-            "null": null,
+            "improvement": triple(row, "improvement"),
+            "share": None if row["share"] is None else triple(row, "share"),
+            "null": [short(row[name]) for name in ("null_mean", "null_min", "null_max", "p_value")],
         }
-
-
-CHANGE_COLUMNS = ("base_old", "base_new", "tuned_old", "tuned_new", "placebo_old")

@@ -1,4 +1,4 @@
-"""The recipes of a grid compared: training curves, diagnostics and labels."""
+"""Training curves, diagnostics and labels of a grid's recipes."""
 
 from typing import Any
 
@@ -13,8 +13,7 @@ from circuitlapse.report.series.run_records import RunRecords
 def recipes(records: RunRecords) -> list[dict[str, Any]]:
     """Describe each recipe of a grid in the experiment's order; empty without a grid.
 
-    ``curves`` have points ``[step, candidate accuracy, low, high]`` on held-out names, for each
-    task and seed, and ``flags`` the steps at which any seed has a warning.
+    ``curves`` has points ``[step, candidate accuracy, low, high]`` on held-out names.
     """
     behaviour, training = records.recipes["behaviour"], records.recipes["training"]
     known = list(records.experiment.finetune.recipes())
@@ -55,7 +54,6 @@ def _flags(frame: pl.DataFrame) -> list[dict[str, Any]]:
     found = (
         frame.select("step", flag=pl.col("flags").str.split(","))
         .explode("flag")
-        .with_columns(pl.col("flag").str.strip_chars())  # as earlier versions wrote them
         .filter(pl.col("flag") != "")
         .group_by("flag", maintain_order=True)
         .agg(pl.col("step").unique().sort())
@@ -64,7 +62,7 @@ def _flags(frame: pl.DataFrame) -> list[dict[str, Any]]:
 
 
 def recipe_rows(records: RunRecords) -> list[dict[str, str]]:
-    """Return the same for readers without JavaScript: base and last checkpoint of each seed."""
+    """Describe base and last checkpoint of each seed, for readers without JavaScript."""
     rows = []
     for recipe in recipes(records):
         for curve in recipe["curves"]:

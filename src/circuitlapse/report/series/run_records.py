@@ -1,4 +1,4 @@
-"""Reading a run directory and verifying each file; no other part of the report opens files."""
+"""Reads a run directory and verifies each file; no other part of the report opens files."""
 
 import json
 from dataclasses import dataclass
@@ -21,17 +21,15 @@ from circuitlapse.records.layout import verdict_path
 from circuitlapse.records.store import Store, metadata
 
 _Document = TypeVar("_Document", bound=BaseModel)
-_AGAIN = "Delete it and run the experiment again: only what is missing is made"
+_AGAIN = "Delete the file and run the same command again: it makes only what is missing"
 
 
 @dataclass(frozen=True)
 class Patterns:
     """Attention on a few example prompts.
 
-    Attributes:
-        tokens: Each prompt's tokens as text, by task.
-        weights: By (fine-tuning seed, step) and task ``[prompts, layers, heads, query, key]``, in
-            steps of 1/255.
+    ``tokens`` has each prompt's tokens by task. ``weights`` has, by (fine-tuning seed, step) and
+    task, ``[prompts, layers, heads, query, key]`` in steps of 1/255.
     """
 
     tokens: dict[str, list[list[str]]]
@@ -40,21 +38,14 @@ class Patterns:
 
 @dataclass(frozen=True)
 class RunRecords:
-    """The data of a report.
+    """The data of a report on one recipe.
 
     Attributes:
-        name: Name of the run directory.
-        experiment: The validated experiment.
-        experiment_text: Its file as written.
-        provenance: Versions, hashes and the command.
-        verdict: The answer with its evidence.
-        tables: Every table of ``records.tables.SCHEMAS``, by name.
+        tables: Every table of ``records.columns.SCHEMAS``, with the recipe's rows.
         prompts: The first test items of each task, by task; each has at least ``prompt``,
             ``answer`` and ``corrupt`` (counterfactual name to prompt).
-        patterns: Attention on the examples in the base and at the last checkpoint.
-        recipe: The recipe of the tables.
         recipes: The tables ``behaviour`` and ``training`` with the rows of all recipes.
-        labels: The verdict's label of each recipe that has one already.
+        labels: The label of each recipe that has a verdict already.
     """
 
     name: str
@@ -74,23 +65,22 @@ _SAMPLES = 4  # items of each task on the page
 
 
 def read_run(run: Path, recipe: str = ONLY) -> RunRecords:
-    """Read a finished run's records on one of a grid's recipes.
+    """Return a finished run's records on one of a grid's recipes.
 
     Raises:
-        CircuitlapseError: If the directory or a file is missing, unreadable, of another version, or
-            was changed since it was written; the file is named. Or if the run has no such recipe,
-            or no result for it.
+        CircuitlapseError: If a file is missing, unreadable, changed or of another version, or the
+            recipe has no results.
     """
     run = Path(run)
     directory = "Pass the directory that `circuitlapse run` or `circuitlapse demo` wrote"
     if not run.is_dir():
-        raise CircuitlapseError("there is no run directory here", got=str(run), fix=directory)
+        raise CircuitlapseError("there is no such run directory", got=str(run), fix=directory)
     store, experiment_file = Store(run), run / "experiment.toml"
     if not experiment_file.is_file():
         raise CircuitlapseError(f"{run} is not a run: it has no experiment.toml", fix=directory)
     experiment = read_experiment(experiment_file)
     tasks = experiment.tasks
-    # The page joins its keys by slashes, which the path of someone's own task has.
+    # The page joins its keys by slashes, which the path of a custom task has, too.
     labels = {task: file_label(task) for task in (tasks.old, tasks.new)}
     shown = tasks.model_copy(update={"old": labels[tasks.old], "new": labels[tasks.new]})
     tables = {name: _table(store, name, labels) for name in SCHEMAS}
@@ -101,7 +91,7 @@ def read_run(run: Path, recipe: str = ONLY) -> RunRecords:
             raise CircuitlapseError(f"{path} has no rows", fix=_AGAIN)
         if recipe not in there:
             raise CircuitlapseError(
-                f"{run} has nothing to show of such a recipe",
+                f"{run} has no results for this recipe",
                 got=recipe,
                 fix=f"Use one that finished: {', '.join(there)}",
             )
@@ -134,7 +124,7 @@ def _document(store: Store, name: str, kind: type[_Document]) -> _Document:
         fault = error.errors()[0]
         where = ".".join(map(str, fault["loc"]))
         raise CircuitlapseError(
-            f"{store.root / name} is not what this version of circuitlapse writes",
+            f"{store.root / name} was written by another version of circuitlapse",
             got=f"{where}: {fault['msg']}" if where else fault["msg"],
             fix=_AGAIN,
         ) from None

@@ -1,9 +1,8 @@
 """Evidence tables as columns for the page's script, and as text for readers without one.
 
-Each is a section of its own: a title, what it answers, a drawing and its numbers. A table of the
-schemas that the page has no drawing for is shown all the same. Its columns say how: an interval
-(``x``, ``x_low``, ``x_high``) is a panel, text and whole numbers name the row, and a null
-distribution (``null_min``, ``null_max``) is the band behind it.
+Each is a section: a title, a caption, a drawing and its numbers. A table without a drawing of its
+own is drawn from its columns: an interval (``x``, ``x_low``, ``x_high``) is a panel, text and whole
+numbers name the row, and a null distribution (``null_min``, ``null_max``) is a grey band.
 """
 
 from collections.abc import Mapping
@@ -37,78 +36,73 @@ _MOST_ROWS, _MOST_WORDED = 4000, 100
 
 @dataclass(frozen=True)
 class Section:
-    """How a table is introduced.
-
-    Attributes:
-        title: Heading.
-        caption: What the drawing shows, in a sentence or two.
-        part: Which part of the page it stands in.
-    """
+    """Heading and caption of a table's section, and the part of the page that it is in."""
 
     title: str
     caption: str
     part: str = "further"
 
 
+_RANDOM = "Grey: size-matched random heads (matched layer by layer where there are enough)"
 SECTIONS: Mapping[str, Section] = {
     "output_scales": Section(
-        "The base, turned up",
-        "What each output of a head or MLP is multiplied by in the rescaled base, fitted to the "
-        "component outputs of the fine-tuned model as far as they are read; 1 changes nothing.",
+        "The rescaled base",
+        "Scale of the output of each head and MLP in the rescaled base. The scales are fitted so "
+        "that the outputs match those of the fine-tuned model, in the directions that affect the "
+        "answer; 1 changes nothing.",
         "weights",
     ),
     "mediation": Section(
-        "What the activations of each group carry",
-        "Gain that is left when all heads outside the group are held at the base\u2019s "
-        "activations, with 95 % intervals. Grey: random groups of as many heads (layer by layer "
-        "where there are enough), from the smallest to the largest, and their mean. The dashed "
-        "line is the whole improvement.",
+        "Improvement mediated by each group",
+        "Improvement that remains when all other heads are frozen to their base activations, with "
+        f"95 % intervals. {_RANDOM}, from the smallest to the largest, and their mean. Dashed: the "
+        "whole improvement.",
         "activations",
     ),
     "crosspatch": Section(
-        "Activations put from one model into the other",
-        "Improvement in logits when a group\u2019s activations in the fine-tuned model enter the "
-        "base\u2019s run of the same prompt, and what is lost the other way round, at one named "
-        "position or everywhere. Grey: random groups of as many heads (layer by layer where there "
-        "are enough).",
+        "Cross-model activation patching",
+        "Improvement in logits when a group\u2019s activations of the fine-tuned model are patched "
+        "into the base on the same prompt, and the loss when those of the base are patched into "
+        f"the fine-tuned model, at one named position or everywhere. {_RANDOM}.",
         "activations",
     ),
     "dynamics": Section(
         "When heads and behaviour changed",
-        "The step at which the effect of each head has reached 90 % of its change from the first "
-        "to the last checkpoint. Triangles point up or down, are as large as the change, and are "
-        "outlined where the sign changed. Heads are left out where the 95 % interval of the change "
-        "includes zero. Dashed: the behaviour. Dotted: epochs.",
+        "Step at which the effect of each head has reached 90 % of its change from the first to "
+        "the last checkpoint. Triangles point up for a rise and down for a fall. Their size shows "
+        "the change, an outline a change of sign. Heads are left out where the 95 % interval of "
+        "the change includes zero. Dashed: the behaviour. Dotted: epochs.",
         "time",
     ),
     "elicitable": Section(
-        "What training only some parameters reaches",
-        "Context for the answer; it enters no share of the improvement. Everything else stays the "
-        "base\u2019s; in brackets, how many parameters move. Faint lines: random sets of as many "
-        "heads as the old circuit has.",
+        "Fine-tuning a subset of the parameters",
+        "Context for the label; it enters no share of the improvement. All other parameters are "
+        "frozen; in brackets, the number of trained parameters. Faint lines: size-matched random "
+        "heads.",
         "context",
     ),
     "training": Section(
         "How training went",
-        "Loss of the answer, its accuracy, and how often the text is ended instead, with 95 % "
-        "intervals; faint lines are other seeds. Marks below: the traps that a checkpoint shows.",
+        "Loss of the answer, accuracy, and how often the end of the text is predicted instead, "
+        "with 95 % intervals; faint lines are other seeds. Marks below: warnings of the training "
+        "diagnostics.",
         "training",
     ),
     "shortcuts": Section(
-        "What shortcuts reach",
-        "Accuracy among the candidates of the fine-tuned model and of the base, and what rules "
-        "without understanding reach on the same held-out prompts, with 95 % intervals.",
+        "Accuracy of shortcuts",
+        "Accuracy over the candidates of the fine-tuned model, of the base, and of shortcut "
+        "heuristics on the same held-out prompts, with 95 % intervals.",
         "method",
     ),
 }
 
 
 def evidence(tables: Mapping[str, pl.DataFrame], grid: Grid) -> dict[str, dict[str, Any]]:
-    """Return each evidence table that has rows as columns, which the page's script reads.
+    """Return each evidence table with rows as columns for the page's script.
 
-    An interval is one column of ``[value, low, high]``, and the four columns of a null distribution
-    are one, ``null``: ``[mean, low, high, p]``. ``run`` indexes the page's seeds. ``keys`` names
-    the columns of text and whole numbers, ``measures`` those of values.
+    An interval is one column of ``[value, low, high]``, a null distribution one of
+    ``[mean, low, high, p]``. ``run`` indexes the page's seeds. ``keys`` names the columns of text
+    and whole numbers, ``measures`` those of values.
     """
     return {
         name: _columns(frame, grid)
@@ -152,7 +146,7 @@ def _several(frame: pl.DataFrame, names: list[str]) -> list[list[float | None]]:
 
 
 def table_descriptions(tables: Mapping[str, pl.DataFrame]) -> list[dict[str, Any]]:
-    """Word the same tables for readers without JavaScript, at most a hundred rows each."""
+    """Return the same tables as text, at most a hundred rows each."""
     order = {name: place for place, name in enumerate(SECTIONS)}
     names = sorted(tables, key=lambda name: order.get(name, len(order)))
     return [

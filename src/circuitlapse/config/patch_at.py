@@ -1,4 +1,4 @@
-"""Which checkpoints are patched exactly."""
+"""Choice of the checkpoints with activation patching."""
 
 import math
 from collections.abc import Sequence
@@ -7,20 +7,20 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator
 
 
-def _exact_at(value: Any) -> Any:
-    """Take one of two words, or a number of checkpoints."""
+def _patch_at(value: Any) -> Any:
+    """Accept one of two words, or a number of checkpoints."""
     if isinstance(value, str) and value.isdecimal():
         value = int(value)
     if value in ("every", "ends") or (type(value) is int and value >= 2):
         return value
-    raise ValueError("give `every`, `ends`, or a number of checkpoints, 2 at least")
+    raise ValueError("must be `every`, `ends`, or a number of checkpoints, at least 2")
 
 
-ExactAt = Annotated[Literal["every", "ends"] | int, BeforeValidator(_exact_at)]
+PatchAt = Annotated[Literal["every", "ends"] | int, BeforeValidator(_patch_at)]
 
 
 def spread(steps: Sequence[int], count: int) -> set[int]:
-    """Choose base, last and checkpoints between them that are evenly spread on a log scale."""
+    """Choose base, last and checkpoints between them, evenly spread on a log scale."""
     base, *left = steps
     chosen = {base}
     for place in range(min(count - 1, len(left))):
