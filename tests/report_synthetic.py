@@ -387,7 +387,7 @@ def _verdict(last: int, shares: bool) -> Verdict:
             "shares": given if shares else dict.fromkeys(CAUSES),
             "preconditions": [
                 Precondition(
-                    name="The base does the old task",
+                    name="The base solves the old task",
                     holds=True,
                     table="behaviour",
                     where={"task": "ioi2", "split": "test", "step": 0},

@@ -55,7 +55,7 @@ def test_a_run_on_checkpoints_reaches_a_verdict_without_training(finished, sft, 
     assert verdict.label == "undetermined"
     failed = {check.name: check.detail for check in verdict.preconditions if not check.holds}
     assert failed["The placebo did not improve"] == "no placebo was run"
-    assert "The base does the old task" in verdict.reason
+    assert "The base solves the old task" in verdict.reason
     assert finished.report.read_text("utf-8").startswith("<!doctype html>")
     assert not list(finished.path.glob("checkpoints/*/*/*"))  # nothing is copied
     assert not list(finished.path.rglob("*.train.jsonl"))

@@ -88,7 +88,7 @@ def test_all_faults_are_named_at_once(tmp_path):
         ),
         (
             '[base]\npath = "x"\n[finetune]\nmethod = "lora"\ntrain_only = "mlps"\n',
-            "an adapter moves none of them: use the method full",
+            "cannot be combined with the method lora: use full",
         ),
         (_CONTROLS + 'train_only = "mlps"\n', 'must be a list, such as ["old_circuit", ["a1.h3"'),
         (_CONTROLS + 'train_only = ["everything"]\n', "'everything' is none of these"),

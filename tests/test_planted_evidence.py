@@ -39,5 +39,5 @@ def test_each_organism_is_called_what_it_was_made_to_be(kind, label):
 
 
 def test_a_precondition_that_fails_silences_the_rule():
-    check = Precondition(name="The new task was learnt", holds=False, detail="")
+    check = Precondition(name="The tuned model solves the new task", holds=False, detail="")
     assert decision("formed", check).label == "undetermined"

@@ -110,17 +110,17 @@ def test_all_preconditions_hold_for_a_good_run():
 @pytest.mark.parametrize(
     ("changes", "name"),
     [
-        ({"base_old": around(0.91, 0.02)}, "The base does the old task"),
-        ({"base_new": around(0.74, 0.02)}, "The base does not yet do the new task"),
+        ({"base_old": around(0.91, 0.02)}, "The base solves the old task"),
+        ({"base_new": around(0.74, 0.02)}, "The base does not solve the new task yet"),
         (
             {"old_difference": around(0.1, 0.2)},
             "The counterfactual breaks the old task in the base",
         ),
-        ({"tuned_new": around(0.76, 0.02)}, "The new task was learnt"),
-        ({"tuned_new_templates": around(0.34)}, "It carries over to held-out templates"),
+        ({"tuned_new": around(0.76, 0.02)}, "The tuned model solves the new task"),
+        ({"tuned_new_templates": around(0.34)}, "The new task generalises to held-out templates"),
         (
             {"shortcuts": {**GOOD.shortcuts, ("last mentioned", "test"): around(0.01)}},
-            "It is ahead of every shortcut",
+            "The tuned model is better than every shortcut",
         ),
         ({"placebo_gain": around(0.79, 0.02)}, "The placebo did not improve"),
         ({"placebo_gain": None}, "The placebo did not improve"),
@@ -135,8 +135,8 @@ def test_the_closest_shortcut_is_named_with_its_distance():
         check for check in check_preconditions(GOOD, around(4.0, 0.2)) if "shortcut" in check.name
     )
     assert found.detail == (
-        "by 50 points [48, 52] of “most frequent answer” on held-out templates, the closest; must "
-        "be above zero"
+        "50 points [48, 52] better than “most frequent answer”, the best shortcut, on held-out "
+        "templates; must be above zero"
     )
 
 
@@ -160,14 +160,14 @@ def test_the_rule_is_the_calibrated_one_and_its_errors_are_counted():
     assert found.missing == {}
     assert [tally.wrong for tally in found.tallies] == [0] * 5
     said = known_of_rule(found)
-    assert "of 10 that learnt nothing it named" in said
-    assert "Of 30 with a cause it named" in said
+    assert "of 10 models without an improvement 10 labels were correct" in said
+    assert "Of 30 models with a cause" in said
 
 
 def test_a_rule_with_other_thresholds_is_not_called_calibrated():
     found = released().model_copy(update={"thresholds": {**THRESHOLDS, "MAJORITY": 0.4}})
     said = known_of_rule(found)
-    assert "its thresholds are not those that were calibrated" in said
+    assert "its thresholds differ from the calibrated ones" in said
 
 
 def test_without_an_improvement_there_are_no_shares():
@@ -179,7 +179,7 @@ def test_without_an_improvement_there_are_no_shares():
 def test_failed_preconditions_are_the_reason():
     found = verdict(judged(findings=replace(GOOD, base_new=around(0.9), placebo_gain=None)))
     assert found.label == "undetermined"
-    assert "The base does not yet do the new task" in found.reason
+    assert "The base does not solve the new task yet" in found.reason
     assert "The placebo did not improve" in found.reason
 
 
@@ -202,7 +202,7 @@ def test_several_seeds_are_listed_one_by_one():
     assert said == {"Seed 0", "Seed 1"}
     assert found.few_seeds
     assert "There is an improvement (seed 1)" in {check.name for check in found.preconditions}
-    assert found.reason.startswith("Each run by itself: seed 0, transformed: ")
+    assert found.reason.startswith("Each run alone: seed 0, transformed: ")
 
 
 def test_five_seeds_are_pooled():
@@ -212,7 +212,7 @@ def test_five_seeds_are_pooled():
     assert not found.few_seeds
     weak = judged(findings=replace(GOOD, tuned_new=around(0.7, 0.02)))
     found = verdict(*(judged(seed=seed) for seed in range(4)), weak)
-    assert found.reason == "A precondition fails: The new task was learnt (seed 4)."
+    assert found.reason == "A precondition fails: The tuned model solves the new task (seed 4)."
 
 
 AT = {**SEEDS, "step": 240}
@@ -369,8 +369,8 @@ def test_every_sentence_points_at_rows_of_its_table():
 
 def test_the_sentences_say_what_was_measured():
     text = "\n".join(found.statement for found in statements(CONTEXT, GOOD, overlaps(), heads()))
-    assert "The base answers ioi3 with an accuracy of 36 % [34, 38] among the listed names." in text
-    assert "in held-out templates with an accuracy of 80 % [78, 82]" in text
+    assert "The base has a candidate accuracy of 36 % [34, 38] on ioi3." in text
+    assert "a candidate accuracy of 80 % [78, 82] on ioi3 with held-out templates" in text
     assert (
         "The placebo changed the base's logit difference on ioi3 by 0.10 logits [0.05, 0.15]."
         in text
@@ -383,26 +383,24 @@ def test_the_sentences_say_what_was_measured():
 @pytest.mark.parametrize(
     "sentence",
     [
-        "component in the tuned model, brings 10 % [0, 20] of the improvement.",
-        "Scales that cannot turn a component round bring 5 % [-5, 15] of the improvement.",
-        "the tuned weights of the old circuit's heads (1,200 parameters) bring 60 % [50, 70] of "
-        "the improvement by their Shapley value (first in 40 % [30, 50] of the improvement; 20 "
-        "random groups of "
-        "as many heads, 10 %, from 5 to 20 (p = 0.05); last in 70 % [60, 80] of the improvement; "
-        "20 "
-        "random groups of as many heads, 10 %, from 5 to 20 (p = 0.05)).",
+        "Rescaling the base's own heads and MLPs reaches 10 % [0, 20] of the improvement.",
+        "Rescaling them without negative scales reaches 5 % [-5, 15] of the improvement.",
+        "the tuned weights of the old-task heads (1,200 parameters) bring 60 % [50, 70] of the "
+        "improvement by their Shapley value (add-one-in 40 % [30, 50] of the improvement; 20 "
+        "size-matched random groups, 10 %, from 5 to 20 (p = 0.05); leave-one-out 70 % [60, 80] of "
+        "the improvement; 20 size-matched random groups, 10 %, from 5 to 20 (p = 0.05)).",
         "There are no recruited heads.",
         "embeddings, normalisations and output biases (1,200 parameters) bring 1.20 logits "
         "[0.80, 1.60] (no share is given) by their Shapley value.",
-        "The tuned query and key weights of the old circuit's heads alone bring the base 20 % [",
-        "With all heads held at what they do in the base, 10 % [0, 20] of the improvement is left.",
-        "With all heads but the old circuit's held at what they do in the base, 80 % [70, 90] of "
-        "the improvement is left; 20 random groups",
-        "The tuned model's activations of the old circuit's heads put into the base bring 70 % [",
-        "At one named position they do most at END: 50 % [40, 60] of the improvement; 20 random",
-        "On ioi3, 2 of 2 heads do something else than in the base; roles left heads and appeared "
-        "in others (a0.h0 → a0.h1; p = 0.010).",
-        "that roles moved from head to head is not shown (p = 0.300).",
+        "the tuned query and key weights of the old-task heads alone bring 20 % [",
+        "With all heads frozen to their base activations, 10 % [0, 20] of the improvement remains.",
+        "With all heads except the old-task heads frozen to their base activations, 80 % [70, 90] "
+        "of the improvement remains; 20 size-matched random groups",
+        "Activations of the old-task heads patched from the tuned model into the base bring 70 % [",
+        "The named position with the largest effect is END: 50 % [40, 60] of the improvement; 20 ",
+        "On ioi3, the profiles of 2 of 2 heads differ from the base; roles moved between heads "
+        "(a0.h0 → a0.h1; p = 0.010).",
+        "a move of roles between heads is not significant (p = 0.300).",
         "the heads that attend from the last token to a name and copy it are a0.h0 (new).",
         "The logit difference on ioi3 changes by 4.00 logits [3.50, 4.50]; 90 % of the change is "
         "reached at step 90.",

@@ -138,7 +138,7 @@ def test_a_change_is_marked_under_the_curves_and_pins_its_head(opened, page_path
     told = page.inner_text("#head-tables")
     assert "queries from" in told
     assert "90 % of the change is reached at step" in told
-    assert "In the rescaled base its output is multiplied by" in told
+    assert "Its output scale in the rescaled base is" in told
 
 
 def test_the_numbers_of_each_table_download(opened, page_path):
@@ -146,12 +146,12 @@ def test_the_numbers_of_each_table_download(opened, page_path):
     names = (
         *TABLES,
         "roles",
-        "changes over time",
+        "head changes over time",
         "grafts",
         "graft parts",
-        "gained grafts",
+        "rescaled grafts",
         "overlap over time",
-        "overlap beside",
+        "overlap compared",
     )
     for number, name in enumerate(names):
         if number % 8 == 7:

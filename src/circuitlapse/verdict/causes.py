@@ -1,9 +1,9 @@
 """The improvement divided among its causes: elicited, transformed, formed, and elsewhere.
 
-The way from the base M0 to the tuned model M1 leads over the *rescaled base*, M0 with one fitted
-improvement per head and MLP (:mod:`circuitlapse.two_models.fit_scales`):
+Between the base M0 and the tuned model M1 is the *rescaled base*, M0 with one fitted output scale
+per head and MLP (:mod:`circuitlapse.two_models.fit_scales`):
 
-    elicited     (v(rescaled M0) - v(M0)) / G: what M0 already computes, scaled up or down
+    elicited     (v(rescaled M0) - v(M0)) / G: what M0 already computes, rescaled
     transformed  Shapley share of the old-task heads in the step from rescaled M0 to M1
     formed       that of the recruited heads
     elsewhere    that of everything else: other heads, MLPs, embeddings, normalisations, biases
@@ -11,8 +11,8 @@ improvement per head and MLP (:mod:`circuitlapse.two_models.fit_scales`):
 v is the mean logit difference on the new task's test prompts and G = v(M1) - v(M0). The four shares
 sum to 1, and none is clamped: scales that hurt make *elicited* negative.
 
-A logit difference also grows when all logits are scaled up, and then nothing was learnt. Beside G
-therefore stand two rises that no scale can bring: of the accuracy among the names, and of the logit
+A logit difference also grows if all logits are scaled up, although nothing was learnt. Two further
+rises are therefore measured that no scale can bring: of the candidate accuracy, and of the logit
 difference in units of the logits' standard deviation over the vocabulary.
 """
 
@@ -60,7 +60,7 @@ class Causes:
 
     Attributes:
         improvement: G in logits.
-        accuracy_gain: Rise of the accuracy among the names.
+        accuracy_gain: Rise of the candidate accuracy.
         standardised_gain: Rise of the logit difference in units of the logits' spread.
         shares: Of each cause; None where G's interval is not above zero.
         add_one_in: Share that each group's weights bring to rescaled M0 alone; None likewise.

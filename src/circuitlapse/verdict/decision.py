@@ -3,29 +3,27 @@
 The label is the first that fits:
 
     no_gain       the two models answer every prompt alike, as a model and its copy do
-    undetermined  the base does not do the old task: there is nothing that an improvement could come
-    from no_gain       the interval of G lies wholly at or below zero; or that of the rise in
-    accuracy
-                  among the names wholly below a minimum; or that of the logit difference's rise in
-                  units of the logits' spread wholly at or below zero (a model that is surer is not
-                  better)
-    undetermined  one of the three intervals reaches both sides of its bound: whether there is a
-                  improvement was not shown; or another precondition fails
+    undetermined  the base does not solve the old task, so that no improvement can come from it
+    no_gain       the interval of G is at or below zero; or that of the rise in candidate accuracy
+                  is below a minimum; or that of the rise of the logit difference in units of the
+                  logits' spread is at or below zero (a model that is surer is not better)
+    undetermined  one of the three intervals includes its bound, so that an improvement is not
+                  shown; or another precondition fails
     elicited, transformed, formed
-                  the interval of its share lies wholly above one half, and its support holds;
-                  undetermined where that does not hold
-    mixed         the intervals of all shares are tight, and none reaches above one half
-    undetermined  anything else
+                  the interval of its share is above one half, and the required checks hold;
+                  undetermined if they do not
+    mixed         the intervals of all shares are narrow, and none is above one half
+    undetermined  all other cases
 
-Support of *transformed* and *formed*: the group is the first among the groups of heads by first-in
-and by last-in as it is by Shapley (otherwise what it brings depends on what else was grafted
-before); and both its graft and its mediation are beyond those of size-matched random heads.
-Support of *elicited*: scales that must not be negative reach more than half, too. A free scale can
-turn a head round, and a name mover made of a negative name mover was not merely hidden.
+Required checks of *transformed* and *formed*: the group is the first of the head groups by
+add-one-in and by leave-one-out, as it is by Shapley (otherwise its share depends on the order of
+grafts); and its graft and its mediation exceed those of size-matched random heads. Required check
+of *elicited*: scales that cannot be negative also reach more than half. A free scale can change the
+sign of a head, and a name mover made of a negative name mover was not merely hidden.
 
-With one fine-tune the scope is that run. Up to four are judged one by one and have a label where
-all have the same. From five on the label is that of the pooled shares; preconditions must hold in
-all of them, and support in more than half.
+With one fine-tune the scope is that run. Up to four are judged one by one and have a label if all
+have the same. From five on the label is that of the pooled shares; preconditions must hold in all
+of them, and the required checks in more than half.
 """
 
 from collections.abc import Iterable, Sequence
@@ -50,10 +48,9 @@ class Support:
 
     Attributes:
         non_negative: Share of G that non-negative scales reach, on test prompts.
-        grafts: Size-matched random groups' add-one-in improvements for each group; None where there
-            are none.
-        mediation: Likewise their improvements left with all other heads frozen to the base's
-        activations.
+        grafts: For each group, the add-one-in improvements of size-matched random groups; None
+            without any.
+        mediation: Likewise the improvements with all other heads frozen to the base's activations.
     """
 
     non_negative: float
@@ -63,7 +60,7 @@ class Support:
 
 @dataclass(frozen=True)
 class Run:
-    """One fine-tune, ready to be judged."""
+    """One fine-tune, with what the decision needs."""
 
     measured: Measured
     support: Support
@@ -75,12 +72,11 @@ class Decision:
     """A label and what it rests on.
 
     Attributes:
-        label: The answer.
         reason: Why, in one or two sentences.
-        scope: What it speaks about.
+        scope: The fine-tunes that the label is about.
         causes: The shares, of all fine-tunes together.
-        checks: What the label needs and whether it holds: preconditions, then support.
-        each: Of several fine-tunes, the decision on every one by itself.
+        checks: Preconditions, then the label's required checks.
+        each: Of several fine-tunes, the decision on each alone.
     """
 
     label: Label
@@ -94,13 +90,9 @@ class Decision:
 def decide_causes(
     runs: Sequence[Run], *, seed: int, repeats: int = 1000, names: Sequence[str] = ()
 ) -> Decision:
-    """Judge one or more fine-tunes for the same new task.
+    """Return the decision on one or more fine-tunes for the same new task.
 
-    Args:
-        runs: One per fine-tune.
-        seed: Fixes the bootstrap.
-        repeats: Its resamples.
-        names: What each is called where there are several; by default run 1, run 2 and so on.
+    ``names`` are those of several fine-tunes; by default run 1, run 2 and so on.
 
     Raises:
         CircuitlapseError: If there is none, or they were not measured on the same prompts.
@@ -119,7 +111,7 @@ def decide_causes(
     )
     return Decision(
         label=each[0].label if len(labels) == 1 else "undetermined",
-        reason=f"Each run by itself: {listed}",
+        reason=f"Each run alone: {listed}",
         scope=f"these {len(runs)} runs",
         causes=pooled,
         checks=[
@@ -130,7 +122,7 @@ def decide_causes(
 
 
 def _of(name: str, checks: Sequence[Precondition]) -> list[Precondition]:
-    """Say which run checks are about; nothing where there is only one."""
+    """Add the run to the names of checks, if there are several."""
     if not name:
         return list(checks)
     return [check.model_copy(update={"name": f"{check.name} ({name})"}) for check in checks]
@@ -160,12 +152,11 @@ def _judged(
     if absent := [said for rise, least, said in bounds if rise.high <= least]:
         return decision("no_gain", absent[0])
     if unclear := [said for rise, least, said in bounds if rise.low <= least]:
-        return decision(
-            "undetermined", f"Whether there is an improvement was not shown. {unclear[0]}"
-        )
+        return decision("undetermined", f"An improvement is not shown. {unclear[0]}")
     shares = causes.shares
     if failed or shares is None:
-        unmet = unmet if failed else "G is too small beside the rounding of logits to be divided."
+        small = "The improvement G is within rounding error of the logits: no shares are computed."
+        unmet = unmet if failed else small
         return decision("undetermined", unmet)
     shown = ", ".join(f"{cause} {percent(shares[cause])}" for cause in CAUSES)
     for cause in get_args(Named):
@@ -179,7 +170,7 @@ def _judged(
         return decision(cause, f"Most of the improvement has one cause: {shown}.", support)
     if shares["elsewhere"].low > thresholds.MAJORITY:
         return decision(
-            "undetermined", f"Most of the improvement lies outside both groups of heads: {shown}."
+            "undetermined", f"Most of the improvement is in neither group of heads: {shown}."
         )
     widths = [share.high - share.low for share in shares.values()]
     highest = max(share.high for share in shares.values())
@@ -188,13 +179,13 @@ def _judged(
             return decision("mixed", f"No cause has most of the improvement: {shown}.")
         return decision(
             "undetermined",
-            f"Whether one share is most of the improvement its interval leaves open: {shown}.",
+            f"The intervals do not decide whether one share has most of the improvement: {shown}.",
         )
     return decision("undetermined", f"The intervals are too wide to name a cause: {shown}.")
 
 
 def _gain_bounds(causes: Causes) -> list[tuple[Estimate, float, str]]:
-    """What must have risen for an improvement, above what, and how it is said where it did not."""
+    """Quantities that must rise for an improvement, their bounds, and sentences if they did not."""
     improvement, rise, scaled = causes.improvement, causes.accuracy_gain, causes.standardised_gain
     least = thresholds.SMALLEST_ACCURACY_GAIN
     return [
@@ -202,28 +193,26 @@ def _gain_bounds(causes: Causes) -> list[tuple[Estimate, float, str]]:
         (
             rise,
             least,
-            f"G is {logits(improvement)}, but the accuracy among the names rose by "
-            f"{percent(rise)}: not "
+            f"G is {logits(improvement)}, but the candidate accuracy rose by {percent(rise)}, not "
             f"clearly by {100 * least:.0f} %.",
         ),
         (
             scaled,
             0.0,
             f"G is {logits(improvement)}, but in units of the logits' spread the logit difference "
-            f"rose by "
-            f"{scaled.value:.2f} [{scaled.low:.2f}, {scaled.high:.2f}]: the model may be surer "
-            "and not better.",
+            f"rose by {scaled.value:.2f} [{scaled.low:.2f}, {scaled.high:.2f}]: the model may be "
+            "surer, not better.",
         ),
     ]
 
 
 def _support(cause: Named, causes: Causes, runs: Sequence[Run]) -> list[Precondition]:
-    """Check what else a label needs; with several runs, in more than half of them."""
+    """Return a label's required checks; with several runs, they hold in more than half of them."""
     if cause == "elicited":
         reached = [run.support.non_negative for run in runs]
         return [
             Precondition(
-                name="Scales that cannot be negative reach most of the improvement, too",
+                name="Rescaling without negative scales also reaches most of the improvement",
                 holds=_mostly(share > thresholds.MAJORITY for share in reached),
                 detail=f"shares of G: {_listed(reached)}; must be above {thresholds.MAJORITY}",
                 table="grafts",
@@ -231,24 +220,27 @@ def _support(cause: Named, causes: Causes, runs: Sequence[Run]) -> list[Precondi
         ]
     group = GROUP_OF[cause]
     checks = []
-    for name, shares in (("first in", causes.add_one_in), ("last in", causes.leave_one_out)):
+    for name, shares in (
+        ("add-one-in", causes.add_one_in),
+        ("leave-one-out", causes.leave_one_out),
+    ):
         found = {each: (shares or {}).get(each, 0.0) for each in _HEADS}
         checks.append(
             Precondition(
-                name=f"The group is the first of the heads by {name} as well",
+                name=f"The group is also the first of the head groups by {name}",
                 holds=max(found, key=lambda each: found[each]) == group,
                 detail=", ".join(f"{each} {share:.2f}" for each, share in found.items()),
                 table="grafts",
             )
         )
-    for name, beside in (("graft", "grafts"), ("mediation", "mediation")):
+    for name, values in (("graft", "grafts"), ("mediation", "mediation")):
         rows: list[RandomBaseline | None] = [
-            getattr(run.support, beside).get(group) for run in runs
+            getattr(run.support, values).get(group) for run in runs
         ]
         drawn = [row for row in rows if row is not None]
         checks.append(
             Precondition(
-                name=f"Its {name} is beyond that of size-matched random heads",
+                name=f"Its {name} exceeds that of size-matched random heads",
                 holds=_mostly(
                     row is not None and row.p_value <= thresholds.LARGEST_P for row in rows
                 ),

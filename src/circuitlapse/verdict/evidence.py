@@ -1,4 +1,4 @@
-"""What was measured of one fine-tune, which the verdict rests on."""
+"""The measurements of one fine-tune for the verdict."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Choice:
     Attributes:
         old_heads: Heads that the base uses on the old task.
         recruited_heads: Heads that the base uses on neither task and the tuned model uses.
-        not_reported: Why heads could not be told apart; empty where they could.
+        not_reported: Why heads could not be told apart; empty if they could.
     """
 
     old_heads: tuple[str, ...]
@@ -63,27 +63,26 @@ class CauseEvidence:
 
     @property
     def measured(self) -> Measured:
-        """What the shares are worked out from."""
+        """The input of the shares."""
         return Measured(self.base, self.tuned, self.hybrids)
 
     @property
     def support(self) -> Support:
-        """The checks that the shares are compared with."""
+        """The required checks."""
         before = self.base.logit_diff.mean(dtype=np.float64).item()
         improvement = self.tuned.logit_diff.mean(dtype=np.float64).item() - before
-        # Without an improvement there is no share; the label is then `no_gain` whatever stands
-        # here.
+        # Without an improvement there is no share, and the label is `no_gain`.
         reached = (
             (float(self.non_negative.mean()) - before) / improvement if improvement > 0 else 0.0
         )
-        return Support(reached, _beside(self.graft), _beside(self.held))
+        return Support(reached, _baseline(self.graft), _baseline(self.held))
 
     def run(self, preconditions: Sequence[Precondition] = ()) -> Run:
-        """Hand it to :func:`circuitlapse.verdict.decision.decide_causes`."""
+        """Return the input of :func:`circuitlapse.verdict.decision.decide_causes`."""
         return Run(self.measured, self.support, preconditions)
 
     def to_arrays(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Everything as arrays and JSON-like metadata, to be written; see :meth:`of_arrays`."""
+        """Return arrays and JSON metadata, the input of :meth:`of_arrays`."""
         arrays = {"hybrids": self.hybrids, "non_negative": self.non_negative}
         for name, answers in (("base", self.base), ("tuned", self.tuned)):
             arrays |= {f"{name}.{key}": getattr(answers, key) for key in _ANSWERS}
@@ -102,7 +101,7 @@ class CauseEvidence:
     def of_arrays(
         cls, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]
     ) -> "CauseEvidence":
-        """Read what :meth:`to_arrays` gave."""
+        """Return the evidence that :meth:`to_arrays` wrote."""
 
         def answers(name: str) -> Behaviour:
             return Behaviour(*(arrays[f"{name}.{key}"] for key in _ANSWERS))
@@ -125,5 +124,5 @@ class CauseEvidence:
 _ANSWERS = ("logit_diff", "correct", "candidate_correct", "spread")
 
 
-def _beside(values: Mapping[Group, Sequence[float]]) -> dict[Group, RandomBaseline | None]:
+def _baseline(values: Mapping[Group, Sequence[float]]) -> dict[Group, RandomBaseline | None]:
     return {group: compare_to_random(own, others) for group, (own, *others) in values.items()}

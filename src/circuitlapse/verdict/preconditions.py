@@ -1,9 +1,7 @@
-"""What must hold before the question "elicited, transformed or formed?" means anything.
+"""Preconditions of the question "elicited, transformed or formed?", with their tables and rows.
 
-Each check compares an end of a 95 % interval with a threshold, so that too few prompts fail it
-rather than pass it. The thresholds stand in :mod:`circuitlapse.verdict.thresholds`.
-
-What the verdict's sentences and checks are about, and which rows they can be checked against.
+Each check compares an end of a 95 % interval with a threshold, so that too few prompts fail it. The
+thresholds are in :mod:`circuitlapse.verdict.thresholds`.
 """
 
 from collections.abc import Mapping
@@ -21,26 +19,22 @@ from circuitlapse.verdict.thresholds import (
 
 PLACEBO_CHECK = "The placebo did not improve"
 
-OLD_TASK_DONE = "The base does the old task"
+OLD_TASK_DONE = "The base solves the old task"
 
 
 @dataclass(frozen=True)
 class Findings:
-    """The figures that the verdict's preconditions are about.
+    """The figures of the preconditions.
 
-    Accuracies are among the names listed in the prompt, on held-out name pairs.
+    Accuracies are over the candidates, on held-out name pairs.
 
     Attributes:
-        base_old: Accuracy of the base on the old task.
-        base_new: Accuracy of the base on the new task.
-        tuned_old: Accuracy of the tuned model on the old task.
-        tuned_new: Accuracy of the tuned model on the new task.
-        tuned_new_templates: The same on held-out templates.
-        candidates: How many names a prompt of the new task lists; chance is one in so many.
+        tuned_new_templates: Accuracy of the tuned model on held-out templates of the new task.
+        candidates: Number of candidates of a new-task prompt; chance is its inverse.
         old_difference: Clean minus corrupt logit difference of the base on the old task, in logits.
-        placebo_gain: Rise of the new task's logit difference in the placebo; None if none was run.
-        shortcuts: By rule and split, how far the tuned model's accuracy on the new task is ahead of
-            what a rule without understanding reaches on the same prompts.
+        placebo_gain: Rise of the new task's logit difference in the placebo; None without one.
+        shortcuts: By rule and split, accuracy of the tuned model on the new task minus that of the
+            shortcut heuristic on the same prompts.
     """
 
     base_old: Estimate
@@ -59,11 +53,9 @@ class Context:
     """One fine-tune.
 
     Attributes:
-        old: Name of the old task.
-        new: Name of the new task.
-        counterfactual: Family under which overlap and changes were measured.
-        step: The tuned model's training step.
-        seeds: Columns that pick the run: base_seed, recipe and finetune_seed.
+        counterfactual: Counterfactual type of overlap and head changes.
+        step: Training step of the tuned model.
+        seeds: Columns of the run: base_seed, recipe and finetune_seed.
         placebo: Name of the placebo in its table.
     """
 
@@ -75,20 +67,14 @@ class Context:
     placebo: str | None = None
 
     def where(self, **columns: str | int) -> dict[str, str | int]:
-        """Column values that pick rows of this run from a table."""
+        """Return column values that select rows of this run."""
         return {**self.seeds, **columns}
 
 
 def check_preconditions(
     findings: Findings, improvement: Estimate, context: Context | None = None
 ) -> list[Precondition]:
-    """Check everything, in the order in which a reader would ask.
-
-    Args:
-        findings: What was measured besides the grafts.
-        improvement: G, the rise of the new task's logit difference, in logits.
-        context: The run whose tables have the rows behind the checks, if there is one.
-    """
+    """Return all preconditions; ``context`` is the run whose tables have their rows."""
     chance = 1 / findings.candidates
 
     def answered(model: str, task: str, split: str = "test") -> dict[str, Any]:
@@ -98,14 +84,14 @@ def check_preconditions(
         Precondition(
             name=OLD_TASK_DONE,
             holds=findings.base_old.low >= OLD_MASTERED,
-            detail=f"accuracy {percent(findings.base_old)}; the interval must reach down to no "
-            f"less than {100 * OLD_MASTERED:.0f} %",
+            detail=f"accuracy {percent(findings.base_old)}; the interval must be at or "
+            f"above {100 * OLD_MASTERED:.0f} %",
             **answered("base", "old"),
         ),
         Precondition(
-            name="The base does not yet do the new task",
+            name="The base does not solve the new task yet",
             holds=findings.base_new.high <= NEW_NOT_MASTERED,
-            detail=f"accuracy {percent(findings.base_new)}; the interval must stay at or below "
+            detail=f"accuracy {percent(findings.base_new)}; the interval must be at or below "
             f"{100 * NEW_NOT_MASTERED:.0f} %",
             **answered("base", "new"),
         ),
@@ -119,19 +105,19 @@ def check_preconditions(
             name="There is an improvement",
             holds=improvement.low > 0,
             detail=f"G {logits(improvement)}; must be above zero",
-            **_gained(context),
+            **_improved(context),
         ),
         Precondition(
-            name="The new task was learnt",
+            name="The tuned model solves the new task",
             holds=findings.tuned_new.low >= NEW_LEARNT,
             detail=f"accuracy {percent(findings.tuned_new)} on held-out names; the interval must "
-            f"reach down to no less than {100 * NEW_LEARNT:.0f} %",
+            f"be at or above {100 * NEW_LEARNT:.0f} %",
             **answered("tuned", "new"),
         ),
         Precondition(
-            name="It carries over to held-out templates",
+            name="The new task generalises to held-out templates",
             holds=findings.tuned_new_templates.low > chance,
-            detail=f"accuracy {percent(findings.tuned_new_templates)}; the interval must lie "
+            detail=f"accuracy {percent(findings.tuned_new_templates)}; the interval must be "
             f"above chance, {100 * chance:.0f} %",
             **answered("tuned", "new", "test_templates"),
         ),
@@ -143,7 +129,7 @@ def check_preconditions(
 def _link(
     context: Context | None, table: str, model: str, task: str, **where: str
 ) -> dict[str, Any]:
-    """Name the rows behind a check; nothing where there is no run."""
+    """Rows of a check; nothing without a run."""
     if context is None:
         return {}
     step = 0 if model == "base" else context.step
@@ -152,14 +138,14 @@ def _link(
 
 
 def _broken(context: Context | None) -> dict[str, Any]:
-    """Name the rows that have the whole model's metric on clean and on corrupt prompts."""
+    """Rows with the whole model's metric on clean and corrupted prompts."""
     if context is None:
         return {}
     return _link(context, "faithfulness", "base", "old", counterfactual=context.counterfactual)
 
 
-def _gained(context: Context | None) -> dict[str, Any]:
-    """Name the row that has G: where no head is held, all of the improvement is left."""
+def _improved(context: Context | None) -> dict[str, Any]:
+    """Row with G: all of the improvement remains if no head is frozen."""
     if context is None:
         return {}
     where = context.where(step=context.step, group="all heads")
@@ -173,10 +159,10 @@ def _shortcuts(
     where = {"test": "names", "test_templates": "templates"}[split]
     points = [round(100 * end) for end in (margin.value, margin.low, margin.high)]
     return Precondition(
-        name="It is ahead of every shortcut",
+        name="The tuned model is better than every shortcut",
         holds=margin.low > 0,
-        detail="by {} points [{}, {}] ".format(*points)
-        + f"of “{rule}” on held-out {where}, the closest; must be above zero",
+        detail="{} points [{}, {}] better ".format(*points)
+        + f"than “{rule}”, the best shortcut, on held-out {where}; must be above zero",
         **_link(context, "shortcuts", "tuned", "new", split=split, rule=rule),
     )
 
@@ -191,7 +177,7 @@ def _placebo(
     return Precondition(
         name=PLACEBO_CHECK,
         holds=placebo.high <= allowed or placebo.high <= 0,
-        detail=f"{logits(placebo)} on the new task; the interval must stay at or below "
+        detail=f"{logits(placebo)} on the new task; the interval must be at or below "
         f"{100 * PLACEBO_LARGEST_SHARE:.0f} % of G, {allowed:.2f}",
         **_link(context, "placebo", "tuned", "new", split="test", **own),
     )

@@ -1,16 +1,15 @@
-"""Whose weights brought the improvement: add-one-in, leave-one-out and Shapley.
+"""Each group's part of the improvement: add-one-in, leave-one-out and Shapley.
 
 v(S) is the mean logit difference on the new task's prompts of the base with the tuned weights of
 the groups in S; the improvement is G = v(all) - v(none). For a group g
 
-- *add-one-in* is v({g}) - v(none): what it brings by itself;
-- *leave-one-out* is v(all) - v(all but g): what is lost when it alone is put back;
+- *add-one-in* is v({g}) - v(none), the effect of adding it to the base alone;
+- *leave-one-out* is v(all) - v(all but g), the effect of removing it from the tuned model;
 - *shapley* is the mean of v(S + g) - v(S) over all orders in which groups can be added (Shapley
-  1953). Only this one sums to G over the groups, whatever they do together.
+  1953). Only these sum to G over the groups.
 
 Intervals come from one bootstrap over prompts that serves every quantity, so that a share's
-numerator and denominator vary together. Shares are refused where the interval of G is not above
-zero: there is then no improvement to share out.
+numerator and denominator vary together. There are no shares if the interval of G is not above zero.
 """
 
 from collections.abc import Mapping
@@ -115,7 +114,7 @@ def gain_shares(
 def contribution(
     values: Float[np.ndarray, "subsets prompts"], quantity: Quantity, group: Group
 ) -> Float[np.ndarray, " prompts"]:
-    """Gain that a group brings to the sets without it, per prompt, weighted as defined above."""
+    """Improvement that a group adds to the sets without it, per prompt, weighted as above."""
     n = len(GROUPS)
     total = np.zeros(values.shape[1])
     for number, before in enumerate(SUBSETS):

@@ -1,4 +1,4 @@
-"""The sentences of the evidence, each naming the table and rows that it can be checked against."""
+"""Evidence sentences on behaviour, overlap and head changes, with their tables and rows."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -9,14 +9,14 @@ from circuitlapse.records.documents import Evidence, Group
 from circuitlapse.verdict.preconditions import Context, Findings, logits, percent
 
 GROUP_NAMES: dict[Group, str] = {
-    "old_heads": "old circuit's heads",
+    "old_heads": "old-task heads",
     "recruited_heads": "recruited heads",
     "other_heads": "other heads",
     "mlps": "MLPs",
     "shared": "embeddings, normalisations and output biases",
 }
 
-# Pearson's follows the few largest components, the ranks' all of them: each alone would mislead.
+# Pearson's depends on the few largest components, the ranks' on all: each alone would mislead.
 _CORRELATIONS = {"pearson": "correlation", "spearman": "rank correlation"}
 
 
@@ -26,7 +26,7 @@ def statements(
     overlaps: Sequence[Overlap],
     changes: HeadChanges | None,
 ) -> list[Evidence]:
-    """Write the sentences on behaviour, wiring and changes; causes are worded from their tables."""
+    """Return the sentences on behaviour, overlap and head changes."""
     return [
         *_behaviour(context, findings),
         *_overlap(context, overlaps),
@@ -50,14 +50,13 @@ def _behaviour(context: Context, findings: Findings) -> Iterator[Evidence]:
             step,
             findings.tuned_new_templates,
             "test_templates",
-            " in held-out templates",
+            " with held-out templates",
         ),
         (old, "The tuned model", step, findings.tuned_old, "test", ""),
     ):
         yield _evidence(
             context,
-            f"{model} answers {task}{where} with an accuracy of {percent(estimate)} among the "
-            "listed names.",
+            f"{model} has a candidate accuracy of {percent(estimate)} on {task}{where}.",
             "behaviour",
             step=at,
             task=task,
@@ -104,10 +103,10 @@ def _correlation(row: Overlap) -> str:
         text += f" [{row.value_low:.2f}, {row.value_high:.2f}]"
     compared = []
     if row.ceiling is not None:
-        compared.append(f"halves of the prompts reach {row.ceiling:.2f}")
+        compared.append(f"noise ceiling {row.ceiling:.2f}")
     if row.null_mean is not None:
         compared.append(
-            f"heads shuffled within their layers {row.null_mean:.2f} "
+            f"permutation null {row.null_mean:.2f} "
             f"[{row.null_low:.2f}, {row.null_high:.2f}] (p = {row.p_value:.3f})"
         )
     return "; ".join([text, ", ".join(compared)]) if compared else text
@@ -121,7 +120,8 @@ def _head_changes(context: Context, changes: HeadChanges) -> Iterator[Evidence]:
     )
     yield _evidence(
         context,
-        f"Of {len(changes.rows)} heads: {listed} (used from {changes.threshold:.2f} logits on).",
+        f"Of {len(changes.rows)} heads: {listed} (used: an effect of at least "
+        f"{changes.threshold:.2f} logits).",
         "head_changes",
         **where,
     )

@@ -1,25 +1,23 @@
-"""Every threshold of the verdict, each with its reason, and nothing else.
+"""Every threshold of the verdict, each with its reason.
 
-They are judgements, made before any organism of an unseen seed was scored, and not changed since.
-docs/results/calibration.md says how often labels that follow from them are right. What is no
-judgement of the verdict's stands where it is used: levels of intervals, the fewest random groups
-that can tell anything, and the minima of published heads' tests.
+They were set before any organism of an unseen seed was scored, and not changed since.
+docs/results/calibration.md says how often the labels are right.
 """
 
-# An old circuit can only be read from a model that does the old task nearly always. The organisms
-# are gated higher (.98 on its point value); this leaves room for models trained elsewhere.
+# Old-task heads can only be found in a model that solves the old task nearly always. The gate of
+# the organisms is higher (0.98, point value); this leaves room for models trained elsewhere.
 OLD_MASTERED = 0.90
 # Beyond this there is little left to learn: the `natural` organism's own gate.
 NEW_NOT_MASTERED = 0.75
-# Halfway from chance to certainty: as one who knows half of the answers and guesses the others.
+# Halfway from chance to certainty: half of the answers known, the others guessed.
 FAILED_AT_MOST = 0.5
-# Three right in four on held-out name pairs: far from the chance of any task here (1/3 or 1/2).
+# Three of four answers correct on held-out name pairs, far from chance of any task (1/3 or 1/2).
 NEW_LEARNT = 0.75
 # A placebo that makes more than a fifth of the improvement would make any share of it doubtful.
 PLACEBO_LARGEST_SHARE = 0.2
 
 
-# A tenth more right answers: below it, nothing happened that a reader would call an ability.
+# Ten percentage points of accuracy: less is no ability.
 SMALLEST_ACCURACY_GAIN = 0.1
 # More than all others together.
 MAJORITY = 0.5
@@ -31,6 +29,5 @@ LARGEST_P = 0.05
 # and one of them may hold by chance what matters in it. With 39, one of them may reach the group
 # within that p; with the 20 that are the fewest, none.
 JUDGED_GROUPS = 39
-# Seeds from which a bootstrap over seeds says something: with four, one resample in 64 is a single
-# seed repeated.
+# Fewest seeds for a bootstrap over seeds: with four, one resample in 64 is a single seed repeated.
 POOLED_SEEDS = 5

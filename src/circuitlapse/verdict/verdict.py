@@ -1,9 +1,6 @@
-"""The verdict: what was decided, its evidence in words, and what is known of the rule itself.
+"""The verdict: the decision, its evidence in words, and the errors of the rule in calibration.
 
-What is known of the decision rule: how often it named what was planted.
-
-The sentence stands in every verdict. It is worded from the calibration that the rule was released
-with (:func:`circuitlapse.records.calibration.released`): no figure in it is written by hand.
+The figures of the calibration are those of :func:`circuitlapse.records.calibration.released`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,15 +29,10 @@ def build_verdict(
     seed: int,
     repeats: int = 1000,
 ) -> Verdict:
-    """Judge the fine-tunes of one recipe.
+    """Return the verdict on the fine-tunes of one recipe, by seed.
 
-    Args:
-        runs: One for each fine-tuning seed.
-        evidence: The sentences on each.
-        grouped: Whether heads could be told apart in all of them; without that, no share of a group
-            of heads means anything.
-        seed: Fixes the bootstrap.
-        repeats: Its resamples.
+    ``grouped`` is whether the head groups could be told apart in all of them; otherwise no share of
+    a head group is meaningful.
 
     Raises:
         CircuitlapseError: If there is no fine-tune, or they were not measured on the same prompts.
@@ -95,30 +87,30 @@ THRESHOLDS: dict[str, float] = {
 
 
 def known_of_rule(found: Calibration) -> str:
-    """Say how often the rule was right on models whose answer was planted.
+    """Say how often the label was right on models with known ground truth.
 
-    Of a calibration with other thresholds than those in use, it says that nothing is known.
+    A calibration with other thresholds says nothing about the errors of the present rule.
     """
     if found.thresholds != THRESHOLDS:
         return (
-            "its thresholds are not those that were calibrated, so that its errors are not known "
+            "its thresholds differ from the calibrated ones, so its errors are not known "
             "(docs/results/calibration.md)"
         )
     tallies = {each.kind: each for each in found.tallies}
     causes, nothing = tallies["all causes"], tallies["nothing"]
     seeds = [each.seed for each in found.organisms if each.scored]
     return (
-        f"frozen, then scored once on {causes.n + nothing.n} small models whose answer was planted "
-        f"(seeds {min(seeds)} to {max(seeds)}), and since then made more careful in one place. Of "
-        f"{causes.n} with a cause {_named(causes)}; of "
-        f"{nothing.n} that learnt nothing {_named(nothing)}. On other models its errors are not "
-        "known (docs/results/calibration.md)"
+        f"frozen, then scored once on {causes.n + nothing.n} small models with known ground truth "
+        f"(seeds {min(seeds)} to {max(seeds)}), and made more conservative in one place since. Of "
+        f"{causes.n} models with a cause {_named(causes)}; of {nothing.n} models without an "
+        f"improvement {_named(nothing)}. Its errors on other models are not known "
+        "(docs/results/calibration.md)"
     )
 
 
 def _named(tally: Tally) -> str:
     low, high = (100 * end for end in (tally.wrong_share.low, tally.wrong_share.high))
     return (
-        f"it named {tally.right} rightly and {tally.wrong} wrongly ({low:.0f} to {high:.0f} %, "
-        f"exact 95 % interval), and left {tally.undetermined} undetermined"
+        f"{tally.right} labels were correct and {tally.wrong} wrong ({low:.0f} to {high:.0f} %, "
+        f"exact 95 % interval), and {tally.undetermined} undetermined"
     )

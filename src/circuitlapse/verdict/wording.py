@@ -1,7 +1,6 @@
-"""Sentences worded from the rows of the result tables that they point to.
+"""Evidence sentences, each from rows of a result table of one fine-tune.
 
-Each function is given the rows of one fine-tune and says nothing where there are none, so that no
-sentence can name a row that does not exist.
+Without rows there is no sentence, so that no sentence names a row that does not exist.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +25,7 @@ _JUDGED = ("old_heads", "recruited_heads")
 
 @dataclass(frozen=True)
 class Tables:
-    """Rows of one fine-tune by the table that they stand in."""
+    """Rows of one fine-tune, by table."""
 
     grafts: Sequence[Row] = ()
     mediation: Sequence[Row] = ()
@@ -36,13 +35,13 @@ class Tables:
 
 
 def evidence_sentences(context: Context, tables: Tables) -> list[Evidence]:
-    """Word all of them, from function over dynamics to causes."""
+    """Return all sentences, from roles over dynamics to causes."""
     return [
         *_roles(context, tables.roles),
         *_dynamics(context, tables.dynamics),
-        *_gains(context, tables.grafts),
+        *_rescaled(context, tables.grafts),
         *_shares(context, tables.grafts),
-        *_circuits(context, tables.grafts),
+        *_parts(context, tables.grafts),
         *_mediation(context, tables.mediation),
         *_crosspatch(context, tables.crosspatch),
     ]
@@ -56,16 +55,16 @@ def _evidence(context: Context, statement: str, table: str, **where: str | int) 
     return Evidence(statement=statement, table=table, where={**context.seeds, **where})
 
 
-def _of_gain(row: Row) -> str:
-    """A share of the improvement, or the part in logits where no share is given."""
+def _of_improvement(row: Row) -> str:
+    """A share of the improvement, or the part in logits if there is no share."""
     share, improvement = Estimate.of(row, "share"), Estimate.of(row, "improvement")
     if share is not None:
         return f"{percent(share)} of the improvement"
     return "nothing" if improvement is None else f"{logits(improvement)} (no share is given)"
 
 
-def _beside(row: Row) -> str:
-    """What random groups reach, in the row's own unit."""
+def _baseline(row: Row) -> str:
+    """Values of size-matched random heads, in the row's unit."""
     if row["n_random"] is None:
         return ""
     whole = row["improvement"] / row["share"] if row["share"] else None
@@ -75,21 +74,17 @@ def _beside(row: Row) -> str:
     else:
         part = [round(100 * each / whole) for each in (mean, low, high)]
         shown = f"{part[0]} %, from {part[1]} to {part[2]}"
-    return f"; {row['n_random']} random groups of as many heads, {shown} (p = {row['p_value']:.2f})"
+    return f"; {row['n_random']} size-matched random groups, {shown} (p = {row['p_value']:.2f})"
 
 
-def _gains(context: Context, rows: Sequence[Row]) -> Iterator[Evidence]:
+def _rescaled(context: Context, rows: Sequence[Row]) -> Iterator[Evidence]:
     for group, text in (
-        (
-            "output_scales",
-            "One scale for each head and MLP of the base, fitted to what is read of the same "
-            "component in the tuned model, brings",
-        ),
-        ("non_negative_scales", "Scales that cannot turn a component round bring"),
+        ("output_scales", "Rescaling the base's own heads and MLPs reaches"),
+        ("non_negative_scales", "Rescaling them without negative scales reaches"),
     ):
         where = {"step": context.step, "origin": "rescaled_base", "group": group}
         for row in _pick(rows, **where):
-            yield _evidence(context, f"{text} {_of_gain(row)}.", "grafts", **where)
+            yield _evidence(context, f"{text} {_of_improvement(row)}.", "grafts", **where)
 
 
 def _shares(context: Context, rows: Sequence[Row]) -> Iterator[Evidence]:
@@ -104,18 +99,22 @@ def _shares(context: Context, rows: Sequence[Row]) -> Iterator[Evidence]:
             continue
         ends = ""
         if "add_one_in" in by and "leave_one_out" in by:
-            ends = f" (first in {_of_gain(by['add_one_in'])}{_beside(by['add_one_in'])}; last in "
-            ends += f"{_of_gain(by['leave_one_out'])}{_beside(by['leave_one_out'])})"
+            one, other = (
+                f"{_of_improvement(by[quantity])}{_baseline(by[quantity])}"
+                for quantity in ("add_one_in", "leave_one_out")
+            )
+            ends = f" (add-one-in {one}; leave-one-out {other})"
         yield _evidence(
             context,
-            f"From the rescaled base on, the tuned weights of the {name} ({row['n_parameters']:,} "
-            f"parameters) bring {_of_gain(row)} by their Shapley value{ends}.",
+            f"Grafted into the rescaled base, the tuned weights of the {name} "
+            f"({row['n_parameters']:,} parameters) bring {_of_improvement(row)} by their Shapley "
+            f"value{ends}.",
             "grafts",
             **where,
         )
 
 
-def _circuits(context: Context, rows: Sequence[Row]) -> Iterator[Evidence]:
+def _parts(context: Context, rows: Sequence[Row]) -> Iterator[Evidence]:
     for group in _JUDGED:
         for part, weights in _PARTS.items():
             where = {
@@ -128,34 +127,40 @@ def _circuits(context: Context, rows: Sequence[Row]) -> Iterator[Evidence]:
             for row in _pick(rows, **where):
                 yield _evidence(
                     context,
-                    f"The tuned {weights} of the {_NAMES[group]} alone bring the base "
-                    f"{_of_gain(row)}{_beside(row)}.",
+                    f"Grafted into the base, the tuned {weights} of the {_NAMES[group]} alone bring "
+                    f"{_of_improvement(row)}{_baseline(row)}.",
                     "grafts",
                     **where,
                 )
 
 
 def _mediation(context: Context, rows: Sequence[Row]) -> Iterator[Evidence]:
-    held = "held at what they do in the base"
+    frozen = "frozen to their base activations"
     for group, text in (
-        ("no heads", f"With all heads {held}, "),
-        ("old_heads", f"With all heads but the old circuit's {held}, "),
-        ("recruited_heads", f"With all heads but the recruited ones {held}, "),
+        ("no heads", f"With all heads {frozen}, "),
+        ("old_heads", f"With all heads except the old-task heads {frozen}, "),
+        ("recruited_heads", f"With all heads except the recruited heads {frozen}, "),
     ):
         where = {"step": context.step, "group": group}
         for row in _pick(rows, **where):
             yield _evidence(
-                context, f"{text}{_of_gain(row)} is left{_beside(row)}.", "mediation", **where
+                context,
+                f"{text}{_of_improvement(row)} remains{_baseline(row)}.",
+                "mediation",
+                **where,
             )
 
 
 def _crosspatch(context: Context, rows: Sequence[Row]) -> Iterator[Evidence]:
     for group in _JUDGED:
         for direction, text in (
-            ("tuned_into_base", "The tuned model's activations of the {} put into the base bring"),
+            (
+                "tuned_into_base",
+                "Activations of the {} patched from the tuned model into the base bring",
+            ),
             (
                 "base_into_tuned",
-                "The base's activations of the {} put into the tuned model take away",
+                "Activations of the {} patched from the base into the tuned model remove",
             ),
         ):
             where = {"step": context.step, "group": group, "direction": direction}
@@ -164,7 +169,7 @@ def _crosspatch(context: Context, rows: Sequence[Row]) -> Iterator[Evidence]:
             for row in everywhere:
                 yield _evidence(
                     context,
-                    f"{text.format(_NAMES[group])} {_of_gain(row)}{_beside(row)}.",
+                    f"{text.format(_NAMES[group])} {_of_improvement(row)}{_baseline(row)}.",
                     "crosspatch",
                     **where,
                     position="everywhere",
@@ -173,8 +178,8 @@ def _crosspatch(context: Context, rows: Sequence[Row]) -> Iterator[Evidence]:
                 most = max(named, key=lambda row: row["improvement"])
                 yield _evidence(
                     context,
-                    f"At one named position they do most at {most['position']}: "
-                    f"{_of_gain(most)}{_beside(most)}.",
+                    f"The named position with the largest effect is {most['position']}: "
+                    f"{_of_improvement(most)}{_baseline(most)}.",
                     "crosspatch",
                     **where,
                     position=most["position"],
@@ -188,14 +193,16 @@ def _roles(context: Context, rows: Sequence[Row]) -> Iterator[Evidence]:
         if not found:
             continue
         changed = [row["node"] for row in found if row["changed"]]
-        text = f"On {task}, {len(changed)} of {len(found)} heads do something else than in the base"
+        text = (
+            f"On {task}, the profiles of {len(changed)} of {len(found)} heads differ from the base"
+        )
         moves = [row for row in found if row["source"]]
         p = moves[0]["moves_p"] if moves else None
         if p is not None and p <= LARGEST_P:
             listed = ", ".join(f"{row['source']} → {row['node']}" for row in moves)
-            text += f"; roles left heads and appeared in others ({listed}; p = {p:.3f})"
+            text += f"; roles moved between heads ({listed}; p = {p:.3f})"
         elif p is not None:
-            text += f"; that roles moved from head to head is not shown (p = {p:.3f})"
+            text += f"; a move of roles between heads is not significant (p = {p:.3f})"
         yield _evidence(context, f"{text}.", "roles", **where)
         movers = _pick(found, role="mover")
         if movers:

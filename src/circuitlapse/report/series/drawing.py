@@ -147,7 +147,7 @@ def colour_key(
 def _ticks(largest: float, half: float) -> list[float]:
     """Zero, and values of both signs whose labels have room on half the scale's length."""
     kept, last = [0.0], 0.0
-    sizes = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, largest)
+    sizes = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, largest)
     for size in sizes:
         at = half * signed_root(size, largest)
         if size <= largest and at - last >= (24 if size == largest else 30):

@@ -44,7 +44,7 @@ class Grid:
                 yield "/".join(map(str, (run, *values))), part
 
     def values(
-        self, frame: pl.DataFrame, column: str, names: Sequence[str], value: str
+        self, frame: pl.DataFrame, column: str, names: Sequence[Any], value: str
     ) -> np.ndarray:
         """Return ``[steps, names]`` of the column ``value``, NaN where there is no row."""
         found = np.full((len(self.steps), len(names)), np.nan)
