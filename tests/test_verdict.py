@@ -111,16 +111,16 @@ def test_all_preconditions_hold_for_a_good_run():
     ("changes", "name"),
     [
         ({"base_old": around(0.91, 0.02)}, "The base solves the old task"),
-        ({"base_new": around(0.74, 0.02)}, "The base does not solve the new task yet"),
+        ({"base_new": around(0.74, 0.02)}, "The base does not yet solve the new task"),
         (
             {"old_difference": around(0.1, 0.2)},
             "The counterfactual breaks the old task in the base",
         ),
         ({"tuned_new": around(0.76, 0.02)}, "The tuned model solves the new task"),
-        ({"tuned_new_templates": around(0.34)}, "The new task generalises to held-out templates"),
+        ({"tuned_new_templates": around(0.34)}, "It also solves held-out templates"),
         (
             {"shortcuts": {**GOOD.shortcuts, ("last mentioned", "test"): around(0.01)}},
-            "The tuned model is better than every shortcut",
+            "No shortcut heuristic does as well",
         ),
         ({"placebo_gain": around(0.79, 0.02)}, "The placebo did not improve"),
         ({"placebo_gain": None}, "The placebo did not improve"),
@@ -179,7 +179,7 @@ def test_without_an_improvement_there_are_no_shares():
 def test_failed_preconditions_are_the_reason():
     found = verdict(judged(findings=replace(GOOD, base_new=around(0.9), placebo_gain=None)))
     assert found.label == "undetermined"
-    assert "The base does not solve the new task yet" in found.reason
+    assert "The base does not yet solve the new task" in found.reason
     assert "The placebo did not improve" in found.reason
 
 

@@ -89,7 +89,7 @@ def check_preconditions(
             **answered("base", "old"),
         ),
         Precondition(
-            name="The base does not solve the new task yet",
+            name="The base does not yet solve the new task",
             holds=findings.base_new.high <= NEW_NOT_MASTERED,
             detail=f"accuracy {percent(findings.base_new)}; the interval must be at or below "
             f"{100 * NEW_NOT_MASTERED:.0f} %",
@@ -115,7 +115,7 @@ def check_preconditions(
             **answered("tuned", "new"),
         ),
         Precondition(
-            name="The new task generalises to held-out templates",
+            name="It also solves held-out templates",
             holds=findings.tuned_new_templates.low > chance,
             detail=f"accuracy {percent(findings.tuned_new_templates)}; the interval must be "
             f"above chance, {100 * chance:.0f} %",
@@ -159,7 +159,7 @@ def _shortcuts(
     where = {"test": "names", "test_templates": "templates"}[split]
     points = [round(100 * end) for end in (margin.value, margin.low, margin.high)]
     return Precondition(
-        name="The tuned model is better than every shortcut",
+        name="No shortcut heuristic does as well",
         holds=margin.low > 0,
         detail="{} points [{}, {}] better ".format(*points)
         + f"than “{rule}”, the best shortcut, on held-out {where}; must be above zero",

@@ -127,8 +127,8 @@ def _parts(context: Context, rows: Sequence[Row]) -> Iterator[Evidence]:
             for row in _pick(rows, **where):
                 yield _evidence(
                     context,
-                    f"Grafted into the base, the tuned {weights} of the {_NAMES[group]} alone bring "
-                    f"{_of_improvement(row)}{_baseline(row)}.",
+                    f"Grafted into the base, the tuned {weights} of the {_NAMES[group]} alone "
+                    f"bring {_of_improvement(row)}{_baseline(row)}.",
                     "grafts",
                     **where,
                 )
