@@ -369,8 +369,8 @@ def test_every_sentence_points_at_rows_of_its_table():
 
 def test_the_sentences_say_what_was_measured():
     text = "\n".join(found.statement for found in statements(CONTEXT, GOOD, overlaps(), heads()))
-    assert "The base has a candidate accuracy of 36 % [34, 38] on ioi3." in text
-    assert "a candidate accuracy of 80 % [78, 82] on ioi3 with held-out templates" in text
+    assert "The base solves ioi3 with a candidate accuracy of 36 % [34, 38]." in text
+    assert "on held-out templates with a candidate accuracy of 80 % [78, 82]" in text
     assert (
         "The placebo changed the base's logit difference on ioi3 by 0.10 logits [0.05, 0.15]."
         in text

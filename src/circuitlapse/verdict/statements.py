@@ -50,13 +50,13 @@ def _behaviour(context: Context, findings: Findings) -> Iterator[Evidence]:
             step,
             findings.tuned_new_templates,
             "test_templates",
-            " with held-out templates",
+            " on held-out templates",
         ),
         (old, "The tuned model", step, findings.tuned_old, "test", ""),
     ):
         yield _evidence(
             context,
-            f"{model} has a candidate accuracy of {percent(estimate)} on {task}{where}.",
+            f"{model} solves {task}{where} with a candidate accuracy of {percent(estimate)}.",
             "behaviour",
             step=at,
             task=task,
