@@ -56,7 +56,8 @@ def _largest_reading(frame: pl.DataFrame) -> float:
     """End of the colour scale of readings, in which a layer's heads are added up."""
     layer = pl.col("component").str.replace(r"\.h\d+$", "")
     keys = ["base_seed", "finetune_seed", "task", "step", "reading", layer]
-    return short(frame.group_by(keys).agg(pl.col("value").sum())["value"].abs().max()) or 1.0
+    values = frame.group_by(keys).agg(pl.col("value").sum())["value"].to_numpy()
+    return short(float(np.nanmax(np.abs(values), initial=0))) or 1.0
 
 
 def _signature(frame: pl.DataFrame, grid: Grid, heads: list[str]) -> dict[str, Any]:
