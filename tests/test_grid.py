@@ -116,10 +116,10 @@ def test_a_schedule_runs_from_the_base_to_the_last_step(steps, every, listed):
         ({"grid": {"method": ["half"]}}, "'full' or 'lora'"),
         ({"optimizer": "../up"}, "should match pattern"),
         ({"trainer": {"optim": "sgd"}}, "`optim` is set by finetune.optimizer"),
-        ({"trainer": {"packing": True}}, "`packing`: prompts are tokenised here"),
+        ({"trainer": {"packing": True}}, "`packing`: circuitlapse tokenises the prompts"),
         (
             {"trainer": {"push_to_hub": True, "seed": 1}},
-            "by finetune.seeds; `push_to_hub`: nothing",
+            "by finetune.seeds; `push_to_hub`: circuitlapse sends nothing",
         ),
     ],
 )
