@@ -46,8 +46,8 @@ def test_readings_stand_where_the_script_looks_for_them(records: RunRecords, dat
     assert data["direct"]["1/ioi3"][0][place] == pytest.approx(row["value"], rel=1e-3)
     row = _row(frame, **at, reading="attention", positions="END>S2", component="a2.h3")
     heads = [node["id"] for node in data["nodes"] if node["head"] >= 0]
-    signature = data["signature"]["1/ioi3/attention/END>S2"]
-    letter = signature["values"][len(heads) + heads.index("a2.h3")]
+    profile = data["profiles"]["1/ioi3/attention/END>S2"]
+    letter = profile["values"][len(heads) + heads.index("a2.h3")]
     assert (ord(letter) - 0x23) / 63 == pytest.approx(row["value"], abs=0.5 / 63 + 1e-9)
 
 

@@ -60,7 +60,7 @@ const headPage = (() => {
     const place = heads.indexOf(node);
     const ends = (columns, end) => columns.map((column) => column[end * heads.length + place]);
     const found = new Map();
-    for (const [key, { values, ends: columns }] of Object.entries(data.profile)) {
+    for (const [key, { values, ends: columns }] of Object.entries(data.profiles)) {
       const [run, task, reading, positions] = key.split("/");
       if (Number(run) !== state.run) continue;
       const label = positions ? `${readingNames[reading] ?? reading} ${positions.replace(">", " → ")}`

@@ -43,7 +43,7 @@ def checkpoint_details(records: RunRecords, grid: Grid, nodes: list[str]) -> dic
         "lens": lens,
         "direct": direct,
         "largest_reading": _largest_reading(own),
-        "signature": _signature(frame.filter(~pl.col("reading").is_in(list(names))), grid, heads),
+        "profiles": _profiles(frame.filter(~pl.col("reading").is_in(list(names))), grid, heads),
         "patterns": _patterns(records, _ends(grid)),
     }
 
@@ -60,7 +60,7 @@ def _largest_reading(frame: pl.DataFrame) -> float:
     return short(float(np.nanmax(np.abs(values), initial=0))) or 1.0
 
 
-def _signature(frame: pl.DataFrame, grid: Grid, heads: list[str]) -> dict[str, Any]:
+def _profiles(frame: pl.DataFrame, grid: Grid, heads: list[str]) -> dict[str, Any]:
     """``run/task/reading/positions`` → values over [steps, heads], and both ends' intervals."""
     found = {}
     frame = frame.with_columns(pl.col("task").fill_null(""))
