@@ -228,7 +228,7 @@ def test_few_runs_are_judged_one_by_one_and_many_together():
 
 
 def test_runs_on_other_prompts_are_refused():
-    with pytest.raises(CircuitlapseError, match="all 32 hybrids on the same prompts"):
+    with pytest.raises(CircuitlapseError, match="all 32 grafted models on the same prompts"):
         divide_gain([measured(1, [1] * 5), measured(1, [1] * 5, n=30)], seed=0)
     with pytest.raises(CircuitlapseError, match="at least two"):
         divide_gain([], seed=0)

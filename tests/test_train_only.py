@@ -41,9 +41,9 @@ def test_the_old_circuit_is_chosen_before_it_is_trained(tiny_model):
     experiment = small_experiment(tiny_model, train_only="old_circuit")
     jobs = {job.name: job for job in plan_jobs(experiment, {"path": "x"})}
     for name in ("fine-tune seed-0", "fine-tune placebo-shuffled-answers-seed-0"):
-        assert "heads of the old circuit" in jobs[name].needs
+        assert "old-task heads" in jobs[name].needs
     free = {job.name: job for job in plan_jobs(small_experiment(tiny_model), {"path": "x"})}
-    assert "heads of the old circuit" not in free
+    assert "old-task heads" not in free
     assert free["fine-tune seed-0"].key != jobs["fine-tune seed-0"].key
 
 

@@ -13,8 +13,9 @@ from pydantic import BaseModel
 
 import circuitlapse as cl
 from circuitlapse.cli.app import app
+from circuitlapse.config.toml import to_toml
 from circuitlapse.records.columns import SCHEMAS
-from pages import SOURCE
+from pages import PAGES, ROOT, SOURCE
 
 # What each name became; empty where it went.
 TABLES = {"controls": "invariance", "fates": "head_changes", "gains": "output_scales"}
@@ -164,3 +165,111 @@ def test_values_of_a_finished_run_have_their_new_names(finished):
     assert set(grafts["origin"]) == {"base", "rescaled_base"}
     assert {"output_scales", "non_negative_scales"} < set(grafts["group"])
     assert set(finished.table("crosspatch")["direction"]) == {"tuned_into_base", "base_into_tuned"}
+
+
+# Terms that no text for users has any more, with the field's word.
+TERMS = {
+    r"accuracy among|among (the )?(listed )?(names|candidates)": "candidate accuracy",
+    r"admitted|admission": "validated, validation check",
+    r"ahead of": "better than",
+    r"arms?": "training runs",
+    r"behind so many": "k-shot",
+    r"beside": "compared with",
+    r"blank heads?": "unused heads",
+    r"bl[eo]ws? up|blew up": "diverged",
+    r"c[ao]mes? to (no|some)thing": "failed, finished",
+    r"corrupt partners?": "counterfactual prompts",
+    r"corruptions?": "counterfactuals",
+    r"demonstrably": "clearly",
+    r"(do|does|did) the (old|new) task": "solves the task",
+    r"fates?": "change categories",
+    r"(first|last)[ _-]in": "add-one-in, leave-one-out",
+    r"flip(s|ped)?": "changes its sign",
+    r"(go|goes|gone|went) on (where|with)": "resumes",
+    r"gained|gains|the gain": "improvement, output scales",
+    r"held at|heads held": "frozen",
+    r"hybrids?": "grafted models",
+    r"(is|are) looked at": "evaluated",
+    r"locks? of": "suppressed abilities",
+    r"louder|softer|turned up": "rescaled",
+    r"nursery": "organism cache",
+    r"old circuit.s|heads of the old circuit": "old-task heads",
+    r"patched exactly": "patched",
+    r"planted": "known ground truth",
+    r"remember(s|ed|ing)?": "prefix cache",
+    r"role signatures?|signatures?": "head profiles",
+    r"traps?": "training diagnostics, flags",
+    r"used from": "effect threshold",
+    r"wiring": "circuit structure",
+    r"without understanding": "shortcut heuristics",
+}
+# Where a term of the list is no old term.
+ALLOWED = {
+    "planted.json": "the name of a file",
+}
+# Modules whose strings are the words of prompts.
+PROMPTS = (
+    "tasks/battery/",
+    "tasks/templates.py",
+    "tasks/words.py",
+    "organisms/corpus.py",
+    "written/",
+)
+
+
+def sentences(source: str) -> Iterator[str]:
+    """Every string of Python source that is no docstring."""
+    nodes = list(ast.walk(ast.parse(source)))
+    bare = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+    for node in nodes:
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in bare:
+            yield node.value
+
+
+def texts() -> Iterator[tuple[str, str]]:
+    """Every text for users, with its place: help, experiment file, report and messages."""
+    for path, command in commands():
+        words = " ".join(("circuitlapse", *path))
+        yield f"{words} --help", command.get_help(typer.Context(command, info_name=words))
+    yield "demo --print-config", to_toml(cl.demo_experiment())
+    for page in PAGES:
+        if page != "CHANGELOG.md" and not page.startswith("docs/notes"):  # these name old terms
+            yield page, (ROOT / page).read_text()
+    for path in SOURCE.rglob("*"):
+        place = path.relative_to(SOURCE).as_posix()
+        if path.suffix == ".j2":
+            code = re.sub(r"\{[{%#].*?[}%#]\}", " ", path.read_text(), flags=re.DOTALL)
+            yield place, labels(code)
+        elif path.suffix == ".js" and "vendor" not in path.parts:
+            code = re.sub(r"\$\{[^{}]*\}", " ", path.read_text())
+            yield place, "\n".join(re.findall(r'"[^"\n]* [^"\n]*"|`[^`]* [^`]*`', code))
+        elif path.suffix == ".py" and not place.startswith(PROMPTS):
+            yield place, "\n".join(text for text in sentences(path.read_text()) if " " in text)
+
+
+def labels(page: str) -> str:
+    """The text of a page with the labels in its tags, without scripts and styles."""
+    page = re.sub(r"<(script|style)\b.*?</\1>", " ", page, flags=re.DOTALL)
+    named = re.findall(r'\b(?:title|alt|aria-label|content)="([^"]*)"', page)
+    return "\n".join([re.sub(r"</?[a-z][^>]*>", " ", page), *named])
+
+
+def old_terms(text: str) -> list[str]:
+    """The old terms of a text, each with its surroundings and the field's word."""
+    text = " ".join(text.split())
+    for name in ALLOWED:
+        text = text.replace(name, "")
+    return [
+        f"{text[max(0, found.start() - 40) : found.end() + 40]!r}: {word}"
+        for term, word in TERMS.items()
+        for found in re.finditer(rf"\b({term})\b", text, re.IGNORECASE)
+    ]
+
+
+def test_no_text_has_an_old_term():
+    found = {place: old_terms(text) for place, text in texts()}
+    assert {place: terms for place, terms in found.items() if terms} == {}
+
+
+def test_no_built_report_has_an_old_term(finished):
+    assert old_terms(labels(finished.report.read_text())) == []

@@ -88,9 +88,9 @@ def _groups(scores: RunData, training_run: TrainingRun) -> Evidence:
         ", ".join(heads) or "none" for heads in (choice.old_heads, choice.recruited_heads)
     )
     return Evidence(
-        statement="The groups were chosen on validation prompts: the old circuit's heads are "
-        f"{old}; recruited, {recruited}. The changes are judged on test prompts and beside the "
-        "placebo, so that they may differ for heads near the threshold or that it moves.",
+        statement=f"The groups were chosen on validation prompts. Old-task heads: {old}. Recruited "
+        f"heads: {recruited}. Change categories are measured on test prompts and use the placebo, "
+        "so they may differ for heads near the threshold and for heads that the placebo changes.",
         table="grafts",
         where={**scores.names(training_run), "step": scores.last, "origin": "rescaled_base"},
     )

@@ -101,7 +101,7 @@ def compare_roles(
     for other in (tuned, *halves, *placebos):
         if (other.heads, other.features) != (base.heads, base.features):
             raise CircuitlapseError(
-                "signatures must hold the same heads and features",
+                "head profiles must hold the same heads and features",
                 got=f"{len(other.heads)} heads with {len(other.features)} features, and "
                 f"{len(base.heads)} with {len(base.features)}",
                 fix="Measure them on one task, all with edge scores or all without",

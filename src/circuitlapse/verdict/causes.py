@@ -96,7 +96,7 @@ def divide_gain(runs: Sequence[Measured], *, seed: int, repeats: int = 1000) -> 
     shapes = sorted({run.hybrids.shape for run in runs})
     if len(shapes) != 1 or shapes[0][0] != len(SUBSETS) or shapes[0][1] < 2:
         raise CircuitlapseError(
-            f"causes need all {len(SUBSETS)} hybrids on the same prompts, at least two",
+            f"causes need all {len(SUBSETS)} grafted models on the same prompts, at least two",
             got=shapes,
             fix="Measure every fine-tune on one set of test prompts",
         )

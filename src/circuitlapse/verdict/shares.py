@@ -87,8 +87,8 @@ def gain_shares(
     n_subsets, prompts = values.shape
     if n_subsets != len(SUBSETS) or prompts < 2:
         raise CircuitlapseError(
-            f"shares need all {len(SUBSETS)} hybrids on at least two prompts",
-            got=f"{n_subsets} hybrids on {prompts} prompts",
+            f"shares need all {len(SUBSETS)} grafted models on at least two prompts",
+            got=f"{n_subsets} grafted models on {prompts} prompts",
         )
     values = values.astype(np.float64)
     names: list[tuple[Quantity, Group]] = [

@@ -25,7 +25,7 @@ def add_old_circuit(
         return ()
     chosen = [e.measure.counterfactuals[0], e.compare.group_prompts, c.seed, c.random_sets]
     needs = (base, validation)
-    return (add("old_circuit", "heads of the old circuit", (OLD_HEADS,), chosen, needs),)
+    return (add("old_circuit", "old-task heads", (OLD_HEADS,), chosen, needs),)
 
 
 def add_controls(
