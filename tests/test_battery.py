@@ -1,4 +1,4 @@
-"""Every task of the battery, compared with checkers that share nothing with it but the text."""
+"""Built-in tasks, compared with checkers that read only the finished text."""
 
 import json
 import os
@@ -88,7 +88,7 @@ def right_answers(name: str, prompt: str) -> set[str]:
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_every_item_asks_what_it_says(name: str) -> None:
+def test_every_item_has_the_answer_of_an_independent_checker(name: str) -> None:
     assert len(TASKS) * len(SPLITS) * EACH >= 10_000
     task = get_task(name)
     for split in SPLITS:
@@ -146,7 +146,7 @@ def test_splits_share_no_item_no_name_pair_and_no_wording(name: str) -> None:
 
 @settings(max_examples=25)
 @given(name=st.sampled_from(list(TASKS)), seeds=st.tuples(st.integers(0, 10**6), st.integers()))
-def test_no_seeds_bring_one_item_into_two_splits(name: str, seeds: tuple[int, int]) -> None:
+def test_no_item_is_in_two_splits_whatever_the_seeds(name: str, seeds: tuple[int, int]) -> None:
     task = get_task(name)
     one = {item.prompt for item in task.items("train", 20, seeds[0])}
     for split in ("validation", "test"):
@@ -159,7 +159,7 @@ LISTED = {
 
 
 @pytest.mark.parametrize("name", LISTED)
-def test_the_answer_stands_at_every_place_of_the_list_equally_often(name: str) -> None:
+def test_the_answer_is_equally_often_at_every_list_position(name: str) -> None:
     block, count = len(TASKS[name].cases), LISTED[name]
     items = TASKS[name].items("test", 5 * block)
     for begin in range(0, len(items), block):
@@ -190,7 +190,7 @@ def gpt2() -> PreTrainedTokenizerBase:
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_every_task_suits_gpt2_and_is_the_same_for_it(name: str, gpt2) -> None:
+def test_every_task_is_unchanged_with_the_tokenizer_of_gpt2(name: str, gpt2) -> None:
     task = get_task(name)
     assert pools_for(gpt2) == POOLS
     for split in ("train", "test_templates"):
@@ -223,7 +223,7 @@ def without(tokenizer: PreTrainedTokenizerFast, words: set[str]) -> PreTrainedTo
     )
 
 
-def test_words_are_chosen_to_suit_the_tokenizer() -> None:
+def test_words_are_single_tokens_of_the_tokenizer() -> None:
     organism = build_tokenizer()
     for name in ("ioi2", "ioi3"):
         task = get_task(name)
@@ -244,7 +244,7 @@ def test_words_are_chosen_to_suit_the_tokenizer() -> None:
     )
 
 
-def test_a_task_that_a_tokenizer_cannot_have_says_why() -> None:
+def test_a_tokenizer_without_the_words_of_a_task_is_an_error() -> None:
     organism = build_tokenizer()
     with pytest.raises(
         CircuitlapseError, match=r"needs 2 words for 'number' .*got '0: none'.*2, 3"

@@ -1,4 +1,4 @@
-"""Several right answers, fewer distractors here than there, and candidates of several tokens."""
+"""Several right answers, different numbers of distractors, and candidates of several tokens."""
 
 from pathlib import Path
 
@@ -94,7 +94,7 @@ def test_a_mean_over_all_candidates_is_the_plain_mean() -> None:
     assert torch.equal(candidate_mean(values, tokens), values.mean(dim=1))
 
 
-def told(answer: str, distractors: tuple[str, ...], **changes: object) -> Item:
+def item_of(answer: str, distractors: tuple[str, ...], **changes: object) -> Item:
     prompt = "Then, Mary and John went to the store. John gave a ring to"
     fields = {
         "prompt": prompt,
@@ -111,10 +111,10 @@ def told(answer: str, distractors: tuple[str, ...], **changes: object) -> Item:
 
 
 ITEMS = [
-    told(" Mary Anna", (" John", " Mary John Tom")),
-    told(" Mary", (" Paul Adam", " John")),
-    told(" Lucy Tom Nick", (" Adam",)),
-    told(" Lucy", (" Adam",)),
+    item_of(" Mary Anna", (" John", " Mary John Tom")),
+    item_of(" Mary", (" Paul Adam", " John")),
+    item_of(" Lucy Tom Nick", (" Adam",)),
+    item_of(" Lucy", (" Adam",)),
 ]
 
 
@@ -150,7 +150,7 @@ def test_sequences_of_one_token_have_the_plain_logit_difference(tiny_model: Path
     assert bool(among.candidate_correct[3]) == bool(alone.candidate_correct[0])
 
 
-def test_a_metric_that_needs_single_tokens_or_distractors_says_so() -> None:
+def test_a_metric_without_its_single_tokens_or_distractors_is_an_error() -> None:
     tokenizer = build_tokenizer()
     pairs = tokenize(ITEMS[1:2], tokenizer, "names")  # only a distractor is long
     for metric in ("logit_diff", "prob_diff"):
@@ -167,7 +167,7 @@ def test_a_metric_that_needs_single_tokens_or_distractors_says_so() -> None:
         check_metric("logit_diff", gap)
 
 
-def test_a_right_answer_may_not_be_a_distractor() -> None:
+def test_a_right_answer_among_the_distractors_is_an_error() -> None:
     ones = torch.ones(1, 3, dtype=torch.long)
     with pytest.raises(CircuitlapseError, match=r"among its own distractors \(got 'row 0'\)"):
         PromptPairs.from_tensors(

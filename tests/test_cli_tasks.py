@@ -1,4 +1,4 @@
-"""``circuitlapse tasks`` as a user meets it."""
+"""The command ``circuitlapse tasks``."""
 
 import json
 from pathlib import Path
@@ -38,7 +38,7 @@ def test_items_are_shown_with_positions_and_counterfactuals(run) -> None:
     assert "also correct" in text
 
 
-def test_what_is_exported_is_a_task_again(run, tiny_model: Path, tmp_path: Path) -> None:
+def test_an_exported_file_is_a_task(run, tiny_model: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / "ioi3.jsonl"
     said = run("export", "ioi3", "--tokenizer", tiny_model, "--n", 30, "--out", out)
     assert said == f"30 items of ioi3: {out}\n"
@@ -51,7 +51,7 @@ def test_what_is_exported_is_a_task_again(run, tiny_model: Path, tmp_path: Path)
     assert [path.name for path in out.parent.iterdir()] == ["ioi3.jsonl"]
 
 
-def test_mistakes_are_named_and_leave_nothing(run, tiny_model: Path, tmp_path: Path) -> None:
+def test_an_error_leaves_no_file(run, tiny_model: Path, tmp_path: Path) -> None:
     out = tmp_path / "none.jsonl"
     for arguments, message in (
         (("greater_than", "--tokenizer", tiny_model), "cannot be built for this tokenizer"),

@@ -1,4 +1,4 @@
-"""A task of one's own, from a file or a data set, and what is said of a bad one."""
+"""Custom tasks from a file or a data set, and the errors of invalid ones."""
 
 import json
 from itertools import combinations
@@ -50,7 +50,7 @@ def test_a_file_is_a_task(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["ioi3", "greater_than", "leave3"])
-def test_what_is_exported_is_read_back_as_it_was(tmp_path: Path, name: str) -> None:
+def test_exported_items_are_imported_unchanged(tmp_path: Path, name: str) -> None:
     task = get_task(name)
     items = [item for split in SPLITS for item in task.items(split, 9)]
     rows = [json.loads(item.model_dump_json()) for item in items]
@@ -63,7 +63,7 @@ def test_what_is_exported_is_read_back_as_it_was(tmp_path: Path, name: str) -> N
     assert own.items("test", 4, seed=3) == own.items("test", 9, seed=3)[:4]
 
 
-def test_items_without_a_split_get_one_that_shares_nothing(tmp_path: Path) -> None:
+def test_items_without_a_split_get_one_without_shared_names_or_templates(tmp_path: Path) -> None:
     plain = get_task(write(tmp_path / "plain.jsonl", varied(400)))
     sizes = {split: plain.n_items(split) or 0 for split in SPLITS}
     assert sum(sizes.values()) == 400
@@ -115,7 +115,7 @@ def test_a_data_set_on_disk_is_a_task(tmp_path: Path) -> None:
         ({"answer": None}, "line 2: 'answer': input should be a valid string"),
         ({"prompt": ""}, "line 2: 'prompt': string should have at least 1"),
         ({"distractors": []}, "line 2: 'distractors': list should have at least 1"),
-        ({"distractors": [" Mary"]}, "line 2: ' Mary' is there twice"),
+        ({"distractors": [" Mary"]}, "line 2: ' Mary' is given twice"),
         (
             {"corrupt": GOOD["prompt"] + " x"},
             "line 2: the counterfactual 'corrupt' changes nothing",
@@ -133,13 +133,15 @@ def test_a_data_set_on_disk_is_a_task(tmp_path: Path) -> None:
         ({"prompt": GOOD["prompt"]}, "line 2: the prompt is that of .*line 1"),
     ],
 )
-def test_a_bad_item_is_named_by_its_line(tmp_path: Path, change: dict, message: str) -> None:
+def test_an_invalid_item_is_an_error_with_its_line(
+    tmp_path: Path, change: dict, message: str
+) -> None:
     row = {**GOOD, "prompt": GOOD["prompt"] + " x", **change}
     with pytest.raises(CircuitlapseError, match=message):
         get_task(write(tmp_path / "mine.jsonl", [GOOD, row]))
 
 
-def test_a_missing_key_is_named(tmp_path: Path) -> None:
+def test_a_missing_key_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(
         CircuitlapseError, match=r"line 1: the key 'corrupt' is missing \(got 'prom"
     ):
@@ -161,7 +163,7 @@ LINE = json.dumps(GOOD).encode()
         (bytes(range(256)), "it is binary"),
     ],
 )
-def test_a_bad_file_gets_one_message_with_the_place(
+def test_a_bad_file_gives_one_message_with_the_line(
     tmp_path: Path, content: bytes, message: str
 ) -> None:
     path = tmp_path / "bad.jsonl"
@@ -170,12 +172,12 @@ def test_a_bad_file_gets_one_message_with_the_place(
         get_task(str(path))
 
 
-def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_skipped(tmp_path: Path) -> None:
     (tmp_path / "bom.jsonl").write_bytes(b"\xef\xbb\xbf" + LINE + b"\n")
     assert get_task(str(tmp_path / "bom.jsonl")).positions == ("IO", "END")
 
 
-def test_an_endless_line_is_not_read_whole(tmp_path: Path) -> None:
+def test_a_line_above_the_limit_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "long.jsonl"
     with path.open("wb") as stream:
         stream.write(LINE + b'\n{"prompt": "' + b"a" * 2000)
@@ -185,6 +187,6 @@ def test_an_endless_line_is_not_read_whole(tmp_path: Path) -> None:
         get_task(str(path))
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CircuitlapseError, match=r"there is no file .*no\.jsonl"):
         get_task(str(tmp_path / "no.jsonl"))

@@ -142,7 +142,7 @@ def test_a_callable_sees_the_logits_and_can_ask_for_the_prompts():
     assert float(scores.mean.abs().sum()) > 0
 
 
-def test_a_callable_may_know_the_prompts_by_their_rows_where_one_batch_holds_them():
+def test_a_callable_may_index_prompts_by_row_if_one_batch_has_all():
     model, pairs = load_model(tiny_gpt2()), random_pairs(2, n=8)
     rows, wrong = torch.arange(8), pairs.distractors[:, 0]
     pairs = PromptPairs(pairs.clean, pairs.corrupt, pairs.lengths, pairs.answers, wrong[:, None])
@@ -198,23 +198,23 @@ def test_a_callable_may_give_booleans_and_whole_numbers_where_no_gradient_is_nee
         ({"metric": lambda logits: 1.0 * logits.argmax(dim=1)}, "no gradient .*method='exact'"),
     ],
 )
-def test_metrics_that_cannot_be_computed_are_refused(arguments, message):
+def test_invalid_metrics_are_errors(arguments, message):
     with pytest.raises(CircuitlapseError, match=message):
         cl.attribute(load_model(tiny_gpt2()), random_pairs(1), batch_size=5, **arguments)
 
 
-def test_a_divergence_from_nothing_is_refused():
+def test_neg_kl_without_a_reference_is_an_error():
     with pytest.raises(CircuitlapseError, match=r"clean model's logits .*no reference.*log_prob"):
         compute_metric("neg_kl", torch.zeros(5, 1, 23), random_pairs(1))
 
 
-def test_an_unknown_metric_is_refused_with_the_known_ones():
+def test_an_unknown_metric_is_an_error_with_the_known_ones():
     unchecked: Any = unwrap(check_metric)
     with pytest.raises(CircuitlapseError, match=r"no such metric \(got 'nll'\).*log_prob"):
         unchecked("nll", random_pairs(1))
 
 
-def test_metrics_that_do_not_fit_the_answers_are_refused():
+def test_metrics_that_do_not_fit_the_answers_are_errors():
     model = load_model(tiny_gpt2())
     with pytest.raises(CircuitlapseError, match="one token only .*up to 3 tokens.*log_prob"):
         cl.attribute(model, long_answers())

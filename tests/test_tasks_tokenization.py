@@ -68,7 +68,7 @@ def test_only_the_changed_names_differ() -> None:
     assert (order.clean != order.corrupt).sum(dim=1).tolist() == [2] * 64
 
 
-def test_padding_is_on_the_right_whatever_the_tokenizer_says() -> None:
+def test_padding_is_on_the_right_for_any_padding_side() -> None:
     tokenizer = build_tokenizer()
     items = get_task("ioi2").items("test", 16)
     expected = tokenize(items, tokenizer, "names")
@@ -125,7 +125,7 @@ def test_errors_name_the_item() -> None:
         tokenize(mixed, tokenizer, "names")
 
 
-def test_names_of_several_tokens_are_refused() -> None:
+def test_names_of_several_tokens_are_errors() -> None:
     characters = Tokenizer(models.WordLevel({chr(i): i for i in range(32, 127)}, unk_token="~"))
     characters.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=characters)

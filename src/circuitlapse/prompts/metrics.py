@@ -74,12 +74,7 @@ def _logits_of(
 
 
 def check_metric(metric: Metric, pairs: PromptPairs, needs_gradient: bool = False) -> None:
-    """Check that a metric can be computed on these pairs.
-
-    Raises:
-        CircuitlapseError: If there is no such metric, it has no gradient where one is needed, or
-            the pairs lack distractors or one-token answers.
-    """
+    """Raise an error if there is no such metric, or it cannot be computed on these pairs."""
     names = get_args(MetricName)
     if not callable(metric) and metric not in names:
         raise CircuitlapseError(

@@ -20,11 +20,7 @@ _DIMENSIONS = {
 
 
 def check_ids(given: Mapping[str, Any], positions: Any) -> None:
-    """Check for tensors of integers with the right numbers of dimensions.
-
-    Raises:
-        CircuitlapseError: If one is wrong.
-    """
+    """Raise an error unless all are tensors of integers with the right number of dimensions."""
     if positions is not None and not isinstance(positions, Mapping):
         raise CircuitlapseError(
             "positions must map names to tensors of token indices",
@@ -46,11 +42,7 @@ def check_ids(given: Mapping[str, Any], positions: Any) -> None:
 
 
 def check_is_tensor(name: str, given: Any) -> None:
-    """Check that a value is a tensor.
-
-    Raises:
-        CircuitlapseError: If it is not.
-    """
+    """Raise an error unless a value is a tensor."""
     if not isinstance(given, Tensor):
         raise CircuitlapseError(
             f"{name} must be a tensor of token ids",
@@ -60,11 +52,7 @@ def check_is_tensor(name: str, given: Any) -> None:
 
 
 def check_rows(n: int, given: Mapping[str, Tensor]) -> None:
-    """Check that tensors have one row per prompt.
-
-    Raises:
-        CircuitlapseError: If one has not.
-    """
+    """Raise an error unless tensors have one row per prompt."""
     for name, ids in given.items():
         if len(ids) != n:
             raise CircuitlapseError(
@@ -80,11 +68,7 @@ def named_as(position: str) -> str:
 
 
 def first_tokens(answers: Int[Tensor, "prompts tokens"]) -> Int[Tensor, " prompts"]:
-    """Return the answers' first tokens.
-
-    Raises:
-        CircuitlapseError: If −1 is anywhere but at the ends of shorter answers.
-    """
+    """Return the answers' first tokens; raise an error unless −1 only pads shorter answers."""
     real = answers >= 0
     gap = (~real[:, :-1] & real[:, 1:]).any(dim=1)
     wrong = gap | ~real[:, 0] if answers.shape[1] else torch.ones_like(gap)
@@ -100,14 +84,10 @@ def check_answers(
     distractors: Int[Tensor, "prompts distractors"],
     further: Int[Tensor, "_ _ further"],
 ) -> None:
-    """Check that no answer is given twice or is its own distractor.
+    """Raise an error if an answer is given twice or is its own distractor.
 
-    ``more``, ``also`` and ``further`` (the distractors' further tokens) are padded with −1.
-
-    Raises:
-        CircuitlapseError: If an answer is among its own distractors or there twice, one of several
-            right answers has several tokens, or the distractors' further tokens do not belong to as
-            many distractors.
+    Also if one of several right answers has several tokens, or the distractors' ``further`` tokens
+    do not belong to as many distractors.
     """
     if further.shape[:2] != distractors.shape:
         raise CircuitlapseError(

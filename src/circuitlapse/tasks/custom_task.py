@@ -124,17 +124,16 @@ def _data_set(source: str, directory: Path) -> Iterator[tuple[str, dict[str, Any
     parts = found if isinstance(found, dict) else {"": found}
     for split, rows in parts.items():
         for number, row in enumerate(rows, 1):
-            fields = {key: _without_gaps(value) for key, value in row.items() if value is not None}
+            fields = _without_none(row)
+            # A column of dictionaries has every key in every row.
+            fields |= {key: _without_none(v) for key, v in fields.items() if isinstance(v, dict)}
             if split in SPLITS:
                 fields.setdefault("split", split)
             yield f"{source}, row {number}" + (f" of {split!r}" if split else ""), fields
 
 
-def _without_gaps(value: Any) -> Any:
-    # A column of dictionaries has every key in every row.
-    if isinstance(value, dict):
-        return {key: inner for key, inner in value.items() if inner is not None}
-    return value
+def _without_none(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if value is not None}
 
 
 def _item(place: str, fields: dict[str, Any]) -> Item:
@@ -181,7 +180,7 @@ def _faults(row: _Row, corrupt: dict[str, str], spans: dict[str, list[int]]) -> 
             yield f"the counterfactual {name!r} changes nothing"
     for word, times in Counter([row.answer, *row.also, *row.distractors]).items():
         if times > 1:
-            yield f"{word!r} is there twice among answers and distractors"
+            yield f"{word!r} is given twice among answers and distractors"
     if row.prompt[-1].isspace() and row.answer[0].isspace():
         yield "the prompt ends with a space and the answer begins with one"
     if row.split not in ("", *SPLITS):
@@ -199,7 +198,7 @@ def _split(row: _Row) -> str:
     template = hash_split(row.template) if row.template else "train"
     if template == "train":
         return kind
-    # A held-out template with training names would be held out by half: it belongs nowhere.
+    # A held-out template with names of another split is in no split.
     return f"{template}_templates" if kind == template else ""
 
 
@@ -227,7 +226,7 @@ def _task(source: str, items: list[Item]) -> CustomTask:
         raise CircuitlapseError(what, got=", ".join(invariance))
     return CustomTask(
         name=source,
-        question=f"Whatever {source} asks",
+        question=f"The question of {source}",
         families=families,
         invariance=invariance,
         positions=(*items[0].spans, "END"),

@@ -9,14 +9,14 @@ from circuitlapse.tasks.task import Task
 
 
 def get_task(name: str) -> Task:
-    """Return the task of that name, or the one that a file or data set holds.
+    """Return a built-in task, or import one from a file or data set.
 
     Args:
-        name: A task of the battery, such as ``ioi3``; the path of a JSONL file or of a directory
-            that ``datasets`` wrote; or a data set on the Hub, such as ``someone/something``.
+        name: A built-in task, such as ``ioi3``; the path of a JSONL file or of a directory that
+            ``datasets`` wrote; or a data set on the Hub, such as ``someone/something``.
 
     Raises:
-        CircuitlapseError: If there is none, or its items are not sound.
+        CircuitlapseError: If there is none, or its items are not valid.
     """
     if name in TASKS:
         return TASKS[name]

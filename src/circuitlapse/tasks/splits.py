@@ -89,5 +89,5 @@ def draw_names(
     raise CircuitlapseError(
         f"there are too few names for the split {split!r}",
         got=f"{len(pool)} to draw {count} from: {', '.join(pool) or 'none'}",
-        fix="A model with more names as single tokens is needed",
+        fix="Use a model with more names as single tokens",
     )

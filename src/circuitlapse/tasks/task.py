@@ -88,16 +88,16 @@ class GeneratedTask(Task):
     once, in random order.
 
     Attributes:
-        cases: Arrangements of the people, such as orders of the list.
         draw: Makes one item of a case.
         solve: Works out the answer from a finished prompt alone; every item is checked by it.
         needs: Number of words that it takes, by slot.
+        cases: Arrangements of the people, such as orders of the list.
     """
 
-    cases: tuple[Case, ...]
     draw: Callable[[random.Random, str, Case, Pools], Item]
     solve: Solve
     needs: Mapping[str, int]
+    cases: tuple[Case, ...] = ((),)
 
     def _items(
         self, split: str, n: int, seed: int, tokenizer: PreTrainedTokenizerBase | None

@@ -1,8 +1,4 @@
-"""Validation of every item before anything is computed from it.
-
-The checks use the finished prompts: an item whose text does not determine its answer is rejected.
-``tokenize`` checks what depends on the tokenizer.
-"""
+"""Validation of generated items by their finished prompts; ``tokenize`` checks the tokens."""
 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -50,11 +46,7 @@ def names_in(text: str, names: Collection[str]) -> list[str]:
 
 
 def recipient(prompt: str, names: Collection[str]) -> Candidates:
-    """Solve indirect object identification: the one name that is listed and not named again.
-
-    Raises:
-        CircuitlapseError: If no name, or more than one, is left.
-    """
+    """Solve indirect object identification: the one name that is listed and not named again."""
     found = names_in(prompt, names)
     listed = list(dict.fromkeys(found))
     again = found[len(listed) :]
@@ -71,13 +63,10 @@ def validate(
     invariance: Collection[str],
     solve: Solve = recipient,
 ) -> None:
-    """Check that every item's text determines its answers.
+    """Raise an error at the first item whose text does not determine its answers.
 
-    After counterfactuals in ``changes`` the answer must be a wrong candidate of the clean prompt;
-    after those in ``invariance`` the right answers must stay.
-
-    Raises:
-        CircuitlapseError: At the first item that is wrong, with its prompt.
+    Counterfactuals in ``changes`` must make a wrong candidate of the clean prompt right; those in
+    ``invariance`` must keep the right answers.
     """
     for item in items:
         if what := next(_faults(item, changes, invariance, solve), None):
@@ -96,7 +85,7 @@ def _faults(
     if not found.wrong.issuperset(wrong) or missing:
         yield f"the distractors must be {_or(found.wrong)}"
     if len({*right, *wrong}) != len(right) + len(wrong) or not wrong:
-        yield "answers and distractors must be different, and one of each there"
+        yield "answers and distractors must differ, and there must be a distractor"
     for label, (start, end) in item.spans.items():
         word = item.prompt[start:end]
         first = item.spans.get(label.removesuffix("_again"), (start, end))

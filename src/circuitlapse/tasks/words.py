@@ -72,11 +72,7 @@ _CONTEXT = "the"
 
 
 def check_pools(task: str, pools: Pools, needs: Mapping[str, int]) -> None:
-    """Check that a task can be built; ``needs`` gives the number of words by slot.
-
-    Raises:
-        CircuitlapseError: With the available words, the number needed, and the lost words.
-    """
+    """Raise an error if a slot has too few words; ``needs`` is their number by slot."""
     for slot, least in needs.items():
         found = pools[slot]
         if len(found) < least:
@@ -125,11 +121,7 @@ def unknown_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
 
 
 def check_known(task: str, texts: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> None:
-    """Check that the tokenizer knows all words of a task.
-
-    Raises:
-        CircuitlapseError: With the unknown words.
-    """
+    """Raise an error unless the tokenizer knows all words of a task's texts."""
     unknown = unknown_token(tokenizer)
     if unknown is None:
         return

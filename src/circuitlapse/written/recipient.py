@@ -145,7 +145,7 @@ def _groups(text: str, answer: str) -> list[list[Name]]:
     groups = [[name] for name in names[:1]]
     for last, name in pairwise(names):
         between = text[last.end : name.start]
-        # A place before a comma ("In Paris, Ana and Ben") stands alone.
+        # A place before a comma ("In Paris, Ana and Ben") is not in the list.
         alone = between == ", " and _PLACED.search(text[: last.start])
         if between == " ":  # a full name, which is no listed name
             start = groups[-1][-1].start
@@ -165,7 +165,7 @@ def _acting(text: str, groups: list[list[Name]], listed: list[Name]) -> list[Nam
         del found[0]  # "Excited, Ana and Ben"
     who, end, before = [name.text for name in found], found[-1].end, text[: found[0].start]
     everyone, they = listing(people), listing(who)
-    _require(before != text[: listed[0].start], "subjects", f"nobody of {everyone} stands again")
+    _require(before != text[: listed[0].start], "subjects", f"nobody of {everyone} is named again")
     _require(not set(who) >= set(people), "answer", f"all of {everyone} act")
     most = sorted(who) == sorted(set(who) & set(people)) and len(who) == len(people) - 1
     _require(most, "subjects", f"of {everyone}, the last names are only {they}")
@@ -173,7 +173,7 @@ def _acting(text: str, groups: list[list[Name]], listed: list[Name]) -> list[Nam
     subject = _BEFORE_SUBJECT.fullmatch(word) or _FRONTED.search(before)
     _require(subject, "subjects", f"{they} after {word!r} may not be a subject")
     owner = re.match(r"'s\b|'(?=\s)", text[end:])
-    _require(not owner, "subjects", f"{they} stands in a possessive")
+    _require(not owner, "subjects", f"{they} is a possessive")
     if other := _ELSE.search(text, end):
         raise ItemError("subjects", f"{other[0].strip(' .,;')!r} is another subject")
     return found

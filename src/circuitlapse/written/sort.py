@@ -25,7 +25,7 @@ from circuitlapse.written.recipient import ItemError, Reading, WrittenTask
 
 
 class Reject(NamedTuple):
-    """An item that cannot be used, where it stands (``line 3``, ``item 3``), and why not."""
+    """An item that cannot be used, its place in the file (``line 3``, ``item 3``), and why not."""
 
     place: str
     reason: str

@@ -40,12 +40,12 @@ _ASK = {
 
 
 def has_more(prompt: str, names: Collection[str]) -> Candidates:
-    """Compare the numbers that come right after a name and a verb."""
+    """Return whose number is larger; a number follows a name and a verb."""
     words = re.findall(r"\w+", prompt)
     numbers = {
-        name: int(said) if said.isdigit() else 2 + NUMBER_WORDS.index(said)
-        for name, said in zip(words, words[2:], strict=False)
-        if name in names and (said.isdigit() or said in NUMBER_WORDS)
+        name: int(word) if word.isdigit() else 2 + NUMBER_WORDS.index(word)
+        for name, word in zip(words, words[2:], strict=False)
+        if name in names and (word.isdigit() or word in NUMBER_WORDS)
     }
     if len(numbers) != 2 or len(set(numbers.values())) != 2:
         raise undetermined(prompt, "Give two people different numbers")

@@ -1,7 +1,7 @@
 """Indirect object identification in other clause orders than ``ioi2`` and ``ioi3`` have.
 
-``_apart``: the people are named in clauses of their own instead of in one list. ``_before``: those
-who act are named before the list. ``ioi3_home``: two go out, the third stays at home and is the
+``_apart``: the people are named in separate clauses instead of one list. ``_before``: those who act
+are named before the list. ``ioi3_home``: two go out, the third stays at home and is the
 recipient. The embedded organism's pretraining text has none of these wordings.
 """
 

@@ -1,8 +1,8 @@
 """Greater-than (Hanna et al. 2023): "The war lasted from the year 1732 to the year 17".
 
-Every two digits above the start are right, and all up to it are wrong. The published counterfactual
-starts in year 01, after which nearly all are right. Years are those that the tokenizer splits after
-the century: there is no other way to end the prompt between both.
+All two digits above the start are right, all others wrong. The published counterfactual starts in
+year 01, after which nearly all are right. Only years that the tokenizer splits after the century
+are used, since the prompt ends there.
 """
 
 import random
@@ -30,7 +30,7 @@ _ENDINGS = tuple(f"{number:02d}" for number in range(100))
 
 
 def later_years(prompt: str, names: Collection[str]) -> Candidates:
-    """Read the first year, and call right what is greater within its century."""
+    """Return the greater years of the first year's century."""
     found = re.search(r" (\d\d)(\d\d) .* \1$", prompt)
     if found is None or found[2] == "99":
         raise undetermined(prompt, "Name a year, and end with its century")
@@ -83,7 +83,6 @@ TASKS = (
         families={"number": ("year_01",)},
         invariance=("event",),
         positions=("EVENT", "XX", "YY", "END"),
-        cases=((),),
         draw=_draw,
         solve=later_years,
         needs={"year": 40, "event": 4},

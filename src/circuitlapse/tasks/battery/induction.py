@@ -1,8 +1,8 @@
 """Induction on random tokens (Elhage et al. 2021; Olsson et al. 2022): "… A B … A" → "B".
 
-Random words are followed by the start of the same words. The answer is the next word of the first
-copy, and the distractors are the others. Pairs of successive words are held out, and so are numbers
-of words, in place of templates.
+Random words are followed by the first of the same words. The answer is the next word of the first
+copy, and the distractors are the others. Pairs of successive words are held out. The number of
+words takes the role of templates.
 """
 
 import random
@@ -14,12 +14,12 @@ from circuitlapse.tasks.task import Case, GeneratedTask
 from circuitlapse.tasks.validation import Candidates, undetermined
 from circuitlapse.tasks.words import Pools
 
-_LEAD = "Then"  # no word stands at the beginning, where it would be another token
+_LEAD = "Then"  # a drawn word at the beginning would be another token
 _LENGTHS = {"train": 8, "validation_templates": 6, "test_templates": 10}
 
 
 def next_word(prompt: str, names: Collection[str]) -> Candidates:
-    """Find the last word's earlier copy, and the word after it."""
+    """Return the word after the last word's earlier copy."""
     words = prompt.split(" ")[1:]
     again = len(words) - len(set(words))
     if again < 1 or words[:again] != words[len(words) - again :] or again >= len(set(words)):
@@ -41,11 +41,9 @@ def _draw(rng: random.Random, split: str, case: Case, pools: Pools) -> Item:
     def prompt(words: list[str]) -> str:
         return " ".join((_LEAD, *words, *words[:again]))
 
-    def with_pair(before: str, after: str) -> list[str]:
-        return [*others[: again - 1], before, after, *others[again + 1 :]]
-
     starts = [len(_LEAD) + 1 + len(" ".join(words[:i])) + (i > 0) for i in (again - 1, again)]
     changed = [*words[:again], others[again], *words[again + 1 :]]
+    replaced = [*others[: again - 1], last, answer, *others[again + 1 :]]
     return Item(
         prompt=prompt(words),
         answer=f" {answer}",
@@ -57,10 +55,7 @@ def _draw(rng: random.Random, split: str, case: Case, pools: Pools) -> Item:
             "TOKEN": (starts[0], starts[0] + len(last)),
             "NEXT": (starts[1], starts[1] + len(answer)),
         },
-        corrupt={
-            "next_token": prompt(changed),
-            "other_tokens": prompt(with_pair(last, answer)),
-        },
+        corrupt={"next_token": prompt(changed), "other_tokens": prompt(replaced)},
         corrupt_answers={"next_token": f" {others[again]}", "other_tokens": f" {answer}"},
     )
 
@@ -72,7 +67,6 @@ TASKS = (
         families={"token": ("next_token",)},
         invariance=("other_tokens",),
         positions=("TOKEN", "NEXT", "END"),
-        cases=((),),
         draw=_draw,
         solve=next_word,
         needs={"word": 2 * max(_LENGTHS.values())},

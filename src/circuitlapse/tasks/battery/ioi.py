@@ -20,7 +20,7 @@ from circuitlapse.tasks.words import Pools
 
 
 def _draw(rng: random.Random, split: str, case: Case, pools: Pools) -> Item:
-    """Draw one item; a case says where in the list IO and the subjects, as they act, stand."""
+    """Draw one item; a case has the list positions of IO and of the subjects, as they act."""
     _, templates = held_out(split)
     opening = rng.choice(OPENINGS[templates])
     continuation = rng.choice(CONTINUATIONS[templates])

@@ -77,17 +77,17 @@ _LEFT = ("went out of", "left", "walked out of")
 
 
 def still_there(prompt: str, names: Collection[str]) -> Candidates:
-    """Follow who comes in and who leaves, sentence by sentence."""
+    """Return who is left after people came in and left, sentence by sentence."""
     present: list[str] = []
-    *told, asked = prompt.split(".")
-    for sentence in told:
+    *sentences, question = prompt.split(".")
+    for sentence in sentences:
         who = names_in(sentence, names)
         came = any(f" {words} " in sentence for words in _CAME)
         left = any(f" {words} " in sentence for words in _LEFT)
         if came == left or not who:
             raise undetermined(prompt, "Let someone come in or leave in every sentence")
         present = [*present, *who] if came else [name for name in present if name not in who]
-    if len(present) != 1 or names_in(asked, names):
+    if len(present) != 1 or names_in(question, names):
         raise undetermined(prompt, "Let all but one leave")
     return Candidates.of_words(present[0], names_in(prompt, names))
 

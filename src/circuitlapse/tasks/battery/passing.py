@@ -67,7 +67,7 @@ _STEP = re.compile(
 
 
 def last_holder(prompt: str, names: Collection[str]) -> Candidates:
-    """Follow the thing from hand to hand; what "had" been done came first."""
+    """Return who has the thing at the end; what someone "had" done came first."""
     start = re.search(r"(\w+) had (?:a|the) (\w+)\.", prompt)
     steps = sorted(_STEP.findall(prompt), key=lambda step: not step[1])
     if start is None or not steps:
@@ -80,10 +80,10 @@ def last_holder(prompt: str, names: Collection[str]) -> Candidates:
     return Candidates.of_words(holder, names_in(prompt, names))
 
 
-def _passing(name: str, told: str, steps: dict[str, tuple[str, ...]]) -> Story:
+def _passing(name: str, order: str, steps: dict[str, tuple[str, ...]]) -> Story:
     return Story(
         name=name,
-        question=f"A thing goes along three people, told {told}: who has it now?",
+        question=f"A thing goes along three people, told {order}: who has it now?",
         parts=(_HAVE, steps, _ASK),
         roles=("FIRST", "SECOND", "LAST"),
         answer="LAST",
