@@ -151,7 +151,7 @@ class Stored:
     def keys(self, value: Any) -> Any:
         """A stored JSON value in present names."""
         if isinstance(value, dict):
-            # Of documents alone: a list of gains is that of random groups, and nulls are theirs, too.
+            # In documents a list of gains is that of random groups, and so are nulls.
             own = {"null_low": "null_min", "null_high": "null_max"}
             own |= {"gains": "improvements"} if isinstance(value.get("gains"), list) else {}
             return {own.get(k, self._renamed(k)): self.keys(each) for k, each in value.items()}
