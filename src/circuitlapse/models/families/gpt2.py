@@ -4,8 +4,8 @@ from typing import Any
 
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models.engine.decoder import Decoder
-from circuitlapse.models.engine.layers import Attention, Mlp
-from circuitlapse.models.families.parts import read_activation, read_norm
+from circuitlapse.models.engine.layers import Attention
+from circuitlapse.models.families.parts import read_bias, read_mlp, read_norm, read_weight
 
 
 def read_gpt2(hf: Any) -> Decoder:
@@ -27,27 +27,18 @@ def read_gpt2(hf: Any) -> Decoder:
             scale = 1.0
         if config.scale_attn_by_inverse_layer_idx:
             scale /= layer + 1
-        W_O = block.attn.c_proj.weight.detach()
+        fused, out = block.attn.c_attn, block.attn.c_proj
         attention.append(
             Attention(
                 norm=read_norm(block.ln_1),
-                weights=(block.attn.c_attn.weight.detach(),),
-                biases=(block.attn.c_attn.bias.detach(),),
-                W_O=W_O.unflatten(0, (config.num_attention_heads, -1)),
-                out_bias=block.attn.c_proj.bias.detach(),
+                weights=(read_weight(fused),),
+                biases=(fused.bias.detach(),),
+                W_O=read_weight(out).unflatten(0, (config.num_attention_heads, -1)),
+                out_bias=read_bias(out),
                 scale=scale,
             )
         )
-        mlp.append(
-            Mlp(
-                norm=read_norm(block.ln_2),
-                W_in=block.mlp.c_fc.weight.detach(),
-                b_in=block.mlp.c_fc.bias.detach(),
-                W_out=block.mlp.c_proj.weight.detach(),
-                b_out=block.mlp.c_proj.bias.detach(),
-                activation=read_activation(block.mlp.act),
-            )
-        )
+        mlp.append(read_mlp(block.ln_2, block.mlp.c_fc, block.mlp.c_proj, block.mlp.act))
     W_pos = hf.transformer.wpe.weight.detach()
     return Decoder(
         W_E=hf.transformer.wte.weight.detach(),

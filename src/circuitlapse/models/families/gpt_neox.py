@@ -3,10 +3,10 @@
 from typing import Any
 
 from circuitlapse.models.engine.decoder import Decoder
-from circuitlapse.models.engine.layers import Attention, Mlp
+from circuitlapse.models.engine.layers import Attention
 from circuitlapse.models.families.parts import (
-    read_activation,
     read_bias,
+    read_mlp,
     read_norm,
     read_rotary,
     read_weight,
@@ -35,16 +35,8 @@ def read_gpt_neox(hf: Any) -> Decoder:
                 interleaved=True,
             )
         )
-        mlp.append(
-            Mlp(
-                norm=read_norm(block.post_attention_layernorm),
-                W_in=read_weight(block.mlp.dense_h_to_4h),
-                b_in=read_bias(block.mlp.dense_h_to_4h),
-                W_out=read_weight(block.mlp.dense_4h_to_h),
-                b_out=read_bias(block.mlp.dense_4h_to_h),
-                activation=read_activation(block.mlp.act),
-            )
-        )
+        own, norm = block.mlp, block.post_attention_layernorm
+        mlp.append(read_mlp(norm, own.dense_h_to_4h, own.dense_4h_to_h, own.act))
     return Decoder(
         W_E=body.embed_in.weight.detach(),
         W_pos=None,

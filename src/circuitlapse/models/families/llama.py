@@ -7,10 +7,10 @@ queries, keys and values; Qwen3 adds a norm to each head's queries and keys.
 from typing import Any
 
 from circuitlapse.models.engine.decoder import Decoder
-from circuitlapse.models.engine.layers import Attention, Mlp
+from circuitlapse.models.engine.layers import Attention
 from circuitlapse.models.families.parts import (
-    read_activation,
     read_bias,
+    read_mlp,
     read_norm,
     read_rotary,
     read_weight,
@@ -41,18 +41,8 @@ def read_llama(hf: Any) -> Decoder:
                 k_norm=read_norm(ours.k_norm) if hasattr(ours, "k_norm") else None,
             )
         )
-        mlp.append(
-            Mlp(
-                norm=read_norm(block.post_attention_layernorm),
-                W_in=read_weight(block.mlp.up_proj),
-                b_in=read_bias(block.mlp.up_proj),
-                W_out=read_weight(block.mlp.down_proj),
-                b_out=read_bias(block.mlp.down_proj),
-                activation=read_activation(block.mlp.act_fn),
-                W_gate=read_weight(block.mlp.gate_proj),
-                b_gate=read_bias(block.mlp.gate_proj),
-            )
-        )
+        own, norm = block.mlp, block.post_attention_layernorm
+        mlp.append(read_mlp(norm, own.up_proj, own.down_proj, own.act_fn, own.gate_proj))
     return Decoder(
         W_E=body.embed_tokens.weight.detach(),
         W_pos=None,
@@ -61,7 +51,7 @@ def read_llama(hf: Any) -> Decoder:
         mlp=tuple(mlp),
         norm=read_norm(body.norm),
         W_U=hf.get_output_embeddings().weight.detach(),
-        # Prompts no longer than the window never meet its edge.
+        # The sliding window has no effect on prompts that fit into it.
         n_positions=min(
             config.max_position_embeddings, getattr(config, "sliding_window", None) or 2**62
         ),

@@ -1,6 +1,5 @@
-"""Reading single modules, as views of their weights."""
+"""Read single modules, as views of their weights."""
 
-from collections.abc import Callable
 from math import pi, sqrt
 from typing import Any, cast
 
@@ -8,37 +7,53 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers.activations import ACT2FN
+from transformers.pytorch_utils import Conv1D
 
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models.engine.layers import Norm, Rotary
+from circuitlapse.models.engine.layers import Mlp, Norm, Rotary
 from circuitlapse.shapes import Float
 
-_CACHED = 2**16  # numbers of each thread that stay in its core's cache, and as many others
+_CACHED = 2**16  # numbers per thread that fit its core's cache twice
 _GELU_BY_TANH = tuple(type(ACT2FN[name]) for name in ("gelu_new", "gelu_pytorch_tanh"))
 _FIXED_ROPES = ("default", "linear", "llama3", "yarn")
 
 
-def read_weight(module: nn.Linear) -> Float[Tensor, "inner out"]:
+def read_weight(module: nn.Linear | Conv1D) -> Float[Tensor, "inner out"]:
     """Read the weights of a linear layer."""
-    return module.weight.detach().T
+    weight = module.weight.detach()
+    return weight if isinstance(module, Conv1D) else weight.T
 
 
-def read_bias(module: nn.Linear) -> Float[Tensor, " out"] | None:
-    """Read the bias of a linear layer, if it has one."""
+def read_bias(module: Any) -> Float[Tensor, " out"] | None:
+    """Read the bias of a linear layer or a normalisation, if it has one."""
     return None if module.bias is None else module.bias.detach()
 
 
 def read_norm(module: Any) -> Norm:
     """Read a layer normalisation or an RMS normalisation."""
     if isinstance(module, nn.LayerNorm):
-        bias = None if module.bias is None else module.bias.detach()
-        return Norm(module.weight.detach(), bias, module.eps)
+        return Norm(module.weight.detach(), read_bias(module), module.eps)
     return Norm(module.weight.detach(), None, module.variance_epsilon, centred=False)
 
 
-def read_activation(module: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Return an activation, with a faster kernel where there is one."""
-    return gelu_ if isinstance(module, _GELU_BY_TANH) else module
+def read_mlp(
+    norm: nn.Module,
+    into: nn.Linear | Conv1D,
+    out: nn.Linear | Conv1D,
+    activation: nn.Module,
+    gate: nn.Linear | None = None,
+) -> Mlp:
+    """Read an MLP from its modules, with a faster activation kernel if there is one."""
+    return Mlp(
+        norm=read_norm(norm),
+        W_in=read_weight(into),
+        b_in=read_bias(into),
+        W_out=read_weight(out),
+        b_out=read_bias(out),
+        activation=gelu_ if isinstance(activation, _GELU_BY_TANH) else activation,
+        W_gate=None if gate is None else read_weight(gate),
+        b_gate=None if gate is None else read_bias(gate),
+    )
 
 
 def gelu_(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
