@@ -217,7 +217,9 @@ def test_a_lora_adapter_is_merged(tiny_model, tmp_path):
     assert "does not fit the base" in _refused(tmp_path / "checkpoint-8", tmp_path / "narrow")
     config = tmp_path / "checkpoint-8/adapter_config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "peft_type": "IA3"}))
-    assert "a kind that is not merged here (got 'IA3')" in _refused(config.parent, tiny_model)
+    assert "is no LoRA adapter, and other kinds are not supported (got 'IA3')" in _refused(
+        config.parent, tiny_model
+    )
 
 
 @pytest.fixture
@@ -324,7 +326,7 @@ def test_another_tokenizer_is_refused_by_name(sft, tiny_model, tmp_path):
     state["model"]["vocab"].update({first: b, second: a})
     (other / "tokenizer.json").write_text(json.dumps(state))
     message = _refused(other, tiny_model)
-    assert "is of another tokenizer than the base" in message
+    assert "has another tokenizer than the base" in message
     assert f"{min(first, second)!r} is token" in message.replace('"', "'").replace("\\", "")
 
 

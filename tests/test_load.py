@@ -376,18 +376,17 @@ def test_another_answer_is_refused_however_near_the_logits(monkeypatch):
     def moved(share: float):
         def logits(*given) -> torch.Tensor:
             seen.append(exact(*given))
-            values, which = seen[-1][0].topk(2)
-            step = share * (values[0] - values[1])
-            return seen[-1].index_put(
-                (torch.zeros(2, dtype=torch.long), which), torch.stack([-step, step]), True
-            )
+            values, which = seen[-1][0].topk(2, dim=1)
+            step = share * (values[:, 0] - values[:, 1])
+            first = seen[-1][0].scatter_add(1, which, torch.stack([-step, step], dim=1))
+            return torch.cat([first[None], seen[-1][1:]])
 
         return logits
 
     monkeypatch.setattr(load, "_logits", moved(0))
     load_model(hf)
-    best = torch.stack([rows[0] for rows in seen]).topk(2, dim=1).values
-    margin, largest = float((best[:, 0] - best[:, 1]).max()), float(torch.cat(seen).abs().max())
+    best = seen[0][0].topk(2, dim=1).values
+    margin, largest = float((best[:, 0] - best[:, 1]).max()), float(seen[0].abs().max())
     monkeypatch.setitem(load.TOLERANCES, torch.float32, 0.75 * margin / max(1.0, largest))
     monkeypatch.setattr(load, "_logits", moved(0.4))
     load_model(hf)

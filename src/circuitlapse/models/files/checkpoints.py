@@ -1,4 +1,4 @@
-"""Finding checkpoints: from names and patterns to one path or Hub revision for every step.
+"""Find checkpoints: from names and patterns to one path or Hub revision for every step.
 
 A name is a path, a pattern of paths (``out/checkpoint-*``), or a revision on the Hub
 (``EleutherAI/pythia-160m@step1000``); braces list alternatives. A directory that is no checkpoint
@@ -16,7 +16,7 @@ from circuitlapse.errors import CircuitlapseError
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 _STEP = re.compile(r"(?<![a-z])(?:global[-_]?step|step|checkpoint|ckpt|iter(?:ation)?)s?[-_]?(\d+)")
-_KEPT_BESIDE = re.compile(r"optim|sched|scaler|rng")  # what training scripts save with the weights
+_TRAINING_STATE = re.compile(r"optim|sched|scaler|rng")  # saved together with the weights
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _SMALL = ["*.json", "*.txt", "*.model", "*.jinja"]  # configs, adapters' configs and tokenizers
 _TABLE = 'Name the step yourself in the experiment file: [checkpoints], then 8 = "path" and so on'
@@ -98,7 +98,7 @@ def absolute(name: str) -> str:
 
 
 def _expand(name: str) -> Iterator[str]:
-    """List the checkpoints of a name: braces, then patterns, then directories of checkpoints."""
+    """List the checkpoints of a name: expand braces, then patterns, then directories."""
     path = Path(name).expanduser()
     there, rest = _split(path)
     braces = _BRACES.search(rest)
@@ -144,12 +144,12 @@ def _inside(directory: Path) -> list[str]:
     return [
         str(child)
         for child in children
-        if is_checkpoint(child) and not _KEPT_BESIDE.match(child.name.lower())
+        if is_checkpoint(child) and not _TRAINING_STATE.match(child.name.lower())
     ]
 
 
 def _step_of(name: str) -> int:
-    """The step at the end of a name, or in the trainer's state next to the weights."""
+    """The step at the end of a name, or in the trainer's state in the same directory."""
     path = Path(name)
     last = path.name if path.exists() else name.partition("@")[2]
     if path.is_file():
@@ -160,16 +160,14 @@ def _step_of(name: str) -> int:
     noted = _noted_step(path / "trainer_state.json")
     if noted is not None and (not named or named == {noted}):
         return noted
-    if len(named) != 1 or noted is not None:
-        what = "has no step in its name and no trainer_state.json"
-        if noted is not None:
-            what = (
-                f"has another step in its name than in its trainer_state.json, which says {noted}"
-            )
-        elif named:
-            what = f"has several steps in its name: {', '.join(map(str, sorted(named)))}"
-        raise CircuitlapseError(f"this checkpoint {what}", got=name, fix=_TABLE)
-    return named.pop()
+    if len(named) == 1 and noted is None:
+        return named.pop()
+    what = "has no step in its name and no trainer_state.json"
+    if noted is not None:
+        what = f"has another step in its name than in its trainer_state.json, which says {noted}"
+    elif named:
+        what = f"has several steps in its name: {', '.join(map(str, sorted(named)))}"
+    raise CircuitlapseError(f"this checkpoint {what}", got=name, fix=_TABLE)
 
 
 def _noted_step(state: Path) -> int | None:

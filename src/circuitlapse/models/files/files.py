@@ -29,21 +29,19 @@ _TOKENIZER = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
-_WRAPPERS = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before
-_NESTED = ("model", "state_dict", "model_state_dict")  # where training scripts keep the weights
+_WRAPPERS = ("module.", "_orig_mod.")  # prefixes of DistributedDataParallel and torch.compile
+_NESTED = ("model", "state_dict", "model_state_dict")  # keys under which scripts save weights
+_BROKEN = (SafetensorError, RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError)
 
 
 @dataclass(frozen=True)
 class Files:
-    """The files of a checkpoint that determine its logits; a trainer's own files are left out.
+    """The files of a checkpoint that determine its logits.
 
     Attributes:
         name: The user's name for it.
-        directory: Its directory.
         kind: ``model`` from ``save_pretrained``, a PEFT ``adapter``, or a ``state dict``.
-        config: The model's config, if any.
         weights: One file, or all shards.
-        tokenizer: Files of its tokenizer; empty if it has none.
     """
 
     name: str
@@ -77,10 +75,12 @@ class Files:
                         found |= {name: tuple(file.get_slice(name).get_shape()) for name in names}
                 else:
                     found |= {name: tuple(t.shape) for name, t in _unpickled(path).items()}
-            except SafetensorError as error:
-                raise self._broken(path, error) from error
-            except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
-                raise self._broken(path, error) from error
+            except _BROKEN as error:
+                reason = " ".join(str(error).split())[:160]
+                raise CircuitlapseError(
+                    f"{self.name}: {path.name} is truncated, or no file of tensors alone: {reason}",
+                    fix="Copy or save this checkpoint again",
+                ) from error
         return {_bare(name): shape for name, shape in found.items()}
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
@@ -93,13 +93,6 @@ class Files:
             else:
                 for name, tensor in _unpickled(path).items():
                     yield _bare(name), tensor
-
-    def _broken(self, path: Path, error: Exception) -> CircuitlapseError:
-        reason = " ".join(str(error).split())[:160]
-        return CircuitlapseError(
-            f"{self.name}: {path.name} is truncated, or no file of tensors alone: {reason}",
-            fix="Copy or save this checkpoint again",
-        )
 
 
 def files_of(name: str) -> Files:
@@ -130,8 +123,8 @@ def files_of(name: str) -> Files:
         weights = ()
     if not weights:
         raise CircuitlapseError(
-            f"{name} holds no checkpoint: neither model.safetensors nor pytorch_model.bin nor "
-            "adapter_model.safetensors is there",
+            f"{name} holds no checkpoint: it has no model.safetensors, pytorch_model.bin or "
+            "adapter_model.safetensors",
             fix="Give a directory written by save_pretrained, or a file of weights",
         )
     tokenizer = tuple(directory / file for file in _TOKENIZER if (directory / file).is_file())

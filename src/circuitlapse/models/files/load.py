@@ -1,8 +1,4 @@
-"""Loading and checking a model, from a directory, the Hub or a loaded ``transformers`` model.
-
-The engine's logits are compared with the ``transformers`` model's on a right-padded probe batch. A
-model whose logits differ is rejected.
-"""
+"""Load a model, and compare its logits with those of ``transformers`` on a right-padded batch."""
 
 import copy
 from collections.abc import Callable
@@ -17,9 +13,9 @@ from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models.engine.context import Context
 from circuitlapse.models.engine.decoder import Decoder
 from circuitlapse.models.engine.model import Model
-from circuitlapse.models.families.readers import READERS
+from circuitlapse.models.families.readers import reader_of
 from circuitlapse.models.files.quiet import quiet
-from circuitlapse.shapes import Float
+from circuitlapse.shapes import Float, Int
 
 TOLERANCES = {torch.float64: 1e-4, torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 2e-2}
 """Largest allowed difference of logits by dtype, relative to the largest logit above 1."""
@@ -63,7 +59,7 @@ def load_model(
             got=type(source).__name__,
             fix="Give the directory as text or a Path, or the model that from_pretrained returned",
         )
-    model = Model(hf, _reader(hf.config, "the model")(hf), tokenizer)
+    model = Model(hf, reader_of(hf.config, "the model")(hf), tokenizer)
     _check_parity(model)
     return model
 
@@ -77,9 +73,9 @@ def place(device: str | torch.device) -> torch.device:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        # A tensor's own device has its number, by which a loaded model's can be compared with it.
+        # A tensor's device includes its index, so it can be compared with a loaded model's.
         found = torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError):  # the latter where torch was built without it
+    except (RuntimeError, AssertionError):  # the latter if torch was built without this device
         found = None
     if found is None or found.type not in ("cpu", "cuda"):
         raise CircuitlapseError(
@@ -92,7 +88,7 @@ def _dtype(dtype: str | torch.dtype) -> torch.dtype:
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if found not in TOLERANCES:
         raise CircuitlapseError(
-            "models run in another dtype",
+            "models cannot run in this dtype",
             got=str(dtype),
             fix="Use " + ", ".join(str(each).removeprefix("torch.") for each in TOLERANCES),
         )
@@ -100,7 +96,7 @@ def _dtype(dtype: str | torch.dtype) -> torch.dtype:
 
 
 def _placed(hf: PreTrainedModel, device: str | torch.device, dtype: torch.dtype) -> PreTrainedModel:
-    _reader(hf.config, "the model")
+    reader_of(hf.config, "the model")
     if hf.get_output_embeddings() is None:
         raise CircuitlapseError(
             "this model has no head that predicts next tokens",
@@ -112,7 +108,7 @@ def _placed(hf: PreTrainedModel, device: str | torch.device, dtype: torch.dtype)
         return hf
     moved: Any = copy.deepcopy(hf)
     moved.to(device=wanted, dtype=dtype)
-    # The frequencies of rotary embeddings stay as they are, as where files are loaded in a dtype.
+    # Rotary frequencies keep their precision, as when files are loaded in a dtype.
     for name, buffer in hf.named_buffers():
         if buffer.is_floating_point():
             owner, _, last = name.rpartition(".")
@@ -124,30 +120,30 @@ def _from_files(
     source: str | Path, device: torch.device, dtype: torch.dtype
 ) -> tuple[PreTrainedModel, Any]:
     directory = Path(source).expanduser()
-    if not directory.is_dir() and (isinstance(source, Path) or _looks_like_path(source)):
+    is_local = directory.is_dir()
+    if not is_local and (isinstance(source, Path) or _looks_like_path(source)):
         raise CircuitlapseError(
             "there is no such model directory",
             got=str(source),
             fix="Give a directory written by save_pretrained, or a model's name on the Hub",
         )
-    if directory.is_dir():
-        source = str(directory)
-        if not (directory / "config.json").is_file():
-            raise CircuitlapseError(
-                "this directory holds no model: there is no config.json in it",
-                got=source,
-                fix="Give a directory written by save_pretrained",
-            )
+    source = str(directory) if is_local else source
+    if is_local and not (directory / "config.json").is_file():
+        raise CircuitlapseError(
+            "this directory holds no model: there is no config.json in it",
+            got=source,
+            fix="Give a directory written by save_pretrained",
+        )
     with quiet():
         config = _or_explain(source, lambda: AutoConfig.from_pretrained(source))
-        _reader(config, str(source))
+        reader_of(config, str(source))
         hf, found = _or_explain(
             source,
             lambda: AutoModelForCausalLM.from_pretrained(
                 source, config=config, dtype=dtype, output_loading_info=True
             ),
         )
-        # transformers fills up with random numbers; tied weights do not count as missing.
+        # transformers fills missing weights with random numbers; tied ones are not missing.
         missing = sorted(found["missing_keys"])
         if missing:
             raise CircuitlapseError(
@@ -157,11 +153,13 @@ def _from_files(
                 "config that belongs to its weights",
             )
         tokenizer = None
-        if not directory.is_dir() or any((directory / name).is_file() for name in _TOKENIZER_FILES):
-            fix = _CHECK_FILES
-            if directory.is_dir():
-                fix = "Save the tokenizer again with save_pretrained, or remove its files "
-                fix += f"({', '.join(_TOKENIZER_FILES)}) to work on token ids alone"
+        if not is_local or any((directory / name).is_file() for name in _TOKENIZER_FILES):
+            fix = (
+                "Save the tokenizer again with save_pretrained, or remove its files "
+                f"({', '.join(_TOKENIZER_FILES)}) to work on token ids alone"
+            )
+            if not is_local:
+                fix = _CHECK_FILES
             tokenizer = _or_explain(source, lambda: AutoTokenizer.from_pretrained(source), fix)
     return hf.to(device).eval().requires_grad_(False), tokenizer
 
@@ -178,20 +176,8 @@ def _or_explain(source: object, load: Callable[[], Any], fix: str = _CHECK_FILES
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
         raise CircuitlapseError(
-            f"the model could not be loaded: {reason}",
-            got=str(source),
-            fix=fix,
+            f"the model could not be loaded: {reason}", got=str(source), fix=fix
         ) from error
-
-
-def _reader(config: Any, what: str) -> Callable[[Any], Decoder]:
-    if config.model_type not in READERS:
-        raise CircuitlapseError(
-            f"{what} belongs to a family that is not supported",
-            got=config.model_type,
-            fix=f"Supported model types: {', '.join(sorted(READERS))}",
-        )
-    return READERS[config.model_type]
 
 
 @torch.no_grad()
@@ -204,7 +190,7 @@ def _check_parity(model: Model) -> None:
     mask = (torch.arange(width) < lengths[:, None]).long()
     model.hf.eval()
     try:
-        # The padding differs between the two, so that a decoder which looks at it is found out.
+        # The padding differs between the two, so a decoder that attends to it gives other logits.
         theirs = model.hf(
             (tokens * mask).to(model.device), attention_mask=mask.to(model.device)
         ).logits.float()
@@ -215,13 +201,10 @@ def _check_parity(model: Model) -> None:
             "the model's own logits are not finite numbers on a probe batch",
             fix="Check that its training did not diverge and that its files are whole",
         )
-    rows = torch.arange(len(lengths))
-    ours, expected = [], []
-    for back in range(int(lengths.min())):
-        end = lengths - 1 - back
-        ours.append(_logits(decoder, tokens.to(model.device), end.to(model.device)).float().cpu())
-        expected.append(theirs[rows, end].cpu())
-    found, wanted = torch.cat(ours), torch.cat(expected)
+    reads = lengths[:, None] - 1 - torch.arange(int(lengths.min()))
+    ours = _logits(decoder, tokens.to(model.device), reads.to(model.device))
+    found = ours.float().cpu().flatten(0, 1)
+    wanted = theirs.cpu()[torch.arange(len(lengths))[:, None], reads].flatten(0, 1)
     worst, largest = float((found - wanted).abs().max()), max(1.0, float(wanted.abs().max()))
     allowed = TOLERANCES[model.hf.dtype] * largest
     best = wanted.topk(2, dim=1).values
@@ -229,12 +212,13 @@ def _check_parity(model: Model) -> None:
     same = found.argmax(dim=1) == wanted.argmax(dim=1)
     if not worst <= allowed or not bool(same[clear].all()):
         raise CircuitlapseError(
-            "the engine's logits differ from those of transformers on a probe batch, so that "
-            "nothing computed with it could be trusted",
+            "the engine's logits differ from those of transformers on a probe batch",
             got=f"a difference of {worst:.2g} in logits up to {largest:.2g}",
             fix="This model uses an option that is not supported; please report its config.json",
         )
 
 
-def _logits(decoder: Decoder, tokens: Tensor, end: Tensor) -> Float[Tensor, "prompts vocab"]:
-    return decoder.logits(decoder.run(decoder.embed(tokens), Context(end[:, None])))[:, 0]
+def _logits(
+    decoder: Decoder, tokens: Int[Tensor, "prompts pos"], reads: Int[Tensor, "prompts reads"]
+) -> Float[Tensor, "prompts reads vocab"]:
+    return decoder.logits(decoder.run(decoder.embed(tokens), Context(reads)))

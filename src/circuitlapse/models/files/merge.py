@@ -1,4 +1,4 @@
-"""From a checkpoint's tensors to a model: adapters merged, extra rows of the vocabulary dropped.
+"""Build a model from a checkpoint's tensors: merge adapters, drop extra rows of the vocabulary.
 
 Reading is slow, building is not thread-safe. They are separate so that the next checkpoint can be
 read in a thread.
@@ -21,15 +21,13 @@ from circuitlapse.models.files.quiet import quiet
 from circuitlapse.models.files.reference import Reference
 from circuitlapse.models.files.validate_checkpoint import ADAPTED, adapter_rows
 
-_PROBE = (3, 12)  # prompts and tokens on which dropping rows must leave the logits as they are
+_PROBE = (3, 12)  # prompts and tokens on which dropping rows must not change the logits
 
 Tensors = dict[str, Tensor]
 
 
 def read_tensors(files: Files) -> Tensors:
-    """Read a checkpoint's weights in single precision; none for an adapter, which is read when
-    merged.
-    """
+    """Read a checkpoint's weights in single precision; an adapter's are read when merged."""
     if files.kind == "adapter":
         return {}
     return {name: tensor.to(torch.float32, copy=True) for name, tensor in files.tensors()}
@@ -39,8 +37,6 @@ def build_model(
     files: Files, tensors: Tensors, base: Reference, device: str | torch.device = "auto"
 ) -> Model:
     """Build a validated checkpoint's model, with the base's vocabulary and tokenizer.
-
-    The model takes over ``tensors``, which come from ``read_tensors``.
 
     Raises:
         CircuitlapseError: If weights are missing, an adapter cannot be merged, dropping the extra
@@ -75,7 +71,7 @@ def _merged(files: Files, base: Reference) -> Any:
 
     hf = _filled(base.files, read_tensors(base.files), base)
     rows = adapter_rows(files.shapes(), base)
-    if rows > base.rows:  # the adapter brings them all; PEFT only fills what is there
+    if rows > base.rows:  # PEFT overwrites all rows, but does not add any
         hf.resize_token_embeddings(rows, mean_resizing=False)
     try:
         adapted: Any = PeftModel.from_pretrained(hf, str(files.directory))
@@ -97,16 +93,14 @@ def _merged(files: Files, base: Reference) -> Any:
 def check_ties(model: nn.Module, what: str, fix: str) -> None:
     """Check that no adapter is on a weight that another module shares, which merging would change.
 
-    ``what`` names the adapters in the error message, and ``fix`` is its advice.
-
     Raises:
-        CircuitlapseError: Naming the weight.
+        CircuitlapseError: With ``what`` for the adapters, the weight, and ``fix``.
     """
     names: dict[int, list[str]] = {}
     for name, weight in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(weight), []).append(name.removeprefix(ADAPTED))
     for tied in names.values():
-        # New rows for some tokens (token_adapter) are put on all modules alike.
+        # New rows for some tokens (token_adapter) are the same on all modules.
         adapted = [name for name in tied if re.search(r"(?<!token_adapter)\.base_layer\.", name)]
         if len(tied) > 1 and adapted:
             raise CircuitlapseError(
@@ -127,7 +121,7 @@ def _trimmed(hf: PreTrainedModel, files: Files, base: Reference) -> PreTrainedMo
     before = hf(probe).logits[..., : base.rows]
     hf.resize_token_embeddings(base.rows)
     after = hf(probe).logits
-    # The product with fewer rows may round differently, and that is all that may differ.
+    # Only the rounding of the product with fewer rows may differ.
     if after.shape != before.shape or not torch.allclose(after, before, rtol=1e-5, atol=1e-5):
         raise CircuitlapseError(
             f"dropping the extra rows of {files.name} changes logits of the base's tokens",

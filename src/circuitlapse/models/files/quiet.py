@@ -9,10 +9,7 @@ from transformers.utils import logging
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence transformers' progress bars, advice and warnings while loading or saving a model.
-
-    Errors still come through, as exceptions.
-    """
+    """Silence transformers' progress bars, advice and warnings; exceptions still propagate."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

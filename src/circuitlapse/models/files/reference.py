@@ -9,24 +9,19 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models.families.readers import READERS
+from circuitlapse.models.families.readers import reader_of
 from circuitlapse.models.files.files import Files
 from circuitlapse.models.files.quiet import quiet
 
 # Buffers that older versions of transformers saved among the weights.
 _BUFFERS = ("attn.bias", "attn.masked_bias", "attention.bias", "attention.masked_bias", "inv_freq")
-# GPT-NeoX's output layer, which files call by another name than transformers 5 does in memory.
+# GPT-NeoX's output layer has another name in files than in transformers 5.
 _RENAMED = (("embed_out.", "lm_head."), ("lm_head.", "embed_out."))
 
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """The base that checkpoints must match.
-
-    Attributes:
-        files: Its files.
-        config: Its config.
-    """
+    """The base that checkpoints must match."""
 
     files: Files
     config: Any
@@ -116,44 +111,27 @@ def reference(files: Files) -> Reference:
             fix="Name the model that was fine-tuned as base.path or --base",
         )
     config = read_config(files)
-    if config.model_type not in READERS:
-        raise CircuitlapseError(
-            f"{files.name} belongs to a family that is not supported",
-            got=config.model_type,
-            fix=f"Supported model types: {', '.join(sorted(READERS))}",
-        )
+    reader_of(config, files.name)
     return Reference(files, config)
 
 
 def read_config(files: Files) -> Any:
-    """Read a config.
-
-    Raises:
-        CircuitlapseError: If that fails.
-    """
-    try:
-        with quiet():
-            return AutoConfig.from_pretrained(files.directory)
-    except (OSError, ValueError, KeyError) as error:
-        raise CircuitlapseError(
-            f"{files.name} has a config.json that cannot be read",
-            got=" ".join(str(error).split())[:160],
-            fix="Copy or save this checkpoint again",
-        ) from error
+    """Read a config; a CircuitlapseError says if it is broken."""
+    return _read(AutoConfig, files, "config.json", "Copy or save this checkpoint again")
 
 
 def read_tokenizer(files: Files) -> Any:
-    """Read a tokenizer.
+    """Read a tokenizer; a CircuitlapseError says if it is broken."""
+    fix = "Save the tokenizer again, or remove it: the base's is used"
+    return _read(AutoTokenizer, files, "tokenizer", fix)
 
-    Raises:
-        CircuitlapseError: If that fails.
-    """
+
+def _read(kind: Any, files: Files, what: str, fix: str) -> Any:
     try:
         with quiet():
-            return AutoTokenizer.from_pretrained(files.directory)
+            return kind.from_pretrained(files.directory)
     except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())[:160]
         raise CircuitlapseError(
-            f"{files.name} has a tokenizer that cannot be read",
-            got=" ".join(str(error).split())[:160],
-            fix="Save the tokenizer again, or remove it: the base's is used",
+            f"{files.name} has a {what} that cannot be read", got=reason, fix=fix
         ) from error

@@ -47,7 +47,7 @@ def export_transformerlens(
     directory = Path(directory)
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise CircuitlapseError(
-            "there is something at this place already, and nothing is overwritten",
+            "the directory is not empty, and nothing is overwritten",
             got=str(directory),
             fix="Name a new directory",
         )
@@ -79,7 +79,7 @@ def export_transformerlens(
         hf.save_pretrained(draft)
         if tokenizer is not None:
             tokenizer.save_pretrained(draft)
-        if directory.exists():  # fails where something was put there in the meantime
+        if directory.exists():  # fails if it is no longer empty
             directory.rmdir()
     return directory
 
@@ -89,7 +89,7 @@ def _cut_tokenizer(tokenizer: Any, size: int, rows: int) -> Any:
     used = _beyond(tokenizer, size)
     padding = used.pop(tokenizer.pad_token_id, None)
     if padding and not used:
-        if tokenizer.is_fast:  # it cannot forget a token, but can be made again without it
+        if tokenizer.is_fast:  # a fast tokenizer cannot remove a token: build one without it
             document = json.loads(tokenizer.backend_tokenizer.to_str())
             document["added_tokens"] = [t for t in document["added_tokens"] if t["id"] < size]
             document["padding"] = None

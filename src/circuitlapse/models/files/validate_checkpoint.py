@@ -17,7 +17,7 @@ from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models.files.files import ADAPTER_CONFIG, Files
 from circuitlapse.models.files.reference import Reference, read_config, read_tokenizer
 
-# Of a config, what the logits of a given prompt do not depend on.
+# Keys of a config that do not affect the logits.
 _IRRELEVANT = {
     "_name_or_path",
     "architectures",
@@ -43,15 +43,14 @@ _IRRELEVANT = {
     "use_cache",
     "vocab_size",
 }
-ADAPTED = "base_model.model."
-"""What PEFT puts before a module's name."""
+ADAPTED = "base_model.model."  # PEFT's prefix of module names
 
 
 def validate_checkpoint(files: Files, base: Reference) -> list[str]:
     """Check a checkpoint, reading every weight once; return notes for the user, as sentences.
 
     Raises:
-        CircuitlapseError: Naming the checkpoint and what is wrong with it.
+        CircuitlapseError: With the checkpoint's name and the first difference from the base.
     """
     notes = []
     if files.config is not None:
@@ -83,13 +82,13 @@ def tokenizer_files_equal(ours: Files, theirs: Files) -> bool:
 def _check_config(files: Files, base: Reference) -> None:
     ours, theirs = read_config(files), base.config
     what = f"{files.name} is of another architecture than the base {base.files.name}"
-    fix = "Compare checkpoints of one model, and name the one that they began from as the base"
+    fix = "Compare checkpoints of one model, and name the one that was fine-tuned as the base"
     if ours.model_type != theirs.model_type:
         got = f"{ours.model_type}, where the base is {theirs.model_type}"
         raise CircuitlapseError(what, got=got, fix=fix)
     mine, expected = ours.to_dict(), theirs.to_dict()
     for key in sorted(mine.keys() & expected.keys() - _IRRELEVANT):
-        # Dropout and the pooling of classifiers play no part in a causal model's answers.
+        # Dropout and a classifier's pooling do not affect a causal model's logits.
         if "drop" in key or key.startswith("summary_") or mine[key] == expected[key]:
             continue
         raise CircuitlapseError(what, got=f"{key} {mine[key]}, not {expected[key]}", fix=fix)
@@ -136,12 +135,12 @@ def _check_adapter(
     settings = _adapter_settings(files)
     if settings.get("peft_type") != "LORA":
         raise CircuitlapseError(
-            f"{files.name} is an adapter of a kind that is not merged here",
+            f"{files.name} is no LoRA adapter, and other kinds are not supported",
             got=settings.get("peft_type"),
-            fix="LoRA adapters are; merge others with merge_and_unload and save the model",
+            fix="Merge it with merge_and_unload and save the whole model",
         )
     rows = adapter_rows(found, base)
-    # PEFT saves a vocabulary that grew, or was trained, whole next to the adapter.
+    # PEFT saves a resized or trained vocabulary whole, in the adapter's file.
     shapes = {**base.shapes, **{name: (rows, *base.shapes[name][1:]) for name in base.vocabulary}}
     for name, shape in found.items():
         module, _, part = name.removeprefix(ADAPTED).partition(".lora_")
@@ -164,8 +163,7 @@ def _check_adapter(
     trained_on = settings.get("base_model_name_or_path")
     if trained_on in (None, "", base.files.name):
         return notes
-    said = f"{files.name} says that it was trained on {trained_on}; it is merged into the base"
-    return [*notes, said]
+    return [*notes, f"{files.name} was trained on {trained_on}; it is merged into the base"]
 
 
 def _fits(part: str, shape: tuple[int, ...], weight: tuple[int, ...], module: nn.Module) -> bool:
@@ -229,10 +227,10 @@ def _check_tokenizer(files: Files, base: Reference) -> None:
         token = differing[0]
         got = f"{token!r} is token {ids.get(token)}, not {expected[token]}"
     elif _rules(ours) != _rules(theirs):
-        got = "the same tokens, found by other rules"
+        got = "the same tokens, but other rules of splitting text"
     if got is not None:
         raise CircuitlapseError(
-            f"{files.name} is of another tokenizer than the base",
+            f"{files.name} has another tokenizer than the base",
             got=got,
             fix="Compare checkpoints of one model and one tokenizer",
         )
@@ -262,7 +260,7 @@ def _check_numbers(files: Files, base: Reference) -> None:
 def _finite(tensor: Tensor) -> bool:
     """Whether all numbers are finite: minimum and maximum propagate NaN."""
     if tensor.itemsize == 1:
-        tensor = tensor.float()  # numbers of eight bits have no order in torch
+        tensor = tensor.float()  # torch cannot compare eight-bit floats
     return not tensor.numel() or all(bool(end.isfinite()) for end in tensor.aminmax())
 
 
