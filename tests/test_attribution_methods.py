@@ -9,8 +9,7 @@ import twins_attribution as twins
 from circuitlapse.attribution.edges import attribute
 from circuitlapse.attribution.neurons import neuron_scores
 from circuitlapse.models.files.load import load_model
-from circuitlapse.patching.neuron_effects import neuron_effects
-from circuitlapse.patching.patching import node_effects
+from circuitlapse.patching.node_effects import neuron_effects, node_effects
 from circuitlapse.prompts.pairs import PromptPairs
 from twins_engine import FAMILIES, Literal, random_pairs, tiny, tiny_gpt2
 

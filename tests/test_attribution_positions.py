@@ -14,7 +14,7 @@ from circuitlapse.attribution.edges import attribute
 from circuitlapse.attribution.neurons import neuron_scores
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models.files.load import load_model
-from circuitlapse.patching.neuron_effects import neuron_effects
+from circuitlapse.patching.node_effects import neuron_effects
 from circuitlapse.prompts.pairs import PromptPairs
 from twins_engine import Literal, random_pairs, tiny, tiny_gpt2
 
@@ -141,7 +141,7 @@ def test_positions_that_cannot_be_told_apart_are_refused(names, message):
     ("method", "options", "message"),
     [
         ("eap-ig-inputs", {"qk_fix": True}, r"qk_fix is defined for eap only .*Use method='eap'"),
-        ("eap", {"metric": "neg_kl"}, r"neg_kl is largest in the clean run .*Use eap-ig-inputs"),
+        ("eap", {"metric": "neg_kl"}, r"neg_kl is largest in the clean run.*Use eap-ig-inputs"),
         ("eap", {"metric": "accuracy"}, r"accuracy has no gradient"),
     ],
 )

@@ -8,7 +8,8 @@ from circuitlapse.circuits.evaluate import evaluate_circuit
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models.engine.context import Context
 from circuitlapse.models.files.load import load_model
-from circuitlapse.patching.patching import node_effects, patch
+from circuitlapse.patching.node_effects import node_effects
+from circuitlapse.patching.patching import patch
 from twins_engine import FAMILIES, Literal, random_pairs, tiny
 
 families = pytest.mark.parametrize("family", FAMILIES)

@@ -102,13 +102,13 @@ def test_fits_that_share_what_is_read_are_those_alone(monkeypatch):
     base, tuned, pairs = load_model(tiny("gpt2", 0)), load_model(tiny("gpt2", 1)), random_pairs(5)
     alone = [ScaleFits(base, tuned, pairs).fit(non_negative=bound) for bound in (False, True)]
     assert float(alone[0].nodes.min()) < 0 <= float(alone[1].nodes.min())
-    reading, readers = gains_module._what_is_read, []
+    reading, readers = gains_module._output_gradients, []
 
     def seen(reader, *given):
         readers.append(reader)
         return reading(reader, *given)
 
-    monkeypatch.setattr(gains_module, "_what_is_read", seen)
+    monkeypatch.setattr(gains_module, "_output_gradients", seen)
     # A device's free room shrinks by what is kept; that must not make other batches.
     room = iter([lambda width, before: 99, lambda width, before: 1])
     monkeypatch.setattr(gains_module, "max_batch_rows", lambda *given: next(room))

@@ -74,7 +74,7 @@ def test_two_threads_work_at_once_and_are_kept_in_order():
         ({1}, {"batch_size": 3}),  # one row in each of two threads: never more than 3 at once
         ({1}, {"batch_size": 1}),
         ({2}, {"batch_size": 4}),
-        ({12}, {"batch_size": 99, "side_by_side": False}),
+        ({12}, {"batch_size": 99, "parallel": False}),
         ({1}, {"most": 0}),
     ],
 )
@@ -87,12 +87,12 @@ def test_no_more_rows_are_worked_on_at_once_than_asked_for(sizes, options):
 
     grouped(work, lambda rows, n: found.add(n), **options)
     assert found == sizes
-    alone = options in ({"batch_size": 1}, {"most": 0}) or "side_by_side" in options
+    alone = options in ({"batch_size": 1}, {"most": 0}) or "parallel" in options
     assert (callers == {threading.get_ident()}) == alone
 
 
 @pytest.mark.usefixtures("two_threads")
-@pytest.mark.parametrize("options", [{"side_by_side": False}, {"keep": None}])
+@pytest.mark.parametrize("options", [{"parallel": False}, {"keep": None}])
 def test_what_is_not_up_to_it_is_called_by_one_thread_alone(options):
     callers = set[int]()
 

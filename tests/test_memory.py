@@ -97,8 +97,8 @@ def test_few_variants_of_long_prompts_are_run_at_once(monkeypatch):
         copied.append(found.numel())
         return found
 
-    after = decoder._after
-    monkeypatch.setattr(decoder, "_after", seen)
+    after = decoder._append
+    monkeypatch.setattr(decoder, "_append", seen)
     for module in (partial_forward, exact, eap):
         monkeypatch.setattr(module, "_PART_FLOATS", 2**7)
     cl.node_effects(model, pairs)
@@ -225,7 +225,7 @@ def test_scales_are_fitted_in_halves_where_memory_runs_out(monkeypatch, later):
     )
     roomy, reading, sizes = (
         ScaleFits(base, tuned, pairs).fit(),
-        fit_scales._what_is_read,
+        fit_scales._output_gradients,
         list[int](),
     )
 
@@ -235,7 +235,7 @@ def test_scales_are_fitted_in_halves_where_memory_runs_out(monkeypatch, later):
         sizes.append(len(batch))
         return reading(reader, batch, context)
 
-    monkeypatch.setattr(fit_scales, "_what_is_read", tight)
+    monkeypatch.setattr(fit_scales, "_output_gradients", tight)
     found = ScaleFits(base, tuned, pairs).fit()
     # Each prompt is read by both models once, or again where it did not fit, and twice with
     # improvements.

@@ -14,7 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from circuitlapse.attribution.edges import attribute
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models.files.load import load_model
-from circuitlapse.patching.patching import node_effects, patch, patch_effects
+from circuitlapse.patching.node_effects import node_effects
+from circuitlapse.patching.patching import patch, patch_effects
 from circuitlapse.prompts.pairs import PromptPairs
 from twins_engine import FAMILIES, random_pairs, tiny, tiny_gpt2
 from twins_patching import LiteralPatches

@@ -13,7 +13,7 @@ from circuitlapse.models.engine.behaviour import corrupt_logit_difference, logit
 from circuitlapse.models.engine.decoder import Decoder
 from circuitlapse.models.engine.output_scales import rescaled_decoder
 from circuitlapse.models.files.load import load_model
-from circuitlapse.patching.patching import node_effects
+from circuitlapse.patching.node_effects import node_effects
 from circuitlapse.prompts.pairs import PromptPairs
 from twins_engine import FAMILIES, random_pairs, tiny, tiny_gpt2
 
@@ -88,7 +88,7 @@ def test_only_what_is_not_known_is_run(monkeypatch):
     assert seen == [(4, 5), (4, 2)]
     corrupt_logit_difference(model, corrupted_from(prompts, 5))
     corrupt_logit_difference(model.with_prefix_cache(), corrupted_from(prompts, 5))
-    assert seen[2:] == [(4, 5), (4, 5)]  # a model that does not remember, and one that begins to
+    assert seen[2:] == [(4, 5), (4, 5)]  # a model without a cache, and one with an empty cache
 
 
 def test_a_longer_beginning_is_kept_though_a_shorter_one_was_run(monkeypatch):
@@ -113,30 +113,30 @@ def test_where_there_is_no_room_what_is_held_stays(monkeypatch):
     assert len(seen) == 5  # all but the second time that each of the first three is asked for
 
 
-def test_what_is_held_is_no_more_than_what_is_counted():
+def test_the_cache_counts_all_its_bytes():
     model = load_model(tiny_gpt2()).with_prefix_cache()
     for column in (3, 5):
         corrupt_logit_difference(model, corrupted_from(even_prompts(6), column))
-    held_by = model.decoder.prefixes
-    assert held_by is not None
-    held = [row.untyped_storage().nbytes() for row in held_by._kept.values()]
-    assert len(held) == 4
-    assert sum(held) == held_by._held
+    cache = model.decoder.prefix_cache
+    assert cache is not None
+    sizes = [row.untyped_storage().nbytes() for row in cache._kept.values()]
+    assert len(sizes) == 4
+    assert sum(sizes) == cache._bytes
 
 
 def test_a_rescaled_model_shares_no_prefix_cache_with_the_other():
     model, pairs = load_model(tiny_gpt2()).with_prefix_cache(), corrupted_from(even_prompts(7), 5)
     corrupt_logit_difference(model, pairs)
-    louder = replace(
+    rescaled = replace(
         model, decoder=rescaled_decoder(model.decoder, torch.full((len(model.graph.nodes),), 2.0))
     )
-    plain = replace(louder, decoder=replace(louder.decoder, prefixes=None))
+    plain = replace(rescaled, decoder=replace(rescaled.decoder, prefix_cache=None))
     assert torch.equal(
-        corrupt_logit_difference(louder, pairs), corrupt_logit_difference(plain, pairs)
+        corrupt_logit_difference(rescaled, pairs), corrupt_logit_difference(plain, pairs)
     )
 
 
-def test_several_threads_share_one_memory():
+def test_several_threads_share_one_cache():
     model, prompts = load_model(tiny_gpt2()), random_pairs(8, n=120)
     threads, with_prefix_cache = torch.get_num_threads(), model.with_prefix_cache()
     torch.set_num_threads(2)

@@ -1,5 +1,4 @@
-"""Names of nodes and destinations: ``a3.h5``, ``a3.h5<q>``, ``m3``, as in MIB (Mueller et al.
-2025).
+"""Names of nodes and edges, as in MIB (Mueller et al. 2025): ``a3.h5``, ``a3.h5<q>``, ``m3``.
 
 Tables and pages use them too, so this module imports no torch.
 """
@@ -17,17 +16,11 @@ _NAME = re.compile(r"a(?P<layer>\d+)\.h(?P<head>\d+)(<(?P<slot>[qkv])>)?|m(?P<ml
 
 
 class Place(NamedTuple):
-    """Where a node is.
-
-    Attributes:
-        layer: Its layer, from 0.
-        head: Its number in the layer, from 0; −1 for an MLP.
-        slot: ``q``, ``k`` or ``v`` for a head's input, else empty.
-    """
+    """Where a node is."""
 
     layer: int
-    head: int = -1
-    slot: str = ""
+    head: int = -1  # −1 for an MLP
+    slot: str = ""  # q, k or v for a head's input
 
 
 def head_name(layer: int, head: int, slot: str = "") -> str:
@@ -61,19 +54,12 @@ SLOTS = ("q", "k", "v")
 
 @dataclass(frozen=True)
 class GraphShape:
-    """Source nodes (writers), destination nodes (readers) and edges of a pre-norm transformer.
-
-    Attributes:
-        n_layers: Number of blocks.
-        n_heads: Attention heads per block.
-        n_kv_heads: Key-value heads per block; 0 means one per head.
-        parallel: Whether a block's MLP reads the block's input, without the attention's output.
-    """
+    """Source nodes (writers), destination nodes (readers) and edges of a pre-norm transformer."""
 
     n_layers: int
     n_heads: int
-    n_kv_heads: int = 0
-    parallel: bool = False
+    n_kv_heads: int = 0  # key-value heads per block; 0 means one per head
+    parallel: bool = False  # whether MLPs read the block's input, without the attention's output
 
     def __post_init__(self) -> None:
         """Give equal graphs equal fields."""
@@ -94,7 +80,7 @@ class GraphShape:
 
     @cached_property
     def places(self) -> tuple[Place, ...]:
-        """Layer and number in it of each of :attr:`nodes`."""
+        """The place of each of :attr:`nodes`."""
         heads = (*range(self.n_heads), -1)
         return tuple(Place(layer, head) for layer in range(self.n_layers) for head in heads)
 

@@ -35,14 +35,14 @@ def eap_ig_activations_scores(
     sums = next(found).scores(graph, inner, end, parts)
     for gradients in found:
         sums += gradients.scores(graph, inner, end, parts)
-        del gradients  # the next ones need its room
+        del gradients  # frees memory for the next ones
     return sums / n_runs(decoder, steps)
 
 
 def both_runs(decoder: Decoder, batch: Suffixes) -> tuple[list[Step], list[Step]]:
     """Run the clean prompts with gradients, and the corrupt ones without."""
     with torch.enable_grad():
-        clean = decoder.trace(batch.clean.detach().requires_grad_(), batch.context)
+        clean = decoder.trace(_leaf(batch.clean), batch.context)
     with torch.no_grad():
         return clean, decoder.trace(batch.corrupt, batch.context)
 
@@ -60,25 +60,24 @@ def each_node(
     Yields gradients at the destinations; their sum is that of all runs.
     """
     shares = [1 - k / steps for k in range(1, steps + 1)]
-    gradients = Gradients(decoder)
+    gradients = Gradients(decoder, batch)
     for share in shares:
-        _run(gradients, batch, 0, batch.clean + share * (batch.corrupt - batch.clean))
+        gradients.run(_leaf(batch.clean + share * (batch.corrupt - batch.clean)))
     yield gradients
     below: list[tuple[Tensor, Tensor]] = []
     for layer, (ours, theirs) in enumerate(zip(clean, corrupt, strict=True)):
         for name in ("attn_out", "mlp_out"):
-            gradients, arriving = Gradients(decoder), torch.zeros_like(ours.resid_post)
+            gradients, arriving = Gradients(decoder, batch), torch.zeros_like(ours.resid_post)
             for share in shares:
                 change = share * (getattr(theirs, name) - getattr(ours, name)).detach()
                 if name == "attn_out" and not decoder.parallel:
-                    x = ours.resid_mid.detach() + change
-                    arriving += _run_from_mlp(gradients, batch, layer, x)
+                    arriving += _run_from_mlp(gradients, layer, ours.resid_mid + change)
                 else:
-                    x = ours.resid_post.detach() + change
-                    arriving += _run(gradients, batch, layer + 1, x)
+                    x = _leaf(ours.resid_post + change)
+                    arriving += gradients.run(x, layer + 1, [x])[1][0]
             yield gradients
             below += _bypassing(decoder, batch, ours, name, arriving, layer)
-    gradients = Gradients(decoder)
+    gradients = Gradients(decoder, batch)
     wanted = [x for step in clean for x in (step.q, step.k, step.v, step.resid_mid)]
     found = torch.autograd.grad(
         [x for x, _ in below], wanted, [gradient for _, gradient in below], materialize_grads=True
@@ -87,49 +86,36 @@ def each_node(
     yield gradients
 
 
-def _run(
-    gradients: Gradients, batch: Suffixes, layer: int, x: Float[Tensor, "batch pos d_model"]
-) -> Float[Tensor, "batch pos d_model"]:
-    """Run from the input of ``layer`` and return the gradient at that input."""
-    with torch.enable_grad():
-        x = x.detach().requires_grad_()
-        return _back(gradients, batch, layer, x, [x])[0]
+def _leaf(x: Tensor) -> Tensor:
+    return x.detach().requires_grad_()
 
 
 def _run_from_mlp(
-    gradients: Gradients, batch: Suffixes, layer: int, x: Float[Tensor, "batch pos d_model"]
+    gradients: Gradients, layer: int, x: Float[Tensor, "batch pos d_model"]
 ) -> Float[Tensor, "batch pos d_model"]:
     """Run from after the attention of ``layer`` and return the gradient at the stream there."""
     with torch.enable_grad():
-        x = x.detach().requires_grad_()
-        read = x.view_as(x)
-        post = x + gradients.decoder.mlp[layer](read)
-        arriving, at_mlp = _back(gradients, batch, layer + 1, post, [x, read])
+        x = _leaf(x)
+        into_mlp = x.view_as(x)
+        post = x + gradients.decoder.mlp[layer](into_mlp)
+    arriving, at_mlp = gradients.run(post, layer + 1, [x, into_mlp])[1]
     gradients.add_mlp(layer, at_mlp)
     return arriving
-
-
-def _back(
-    gradients: Gradients, batch: Suffixes, layer: int, x: Tensor, others: list[Tensor]
-) -> list[Tensor]:
-    steps = gradients.decoder.trace(x, batch.context, layer)
-    return gradients.add(batch, steps, steps[-1].resid_post if steps else x, others)
 
 
 def _bypassing(
     decoder: Decoder,
     batch: Suffixes,
     clean: Step,
-    held: str,
+    replaced: str,
     arriving: Float[Tensor, "batch pos d_model"],
     layer: int,
 ) -> list[tuple[Tensor, Tensor]]:
     """Propagate a gradient from after a replaced node through the rest of its layer."""
     with torch.enable_grad():
-        stream = decoder.to_queries(layer, clean.resid_pre, batch.context)
-    ways = [(stream, arriving)]
-    if held == "mlp_out":
-        ways.append((clean.attn_out, arriving))
+        paths = [(decoder.to_queries(layer, clean.resid_pre, batch.context), arriving)]
+    if replaced == "mlp_out":
+        paths.append((clean.attn_out, arriving))
     elif decoder.parallel:
-        ways.append((clean.mlp_out, arriving))
-    return ways
+        paths.append((clean.mlp_out, arriving))
+    return paths

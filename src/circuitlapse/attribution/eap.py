@@ -41,18 +41,17 @@ def check_gradient_at_clean(metric: Metric) -> None:
     """
     if metric == "neg_kl":
         raise CircuitlapseError(
-            "neg_kl is largest in the clean run itself, so that its gradient there is zero",
-            got="eap",
-            fix="Use eap-ig-inputs, whose gradients are taken on the way from the corrupt prompt",
+            "eap cannot score neg_kl: neg_kl is largest in the clean run, so its gradient is zero",
+            fix="Use eap-ig-inputs, or another metric",
         )
 
 
 def eap_scores(
     decoder: Decoder, graph: Graph, batch: Suffixes, parts: Parts, qk_fix: bool
 ) -> Float[Tensor, "parts writers readers"]:
-    """Sum one batch's EAP scores; see :mod:`circuitlapse.attribution.eap` for the option."""
-    gradients = Gradients(decoder)
-    clean, at_z = _run(gradients, batch, batch.clean, with_z=qk_fix)
+    """Sum one batch's EAP scores, with AtP*'s QK-fix if asked."""
+    gradients = Gradients(decoder, batch)
+    clean, at_z = gradients.run(batch.clean.detach().requires_grad_(), with_z=qk_fix)
     with torch.no_grad():
         corrupt = decoder.trace(batch.corrupt, batch.context)
         inner, end = differences(decoder, graph, batch, clean, corrupt)
@@ -70,11 +69,11 @@ def eap_ig_scores(
     decoder: Decoder, graph: Graph, batch: Suffixes, parts: Parts, steps: int
 ) -> Float[Tensor, "parts writers readers"]:
     """Sum one batch's EAP-IG-inputs scores."""
-    gradients = Gradients(decoder)
-    corrupted, *others = embeddings(batch, "eap-ig-inputs", steps)
-    corrupt, _ = _run(gradients, batch, corrupted)
-    for x in others:
-        _run(gradients, batch, x)
+    gradients = Gradients(decoder, batch)
+    inputs = [x.detach().requires_grad_() for x in embeddings(batch, "eap-ig-inputs", steps)]
+    corrupt, _ = gradients.run(inputs[0])
+    for x in inputs[1:]:
+        gradients.run(x)
     with torch.no_grad():
         clean = decoder.trace(batch.clean, batch.context)
         inner, end = differences(decoder, graph, batch, clean, corrupt)
@@ -87,21 +86,8 @@ def embeddings(
     """Embeddings at which a method takes gradients; the first is an end of the path."""
     if method == "eap":
         return [batch.clean]
-    way = batch.clean - batch.corrupt
-    return [batch.corrupt, *(batch.corrupt + way * (k / steps) for k in range(1, steps))]
-
-
-def _run(
-    gradients: Gradients,
-    batch: Suffixes,
-    x: Float[Tensor, "batch pos d_model"],
-    with_z: bool = False,
-) -> tuple[list[Step], list[Tensor]]:
-    """Run forward and backward from embeddings ``x``; return the steps and the gradients at z."""
-    with torch.enable_grad():
-        steps = gradients.decoder.trace(x.detach().requires_grad_(), batch.context)
-    others = [step.z for step in steps] if with_z else []
-    return steps, gradients.add(batch, steps, steps[-1].resid_post, others)
+    change = batch.clean - batch.corrupt
+    return [batch.corrupt, *(batch.corrupt + change * (k / steps) for k in range(1, steps))]
 
 
 _PART_FLOATS = 2**19
@@ -122,53 +108,31 @@ def query_and_key_scores(
     of −metric at z. Keys compete for attention, so those of each part are corrupted alone. The cost
     is one projection and two attentions of the layer per source.
     """
-    last, found = decoder.is_last(layer), []
-    part = variants_at_once(decoder, batch.context, sources[0], _PART_FLOATS)
-    for some in sources.split(part):
+    last, found, context = decoder.is_last(layer), [], batch.context
+
+    def effects(q: Tensor, k: Tensor, v: Tensor, changed: Tensor) -> Tensor:
+        """First-order effect, through the mixed values, of new attention weights."""
+        q = decoder.to_queries(layer, q, context)
+        z = decoder.attend(layer, q, k, v, context).unflatten(0, (-1, len(clean.z)))
+        return (single(z - clean.z) * gradient).sum(dim=-1).where(changed, 0)
+
+    for some in sources.split(variants_at_once(decoder, context, sources[0], _PART_FLOATS)):
         n = len(some)
         streams = (clean.resid_pre + some).flatten(0, 1)
         new_q, new_k, _ = decoder.attention[layer].project(streams)
         q, k, v = (x.repeat(n, 1, 1, 1) for x in (clean.q, clean.k, clean.v))
-        # Rounding must not give a score to what changes nothing.
-        changes = some.flatten(2).any(dim=-1)[:, :, None, None]
-        by_query = _effects(decoder, batch, layer, clean, gradient, (new_q, k, v)).where(changes, 0)
-        by_head = [
-            _effects(decoder, batch, layer, clean, gradient, (q, keys, v)).where(changes, 0)
-            for keys in (new_k, *_each_alone(parts, k, new_k))
+        # A source that does not change scores zero, without rounding errors.
+        changed = some.flatten(2).any(dim=-1)[:, :, None, None]
+        by_query = effects(new_q, k, v, changed)
+        alone = [
+            effects(q, torch.where(pos.repeat(n, 1)[:, :, None, None], new_k, k), v, changed)
+            for pos, _ in parts.alone()
         ]
-        at_once, *alone = by_head
-        by_key = _sums([*parts.of(at_once, last)[:2], *alone])
+        by_key = _sums([*parts.of(effects(q, new_k, v, changed), last)[:2], *alone])
         by_key = by_key.unflatten(2, (k.shape[2], -1)).sum(dim=-1)
         by_query = parts.with_rest(_sums(parts.of(by_query, last)))
         found.append(torch.cat([by_query, by_key], dim=-1))
     return torch.cat(found, dim=1)
-
-
-def _each_alone(
-    parts: Parts,
-    old: Float[Tensor, "variants pos kv_heads d_head"],
-    new: Float[Tensor, "variants pos kv_heads d_head"],
-) -> list[Float[Tensor, "variants pos kv_heads d_head"]]:
-    """Keys that are changed only at the positions of one part."""
-    return [
-        torch.where(columns.repeat(len(new) // len(columns), 1)[:, :, None, None], new, old)
-        for columns, _ in parts.alone()
-    ]
-
-
-def _effects(
-    decoder: Decoder,
-    batch: Suffixes,
-    layer: int,
-    clean: Step,
-    gradient: Float[Tensor, "batch queries heads d_head"],
-    qkv: tuple[Tensor, Tensor, Tensor],
-) -> Float[Tensor, "some batch queries heads"]:
-    """First-order effect, through the mixed values, of new attention weights."""
-    q, k, v = qkv
-    q = decoder.to_queries(layer, q, batch.context)
-    z = decoder.attend(layer, q, k, v, batch.context).unflatten(0, (-1, len(clean.z)))
-    return (single(z - clean.z) * gradient).sum(dim=-1)
 
 
 def _sums(parts: list[Float[Tensor, "some ..."]]) -> Float[Tensor, "parts some heads"]:

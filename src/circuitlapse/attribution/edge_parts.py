@@ -15,10 +15,10 @@ from circuitlapse.prompts.pairs import PromptPairs
 from circuitlapse.shapes import Bool, Float
 
 ELSEWHERE = "elsewhere"
-"""All positions of a prompt that have no name."""
+"""All positions of a prompt without a name."""
 
-Columns = tuple[Bool[Tensor, "batch pos"], Bool[Tensor, "batch reads"]]
-"""Some columns of a batch, and the reads that stand there."""
+Where = tuple[Bool[Tensor, "batch pos"], Bool[Tensor, "batch reads"]]
+"""Some token positions of a batch, among all and among those that need logits."""
 
 
 def check_positions(pairs: PromptPairs) -> None:
@@ -53,46 +53,37 @@ def with_elsewhere(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 class Parts:
-    """The parts of the scores in one batch.
+    """The parts of the scores in one batch: even rows, odd rows, and each named position.
 
-    Attributes:
-        halves: The even rows and the odd ones.
-        columns: Batch positions of each named position. One before a prompt's first difference has
-            none: it scores zero.
-        reads: The same among the positions that need logits.
+    A position before a prompt's first difference is not in the batch, and scores zero.
     """
 
     def __init__(self, batch: Suffixes, names: tuple[str, ...] = ()) -> None:
-        """Find the rows of each half, and the batch positions of each named position."""
+        """Find the rows of each half, and each named position in the batch."""
         n_even = int((batch.rows % 2 == 0).sum())
         self.halves = (slice(0, n_even), slice(n_even, None))
-        self.columns: list[Bool[Tensor, "batch pos"]] = []
-        self.reads: list[Bool[Tensor, "batch reads"]] = []
-        context, width = batch.context, batch.clean.shape[1]
-        for name in names:
-            where = batch.pairs.positions[name][:, None]
-            self.columns.append(context.positions(width, False) == where)
-            self.reads.append(context.positions(width, True) == where)
+        pos, reads = (batch.context.positions(batch.clean.shape[1], at) for at in (False, True))
+        positions = [batch.pairs.positions[name][:, None] for name in names]
+        self.named: list[Where] = [(pos == each, reads == each) for each in positions]
 
     def of(
         self, x: Float[Tensor, "some batch pos ..."], at_reads: bool
     ) -> list[Float[Tensor, "some ..."]]:
         """Select each half and named position of ``x``."""
-        places = self.reads if at_reads else self.columns
-        return [x[:, half] for half in self.halves] + [x[:, where] for where in places]
+        return [x[:, half] for half in self.halves] + [x[:, at[at_reads]] for at in self.named]
 
     def with_rest(
         self, sums: Float[Tensor, "parts writers readers"]
     ) -> Float[Tensor, "all_parts writers readers"]:
         """Add the part of all other positions, if any position has a name."""
-        if not self.columns:
+        if not self.named:
             return sums
         rest = sums[:2].sum(dim=0) - sums[2:].sum(dim=0)
         return torch.cat([sums, rest[None]])
 
-    def alone(self) -> list[Columns]:
-        """Positions of each named position, and lastly all others, if any has a name."""
-        if not self.columns:
+    def alone(self) -> list[Where]:
+        """Each named position, and lastly all others, if any has a name."""
+        if not self.named:
             return []
-        rest = ~torch.stack(self.columns).any(dim=0), ~torch.stack(self.reads).any(dim=0)
-        return [*zip(self.columns, self.reads, strict=True), rest]
+        pos, reads = (~torch.stack(masks).any(dim=0) for masks in zip(*self.named, strict=True))
+        return [*self.named, (pos, reads)]

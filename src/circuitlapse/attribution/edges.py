@@ -1,14 +1,4 @@
-"""Scores of all edges by one of several methods, from gradient estimates to exact effects.
-
-========================  ====================================================  ===================
-method                    an edge's score                                       forward + backward
-========================  ====================================================  ===================
-``eap``                   first-order estimate at the clean run                 1
-``eap-ig-inputs``         the same, averaged towards the corrupt embeddings     m
-``eap-ig-activations``    the same, averaged over one interpolated node each    about m × layers
-``exact``                 activation patching of the edge                       edges / 2, forward
-========================  ====================================================  ===================
-"""
+"""Scores of all edges by one of several methods, from gradient estimates to exact effects."""
 
 from collections.abc import Callable
 from typing import Literal, get_args
@@ -45,11 +35,10 @@ def attribute(
     """Score every edge of the model on the pairs.
 
     Args:
-        model: From :func:`circuitlapse.load_model`.
-        pairs: Clean and corrupt prompts with their metric.
         method: ``eap`` (one gradient), ``eap-ig-inputs`` (``steps`` gradients, more faithful),
             ``eap-ig-activations`` (``steps`` gradients for each layer's attention and MLP) or
-            ``exact`` (a patched run for every edge; :func:`project_exact` estimates the time).
+            ``exact`` (a patched run for every edge, each about half of a forward pass;
+            :func:`project_exact` estimates the time).
         steps: m of the two EAP-IG methods; the others ignore it.
         metric: The metric that edges are scored for; see :mod:`circuitlapse.prompts.metrics`.
         batch_size: Pairs per batch; by default as many as fit a fixed memory budget. It does not
@@ -92,21 +81,12 @@ def attribute(
             progress(done, n)
 
     n_points = 1 if method == "eap" else steps
-    floats_per_token = decoder.d_model * (
+    floats = decoder.d_model * (
         len(graph.writers) + 3 * graph.n_heads + graph.n_layers * (24 + n_points)
     )
     if decoder.W_E.itemsize < 4:
-        floats_per_token *= 2  # gradients and their factors are in single precision
-    each_batch(
-        decoder,
-        pairs,
-        floats_per_token,
-        work,
-        keep=keep,
-        metric=metric,
-        batch_size=batch_size,
-        needs_gradient=True,
-    )
+        floats *= 2  # gradients and their factors are in single precision
+    each_batch(decoder, pairs, floats, work, metric, batch_size, keep=keep, needs_gradient=True)
     return Scores.from_sums(graph, sums, n, shares)
 
 
@@ -123,8 +103,7 @@ def _check(method: str, steps: int, metric: Metric, qk_fix: bool) -> None:
         raise CircuitlapseError(
             "qk_fix is defined for eap only",
             got=method,
-            fix="Use method='eap', or leave qk_fix out: the other methods look beyond the clean "
-            "run's gradient already",
+            fix="Use method='eap', or leave qk_fix out",
         )
     if method == "eap":
         check_gradient_at_clean(metric)

@@ -11,22 +11,22 @@ variants of one batch. Edges into the logits need no layer.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from circuitlapse.attribution.edge_parts import Columns, Parts, with_elsewhere
+from circuitlapse.attribution.edge_parts import Parts, Where, with_elsewhere
 from circuitlapse.attribution.gradients import differences
 from circuitlapse.attribution.scores import Scores
 from circuitlapse.graph import SLOTS
 from circuitlapse.models.engine.batches import max_variants
 from circuitlapse.models.engine.circuit import Graph
-from circuitlapse.models.engine.decoder import Decoder, Step
+from circuitlapse.models.engine.decoder import Decoder
 from circuitlapse.models.engine.layers import linear
 from circuitlapse.models.engine.model import Model
 from circuitlapse.models.engine.shared_prefix import Suffixes, each_batch
-from circuitlapse.patching.partial_forward import Tail, moves, variants_at_once
+from circuitlapse.patching.partial_forward import PartialForward, changes_anything, variants_at_once
 from circuitlapse.prompts.metrics import Metric
 from circuitlapse.prompts.pairs import PromptPairs
 from circuitlapse.shapes import Float
@@ -53,7 +53,7 @@ def exact_scores(
 
     def work(batch: Suffixes) -> None:
         nonlocal done
-        runs, parts = EdgeRuns.of(decoder, graph, batch), Parts(batch, names)
+        runs, parts = EdgeRuns(decoder, graph, batch), Parts(batch, names)
         found, edges = torch.zeros_like(sums), 0
         for reader, per_pair in enumerate(graph.edges.sum(dim=0).tolist()):
             whole, *alone = [runs.effects(reader, where=where) for where in (None, *parts.alone())]
@@ -63,17 +63,11 @@ def exact_scores(
             edges += per_pair * len(batch.rows)
             if progress:
                 progress(done + edges, n * graph.n_edges)
-        sums.add_(found)  # only now: a batch that ran out of memory is done again in halves
+        sums.add_(found)  # only now: a batch that runs out of memory is repeated in halves
         done += edges
 
-    each_batch(
-        decoder,
-        pairs,
-        _floats_per_token(decoder, graph),
-        work,
-        metric=metric,
-        batch_size=batch_size,
-    )
+    floats = _floats_per_token(decoder, graph)
+    each_batch(decoder, pairs, floats, work, metric, batch_size)
     return Scores.from_sums(graph, sums, n, shares)
 
 
@@ -86,8 +80,6 @@ def project_exact(model: Model, pairs: PromptPairs, metric: Metric = "logit_diff
     for small models. It takes some seconds for GPT-2 small.
 
     Args:
-        model: From :func:`circuitlapse.load_model`.
-        pairs: Clean and corrupt prompts with their metric.
         metric: See :mod:`circuitlapse.prompts.metrics`.
 
     Raises:
@@ -100,11 +92,10 @@ def project_exact(model: Model, pairs: PromptPairs, metric: Metric = "logit_diff
     spent = torch.zeros(2, len(layers), dtype=torch.float64)
 
     def work(batch: Suffixes) -> None:
-        runs = EdgeRuns.of(decoder, graph, batch)
+        runs = EdgeRuns(decoder, graph, batch)
         for index, layer in enumerate(layers):
-            for kind, reader in enumerate(
-                (graph.slot_readers(layer, "k").start, graph.mlp_reader(layer))
-            ):
+            readers = graph.slot_readers(layer, "k").start, graph.mlp_reader(layer)
+            for kind, reader in enumerate(readers):
                 spent[kind, index] += _seconds_per_edge(runs, reader)
 
     each_batch(decoder, few, _floats_per_token(decoder, graph), work, metric=metric)
@@ -112,10 +103,7 @@ def project_exact(model: Model, pairs: PromptPairs, metric: Metric = "logit_diff
 
 
 def _seconds_per_edge(runs: "EdgeRuns", reader: int) -> float:
-    """Time a few edges into a destination; the faster of two times, as the first warms up.
-
-    A GPU runs as many edges at once as in the real work, and is synchronised.
-    """
+    """Time a few edges into a destination; the first of two times warms up."""
     device = runs.before.device
     most = max_variants(device, 1, _MEASURED_WRITERS)
     n_writers = min(most, int(runs.graph.edges[:, reader].sum()))
@@ -134,55 +122,31 @@ def _seconds_per_edge(runs: "EdgeRuns", reader: int) -> float:
 
 
 def _over_all_edges(graph: Graph, layers: list[int], seconds: Float[Tensor, "2 measured"]) -> float:
-    """Sum seconds per edge over all edges, given those into a head's slot and an MLP at some
-    layers.
-    """
+    """Sum over all edges, interpolating the seconds per edge into a head and into an MLP."""
     edges, total = graph.edges.sum(dim=0), 0.0
-    for layer in range(graph.n_layers):
-        above = next(i for i, measured in enumerate(layers) if measured >= layer)
-        low, high = layers[max(0, above - 1)], layers[above]
-        share = (layer - low) / (high - low) if high > low else 0.0
-        per_edge = torch.lerp(seconds[:, max(0, above - 1)], seconds[:, above], share)
-        total += float(per_edge[0] * edges[graph.attention_readers(layer)].sum())
-        total += float(per_edge[1] * edges[graph.mlp_reader(layer)])
-    return total
+    every = range(graph.n_layers)
+    into_head, into_mlp = (np.interp(every, layers, kind.numpy()) for kind in seconds)
+    for layer in every:
+        total += into_head[layer] * int(edges[graph.attention_readers(layer)].sum())
+        total += into_mlp[layer] * int(edges[graph.mlp_reader(layer)])
+    return float(total)
 
 
-@dataclass(frozen=True)
 class EdgeRuns:
-    """What the patched runs of one batch start from.
+    """The patched runs of one batch."""
 
-    Attributes:
-        decoder: The model.
-        graph: Its graph.
-        clean: Activations of the clean run.
-        inner: Output differences (corrupt − clean) of the sources before the last layer, at all
-            positions.
-        end: Output differences of all sources, at the positions that need logits.
-        before: The clean metric.
-        tail: All positions.
-    """
-
-    decoder: Decoder
-    graph: Graph
-    clean: list[Step]
-    inner: Float[Tensor, "inner batch pos d_model"]
-    end: Float[Tensor, "writers batch reads d_model"]
-    before: Float[Tensor, " batch"]
-    tail: Tail
-
-    @classmethod
-    def of(cls, decoder: Decoder, graph: Graph, batch: Suffixes) -> "EdgeRuns":
+    def __init__(self, decoder: Decoder, graph: Graph, batch: Suffixes) -> None:
         """Run the batch's clean and corrupt prompts."""
-        clean = decoder.trace(batch.clean, batch.context)
+        self.decoder, self.graph = decoder, graph
+        self.clean = decoder.trace(batch.clean, batch.context)
         corrupt = decoder.trace(batch.corrupt, batch.context)
-        inner, end = differences(decoder, graph, batch, clean, corrupt)
-        before = batch.metric(decoder, clean[-1].resid_post)
-        tail = Tail.at(decoder, batch, clean)
-        return cls(decoder, graph, clean, inner, end, before, tail)
+        # Output differences: before the last layer at all positions, then of all at the reads.
+        self.inner, self.end = differences(decoder, graph, batch, self.clean, corrupt)
+        self.before = batch.metric(decoder, self.clean[-1].resid_post)
+        self.forward = PartialForward(decoder, batch, self.clean)
 
     def effects(
-        self, reader: int, n_writers: int | None = None, where: Columns | None = None
+        self, reader: int, n_writers: int | None = None, where: Where | None = None
     ) -> Float[Tensor, "some batch"]:
         """Patch the edges into one destination, from its first ``n_writers`` sources or all.
 
@@ -193,39 +157,30 @@ class EdgeRuns:
         at_end = reader >= graph.mlp_reader(last)
         writers = graph.edges[:, reader].nonzero()[:n_writers, 0]
         sources = (self.end if at_end else self.inner)[: len(writers)]
-        at_once = variants_at_once(self.decoder, self.tail.context, sources[0], _PART_FLOATS)
+        at_once = variants_at_once(self.decoder, self.forward.context, sources[0], _PART_FLOATS)
         effects = []
         for some in sources.split(at_once):
             if where is not None:
                 some = some * where[at_end][..., None]
             if layer > last:
-                change, after = some, self.tail.metric(self.clean[-1].resid_post + some)
+                change, after = some, self.forward.metric(self.clean[-1].resid_post + some)
             elif reader == graph.mlp_reader(layer):
-                change = self._mlp_change(layer, some)
-                after = self.tail.after_mlp(layer, change)
+                ours = self.clean[layer]
+                change = self.decoder.mlp[layer](ours.resid_mid + some) - ours.mlp_out
+                after = self.forward.after_mlp(layer, change)
             else:
                 change = self._attention_change(layer, slot, some)
-                after = self.tail.after_attention(layer, change)
-            changed = moves(some) & moves(change)
+                after = self.forward.after_attention(layer, change)
+            changed = changes_anything(some) & changes_anything(change)
             effects.append((self.before - after).where(changed, 0.0))
         return torch.cat(effects)
-
-    def _mlp_change(
-        self, layer: int, sources: Float[Tensor, "some batch pos d_model"]
-    ) -> Float[Tensor, "some batch pos d_model"]:
-        """Change of an MLP's output when its input changes by each of the sources."""
-        ours = self.clean[layer]
-        return self.decoder.mlp[layer](ours.resid_mid + sources) - ours.mlp_out
 
     def _attention_change(
         self, layer: int, slot: int, sources: Float[Tensor, "some batch pos d_model"]
     ) -> Float[Tensor, "some batch queries d_model"]:
-        """Change of the attention output when the input of one slot changes by each of the sources.
-
-        A key or value that several heads share changes all of them.
-        """
+        """Change of the attention output when one slot's input changes by each of the sources."""
         decoder, graph, ours = self.decoder, self.graph, self.clean[layer]
-        block, context, n = decoder.attention[layer], self.tail.context, len(sources)
+        block, context, n = decoder.attention[layer], self.forward.context, len(sources)
         index = next(i for i in (2, 1, 0) if slot >= graph.slot_readers(0, SLOTS[i]).start)
         head = slot - graph.slot_readers(0, SLOTS[index]).start
         size = 1 if index == 0 else graph.n_heads // graph.n_kv_heads

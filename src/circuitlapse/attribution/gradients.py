@@ -53,11 +53,11 @@ def differences(
 
 
 class Gradients:
-    """Gradients of −metric at the destinations' inputs, summed over runs; None before any run."""
+    """Gradients of −metric at the destinations' inputs, summed over runs of one batch."""
 
-    def __init__(self, decoder: Decoder) -> None:
+    def __init__(self, decoder: Decoder, batch: Suffixes) -> None:
         """Start without runs."""
-        self.decoder = decoder
+        self.decoder, self.batch = decoder, batch
         layers = range(decoder.n_layers)
         self.delta: list[Tensor | None] = [None for _ in layers]
         self.x_hat: list[list[Tensor]] = [[] for _ in layers]
@@ -65,21 +65,26 @@ class Gradients:
         self.mlp: list[Tensor | None] = [None for _ in layers]
         self.final: Tensor | None = None
 
-    def add(
+    @torch.enable_grad()
+    def run(
         self,
-        batch: Suffixes,
-        steps: Sequence[Step],
-        final: Float[Tensor, "batch reads d_model"],
+        x: Float[Tensor, "batch pos d_model"],
+        layer: int = 0,
         others: Sequence[Tensor] = (),
-    ) -> list[Tensor]:
-        """Differentiate the metric of one run through its last layers; return the gradients at
-        ``others``.
+        *,
+        with_z: bool = False,
+    ) -> tuple[list[Step], list[Tensor]]:
+        """Run from the input ``x`` of ``layer``, and add the gradients of the metric.
+
+        Returns the activations, and the gradients at ``others`` and, if asked, at each layer's z.
         """
-        wanted = [final, *_inputs(steps), *others]
-        with torch.enable_grad():
-            first, *found = torch.autograd.grad(-batch.metric(self.decoder, final).sum(), wanted)
+        steps = self.decoder.trace(x, self.batch.context, layer)
+        final = steps[-1].resid_post if steps else x
+        wanted = [final, *_inputs(steps), *others, *(step.z for step in steps if with_z)]
+        loss = -self.batch.metric(self.decoder, final).sum()
+        first, *found = torch.autograd.grad(loss, wanted)
         self.final = _total(self.final, first)
-        return self.collect(steps, found)
+        return steps, self.collect(steps, found)
 
     @torch.no_grad()
     def collect(self, steps: Sequence[Step], found: Sequence[Tensor]) -> list[Tensor]:
@@ -98,7 +103,7 @@ class Gradients:
     def _add_slots(self, layer: int, step: Step, slots: tuple[Tensor, Tensor, Tensor]) -> None:
         block, d_model = self.decoder.attention[layer], self.decoder.d_model
         x_hat, inverse = block.norm.standardise(step.resid_pre)
-        # [batch, pos, 3 heads, d_head]: all queries, then all keys, then all values.
+        # [batch, pos, slots, d_head]: all queries, then all keys, then all values.
         delta = single(torch.cat(slots, dim=2)) * inverse[..., None]
         output = single(torch.cat([step.q, step.k, step.v], dim=2)) - block.constants()
         self.x_hat[layer].append(x_hat)
@@ -114,7 +119,7 @@ class Gradients:
         parts: Parts,
     ) -> Float[Tensor, "parts writers readers"]:
         """Multiply the differences of :func:`differences` by these gradients."""
-        n_parts = 2 + len(parts.columns)
+        n_parts = 2 + len(parts.named)
         sums = torch.zeros(n_parts, len(graph.writers), len(graph.readers), dtype=torch.float64)
         for layer in range(graph.n_layers):
             sources = inner[: graph.n_before_attention(layer)]
@@ -131,22 +136,22 @@ class Gradients:
         return parts.with_rest(sums)
 
     @torch.no_grad()
-    def behind_layers(self, batch: Suffixes) -> list[Float[Tensor, "batch _ d_model"]]:
+    def after_layers(self) -> list[Float[Tensor, "batch _ d_model"]]:
         """Sum these gradients over all destinations of each layer's MLP.
 
         They are at all positions; in the last layer at those that need logits.
         """
-        decoder, reads = self.decoder, batch.context.reads[..., None]
+        decoder, reads = self.decoder, self.batch.context.reads[..., None]
         total = self.final
         if total is None:
-            total = single(batch.clean.new_zeros(*reads.shape[:2], decoder.d_model))
+            total = single(self.batch.clean.new_zeros(*reads.shape[:2], decoder.d_model))
         found = [total]
         for layer in reversed(range(1, decoder.n_layers)):
             if (gradient := self.mlp[layer]) is not None:
                 total = total + gradient
             if decoder.is_last(layer):
-                columns = single(torch.zeros_like(batch.clean))
-                total = columns.scatter_add(1, reads.expand_as(total), total)
+                everywhere = single(torch.zeros_like(self.batch.clean))
+                total = everywhere.scatter_add(1, reads.expand_as(total), total)
             if (delta := self.delta[layer]) is not None:
                 total = total + self._at_slots(layer, delta).sum(dim=0)
             found.append(total)
@@ -164,7 +169,7 @@ class Gradients:
             some = slice(first, first + len(folded))
             torch.bmm(tokens[some], folded, out=found[some])
             first = some.stop
-        # Of this the part along each run's x̂ is too much.
+        # Subtract the part along each run's x̂.
         for x_hat, coefficient in zip(self.x_hat[layer], self.coefficient[layer], strict=True):
             found.addcmul_(coefficient.flatten(0, 1).T[..., None], x_hat.flatten(0, 1), value=-1)
         return found.unflatten(1, delta.shape[:2])
@@ -181,14 +186,10 @@ def _products(
     at_reads: bool,
 ) -> Float[Tensor, "parts some readers"]:
     ours, theirs = parts.of(sources, at_reads), parts.of(gradients, at_reads)
-    return torch.stack(
-        [
-            (single(a).flatten(1) @ b.flatten(1).T).double().cpu()
-            for a, b in zip(ours, theirs, strict=True)
-        ]
-    )
+    products = [single(a).flatten(1) @ b.flatten(1).T for a, b in zip(ours, theirs, strict=True)]
+    return torch.stack([product.double().cpu() for product in products])
 
 
 def _total(total: Tensor | None, new: Tensor) -> Tensor:
-    # A gradient may be shared with others of its run: the first is copied, later ones are added.
+    # The first is copied, as gradients of one run may share memory; later ones are added.
     return single(new).clone() if total is None else total.add_(new)

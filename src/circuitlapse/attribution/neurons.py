@@ -8,6 +8,7 @@ neurons add up to the MLP's total, ``scores.node_totals()``. This is attribution
 up.
 """
 
+from collections.abc import Iterator
 from typing import Literal, get_args
 
 import torch
@@ -38,8 +39,6 @@ def neuron_scores(
     """Score every hidden neuron of every MLP.
 
     Args:
-        model: From :func:`circuitlapse.load_model`.
-        pairs: Clean and corrupt prompts with their metric.
         method: ``eap``, ``eap-ig-inputs`` or ``eap-ig-activations``.
         steps: m of the two EAP-IG methods; ``eap`` ignores it.
         metric: See :mod:`circuitlapse.prompts.metrics`.
@@ -67,59 +66,40 @@ def neuron_scores(
     d_mlp = decoder.mlp[0].W_out.shape[0]
     sums = torch.zeros(decoder.n_layers, d_mlp, dtype=torch.float64)
 
+    n_gradients = {"eap": 1, "eap-ig-inputs": steps, "eap-ig-activations": n_runs(decoder, steps)}
+
     def work(batch: Suffixes) -> Tensor:
-        if method == "eap-ig-activations":
-            gradients, n = _held(decoder, batch, steps), n_runs(decoder, steps)
-        else:
-            runs = embeddings(batch, method, steps)
-            gradients, n = _interpolated(decoder, batch, runs), len(runs)
-        return _products(decoder, batch, gradients) / n
+        total: list[Tensor] = []
+        for found in _gradients(decoder, batch, method, steps):
+            total = [a + b for a, b in zip(total, found, strict=True)] if total else found
+        return _products(decoder, batch, total) / n_gradients[method]
 
     def keep(_: Tensor, found: Tensor) -> None:
         sums.add_(found)
 
-    floats_per_token = decoder.d_model * 24 * decoder.n_layers + 4 * d_mlp
+    floats = decoder.d_model * 24 * decoder.n_layers + 4 * d_mlp
     if method == "eap-ig-activations":
-        floats_per_token += decoder.d_model * (steps * decoder.n_layers + 3 * decoder.n_heads)
-    each_batch(
-        decoder,
-        pairs,
-        floats_per_token,
-        work,
-        keep=keep,
-        metric=metric,
-        batch_size=batch_size,
-        needs_gradient=True,
-    )
+        floats += decoder.d_model * (steps * decoder.n_layers + 3 * decoder.n_heads)
+    each_batch(decoder, pairs, floats, work, metric, batch_size, keep=keep, needs_gradient=True)
     return (sums / len(pairs)).float()
 
 
-def _interpolated(
-    decoder: Decoder, batch: Suffixes, runs: list[Float[Tensor, "batch pos d_model"]]
-) -> list[Float[Tensor, "batch _ d_model"]]:
-    """Sum the gradients after each layer over runs from given embeddings."""
-    gradients: list[Tensor] = []
-    for x in runs:
+def _gradients(
+    decoder: Decoder, batch: Suffixes, method: NeuronMethod, steps: int
+) -> Iterator[list[Float[Tensor, "batch _ d_model"]]]:
+    """Yield gradients at each layer's MLP output; their sum is that of all runs."""
+    if method == "eap-ig-activations":
+        for gradients in each_node(decoder, batch, *both_runs(decoder, batch), steps):
+            yield gradients.after_layers()
+            del gradients  # frees memory for the next ones
+        return
+    for x in embeddings(batch, method, steps):
         with torch.enable_grad():
-            steps = decoder.trace(x.detach().requires_grad_(), batch.context)
-            metric = batch.metric(decoder, steps[-1].resid_post).sum()
-            # What an MLP writes is added to the stream: their gradients are one.
-            found = torch.autograd.grad(-metric, [step.resid_post for step in steps])
-        gradients = _added(gradients, list(map(single, found)))
-    return gradients
-
-
-def _held(decoder: Decoder, batch: Suffixes, steps: int) -> list[Float[Tensor, "batch _ d_model"]]:
-    """Sum the gradients after each layer over runs in which a node's output is replaced."""
-    gradients: list[Tensor] = []
-    for found in each_node(decoder, batch, *both_runs(decoder, batch), steps):
-        gradients = _added(gradients, found.behind_layers(batch))
-        del found  # the next ones need its room
-    return gradients
-
-
-def _added(total: list[Tensor], new: list[Tensor]) -> list[Tensor]:
-    return [a + b for a, b in zip(total, new, strict=True)] if total else new
+            trace = decoder.trace(x.detach().requires_grad_(), batch.context)
+            metric = batch.metric(decoder, trace[-1].resid_post).sum()
+            # An MLP's output is added to the stream, so it has the stream's gradient.
+            found = torch.autograd.grad(-metric, [step.resid_post for step in trace])
+        yield list(map(single, found))
 
 
 @torch.no_grad()

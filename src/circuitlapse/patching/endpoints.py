@@ -51,7 +51,7 @@ def find_receivers(graph: Graph, receivers: Sequence[str]) -> list[int]:
             )
     if len(found) > 1 and graph.logits_reader in found:
         raise CircuitlapseError(
-            "logits can only be a receiver alone: with them put in, no other receiver matters",
+            "logits can only be a receiver alone: if they are patched, no other receiver matters",
             got=", ".join(names_of(receivers)),
             fix="Patch the paths to the logits and those to the others in two calls",
         )

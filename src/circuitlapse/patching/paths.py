@@ -23,12 +23,11 @@ from torch import Tensor
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.graph import SLOTS
 from circuitlapse.models.engine.circuit import Graph
-from circuitlapse.models.engine.decoder import Decoder, Step
 from circuitlapse.models.engine.model import Model
 from circuitlapse.models.engine.shared_prefix import Suffixes, each_batch
+from circuitlapse.patching.directions import Direction, Runs, check_direction, run_both
 from circuitlapse.patching.endpoints import find_receivers, find_senders, names_of
-from circuitlapse.patching.partial_forward import floats_per_token, trace_parts, variants_at_once
-from circuitlapse.patching.patching import Direction, check_direction
+from circuitlapse.patching.partial_forward import floats_per_token, variants_at_once
 from circuitlapse.prompts.metrics import Metric
 from circuitlapse.prompts.pairs import PromptPairs
 from circuitlapse.shapes import Bool, Float
@@ -50,8 +49,6 @@ def patch_paths(
     """Patch all direct paths from a set of senders to a set of receivers at once.
 
     Args:
-        model: From :func:`circuitlapse.load_model`.
-        pairs: Clean and corrupt prompts with their metric.
         senders: Source nodes, as in ``model.graph.writers``.
         receivers: Destination nodes, as in ``model.graph.readers``, or heads: ``a3.h2`` stands for
             its query, key and value (a shared key or value also reaches the heads that share it).
@@ -127,48 +124,26 @@ def _effects(
     effects = torch.empty(len(pairs), len(senders))
 
     def work(batch: Suffixes) -> Tensor:
-        inputs = (batch.clean, batch.corrupt)
-        ours, theirs = inputs if direction == "noising" else inputs[::-1]
-        base = decoder.trace(ours, batch.context)
-        source, final = trace_parts(decoder, theirs, batch.context, _NEEDS)
-        unpatched = batch.metric(decoder, base[-1].resid_post)
-        before = unpatched if direction == "noising" else batch.metric(decoder, final)
-        after = unpatched.expand(len(senders), -1).clone()
-        paths = _Paths(decoder, graph, batch, base, source, readers, through_mlps)
+        runs = run_both(decoder, batch, _NEEDS, direction)
+        after = runs.unpatched.expand(len(senders), -1).clone()
+        paths = _Paths(graph, runs, readers, through_mlps)
         for rows in connected.split(variants_at_once(decoder, batch.context, batch.clean)):
             final = paths.final(senders[rows])
             metrics = batch.metric(decoder, final.flatten(0, 1))
             after[rows] = metrics.unflatten(0, (len(rows), -1))
-        return (before - after).T.float().cpu()
+        return (runs.clean - after).T.float().cpu()
 
     floats = floats_per_token(decoder, _NEEDS, 0)
-    each_batch(
-        decoder,
-        pairs,
-        floats,
-        work,
-        keep=effects.__setitem__,
-        metric=metric,
-        batch_size=batch_size,
-    )
+    each_batch(decoder, pairs, floats, work, metric, batch_size, keep=effects.__setitem__)
     return effects
 
 
 class _Paths:
     """The second and third run of path patching on one batch, layer by layer."""
 
-    def __init__(
-        self,
-        decoder: Decoder,
-        graph: Graph,
-        batch: Suffixes,
-        base: list[Step],
-        source: list[Step],
-        readers: list[int],
-        through_mlps: bool,
-    ) -> None:
-        self.decoder, self.graph, self.context = decoder, graph, batch.context
-        self.base, self.source = base, source
+    def __init__(self, graph: Graph, runs: Runs, readers: list[int], through_mlps: bool) -> None:
+        self.graph, self.decoder, self.context = graph, runs.decoder, runs.batch.context
+        self.base, self.source = runs.base, runs.source
         self.readers, self.through_mlps = set(readers), through_mlps
 
     def final(

@@ -1,4 +1,4 @@
-"""Everything that the label of one fine-tune rests on, measured on two models.
+"""Measurements of two models from which one fine-tune is labelled.
 
 Output scales are fitted and groups are chosen on validation prompts. Both models, all grafts of M1
 into rescaled M0, and the base with non-negative scales are run on test prompts. Grafts and
@@ -28,12 +28,12 @@ from circuitlapse.verdict.thresholds import JUDGED_GROUPS
 
 @dataclass(frozen=True)
 class EvidencePrompts:
-    """What the evidence is measured on.
+    """Prompts for the measurements.
 
     Attributes:
         old: Validation prompts of the old task, under each counterfactual of one family.
         new: Validation prompts of the new task, likewise.
-        test: Test prompts of the new task, of which the clean ones are run.
+        test: Test prompts of the new task; only the clean ones are run.
     """
 
     old: Variants
@@ -75,13 +75,13 @@ def cause_evidence(
     choice = choose_heads(base, tuned, prompts.old, prompts.new)
     step()
     fits = ScaleFits(base, tuned, validation)
-    scales, held_back = fits.fit(), fits.fit(non_negative=True)
-    del fits  # what both models read of all prompts
-    louder = rescaled(base, scales)
-    bounded = louder if held_back is scales else rescaled(base, held_back)
+    scales, non_negative = fits.fit(), fits.fit(non_negative=True)
+    del fits  # frees the gradients of all prompts
+    rescaled_base = rescaled(base, scales)
+    bounded = rescaled_base if non_negative is scales else rescaled(base, non_negative)
     step()
     groups = parameter_groups(base.hf, choice.old_heads, choice.recruited_heads)
-    hybrids = graft_values(louder, tuned, groups, prompts.test)
+    hybrids = graft_values(rescaled_base, tuned, groups, prompts.test)
     before = behaviour(base, prompts.test)
     step()
     named: dict[Group, tuple[str, ...]] = {
@@ -89,8 +89,8 @@ def cause_evidence(
         "recruited_heads": choice.recruited_heads,
     }
     graft: dict[Group, list[float]] = {}
-    held: dict[Group, list[float]] = {}
-    grafted = GraftedHeads(louder, tuned, prompts.test)
+    mediated: dict[Group, list[float]] = {}
+    grafted = GraftedHeads(rescaled_base, tuned, prompts.test)
     for group, heads in named.items():
         if heads:
             sets = [heads, *matched_heads(base.graph, heads, n_random, seed)]
@@ -99,7 +99,7 @@ def cause_evidence(
             step()
             answers = behaviours_with_frozen_heads(base, tuned, prompts.test, sets)
             left = [_mean(each) - _mean(before) for each in answers]
-            held[group] = left
+            mediated[group] = left
             step()
     return CauseEvidence(
         choice=choice,
@@ -110,7 +110,7 @@ def cause_evidence(
         hybrids=hybrids,
         non_negative=behaviour(bounded, prompts.test).logit_diff.astype(np.float64),
         graft=graft,
-        held=held,
+        held=mediated,
     )
 
 

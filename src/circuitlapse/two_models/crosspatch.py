@@ -1,13 +1,13 @@
 """Cross-model activation patching: one model's activations in the other's run of the same prompt.
 
-CMAP (Prakash et al. 2024): nothing is corrupted. The same prompt runs through both models, and in
-one of them some heads pass on the other model's mixed values, taken before W_O, at one position or
-at all; the patched model's *own* W_O is used. An MLP passes on the other model's output. What is
-put in comes from the other model's whole run, and everything behind the patch runs on freely.
+CMAP (Prakash et al. 2024): nothing is corrupted. The same prompt runs through both models. In one
+of them, the mixed values of some heads (before W_O) are replaced by the other model's, at one
+position or at all, and pass through the patched model's *own* W_O. An MLP's output is replaced by
+the other model's. The rest of the patched model runs freely.
 
-Forward, the base gets the tuned model's activations: does what these heads compute suffice?
-The improvement is v(patched base) - v(M0). Backward, the tuned model gets the base's: is it needed?
-The improvement is v(M1) - v(patched tuned model). Both are parts of G = v(M1) - v(M0).
+Forward, the base gets the tuned model's activations: are they sufficient? The improvement is
+v(patched base) - v(M0). Backward, the tuned model gets the base's: are its own necessary? The
+improvement is v(M1) - v(patched tuned model). Both are parts of G = v(M1) - v(M0).
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -24,7 +24,7 @@ from circuitlapse.models.engine.behaviour import behaviour, behaviours
 from circuitlapse.models.engine.context import Context
 from circuitlapse.models.engine.decoder import Decoder, Step
 from circuitlapse.models.engine.model import Model
-from circuitlapse.patching.partial_forward import cut, tail_context, trace_parts
+from circuitlapse.patching.partial_forward import context_from, select_from, trace_parts
 from circuitlapse.prompts.pairs import PromptPairs
 from circuitlapse.prompts.positions import token_positions
 from circuitlapse.records.answers import Behaviour
@@ -50,7 +50,7 @@ EVERYWHERE = "everywhere"
 
 @dataclass(frozen=True)
 class Patch:
-    """What is taken from the other model.
+    """Activations to take from the other model.
 
     Attributes:
         nodes: Heads and MLPs, such as ``a0.h3`` and ``m1``.
@@ -68,13 +68,13 @@ def crosspatched(
     patches: Sequence[Patch],
     batch_size: int | None = None,
 ) -> list[Behaviour]:
-    """Run one model with activations of the other put in, once for each patch.
+    """Run one model with activations of the other patched in, once for each patch.
 
     Args:
-        into: The model that runs, and whose W_O and unembedding are used.
+        into: The model that runs, with its own W_O and unembedding.
         source: The model that the activations are from.
-        pairs: Prompts, of which the clean ones are run.
-        patches: What to take, for each run.
+        pairs: Prompts; only the clean ones are run.
+        patches: The activations to take, for each run.
         batch_size: Prompts per batch.
 
     Raises:
@@ -93,27 +93,27 @@ def crosspatched(
     def runs(batch: PromptPairs, context: Context) -> Iterator[Tensor]:
         steps, _ = trace_parts(theirs, theirs.embed(batch.clean), context, ("z", "mlp_out"))
         own, final = trace_parts(ours, ours.embed(batch.clean), context, ("resid_pre", "k", "v"))
-        tails: dict[int, Context] = {}
+        contexts: dict[int, Context] = {}
         for heads, mlps, position, touched in masks:
             if not touched:
                 yield final
                 continue
-            # Nothing changes before the first layer that is patched, nor left of the position; and
-            # no read is left of it, as a position lies in its prompt, whose end is read.
+            # Nothing changes before the first patched layer and position, and no prompt ends before
+            # that position.
             here, layer = _at(batch, position), touched[0]
             first = int(here.any(dim=(0, 2)).nonzero()[0])
-            if first not in tails:
-                tails[first] = tail_context(ours, own, context, first)
-            patched = _Patched(ours, steps, tails[first], here[:, first:], first, heads, mlps)
+            if first not in contexts:
+                contexts[first] = context_from(ours, own, context, first)
+            patched = _Patched(ours, steps, contexts[first], here[:, first:], first, heads, mlps)
             x = own[layer].resid_pre[:, first:]
-            yield run_with_hooks(ours, x, tails[first], patched.attention, patched.mlp, layer)
+            yield run_with_hooks(ours, x, contexts[first], patched.attention, patched.mlp, layer)
 
     return behaviours(into, pairs, runs, batch_size, kept=5 * ours.n_layers * ours.d_model)
 
 
 @dataclass(frozen=True)
 class _Patched:
-    """What the other model's activations make of each layer, on the columns from ``first`` on."""
+    """Hooks that patch the other model's activations, at token positions from ``first`` on."""
 
     decoder: Decoder
     steps: Sequence[Step]
@@ -136,14 +136,14 @@ class _Patched:
         return self.decoder.to_queries(layer, self.here, self.context)
 
     def _theirs(self, layer: int, part: str) -> Tensor:
-        return cut(self.decoder, layer, getattr(self.steps[layer], part), self.first)
+        return select_from(self.decoder, layer, getattr(self.steps[layer], part), self.first)
 
 
 def _at(batch: PromptPairs, position: str) -> Bool[Tensor, "batch pos 1"]:
-    columns = torch.arange(batch.clean.shape[1], device=batch.clean.device)
+    pos = torch.arange(batch.clean.shape[1], device=batch.clean.device)
     if position == EVERYWHERE:
         return torch.ones_like(batch.clean, dtype=torch.bool)[..., None]
-    return (columns == token_positions(batch, position)[:, None])[..., None]
+    return (pos == token_positions(batch, position)[:, None])[..., None]
 
 
 def _mlp_mask(n_layers: int, nodes: Collection[str]) -> Bool[Tensor, " layers"]:
@@ -160,15 +160,15 @@ def _mlp_mask(n_layers: int, nodes: Collection[str]) -> Bool[Tensor, " layers"]:
 
 @dataclass(frozen=True)
 class Crosspatched:
-    """What one group's activations bring, or take away, at one position.
+    """Effect of patching one group's activations at one position.
 
     Attributes:
         group: Its name.
         position: A named position, or ``everywhere``.
         direction: ``tuned_into_base`` into the base, ``base_into_tuned`` into the tuned model.
-        improvement: Part of G that the patch brings or takes away, in logits, with its interval.
+        improvement: Part of G that the patch adds or removes, in logits, with its interval.
         share: The same over G; None where G's interval is not above zero.
-        accuracy: The patched model's accuracy among the names (Prakash et al. report this).
+        accuracy: The patched model's accuracy over the candidates (as in Prakash et al.).
         random: Improvements of size-matched random heads at the same position; None where there are
         none.
     """
@@ -194,19 +194,18 @@ def crosspatch(
     repeats: int = 1000,
     advance: Callable[[int, int], None] | None = None,
 ) -> list[Crosspatched]:
-    """Patch every group at every position, both ways.
+    """Patch every group at every position, in both directions.
 
     Args:
         base: M0.
         tuned: M1.
         pairs: The new task's test prompts; groups must have been chosen on others.
-        groups: Heads, MLPs or both by name of their group. Random groups are drawn for those that
-            hold heads only.
+        groups: Heads, MLPs or both by group name. Only groups of heads alone have random groups.
         positions: Named positions of the pairs, and ``everywhere``.
         seed: Fixes random groups and bootstrap.
         n_random: Random groups for each.
         repeats: Bootstrap resamples of the prompts.
-        advance: Called with (patches done, patches in all).
+        advance: Called with (patches done, all patches).
 
     Raises:
         CircuitlapseError: If the models differ in architecture, or there is no such node or
@@ -224,7 +223,7 @@ def crosspatch(
     patches = [Patch(each, position) for name, position in asked for each in sets[name]]
     found: dict[tuple[str, str, Direction], list[Behaviour]] = {}
     for direction in get_args(Direction):
-        # One call for all patches, so that either model runs as it is only once for them.
+        # One call for all patches, so that each unpatched model runs only once.
         models = (base, tuned) if direction == "tuned_into_base" else (tuned, base)
         answers = iter(crosspatched(*models, pairs, patches))
         for name, position in asked:

@@ -1,32 +1,29 @@
-"""Elicited: how far the base gets with its own components only rescaled.
+"""Rescaled base: output scales of the base's own components, fitted to the tuned model.
 
-An ability that was there and hidden needs no new computation: it needs what the base already
-computes, scaled up or down. So every head and MLP of M0 gets one number that its output is
-multiplied by, fitted to what the same component puts out in M1 as far as it is read. The target is
-M1's output; what is right comes in only through what is read:
+A suppressed ability needs no new computation, only components that the base already has, scaled up
+or down. So the output of every head and MLP of M0 is multiplied by one number, fitted to the output
+of the same component in M1, in the directions that affect the answer:
 
     g_c = argmin over g of  sum over prompts, positions and r of (r · (a_c(M1) - g b_c))^2
 
-where a_c is what the component adds to the residual stream in M1 (a head through W_O, without the
-bias that all heads share; an MLP with its bias) and b_c what it adds, ungained, in M0 *with the
-scales of everything before it already applied*. r is what comes of it: the gradient of the logit
-difference with respect to what is added there, on the same prompt, in the models on the way from M0
-to M1: these two, and the rescaled M0 between them. Most of what a component adds is read by nothing
-that bears on the answer, and a fit to all of it is a fit to that. Since rescaled M0 depends on the
-scales, they are fitted three times: first without it, then with that of the fit before.
+Here a_c is the component's output in M1 (a head through W_O, without the bias that all heads share;
+an MLP with its bias). b_c is its unscaled output in M0 *with the scales of all earlier components
+applied*. r is the gradient of the logit difference with respect to that output, on the same prompt,
+in M0, M1 and the rescaled M0 between them. Most of an output does not affect the answer, and a fit
+to all of it would be a fit to that part. Since rescaled M0 depends on the scales, they are fitted
+three times: first without it, then with that of the previous fit.
 
-Layers are fitted in turn: if all were fitted at once on M0's own activations, the scales of one
-layer would shift the inputs of the next away from those that their scales were fitted for. Each g_c
-is the closed form <r·a_c, r·b_c> / <r·b_c, r·b_c>; where it must not be negative, the larger of
-that and 0. A component that adds nothing which is read keeps 1. In the last layer the positions are
-those where logits are read, since nothing else of it is used.
+Layers are fitted one after the other. A joint fit on M0's own activations would shift the inputs of
+each layer away from those that its scales were fitted for. Each g_c is the closed form
+<r·a_c, r·b_c> / <r·b_c, r·b_c>, or at least 0 if it must not be negative. A component whose output
+does not affect the answer keeps 1. In the last layer only positions that need logits count.
 
-As all prompts go through the layers together, what is read of every layer is kept for all of them:
-2 x layers x d_model numbers per token and reading model, 1.7 GB for 256 prompts of 30 tokens in a
-model of GPT-2's size. Where the gradients behind them run out of memory, a batch is halved.
+All prompts go through the layers together, so the gradients of all layers are kept for all prompts:
+2 x layers x d_model numbers per token and model, 1.7 GB for 256 prompts of 30 tokens in a model of
+GPT-2's size. The batch size is halved after an out-of-memory error.
 
 The *elicited share* is (v(rescaled M0) - v(M0)) / G, on prompts that the scales were not fitted on.
-docs/results/calibration.md has what other fits reached on organisms whose answer is known.
+docs/results/calibration.md compares other fits on organisms with known ground truth.
 """
 
 import copy
@@ -51,21 +48,21 @@ from circuitlapse.prompts.pairs import PromptPairs
 from circuitlapse.shapes import Float
 from circuitlapse.two_models.hooked_forward import check_same_architecture
 
-# The first is without the rescaled base, which is itself fitted in turn.
+# The first is without the rescaled base, which the later ones fit again.
 _ROUNDS = 3
 _PARTS = ("attn_out", "mlp_out")
 
 
 @dataclass(frozen=True, eq=False)
 class OutputScales:
-    """One number per component that its output is multiplied by.
+    """One scale per component, a factor on its output.
 
     Attributes:
         graph: The models' graph.
         nodes: Scales in the order of ``graph.nodes``.
-        fit: Per component, the share of what is read of it in M1 that the rescaled one reproduces,
-            1 - |r·(a - g b)|² / |r·a|²: 1 where M1's component is M0's with a scale. NaN where M1's
-            adds nothing that is read.
+        fit: Per component, the share of its output in M1, in the directions that affect the answer,
+            that the rescaled one reproduces, 1 - |r·(a - g b)|² / |r·a|²: 1 where M1's component is
+            M0's with a scale. NaN where M1's does not affect the answer.
     """
 
     graph: Graph
@@ -78,17 +75,17 @@ class OutputScales:
 
 
 class ScaleFits:
-    """Fits of scales to the same models on the same prompts; what the two read is found once."""
+    """Fits of scales to the same models on the same prompts, whose gradients are computed once."""
 
     def __init__(
         self, base: Model, tuned: Model, pairs: PromptPairs, batch_size: int | None = None
     ) -> None:
-        """Check what is to be fitted.
+        """Check the models and the prompts.
 
         Args:
             base: M0.
             tuned: M1, of the same architecture and vocabulary.
-            pairs: Validation prompts of the new task, of which the clean ones are run.
+            pairs: Validation prompts of the new task; only the clean ones are run.
             batch_size: Prompts per batch.
 
         Raises:
@@ -98,30 +95,29 @@ class ScaleFits:
         self._base, self._tuned, self._batch_size = base, tuned, batch_size
         self._pairs = checked(base.decoder, pairs)
         # Every head's output in both models, in double precision too, and what gradients keep.
-        # Asked once: what is kept from round to round must not make other batches of the prompts.
+        # Set once: the gradients kept between rounds must not change the batch sizes.
         floats = base.decoder.d_model * (8 * (base.graph.n_heads + 1) + 24 * base.graph.n_layers)
         self._most = max_batch_rows(base.device, base.decoder.W_E.itemsize * floats)
         self._batches: dict[tuple[int, ...], _Batch] = {}
-        # The free fit, where nothing was turned round in any round: it is the other one, too.
+        # The free fit, if no round had a negative scale: the non-negative fit is the same.
         self._both: OutputScales | None = None
 
     @torch.no_grad()
     def fit(self, *, non_negative: bool = False) -> OutputScales:
         """Fit one scale per head and MLP of the base to the tuned model's component outputs.
 
-        Args:
-            non_negative: Whether to keep scales from turning a component round.
+        With ``non_negative``, no component changes its sign.
         """
         if self._both is not None:
             return self._both
         decoder = self._base.decoder
         scale, fit = self._round(None, non_negative)
-        turned = bool((scale < 0).any())
+        negative = bool((scale < 0).any())
         for _ in range(_ROUNDS - 1):
             scale, fit = self._round(rescaled_decoder(decoder, scale.to(decoder.W_E)), non_negative)
-            turned |= bool((scale < 0).any())
+            negative |= bool((scale < 0).any())
         scales = OutputScales(self._base.graph, scale.float().cpu(), fit.float().cpu())
-        if not non_negative and not turned:
+        if not non_negative and not negative:
             self._both = scales
         return scales
 
@@ -130,7 +126,7 @@ class ScaleFits:
         running: dict[tuple[int, ...], _Batch] = {}
 
         def start(rows: Tensor) -> None:
-            # Taken out until it is ready: where memory runs out, what it held is given back.
+            # Removed until it is ready, so that an out-of-memory error frees its memory.
             key = tuple(rows.tolist())
             batch = self._batches.pop(key, None) or _Batch(
                 base.decoder, self._tuned.decoder, pairs[rows].trimmed()
@@ -156,17 +152,17 @@ def _fitted(
             products = torch.stack([getattr(batch, part)(layer) for batch in running]).sum(dim=0)
             scale, fit = _least_squares(products, non_negative)
             for batch in running:
-                batch.turn(layer, part, scale)
+                batch.rescale(layer, part, scale)
             scales.append(scale)
             fits.append(fit)
     return torch.cat(scales), torch.cat(fits)
 
 
 def rescaled(base: Model, scales: OutputScales | Mapping[str, float]) -> Model:
-    """Return a copy of the base whose components' outputs are multiplied by their scales, by node.
+    """Return a copy of the base whose components' outputs are multiplied by their scales.
 
-    The scales go into the output weights (a head's W_O; an MLP's output matrix and bias), so that
-    the copy is a model like any other: everything can be measured on it, and grafted into it.
+    The scales go into the output weights (a head's W_O; an MLP's output matrix and bias), so the
+    copy is a model like any other.
     """
     hf: Any = copy.deepcopy(base.hf)
     parameters = dict(hf.named_parameters())
@@ -182,7 +178,7 @@ def rescaled(base: Model, scales: OutputScales | Mapping[str, float]) -> Model:
 def _least_squares(
     products: Float[Tensor, "3 components"], non_negative: bool
 ) -> tuple[Float[Tensor, " components"], Float[Tensor, " components"]]:
-    """Scales and how much of the output they reproduce, from <a, b>, <b, b> and <a, a>."""
+    """Return scales and the share of output they reproduce, from <a, b>, <b, b> and <a, a>."""
     both, ours, theirs = products
     scale = torch.where(ours > 0, both / ours, 1.0)
     if non_negative:
@@ -194,7 +190,7 @@ def _least_squares(
 class _Batch:
     """One batch, run through both models, the base with the scales found so far.
 
-    What the two models read is found once; what rescaled M0 reads, at every start.
+    The two models' gradients are computed once; those of rescaled M0 at every start.
     """
 
     def __init__(self, base: Decoder, tuned: Decoder, pairs: PromptPairs) -> None:
@@ -204,29 +200,29 @@ class _Batch:
         self.z: list[Tensor] = []
         self.out: list[Tensor] = []
         self.mid: list[Tensor] = []
-        self._all_read: dict[str, list[Tensor]] = {}
-        self.read: dict[str, list[Tensor]] = {}
+        self._all_gradients: dict[str, list[Tensor]] = {}
+        self.gradients: dict[str, list[Tensor]] = {}
         for number, decoder in enumerate(self.decoders):
-            self._put(number, decoder)
+            self._keep_gradients(number, decoder)
 
     def start(self, between: Decoder | None) -> None:
-        """Begin at the first layer, with what rescaled M0 reads where there is one."""
+        """Start at the first layer, with the gradients of rescaled M0 if given."""
         self.streams = [decoder.embed(self._pairs.clean) for decoder in self.decoders]
-        readers = len(self.decoders)
+        n = len(self.decoders)
         if between is not None:
-            self._put(readers, between)
-            readers += 1
-        self.read = {
-            part: [layer[:readers] for layer in layers] for part, layers in self._all_read.items()
+            self._keep_gradients(n, between)
+            n += 1
+        self.gradients = {
+            part: [layer[:n] for layer in layers] for part, layers in self._all_gradients.items()
         }
 
-    def _put(self, number: int, reader: Decoder) -> None:
-        for part, layers in _what_is_read(reader, self._pairs, self.context).items():
-            if part not in self._all_read:
-                # Room for all readers, rescaled M0 behind the two models.
-                readers = len(self.decoders) + 1
-                self._all_read[part] = [each.new_empty(readers, *each.shape) for each in layers]
-            for kept, found in zip(self._all_read[part], layers, strict=True):
+    def _keep_gradients(self, number: int, decoder: Decoder) -> None:
+        for part, layers in _output_gradients(decoder, self._pairs, self.context).items():
+            if part not in self._all_gradients:
+                # Space for the two models and, after them, rescaled M0.
+                n = len(self.decoders) + 1
+                self._all_gradients[part] = [each.new_empty(n, *each.shape) for each in layers]
+            for kept, found in zip(self._all_gradients[part], layers, strict=True):
                 kept[number] = found
 
     def heads(self, layer: int) -> Float[Tensor, "3 heads"]:
@@ -240,7 +236,7 @@ class _Batch:
             self.streams[index] = stream
             self.z.append(z)
             weight = decoder.attention[layer].W_O
-            back = torch.einsum("rbpd,hkd->rbphk", self.read["attn_out"][layer], weight)
+            back = torch.einsum("rbpd,hkd->rbphk", self.gradients["attn_out"][layer], weight)
             read.append((z.double() * back.double()).sum(dim=-1))
         return _products(*read)
 
@@ -250,11 +246,11 @@ class _Batch:
             decoder.mlp[layer](stream if decoder.parallel else mid)
             for decoder, stream, mid in zip(self.decoders, self.streams, self.mid, strict=True)
         ]
-        back = self.read["mlp_out"][layer].double()
+        back = self.gradients["mlp_out"][layer].double()
         return _products(*((out.double() * back).sum(dim=-1, keepdim=True) for out in self.out))
 
-    def turn(self, layer: int, part: str, scale: Tensor) -> None:
-        """Go on with the scales of one part of a layer, which the tuned model does not have."""
+    def rescale(self, layer: int, part: str, scale: Tensor) -> None:
+        """Apply the scales of one part of a layer to the base and continue both runs."""
         factors = (
             scale.to(self.streams[0].dtype),
             scale.new_ones(len(scale)).to(self.streams[1].dtype),
@@ -273,16 +269,16 @@ class _Batch:
             ]
 
 
-def _what_is_read(
-    reader: Decoder, pairs: PromptPairs, context: Context
+def _output_gradients(
+    decoder: Decoder, pairs: PromptPairs, context: Context
 ) -> dict[str, Sequence[Float[Tensor, "batch _ d_model"]]]:
-    """Gradients of a model's logit difference by what each layer's attention and MLP add.
+    """Gradients of the logit difference at each layer's attention and MLP output.
 
-    In the last layer they are those where logits are read. They are zero behind a prompt's end.
+    In the last layer they are at the positions that need logits. They are zero after the end.
     """
     with torch.enable_grad():
-        steps = reader.trace(reader.embed(pairs.clean).requires_grad_(), context)
-        logits = reader.logits(steps[-1].resid_post)[:, 0].float()
+        steps = decoder.trace(decoder.embed(pairs.clean).requires_grad_(), context)
+        logits = decoder.logits(steps[-1].resid_post)[:, 0].float()
         metric = logit_difference(logits, pairs.right(), pairs.distractors).sum()
         added = [getattr(step, part) for part in _PARTS for step in steps]
         found = torch.autograd.grad(metric, added)
@@ -293,9 +289,9 @@ def _what_is_read(
 
 
 def _products(
-    ours: Float[Tensor, "readers batch pos components"],
-    theirs: Float[Tensor, "readers batch pos components"],
+    ours: Float[Tensor, "models batch pos components"],
+    theirs: Float[Tensor, "models batch pos components"],
 ) -> Float[Tensor, "3 components"]:
-    """Sum <a, b>, <b, b> and <a, a> over readers and tokens."""
+    """Sum <a, b>, <b, b> and <a, a> over models and tokens."""
     pairs = ((theirs, ours), (ours, ours), (theirs, theirs))
     return torch.stack([(a * b).sum(dim=(0, 1, 2)) for a, b in pairs])

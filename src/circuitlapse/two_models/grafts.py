@@ -1,17 +1,15 @@
-"""The five groups that every parameter of a model is divided into, each in exactly one.
+"""Grafts: tuned weights of some parameter groups in the base, for all sets of five groups.
 
 ``old_heads``: the heads that the base uses on the old task. ``recruited_heads``: heads that it used
 on neither task and the tuned model uses. ``other_heads``: the remaining ones. ``mlps``: all MLPs.
-``shared``: embeddings, normalisations and the attention's output biases. A head's group holds its
-query, key and value weights with their biases and its rows of the output matrix. Keys and values
-that several heads share go with the group that holds all of these heads; where the heads are in
-different groups, they are ``shared``.
+``shared``: embeddings, normalisations and the attention's output biases. A head's group contains
+its query, key and value weights with their biases and its rows of the output matrix. Keys and
+values that several heads share belong to the group of these heads, or to ``shared`` if the heads
+are in different groups.
 
-Hybrids of two models: the tuned weights of some parameter groups in the base.
-
-Putting a group's tuned weights into the base, and putting them back in the tuned model, are grafts
-of a set and of its complement, so that the 32 sets of five groups serve every question. All are
-written in place into one scratch copy; neither model is touched.
+A group's tuned weights in the base, and its base weights in the tuned model, are grafts of a set
+and of its complement, so the 32 sets of five groups answer both questions. All are written in place
+into one scratch copy; neither model is changed.
 """
 
 import copy
@@ -42,7 +40,7 @@ class ParameterGroups:
 
     Attributes:
         pieces: The parts of parameters that belong to each group.
-        n_parameters: How many numbers each group holds; tied parameters count once.
+        n_parameters: Number of parameters of each group; tied ones count once.
     """
 
     pieces: dict[Group, tuple[Piece, ...]]
@@ -120,7 +118,7 @@ class Grafts:
         Args:
             base: M0.
             tuned: M1, of the same architecture and vocabulary.
-            parts: A partition of the parameters of either, by what its parts are called.
+            parts: A partition of the parameters, by name of each part.
 
         Raises:
             CircuitlapseError: If the models' parameters differ in name or shape.
@@ -149,7 +147,7 @@ class Grafts:
 def graft_values(
     base: Model, tuned: Model, groups: ParameterGroups, pairs: PromptPairs
 ) -> Float[np.ndarray, "subsets prompts"]:
-    """Logit difference of every hybrid on every clean prompt, ``[subsets, prompts]``.
+    """Logit difference of every grafted model on every clean prompt, ``[subsets, prompts]``.
 
     Args:
         base: M0.
@@ -164,7 +162,7 @@ def graft_values(
         CircuitlapseError: If the models' parameters differ in name or shape.
     """
     grafts = Grafts(base, tuned, groups.pieces)
-    # A group without parameters makes no hybrid of its own.
+    # A group without parameters needs no graft.
     filled = {group for group in GROUPS if groups.n_parameters[group]}
     distinct = dict.fromkeys(subset & filled for subset in SUBSETS)
     values = {

@@ -1,10 +1,10 @@
 """Grafts of heads, and of their QK and OV, compared with size-matched random groups.
 
-*Add-one-in* is what a group's tuned weights bring to the base alone, *leave-one-out* what the tuned
-model loses when they alone are put back. Within a group, ``qk`` is its query and key weights with
-their biases (where its heads look) and ``ov`` its value and output weights (what they move); the
-two are grafted apart from each other in the same way. Keys and values that several heads share go
-with a group that holds all of them, and otherwise stay as they are.
+*Add-one-in* is the effect of a group's tuned weights in the base, *leave-one-out* the loss of the
+tuned model without them. Within a group, ``qk`` is its query and key weights with their biases
+(where its heads attend) and ``ov`` its value and output weights (what they move); the two are
+grafted separately in the same way. Keys and values that several heads share are grafted with a
+group that contains all of these heads, and otherwise not.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -32,13 +32,13 @@ from circuitlapse.two_models.grafts import Grafts
 
 Part = Literal["whole", "qk", "ov"]
 Quantity = Literal["add_one_in", "leave_one_out"]
-Key = tuple[tuple[str, ...], str]  # whose weights these are, and their slot
+Key = tuple[tuple[str, ...], str]  # the heads that they belong to, and their slot
 _SLOTS: dict[Part, str] = {"whole": "qkvo", "qk": "qk", "ov": "vo"}
 
 
 @dataclass(frozen=True)
 class HeadGraft:
-    """What the weights of one group of heads bring.
+    """Effect of the weights of one group of heads.
 
     Attributes:
         group: Its name.
@@ -126,16 +126,16 @@ def random_grafts(
     n_random: int = RANDOM_GROUPS,
     advance: Callable[[int, int], None] | None = None,
 ) -> dict[tuple[Quantity, str], list[float]]:
-    """Graft size-matched random groups in the place of groups that were grafted already.
+    """Graft size-matched random groups in place of given groups.
 
     Args:
         start: M0, or rescaled M0.
         tuned: M1.
         pairs: The new task's test prompts.
-        groups: For ``add_one_in`` and ``leave_one_out``, heads by name of their group.
+        groups: For ``add_one_in`` and ``leave_one_out``, heads by group name.
         seed: Draws the random groups.
         n_random: How many for each.
-        advance: Called with (grafts done, grafts in all).
+        advance: Called with (grafts done, all grafts).
 
     Returns:
         The mean improvement of each random group in logits; none for a group of all heads.
@@ -161,10 +161,10 @@ def random_grafts(
 
 
 class GraftedHeads:
-    """Hybrids of two models by their heads, on the same prompts."""
+    """Grafted models by their heads, on the same prompts."""
 
     def __init__(self, start: Model, tuned: Model, pairs: PromptPairs) -> None:
-        """Copy M0, or rescaled M0, into which M1's weights are to be written."""
+        """Copy M0, or rescaled M0, as the scratch model for M1's weights."""
         self._pieces, self._pairs = pieces_by_key(start.hf), pairs
         self._grafts = Grafts(start, tuned, self._pieces)
 
@@ -181,7 +181,7 @@ class GraftedHeads:
     def improvements(
         self, sets: Sequence[Collection[str]], part: Part, quantity: Quantity
     ) -> Float[np.ndarray, "sets prompts"]:
-        """What each set of heads brings by itself, or what is lost without it alone."""
+        """Effect of each set of heads added to the start, or lost without it."""
         written = [keys_of(self._pieces, heads, part) for heads in sets]
         if quantity == "add_one_in":
             return np.stack([self._values(own) - self.before for own in written])
@@ -193,7 +193,7 @@ class GraftedHeads:
 
 
 def pieces_by_key(hf: Any) -> dict[Key, list[Piece]]:
-    """All parameters of a ``transformers`` model, by the heads whose they are and their slot."""
+    """All parameters of a ``transformers`` model, by the heads they belong to and their slot."""
     pieces: dict[Key, list[Piece]] = {}
     for piece in component_pieces(hf):
         pieces.setdefault((piece.sharers or (piece.component,), piece.slot), []).append(piece)
@@ -201,5 +201,5 @@ def pieces_by_key(hf: Any) -> dict[Key, list[Piece]]:
 
 
 def keys_of(pieces: Collection[Key], heads: Collection[str], part: Part = "whole") -> set[Key]:
-    """Those that belong to these heads, and to no other head."""
+    """Parameters that belong to these heads, and to no other head."""
     return {key for key in pieces if set(key[0]) <= set(heads) and key[1] in _SLOTS[part]}

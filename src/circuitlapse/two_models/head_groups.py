@@ -1,8 +1,7 @@
-"""Which heads make up the old circuit, and which were recruited: chosen on validation prompts.
+"""Old-task heads and recruited heads, chosen on validation prompts.
 
 Both follow from the heads' changes (:mod:`circuitlapse.heads.head_changes`) under one
-counterfactual family, its variants averaged. What is then measured of the groups is measured on
-other prompts.
+counterfactual family, its variants averaged. The groups are then measured on other prompts.
 """
 
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from circuitlapse.errors import CircuitlapseError
 from circuitlapse.heads.head_changes import HeadEffects, head_changes, used, used_threshold
 from circuitlapse.models.engine.behaviour import logit_differences
 from circuitlapse.models.engine.model import Model
-from circuitlapse.patching.patching import node_effects
+from circuitlapse.patching.node_effects import node_effects
 from circuitlapse.prompts.pairs import PromptPairs
 from circuitlapse.shapes import Float
 from circuitlapse.stats.intervals import corrected_confidence
@@ -24,7 +23,7 @@ Variants = Mapping[str, PromptPairs]
 
 
 def choose_heads(base: Model, tuned: Model, old: Variants, new: Variants) -> Choice:
-    """Choose the old circuit's heads and the recruited ones; a change is held against zero only.
+    """Choose the old-task heads and the recruited ones; a change is compared with zero only.
 
     Args:
         base: M0.
@@ -33,8 +32,8 @@ def choose_heads(base: Model, tuned: Model, old: Variants, new: Variants) -> Cho
         new: Validation prompts of the new task.
 
     Returns:
-        Both groups; none of either, and why, where the base does not do the old task: no effect is
-        then large or small.
+        Both groups. If the base fails on the old task, no effect is large or small: both groups are
+        empty, with the reason.
     """
     base, tuned = base.with_prefix_cache(), tuned.with_prefix_cache()
     try:
@@ -56,7 +55,7 @@ def choose_heads(base: Model, tuned: Model, old: Variants, new: Variants) -> Cho
 
 
 def old_task_heads(base: Model, old: Variants) -> Choice:
-    """Choose the old circuit's heads alone: those of :func:`choose_heads`, whatever was tuned."""
+    """Choose only the old-task heads of :func:`choose_heads`, which depend on the base alone."""
     try:
         return Choice(used_heads(base, old), ())
     except CircuitlapseError as error:
@@ -67,7 +66,7 @@ def used_heads(model: Model, task: Variants) -> tuple[str, ...]:
     """Name the heads that a model uses on a task.
 
     Raises:
-        CircuitlapseError: If the model does not do the task.
+        CircuitlapseError: If the model fails on the task.
     """
     model = model.with_prefix_cache()
     threshold, heads = _threshold(model, task), model.graph.heads
@@ -76,7 +75,7 @@ def used_heads(model: Model, task: Variants) -> tuple[str, ...]:
 
 
 def _threshold(base: Model, old: Variants) -> float:
-    """The smallest effect on the old task that counts; raises where the base does not do it."""
+    """The smallest effect on the old task that counts; an error if the base fails on it."""
     both = [logit_differences(base, pairs) for pairs in old.values()]
     return used_threshold(
         np.mean([(clean - corrupt).double().numpy() for clean, corrupt in both], axis=0)

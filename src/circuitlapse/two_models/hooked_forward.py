@@ -1,4 +1,4 @@
-"""Runs of a model in which what its heads and MLPs pass on is changed on the way."""
+"""Forward passes with hooks on attention and MLP outputs."""
 
 from collections.abc import Callable
 
@@ -21,17 +21,17 @@ def run_with_hooks(
     mlp: Change | None = None,
     layer: int = 0,
 ) -> Float[Tensor, "batch reads d_model"]:
-    """Run all blocks from ``layer`` on, with what their heads and MLPs add made by the caller.
+    """Run all blocks from ``layer`` on, with hooks on attention and MLP outputs.
 
     Args:
         decoder: The model.
         x: Embedded prompts, or the residual stream before ``layer``.
-        context: What lies to the left, and where logits are read.
+        context: The cached prefix, and the positions that need logits.
         attention: Given a layer and its heads' mixed values before W_O, ``[batch, pos, heads,
-            d_head]``, returns what the attention adds, ``[batch, pos, d_model]``. In the last layer
-            ``pos`` are the reads.
-        mlp: Given a layer and its MLP's output, returns what the MLP adds.
-        layer: Where to begin.
+            d_head]``, returns the attention output, ``[batch, pos, d_model]``. In the last layer
+            ``pos`` are the positions that need logits.
+        mlp: Given a layer and its MLP's output, returns the output to use.
+        layer: The first layer to run.
     """
     for current in range(layer, decoder.n_layers):
         q, k, v = decoder.attention[current].project(x)
@@ -45,7 +45,7 @@ def run_with_hooks(
 
 
 def check_same_architecture(base: Model, tuned: Model) -> None:
-    """Refuse two models whose parameters differ in name or shape.
+    """Check that two models' parameters have the same names and shapes.
 
     Raises:
         CircuitlapseError: With the first parameter that differs.

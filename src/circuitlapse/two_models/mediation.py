@@ -1,16 +1,16 @@
 """Mediation: the improvement left with all heads outside a group frozen to the base.
 
-The tuned model runs on the clean prompts. Every head outside the group adds to the residual stream,
-at all positions, exactly what it adds in the base on the same prompt (its mixed values through the
-*base's* W_O: all that the head contributes). Heads of the group, MLPs, embeddings, normalisations
-and the attention's output biases are the tuned model's and run freely on what they then get.
+The tuned model runs on the clean prompts. The output of every head outside the group, at all
+positions, is the base's on the same prompt (its mixed values through the *base's* W_O). Heads of
+the group, MLPs, embeddings, normalisations and the attention's output biases are the tuned model's
+and run freely on their new inputs.
 
 With v(S) the mean logit difference with the heads S free, the improvement left is v(S) - v(M0):
-with all heads free it is G, and with none what everything but the heads brings by itself. Unlike a
-graft, which asks whose *weights* bring the improvement, this asks whose *activations* carry it:
-heads with the base's weights that are re-driven by changed ones upstream count here, and not there.
-(Vig et al. 2020 on mediation by components; held activations as in Wang et al.'s 2022 path
-patching, but between two models instead of two prompts.)
+with all heads free it is G, and with none the effect of everything but the heads. A graft asks
+which *weights* cause the improvement; mediation asks which *activations* carry it. Heads with the
+base's weights and changed inputs count here, and not there. (Vig et al. 2020 on mediation by
+components; frozen activations as in Wang et al.'s 2022 path patching, but between two models
+instead of two prompts.)
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -55,7 +55,7 @@ def behaviours_with_frozen_heads(
     Args:
         base: M0.
         tuned: M1, of the same architecture and vocabulary.
-        pairs: Prompts, of which the clean ones are run.
+        pairs: Prompts; only the clean ones are run.
         free: For each run, the heads that are not frozen.
         batch_size: Prompts per batch.
 
@@ -84,7 +84,7 @@ def behaviours_with_frozen_heads(
 
 @dataclass(frozen=True)
 class Mediated:
-    """What is left of the improvement with one group of heads free.
+    """The improvement left with one group of heads free.
 
     Attributes:
         group: Its name; ``no heads`` and ``all heads`` are the two ends of the scale.

@@ -20,8 +20,8 @@ T = TypeVar("T")
 
 _OUT_OF_MEMORY = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED")
 
-_MOST_GROUPS = 4  # at once, so that memory has a bound whatever the processor
-_LEAST_TOKENS = 128  # of a group at once with others, as each reads all weights
+_MOST_GROUPS = 4  # in parallel, which bounds memory on any processor
+_LEAST_TOKENS = 128  # of each group in parallel, as each reads all weights
 
 
 def each_group(
@@ -32,14 +32,13 @@ def each_group(
     batch_size: int | None = None,
     keep: Callable[[Int[Tensor, " batch"], T], None] | None = None,
     *,
-    side_by_side: bool = True,
+    parallel: bool = True,
 ) -> None:
     """Call ``work`` on groups of rows of similar length; see :func:`alike`.
 
     After an out-of-memory error a group is halved and ``work`` is called again with the same rows,
     so ``work`` must have no other effect than its return value. ``keep`` gets a group's rows and
-    result; with ``keep``, a CPU runs several groups in parallel threads unless ``side_by_side`` is
-    false.
+    result; with ``keep``, a CPU runs several groups in threads unless ``parallel`` is false.
 
     Raises:
         CircuitlapseError: If ``batch_size`` is below 1, or a single row does not fit into memory.
@@ -47,24 +46,24 @@ def each_group(
     if batch_size is not None and batch_size < 1:
         raise CircuitlapseError("batch_size must be at least 1", got=batch_size)
     tokens, n = int(widths.sum()), 1
-    if keep is not None and side_by_side and widths.device.type == "cpu":
+    if keep is not None and parallel and widths.device.type == "cpu":
         n = max(1, min(torch.get_num_threads(), _MOST_GROUPS, tokens // _LEAST_TOKENS))
     if batch_size is not None:
         n = min(n, batch_size)
     elif n > 1 and most(int(widths.max()), int(starts.max())) < 1:
-        n = 1  # a row alone is more than a group may have: several at once would be too much
+        n = 1  # a single row exceeds the memory of a group, so several would be too much
 
     def limit(width: int, before: int) -> int:
         rows = most(width, before) if batch_size is None else batch_size // n
         if n == 1:
             return rows
-        # About as many groups as threads, or a multiple: a thread without one would only wait.
+        # As many groups as threads, or a multiple, so that no thread waits.
         each = ceil(tokens / (n * width))
         return ceil(each / ceil(each / max(1, rows)))
 
     todo = list(alike(widths, starts, limit))
     if keep is not None and n > 1 and len(todo) > 1:
-        todo = _side_by_side(work, todo, keep, min(n, len(todo)))
+        todo = _in_parallel(work, todo, keep, min(n, len(todo)))
     todo.reverse()
     while todo:
         rows = todo.pop()
@@ -76,21 +75,21 @@ def each_group(
         if len(rows) == 1:
             raise CircuitlapseError(
                 "one prompt alone needs more memory than there is",
-                got=f"{int(widths[rows[0]])} tokens to work on",
+                got=f"{int(widths[rows[0]])} tokens",
                 fix="Use shorter prompts, a smaller dtype or a machine with more memory",
             )
         half = len(rows) // 2
         todo += [rows[half:], rows[:half]]
 
 
-def _side_by_side(
+def _in_parallel(
     work: Callable[[Tensor], T], groups: list[Tensor], keep: Callable[[Tensor, T], None], n: int
 ) -> list[Tensor]:
     """Run groups in n threads; return those that did not fit into memory."""
     threads, gradients, failed = torch.get_num_threads(), torch.is_grad_enabled(), list[Tensor]()
 
     def one(rows: Tensor) -> list[T]:
-        with torch.set_grad_enabled(gradients):  # each thread begins with them
+        with torch.set_grad_enabled(gradients):  # new threads have gradients on
             return _within_memory(work, rows)
 
     pool = ThreadPoolExecutor(n, initializer=torch.set_num_threads, initargs=(threads // n,))
@@ -104,19 +103,19 @@ def _side_by_side(
         try:
             pool.shutdown(cancel_futures=True)
         finally:
-            # What was said last holds for threads that begin later, whichever thread said it.
+            # The last call also sets the number for threads that start later.
             torch.set_num_threads(threads)
     return failed
 
 
 def _within_memory(work: Callable[[Tensor], T], rows: Tensor) -> list[T]:
-    """Return the result of the work, or None after an out-of-memory error."""
+    """Return the result in a list, which is empty after an out-of-memory error."""
     try:
         return [work(rows)]
     except (torch.OutOfMemoryError, MemoryError):
         return []
     except RuntimeError as error:
-        # The CPU's allocator has no exception of its own, nor have cuBLAS's workspaces.
+        # The CPU's allocator and cuBLAS's workspaces raise plain RuntimeErrors.
         if not any(sign in str(error) for sign in _OUT_OF_MEMORY):
             raise
         return []
@@ -144,21 +143,15 @@ def alike(
         yield torch.tensor(rows, device=starts.device)
 
 
-PROCESSOR_BYTES = 256 * 2**20
-"""What the activations of one batch may take on a processor; at most four are worked on at once."""
-
-PROCESSOR_TOKENS = 1024
-"""Larger batches are no faster on a processor, and small batches waste less on padding."""
-
-_WIDER = 128  # times what a processor likes to have at once
+PROCESSOR_BYTES = 256 * 2**20  # of one batch's activations on a CPU, of up to four in parallel
+PROCESSOR_TOKENS = 1024  # larger batches are no faster on a CPU and waste more on padding
+_GPU_FACTOR = 128  # a GPU's batches of variants, compared with a CPU's
 
 
 def max_batch_rows(
     device: torch.device, bytes_per_token: int, bytes_before: int = 0
 ) -> Callable[[int, int], int]:
-    """Return a function that gives the rows that fit, from the width and the prefix length in
-    tokens.
-    """
+    """Return a function from width and prefix length, in tokens, to the number of rows that fit."""
     budget = PROCESSOR_BYTES
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -173,5 +166,5 @@ def max_batch_rows(
 
 def max_variants(device: torch.device, floats: int, most: int) -> int:
     """Return how many variants run at once; on a CPU they hold ``most`` numbers."""
-    most *= 1 if device.type == "cpu" else _WIDER
+    most *= 1 if device.type == "cpu" else _GPU_FACTOR
     return max(1, most // max(1, floats))

@@ -11,21 +11,18 @@ from circuitlapse.models.engine.batches import each_group, max_batch_rows
 from circuitlapse.models.engine.context import Context
 from circuitlapse.models.engine.model import Model
 from circuitlapse.models.engine.shared_prefix import Suffixes, checked, each_batch
-from circuitlapse.prompts.metrics import best, candidate_mean, is_right, logit_difference
+from circuitlapse.prompts.metrics import Metric, best, candidate_mean, is_right, logit_difference
 from circuitlapse.prompts.pairs import PromptPairs
 from circuitlapse.records.answers import Behaviour
 from circuitlapse.shapes import Bool, Float, Int
 
 Runs = Callable[[PromptPairs, Context], Iterable[Tensor]]
-"""Runs a batch of whole prompts in one or more ways, and gives the last residual stream of each,
-``[batch, reads, d_model]``. The context says where logits are read."""
+"""Runs one or more forward passes of a batch of whole prompts, and returns the last residual stream
+of each, ``[batch, reads, d_model]``, at the context's reads."""
 
 
 def behaviour(model: Model, pairs: PromptPairs, batch_size: int | None = None) -> Behaviour:
-    """Run the clean prompts and evaluate the logits at their last tokens.
-
-    A tie counts as wrong. Results are on the CPU, in the order of the pairs.
-    """
+    """Run the clean prompts and evaluate the logits at their last tokens; a tie counts as wrong."""
     decoder = model.decoder
 
     def run(batch: PromptPairs, context: Context) -> list[Tensor]:
@@ -40,19 +37,13 @@ def behaviour(model: Model, pairs: PromptPairs, batch_size: int | None = None) -
 
 @torch.no_grad()
 def behaviours(
-    model: Model,
-    pairs: PromptPairs,
-    runs: Runs,
-    batch_size: int | None = None,
-    *,
-    kept: int = 0,
+    model: Model, pairs: PromptPairs, runs: Runs, batch_size: int | None = None, *, kept: int = 0
 ) -> list[Behaviour]:
     """Evaluate the answers of several forward passes that ``runs`` makes on each batch.
 
     Answers and distractors are compared by their first tokens. ``runs`` returns one residual stream
     per variant; it may be called in several threads, and again with half of a batch. ``kept`` is
-    the number of values per token that it keeps between two streams. Results are on the CPU, one
-    per stream.
+    the number of values per token that it keeps between two streams.
 
     Raises:
         CircuitlapseError: If the model cannot run the prompts, or a single one does not fit into
@@ -102,33 +93,14 @@ def _sequences(
 ) -> tuple[Float[Tensor, " prompts"], Bool[Tensor, " prompts"]]:
     """Compare answers of several tokens with their distractors by log probability."""
     tokens = pairs.distractors.cpu()
-    answer = _log_prob(model, pairs, batch_size)
-    others = [pairs.answered_by(i) for i in range(tokens.shape[1])]
-    wrong = torch.stack([_log_prob(model, one, batch_size) for one in others], dim=1)
+    wrong_pairs = [pairs.answered_by(i) for i in range(tokens.shape[1])]
+    answer, *others = (
+        _metric(model, each, ("clean",), batch_size, "log_prob", whole=True)[0]
+        for each in (pairs, *wrong_pairs)
+    )
+    wrong = torch.stack(others, dim=1)
     best_wrong = wrong.where(tokens >= 0, -torch.inf).amax(dim=1)
     return answer - candidate_mean(wrong, tokens), answer > best_wrong
-
-
-def _log_prob(
-    model: Model, pairs: PromptPairs, batch_size: int | None
-) -> Float[Tensor, " prompts"]:
-    decoder = model.decoder
-    values = torch.empty(len(pairs))
-
-    def work(batch: Suffixes) -> None:
-        final = decoder.run(batch.clean, batch.context)
-        values[batch.rows] = batch.metric(decoder, final).float().cpu()
-
-    each_batch(
-        decoder,
-        pairs,
-        16 * decoder.d_model,
-        work,
-        metric="log_prob",
-        batch_size=batch_size,
-        whole=True,
-    )
-    return values
 
 
 def logit_differences(
@@ -138,7 +110,7 @@ def logit_differences(
 
     The metric is the answer logit minus the distractors' mean logit at the last token.
     """
-    clean, corrupt = _differences(model, pairs, ("clean", "corrupt"), batch_size)
+    clean, corrupt = _metric(model, pairs, ("clean", "corrupt"), batch_size)
     return clean, corrupt
 
 
@@ -146,15 +118,19 @@ def corrupt_logit_difference(
     model: Model, pairs: PromptPairs, batch_size: int | None = None
 ) -> Float[Tensor, " prompts"]:
     """Return only the second of :func:`logit_differences`, at half of its cost."""
-    return _differences(model, pairs, ("corrupt",), batch_size)[0]
+    return _metric(model, pairs, ("corrupt",), batch_size)[0]
 
 
 @torch.no_grad()
-def _differences(
-    model: Model, pairs: PromptPairs, sides: Sequence[str], batch_size: int | None
+def _metric(
+    model: Model,
+    pairs: PromptPairs,
+    sides: Sequence[str],
+    batch_size: int | None,
+    metric: Metric = "logit_diff",
+    whole: bool = False,
 ) -> Float[Tensor, "sides prompts"]:
-    decoder = model.decoder
-    values = torch.empty(len(sides), len(pairs))
+    decoder, values = model.decoder, torch.empty(len(sides), len(pairs))
 
     def work(batch: Suffixes) -> Tensor:
         finals = [decoder.run(getattr(batch, side), batch.context) for side in sides]
@@ -163,5 +139,6 @@ def _differences(
     def keep(rows: Tensor, found: Tensor) -> None:
         values[:, rows] = found
 
-    each_batch(decoder, pairs, 16 * decoder.d_model, work, keep=keep, batch_size=batch_size)
+    floats = 16 * decoder.d_model
+    each_batch(decoder, pairs, floats, work, metric, batch_size, keep=keep, whole=whole)
     return values

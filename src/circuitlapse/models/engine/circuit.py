@@ -22,13 +22,9 @@ from circuitlapse.shapes import Bool
 
 @dataclass(frozen=True)
 class Graph(GraphShape):
-    """Source nodes, destination nodes and edges of a pre-norm transformer, as a tensor.
+    """Source nodes, destination nodes and edges of a pre-norm transformer, as tensors.
 
-    Attributes:
-        n_layers: Number of blocks.
-        n_heads: Attention heads per block.
-        n_kv_heads: Key-value heads per block; 0 means one per head.
-        parallel: Whether a block's MLP reads the block's input, without the attention's output.
+    Its fields are those of :class:`circuitlapse.graph.GraphShape`.
     """
 
     @cached_property
@@ -79,15 +75,15 @@ class Circuit:
         if len(outside):
             writer, reader = outside[0].tolist()
             raise CircuitlapseError(
-                "a circuit's mask holds something that is no edge",
+                "a circuit's mask contains a pair of nodes that is no edge",
                 got=f"{self.graph.writers[writer]} → {self.graph.readers[reader]}",
-                fix="A writer can only be read by what comes after it; combine with graph.edges",
+                fix="Edges lead from a writer to a later reader: combine with graph.edges",
             )
         object.__setattr__(self, "mask", _pruned(self.graph, mask))
 
     @property
     def n_edges(self) -> int:
-        """Number of edges left after pruning."""
+        """Number of edges after pruning."""
         return int(self.mask.sum())
 
     @property
@@ -110,7 +106,7 @@ class Circuit:
                     got=node,
                     fix="Heads are named like a0.h1 and MLPs like m0, as in graph.nodes",
                 )
-            # Edges into a node that nothing reads dangle.
+            # Its incoming edges are pruned: no destination reads from it.
             mask[self.graph.writers.index(node)] = False
         return Circuit(self.graph, mask)
 
@@ -130,7 +126,7 @@ def _pruned(graph: Graph, mask: Tensor) -> Tensor:
         alive = is_read & reads
         kept = mask.clone()
         kept[1:][~alive] = False
-        # The logits belong to no node; shared keys and values live while one of their heads does.
+        # The logits belong to no node; shared keys and values stay while one of their heads does.
         dead = slots.any(dim=0) & ~(slots & alive[:, None]).any(dim=0)
         kept[:, dead] = False
         if torch.equal(kept, mask):

@@ -27,8 +27,8 @@ class Context:
 
     def positions(self, width: int, at_reads: bool) -> Int[Tensor, "_ some"]:
         """Positions in the whole prompts of all ``width`` tokens, or of the reads."""
-        columns = self.reads if at_reads else torch.arange(width, device=self.reads.device)[None]
-        return columns if self.start is None else columns + self.start[:, None]
+        pos = self.reads if at_reads else torch.arange(width, device=self.reads.device)[None]
+        return pos if self.start is None else pos + self.start[:, None]
 
     def mask(self, copies: int, width: int, at_reads: bool, dtype: torch.dtype) -> Tensor:
         """Return the attention mask, 0 or −∞, ``[copies × batch or 1, 1, queries, keys]``.
@@ -38,14 +38,11 @@ class Context:
         """
         key = (copies, width, at_reads)
         if key not in self._masks:
-            columns = torch.arange(width, device=self.reads.device)
-            if at_reads:
-                seen = columns <= self.reads[:, :, None]
-            else:
-                seen = (columns <= columns[:, None])[None]
+            pos = torch.arange(width, device=self.reads.device)
+            seen = pos <= self.reads[:, :, None] if at_reads else (pos <= pos[:, None])[None]
             if self.past and self.start is not None:
-                positions = torch.arange(self.past[0][0].shape[1], device=self.reads.device)
-                before = (positions < self.start[:, None])[:, None]
+                past = torch.arange(self.past[0][0].shape[1], device=self.reads.device)
+                before = (past < self.start[:, None])[:, None]
                 if bool(before.all()):
                     before = before[:1]
                 rows = max(len(seen), len(before))
@@ -57,25 +54,20 @@ class Context:
             self._masks[key] = mask.masked_fill_(~seen, -torch.inf)[:, None]
         return self._masks[key]
 
-    def beyond(self, columns: tuple[tuple[Tensor, Tensor], ...]) -> "Context":
-        """Return the context of the tokens after the given ones, whose keys and values join the
-        prefix.
+    def after(self, tokens: tuple[tuple[Tensor, Tensor], ...]) -> "Context":
+        """Append the keys and values of the batch's first tokens to the prefix, at least one's.
 
-        A prompt whose logits are needed only at the given tokens gets its first remaining token as
-        a dummy.
+        A prompt whose logits are needed at these tokens only gets the next one as a dummy.
         """
-        first = columns[0][0].shape[1]
-        if first == 0:
-            return self
+        first, past = tokens[0][0].shape[1], tokens
         start = torch.zeros_like(self.reads[:, 0]) if self.start is None else self.start
-        past = columns
         if self.past:
-            # Each prompt's columns follow at once upon what it sees of the past.
+            # The tokens follow directly on the part of the prefix that their prompt attends to.
             where = start[:, None] + torch.arange(first, device=start.device)
             rows = torch.arange(len(start), device=start.device)[:, None]
             past = tuple(
                 (_written(old[0], new[0], rows, where), _written(old[1], new[1], rows, where))
-                for old, new in zip(self.past, columns, strict=True)
+                for old, new in zip(self.past, tokens, strict=True)
             )
         return Context((self.reads - first).clamp(min=0), start + first, past)
 

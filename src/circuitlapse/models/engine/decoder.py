@@ -15,66 +15,42 @@ from torch.nn import functional
 
 from circuitlapse.models.engine.context import Context, at_reads
 from circuitlapse.models.engine.layers import Attention, Mlp, Norm, Rotary, linear
-from circuitlapse.models.engine.prefix_cache import Past, Prefixes
+from circuitlapse.models.engine.prefix_cache import Past, PrefixCache
 from circuitlapse.shapes import Float, Int
 
 
 class Step(NamedTuple):
     """Activations of one block; differentiable where its input was.
 
-    In the last block, the ``pos`` axis from ``z`` to ``resid_post`` has only the positions whose
-    logits are needed.
-
-    Attributes:
-        resid_pre: The attention's input, ``[batch, pos, d_model]``.
-        q: Queries before rotation, ``[batch, pos, heads, d_head]``.
-        k: Keys before rotation, ``[batch, pos, kv_heads, d_head]``.
-        v: Values, ``[batch, pos, kv_heads, d_head]``.
-        z: Attention-weighted values per head, before W_O, ``[batch, pos, heads, d_head]``.
-        attn_out: Attention output, ``[batch, pos, d_model]``.
-        resid_mid: The MLP's input; in a parallel block equal to the attention's input.
-        mlp_out: MLP output.
-        resid_post: The next block's input.
+    Queries and keys are as projected, before rotation. In the last block, the ``pos`` axis from
+    ``z`` to ``resid_post`` has only the positions whose logits are needed.
     """
 
-    resid_pre: Tensor
-    q: Tensor
-    k: Tensor
-    v: Tensor
-    z: Tensor
+    resid_pre: Tensor  # the attention's input, [batch, pos, d_model]
+    q: Tensor  # [batch, pos, heads, d_head]
+    k: Tensor  # [batch, pos, kv_heads, d_head]
+    v: Tensor  # [batch, pos, kv_heads, d_head]
+    z: Tensor  # attention-weighted values, before W_O, [batch, pos, heads, d_head]
     attn_out: Tensor
-    resid_mid: Tensor
+    resid_mid: Tensor  # the MLP's input; in a parallel block equal to the attention's
     mlp_out: Tensor
     resid_post: Tensor
 
 
 @dataclass(frozen=True)
 class Decoder:
-    """A pre-norm decoder of blocks with one attention and one MLP each.
-
-    Attributes:
-        W_E: Token embedding.
-        W_pos: Learned position embedding, if any.
-        rotary: Rotary position embedding, if any.
-        attention: Attention of each block.
-        mlp: MLP of each block.
-        norm: The last normalisation, before the unembedding.
-        W_U: Unembedding, by token.
-        n_positions: Longest prompt that the model runs exactly as ``transformers`` does.
-        parallel: Whether a block's MLP reads the block's input, without the attention's output.
-        prefixes: Cache of shared prompt prefixes, if any.
-    """
+    """A pre-norm decoder of blocks with one attention and one MLP each."""
 
     W_E: Float[Tensor, "vocab d_model"]
     W_pos: Float[Tensor, "positions d_model"] | None
     rotary: Rotary | None
     attention: tuple[Attention, ...]
     mlp: tuple[Mlp, ...]
-    norm: Norm
+    norm: Norm  # before the unembedding
     W_U: Float[Tensor, "vocab d_model"]
-    n_positions: int
-    parallel: bool = False
-    prefixes: Prefixes | None = None
+    n_positions: int  # of the longest prompt that runs exactly as in transformers
+    parallel: bool = False  # whether MLPs read the block's input, without the attention's output
+    prefix_cache: PrefixCache | None = None
 
     @property
     def n_layers(self) -> int:
@@ -105,7 +81,7 @@ class Decoder:
         if start is None:
             return embedded + self.W_pos[:width]
         positions = start[:, None] + torch.arange(width, device=tokens.device)
-        # Padding may reach beyond the last position; what stands there is never read.
+        # Padding may reach beyond the last position; its embeddings are not used.
         return embedded + self.W_pos[positions.clamp(max=len(self.W_pos) - 1)]
 
     def attend(
@@ -119,8 +95,8 @@ class Decoder:
     ) -> Float[Tensor, "batch queries some d_head"]:
         """Mix values causally; in the last layer only the positions that need logits have queries.
 
-        Queries, keys and values are as projected. The batch may hold several variants of
-        ``context``'s; ``heads`` says which heads the queries belong to.
+        The batch may hold several variants of ``context``'s; ``heads`` says which heads the queries
+        belong to.
         """
         q, k, mask = self._queries_and_keys(layer, q, k, context, heads)
         return functional.scaled_dot_product_attention(
@@ -138,9 +114,7 @@ class Decoder:
         k: Float[Tensor, "batch pos _ d_head"],
         context: Context,
     ) -> Float[Tensor, "batch heads queries keys"]:
-        """Attention weights over the cached prefix, if kept, and the batch's tokens; see
-        :meth:`attend`.
-        """
+        """Attention weights over the cached prefix and the batch's tokens; see :meth:`attend`."""
         q, k, mask = self._queries_and_keys(layer, q, k, context, slice(None))
         products = q.transpose(1, 2) @ k.permute(0, 2, 3, 1)
         return (products * self.attention[layer].scale + mask).softmax(dim=-1)
@@ -165,10 +139,7 @@ class Decoder:
         return out.unflatten(0, z.shape[:2])
 
     def step(self, layer: int, x: Float[Tensor, "batch pos d_model"], context: Context) -> Step:
-        """Run one block; the batch may hold several variants of the context's.
-
-        The MLP's input is a node of its own, so its gradient is separate from that of the stream.
-        """
+        """Run one block; the batch may hold several variants of the context's."""
         q, k, v = self.attention[layer].project(x)
         return self.finish(layer, x, q, k, v, context)
 
@@ -186,20 +157,19 @@ class Decoder:
         z = self.attend(layer, queries, k, v, context)
         added = self.attention_out(layer, z)
         after = stream + added
+        # A view, so that the gradient at the MLP's input is separate from the stream's.
         mid = (stream if self.parallel else after).view_as(stream)
         out = self.mlp[layer](mid)
         return Step(x, q, k, v, z, added, mid, out, after + out)
 
     def to_queries(self, layer: int, x: Tensor, context: Context) -> Tensor:
-        """Select the positions of a layer's queries: all, or in the last layer those that need
-        logits.
-        """
+        """Select the positions of a layer's queries: in the last layer those that need logits."""
         return at_reads(x, context) if self.is_last(layer) else x
 
     def trace(
         self, x: Float[Tensor, "batch pos d_model"], context: Context, layer: int = 0
     ) -> list[Step]:
-        """Run all blocks from ``layer`` on with input ``x``, and return their activations."""
+        """Run all blocks from ``layer`` on and return their activations."""
         steps = []
         for current in range(layer, self.n_layers):
             steps.append(self.step(current, x, context))
@@ -209,23 +179,22 @@ class Decoder:
     def run(
         self, x: Float[Tensor, "batch pos d_model"], context: Context, layer: int = 0
     ) -> Float[Tensor, "batch reads d_model"]:
-        """Run a partial forward pass from the input of ``layer`` and return the last residual
-        stream.
+        """Run a partial forward pass from the input of ``layer``; return the last residual stream.
 
-        ``x`` may hold several variants of the context's batch, one after the other. After the last
-        layer its ``pos`` axis has only the positions whose logits are needed.
+        ``x`` may hold several variants of the context's batch, one after the other; after the last
+        layer it has only the positions whose logits are needed.
         """
         for current in range(layer, self.n_layers):
             x = self.step(current, x, context).resid_post
         return x
 
-    def remember(self, tokens: Int[Tensor, "batch pos"], width: int) -> Past:
-        """Compute the prefix's keys (rotated) and values per layer, or take them from the cache."""
+    def prefix(self, tokens: Int[Tensor, "batch pos"], width: int) -> Past:
+        """Return the prefix's keys (rotated) and values per layer, from the cache if there."""
         if width == 0:
             return ()
-        if self.prefixes is None:
+        if self.prefix_cache is None:
             return self._keys_and_values(tokens[:, :width], ())
-        return self.prefixes.of(tokens, width, self._keys_and_values)
+        return self.prefix_cache.of(tokens, width, self._keys_and_values)
 
     def _keys_and_values(self, tokens: Int[Tensor, "batch pos"], past: Past) -> Past:
         """Compute keys and values of the tokens after a cached prefix."""
@@ -236,7 +205,7 @@ class Decoder:
         found = []
         for layer, block in enumerate(self.attention):
             q, k, v = block.project(x)
-            found.append((self.place_keys(layer, k, context), v))
+            found.append((self.cached_keys(layer, k, context), v))
             if not self.is_last(layer):
                 after = x + self.attention_out(layer, self.attend(layer, q, k, v, context))
                 x = after + self.mlp[layer](x if self.parallel else after)
@@ -246,11 +215,11 @@ class Decoder:
         """Normalise the last residual stream and unembed it, over the whole vocabulary."""
         return self.norm(final) @ self.W_U.T
 
-    def place_keys(
+    def cached_keys(
         self, layer: int, k: Float[Tensor, "batch pos some d_head"], context: Context
     ) -> Float[Tensor, "batch pos some d_head"]:
         """Normalise and rotate projected keys, as the prefix cache stores them."""
-        return self._placed(k, self.attention[layer].k_norm, context, False)
+        return self._rotated(k, self.attention[layer].k_norm, context, False)
 
     def _queries_and_keys(
         self, layer: int, q: Tensor, k: Tensor, context: Context, heads: Tensor | slice
@@ -258,10 +227,10 @@ class Decoder:
         """Return rotated queries, keys with the prefix's, one per query head, and the mask."""
         block, last = self.attention[layer], self.is_last(layer)
         copies, width = len(q) // len(context.reads), k.shape[1]
-        q = self._placed(q, block.q_norm, context, last)
-        k = self._per_head(self.place_keys(layer, k, context), q.shape[2])
+        q = self._rotated(q, block.q_norm, context, last)
+        k = self._per_head(self.cached_keys(layer, k, context), q.shape[2])
         if context.past:
-            k = _after(self._per_head(context.past[layer][0], self.n_heads)[:, :, heads], k)
+            k = _append(self._per_head(context.past[layer][0], self.n_heads)[:, :, heads], k)
         return q, k, context.mask(copies, width, last, q.dtype)
 
     def _values(
@@ -269,10 +238,10 @@ class Decoder:
     ) -> Tensor:
         v = self._per_head(v, n_heads)
         if context.past:
-            v = _after(self._per_head(context.past[layer][1], self.n_heads)[:, :, heads], v)
+            v = _append(self._per_head(context.past[layer][1], self.n_heads)[:, :, heads], v)
         return v
 
-    def _placed(self, x: Tensor, norm: Norm | None, context: Context, reads: bool) -> Tensor:
+    def _rotated(self, x: Tensor, norm: Norm | None, context: Context, reads: bool) -> Tensor:
         """Normalise and rotate queries or keys."""
         if norm is not None:
             x = norm(x)
@@ -287,7 +256,7 @@ class Decoder:
         return x.repeat_interleave(n_heads // x.shape[2], dim=2)
 
 
-def _after(past: Tensor, new: Tensor) -> Tensor:
+def _append(past: Tensor, new: Tensor) -> Tensor:
     """Append keys or values to the prefix's, which all variants in the batch share."""
     copies = len(new) // len(past)
     batch = new.unflatten(0, (copies, len(past)))

@@ -16,19 +16,12 @@ from circuitlapse.shapes import Float, Int
 
 @dataclass(frozen=True)
 class Norm:
-    """Normalisation over the last axis.
-
-    Attributes:
-        weight: Scale of each dimension.
-        bias: Shift of each dimension, if any.
-        eps: Added to the variance or mean square.
-        centred: Whether the mean is taken off (layer normalisation) or not (RMS normalisation).
-    """
+    """Normalisation over the last axis."""
 
     weight: Float[Tensor, " d_model"]
     bias: Float[Tensor, " d_model"] | None
-    eps: float
-    centred: bool = True
+    eps: float  # added to the variance or mean square
+    centred: bool = True  # layer normalisation subtracts the mean, RMS normalisation does not
 
     def __call__(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
         """Normalise."""
@@ -46,8 +39,8 @@ class Norm:
         """Return x̂ and 1/σ, which give the Jacobian of the normalisation.
 
         ∂x̂/∂x = (P − x̂ x̂ᵀ / d_model) / σ, with P the projection that removes the mean, or the
-        identity for RMS normalisation. The weights after it are :meth:`folded`, which includes P.
-        Both are in single precision where ``x`` is in half, whose squares overflow.
+        identity for RMS normalisation; :meth:`folded` includes P. Both are in single precision
+        where ``x`` is in half, whose squares overflow.
         """
         x = single(x)
         if not self.centred:
@@ -72,14 +65,12 @@ class Norm:
 class Rotary:
     """Rotary position embedding of queries and keys (Su et al. 2021).
 
-    Attributes:
-        frequencies: Angle per position, in radians; dimension i of the first half is turned with
-            dimension i of the second half. Dimensions beyond twice their number are left alone.
-        scale: Factor on what is turned (1 but for YaRN).
+    Dimension i of the first half is rotated with dimension i of the second half. Dimensions beyond
+    twice the number of frequencies stay unchanged.
     """
 
-    frequencies: Float[Tensor, " half"]
-    scale: float = 1.0
+    frequencies: Float[Tensor, " half"]  # radians per position
+    scale: float = 1.0  # of the rotated dimensions; 1 but for YaRN
 
     def __call__(
         self, x: Float[Tensor, "batch pos heads d_head"], positions: Int[Tensor, "_ pos"]
@@ -91,34 +82,22 @@ class Rotary:
         half = len(self.frequencies)
         variants = x.unflatten(0, (-1, len(positions)))
         first, second = variants[..., :half], variants[..., half : 2 * half]
-        turned = [first * cos - second * sin, second * cos + first * sin]
-        return torch.cat([*turned, variants[..., 2 * half :]], dim=-1).flatten(0, 1)
+        rotated = [first * cos - second * sin, second * cos + first * sin]
+        return torch.cat([*rotated, variants[..., 2 * half :]], dim=-1).flatten(0, 1)
 
 
 @dataclass(frozen=True)
 class Attention:
-    """Weights of one block's attention.
-
-    Attributes:
-        norm: Normalisation of its input.
-        weights: Of the queries, keys and values: one matrix each, or one fused matrix.
-        biases: Their biases, or None.
-        W_O: Output weights.
-        out_bias: Output bias, if any; it belongs to no head.
-        scale: Factor on the dot products of queries and keys.
-        interleaved: In a fused matrix, whether each head's query, key and value lie together.
-        q_norm: Normalisation of each head's queries, if any.
-        k_norm: Normalisation of each head's keys, if any.
-    """
+    """Weights of one block's attention."""
 
     norm: Norm
-    weights: tuple[Float[Tensor, "d_model _"], ...]
+    weights: tuple[Float[Tensor, "d_model _"], ...]  # of q, k and v each, or one fused matrix
     biases: tuple[Float[Tensor, " _"], ...] | None
     W_O: Float[Tensor, "heads d_head d_model"]
-    out_bias: Float[Tensor, " d_model"] | None
-    scale: float
-    interleaved: bool = False
-    q_norm: Norm | None = None
+    out_bias: Float[Tensor, " d_model"] | None  # belongs to no head
+    scale: float  # of the products of queries and keys
+    interleaved: bool = False  # in a fused matrix, whether each head's q, k and v lie together
+    q_norm: Norm | None = None  # of each head's queries
     k_norm: Norm | None = None
 
     @property
@@ -148,12 +127,8 @@ class Attention:
 
     def _projected(self, normed: Float[Tensor, "rows d_model"]) -> tuple[Tensor, ...]:
         biases = self.biases or (None,) * len(self.weights)
-        return self._by_head(
-            [
-                linear(normed, weight, bias)
-                for weight, bias in zip(self.weights, biases, strict=True)
-            ]
-        )
+        pairs = zip(self.weights, biases, strict=True)
+        return self._by_head([linear(normed, weight, bias) for weight, bias in pairs])
 
     def _by_head(self, parts: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Split the last axis of weights, biases or outputs into heads, for q, k and v."""
@@ -167,17 +142,10 @@ class Attention:
 
 @dataclass(frozen=True)
 class Mlp:
-    """Weights of one block's MLP: ``activation(x W_in) W_out``, or gated.
+    """Weights of one block's MLP: ``activation(x W_in) W_out``.
 
-    Attributes:
-        norm: Normalisation of its input.
-        W_in: Input weights.
-        b_in: Their bias, if any.
-        W_out: Output weights.
-        b_out: Their bias, if any.
-        activation: Element-wise, of the hidden neurons; may work in place.
-        W_gate: Gate weights, if any: the hidden neurons are ``activation(x W_gate) · (x W_in)``.
-        b_gate: Their bias, if any.
+    If gated, the hidden neurons are ``activation(x W_gate) · (x W_in)``. The activation may work in
+    place.
     """
 
     norm: Norm
@@ -214,5 +182,5 @@ def linear(
     weight: Float[Tensor, "inner out"],
     bias: Float[Tensor, " out"] | None,
 ) -> Float[Tensor, "rows out"]:
-    """Multiply by weights held as [in, out], and add the bias."""
+    """Multiply by weights stored as [in, out], and add the bias."""
     return x @ weight if bias is None else torch.addmm(bias, x, weight)

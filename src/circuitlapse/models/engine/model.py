@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from circuitlapse.models.engine.circuit import Graph
 from circuitlapse.models.engine.decoder import Decoder
-from circuitlapse.models.engine.prefix_cache import Prefixes
+from circuitlapse.models.engine.prefix_cache import PrefixCache
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,4 +44,4 @@ class Model:
         Use it to measure several counterfactuals of the same prompts. Do not change the weights
         meanwhile.
         """
-        return replace(self, decoder=replace(self.decoder, prefixes=Prefixes()))
+        return replace(self, decoder=replace(self.decoder, prefix_cache=PrefixCache()))

@@ -16,9 +16,7 @@ from circuitlapse.shapes import Float
 
 
 def rescaled_decoder(decoder: Decoder, scales: Float[Tensor, " nodes"]) -> Decoder:
-    """Rescale every node's output; differentiable in the scales.
-
-    There is one scale per head and MLP, in the order of ``Graph.nodes``; 1 changes nothing.
+    """Rescale every node's output; differentiable in the scales, which are in graph order.
 
     Raises:
         CircuitlapseError: If there is not one scale per node.
@@ -43,7 +41,7 @@ def rescaled_decoder(decoder: Decoder, scales: Float[Tensor, " nodes"]) -> Decod
             )
             for mlp, own in zip(decoder.mlp, by_layer, strict=True)
         ),
-        prefixes=None,  # what the ungained model left of prompts is not this one's
+        prefix_cache=None,  # it holds keys and values of the unscaled model
     )
 
 

@@ -13,21 +13,21 @@ from torch import Tensor
 from circuitlapse.shapes import Int
 
 Past = tuple[tuple[Tensor, Tensor], ...]
-"""Keys (in place) and values of each layer, ``[batch, pos, kv_heads, d_head]``."""
+"""Keys (normalised and rotated) and values per layer, ``[batch, pos, kv_heads, d_head]``."""
 
 _MOST_BYTES = 128 * 2**20
 
 
-class Prefixes:
-    """A cache of prefixes by whole prompt; a full cache takes no more.
+class PrefixCache:
+    """A cache of prefixes by whole prompt, for a model whose weights do not change.
 
-    Prompts are passed through repeatedly in the same order, so evicting the oldest would never hit.
-    The model's weights must not change.
+    A full cache takes no more: prompts come repeatedly in the same order, so evicting the oldest
+    would never hit.
     """
 
     def __init__(self) -> None:
         """Create an empty cache."""
-        self._held, self._lock = 0, Lock()
+        self._bytes, self._lock = 0, Lock()
         # [layers, keys and values, pos, kv_heads, d_head]
         self._kept: dict[bytes, Tensor] = {}
 
@@ -49,20 +49,20 @@ class Prefixes:
         found = torch.stack(first, dim=2) if first else None
         if known < width:
             new = run(tokens[:, :width], _by_layer(found))
-            behind = torch.stack([torch.stack(pair) for pair in new])
+            added = torch.stack([torch.stack(pair) for pair in new])
             del new  # with the queries, of which they may be views
-            found = behind if found is None else torch.cat([found, behind], dim=3)
-            del behind
+            found = added if found is None else torch.cat([found, added], dim=3)
+            del added
             with self._lock:
-                for place, name in enumerate(names):
-                    self._keep(name, found[:, :, place])
+                for row, name in enumerate(names):
+                    self._keep(name, found[:, :, row])
         return _by_layer(found)
 
     def _keep(self, name: bytes, row: Tensor) -> None:
         old = self._kept.get(name)
         more = row.nbytes - (0 if old is None else old.nbytes)
-        if 0 < more <= _MOST_BYTES - self._held:
-            self._held += more
+        if 0 < more <= _MOST_BYTES - self._bytes:
+            self._bytes += more
             self._kept[name] = row.clone()  # a view would keep the whole batch's memory
 
 

@@ -36,12 +36,8 @@ class Suffixes:
 
     Attributes:
         rows: Rows of the pairs, on the CPU; even ones first, so that halves are slices.
-        pairs: The pairs.
-        clean: Embeddings of the clean tokens.
-        corrupt: Embeddings of the corrupt tokens.
-        context: The shared prefix, and where logits are needed.
         name: The metric, by name or as a callable that takes these rows in this order.
-        direction: Direction of the logit difference: the answer's row of the unembedding minus the
+        direction: Of the logit difference: the answer's row of the unembedding minus the
             distractors' mean row; None for any other metric.
         reference: The clean model's logits, for ``neg_kl`` only.
     """
@@ -56,20 +52,17 @@ class Suffixes:
     reference: Float[Tensor, "batch reads vocab"] | None = None
 
     def everywhere(self) -> Context:
-        """The same context with logits at every position; the last layer then runs whole."""
+        """The same context with logits at every position, so that the last layer runs whole."""
         n, width, _ = self.clean.shape
-        columns = torch.arange(width, device=self.clean.device).expand(n, -1)
-        return Context(columns, self.context.start, self.context.past)
+        pos = torch.arange(width, device=self.clean.device).expand(n, -1)
+        return Context(pos, self.context.start, self.context.past)
 
     def metric(
         self, decoder: Decoder, final: Float[Tensor, "variants_batch reads d_model"]
     ) -> Float[Tensor, " variants_batch"]:
-        """Compute the metric from the last residual stream of one or several variants of the batch.
-
-        The logit difference needs no other logits, so it skips the unembedding.
-        """
+        """Compute the metric from the last residual stream of one or several variants."""
         variants = final.unflatten(0, (-1, len(self.pairs)))
-        if self.direction is not None:
+        if self.direction is not None:  # no other logits are needed: skip the unembedding
             normed = decoder.norm(variants[:, :, 0]).to(self.direction.dtype)
             return (normed * self.direction).sum(dim=-1).flatten()
         return torch.cat(
@@ -85,17 +78,16 @@ def each_batch(
     pairs: PromptPairs,
     floats_per_token: int,
     work: Callable[[Suffixes], T],
-    *,
-    keep: Callable[[Int[Tensor, " batch"], T], None] | None = None,
     metric: Metric = "logit_diff",
     batch_size: int | None = None,
+    *,
+    keep: Callable[[Int[Tensor, " batch"], T], None] | None = None,
     needs_gradient: bool = False,
     whole: bool = False,
 ) -> None:
     """Check the pairs and call ``work`` on batches of them, from each pair's first difference on.
 
-    The batch size is halved after an out-of-memory error; see
-    :func:`circuitlapse.models.engine.batches.each_group`, also for ``work`` and ``keep``.
+    See :func:`circuitlapse.models.engine.batches.each_group` for ``work`` and ``keep``.
     ``floats_per_token`` is the memory of the work, without the metric's. With ``whole``, prompts
     start at their first token.
 
@@ -113,13 +105,10 @@ def each_batch(
     if metric != "logit_diff":
         # Logits of the whole vocabulary, in single precision at least; twice for neg_kl (clean)
         # and for a callable (in the caller's order). Divided by the shortest prompt's tokens.
-        logits = (
-            (8 if metric == "neg_kl" or callable(metric) else 4)
-            * pairs.logit_positions().shape[1]
-            * len(decoder.W_U)
-        )
+        copies = 8 if metric == "neg_kl" or callable(metric) else 4
+        logits = copies * pairs.logit_positions().shape[1] * len(decoder.W_U)
         bytes_per_token += max(4, decoder.W_E.itemsize) * logits // int(widths.min())
-    # Keys and values of the shared prefix, and once more with the columns': on a tape, or a tail's.
+    # Keys and values of the shared prefix, and once more joined with those of the batch's tokens.
     block = decoder.attention[0]
     floats_before = 4 * decoder.n_layers * block.W_O.shape[:2].numel()
     most = max_batch_rows(pairs.clean.device, bytes_per_token, decoder.W_E.itemsize * floats_before)
@@ -130,7 +119,7 @@ def each_batch(
         most,
         batch_size,
         None if keep is None else lambda rows, found: keep(rows.cpu(), found),
-        side_by_side=not callable(metric),
+        parallel=not callable(metric),
     )
 
 
@@ -144,7 +133,7 @@ def _suffixes(
     reads = pairs.logit_positions() - start[:, None]
     take = start[:, None] + torch.arange(int(reads.max()) + 1, device=start.device)
     take = take.clamp(max=pairs.clean.shape[1] - 1)
-    context = Context(reads, start, decoder.remember(pairs.clean, int(start.max())))
+    context = Context(reads, start, decoder.prefix(pairs.clean, int(start.max())))
     clean = decoder.embed(pairs.clean.gather(1, take), start)
     direction = reference = None
     if metric == "logit_diff":
@@ -160,7 +149,7 @@ def _suffixes(
 
 
 def checked(decoder: Decoder, pairs: PromptPairs) -> PromptPairs:
-    """Return the pairs on the model's device."""
+    """Check lengths and token ids, and return the pairs on the model's device."""
     pairs = pairs.trimmed().to(decoder.W_E.device)
     width, longest = pairs.clean.shape[1], decoder.n_positions
     if width > longest:

@@ -33,7 +33,7 @@ from circuitlapse.models.engine.behaviour import (
 )
 from circuitlapse.models.engine.circuit import Graph
 from circuitlapse.models.engine.model import Model
-from circuitlapse.patching.patching import node_effects
+from circuitlapse.patching.node_effects import node_effects
 from circuitlapse.pipeline.inputs.prompts import Prompts
 from circuitlapse.prompts.pairs import PromptPairs
 from circuitlapse.records.arrays import Arrays
