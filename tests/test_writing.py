@@ -221,7 +221,7 @@ def test_without_a_key_nothing_is_sent(chat, tmp_path, monkeypatch):
     command = ["write", "--model", "small", "--base-url", chat.url]
     command += ["--key-env", "OTHER_KEY", "--out", str(tmp_path / "good.jsonl")]
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    with pytest.raises(CircuitlapseError, match="no key in the environment variable OTHER_KEY"):
+    with pytest.raises(CircuitlapseError, match="variable OTHER_KEY has no key"):
         tasks(command, standalone_mode=False)
     assert chat.requests == 0
     assert not list(tmp_path.iterdir())

@@ -148,7 +148,7 @@ def test_missing_files_and_clashing_outputs_are_errors(file, tmp_path):
     with pytest.raises(CircuitlapseError, match="cannot be read: Is a directory"):
         _import(tmp_path, "--out", tmp_path / "good.jsonl")
     before = file.read_bytes()
-    with pytest.raises(CircuitlapseError, match="overwritten by its own items"):
+    with pytest.raises(CircuitlapseError, match="output would overwrite the input"):
         _import(file, "--out", file)
     with pytest.raises(CircuitlapseError, match="a file of its own, not a directory"):
         _import(file, "--out", tmp_path / "x", "--rejects", tmp_path / "x")
