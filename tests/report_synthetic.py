@@ -391,12 +391,12 @@ def _verdict(last: int, shares: bool) -> Verdict:
                     holds=True,
                     table="behaviour",
                     where={"task": "ioi2", "split": "test", "step": 0},
-                    detail="accuracy among names 0.99, at least 0.98 asked",
+                    detail="candidate accuracy 0.99, at least 0.98 asked",
                 ),
                 Precondition(
-                    name="The base does not do the new task",
+                    name="The base does not yet solve the new task",
                     holds=True,
-                    detail="accuracy among names 0.37, within 0.25 to 0.50",
+                    detail="candidate accuracy 0.37, within 0.25 to 0.50",
                 ),
                 Precondition(
                     name="The improvement is clear of zero",
@@ -412,8 +412,7 @@ def _verdict(last: int, shares: bool) -> Verdict:
                     where={"step": last, "measure": "pearson", "unit": "nodes"},
                 ),
                 Evidence(
-                    statement="Grafting the old circuit\u2019s heads alone brings 0.46 of the "
-                    "improvement.",
+                    statement="Grafting the old-task heads alone brings 0.46 of the improvement.",
                     table="grafts",
                     where={"group": "old_heads"},
                 ),

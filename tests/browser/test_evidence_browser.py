@@ -89,7 +89,7 @@ def test_every_table_is_drawn(opened, page_path):
     assert page.locator("#chart-mediation circle").count() == 2 * 5
     assert page.locator("#chart-mediation .null").count() == 3  # there are no random groups of none
     assert page.locator("#chart-crosspatch circle").count() == 2 * 3 * 7
-    assert page.locator("#chart-improvements rect").count() == LAYERS * (HEADS + 1)
+    assert page.locator("#chart-output_scales rect").count() == LAYERS * (HEADS + 1)
     assert page.locator("#overlap-compared .point").count() == 2 * 2 * 3
     assert page.locator("#graft-part-chart circle").count() == 2 * 3 * 3
     assert "rescaled base (elicited)" in page.text_content("#rescaled-chart")
@@ -168,7 +168,7 @@ def test_the_numbers_of_each_table_download(opened, page_path):
         "group",
         "improvement",
         "improvement_low",
-        "null_high",
+        "null_max",
         "p_value",
         "share_high",
     } <= row.keys()

@@ -35,8 +35,8 @@ const elicitableChart = (() => {
       const of = (measure) => fixedDomain(all.map((row) => row[measure]));
       if (trained.length)
         for (const [measure, title, domain, right] of [
-          ["logit_diff", "Logit difference by step", of("logit_diff"), 124],
-          ["candidate_accuracy", "Accuracy over the candidates by step", [0, 1], 124]])
+          ["logit_diff", "Logit difference by step", of("logit_diff"), 138],
+          ["candidate_accuracy", "Accuracy over the candidates by step", [0, 1], 138]])
           charts.push(curveChart(box, { width, height: 250, right, title, domain,
             label: `${title}, with a subset of the parameters trained`,
             curves: curvesOf(trained, measure) }));
@@ -45,7 +45,7 @@ const elicitableChart = (() => {
         for (const [measure, title, domain] of [
           ["logit_diff", "Logit difference by number of examples", of("logit_diff")],
           ["candidate_accuracy", "Accuracy by number of examples", [0, 1]]])
-          curveChart(box, { width, height: 170, right: 124, title, domain,
+          curveChart(box, { width, height: 170, right: 138, title, domain,
             label: `${title}, k-shot prompting of the base`,
             xScale: (left, edge) => d3.scaleLinear([0, examples.at(-1).examples || 1],
               [left, edge]),

@@ -107,7 +107,7 @@ const headPage = (() => {
       })),
     });
     if (rows.length < all.length)
-      note(profileRoot, `${all.length - rows.length} more are below ${least} throughout; see the CSV.`);
+      note(profileRoot, `Not shown: ${all.length - rows.length} below ${least} in both; see the CSV.`);
   }
 
   function step() {

@@ -126,7 +126,7 @@ const overlapCompared = (() => {
   function words({ compared_with, right }) {
     const [model, task] = right.split(":");
     const kind = model.replace(/-\d+$/, "").replaceAll("_", " ");
-    return compared_with === "placebo" ? `${kind}, ${task}` : `${task} in the ${model}`;
+    return compared_with === "placebo" ? `${kind}, ${task}` : `${task} in the ${model === "tuned" ? "tuned model" : model}`;
   }
 
   function draw() {
@@ -143,7 +143,7 @@ const overlapCompared = (() => {
     for (const left of ["base:old", "tuned:new"]) {
       const own = rows.filter((row) => row.left === left);
       if (!own.length) continue;
-      lines.push({ label: `${sideWords(left)}, and …`, heading: true });
+      lines.push({ label: `${sideWords(left)}, compared with`, heading: true });
       if (main) lines.push({ label: left === "base:old" ? "tuned, new" : "base, old", row: main,
         main: true });
       for (const kind of Object.keys(titles))

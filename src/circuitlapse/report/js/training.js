@@ -1,10 +1,10 @@
 // How training went, of this recipe and compared over all recipes of a grid.
 const trainingChart = (() => {
   let charts = [];
-  const splits = { train: ["trained on", "--ink"], validation: ["held out", "--new"],
+  const splits = { train: ["training", "--ink"], validation: ["held out", "--new"],
     old_task: ["old task", "--old"] };
   const measures = [["loss", "Loss, nats per token"], ["accuracy", "Accuracy"],
-    ["end_of_text", "Ends the text instead"]];
+    ["end_of_text", "End of text predicted"]];
 
   const chart = evidenceChart("training", {
     draw(root, all) {

@@ -65,7 +65,7 @@ def draw_frame(
         svg,
         _MARGIN + 2 * (layout.width + _GAP) - 60,
         height - 30,
-        "   ".join(signs),
+        "  ·  ".join(signs),
         fill=MUTED,
         size=10,
     )
