@@ -16,7 +16,7 @@ import torch
 import circuitlapse as cl
 from circuitlapse.models.engine.behaviour import logit_differences
 from circuitlapse.models.engine.model import Model
-from circuitlapse.pipeline.run.job_runners import work
+from circuitlapse.pipeline.run.execute import work
 from circuitlapse.pipeline.run.run import jobs_of
 from circuitlapse.records.items import Item, write_items
 from circuitlapse.records.store import Store

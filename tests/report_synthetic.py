@@ -8,11 +8,11 @@ from typing import Any
 
 import polars as pl
 
+from circuitlapse.analyses.registry import SCHEMAS
 from circuitlapse.config.base import Base
 from circuitlapse.config.experiment import Experiment
 from circuitlapse.config.finetune import Finetune
 from circuitlapse.config.toml import to_toml
-from circuitlapse.records.columns import SCHEMAS, table
 from circuitlapse.records.documents import Evidence, Precondition, Provenance, Verdict
 from circuitlapse.records.store import Store
 from circuitlapse.stats.intervals import Estimate
@@ -58,7 +58,9 @@ def write_run(
     evidence = EvidenceRows(rows.seeds, rows.steps, layers, heads)
     for name in SCHEMAS:
         found = getattr(rows, name, None) or getattr(evidence, name, list)
-        put_table(run, name, table(name, found()))
+        made = found()
+        assert all(row.keys() == SCHEMAS[name].keys() for row in made), name
+        put_table(run, name, pl.DataFrame(made, schema=SCHEMAS[name]))
     put(run, "verdict.json", _verdict(steps, shares).model_dump_json())
     put(run, "provenance.json", _provenance().model_dump_json())
     for task, families in FAMILIES.items():

@@ -29,7 +29,7 @@ from circuitlapse.models.engine.circuit import Graph
 from circuitlapse.models.files.quiet import quiet
 from circuitlapse.pipeline.job import Job
 from circuitlapse.pipeline.measure.task_scores import about_scores
-from circuitlapse.pipeline.run.job_runners import work
+from circuitlapse.pipeline.run.execute import work
 from circuitlapse.pipeline.run.run import jobs_of
 from circuitlapse.records.store import Store
 

@@ -19,7 +19,7 @@ from circuitlapse.config.toml import read_experiment, to_toml
 from circuitlapse.models.files.merge import read_tensors
 from circuitlapse.pipeline.inputs import user_checkpoints
 from circuitlapse.pipeline.job import Progress
-from circuitlapse.pipeline.run.job_runners import work
+from circuitlapse.pipeline.run.execute import work
 from circuitlapse.pipeline.run.run import jobs_of
 from circuitlapse.records.store import Store
 from small_checkpoints import grown, moved, save, tokenizer_of, trained

@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM
 import circuitlapse as cl
 from circuitlapse.models.engine.behaviour import behaviour
 from circuitlapse.models.files.load import load_model
-from circuitlapse.pipeline.run.job_runners import work
-from circuitlapse.pipeline.run.plan import plan_jobs
+from circuitlapse.pipeline.plan.plan import plan_jobs
+from circuitlapse.pipeline.run.execute import work
 from circuitlapse.records.arrays import load_about
 from circuitlapse.records.layout import curve
 from circuitlapse.records.store import Store

@@ -105,21 +105,17 @@ def test_an_error_in_a_job_reaches_the_caller_and_finished_work_stays(tmp_path, 
     assert (tmp_path / "d.txt").read_text() == "d(b(a()),c(a()))"
 
 
-def _arm_job(kind, seed, *needs):
-    params = (
-        {"recipe": "default", "seed": seed}
-        if kind == "finetune"
-        else {"training_run": f"seed-{seed}"}
-    )
+def _run_job(kind, seed, *needs):
+    params = {"training_run": f"seed-{seed}"}
     name = f"{kind}-{seed}"
     return Job(name, kind, params, (f"{name}.txt",), needs, f"key of {name}")
 
 
-ARMS = [
+RUNS = [
     *(
         job
         for seed in (0, 1, 2)
-        for job in (_arm_job("finetune", seed), _arm_job("measure", seed, f"finetune-{seed}"))
+        for job in (_run_job("finetune", seed), _run_job("measure", seed, f"finetune-{seed}"))
     ),
     _job("summary", "measure-0", "measure-1", "measure-2"),
 ]
@@ -142,8 +138,8 @@ def _with_three_seeds(root, work, workers):
     store, events = Store(root), []
     finetune = Finetune.model_validate({"seeds": [0, 1, 2]})
     experiment = _experiment(workers).model_copy(update={"finetune": finetune})
-    todo = unfinished(ARMS, store, events.append)
-    execute(ARMS, todo, store, experiment, work, events.append)
+    todo = unfinished(RUNS, store, events.append)
+    execute(RUNS, todo, store, experiment, work, events.append)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -161,7 +157,7 @@ def test_fine_tunes_that_fail_are_named_at_the_end_and_keep_no_other_from_it(tmp
     assert there == {"finetune-0.txt", "measure-0.txt", "finetune-2.txt", "summary.txt"}
     assert (tmp_path / "summary.txt").read_text() == "seed-0"
     # The summary of one alone does not pass for that of all.
-    todo = unfinished(ARMS, Store(tmp_path), lambda event: None)
+    todo = unfinished(RUNS, Store(tmp_path), lambda event: None)
     assert [job.name for job in todo] == ["finetune-1", "measure-1", "measure-2", "summary"]
 
 

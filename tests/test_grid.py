@@ -15,7 +15,7 @@ from circuitlapse.cli.summary import print_summary
 from circuitlapse.config.experiment import Experiment
 from circuitlapse.config.finetune import Finetune
 from circuitlapse.config.toml import read_experiment, to_toml
-from circuitlapse.pipeline.run.plan import plan_jobs
+from circuitlapse.pipeline.plan.plan import plan_jobs
 from circuitlapse.report.series.run_records import read_run
 from small_run import small_experiment
 
@@ -147,7 +147,7 @@ def test_a_recipe_alone_decides_which_fine_tunes_are_made_again(tiny_model):
 
     one, two = keys(grid={"learning_rate": [1e-3]}), keys(grid={"learning_rate": [1e-3, 1e-2]})
     assert one["fine-tune seed-0"] != two["fine-tune lr-0.01-seed-0"]
-    assert one["prompts for finetune"] == two["prompts for finetune"]
+    assert one["prompts finetune train"] == two["prompts finetune train"]
     assert {
         "verdict lr-0.001",
         "verdict lr-0.01",

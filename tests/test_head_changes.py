@@ -1,11 +1,12 @@
 import itertools
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from circuitlapse.analyses.heads import HEAD_CHANGES
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.heads.head_changes import (
     CATEGORIES,
@@ -17,7 +18,6 @@ from circuitlapse.heads.head_changes import (
     used_threshold,
 )
 from circuitlapse.heads.thresholds import USED_FRACTION
-from circuitlapse.records.columns import SCHEMAS
 
 # Rows: the course on the old task; columns: on the new one. Written out by hand from the words.
 TABLE = """
@@ -179,17 +179,10 @@ def test_identical_models_change_nothing():
 
 def test_rows_have_the_tables_columns_and_95_percent_intervals():
     row = head_changes(effects([(2, 0, 2, 0, 2, 0)]), threshold=0.5).rows[0]
-    columns = set(asdict(row)) | {
-        "base_seed",
-        "recipe",
-        "finetune_seed",
-        "step",
-        "counterfactual",
-        "since",
-    }
-    assert columns == set(SCHEMAS["head_changes"])
+    names = {"base_seed", "recipe", "finetune_seed", "step", "counterfactual", "since"}
+    assert set(vars(row)) | names == {column.name for column in HEAD_CHANGES.columns}
     assert (row.node, row.layer, row.head) == ("a0.h0", 0, 0)
-    assert row.base_old_low < row.base_old < row.base_old_high
+    assert row.base_old.low < row.base_old.value < row.base_old.high
 
 
 def test_the_threshold_is_a_fraction_of_the_old_tasks_effect():

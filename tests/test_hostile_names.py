@@ -16,11 +16,11 @@ import pytest
 
 import circuitlapse as cl
 from circuitlapse.analyses.data import RunData
+from circuitlapse.analyses.registry import SCHEMAS
 from circuitlapse.cli.export import export_map
 from circuitlapse.cli.show import show
 from circuitlapse.models.files.checkpoints import find_checkpoints
 from circuitlapse.records.arrays import load_about, save_arrays
-from circuitlapse.records.columns import SCHEMAS
 from circuitlapse.records.items import read_items, write_items
 from circuitlapse.records.store import Store
 from circuitlapse.report.pages.page import build_report, render_report

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
+from circuitlapse.analyses.overlap import OVERLAP, overlap_row
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.graph import head_of
 from circuitlapse.heads import overlap
@@ -20,7 +21,6 @@ from circuitlapse.heads.overlap import (
     edge_overlaps,
     node_overlaps,
 )
-from circuitlapse.records.columns import SCHEMAS
 from circuitlapse.stats.permutations import shuffle_heads
 from circuitlapse.stats.similarity import SIMILARITIES
 
@@ -138,19 +138,15 @@ def test_node_rows_have_the_tables_columns_for_every_pair_and_measure():
     result = node_overlaps(conditions(), nodes_of(), seed=0, permutations=50, repeats=50)
     assert len(result) == 6 * 3
     assert [row.left for row in result[:3]] == ["base:old"] * 3
-    columns = set(vars(result[0])) | {
-        "base_seed",
-        "recipe",
-        "finetune_seed",
-        "step",
-        "counterfactual",
-        "compared_with",
-    }
-    assert columns == set(SCHEMAS["overlap"])
+    row = overlap_row("", result[0])
+    own = {column.name for column in OVERLAP.columns}
+    assert own - set(row) == {"base_seed", "recipe", "finetune_seed", "step", "counterfactual"}
+    assert OVERLAP.flat(row).keys() <= OVERLAP.schema.keys()
     for row in result:
         figures = {name: value for name, value in vars(row).items() if isinstance(value, float)}
         assert row.not_reported == ""
-        assert figures["value_low"] < figures["value"] < figures["value_high"]
+        assert row.interval is not None
+        assert row.interval.low < row.interval.value < row.interval.high
         assert figures["null_low"] <= figures["null_mean"] <= figures["null_high"]
         assert 1 / 51 <= figures["p_value"] <= 1
 
@@ -239,7 +235,8 @@ def test_same_prompts_are_resampled_together():
     )
 
     def width(row):
-        return row.value_high - row.value_low
+        assert row.interval is not None
+        return row.interval.high - row.interval.low
 
     assert together.value == apart.value
     assert width(together) < 0.5 * width(apart)
@@ -249,7 +246,9 @@ def test_identical_models_overlap_fully_and_without_doubt():
     only = conditions()[0]
     twin = NodeImportance("twin", only.task, only.effects)
     for row in node_overlaps([only, twin], nodes_of(), seed=0, permutations=5):
-        assert (row.value, row.value_low, row.value_high) == pytest.approx((1, 1, 1))
+        assert row.interval is not None
+        ends = (row.interval.low, row.interval.high)
+        assert (row.value, *ends) == pytest.approx((1, 1, 1))
 
 
 def test_everything_is_fixed_by_the_seed():
@@ -287,9 +286,8 @@ def test_interval_covers_the_overlap_of_the_expected_effects(monkeypatch):
             for task, mean in zip("ab", truth, strict=True)
         ]
         row = node_overlaps(pair, names, seed=seed, permutations=1, repeats=200)[0]
-        assert row.value_low is not None
-        assert row.value_high is not None
-        covered.append(row.value_low <= expected <= row.value_high)
+        assert row.interval is not None
+        covered.append(row.interval.low <= expected <= row.interval.high)
     assert 0.89 <= np.mean(covered) <= 0.99
 
 
@@ -333,7 +331,7 @@ def test_edge_rows_equal_a_literal_computation():
         assert row.ceiling == pytest.approx(
             min(literal(c.halves[0][mask], c.halves[1][mask]) for c in pair)
         )
-        assert (row.value_low, row.value_high) == (None, None)
+        assert row.interval is None
         assert {row.null_mean, row.null_low, row.null_high, row.p_value} == {None}
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import typer
 
+from circuitlapse.analyses.registry import SCHEMAS
 from circuitlapse.cli.app import app
 from circuitlapse.config.experiment import Experiment
-from circuitlapse.records.columns import SCHEMAS
 from circuitlapse.tasks.battery import TASKS
 from pages import (
     DOCS,

@@ -15,10 +15,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import circuitlapse as cl
+from circuitlapse.analyses.registry import SCHEMAS
 from circuitlapse.config.toml import to_toml
 from circuitlapse.models.files.quiet import quiet
 from circuitlapse.pipeline.job import Progress
-from circuitlapse.records.columns import SCHEMAS
 from pages import WITH_RUN, run_page
 from small_run import small_experiment
 from twins_engine import tiny

@@ -15,9 +15,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from circuitlapse.analyses.registry import SCHEMAS
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.records.calibration import released
-from circuitlapse.records.columns import SCHEMAS
 from circuitlapse.records.documents import Verdict
 from circuitlapse.records.store import Store
 from circuitlapse.report.pages.page import build_report

@@ -9,7 +9,7 @@ import circuitlapse as cl
 from circuitlapse.models.files.load import load_model
 from circuitlapse.pipeline.inputs.base import check_parts
 from circuitlapse.pipeline.inputs.base_files import check_same_base
-from circuitlapse.pipeline.run.plan import plan_jobs
+from circuitlapse.pipeline.plan.plan import plan_jobs
 from circuitlapse.records.store import Store, content_hash
 from circuitlapse.training.restricted import free_masks
 from small_run import small_experiment

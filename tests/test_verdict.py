@@ -1,14 +1,16 @@
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
 import pytest
 
+from circuitlapse.analyses.heads import HEAD_CHANGES
+from circuitlapse.analyses.overlap import OVERLAP, overlap_row
+from circuitlapse.analyses.registry import ANALYSES, SCHEMAS
 from circuitlapse.heads.head_changes import HeadEffects, head_changes
 from circuitlapse.heads.overlap import NodeImportance, node_overlaps
 from circuitlapse.records.answers import Behaviour
 from circuitlapse.records.calibration import released
-from circuitlapse.records.columns import SCHEMAS, table
 from circuitlapse.records.documents import CAUSES, GROUPS, Group, Verdict
 from circuitlapse.stats.intervals import Estimate
 from circuitlapse.stats.random_baseline import RandomBaseline
@@ -18,7 +20,6 @@ from circuitlapse.verdict.preconditions import Context, Findings, check_precondi
 from circuitlapse.verdict.shares import SUBSETS
 from circuitlapse.verdict.statements import statements
 from circuitlapse.verdict.verdict import THRESHOLDS, build_verdict, known_of_rule
-from circuitlapse.verdict.wording import Tables, evidence_sentences
 
 SEEDS = {"base_seed": 0, "recipe": "default", "finetune_seed": 3}
 CONTEXT = Context("ioi2", "ioi3", "subject", 240, SEEDS, placebo="old_task")
@@ -279,8 +280,8 @@ def dated(kind, node="", **columns):
     return {**empty, **AT, **about, **columns}
 
 
-ROWS = Tables(
-    grafts=[
+ROWS = {
+    "grafts": [
         graft("output_scales", "add_one_in", 0.1),
         graft("non_negative_scales", "add_one_in", 0.05),
         graft("old_heads", "shapley", 0.6),
@@ -291,18 +292,18 @@ ROWS = Tables(
         graft("old_heads", "add_one_in", 0.2, origin="base", which="qk", random=RANDOM),
         graft("old_heads", "add_one_in", 0.3, origin="base", which="ov", random=RANDOM),
     ],
-    mediation=[swap("no heads", 0.1, n_heads=0, **NO_RANDOM), swap("old_heads", 0.8, n_heads=1)],
-    crosspatch=[
+    "mediation": [swap("no heads", 0.1, n_heads=0, **NO_RANDOM), swap("old_heads", 0.8, n_heads=1)],
+    "crosspatch": [
         swap("old_heads", value, position=position, direction=direction, accuracy=0.5)
         for direction in ("tuned_into_base", "base_into_tuned")
         for position, value in (("everywhere", 0.7), ("END", 0.5), ("IO", 0.1))
     ],
-    roles=[
+    "roles": [
         role("ioi3", "a0.h0", changed=True, role="mover"),
         role("ioi3", "a0.h1", changed=True, source="a0.h0", approach=0.4, moves_p=0.01),
         role("ioi2", "a0.h0", source="a0.h1", approach=0.1, moves_p=0.3),
     ],
-    dynamics=[
+    "dynamics": [
         dated(
             "behaviour",
             counterfactual="",
@@ -323,11 +324,17 @@ ROWS = Tables(
         ),
         dated("head", "a0.h1", change=0.1, change_low=-0.5, change_high=0.5, sign_changed=False),
     ],
-)
+}
+
+
+def sentences(rows):
+    """All sentences that are worded from tables, in the verdict's order."""
+    worded = ((each.sentences, rows.get(each.name, ())) for each in ANALYSES if each.sentences)
+    return [evidence for words, own in worded for evidence in words(CONTEXT, own)]
 
 
 def test_every_sentence_points_at_rows_of_its_table():
-    found = [*statements(CONTEXT, GOOD, overlaps(), heads()), *evidence_sentences(CONTEXT, ROWS)]
+    found = [*statements(CONTEXT, GOOD, overlaps(), heads()), *sentences(ROWS)]
     names = {**SEEDS, "step": 240}
     behaviour = {
         "n": 9,
@@ -345,17 +352,14 @@ def test_every_sentence_points_at_rows_of_its_table():
         for split in ("test", "test_templates")
     ]
     at = {**names, "counterfactual": "subject"}
+    placebo = {"placebo": "old_task", **rows[-2], **rise}
     tables = {
-        "behaviour": table("behaviour", rows),
-        "placebo": table("placebo", [{"placebo": "old_task", **rows[-2], **rise}]),
-        "overlap": table(
-            "overlap", [{**at, "compared_with": "", **asdict(row)} for row in overlaps()]
-        ),
-        "head_changes": table(
-            "head_changes", [{**at, "since": 8, **asdict(row)} for row in heads().rows]
-        ),
+        "behaviour": pl.DataFrame(rows, schema=SCHEMAS["behaviour"]),
+        "placebo": pl.DataFrame([placebo], schema=SCHEMAS["placebo"]),
+        "overlap": OVERLAP.table({**at, **overlap_row("", row)} for row in overlaps()),
+        "head_changes": HEAD_CHANGES.table({**at, "since": 8, **vars(r)} for r in heads().rows),
         **{
-            name: table(name, list(getattr(ROWS, name)))
+            name: pl.DataFrame(ROWS[name], schema=SCHEMAS[name])
             for name in ("grafts", "mediation", "crosspatch", "roles", "dynamics")
         },
     }
@@ -409,11 +413,11 @@ def test_the_sentences_say_what_was_measured():
     ],
 )
 def test_the_tables_are_put_into_words(sentence):
-    assert sentence in "\n".join(found.statement for found in evidence_sentences(CONTEXT, ROWS))
+    assert sentence in "\n".join(found.statement for found in sentences(ROWS))
 
 
 def test_tables_without_rows_have_no_sentences():
-    assert evidence_sentences(CONTEXT, Tables()) == []
+    assert sentences({}) == []
 
 
 def test_the_document_survives_json():

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 import circuitlapse as cl
 from circuitlapse.cli.app import app
 from circuitlapse.config.toml import to_toml
-from circuitlapse.records.columns import SCHEMAS
+from circuitlapse.analyses.registry import SCHEMAS
 from pages import PAGES, ROOT, SOURCE
 
 # What each name became; empty where it went.
@@ -70,7 +70,6 @@ FUNCTIONS = {
     "remembering": "with_prefix_cache",
     "run_replaced": "run_with_hooks",
     "some_at_once": "max_variants",
-    "worded": "evidence_sentences",
 }
 # Parts of a name that occur in no name at all.
 PARTS = {"among", "arm", "arms", "beside", "corruption", "corruptions", "fate", "fates", "flipped"}

@@ -1,16 +1,24 @@
-"""What shortcuts reach on the held-out prompts, and how far the tuned model is ahead of them."""
+"""How well each checkpoint does each task, compared with placebos and shortcuts."""
 
-import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
-from circuitlapse.analyses.data import Row, RunData, spread
+from circuitlapse.analyses.analysis import (
+    STEP,
+    TASK,
+    TRAINING_RUN,
+    Analysis,
+    Section,
+    integer,
+    interval,
+    text,
+)
+from circuitlapse.analyses.data import Row, RunData
 from circuitlapse.config.finetune import TrainingRun
 from circuitlapse.records import layout
 from circuitlapse.records.arrays import Arrays
-from circuitlapse.records.figures import Figures, flagged
 from circuitlapse.records.items import read_items, shortcut_hits
 from circuitlapse.stats.intervals import Estimate, mean_interval, proportion_interval
 
@@ -27,11 +35,9 @@ def behaviour_rows(names: Row, arrays: Arrays) -> Iterator[Row]:
             **names,
             "split": split,
             "n": n,
-            **spread("accuracy", proportion_interval(int(values["correct"].sum()), n)),
-            **spread(
-                "candidate_accuracy", proportion_interval(int(values["candidate_correct"].sum()), n)
-            ),
-            **spread("logit_diff", mean_interval(values["logit_diff"])),
+            "accuracy": proportion_interval(int(values["correct"].sum()), n),
+            "candidate_accuracy": proportion_interval(int(values["candidate_correct"].sum()), n),
+            "logit_diff": mean_interval(values["logit_diff"]),
         }
 
 
@@ -42,12 +48,12 @@ def rise_over(base: Arrays, arrays: Arrays, split: str) -> Estimate:
 
 
 def task_rows(scores: RunData) -> list[Row]:
-    """Make the table ``behaviour``."""
+    """Rows of the table ``behaviour``."""
     return [row for found in scores.checkpoints() for row in behaviour_rows(*found)]
 
 
 def placebo_rows(scores: RunData) -> list[Row]:
-    """Make the table ``placebo``."""
+    """Rows of the table ``placebo``."""
     rows: list[Row] = []
     base = {
         task: scores.at(scores.experiment.training_runs()[0].name, 0, task) for task in scores.tasks
@@ -59,12 +65,12 @@ def placebo_rows(scores: RunData) -> list[Row]:
                 names = {**scores.names(TrainingRun(recipe, placebo.seed)), "step": scores.last}
                 for row in behaviour_rows({**names, "task": task}, arrays):
                     rise = rise_over(base[task], arrays, row["split"])
-                    rows.append({"placebo": placebo.kind, **row, **spread("rise", rise)})
+                    rows.append({"placebo": placebo.kind, **row, "rise": rise})
     return rows
 
 
 def invariance_rows(scores: RunData) -> list[Row]:
-    """Make the table ``invariance``."""
+    """Rows of the table ``invariance``."""
     rows = []
     for names, arrays in scores.checkpoints():
         for check in scores.invariance(names["task"]):
@@ -74,8 +80,8 @@ def invariance_rows(scores: RunData) -> list[Row]:
                     **names,
                     "check": check,
                     "n": len(effect),
-                    **spread("effect", mean_interval(effect)),
-                    **spread("mean_abs_effect", mean_interval(np.abs(effect))),
+                    "effect": mean_interval(effect),
+                    "mean_abs_effect": mean_interval(np.abs(effect)),
                 }
             )
     return rows
@@ -116,7 +122,7 @@ def shortcuts_of(scores: RunData, training_run: TrainingRun, task: str) -> Itera
 
 
 def shortcut_rows(scores: RunData) -> list[Row]:
-    """The table ``shortcuts``."""
+    """Rows of the table ``shortcuts``."""
     return [
         {
             **scores.names(training_run),
@@ -125,8 +131,8 @@ def shortcut_rows(scores: RunData) -> list[Row]:
             "split": found.split,
             "rule": found.rule,
             "n": found.n,
-            **spread("accuracy", found.accuracy),
-            **spread("margin", found.margin),
+            "accuracy": found.accuracy,
+            "margin": found.margin,
         }
         for training_run in scores.experiment.training_runs()
         for task in scores.tasks
@@ -134,18 +140,79 @@ def shortcut_rows(scores: RunData) -> list[Row]:
     ]
 
 
-def training_rows(scores: RunData) -> list[Row]:
-    """Rows of the table ``training``: how every fine-tune went, with the traps that show.
-
-    A fine-tune that came to nothing is here as far as it went.
-    """
-    rows, experiment = [], scores.experiment
-    left = experiment.training_runs()
-    for training_run in experiment.finetune.training_runs() if not experiment.checkpoints else ():
-        name = layout.training(training_run.name)
-        if training_run not in left and not scores.store.record(name):
-            continue
-        written = json.loads(scores.store.read(name))
-        for figures, flags in flagged([Figures(**each) for each in written], scores.last):
-            rows.append({**scores.names(training_run), **asdict(figures), "flags": flags})
-    return rows
+_SPLIT = text("split", "`test` or `test_templates`")
+_ANSWERS = (
+    *TRAINING_RUN,
+    STEP,
+    TASK,
+    _SPLIT,
+    integer("n", "prompts"),
+    interval("accuracy", "over the whole vocabulary; a tie counts as wrong"),
+    interval("candidate_accuracy", "over the candidates of the prompt"),
+    interval("logit_diff", "in logits"),
+)
+BEHAVIOUR = Analysis(
+    "behaviour",
+    "One row per step, task and `split`: `test` (held-out name pairs in known templates) or "
+    "`test_templates` (both held out).",
+    _ANSWERS,
+    ("scores",),
+    task_rows,
+    "Behaviour",
+    shown_in="learning",
+)
+PLACEBO = Analysis(
+    "placebo",
+    "The columns of `behaviour` for each placebo, at its last step. `finetune_seed` is the "
+    "placebo's own.",
+    (
+        text("placebo", "which [control fine-tune](../how-to/controls.md)"),
+        *_ANSWERS,
+        interval("rise", "rise of the logit difference over the base's, in logits"),
+    ),
+    ("scores", "placebo_scores"),
+    placebo_rows,
+    "Behaviour",
+    shown_in="placebo",
+)
+SHORTCUTS = Analysis(
+    "shortcuts",
+    "One row per task, `split` and rule, at the last step. A shortcut is a rule that needs no "
+    "understanding, such as the first listed name.",
+    (
+        *TRAINING_RUN,
+        STEP,
+        TASK,
+        _SPLIT,
+        text("rule", "the shortcut"),
+        integer("n", "prompts"),
+        interval("accuracy", "of the rule, over the candidates"),
+        interval("margin", "candidate accuracy of the tuned model minus the rule's, same prompts"),
+    ),
+    ("scores",),
+    shortcut_rows,
+    "Behaviour",
+    Section(
+        "Accuracy of shortcuts",
+        "Accuracy over the candidates of the fine-tuned model, of the base, and of shortcut "
+        "heuristics on the same held-out prompts, with 95 % intervals.",
+        "method",
+    ),
+)
+INVARIANCE = Analysis(
+    "invariance",
+    "One row per step, task and check: a change of the prompt that must not change the answer.",
+    (
+        *TRAINING_RUN,
+        STEP,
+        TASK,
+        text("check", "the change of the prompt"),
+        integer("n", "prompts"),
+        interval("effect", "signed mean of the metric's change; 0 for any model, by balance"),
+        interval("mean_abs_effect", "mean absolute change of the metric, in logits"),
+    ),
+    ("scores",),
+    invariance_rows,
+    "Function",
+    shown_in="invariance",
+)

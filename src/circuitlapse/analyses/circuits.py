@@ -4,7 +4,20 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from circuitlapse.analyses.data import Row, RunData, spread
+from circuitlapse.analyses.analysis import (
+    COUNTERFACTUAL,
+    NODE,
+    PLACE,
+    STEP,
+    TASK,
+    TRAINING_RUN,
+    Analysis,
+    integer,
+    interval,
+    real,
+    text,
+)
+from circuitlapse.analyses.data import Row, RunData
 from circuitlapse.graph import GraphShape
 from circuitlapse.records.arrays import family_mean
 from circuitlapse.stats.intervals import Intervals, mean_intervals, near_zero
@@ -22,7 +35,7 @@ def _counterfactuals(
 
 
 def node_rows(scores: RunData) -> list[Row]:
-    """Make the table ``nodes``."""
+    """Rows of the table ``nodes``."""
     rows, graph = [], scores.graph
     for names, arrays in scores.checkpoints():
         found = _counterfactuals(
@@ -49,13 +62,13 @@ def _node_rows(
             "kind": "mlp" if place.head < 0 else "head",
             "layer": place.layer,
             "head": place.head,
-            **spread("effect", effects[index] if effects else None),
+            "effect": effects[index] if effects else None,
             "attribution": float(attribution[index]),
         }
 
 
 def edge_rows(scores: RunData) -> list[Row]:
-    """Make the table ``edges``: the largest of each checkpoint."""
+    """Rows of the table ``edges``: the largest of each checkpoint."""
     rows, graph = [], scores.graph
     for names, arrays in scores.checkpoints():
         for family in scores.experiment.measure.counterfactuals:
@@ -76,7 +89,7 @@ def edge_rows(scores: RunData) -> list[Row]:
 
 
 def faithfulness_rows(scores: RunData) -> list[Row]:
-    """Make the table ``faithfulness``."""
+    """Rows of the table ``faithfulness``."""
     rows = []
     for names, arrays in scores.checkpoints():
         for family in scores.experiment.measure.counterfactuals:
@@ -101,3 +114,54 @@ def faithfulness_rows(scores: RunData) -> list[Row]:
                     }
                 )
     return rows
+
+
+_WHERE = (*TRAINING_RUN, STEP, TASK, COUNTERFACTUAL)
+NODES = Analysis(
+    "nodes",
+    "One row per step, task, counterfactual and node.",
+    (
+        *_WHERE,
+        NODE,
+        text("kind", "`head` or `mlp`"),
+        *PLACE,
+        interval("effect", "patching effect; null at steps that are not patched"),
+        real("attribution", "gradient estimate of everything that the node writes, in logits"),
+    ),
+    ("scores",),
+    node_rows,
+    "Wiring",
+    shown_in="map",
+)
+EDGES = Analysis(
+    "edges",
+    f"The {EDGES_KEPT} strongest edges per step, task and counterfactual. All are in `scores/`.",
+    (
+        *_WHERE,
+        text("writer", "source node"),
+        text("reader", "destination"),
+        real("score", "attribution score, in logits"),
+    ),
+    ("scores",),
+    edge_rows,
+    "Wiring",
+    shown_in="map",
+)
+FAITHFULNESS = Analysis(
+    "faithfulness",
+    "One row per step, task, counterfactual and circuit size.",
+    (
+        *_WHERE,
+        real("fraction", "the size as a share of all edges"),
+        integer("n_edges", "edges left after pruning"),
+        real("metric", "mean metric of the circuit, in logits"),
+        real("clean", "mean metric of the whole model"),
+        real("corrupt", "mean metric of the empty circuit"),
+        real("faithfulness", "(metric - corrupt) / (clean - corrupt)"),
+        text("not_reported", "why there is no value"),
+    ),
+    ("scores",),
+    faithfulness_rows,
+    "Wiring",
+    shown_in="faithfulness",
+)

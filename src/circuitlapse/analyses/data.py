@@ -14,7 +14,6 @@ from circuitlapse.graph import GraphShape
 from circuitlapse.records import layout
 from circuitlapse.records.arrays import Arrays, family_mean, load_about, load_arrays
 from circuitlapse.records.store import Store
-from circuitlapse.stats.intervals import Estimate
 
 Row = dict[str, Any]
 
@@ -97,10 +96,3 @@ class RunData:
                 for task in self.tasks:
                     names = {**self.names(training_run), "step": step, "task": task}
                     yield names, self.at(training_run.name, step, task)
-
-
-def spread(name: str, estimate: Estimate | None) -> Row:
-    """The three columns of an estimate; nulls where there is none."""
-    if estimate is None:
-        return {name: None, f"{name}_low": None, f"{name}_high": None}
-    return estimate.columns(name)

@@ -1,10 +1,11 @@
 """The verdict of a run, from what was measured of its fine-tunes."""
 
 from circuitlapse.analyses.behaviour import rise_over, shortcuts_of
-from circuitlapse.analyses.data import Row, RunData
+from circuitlapse.analyses.data import RunData
 from circuitlapse.analyses.grafts import evidence_of
 from circuitlapse.analyses.heads import last_changes
 from circuitlapse.analyses.overlap import overlaps_of
+from circuitlapse.analyses.registry import ANALYSES
 from circuitlapse.config.finetune import TrainingRun
 from circuitlapse.records import layout
 from circuitlapse.records.arrays import Arrays
@@ -16,7 +17,6 @@ from circuitlapse.verdict.decision import Run
 from circuitlapse.verdict.preconditions import Context, Findings, check_preconditions
 from circuitlapse.verdict.statements import statements
 from circuitlapse.verdict.verdict import build_verdict
-from circuitlapse.verdict.wording import Tables, evidence_sentences
 
 
 def decide(scores: RunData, recipe: str) -> Verdict:
@@ -65,20 +65,16 @@ def _evidence(
     context = _context(scores, training_run)
     changes = last_changes(scores, training_run, family)
 
-    def rows(table: str) -> list[Row]:
-        return scores.table(table, training_run)
-
-    tables = Tables(
-        grafts=rows("grafts"),
-        mediation=rows("mediation"),
-        crosspatch=rows("crosspatch"),
-        roles=rows("roles"),
-        dynamics=rows("dynamics"),
-    )
+    worded = [
+        evidence
+        for analysis in ANALYSES
+        if analysis.sentences
+        for evidence in analysis.sentences(context, scores.table(analysis.name, training_run))
+    ]
     return [
         *statements(context, findings, overlaps_of(scores, training_run, family), changes),
         _groups(scores, training_run),
-        *evidence_sentences(context, tables),
+        *worded,
     ]
 
 

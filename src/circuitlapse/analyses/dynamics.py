@@ -4,7 +4,22 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from circuitlapse.analyses.data import Row, RunData, spread
+from circuitlapse.analyses.analysis import (
+    COUNTERFACTUAL,
+    NODE,
+    PLACE,
+    STEP,
+    TASK,
+    TRAINING_RUN,
+    Analysis,
+    Section,
+    flag,
+    integer,
+    interval,
+    real,
+    text,
+)
+from circuitlapse.analyses.data import Row, RunData
 from circuitlapse.config.experiment import Experiment
 from circuitlapse.config.finetune import TrainingRun
 from circuitlapse.graph import head_of
@@ -18,6 +33,7 @@ from circuitlapse.heads.dynamics import (
 )
 from circuitlapse.records import layout
 from circuitlapse.records.items import read_items
+from circuitlapse.verdict.wording import dynamics_sentences
 
 _FEWEST = 4  # checkpoints among which a change is dated
 _METRIC = "behaviour.test.logit_diff"
@@ -138,4 +154,39 @@ def _row(scores: RunData, training_run: TrainingRun, task: str, family: str, fou
     }
     own = dict.fromkeys(("layer", "head", "seeds_with_sign_change", "behaviour_correlation"))
     about = {"kind": "behaviour", "node": "", **own}
-    return {**names, **about, **vars(found), **spread("change", found.change)}
+    return {**names, **about, **vars(found)}
+
+
+DYNAMICS = Analysis(
+    "dynamics",
+    "When things changed: one row per task, counterfactual and head, and one for the behaviour.",
+    (
+        *TRAINING_RUN,
+        STEP,
+        TASK,
+        COUNTERFACTUAL,
+        text("kind", "`head` or `behaviour`"),
+        NODE,
+        *PLACE,
+        real("before", "effect, or logit difference, at the first checkpoint, in logits"),
+        real("after", "the same at the last checkpoint"),
+        interval("change", "the difference; these intervals hold for all heads together"),
+        real("step_of_90", "step with 90 % of the change; null if its interval includes zero"),
+        flag("sign_changed", "whether the sign changed beyond both intervals"),
+        integer("seeds_with_sign_change", "in how many of the recipe's seeds"),
+        real("behaviour_correlation", "with the behaviour over the checkpoints"),
+        integer("epoch_steps", "steps in which every training item is seen once"),
+    ),
+    ("scores", "training_prompts"),
+    dynamics_rows,
+    "Time",
+    Section(
+        "When heads and behaviour changed",
+        "Step at which the effect of each head has reached 90 % of its change from the first to "
+        "the last checkpoint. Triangles point up for a rise and down for a fall. Their size shows "
+        "the change, an outline a change of sign. Heads are left out where the 95 % interval of "
+        "the change includes zero. Dashed: the behaviour. Dotted: epochs.",
+        "time",
+    ),
+    sentences=dynamics_sentences,
+)

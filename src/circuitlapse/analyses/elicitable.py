@@ -9,7 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from circuitlapse.analyses.data import Row, RunData, spread
+from circuitlapse.analyses.analysis import (
+    STEP,
+    TRAINING_RUN,
+    Analysis,
+    Section,
+    integer,
+    interval,
+    text,
+)
+from circuitlapse.analyses.data import Row, RunData
 from circuitlapse.config.controls import trained
 from circuitlapse.config.finetune import TrainingRun
 from circuitlapse.records.arrays import Arrays, load_about, load_arrays
@@ -51,8 +60,8 @@ def elicitable_rows(scores: RunData) -> list[Row]:
                     **_row(scores, training_run, "few_shot", 0),
                     "examples": found["n_examples"],
                     "n": found["n"],
-                    **spread("candidate_accuracy", found["candidate_accuracy"]),
-                    **spread("logit_diff", found["logit_diff"]),
+                    "candidate_accuracy": found["candidate_accuracy"],
+                    "logit_diff": found["logit_diff"],
                     "not_reported": found["not_reported"],
                 }
             )
@@ -74,6 +83,7 @@ def _whole(scores: RunData, training_run: TrainingRun) -> dict[int, Arrays]:
 def _row(scores: RunData, training_run: TrainingRun, control: str, repeat: int) -> Row:
     """A row of which nothing is known yet."""
     nothing = ("n_parameters", "step", "examples", "step_of_90")
+    nothing += ("candidate_accuracy", "logit_diff", "share")
     return {
         **scores.names(training_run),
         "control": control,
@@ -81,9 +91,6 @@ def _row(scores: RunData, training_run: TrainingRun, control: str, repeat: int) 
         "parts": "",
         **dict.fromkeys(nothing),
         "n": 0,
-        **spread("candidate_accuracy", None),
-        **spread("logit_diff", None),
-        **spread("share", None),
         "not_reported": "",
     }
 
@@ -127,9 +134,42 @@ def _curve_rows(
             **named,
             "step": step,
             "n": len(right),
-            **spread("candidate_accuracy", proportion_interval(int(right.sum()), len(right))),
-            **spread("logit_diff", mean_interval(point["logit_diff"])),
-            **spread("share", shares.share(column)),
+            "candidate_accuracy": proportion_interval(int(right.sum()), len(right)),
+            "logit_diff": mean_interval(point["logit_diff"]),
+            "share": shares.share(column),
             "step_of_90": min(reached, default=None) if shares.shares else None,
             "not_reported": "; ".join(filter(None, (no_share, stopped if step == last else ""))),
         }
+
+
+ELICITABLE = Analysis(
+    "elicitable",
+    "What the base could be brought to, which enters no share: one row per control, repeat and "
+    "step, or number of solved examples. [Controls](../how-to/controls.md) lists the controls.",
+    (
+        *TRAINING_RUN,
+        text("control", "`everything` (the fine-tune itself), what alone was trained, `few_shot`"),
+        integer("repeat", "which random set of heads"),
+        text("parts", "what was trained"),
+        integer("n_parameters", "how many parameters were trained"),
+        STEP,
+        integer("examples", "solved examples in the prompt"),
+        integer("n", "prompts"),
+        interval("candidate_accuracy", "over the candidates of the prompt"),
+        interval("logit_diff", "in logits"),
+        interval("share", "of the whole fine-tune's improvement G"),
+        integer("step_of_90", "first step with 90 % of G; null if never"),
+        text("not_reported", "why figures are missing"),
+    ),
+    ("scores", "controls"),
+    elicitable_rows,
+    "Context",
+    Section(
+        "Fine-tuning a subset of the parameters",
+        "Context for the label; it enters no share of the improvement. All other parameters are "
+        "frozen; in brackets, the number of trained parameters. Faint lines: size-matched random "
+        "heads.",
+        "context",
+    ),
+    settings=("compare", "controls"),
+)

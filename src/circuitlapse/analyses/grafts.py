@@ -1,11 +1,23 @@
 """The tables ``grafts``, ``output_scales``, ``mediation`` and ``crosspatch``."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from circuitlapse.analyses.data import Row, RunData, spread
+from circuitlapse.analyses.analysis import (
+    NODE,
+    PLACE,
+    RANDOM,
+    STEP,
+    TRAINING_RUN,
+    Analysis,
+    Section,
+    integer,
+    interval,
+    real,
+    text,
+)
+from circuitlapse.analyses.data import Row, RunData
 from circuitlapse.config.experiment import Experiment
 from circuitlapse.config.finetune import TrainingRun
 from circuitlapse.graph import GraphShape
@@ -16,6 +28,11 @@ from circuitlapse.stats.ratios import divide, logit_rounding
 from circuitlapse.verdict.causes import ELSEWHERE
 from circuitlapse.verdict.evidence import CauseEvidence
 from circuitlapse.verdict.shares import contribution, gain_shares
+from circuitlapse.verdict.wording import (
+    crosspatch_sentences,
+    graft_sentences,
+    mediation_sentences,
+)
 
 RandomGrafts = Mapping[tuple[str, str, str], Sequence[float]]
 """Improvements of random groups, by origin, group and quantity."""
@@ -41,19 +58,6 @@ def head_groups(found: CauseEvidence, graph: GraphShape) -> dict[str, tuple[str,
     return {group: heads for group, heads in groups.items() if heads}
 
 
-def random_columns(random: RandomBaseline | None) -> Row:
-    """The columns of the random groups beside a group; nulls where there are none."""
-    if random is None:
-        return dict.fromkeys(("n_random", "null_mean", "null_min", "null_max", "p_value"))
-    return {
-        "n_random": random.n,
-        "null_mean": random.mean,
-        "null_min": random.low,
-        "null_max": random.high,
-        "p_value": random.p_value,
-    }
-
-
 def graft_rows(scores: RunData) -> list[Row]:
     """Rows of the table ``grafts``."""
     rows = []
@@ -68,8 +72,8 @@ def graft_rows(scores: RunData) -> list[Row]:
         }
         of_run = [
             *_of_the_base(scores, training_run, found, random),
-            *_of_the_gained(scores, found, random),
-            *scores.rows(swapped_rows(training_run.name, "head_grafts")),
+            *_of_the_rescaled(scores, found, random),
+            *map(GRAFTS.whole, scores.rows(swapped_rows(training_run.name, "head_grafts"))),
         ]
         rows += [
             {
@@ -100,14 +104,12 @@ def _of_the_base(
             improvements = (
                 random.get(("base", row.group, row.quantity), ()) if step == scores.last else ()
             )
-            columns = {"step": step, "origin": "base", "part": "whole", **asdict(row)}
-            yield _with_reason(
-                found,
-                {**columns, **random_columns(compare_to_random(row.improvement, improvements))},
-            )
+            others = compare_to_random(row.improvement.value, improvements)
+            columns = {"step": step, "origin": "base", "part": "whole", **vars(row)}
+            yield _with_reason(found, {**columns, "random": others})
 
 
-def _of_the_gained(scores: RunData, found: CauseEvidence, random: RandomGrafts) -> Iterator[Row]:
+def _of_the_rescaled(scores: RunData, found: CauseEvidence, random: RandomGrafts) -> Iterator[Row]:
     """What the fitted scales bring to the base, and then the groups to the rescaled base."""
     base, tuned = (each.logit_diff.astype(np.float64) for each in (found.base, found.tuned))
     columns: dict[tuple[str, str], np.ndarray] = {
@@ -147,9 +149,9 @@ def _of_the_gained(scores: RunData, found: CauseEvidence, random: RandomGrafts) 
                 "part": "whole",
                 "quantity": quantity,
                 "n_parameters": sizes[group],
-                **spread("improvement", improvement),
-                **spread("share", divided.share(index)),
-                **random_columns(judged.get((group, quantity), others)),
+                "improvement": improvement,
+                "share": divided.share(index),
+                "random": judged.get((group, quantity), others),
             },
         )
 
@@ -157,7 +159,7 @@ def _of_the_gained(scores: RunData, found: CauseEvidence, random: RandomGrafts) 
 def _with_reason(found: CauseEvidence, row: Row) -> Row:
     """Take the share from groups of heads where no heads could be told apart."""
     if found.choice.not_reported and row["group"] in (*_GROUPS, "elsewhere"):
-        return {**row, **spread("share", None)}
+        return {**row, "share": None}
     return row
 
 
@@ -172,17 +174,21 @@ def scale_rows(scores: RunData) -> list[Row]:
     return rows
 
 
-def swapped(name: str) -> Callable[[RunData], list[Row]]:
-    """Make the function that gathers the rows of ``mediation`` or ``crosspatch``."""
+def mediation_rows(scores: RunData) -> Iterator[Row]:
+    """Rows of the table ``mediation``."""
+    return _gathered(scores, MEDIATION)
 
-    def rows(scores: RunData) -> list[Row]:
-        return [
-            {**scores.names(training_run), "step": scores.last, **row}
-            for training_run in scores.experiment.training_runs()
-            for row in scores.rows(swapped_rows(training_run.name, name))
-        ]
 
-    return rows
+def crosspatch_rows(scores: RunData) -> Iterator[Row]:
+    """Rows of the table ``crosspatch``."""
+    return _gathered(scores, CROSSPATCH)
+
+
+def _gathered(scores: RunData, analysis: Analysis) -> Iterator[Row]:
+    for training_run in scores.experiment.training_runs():
+        names = {**scores.names(training_run), "step": scores.last}
+        for row in scores.rows(swapped_rows(training_run.name, analysis.name)):
+            yield {**names, **analysis.whole(row)}
 
 
 def graft_checkpoints(experiment: Experiment) -> list[int]:
@@ -190,3 +196,98 @@ def graft_checkpoints(experiment: Experiment) -> list[int]:
     between = experiment.steps()[1:-1]
     n, wanted = len(between), min(experiment.compare.graft_checkpoints, len(between))
     return [between[(2 * place + 1) * n // (2 * wanted)] for place in range(wanted)]
+
+
+_AT_LAST = (*TRAINING_RUN, STEP)
+_GREY = "Grey: size-matched random heads (matched layer by layer where there are enough)"
+_PART_OF_G = (
+    interval("improvement", "part of G, in logits"),
+    interval("share", "the same as a share of G"),
+)
+GRAFTS = Analysis(
+    "grafts",
+    "Weight grafts: one row per step, origin, group, part and quantity.",
+    (
+        *_AT_LAST,
+        text("origin", "the model that gets the weights: `base` or `rescaled_base`"),
+        text(
+            "group",
+            "`old_heads`, `recruited_heads`, `other_heads`, `mlps`, `shared`, `elsewhere`; "
+            "`output_scales` and `non_negative_scales` are rescaling alone",
+        ),
+        text("part", "`whole`, `qk` (query and key weights) or `ov` (value and output weights)"),
+        text("heads", "of the group"),
+        text("quantity", "`add_one_in`, `leave_one_out` or `shapley`"),
+        integer("n_parameters", "of the group"),
+        *_PART_OF_G,
+        RANDOM,
+    ),
+    ("scores", "grafts", "grafts_between", "head_grafts", "random_grafts"),
+    graft_rows,
+    "Causes, by weights",
+    shown_in="grafts",
+    sentences=graft_sentences,
+)
+MEDIATION = Analysis(
+    "mediation",
+    "One row per group: what remains with all other heads frozen to their base activations.",
+    (
+        *_AT_LAST,
+        text("group", "`no heads`, `old_heads`, `recruited_heads`, `other_heads`, `all heads`"),
+        text("heads", "of the group"),
+        integer("n_heads"),
+        *_PART_OF_G,
+        RANDOM,
+    ),
+    ("mediation",),
+    mediation_rows,
+    "Causes, by activations",
+    Section(
+        "Improvement mediated by each group",
+        "Improvement that remains when all other heads are frozen to their base activations, with "
+        f"95 % intervals. {_GREY}, from the smallest to the largest, and their mean. Dashed: the "
+        "whole improvement.",
+        "activations",
+    ),
+    sentences=mediation_sentences,
+)
+CROSSPATCH = Analysis(
+    "crosspatch",
+    "Cross-model patching: one row per group, position and direction.",
+    (
+        *_AT_LAST,
+        text("group", "of heads, or `mlps`"),
+        text("heads", "the components of the group"),
+        text("position", "a named position, or `everywhere`"),
+        text("direction", "`tuned_into_base` or `base_into_tuned`"),
+        *_PART_OF_G,
+        real("accuracy", "candidate accuracy of the patched model"),
+        RANDOM,
+    ),
+    ("crosspatch",),
+    crosspatch_rows,
+    "Causes, by activations",
+    Section(
+        "Cross-model activation patching",
+        "Improvement in logits when a group\u2019s activations of the fine-tuned model are patched "
+        "into the base on the same prompt, and the loss when those of the base are patched into "
+        f"the fine-tuned model, at one named position or everywhere. {_GREY}.",
+        "activations",
+    ),
+    sentences=crosspatch_sentences,
+)
+OUTPUT_SCALES = Analysis(
+    "output_scales",
+    "One row per node.",
+    (*_AT_LAST, NODE, *PLACE, real("scale", "factor on the node's output in the rescaled base")),
+    ("scores", "grafts"),
+    scale_rows,
+    "Causes, by weights",
+    Section(
+        "The rescaled base",
+        "Scale of the output of each head and MLP in the rescaled base. The scales are fitted so "
+        "that the outputs match those of the fine-tuned model, in the directions that affect the "
+        "answer; 1 changes nothing.",
+        "weights",
+    ),
+)

@@ -7,10 +7,23 @@ matters are noise.
 """
 
 from collections.abc import Collection, Iterator
-from dataclasses import asdict
 
 import numpy as np
 
+from circuitlapse.analyses.analysis import (
+    COUNTERFACTUAL,
+    NODE,
+    PLACE,
+    STEP,
+    TASK,
+    TRAINING_RUN,
+    Analysis,
+    flag,
+    integer,
+    interval,
+    real,
+    text,
+)
 from circuitlapse.analyses.data import Row, RunData
 from circuitlapse.analyses.dynamics import dated, exact_steps
 from circuitlapse.analyses.readings import HALVES
@@ -24,6 +37,7 @@ from circuitlapse.heads.role_changes import Roles, compare_roles
 from circuitlapse.heads.role_names import role_names, strongest_attention
 from circuitlapse.records import layout
 from circuitlapse.records.arrays import Arrays, load_arrays
+from circuitlapse.verdict.wording import role_sentences
 
 _SHOWN = 0.005  # changes of a feature that are more than nothing when rounded
 _BETWEEN = 5  # the moves' null is drawn so many times less often before the last step
@@ -239,9 +253,76 @@ def change_rows(scores: RunData) -> list[Row]:
             }
             names = {**scores.names(training_run), "counterfactual": family}
             of_family = (
-                {**names, "step": step, **asdict(row)}
+                {**names, "step": step, **vars(row)}
                 for step, changes in found.items()
                 for row in (changes.rows if changes else [])
             )
             rows += dated(of_family, "category")
     return rows
+
+
+_SINCE = integer("since", "the step since which it holds without a break")
+HEAD_CHANGES = Analysis(
+    "head_changes",
+    "One row per step, counterfactual and head.",
+    (
+        *TRAINING_RUN,
+        STEP,
+        COUNTERFACTUAL,
+        NODE,
+        *PLACE,
+        text("category", "the [change category](../explanation/method.md)"),
+        _SINCE,
+        real("threshold", "smallest effect that counts as use, in logits"),
+        flag("used_in_base", "whether the base uses the head on the old task"),
+        flag("used_in_tuned", "whether base and tuned model use it on the old task"),
+        interval("base_old", "effect in the base on the old task, in logits"),
+        interval("base_new"),
+        interval("tuned_old"),
+        interval("tuned_new"),
+        interval("placebo_old", "mean over the placebos; null without one"),
+        interval("placebo_new"),
+    ),
+    ("scores", "placebo_scores"),
+    change_rows,
+    "Function",
+    shown_in="head_changes",
+)
+ROLES = Analysis(
+    "roles",
+    "One row per step, task and head. Scores are between 0 and 1.",
+    (
+        *TRAINING_RUN,
+        STEP,
+        TASK,
+        NODE,
+        *PLACE,
+        text("role", "the first that fits: mover, negative mover, induction, and so on, or none"),
+        _SINCE,
+        text("attends", "the named positions with the most attention (`END>IO`)"),
+        real("attention", "its mean"),
+        real("copying", "copy score"),
+        real("suppressing", "negative copy score"),
+        real("previous", "attention to the previous token, on repeated random tokens"),
+        real("duplicate", "attention to the earlier occurrence"),
+        real("induction", "attention to the token after it"),
+        text("q_reads", "source node with the largest share of edge scores into the query"),
+        real("q_share", "that share; null if halves of the prompts show noise only"),
+        text("k_reads"),
+        real("k_share"),
+        text("v_reads"),
+        real("v_share"),
+        real("distance", "of the head profile from the base's"),
+        real("noise", "noise floor of the distance"),
+        flag("changed", "whether the distance is more than noise"),
+        text("features", "what changed most"),
+        text("source", "the head whose role in the base appeared here"),
+        real("approach", "by how much nearer this head came to it"),
+        real("moves_p", "one p-value for all moves of the step and task"),
+    ),
+    ("scores", "placebo_scores"),
+    role_rows,
+    "Function",
+    shown_in="table-roles",
+    sentences=role_sentences,
+)

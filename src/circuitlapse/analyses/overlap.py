@@ -5,8 +5,15 @@ Overlaps of the base with placebos and with an unrelated task.
 Only node importances are compared, exact patching effects; edges are not scored for these.
 """
 
-from dataclasses import asdict
-
+from circuitlapse.analyses.analysis import (
+    COUNTERFACTUAL,
+    STEP,
+    TRAINING_RUN,
+    Analysis,
+    interval,
+    real,
+    text,
+)
 from circuitlapse.analyses.data import Row, RunData
 from circuitlapse.analyses.dynamics import exact_steps
 from circuitlapse.config.finetune import TrainingRun
@@ -75,13 +82,18 @@ def overlap_rows(scores: RunData) -> list[Row]:
                 units = (*([node_overlaps_at] if step in exact else []), edge_overlaps_at)
                 for overlaps_at in units:
                     found = overlaps_at(scores, training_run, family, step)
-                    rows += [
-                        {**names, "step": step, "compared_with": "", **asdict(r)} for r in found
-                    ]
+                    rows += [{**names, "step": step, **overlap_row("", each)} for each in found]
             names["step"] = scores.last
-            for beside, found in overlaps_with_controls(scores, training_run, family).items():
-                rows += [{**names, "compared_with": beside, **asdict(row)} for row in found]
+            for other, found in overlaps_with_controls(scores, training_run, family).items():
+                rows += [{**names, **overlap_row(other, each)} for each in found]
     return rows
+
+
+def overlap_row(compared_with: str, found: Overlap) -> Row:
+    """One overlap as a row, without the columns that name the run."""
+    row = {"compared_with": compared_with, **vars(found)}
+    interval = row.pop("interval")
+    return {**row, "value": interval or found.value}
 
 
 def overlaps_with_controls(
@@ -129,3 +141,33 @@ def _compared(
         permutations=settings.permutations,
         repeats=settings.bootstrap,
     )
+
+
+OVERLAP = Analysis(
+    "overlap",
+    "Similarity of two importance vectors: one row per step, counterfactual, unit, measure and "
+    "pair. `left` and `right` are model:task, such as `base:old`.",
+    (
+        *TRAINING_RUN,
+        STEP,
+        COUNTERFACTUAL,
+        text("unit", "`nodes` or `edges`"),
+        text("compared_with", "empty for base and tuned model; else `unrelated_task` or `placebo`"),
+        text("left"),
+        text("right"),
+        text("measure", "`pearson`, `spearman` or `weighted_jaccard`"),
+        interval("value", "the similarity; no interval for edges"),
+        real("ceiling", "noise ceiling: what halves of the prompts reach, the lower of both sides"),
+        real("corrected", "the correlation corrected for the noise of both sides"),
+        text("why_not_corrected", "why there is none"),
+        real("null_mean", "heads permuted within their layers: the mean"),
+        real("null_low", "2.5 % quantile"),
+        real("null_high", "97.5 % quantile"),
+        real("p_value", "share of permutations that reach the value"),
+        text("not_reported", "why there is no value"),
+    ),
+    ("scores", "placebo_scores"),
+    overlap_rows,
+    "Wiring",
+    shown_in="overlap",
+)

@@ -5,7 +5,17 @@ from typing import get_args
 
 import numpy as np
 
-from circuitlapse.analyses.data import Row, RunData, spread
+from circuitlapse.analyses.analysis import (
+    COUNTERFACTUAL,
+    PLACE,
+    STEP,
+    TASK,
+    TRAINING_RUN,
+    Analysis,
+    interval,
+    text,
+)
+from circuitlapse.analyses.data import Row, RunData
 from circuitlapse.config.experiment import file_label
 from circuitlapse.graph import GraphShape, Site, StreamSite
 from circuitlapse.records import layout
@@ -51,7 +61,6 @@ def _rows(
     table = values.reshape(len(components), -1)
     intervals = mean_intervals(table.T) if per_prompt else None
     for index, (component, layer, head) in enumerate(components):
-        value = {"value": float(table[index, 0]), "value_low": None, "value_high": None}
         yield {
             **names,
             "task": tasks.get(task),
@@ -60,7 +69,7 @@ def _rows(
             "component": component,
             "layer": layer,
             "head": head,
-            **(value if intervals is None else spread("value", intervals[index])),
+            "value": intervals[index] if intervals else float(table[index, 0]),
         }
 
 
@@ -103,7 +112,50 @@ def patching_rows(scores: RunData) -> list[Row]:
                             "layer": layer,
                             "head": -1 if at else column,
                             "position": at[column] if at else "",
-                            **spread("effect", spreads[place]),
+                            "effect": spreads[place],
                         }
                     )
     return rows
+
+
+READINGS = Analysis(
+    "readings",
+    "What each checkpoint says without intervention: one row per step, task, reading, positions "
+    "and component. [Read activations](../how-to/read-activations.md) defines the readings.",
+    (
+        *TRAINING_RUN,
+        STEP,
+        text("task", "the task; null on repeated random tokens"),
+        text(
+            "reading",
+            "`logit_lens`, `direct` (in logits), `attention`, `copying`, `negative_copying`, "
+            "`matching`; on repeated tokens `previous_token`, `duplicate_token`, `induction`",
+        ),
+        text("positions", "of an attention pattern: from and to (`END>IO`)"),
+        text("component", "a node, `input`, `constant`, or `resid0` and on for the lens"),
+        *PLACE,
+        interval("value", "the reading; no interval if it is no mean over prompts"),
+    ),
+    ("scores",),
+    reading_rows,
+    "Function",
+    shown_in="lens",
+)
+PATCHING = Analysis(
+    "patching",
+    "Activation patching by site, over a dozen prompts, in the base and at the last checkpoint.",
+    (
+        *TRAINING_RUN,
+        STEP,
+        TASK,
+        COUNTERFACTUAL,
+        text("site", "`resid_pre`, `attn_out`, `mlp_out`, `head_out`, `head_v`, `head_pattern`"),
+        *PLACE,
+        text("position", "the named position; empty for heads, which are patched everywhere"),
+        interval("effect", "in logits"),
+    ),
+    ("scores",),
+    patching_rows,
+    "Causes, by activations",
+    shown_in="patching",
+)

@@ -9,10 +9,10 @@ import numpy as np
 import polars as pl
 from safetensors.numpy import load
 
+from circuitlapse.analyses.registry import SCHEMAS
 from circuitlapse.config.finetune import ONLY, TrainingRun
 from circuitlapse.config.toml import read_experiment
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.records.columns import SCHEMAS
 from circuitlapse.records.documents import Provenance, Verdict
 from circuitlapse.records.layout import checkpoint, report_path, scores, verdict_path
 from circuitlapse.records.store import Store

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from circuitlapse import __version__
+from circuitlapse.analyses.registry import SCHEMAS
 from circuitlapse.api.finished_run import Run
 from circuitlapse.api.lines import watched
 from circuitlapse.config.experiment import Experiment
@@ -11,7 +12,6 @@ from circuitlapse.config.toml import read_experiment
 from circuitlapse.pipeline.job import Listener
 from circuitlapse.pipeline.run.execute import FailedRunsError
 from circuitlapse.pipeline.run.run import run_in
-from circuitlapse.records.columns import SCHEMAS
 from circuitlapse.records.layout import report_path, verdict_path
 from circuitlapse.records.store import Store, key_of
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from safetensors.numpy import save_file
 
-import circuitlapse
 from circuitlapse.calibration.judge import Judging, judge
 from circuitlapse.calibration.planted import ALL_WEIGHTS, plant
 from circuitlapse.calibration.tally import outcome_of
@@ -18,8 +17,9 @@ from circuitlapse.errors import CircuitlapseError
 from circuitlapse.organisms.organism import organism, organism_key
 from circuitlapse.organisms.organism_cache import GroundTruthConfig
 from circuitlapse.organisms.recipe import Recipe
+from circuitlapse.pipeline.plan.source import code_behind
 from circuitlapse.records.calibration import CalibratedOrganism
-from circuitlapse.records.store import Store, content_hash, key_of
+from circuitlapse.records.store import Store, key_of
 from circuitlapse.verdict.verdict import THRESHOLDS
 
 
@@ -66,9 +66,7 @@ class Setup:
 @cache
 def judges() -> str:
     """Hash of the code that measures and judges: an answer is never taken from other code."""
-    home = Path(circuitlapse.__file__).parent
-    files = [file for name in ("compare", "calibration") for file in (home / name).glob("*.py")]
-    return key_of([content_hash(file) for file in sorted(files)])
+    return code_behind(__name__)
 
 
 def read_candidate(store: Store, setup: Setup, candidate: Candidate) -> CalibratedOrganism | None:

@@ -256,7 +256,7 @@ def _run(
     experiment = experiment.model_copy(update={"compute": compute})
     console = console_of()
     if dry_run:
-        from circuitlapse.pipeline.run.estimate import estimates
+        from circuitlapse.pipeline.run.estimates import estimates
 
         print_estimates(estimates(experiment, out), console)
         return

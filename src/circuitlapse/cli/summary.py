@@ -10,7 +10,7 @@ from rich.table import Table
 from circuitlapse.api.finished_run import Run
 
 if TYPE_CHECKING:
-    from circuitlapse.pipeline.run.estimate import Estimated
+    from circuitlapse.pipeline.run.estimates import Estimated
 
 
 _TOP_HEADS = 5

@@ -39,7 +39,7 @@ whichever of the two tasks is meant:
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -48,6 +48,7 @@ from circuitlapse.graph import head_of
 from circuitlapse.heads.thresholds import USED_FRACTION
 from circuitlapse.shapes import Bool, Float
 from circuitlapse.stats.intervals import (
+    Estimate,
     Intervals,
     corrected_confidence,
     mean_interval,
@@ -123,24 +124,12 @@ class HeadChange:
     threshold: float
     used_in_base: bool
     used_in_tuned: bool
-    base_old: float
-    base_old_low: float
-    base_old_high: float
-    base_new: float
-    base_new_low: float
-    base_new_high: float
-    tuned_old: float
-    tuned_old_low: float
-    tuned_old_high: float
-    tuned_new: float
-    tuned_new_low: float
-    tuned_new_high: float
-    placebo_old: float | None
-    placebo_old_low: float | None
-    placebo_old_high: float | None
-    placebo_new: float | None
-    placebo_new_low: float | None
-    placebo_new_high: float | None
+    base_old: Estimate
+    base_new: Estimate
+    tuned_old: Estimate
+    tuned_new: Estimate
+    placebo_old: Estimate | None = None
+    placebo_new: Estimate | None = None
 
 
 @dataclass(frozen=True)
@@ -216,12 +205,11 @@ def head_changes(
     new, _ = _courses(
         effects.base_new, effects.tuned_new, effects.placebo_new, threshold, confidence
     )
-    shown: dict[str, Intervals | None] = {}
+    shown: dict[str, Intervals] = {}
     for name in _CONDITIONS:
         measured = getattr(effects, name)
-        if measured is not None and measured.ndim == 3:
-            measured = measured.mean(axis=0)
-        shown[name] = None if measured is None else mean_intervals(measured)
+        if measured is not None:
+            shown[name] = mean_intervals(measured.mean(axis=0) if measured.ndim == 3 else measured)
     rows = []
     for column, (name, place) in enumerate(zip(effects.heads, filter(None, places), strict=True)):
         category = category_of(old[column], new[column], name in role_changed)
@@ -235,7 +223,7 @@ def head_changes(
                 threshold,
                 before,
                 before and after,
-                **_columns(shown, column),
+                **{condition: intervals[column] for condition, intervals in shown.items()},
             )
         )
     return HeadChanges(rows, threshold)
@@ -312,12 +300,3 @@ def course_of(before: bool, after: bool, changed: bool, base: float, tuned: floa
     if (base > 0) != (tuned > 0):
         return "sign_changed"
     return "grew" if abs(tuned) > abs(base) else "shrank"
-
-
-def _columns(shown: dict[str, Intervals | None], column: int) -> dict[str, Any]:
-    columns: dict[str, float | None] = {}
-    for name, intervals in shown.items():
-        estimate = None if intervals is None else intervals[column]
-        ends = dict.fromkeys((name, f"{name}_low", f"{name}_high"))
-        columns |= ends if estimate is None else estimate.columns(name)
-    return columns

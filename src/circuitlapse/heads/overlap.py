@@ -26,7 +26,12 @@ import numpy as np
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.heads.thresholds import LOWEST_RELIABILITY
 from circuitlapse.shapes import Bool, Float, Int
-from circuitlapse.stats.intervals import bootstrap_indices, bootstrap_means, percentile_ends
+from circuitlapse.stats.intervals import (
+    Estimate,
+    bootstrap_indices,
+    bootstrap_means,
+    percentile_ends,
+)
 from circuitlapse.stats.permutations import shuffle_heads
 from circuitlapse.stats.similarity import (
     SIMILARITIES,
@@ -78,8 +83,8 @@ class EdgeImportance:
 class Overlap:
     """One row of the table ``overlap``, without the columns that name the run and counterfactual.
 
-    ``value_low`` and ``value_high`` are None for edges, of which no per-prompt scores exist: two
-    halves show reliability (the ceiling), but are no interval. Edges have no null either.
+    ``interval`` is None for edges, of which no per-prompt scores exist: two halves show reliability
+    (the ceiling), but are no interval. Edges have no null either.
     ``why_not_corrected`` says why ``corrected`` is None where it is; ``not_reported`` why ``value``
     is.
     """
@@ -89,8 +94,7 @@ class Overlap:
     right: str
     measure: str
     value: float | None = None
-    value_low: float | None = None
-    value_high: float | None = None
+    interval: Estimate | None = None
     ceiling: float | None = None
     corrected: float | None = None
     why_not_corrected: str = ""
@@ -222,7 +226,9 @@ def _compare(
             known = _reliability(similarity, value, ceilings[i], ceilings[j])
             if drawn is not None:
                 draws = similarity.combine(drawn[i], drawn[j])
-                known["value_low"], known["value_high"] = spread_interval(similarity, value, draws)
+                low, high = spread_interval(similarity, value, draws)
+                if low is not None and high is not None:
+                    known["interval"] = Estimate(value=value, low=low, high=high)
             if sources is not None:
                 known |= _null(value, shuffled(similarity, prepared[i], prepared[j], sources))
             rows.append(Overlap(unit, labels[i], labels[j], name, value, **known))

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
+from circuitlapse.config.experiment import Experiment
 from circuitlapse.config.finetune import TrainingRun
+from circuitlapse.records.store import Store
 
 
 @dataclass(frozen=True)
@@ -40,35 +42,13 @@ class Advance(Protocol):
         ...
 
 
-Kind = Literal[
-    "prompts",
-    "separation",
-    "checkpoint",
-    "base",
-    "finetune",
-    "placebo",
-    "measure",
-    "read",
-    "graft",
-    "graft_at",
-    "swap",
-    "old_circuit",
-    "control",
-    "output_scales",
-    "few_shot",
-    "table",
-    "verdict",
-    "provenance",
-]
-
-
 @dataclass(frozen=True)
 class Job:
     """One pure piece of work.
 
     Attributes:
         name: What the user sees.
-        kind: Which function does it.
+        kind: Which measurement does it.
         params: Which checkpoint, task or table it is about.
         outputs: Artifacts that it writes, as paths inside the run directory.
         needs: Names of the jobs whose artifacts it reads.
@@ -76,7 +56,7 @@ class Job:
     """
 
     name: str
-    kind: Kind
+    kind: str
     params: Mapping[str, Any]
     outputs: tuple[str, ...]
     needs: tuple[str, ...]
@@ -86,3 +66,7 @@ class Job:
 def run_of_job(job: Job) -> TrainingRun:
     """The fine-tune that a job is about."""
     return TrainingRun(job.params["recipe"], job.params["seed"])
+
+
+Work = Callable[[Job, Store, Experiment, Advance], None]
+"""Does a job: reads and writes artifacts of its run, and nothing else."""

@@ -41,12 +41,8 @@ class Contribution:
     group: Group
     quantity: Quantity
     n_parameters: int
-    improvement: float
-    improvement_low: float
-    improvement_high: float
-    share: float | None
-    share_low: float | None
-    share_high: float | None
+    improvement: Estimate
+    share: Estimate | None
 
 
 @dataclass(frozen=True)
@@ -105,9 +101,7 @@ def gain_shares(
     rows = []
     for i, (quantity, group) in enumerate(names):
         part, share = divided.parts[i], divided.share(i)
-        logits = (part.value, part.low, part.high)
-        ends = (None,) * 3 if share is None else (share.value, share.low, share.high)
-        rows.append(Contribution(group, quantity, n_parameters[group], *logits, *ends))
+        rows.append(Contribution(group, quantity, n_parameters[group], part, share))
     return Shares(divided.whole, rows)
 
 

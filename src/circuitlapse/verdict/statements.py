@@ -99,8 +99,8 @@ def _correlation(row: Overlap) -> str:
     if row.value is None:
         return f"no {name}: {row.not_reported}"
     text = f"a {name} of {row.value:.2f}"
-    if row.value_low is not None:
-        text += f" [{row.value_low:.2f}, {row.value_high:.2f}]"
+    if row.interval is not None:
+        text = f"a {name} of {row.interval.text()}"
     compared = []
     if row.ceiling is not None:
         compared.append(f"noise ceiling {row.ceiling:.2f}")

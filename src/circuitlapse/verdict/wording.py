@@ -4,7 +4,6 @@ Without rows there is no sentence, so that no sentence names a row that does not
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
@@ -23,28 +22,11 @@ _PARTS = {"qk": "query and key weights", "ov": "value and output weights"}
 _JUDGED = ("old_heads", "recruited_heads")
 
 
-@dataclass(frozen=True)
-class Tables:
-    """Rows of one fine-tune, by table."""
-
-    grafts: Sequence[Row] = ()
-    mediation: Sequence[Row] = ()
-    crosspatch: Sequence[Row] = ()
-    roles: Sequence[Row] = ()
-    dynamics: Sequence[Row] = ()
-
-
-def evidence_sentences(context: Context, tables: Tables) -> list[Evidence]:
-    """Return all sentences, from roles over dynamics to causes."""
-    return [
-        *_roles(context, tables.roles),
-        *_dynamics(context, tables.dynamics),
-        *_rescaled(context, tables.grafts),
-        *_shares(context, tables.grafts),
-        *_parts(context, tables.grafts),
-        *_mediation(context, tables.mediation),
-        *_crosspatch(context, tables.crosspatch),
-    ]
+def graft_sentences(context: Context, rows: Sequence[Row]) -> Iterator[Evidence]:
+    """Of the table ``grafts``: output scales, then shares, then QK and OV weights."""
+    yield from _rescaled(context, rows)
+    yield from _shares(context, rows)
+    yield from _parts(context, rows)
 
 
 def _pick(rows: Sequence[Row], **where: str | int) -> list[Row]:
@@ -134,7 +116,8 @@ def _parts(context: Context, rows: Sequence[Row]) -> Iterator[Evidence]:
                 )
 
 
-def _mediation(context: Context, rows: Sequence[Row]) -> Iterator[Evidence]:
+def mediation_sentences(context: Context, rows: Sequence[Row]) -> Iterator[Evidence]:
+    """Of the table ``mediation``."""
     frozen = "frozen to their base activations"
     for group, text in (
         ("no heads", f"With all heads {frozen}, "),
@@ -151,7 +134,8 @@ def _mediation(context: Context, rows: Sequence[Row]) -> Iterator[Evidence]:
             )
 
 
-def _crosspatch(context: Context, rows: Sequence[Row]) -> Iterator[Evidence]:
+def crosspatch_sentences(context: Context, rows: Sequence[Row]) -> Iterator[Evidence]:
+    """Of the table ``crosspatch``."""
     for group in _JUDGED:
         for direction, text in (
             (
@@ -186,7 +170,8 @@ def _crosspatch(context: Context, rows: Sequence[Row]) -> Iterator[Evidence]:
                 )
 
 
-def _roles(context: Context, rows: Sequence[Row]) -> Iterator[Evidence]:
+def role_sentences(context: Context, rows: Sequence[Row]) -> Iterator[Evidence]:
+    """Of the table ``roles``."""
     for task in (context.old, context.new):
         where = {"step": context.step, "task": task}
         found = _pick(rows, **where)
@@ -220,7 +205,8 @@ def _roles(context: Context, rows: Sequence[Row]) -> Iterator[Evidence]:
             )
 
 
-def _dynamics(context: Context, rows: Sequence[Row]) -> Iterator[Evidence]:
+def dynamics_sentences(context: Context, rows: Sequence[Row]) -> Iterator[Evidence]:
+    """Of the table ``dynamics``."""
     for task in (context.old, context.new):
         where = {"step": context.step, "task": task, "kind": "behaviour"}
         for row in _pick(rows, **where):

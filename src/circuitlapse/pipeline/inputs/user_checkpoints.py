@@ -25,6 +25,7 @@ from circuitlapse.models.files.load import load_model
 from circuitlapse.models.files.merge import Tensors, build_model, read_tensors
 from circuitlapse.models.files.reference import Reference, reference
 from circuitlapse.models.files.validate_checkpoint import validate_checkpoint
+from circuitlapse.pipeline.inputs.base_files import base_directory, check_same_base
 from circuitlapse.pipeline.job import Job
 from circuitlapse.records import layout
 from circuitlapse.records.store import Record, Store
@@ -261,6 +262,15 @@ def load(store: Store, experiment: Experiment, training_run: str, step: int) -> 
         return checkpoint_loader(store, experiment).model(step)
     directory = store.path(layout.checkpoint(training_run, step))
     return load_model(directory, experiment.compute.device)
+
+
+def base_model(store: Store, experiment: Experiment) -> Model:
+    """The base; not a fine-tune's first checkpoint, which may be lost or still be waited for."""
+    if experiment.checkpoints:
+        return checkpoint_loader(store, experiment).model(0)
+    base = base_directory(experiment)
+    check_same_base(base, store)
+    return load_model(base, experiment.compute.device)
 
 
 def load_several(

@@ -25,6 +25,7 @@ from circuitlapse.models.files.load import load_model
 from circuitlapse.pipeline.inputs.base_files import base_directory, base_tokenizer, old_items
 from circuitlapse.pipeline.inputs.prompts import Prompts
 from circuitlapse.pipeline.inputs.trained_parts import OldCircuit, parts_of
+from circuitlapse.pipeline.inputs.user_checkpoints import base_model
 from circuitlapse.pipeline.job import Advance, Job, run_of_job
 from circuitlapse.prompts.pairs import PromptPairs
 from circuitlapse.records import layout
@@ -195,8 +196,9 @@ def _asked(store: Store, experiment: Experiment) -> PromptPairs:
     return prompts.pairs("test", experiment.control_prompts, get_task(new).counterfactuals[0])
 
 
-def choose(job: Job, store: Store, experiment: Experiment, base: Model) -> None:
-    """Choose the heads of the old circuit and the random sets beside them."""
+def choose(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
+    """Choose the heads of the old circuit, and random sets of as many."""
+    base = base_model(store, experiment)
     old, controls = experiment.tasks.old, experiment.controls
     prompts = Prompts(store, old, base.tokenizer)
     variants = get_task(old).families[experiment.measure.counterfactuals[0]]

@@ -6,9 +6,9 @@ from typing import Any
 from circuitlapse.analyses.elicitable import _POOL
 from circuitlapse.config.experiment import Experiment
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models.engine.model import Model
 from circuitlapse.models.files.quiet import quiet
-from circuitlapse.pipeline.job import Job
+from circuitlapse.pipeline.inputs.user_checkpoints import base_model
+from circuitlapse.pipeline.job import Advance, Job
 from circuitlapse.reading.k_shot import FewShot, few_shot
 from circuitlapse.records import layout
 from circuitlapse.records.items import read_items
@@ -18,8 +18,9 @@ from circuitlapse.tasks.few_shot import separator_for
 from circuitlapse.tasks.registry import get_task
 
 
-def ask(job: Job, store: Store, experiment: Experiment, base: Model) -> None:
-    """Ask the base behind solved examples."""
+def ask(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
+    """Ask the base with k solved examples in the prompt."""
+    base = base_model(store, experiment)
     controls, task = experiment.controls, get_task(experiment.tasks.new)
     items = read_items(store.read(layout.prompts(experiment.tasks.new, "test")))[
         : experiment.control_prompts

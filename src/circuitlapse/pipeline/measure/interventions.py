@@ -7,8 +7,8 @@ improvements are such a list too.
 
 from collections.abc import Mapping
 
-from circuitlapse.analyses.data import Row, spread
-from circuitlapse.analyses.grafts import head_groups, random_columns
+from circuitlapse.analyses.data import Row
+from circuitlapse.analyses.grafts import CROSSPATCH, GRAFTS, MEDIATION, head_groups
 from circuitlapse.config.experiment import Compare, Experiment
 from circuitlapse.models.engine.model import Model
 from circuitlapse.pipeline.job import Advance, Job
@@ -44,16 +44,18 @@ def head_graft_rows(
         advance=advance,
     )
     return [
-        {
-            "origin": "base",
-            "group": row.group,
-            "part": row.part,
-            "quantity": row.quantity,
-            "n_parameters": None,
-            **spread("improvement", row.improvement),
-            **spread("share", row.share),
-            **random_columns(row.random),
-        }
+        GRAFTS.flat(
+            {
+                "origin": "base",
+                "group": row.group,
+                "part": row.part,
+                "quantity": row.quantity,
+                "n_parameters": None,
+                "improvement": row.improvement,
+                "share": row.share,
+                "random": row.random,
+            }
+        )
         for row in rows
     ]
 
@@ -117,14 +119,16 @@ def mediation_rows(
         advance=advance,
     )
     return [
-        {
-            "group": row.group,
-            "heads": ", ".join(row.heads),
-            "n_heads": len(row.heads),
-            **spread("improvement", row.improvement),
-            **spread("share", row.share),
-            **random_columns(judged.get(row.group, row.random)),
-        }
+        MEDIATION.flat(
+            {
+                "group": row.group,
+                "heads": ", ".join(row.heads),
+                "n_heads": len(row.heads),
+                "improvement": row.improvement,
+                "share": row.share,
+                "random": judged.get(row.group, row.random),
+            }
+        )
         for row in rows
     ]
 
@@ -152,16 +156,18 @@ def crosspatch_rows(
         advance=advance,
     )
     return [
-        {
-            "group": row.group,
-            "heads": ", ".join(groups[row.group]),
-            "position": row.position,
-            "direction": row.direction,
-            **spread("improvement", row.improvement),
-            **spread("share", row.share),
-            "accuracy": row.accuracy,
-            **random_columns(row.random),
-        }
+        CROSSPATCH.flat(
+            {
+                "group": row.group,
+                "heads": ", ".join(groups[row.group]),
+                "position": row.position,
+                "direction": row.direction,
+                "improvement": row.improvement,
+                "share": row.share,
+                "accuracy": row.accuracy,
+                "random": row.random,
+            }
+        )
         for row in rows
     ]
 

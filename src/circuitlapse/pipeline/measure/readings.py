@@ -102,9 +102,6 @@ def _token(pairs: PromptPairs, name: str) -> torch.Tensor:
     return pairs.clean.gather(1, pairs.positions[name][:, None])
 
 
-EXAMPLE_PROMPTS = 2
-
-
 def patterns(model: Model, pairs_of: Mapping[str, PromptPairs]) -> tuple[Arrays, dict[str, Any]]:
     """Return every head's attention on the clean prompts, and the prompts' tokens."""
     found: Arrays = {}
@@ -117,9 +114,6 @@ def patterns(model: Model, pairs_of: Mapping[str, PromptPairs]) -> tuple[Arrays,
             for prompt, length in zip(pairs.clean.tolist(), pairs.lengths.tolist(), strict=True)
         ]
     return found, {"tokens": tokens}
-
-
-PATCHED_PROMPTS = 12
 
 
 def patching(model: Model, pairs_of: Mapping[str, Sequence[PromptPairs]]) -> Arrays:

@@ -48,7 +48,6 @@ def measure(
     *,
     circuits: bool,
     exact: bool = True,
-    advance: Callable[[int, int], None],
 ) -> Arrays:
     """Measure one task on one model.
 
@@ -59,7 +58,6 @@ def measure(
         settings: What to measure, on how many prompts.
         circuits: Whether to find circuits too, and the effects of the invariance checks.
         exact: Whether to patch heads and MLPs exactly too.
-        advance: Called with how many parts are done, of how many.
 
     Returns:
         Arrays by name, as the module's docstring lists them.
@@ -79,8 +77,7 @@ def measure(
     if circuits:
         each = [variant for variants in families.values() for variant in variants]
         arrays |= _plain_metrics(model, pairs, each, task.invariance)
-    for done, (family, variants) in enumerate(families.items()):
-        advance(done, len(families))
+    for family, variants in families.items():
         found = {variant: pairs(variant) for variant in variants}
         if circuits:
             scoring = [pairs(variant, settings.circuit_prompts) for variant in variants]

@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import replace
 from pathlib import Path
@@ -23,8 +23,8 @@ from loky.process_executor import TerminatedWorkerError
 
 from circuitlapse.config.experiment import Experiment
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.pipeline.job import Advance, Job, Listener, Progress
-from circuitlapse.pipeline.run.plan import fine_tune_of
+from circuitlapse.pipeline.job import Advance, Job, Listener, Progress, Work
+from circuitlapse.pipeline.plan.plan import KINDS, fine_tune_of
 from circuitlapse.records.store import Store, key_of
 
 _POLL_SECONDS = 0.2
@@ -34,9 +34,10 @@ _WHY = {
     "outdated": "was made from other things than this experiment's",
 }
 
-Work = Callable[[Job, Store, Experiment, Advance], None]
 
-_SUMMARIES = ("table", "verdict", "provenance")  # of all fine-tunes that came to something
+def work(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
+    """Do one job and leave its artifacts in the store."""
+    KINDS[job.kind].work()(job, store, experiment, advance)
 
 
 class FailedRunsError(CircuitlapseError):
@@ -75,7 +76,7 @@ class Failures:
         """The job as it can be done now; None where it cannot be done without what was lost."""
         if not self.lost:
             return job
-        if job.kind in _SUMMARIES:
+        if KINDS[job.kind].summary:
             recipe = job.params.get("recipe")
             if job.kind == "verdict" and all(
                 a.recipe != recipe for a in self.experiment.training_runs()

@@ -15,8 +15,8 @@ from circuitlapse.config.experiment import Experiment
 from circuitlapse.config.toml import read_experiment, to_toml
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.pipeline.job import Job, Listener, Progress
-from circuitlapse.pipeline.run.execute import execute, unfinished
-from circuitlapse.pipeline.run.plan import plan_jobs
+from circuitlapse.pipeline.plan.plan import plan_jobs
+from circuitlapse.pipeline.run.execute import execute, unfinished, work
 from circuitlapse.records.documents import Provenance
 from circuitlapse.records.store import Store, key_of, replacing
 
@@ -50,7 +50,6 @@ def run_in(experiment: Experiment, out: Path, listen: Listener) -> bool:
             listen(Progress("planned", done=len(jobs), total=len(jobs)))
             return False
         from circuitlapse.pipeline.inputs.user_checkpoints import close_loader
-        from circuitlapse.pipeline.run.job_runners import work
 
         for job in jobs:
             for note in job.params.get("identity", {}).get("notes", ()):
@@ -141,7 +140,7 @@ _LIBRARIES = (
 )
 
 
-def provenance(store: Store, experiment: Experiment) -> Provenance:
+def provenance_of(store: Store, experiment: Experiment) -> Provenance:
     """Gather a run's provenance; times are those of the artifacts as they were made."""
     base = json.loads(store.read("base.json"))
     base.pop("admission", None)

@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 
+from circuitlapse.analyses.registry import BY_NAME
 from circuitlapse.config.experiment import Experiment
 from circuitlapse.config.finetune import ONLY
 from circuitlapse.records.calibration import released
@@ -28,14 +29,12 @@ from circuitlapse.report.series.labels import (
     CAUSES,
     DEFINITIONS,
     LABELS,
-    SECTIONS,
-    SUBJECTS,
     task_title,
 )
 from circuitlapse.report.series.payload import families
 from circuitlapse.report.series.recipes import recipe_rows
 from circuitlapse.report.series.run_records import RunRecords
-from circuitlapse.report.series.sections import table_descriptions
+from circuitlapse.report.series.sections import shown_in, table_descriptions
 from circuitlapse.stats.intervals import Estimate
 
 _WORD = re.compile(r"\w+|\W")
@@ -101,7 +100,7 @@ def _claims(records: RunRecords) -> list[tuple[str, list[dict[str, str]]]]:
     """The verdict's statements by subject, in the verdict's order."""
     found: dict[str, list[dict[str, str]]] = {}
     for evidence in records.verdict.evidence:
-        found.setdefault(SUBJECTS.get(evidence.table, "Further"), []).append(
+        found.setdefault(BY_NAME[evidence.table].subject, []).append(
             {"statement": evidence.statement, **_link(evidence.table, evidence.where)}
         )
     return list(found.items())
@@ -122,7 +121,7 @@ def _checks(records: RunRecords) -> list[dict[str, Any]]:
 
 def _link(table: str, where: Mapping[str, str | int]) -> dict[str, str]:
     """The page's link to a table and its rows."""
-    section = SECTIONS.get(table, f"table-{table}")
+    section = shown_in(table) or f"table-{table}"
     name = section.removeprefix("table-")
     return {"section": section, "name": name, "where": json.dumps(dict(where))}
 

@@ -55,44 +55,6 @@ MEASURES = {
 
 SPLITS = {"test": "held-out name pairs", "test_templates": "held-out templates"}
 
-# The section that shows each table: the target of links from the verdict.
-SECTIONS = {
-    "behaviour": "learning",
-    "nodes": "map",
-    "edges": "map",
-    "overlap": "overlap",
-    "head_changes": "head_changes",
-    "grafts": "grafts",
-    "faithfulness": "faithfulness",
-    "invariance": "invariance",
-    "placebo": "placebo",
-    "readings": "lens",
-    "patching": "patching",
-}
-
-# The subject of a statement, by its table.
-SUBJECTS = {
-    "behaviour": "Behaviour",
-    "placebo": "Behaviour",
-    "shortcuts": "Behaviour",
-    "overlap": "Circuit structure",
-    "nodes": "Circuit structure",
-    "edges": "Circuit structure",
-    "faithfulness": "Circuit structure",
-    "head_changes": "Function",
-    "roles": "Function",
-    "readings": "Function",
-    "invariance": "Function",
-    "grafts": "Causes, by weights",
-    "output_scales": "Causes, by weights",
-    "mediation": "Causes, by activations",
-    "crosspatch": "Causes, by activations",
-    "patching": "Causes, by activations",
-    "dynamics": "Time",
-    "training": "Time",
-    "elicitable": "Context",
-}
-
 
 def task_title(name: str) -> str:
     """Return a task's name on the page; one that is not built in keeps its own."""

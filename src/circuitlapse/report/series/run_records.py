@@ -11,11 +11,11 @@ from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
+from circuitlapse.analyses.registry import SCHEMAS
 from circuitlapse.config.experiment import Experiment, file_label
 from circuitlapse.config.finetune import ONLY, TrainingRun
 from circuitlapse.config.toml import read_experiment
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.records.columns import SCHEMAS
 from circuitlapse.records.documents import Provenance, Verdict
 from circuitlapse.records.layout import verdict_path
 from circuitlapse.records.store import Store, metadata
@@ -41,7 +41,7 @@ class RunRecords:
     """The data of a report on one recipe.
 
     Attributes:
-        tables: Every table of ``records.columns.SCHEMAS``, with the recipe's rows.
+        tables: Every table of ``SCHEMAS``, with the recipe's rows.
         prompts: The first test items of each task, by task; each has at least ``prompt``,
             ``answer`` and ``corrupt`` (counterfactual name to prompt).
         recipes: The tables ``behaviour`` and ``training`` with the rows of all recipes.

@@ -6,95 +6,21 @@ numbers name the row, and a null distribution (``null_min``, ``null_max``) is a 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 
+from circuitlapse.analyses.analysis import Section
+from circuitlapse.analyses.registry import BY_NAME
 from circuitlapse.report.series.grid import Grid, interval_at, number, short
 
-# Tables that other sections of the page show.
-ELSEWHERE = frozenset(
-    {
-        "behaviour",
-        "placebo",
-        "nodes",
-        "edges",
-        "faithfulness",
-        "invariance",
-        "overlap",
-        "head_changes",
-        "grafts",
-        "readings",
-        "patching",
-        "roles",
-    }
-)
 _SEEDS = ("base_seed", "recipe", "finetune_seed")
 _MOST_ROWS, _MOST_WORDED = 4000, 100
 
 
-@dataclass(frozen=True)
-class Section:
-    """Heading and caption of a table's section, and the part of the page that it is in."""
-
-    title: str
-    caption: str
-    part: str = "further"
-
-
-_RANDOM = "Grey: size-matched random heads (matched layer by layer where there are enough)"
-SECTIONS: Mapping[str, Section] = {
-    "output_scales": Section(
-        "The rescaled base",
-        "Scale of the output of each head and MLP in the rescaled base. The scales are fitted so "
-        "that the outputs match those of the fine-tuned model, in the directions that affect the "
-        "answer; 1 changes nothing.",
-        "weights",
-    ),
-    "mediation": Section(
-        "Improvement mediated by each group",
-        "Improvement that remains when all other heads are frozen to their base activations, with "
-        f"95 % intervals. {_RANDOM}, from the smallest to the largest, and their mean. Dashed: the "
-        "whole improvement.",
-        "activations",
-    ),
-    "crosspatch": Section(
-        "Cross-model activation patching",
-        "Improvement in logits when a group\u2019s activations of the fine-tuned model are patched "
-        "into the base on the same prompt, and the loss when those of the base are patched into "
-        f"the fine-tuned model, at one named position or everywhere. {_RANDOM}.",
-        "activations",
-    ),
-    "dynamics": Section(
-        "When heads and behaviour changed",
-        "Step at which the effect of each head has reached 90 % of its change from the first to "
-        "the last checkpoint. Triangles point up for a rise and down for a fall. Their size shows "
-        "the change, an outline a change of sign. Heads are left out where the 95 % interval of "
-        "the change includes zero. Dashed: the behaviour. Dotted: epochs.",
-        "time",
-    ),
-    "elicitable": Section(
-        "Fine-tuning a subset of the parameters",
-        "Context for the label; it enters no share of the improvement. All other parameters are "
-        "frozen; in brackets, the number of trained parameters. Faint lines: size-matched random "
-        "heads.",
-        "context",
-    ),
-    "training": Section(
-        "How training went",
-        "Loss of the answer, accuracy, and how often the end of the text is predicted instead, "
-        "with 95 % intervals; faint lines are other seeds. Marks below: warnings of the training "
-        "diagnostics.",
-        "training",
-    ),
-    "shortcuts": Section(
-        "Accuracy of shortcuts",
-        "Accuracy over the candidates of the fine-tuned model, of the base, and of shortcut "
-        "heuristics on the same held-out prompts, with 95 % intervals.",
-        "method",
-    ),
-}
+def shown_in(table: str) -> str:
+    """The part of the page that shows a table; empty for one with a section of its own."""
+    return BY_NAME[table].shown_in if table in BY_NAME else ""
 
 
 def evidence(tables: Mapping[str, pl.DataFrame], grid: Grid) -> dict[str, dict[str, Any]]:
@@ -107,7 +33,7 @@ def evidence(tables: Mapping[str, pl.DataFrame], grid: Grid) -> dict[str, dict[s
     return {
         name: _columns(frame, grid)
         for name, frame in tables.items()
-        if name not in ELSEWHERE and frame.height
+        if not shown_in(name) and frame.height
     }
 
 
@@ -147,12 +73,10 @@ def _several(frame: pl.DataFrame, names: list[str]) -> list[list[float | None]]:
 
 def table_descriptions(tables: Mapping[str, pl.DataFrame]) -> list[dict[str, Any]]:
     """Return the same tables as text, at most a hundred rows each."""
-    order = {name: place for place, name in enumerate(SECTIONS)}
+    order = {name: place for place, name in enumerate(BY_NAME)}
     names = sorted(tables, key=lambda name: order.get(name, len(order)))
     return [
-        _worded(name, tables[name])
-        for name in names
-        if name not in ELSEWHERE and tables[name].height
+        _worded(name, tables[name]) for name in names if not shown_in(name) and tables[name].height
     ]
 
 
@@ -160,14 +84,14 @@ def _worded(name: str, frame: pl.DataFrame) -> dict[str, Any]:
     ends = {c for c in frame.columns if c.endswith(("_low", "_high"))}
     alike = {c for c in _SEEDS if c in frame.columns and frame[c].n_unique() == 1}
     columns = [c for c in frame.columns if c not in alike and (c not in ends or c[:5] == "null_")]
-    section = SECTIONS.get(name, Section(name.replace("_", " ").capitalize(), ""))
+    section = BY_NAME[name].section if name in BY_NAME else None
     if "step" in frame.columns and frame.height > _MOST_WORDED:
         frame = frame.filter(pl.col("step").is_null() | (pl.col("step") == pl.col("step").max()))
     rows = frame.head(_MOST_WORDED)
     return {
         "name": name,
-        "section": section,
-        "drawn": name in SECTIONS,
+        "section": section or Section(name.replace("_", " ").capitalize(), ""),
+        "drawn": section is not None,
         "columns": [c.replace("_", " ") for c in columns],
         "rows": [
             [_cell(frame, row, column) for column in columns] for row in rows.iter_rows(named=True)

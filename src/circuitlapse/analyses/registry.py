@@ -1,0 +1,40 @@
+"""All analyses of a run. To add one, write it in a module of this room and list it here."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from circuitlapse.analyses.analysis import Analysis
+from circuitlapse.analyses.behaviour import BEHAVIOUR, INVARIANCE, PLACEBO, SHORTCUTS
+from circuitlapse.analyses.circuits import EDGES, FAITHFULNESS, NODES
+from circuitlapse.analyses.dynamics import DYNAMICS
+from circuitlapse.analyses.elicitable import ELICITABLE
+from circuitlapse.analyses.grafts import CROSSPATCH, GRAFTS, MEDIATION, OUTPUT_SCALES
+from circuitlapse.analyses.heads import HEAD_CHANGES, ROLES
+from circuitlapse.analyses.overlap import OVERLAP
+from circuitlapse.analyses.readings import PATCHING, READINGS
+from circuitlapse.analyses.training import TRAINING
+
+# In the order of the verdict's sentences.
+ANALYSES: tuple[Analysis, ...] = (
+    BEHAVIOUR,
+    PLACEBO,
+    SHORTCUTS,
+    TRAINING,
+    NODES,
+    EDGES,
+    FAITHFULNESS,
+    INVARIANCE,
+    OVERLAP,
+    HEAD_CHANGES,
+    ROLES,
+    DYNAMICS,
+    GRAFTS,
+    MEDIATION,
+    CROSSPATCH,
+    OUTPUT_SCALES,
+    ELICITABLE,
+    READINGS,
+    PATCHING,
+)
+BY_NAME: Mapping[str, Analysis] = {each.name: each for each in ANALYSES}
+SCHEMAS: Mapping[str, dict[str, Any]] = {each.name: each.schema for each in ANALYSES}
