@@ -192,8 +192,10 @@ def test_a_checkpoint_whose_record_is_written_late_is_measured(tiny_model, sft, 
     wanted = user_checkpoints.look_up(experiment(tiny_model, {8: f"{sft}/checkpoint-8"}))
     store, step_8 = Store(tmp_path), "checkpoint of step 8"
     jobs = {job.name: job for job in jobs_of(wanted)}
-    first = ["checkpoint of step 0", "prompts ioi2 test", "prompts ioi2 test_templates"]
-    late = ["measure seed-0 step 0 ioi2", step_8, "measure seed-0 step 8 ioi2"]
+    splits = ("test", "test_templates")
+    prompts = [f"prompts {task} {split}" for task in ("ioi2", "ioi3") for split in splits]
+    first = ["checkpoint of step 0", *prompts]
+    late = ["measure seed-0 step 0", step_8, "measure seed-0 step 8"]
     try:
         for name in first + late:
             if name == step_8:  # let a look-ahead end, if there is one
@@ -237,7 +239,7 @@ def test_a_changed_checkpoint_is_refused_when_the_run_is_resumed(finished, sft, 
     (run.path / "scores/seed-0/step-00008/ioi2.safetensors").unlink()
     events: list[Progress] = []
     cl.run_experiment(run.path / "experiment.toml", run.path, events.append)
-    assert [each.job for each in events if each.kind == "started"] == ["measure seed-0 step 8 ioi2"]
+    assert [each.job for each in events if each.kind == "started"] == ["measure seed-0 step 8"]
     assert run.table("nodes").equals(finished.table("nodes"))
 
 

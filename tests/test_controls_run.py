@@ -162,7 +162,7 @@ def test_a_control_that_is_gone_is_trained_again_alone_and_to_the_same_bytes(fin
         tmp_path / "run",
         lambda event: started.append(event.job) if event.kind == "started" else None,
     )
-    assert started == ["train mlps seed-0", "train improvements seed-0", "train rank-1 seed-0"]
+    assert started == ["train mlps seed-0", "train rank-1 seed-0", "train output-scales seed-0"]
     assert [(tmp_path / "run" / name).read_bytes() for name in names] == before
 
 
