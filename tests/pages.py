@@ -22,7 +22,7 @@ WITH_RUN = [
     "docs/how-to/read-activations.md",
     "docs/how-to/undetermined.md",
     "docs/reference/python.md",
-    "docs/reference/run-directory.md",
+    "docs/reference/tables.md",
     "docs/tutorial.md",
 ]
 WITHOUT_RUN = [

@@ -12,9 +12,9 @@ import typer
 from pydantic import BaseModel
 
 import circuitlapse as cl
+from circuitlapse.analyses.registry import SCHEMAS
 from circuitlapse.cli.app import app
 from circuitlapse.config.toml import to_toml
-from circuitlapse.analyses.registry import SCHEMAS
 from pages import PAGES, ROOT, SOURCE
 
 # What each name became; empty where it went.

@@ -115,9 +115,11 @@ TRAINING_RUN = (
     integer("finetune_seed"),
 )
 """The columns that name a fine-tune; the reference explains them once for all tables."""
-STEP, TASK, COUNTERFACTUAL = integer("step"), text("task"), text("counterfactual")
-NODE = text("node")
-PLACE = (integer("layer"), integer("head"))
+STEP = integer("step", "the optimiser step")
+TASK = text("task", "the task")
+COUNTERFACTUAL = text("counterfactual", "a counterfactual type, or one of its variants")
+NODE = text("node", "a head (`a1.h3`) or an MLP (`m1`)")
+PLACE = (integer("layer", "counts from 0"), integer("head", "counts from 0; -1 for an MLP"))
 RANDOM = Column("random", "random")
 
 
@@ -175,6 +177,8 @@ class Analysis:
     def flat(self, row: Row) -> Row:
         """A row, or the part of one that is known, with each interval in its three columns."""
         known = {column.name: column for column in self.columns}
+        if unknown := row.keys() - known.keys():
+            raise KeyError(f"{self.name}: columns differ: {sorted(unknown)}")
         return {k: v for name, value in row.items() for k, v in known[name].flat(value).items()}
 
     def whole(self, row: Row) -> Row:

@@ -235,7 +235,7 @@ MEDIATION = Analysis(
         *_AT_LAST,
         text("group", "`no heads`, `old_heads`, `recruited_heads`, `other_heads`, `all heads`"),
         text("heads", "of the group"),
-        integer("n_heads"),
+        integer("n_heads", "how many"),
         *_PART_OF_G,
         RANDOM,
     ),

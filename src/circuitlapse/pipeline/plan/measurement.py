@@ -30,9 +30,9 @@ class Cost:
     """
 
     seconds: float = 0.0
-    models: float = 0.0
+    models: int = 0
     disk: float = 0.1
-    working: float = 0.0
+    working: int = 0
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,13 @@ from functools import cache
 from pathlib import Path
 
 _PACKAGE = "circuitlapse"
+_ROOT = Path(__file__).parents[2]
 
 
 @cache
 def _tree(module: str) -> ast.Module | None:
     """A module's source, parsed; None for a package or a name in a module."""
-    path = Path(__file__).parents[2].joinpath(*module.split(".")[1:]).with_suffix(".py")
+    path = _ROOT.joinpath(*module.split(".")[1:]).with_suffix(".py")
     return ast.parse(path.read_bytes()) if path.is_file() else None
 
 
