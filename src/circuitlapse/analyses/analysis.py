@@ -20,7 +20,7 @@ from circuitlapse.verdict.preconditions import Context
 Kind = Literal["text", "integer", "real", "flag", "interval", "random"]
 Subject = Literal[
     "Behaviour",
-    "Wiring",
+    "Circuit structure",
     "Function",
     "Causes, by weights",
     "Causes, by activations",

@@ -130,7 +130,7 @@ NODES = Analysis(
     ),
     ("scores",),
     node_rows,
-    "Wiring",
+    "Circuit structure",
     shown_in="map",
 )
 EDGES = Analysis(
@@ -144,7 +144,7 @@ EDGES = Analysis(
     ),
     ("scores",),
     edge_rows,
-    "Wiring",
+    "Circuit structure",
     shown_in="map",
 )
 FAITHFULNESS = Analysis(
@@ -162,6 +162,6 @@ FAITHFULNESS = Analysis(
     ),
     ("scores",),
     faithfulness_rows,
-    "Wiring",
+    "Circuit structure",
     shown_in="faithfulness",
 )

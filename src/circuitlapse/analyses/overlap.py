@@ -168,6 +168,6 @@ OVERLAP = Analysis(
     ),
     ("scores", "placebo_scores"),
     overlap_rows,
-    "Wiring",
+    "Circuit structure",
     shown_in="overlap",
 )

@@ -18,7 +18,7 @@ def _old_circuit(plan: Plan) -> None:
         return
     chosen = [e.measure.counterfactuals[0], e.compare.group_prompts, c.seed, c.random_sets]
     needs = (*plan.named("base"), *plan.prompts(e.tasks.old, "validation"))
-    plan.add("old_circuit", "heads of the old circuit", (OLD_HEADS,), chosen, needs)
+    plan.add("old_circuit", "old-task heads", (OLD_HEADS,), chosen, needs)
 
 
 def _restricted(plan: Plan, scales: bool) -> None:
