@@ -34,7 +34,7 @@ def test_a_fine_tune_and_its_placebo_move_nothing_else(tiny_model, tmp_path):
             assert not (changed & ~free[name]).any(), (training_run, name)
             moved += int(changed.sum())
         assert moved > 0
-    assert "nothing but a1.h0, m0 being trained" in (run.path / "report.html").read_text()
+    assert "with only a1.h0, m0 trained" in (run.path / "report.html").read_text()
 
 
 def test_the_old_circuit_is_chosen_before_it_is_trained(tiny_model):
