@@ -16,65 +16,31 @@ _OURS = {
     "completion_only_loss": "finetune.preset",
     "assistant_only_loss": "finetune.preset",
 }
-_CHECKPOINTS = "finetune.save_at sets the checkpoints, and interrupted training resumes from them"
-_TOKENS = "circuitlapse tokenises the prompts, so that no token is added, cut off or merged"
-_WHOLE = "checkpoints must hold the whole model"
-_HELD_OUT = "the model is evaluated on held-out prompts at every checkpoint"
-_NEVER = "circuitlapse sends nothing to the Hub"
-_REJECTED = {
-    **dict.fromkeys(
-        (
-            "output_dir",
-            "save_strategy",
-            "save_steps",
-            "save_total_limit",
-            "save_only_model",
-            "resume_from_checkpoint",
-            "restore_callback_states_from_checkpoint",
-            "load_best_model_at_end",
-            "ignore_data_skip",
-            "enable_jit_checkpoint",
-        ),
-        _CHECKPOINTS,
+_REASONS = {
+    "finetune.save_at sets the checkpoints, and interrupted training resumes from them": (
+        "output_dir save_strategy save_steps save_total_limit save_only_model "
+        "resume_from_checkpoint restore_callback_states_from_checkpoint load_best_model_at_end "
+        "ignore_data_skip enable_jit_checkpoint"
     ),
-    **dict.fromkeys(
-        (
-            "max_length",
-            "packing",
-            "packing_strategy",
-            "padding_free",
-            "pad_token",
-            "eos_token",
-            "pad_to_multiple_of",
-            "dataset_kwargs",
-            "dataset_text_field",
-            "chat_template_path",
-            "truncation_mode",
-            "remove_unused_columns",
-        ),
-        _TOKENS,
+    "circuitlapse tokenises the prompts, so that no token is added, cut off or merged": (
+        "max_length packing packing_strategy padding_free pad_token eos_token pad_to_multiple_of "
+        "dataset_kwargs dataset_text_field chat_template_path truncation_mode "
+        "remove_unused_columns"
     ),
-    **dict.fromkeys(
-        ("deepspeed", "fsdp", "fsdp_config", "model_init_kwargs", "use_liger_kernel"), _WHOLE
+    "checkpoints must hold the whole model": (
+        "deepspeed fsdp fsdp_config model_init_kwargs use_liger_kernel"
     ),
-    **dict.fromkeys(
-        ("do_eval", "eval_strategy", "eval_steps", "eval_on_start", "eval_delay"), _HELD_OUT
+    "the model is evaluated on held-out prompts at every checkpoint": (
+        "do_eval eval_strategy eval_steps eval_on_start eval_delay"
     ),
-    **dict.fromkeys(
-        (
-            "push_to_hub",
-            "hub_model_id",
-            "hub_token",
-            "hub_strategy",
-            "hub_private_repo",
-            "hub_revision",
-            "hub_always_push",
-        ),
-        _NEVER,
+    "circuitlapse sends nothing to the Hub": (
+        "push_to_hub hub_model_id hub_token hub_strategy hub_private_repo hub_revision "
+        "hub_always_push"
     ),
-    "auto_find_batch_size": "the same experiment must train on the same batches on every machine",
-    "disable_tqdm": "circuitlapse shows the progress",
+    "the same experiment must train on the same batches on every machine": "auto_find_batch_size",
+    "circuitlapse shows the progress": "disable_tqdm",
 }
+_REJECTED = {name: reason for reason, names in _REASONS.items() for name in names.split()}
 
 
 def check_trainer(trainer: dict[str, Any]) -> dict[str, Any]:

@@ -76,40 +76,14 @@ def environment() -> Environment:
     return found
 
 
+# The scripts of each page in the order in which they are joined.
 _SCRIPTS = {
     "report": (
-        "unpack",
-        "format",
-        "state",
-        "records",
-        "plot",
-        "tooltip",
-        "colours",
-        "heat",
-        "download",
-        "tables",
-        "curves",
-        "ranges",
-        "timeline",
-        "map",
-        "roles",
-        "head",
-        "patterns",
-        "heads",
-        "lens",
-        "patching",
-        "overlap",
-        "checks",
-        "groups",
-        "output_scales",
-        "dynamics",
-        "context",
-        "training",
-        "further",
-        "standing",
-        "main",
+        "unpack format state records plot tooltip colours heat download tables curves ranges "
+        "timeline map roles head patterns heads lens patching overlap checks groups "
+        "output_scales dynamics context training further standing main"
     ),
-    "trial": ("unpack", "format", "plot", "tooltip", "colours", "download", "trial"),
+    "trial": "unpack format plot tooltip colours download trial",
 }
 
 
@@ -125,7 +99,7 @@ def style() -> str:
 
 def script(page: str = "report") -> str:
     """Return a page's script, as one function that leaves no global name behind."""
-    body = "\n".join(read_asset("js", f"{name}.js") for name in _SCRIPTS[page])
+    body = "\n".join(read_asset("js", f"{name}.js") for name in _SCRIPTS[page].split())
     return f'(async () => {{\n"use strict";\n{body}\n}})();\n'
 
 

@@ -11,38 +11,16 @@ from typing import Any
 STEPS = 100  # entries on either side of zero
 
 _STOPS = {
-    "light": (
-        "#7f3b08",
-        "#b35806",
-        "#e08214",
-        "#fdb863",
-        "#fee0b6",
-        "#f4f4f2",
-        "#d1e5f0",
-        "#92c5de",
-        "#4393c3",
-        "#2166ac",
-        "#053061",
-    ),
-    "dark": (
-        "#ffe0b0",
-        "#fdb863",
-        "#e08a2c",
-        "#a8641f",
-        "#5c4023",
-        "#2a2d31",
-        "#24465f",
-        "#2a70a3",
-        "#4a9bd0",
-        "#86c4ec",
-        "#d3ecff",
-    ),
+    "light": "#7f3b08 #b35806 #e08214 #fdb863 #fee0b6 #f4f4f2 "
+    "#d1e5f0 #92c5de #4393c3 #2166ac #053061",
+    "dark": "#ffe0b0 #fdb863 #e08a2c #a8641f #5c4023 #2a2d31 "
+    "#24465f #2a70a3 #4a9bd0 #86c4ec #d3ecff",
 }
 
 
 def ramp(theme: str) -> list[str]:
     """Return the ``2 * STEPS + 1`` colours from most negative to most positive."""
-    stops = [tuple(int(stop[i : i + 2], 16) for i in (1, 3, 5)) for stop in _STOPS[theme]]
+    stops = [tuple(int(stop[i : i + 2], 16) for i in (1, 3, 5)) for stop in _STOPS[theme].split()]
     found = []
     for step in range(2 * STEPS + 1):
         place = step / (2 * STEPS) * (len(stops) - 1)
