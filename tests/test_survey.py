@@ -243,7 +243,7 @@ def test_a_model_that_cannot_be_loaded_does_not_end_the_survey(
 def test_slips_are_found_before_any_model_is_loaded(tiny_model: Path, tmp_path: Path) -> None:
     for models, tasks, message in (
         ([], None, "there is no model to survey. Name at least one"),
-        ([tiny_model], [], "there is no task to ask"),
+        ([tiny_model], [], "there is no task to test"),
         ([tiny_model], ["ioi7"], "there is no such task .got 'ioi7'"),
         ([tiny_model, "ioi3"], ["ioi2"], "ioi3 is a task, not a model. Pass it as `--tasks ioi3`"),
         (["organism:wild"], None, "no such organism .got 'wild'.. Use one of default, natural"),
