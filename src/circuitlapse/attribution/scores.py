@@ -141,7 +141,7 @@ class Scores:
 def greedy_mask(
     graph: Graph, values: Float[Tensor, "writers readers"], n_edges: int
 ) -> Bool[Tensor, "writers readers"]:
-    """Take ``n_edges`` edges greedily from the logits; ties go to the first in graph order.
+    """Take ``n_edges`` edges greedily from the logits; of equal ones the earlier in graph order.
 
     The edges are not pruned: see :class:`Circuit`.
     """
