@@ -9,9 +9,13 @@ from rich.console import Console
 
 from circuitlapse.calibration import candidate_jobs
 from circuitlapse.calibration.calibrate import calibrate
+from circuitlapse.calibration.ground_truth import (
+    ALL_WEIGHTS,
+    make_organism,
+    organism_recipe,
+)
 from circuitlapse.calibration.judge import Judging, judge
 from circuitlapse.calibration.organism_checks import KINDS
-from circuitlapse.calibration.planted import ALL_WEIGHTS, plant, planted_recipe
 from circuitlapse.calibration.tally import confusion, outcome_of, tallies
 from circuitlapse.cli.calibrate import print_calibration
 from circuitlapse.errors import CircuitlapseError
@@ -42,7 +46,13 @@ TINY = Recipe(
 )
 NEVER = TINY.model_copy(update={"old_at_least": 1.0})
 QUICK = GroundTruthConfig(
-    steps=4, batch_size=4, lock_steps=4, prompts=48, group_prompts=48, scale_steps=3, head_rate=0.03
+    steps=4,
+    batch_size=4,
+    suppression_steps=4,
+    prompts=48,
+    group_prompts=48,
+    scale_steps=3,
+    head_rate=0.03,
 )
 LITTLE = Judging(validation=24, test=24, answers=24, n_random=2, repeats=20)
 
@@ -50,7 +60,7 @@ LITTLE = Judging(validation=24, test=24, answers=24, n_random=2, repeats=20)
 def run(out, cache, **options):
     recipes = {**dict.fromkeys(KINDS, TINY), "elicited": NEVER}
     settings = {"n": 1, "seed_from": 1, "workers": 1, "recipes": recipes} | options
-    return calibrate(out, planting=QUICK, judging=LITTLE, cache_dir=cache, **settings)
+    return calibrate(out, ground_truth=QUICK, judging=LITTLE, cache_dir=cache, **settings)
 
 
 def without_seconds(found):
@@ -114,7 +124,7 @@ def test_other_thresholds_or_settings_judge_anew(monkeypatch):
     setup = candidate_jobs.Setup(dict.fromkeys(KINDS, TINY), QUICK, LITTLE, None)
     candidate = candidate_jobs.Candidate("formed", 1)
     keys = {setup.key_of(candidate), setup.key_of(candidate_jobs.Candidate("formed", 2))}
-    for field, value in (("planting", GroundTruthConfig()), ("judging", Judging())):
+    for field, value in (("ground_truth", GroundTruthConfig()), ("judging", Judging())):
         keys.add(replace(setup, **{field: value}).key_of(candidate))
     monkeypatch.setitem(THRESHOLDS, "MAJORITY", 0.6)
     keys.add(setup.key_of(candidate))
@@ -128,18 +138,18 @@ def test_models_suppressed_in_all_weights_are_labelled_and_do_not_count(cache, t
     found = run(tmp_path, cache, recipes=recipes, stress=True)
     stress = [o for o in found.organisms if o.variant == ALL_WEIGHTS]
     assert [(o.kind, o.seed, o.scored) for o in stress] == [("elicited", 1, False)]
-    assert "opened_new has no value" in stress[0].why_rejected
+    assert "unlocked_new has no value" in stress[0].why_rejected
     assert stress[0].label is not None
     assert found.tallies == []
 
 
 def test_a_placebo_is_judged_without_another_one(cache):
-    planted = plant("nothing", 1, recipe=TINY, planting=QUICK, cache_dir=cache)
-    found = judge(planted.base, planted.tuned, planted.placebo, LITTLE)
-    assert planted.placebo is None
+    made = make_organism("nothing", 1, recipe=TINY, config=QUICK, cache_dir=cache)
+    found = judge(made.base, made.tuned, made.placebo, LITTLE)
+    assert made.placebo is None
     assert "The placebo did not improve" not in {check.name for check in found.decision.checks}
-    formed = plant("formed", 1, recipe=TINY, planting=QUICK, cache_dir=cache)
-    assert formed.placebo == planted.tuned
+    formed = make_organism("formed", 1, recipe=TINY, config=QUICK, cache_dir=cache)
+    assert formed.placebo == made.tuned
     found = judge(formed.base, formed.tuned, formed.placebo, LITTLE)
     assert found.decision.checks[-1].name == "The placebo did not improve"
 
@@ -148,7 +158,7 @@ def test_what_cannot_be_calibrated_is_refused(tmp_path):
     with pytest.raises(CircuitlapseError, match="at least one organism of each kind .got 0"):
         calibrate(tmp_path, 0)
     with pytest.raises(CircuitlapseError, match=r"no such kind of organism .got 'grown'."):
-        planted_recipe("grown")
+        organism_recipe("grown")
 
 
 def test_a_file_in_the_directorys_place_is_left_alone(tmp_path):

@@ -1,9 +1,8 @@
 """Score the verdict on organisms with known ground truth: make, validate, judge and count them.
 
-Of each kind, candidates are made with one seed after the other until as many are validated as are
-wanted, or twice as many have been tried; rejected ones stay in the record. ``nothing`` takes the
-placebos in turn. Every organism's figures and answer are an artifact of their own, so that a
-calibration that was stopped resumes.
+For each kind, seeds are tried in turn until enough organisms are validated, or twice as many have
+been tried; rejected ones stay in the record. ``nothing`` takes the placebos in turn. Every
+organism's answer is an artifact of its own, so that a stopped calibration can resume.
 """
 
 import time
@@ -18,9 +17,9 @@ from loky.process_executor import TerminatedWorkerError
 
 from circuitlapse import __version__
 from circuitlapse.calibration.candidate_jobs import Candidate, Setup, read_candidate, work_on
+from circuitlapse.calibration.ground_truth import ALL_WEIGHTS, organism_recipe
 from circuitlapse.calibration.judge import Judging
 from circuitlapse.calibration.organism_checks import KINDS
-from circuitlapse.calibration.planted import ALL_WEIGHTS, planted_recipe
 from circuitlapse.calibration.tally import confusion, tallies
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.organisms.organism_cache import GroundTruthConfig
@@ -45,40 +44,42 @@ def calibrate(
     stress: bool = False,
     workers: int = 0,
     recipes: Mapping[str, Recipe] | None = None,
-    planting: GroundTruthConfig | None = None,
+    ground_truth: GroundTruthConfig | None = None,
     judging: Judging | None = None,
     cache_dir: Path | str | None = None,
     progress: Listener | None = None,
 ) -> Calibration:
-    """Judge organisms whose answer was planted, and count how often the verdict names it.
+    """Judge organisms with known ground truth, and count how often the label is correct.
 
     Args:
-        out: Directory of the calibration; one that was stopped there is resumed.
-        n: How many validated organisms of each kind.
-        seed_from: The first seed. The recipe and the rule were made on seeds below 10.
-        stress: Whether to judge as many locks that all weights were trained for, too; they do not
-            count.
+        out: Directory of the calibration; an unfinished one is resumed.
+        n: Number of validated organisms of each kind.
+        seed_from: First seed. The recipe and the rule were developed on seeds below 10.
+        stress: Whether to judge ``n`` organisms whose ability was suppressed with all weights, too.
+            They are not scored.
         workers: Number of worker processes; 0 takes one per core.
-        recipes: Of the bases, by kind. Default:
-            :func:`circuitlapse.calibration.planted.planted_recipe`.
-        planting: How answers are planted.
-        judging: On how much organisms are judged.
+        recipes: Recipes of the bases, by kind; default
+            :func:`circuitlapse.calibration.ground_truth.organism_recipe`.
+        ground_truth: How organisms are trained and measured.
+        judging: On how many prompts organisms are judged.
         cache_dir: Where models are kept; see :func:`circuitlapse.organisms.organism`.
         progress: Called with events; nothing is printed.
 
     Returns:
-        What ``calibration.json`` holds.
+        The document that ``calibration.json`` holds.
 
     Raises:
-        CircuitlapseError: If ``n`` is not positive, ``out`` is a file, another process works in the
-            directory, or a worker was killed.
+        CircuitlapseError: If ``n`` is not positive, ``out`` is a file or used by another process,
+            or a worker was killed.
     """
     if n < 1:
-        raise CircuitlapseError("a calibration needs at least one organism of each kind", got=n)
+        raise CircuitlapseError(
+            "a calibration needs at least one organism of each kind", got=n, fix="Pass n=1 or more"
+        )
     started, listen = time.monotonic(), progress or (lambda event: None)
     setup = Setup(
-        {kind: (recipes or {}).get(kind) or planted_recipe(kind) for kind in KINDS},
-        planting or GroundTruthConfig(),
+        {kind: (recipes or {}).get(kind) or organism_recipe(kind) for kind in KINDS},
+        ground_truth or GroundTruthConfig(),
         judging or Judging(),
         None if cache_dir is None else str(cache_dir),
     )
@@ -100,7 +101,7 @@ def calibrate(
             n=n,
             seed_from=seed_from,
             settings={
-                "planting": setup.planting.model_dump(),
+                "ground_truth": setup.ground_truth.model_dump(),
                 "judging": setup.judging.model_dump(),
                 "recipes": {kind: recipe.sha256 for kind, recipe in setup.recipes.items()},
             },
@@ -123,7 +124,7 @@ def _write(store: Store, document: Calibration) -> None:
 
 
 def _missing(found: Iterable[CalibratedOrganism], n: int) -> dict[str, int]:
-    """How many organisms of each kind are still wanted; kinds that are complete are left out."""
+    """How many organisms of each kind are still missing; complete kinds are left out."""
     scored = [each.kind for each in found if each.scored]
     return {kind: n - scored.count(kind) for kind in KINDS if scored.count(kind) < n}
 
@@ -153,8 +154,9 @@ class _Search:
                 break
             self._round(wanted)
             wanted = []
-        place = {kind: number for number, kind in enumerate(KINDS)}
-        order = sorted(self.found, key=lambda each: (place[each.kind], each.variant, each.seed))
+        order = sorted(
+            self.found, key=lambda each: (KINDS.index(each.kind), each.variant, each.seed)
+        )
         return [self.found[each] for each in order]
 
     def _candidate(self, kind: str, index: int) -> Candidate:
@@ -171,7 +173,7 @@ class _Search:
             self.listen(Progress("note", text=f"{candidate.name}: rejected, {found.why_rejected}"))
 
     def _round(self, wanted: Sequence[Candidate]) -> None:
-        """Take what is there, and make the rest in parallel, those of one base together."""
+        """Take finished candidates from the store; make the rest in parallel, one base per job."""
         groups: dict[str, list[Candidate]] = {}
         for each in wanted:
             self.listen(Progress("started", each.name))
@@ -180,24 +182,24 @@ class _Search:
                 self._keep(each, kept)
             else:
                 groups.setdefault(self.setup.base_of(each), []).append(each)
-        root, todo = self.store.root, list(groups.values())
-        if min(self.workers, len(todo)) <= 1:
-            for members in todo:
-                self._kept(members, work_on(root, self.setup, members))
+        root, jobs = self.store.root, list(groups.values())
+        if min(self.workers, len(jobs)) <= 1:
+            for members in jobs:
+                self._keep_all(members, work_on(root, self.setup, members))
             return
-        with worker_pool(min(self.workers, len(todo))) as pool:
+        with worker_pool(min(self.workers, len(jobs))) as pool:
             running: dict[Any, list[Candidate]] = {
-                pool.submit(work_on, root, self.setup, each): each for each in todo
+                pool.submit(work_on, root, self.setup, each): each for each in jobs
             }
             try:
                 for future in as_completed(running):
-                    self._kept(running[future], future.result())
+                    self._keep_all(running[future], future.result())
             except BaseException as error:
                 pool.shutdown(wait=False, kill_workers=True)
                 if isinstance(error, TerminatedWorkerError):
                     raise worker_killed() from error
                 raise
 
-    def _kept(self, members: Sequence[Candidate], found: Sequence[CalibratedOrganism]) -> None:
+    def _keep_all(self, members: Sequence[Candidate], found: Sequence[CalibratedOrganism]) -> None:
         for candidate, each in zip(members, found, strict=True):
             self._keep(candidate, each)

@@ -1,4 +1,4 @@
-"""Judging an organism as any run is judged: the same evidence, preconditions and rule."""
+"""Label of an organism, from the same evidence, preconditions and rule as the label of a run."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,14 +28,14 @@ _SPLITS = ("test", "test_templates")
 
 
 class Judging(BaseModel):
-    """On how much an organism is judged.
+    """On how many prompts an organism is judged.
 
     Attributes:
         validation: Validation prompts per task, on which scales are fitted and heads chosen.
-        test: Test prompts that shares, grafts and mediation are measured on.
-        answers: Test prompts per task and split behind the preconditions.
+        test: Test prompts for shares, grafts and mediation.
+        answers: Test prompts per task and split for the preconditions.
         n_random: Random groups to compare each group of heads with.
-        seed: Of random groups and bootstrap.
+        seed: Seed of random groups and bootstrap.
         repeats: Resamples of the bootstrap.
     """
 
@@ -51,23 +51,16 @@ class Judging(BaseModel):
 
 @dataclass(frozen=True, eq=False)
 class Judged:
-    """The answer for one organism and what it rests on."""
+    """The label of one organism and its evidence."""
 
     decision: Decision
     evidence: CauseEvidence
 
 
 def judge(base: Path, tuned: Path, placebo: Path | None, judging: Judging) -> Judged:
-    """Judge one fine-tune.
+    """Judge one fine-tune from the directories of its models.
 
-    The preconditions are those of a run. Where there is no placebo, which is where the organism is
-    one itself, that one is left out, so that the label must come from the rest.
-
-    Args:
-        base: Directory of M0.
-        tuned: Directory of M1.
-        placebo: Directory of a placebo fine-tune of M0.
-        judging: On how much.
+    Without a placebo (the organism is itself one) the precondition on placebos is left out.
     """
     before, after = load_model(base, "cpu"), load_model(tuned, "cpu")
     tokenizer = before.tokenizer
@@ -113,11 +106,11 @@ def _preconditions(
         for rule, hits in shortcut_hits(asked[split]).items()
     }
     findings = Findings(
-        base_old=_among(behaviour(base, old).candidate_correct),
-        base_new=_among(first.candidate_correct),
-        tuned_old=_among(behaviour(tuned, old).candidate_correct),
-        tuned_new=_among(answers["test"].candidate_correct),
-        tuned_new_templates=_among(answers["test_templates"].candidate_correct),
+        base_old=_accuracy(behaviour(base, old).candidate_correct),
+        base_new=_accuracy(first.candidate_correct),
+        tuned_old=_accuracy(behaviour(tuned, old).candidate_correct),
+        tuned_new=_accuracy(answers["test"].candidate_correct),
+        tuned_new_templates=_accuracy(answers["test_templates"].candidate_correct),
         candidates=len(asked["test"][0].distractors) + 1,
         old_difference=mean_interval((clean - corrupt).double().numpy()),
         placebo_gain=placebo_gain,
@@ -129,5 +122,5 @@ def _preconditions(
     return [check for check in checks if check.name != PLACEBO_CHECK]
 
 
-def _among(right: Bool[np.ndarray, " prompts"]) -> Estimate:
+def _accuracy(right: Bool[np.ndarray, " prompts"]) -> Estimate:
     return proportion_interval(int(right.sum()), len(right))

@@ -1,29 +1,28 @@
-"""Whether a truth that was meant to be planted in an organism was planted, by tests set beforehand.
+"""Validation of organisms: does an organism have the ground truth that it was made for?
 
-Freezing a circuit does not keep it out of what is learnt: frozen heads still run and are driven
-anew. So each kind of organism has a test of its own, and only those that pass may be used to judge
-a verdict. Where G is the rise of the new task's mean logit difference from base to tuned model:
+A frozen circuit still takes part in what is learnt, because it gets new inputs. So each kind has a
+check of its own, set in advance, and only organisms that pass may be used to score the verdict. G
+is the rise of the new task's mean logit difference from base to tuned model.
 
 =============  =====================================================================================
 kind           validated if
 =============  =====================================================================================
-formed         at least .7 of G is left with all heads but the blank ones frozen to what they add to
-               the stream in the base, at all positions (the MLPs run freely)
-transformed    the base reaches less than .3 of G by scales on the trained heads alone: what they do
-               has changed, not only how loudly they do it
-elicited       the locked base has .25 to .45 on the new task and at least .98 on the old one, and
-               at least .95 on the new one as soon as the lock is taken out
-nothing        the new task's accuracy among the names rises by at most .05 (it may fall to chance)
+formed         at least .7 of G is left with all heads but the blank ones frozen to their base
+               activations at all positions (MLPs are recomputed)
+transformed    rescaling the trained heads of the base reaches less than .3 of G: their function has
+               changed, not only their scale
+elicited       the suppressed base has .25 to .45 on the new task and at least .98 on the old one,
+               and at least .95 on the new one with its blank heads zero-ablated
+nothing        the new task's accuracy over the candidates rises by at most .05 (it may fall)
 =============  =====================================================================================
 
-The first three must also have learnt: at least half of the way from the base's accuracy among the
-names to 1, else there is nothing to explain.
-
-What is measured of an organism before it may be used: behaviour, the old heads.
+The first three must also have learnt: the accuracy over the candidates rises by at least half of
+the distance between the base's and 1.
 """
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from math import inf, isfinite
 
 import numpy as np
 import torch
@@ -40,63 +39,52 @@ KINDS: tuple[str, ...] = ("formed", "transformed", "elicited", "nothing")
 
 
 @dataclass(frozen=True)
-class Bar:
-    """What one figure of an organism must be.
-
-    Attributes:
-        figure: Its name.
-        low: It must be at least this.
-        high: It must be at most this.
-    """
+class Criterion:
+    """Bounds of one figure of an organism, both included."""
 
     figure: str
-    low: float = float("-inf")
-    high: float = float("inf")
+    low: float = -inf
+    high: float = inf
 
     def failed(self, figures: Mapping[str, float]) -> str | None:
-        """Say what is wrong with the figure, if anything is."""
+        """Say why the figure fails; None if it passes."""
         value = figures.get(self.figure)
         if value is None:
             return f"{self.figure} has no value: there is nothing to divide by"
         if self.low <= value <= self.high:
             return None
         bounds = {f"at least {self.low}": self.low, f"at most {self.high}": self.high}
-        wanted = " and ".join(text for text, bound in bounds.items() if abs(bound) != float("inf"))
+        wanted = " and ".join(text for text, bound in bounds.items() if isfinite(bound))
         return f"{self.figure} is {value:.3f}, not {wanted}"
 
 
-_GAINED = Bar("learned", low=0.5)
-BARS: dict[str, tuple[Bar, ...]] = {
-    "formed": (_GAINED, Bar("mediated", low=0.7)),
-    "transformed": (_GAINED, Bar("by_scales", high=0.3)),
+_LEARNED = Criterion("learned", low=0.5)
+CRITERIA: dict[str, tuple[Criterion, ...]] = {
+    "formed": (_LEARNED, Criterion("mediated", low=0.7)),
+    "transformed": (_LEARNED, Criterion("by_scales", high=0.3)),
     "elicited": (
-        _GAINED,
-        Bar("base_new", low=0.25, high=0.45),
-        Bar("base_old", low=0.98),
-        Bar("opened_new", low=0.95),
+        _LEARNED,
+        Criterion("base_new", low=0.25, high=0.45),
+        Criterion("base_old", low=0.98),
+        Criterion("unlocked_new", low=0.95),
     ),
-    "nothing": (Bar("rise", high=0.05),),
+    "nothing": (Criterion("rise", high=0.05),),
 }
 
 
-def refusal(kind: str, figures: Mapping[str, float]) -> str:
-    """Say why an organism is rejected; empty where it is.
-
-    Args:
-        kind: What was to be planted.
-        figures: By name. One that could not be computed is left out, and is a refusal.
-    """
-    failures = (bar.failed(figures) for bar in BARS[kind])
+def why_rejected(kind: str, figures: Mapping[str, float]) -> str:
+    """Say why an organism is not validated; empty if it is. A missing figure fails."""
+    failures = (criterion.failed(figures) for criterion in CRITERIA[kind])
     return "; ".join(failure for failure in failures if failure)
 
 
 @dataclass(frozen=True)
 class OrganismFigures:
-    """What a model reaches on prompts with held-out name pairs.
+    """Figures of one model on prompts with held-out name pairs.
 
     Attributes:
         old: Accuracy on the old task, over the whole vocabulary.
-        new: Accuracy on the new task, among the names.
+        new: Accuracy on the new task, over the candidates.
         value: Mean logit difference on the new task, in logits.
     """
 
@@ -116,15 +104,10 @@ def scores(model: Model, old: PromptPairs, new: PromptPairs) -> OrganismFigures:
 
 
 def old_heads(model: Model, task: str, n: int) -> tuple[str, ...]:
-    """Name the heads that a model uses on a task, by the definition of the changes.
-
-    Args:
-        model: The base.
-        task: What it does.
-        n: Validation prompts to choose on, of the counterfactual type ``subject``.
+    """Name the heads that a model uses on a task, by ``n`` validation prompts per variant.
 
     Raises:
-        CircuitlapseError: If the model does not do the task.
+        CircuitlapseError: If the model does not solve the task.
     """
     items, families = get_task(task).items("validation", n), get_task(task).families
     return used_heads(
@@ -134,7 +117,7 @@ def old_heads(model: Model, task: str, n: int) -> tuple[str, ...]:
 
 
 @torch.no_grad()
-def silence(model: Model, heads: Collection[str]) -> None:
+def zero_ablate(model: Model, heads: Collection[str]) -> None:
     """Set the output matrices of some heads to zero, in place."""
     for name in heads:
         if (place := head_of(name)) is not None:

@@ -10,14 +10,14 @@ ALL_CAUSES = "all causes"
 
 
 def outcome_of(kind: str, label: Label) -> Outcome:
-    """Hold a label against what was planted."""
+    """Compare a label with the ground truth."""
     if label == "undetermined":
         return "undetermined"
     return "right" if label == LABEL_OF[kind] else "wrong"
 
 
 def confusion(organisms: Iterable[CalibratedOrganism]) -> dict[str, dict[str, int]]:
-    """Count the labels of the scored organisms, by what was planted."""
+    """Count the labels of the scored organisms, by kind."""
     counts: dict[str, dict[str, int]] = {}
     for each in organisms:
         if each.scored and each.label is not None:
@@ -27,7 +27,7 @@ def confusion(organisms: Iterable[CalibratedOrganism]) -> dict[str, dict[str, in
 
 
 def tallies(organisms: Sequence[CalibratedOrganism]) -> list[Tally]:
-    """Count what was right, wrong and undetermined: per kind, and the three causes together."""
+    """Count right, wrong and undetermined labels per kind, and for all causes together."""
     scored = [each for each in organisms if each.scored]
     groups = {ALL_CAUSES: [each for each in scored if each.kind in CAUSAL]}
     for kind in LABEL_OF:

@@ -12,7 +12,7 @@ from rich.console import Console
 import circuitlapse
 from circuitlapse.api.finished_run import load_run
 from circuitlapse.api.start import comparison_out, run_experiment
-from circuitlapse.cli.calibrate import calibrate, plant
+from circuitlapse.cli.calibrate import calibrate, make_organism
 from circuitlapse.cli.checkpoints import experiment_from, run_name
 from circuitlapse.cli.console import console_of, watch
 from circuitlapse.cli.export import export
@@ -40,7 +40,7 @@ app = typer.Typer(
 app.add_typer(export, name="export")
 app.add_typer(tasks, name="tasks")
 app.command()(calibrate)
-app.command()(plant)
+app.command()(make_organism)
 app.command()(show)
 app.command()(survey)
 app.command("try")(try_prompt)

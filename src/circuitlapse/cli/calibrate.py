@@ -1,4 +1,4 @@
-"""``circuitlapse calibrate`` and ``plant``: labels compared with known ground truth."""
+"""``circuitlapse calibrate`` and ``make-organism``: labels compared with known ground truth."""
 
 import shutil
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from circuitlapse.report.pages.small_pages import render_calibration
 from circuitlapse.stats.intervals import Estimate
 
 if TYPE_CHECKING:
-    from circuitlapse.calibration.planted import Planted
+    from circuitlapse.calibration.ground_truth import KnownOrganism
 
 
 def calibrate(
@@ -35,9 +35,7 @@ def calibrate(
     ] = Path("runs/calibration"),
     stress: Annotated[
         bool,
-        typer.Option(
-            "--stress", help="Add stress cases, in which all weights are locked; they do not count."
-        ),
+        typer.Option("--stress", help="Add stress cases, which are not scored."),
     ] = False,
     workers: Annotated[
         int, typer.Option(min=0, help="Set the number of worker processes (0: one per core).")
@@ -128,7 +126,7 @@ def _named(each: CalibratedOrganism) -> str:
     return f"{each.kind}{f' ({each.variant})' if each.variant else ''}, seed {each.seed}"
 
 
-def plant(
+def make_organism(
     kind: Annotated[
         Literal["formed", "transformed", "elicited", "nothing"],
         typer.Argument(help="Known cause of the new ability."),
@@ -139,20 +137,22 @@ def plant(
     """Make a base and a fine-tuned model with known ground truth.
 
     Writes the models OUT/base and OUT/tuned, and OUT/placebo, a fine-tune that cannot teach the new
-    task. planted.json has the figures and the result of the validation check. Compare the two with
+    task. ground_truth.json has the figures and the result of the validation check. Compare the two with
     `circuitlapse run OUT/experiment.toml`.
     """
-    from circuitlapse.calibration.planted import plant as plant_organism
+    from circuitlapse.calibration import ground_truth
 
-    _refuse_existing(out)
+    _check_new(out)
     console = Console(stderr=True)
-    found = plant_organism(kind, seed, progress=lambda what: console.print(f"making {what}"))
-    write_planted(found, out)
+    found = ground_truth.make_organism(
+        kind, seed, progress=lambda what: console.print(f"making {what}")
+    )
+    write_organism(found, out)
     verdict = f"rejected: {found.why_rejected}" if found.why_rejected else "validated"
     typer.echo(f"{kind}, seed {seed}, {verdict}: {out}")
 
 
-def write_planted(found: "Planted", out: Path) -> None:
+def write_organism(found: "KnownOrganism", out: Path) -> None:
     """Copy an organism's models from the cache, with its figures and an experiment about them.
 
     Raises:
@@ -160,19 +160,19 @@ def write_planted(found: "Planted", out: Path) -> None:
     """
     from circuitlapse.organisms.organism_cache import NEW, OLD
 
-    _refuse_existing(out)
+    _check_new(out)
     about = asdict(found)
     with replacing(out) as draft:
         for name in ("base", "tuned", "placebo"):
             source = about.pop(name)
             if source is not None:
                 shutil.copytree(source, draft / name)
-        write_json(draft / "planted.json", about)
+        write_json(draft / "ground_truth.json", about)
         experiment = comparison(out.absolute() / "base", out.absolute() / "tuned", OLD, NEW)
         (draft / "experiment.toml").write_text(to_toml(experiment), encoding="utf-8")
 
 
-def _refuse_existing(out: Path) -> None:
+def _check_new(out: Path) -> None:
     if out.exists():
         raise CircuitlapseError(
             "the directory to write exists already", got=str(out), fix="Name a new one"

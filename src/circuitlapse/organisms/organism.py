@@ -1,8 +1,8 @@
-"""The embedded model organism: a small GPT-2, pretrained here, whose abilities are known.
+"""The embedded model organism (Hubinger et al. 2023): a small GPT-2 with known abilities.
 
-It does the old task and not the new one, takes a minute or two on a CPU and needs no download.
-That is checked before it is used (the gate), and a finished organism is cached under the hash of
-what it was made from. The default one comes with the package, in ``shipped``.
+It solves the old task and fails on the new one; the gate checks this. Pretraining takes a minute or
+two on a CPU and needs no download. A finished organism is cached under the hash of everything that
+it depends on. The default one is shipped with the package.
 """
 
 import hashlib
@@ -18,15 +18,14 @@ from pathlib import Path
 
 import numpy as np
 import platformdirs
-import torch
-from transformers import GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models.engine.behaviour import behaviour
 from circuitlapse.models.files.load import load_model
-from circuitlapse.models.files.quiet import quiet
+from circuitlapse.models.files.quiet import save_model
 from circuitlapse.organisms.corpus import rows
-from circuitlapse.organisms.pretraining import blank_model, steps
+from circuitlapse.organisms.pretraining import steps, torch_threads, untrained_model
 from circuitlapse.organisms.recipe import RECIPES, Recipe, Stage
 from circuitlapse.organisms.tokenizer import build_tokenizer
 from circuitlapse.records.store import Store, content_hash, write_json
@@ -34,18 +33,18 @@ from circuitlapse.tasks.registry import get_task
 from circuitlapse.tasks.templates import CONTINUATIONS, OPENINGS
 from circuitlapse.tasks.tokenization import tokenize
 
-#: Called after every step with the steps done, the steps planned, and a short status.
 Progress = Callable[[int, int, str], None]
+"""Called after every step with the steps done, the steps planned, and a short status."""
 
 _CACHE_VARIABLE = "CIRCUITLAPSE_CACHE"
 WEIGHTS = "model.safetensors"
 SHIPPED = Path(str(resources.files("circuitlapse.organisms").joinpath("shipped")))
-"""Organisms that come with the package, each in a directory ``RECIPE-SEED``."""
+"""Organisms that are shipped with the package, each in a directory ``RECIPE-SEED``."""
 ABANDONED = 86400.0
-"""Seconds after which nobody writes on a draft in the cache any more: its process was killed."""
+"""Age in seconds at which a draft in the cache counts as left by a killed process."""
 _ABOUT = "organism.json"
-# A fixed number, whatever the machine has: another one gives other roundings and another organism.
-# Bases with blank heads are made in parallel, where two threads each would wait for one another.
+# Fixed numbers: another one rounds differently and gives another organism. Bases with blank heads
+# are made in parallel processes, with one thread each.
 _THREADS, _THREADS_BLANK = 2, 1
 
 
@@ -59,18 +58,10 @@ def organism(
 ) -> Path:
     """Return the directory of an organism, pretraining it if it is neither shipped nor cached.
 
-    Args:
-        recipe: What it is made from.
-        seed: Seeds the initial weights and the text.
-        cache_dir: Where organisms are kept. Default: the environment variable
-            ``CIRCUITLAPSE_CACHE``, else the user's cache directory.
-        progress: Called after every step; and before the first, with 0 steps done and the reason,
-            where shipped weights cannot be used.
-        shipped: Whether the weights that come with the package may be used.
-
-    Returns:
-        A directory that ``AutoModelForCausalLM`` and ``AutoTokenizer`` load, with the recipe and
-        the gate's figures in ``organism.json``.
+    ``AutoModelForCausalLM`` and ``AutoTokenizer`` load it; ``organism.json`` has the recipe and the
+    gate's figures. The default ``cache_dir`` is the environment variable ``CIRCUITLAPSE_CACHE``,
+    else the user's cache directory. ``progress`` is also called with 0 steps done and the reason,
+    if shipped weights cannot be used.
 
     Raises:
         CircuitlapseError: If the gate does not hold after the last round.
@@ -79,9 +70,9 @@ def organism(
     key = organism_key(recipe, seed)
     target = home / f"{recipe.name}-{seed}-{key[:16]}"
     ready = SHIPPED / f"{recipe.name}-{seed}"
-    for held in (ready, target) if shipped else (target,):
-        if _is_whole(held, key):
-            return held
+    for directory in (ready, target) if shipped else (target,):
+        if _is_whole(directory, key):
+            return directory
     if shipped and progress is not None and recipe == RECIPES[recipe.name] and ready.exists():
         progress(0, recipe.steps, "the shipped organism does not fit its recipe: pretraining it")
     Store(home).sweep(ABANDONED)
@@ -96,7 +87,7 @@ def organism(
 
 
 def cache_home(cache_dir: Path | str | None = None) -> Path:
-    """Where organisms are kept; see :func:`organism`."""
+    """Return the directory of cached organisms; see :func:`organism`."""
     default = os.environ.get(_CACHE_VARIABLE) or platformdirs.user_cache_dir("circuitlapse")
     return Path(cache_dir or default).expanduser()
 
@@ -122,26 +113,15 @@ def organism_key(recipe: Recipe, seed: int) -> str:
 def pretrain(
     recipe: Recipe, seed: int, into: Path | str | None = None, progress: Progress | None = None
 ) -> Path:
-    """Pretrain an organism until its gate holds, and save it.
+    """Pretrain an organism until its gate holds, and return the new directory in ``into``.
 
-    Args:
-        recipe: What it is made from.
-        seed: Seeds the initial weights and the text.
-        into: Directory in which a new directory is made; default: the system's temporary one.
-        progress: Called after every step.
-
-    Returns:
-        The new directory, complete.
+    The default of ``into`` is the system's temporary directory.
 
     Raises:
         CircuitlapseError: If the gate does not hold after the last round.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(_THREADS_BLANK if recipe.blank_heads else _THREADS)
-    try:
+    with torch_threads(_THREADS_BLANK if recipe.blank_heads else _THREADS):
         return _pretrain(recipe, seed, into, progress)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _pretrain(
@@ -149,7 +129,7 @@ def _pretrain(
 ) -> Path:
     started = time.monotonic()
     tokenizer = build_tokenizer()
-    model = blank_model(recipe, seed, tokenizer)
+    model = untrained_model(recipe, seed, tokenizer)
     model.set_attn_implementation("eager")  # a tenth faster than the fused kernel on short rows
     rng = random.Random(f"organism {recipe.sha256} {seed}")
     validation = tokenize(get_task("ioi2").items("validation", 256), tokenizer, "names")
@@ -179,7 +159,7 @@ def _pretrain(
     if into is not None:
         Path(into).mkdir(parents=True, exist_ok=True)
     directory = Path(tempfile.mkdtemp(prefix=".draft-", dir=into))
-    _save(model, tokenizer, directory)
+    save_model(model, tokenizer, directory)
     about = {
         "key": organism_key(recipe, seed),
         "recipe": recipe.model_dump(mode="json"),
@@ -197,30 +177,18 @@ def _pretrain(
 def gate_figures(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, n: int
 ) -> tuple[float, float]:
-    """Measure what the gate looks at, on prompts with held-out name pairs.
+    """Return the old task's accuracy over the vocabulary and the new task's over the candidates.
 
-    Args:
-        model: The organism.
-        tokenizer: Its tokenizer.
-        n: Prompts per task.
-
-    Returns:
-        The old task's accuracy over the whole vocabulary and the new task's among the names.
+    Both are measured on ``n`` prompts with held-out name pairs.
     """
     loaded = load_model(model)
     old, new = (
         behaviour(loaded, tokenize(get_task(task).items("validation", n), tokenizer, "names"))
         for task in ("ioi2", "ioi3")
     )
-    return old.correct.mean(dtype=np.float64).item(), new.candidate_correct.mean(
-        dtype=np.float64
-    ).item()
-
-
-def _save(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
-    with quiet():
-        model.save_pretrained(directory)
-        tokenizer.save_pretrained(directory)
+    rights = (old.correct, new.candidate_correct)
+    on_old, on_new = (right.mean(dtype=np.float64).item() for right in rights)
+    return on_old, on_new
 
 
 def _is_whole(directory: Path, key: str) -> bool:

@@ -1,20 +1,19 @@
-"""One seed's base and the fine-tunes of it, each made once and kept."""
+"""One seed's base and the fine-tunes of it, each trained once and cached."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from pydantic import BaseModel, ConfigDict
 from transformers import TrainerCallback
 
 from circuitlapse.config.finetune import Finetune
 from circuitlapse.models.engine.behaviour import behaviour
 from circuitlapse.models.files.load import load_model
-from circuitlapse.models.files.quiet import quiet
-from circuitlapse.organisms.organism import ABANDONED, cache_home, organism
+from circuitlapse.models.files.quiet import save_model
+from circuitlapse.organisms.organism import ABANDONED, WEIGHTS, cache_home, organism
+from circuitlapse.organisms.pretraining import torch_threads
 from circuitlapse.organisms.recipe import Recipe
 from circuitlapse.records.items import Item
 from circuitlapse.records.store import Store, content_hash, key_of
@@ -28,23 +27,22 @@ OLD, NEW = "ioi2", "ioi3"
 
 
 class GroundTruthConfig(BaseModel):
-    """How the truths are planted and looked at.
+    """How organisms with known ground truth are trained and measured.
 
     Attributes:
         steps: Steps of a fine-tune on the new task, and of a placebo.
         batch_size: Prompts per step.
         learning_rate: Constant rate of a fine-tune of all weights, and of a placebo.
         head_rate: Constant rate where only some heads are trained.
-        replay_fraction: Share of a fine-tune's prompts that rehearse the old task.
-        lock_steps: Steps of training the lock.
-        lock_replay_fraction: Share of the lock's prompts that are the old task, which it must leave
-            alone.
-        prompts: Validation prompts per task that the figures are measured on.
+        replay_fraction: Share of old-task prompts in a fine-tune.
+        suppression_steps: Steps of the training that suppresses an ability.
+        suppression_replay_fraction: Share of old-task prompts in it.
+        prompts: Validation prompts per task for the figures.
         group_prompts: Validation prompts on which the old task's heads are chosen.
         scale_steps: Steps of fitting output scales.
-        opened_at: Where a lock is opened, the fine-tune ends as soon as the new task's accuracy
-            among the names is this high on ``group_prompts`` validation prompts.
-        look_every: Steps between two looks at it.
+        unlocked_at: A suppressed ability counts as unlocked, and its fine-tune ends, at this
+            accuracy over the candidates on ``group_prompts`` validation prompts.
+        evaluate_every: Steps between two such evaluations.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -54,60 +52,56 @@ class GroundTruthConfig(BaseModel):
     learning_rate: float = 1e-3
     head_rate: float = 3e-3
     replay_fraction: float = 0.1
-    lock_steps: int = 800
-    lock_replay_fraction: float = 0.5
+    suppression_steps: int = 800
+    suppression_replay_fraction: float = 0.5
     prompts: int = 1024
     group_prompts: int = 128
     scale_steps: int = 200
-    opened_at: float = 0.95
-    look_every: int = 8
+    unlocked_at: float = 0.95
+    evaluate_every: int = 8
 
 
 class OrganismFactory:
-    """One seed's base, and what is made from it, in the cache of organisms."""
+    """One seed's base, and the fine-tunes of it, in the cache of organisms."""
 
     def __init__(
         self,
         recipe: Recipe,
         seed: int,
-        planting: GroundTruthConfig,
+        config: GroundTruthConfig,
         cache_dir: Path | str | None = None,
         progress: Callable[[str], None] | None = None,
     ) -> None:
-        """Make the base, or take it from the cache."""
-        self.recipe, self.seed, self.planting = recipe, seed, planting
+        """Pretrain the base, or take it from the cache."""
+        self.recipe, self.seed, self.config = recipe, seed, config
         self._progress = progress or (lambda text: None)
-        self._store = Store(cache_home(cache_dir) / "planted")
+        self._store = Store(cache_home(cache_dir) / "ground_truth")
         self._progress("base")
         self.base = organism(recipe, seed, cache_dir)
 
-    def lesson(self, replay_fraction: float) -> list[Item]:
-        """Items of a fine-tune on the new task that rehearses the old one."""
-        total = self.planting.steps * self.planting.batch_size
-        return real_items(get_task(OLD), get_task(NEW), total, round(total * replay_fraction))
+    def training_items(self) -> list[Item]:
+        """Items of a fine-tune on the new task, with replay of the old one."""
+        total = self.config.steps * self.config.batch_size
+        n_old = round(total * self.config.replay_fraction)
+        return real_items(get_task(OLD), get_task(NEW), total, n_old)
 
-    def locked(self, *, all_weights: bool = False) -> Path:
-        """A base that can do the new task and does not, since its blank heads answer at random.
+    def suppressed(self, *, all_weights: bool = False) -> Path:
+        """A base that learnt the new task and answers at random because of its blank heads.
 
-        It learns the new task with its blank heads frozen; then these alone are trained on shuffled
-        answers, or with ``all_weights`` everything is.
+        It learns the new task with its blank heads frozen. Then these alone, or with
+        ``all_weights`` all weights, are trained on shuffled answers.
         """
-        planting, blank = self.planting, self.recipe.blank_heads
-        able = self.tuned(
-            "able",
-            self.base,
-            self.lesson(planting.replay_fraction),
-            Restriction(blank, freeze=True),
-        )
-        lock = placebo_items(
+        config, blank = self.config, self.recipe.blank_heads
+        able = self.tuned("able", self.base, self.training_items(), Restriction(blank, freeze=True))
+        items = placebo_items(
             "shuffled_answers",
             get_task(OLD),
             get_task(NEW),
-            planting.lock_steps * planting.batch_size,
-            replay_fraction=planting.lock_replay_fraction,
+            config.suppression_steps * config.batch_size,
+            replay_fraction=config.suppression_replay_fraction,
         )
         restriction = None if all_weights else Restriction(blank)
-        return self.tuned("locked", able, lock, restriction, planting.lock_steps)
+        return self.tuned("suppressed", able, items, restriction, config.suppression_steps)
 
     def tuned(
         self,
@@ -118,60 +112,54 @@ class OrganismFactory:
         steps: int | None = None,
         until: float | None = None,
     ) -> Path:
-        """A fine-tune's last checkpoint, from the cache if it is there.
+        """Train from ``start``, or take the last checkpoint from the cache.
 
-        With ``until`` it ends as soon as the new task's accuracy is that high.
+        With ``until`` training ends as soon as the new task's accuracy is that high.
         """
-        steps = steps or self.planting.steps
+        config, steps = self.config, steps or self.config.steps
         heads_only = restriction is not None and not restriction.freeze
-        rate = self.planting.head_rate if heads_only else self.planting.learning_rate
-        about = {
-            "start": content_hash(start / "model.safetensors"),
-            "items": key_of(*((item.prompt, item.answer) for item in items)),
-            "restriction": restriction and (restriction.parts, restriction.freeze),
-            "steps": steps,
-            "batch_size": self.planting.batch_size,
-            "learning_rate": rate,
-            "seed": self.seed,
-        }
-        callbacks: list[TrainerCallback] = [] if restriction is None else [restriction]
-        every = steps
-        if until is not None:
-            every = min(steps, self.planting.look_every)
-            about |= {"until": until, "every": every, "looks": self.planting.group_prompts}
-            callbacks.append(_Until(until, every, self.planting.group_prompts))
-        key = key_of(about)
+        recipe = Finetune.model_validate(
+            {
+                "steps": steps,
+                "save_every": steps if until is None else min(steps, config.evaluate_every),
+                "learning_rate": config.head_rate if heads_only else config.learning_rate,
+                "batch_size": config.batch_size,
+            }
+        )
+        key = key_of(
+            recipe.model_dump(mode="json"),
+            content_hash(start / WEIGHTS),
+            *((item.prompt, item.answer) for item in items),
+            restriction and (restriction.parts, restriction.freeze),
+            None if until is None else (until, config.group_prompts),
+            self.seed,
+        )
         artifact = f"{name}-{self.seed}-{key[:16]}"
+        directory = self._store.root / artifact
         if self._store.state(artifact, key, whole=True) == "ready":
-            return self._store.root / artifact
+            return directory
         self._progress(name)
         self._store.sweep(ABANDONED)
-        with self._store.write(artifact, key) as draft, _one_thread():
+        callbacks: list[TrainerCallback] = [] if restriction is None else [restriction]
+        if until is not None:
+            callbacks.append(_Until(until, recipe.save_every, config.group_prompts))
+        # A fixed number of threads: another one rounds differently.
+        with self._store.write(artifact, key) as draft, torch_threads(1):
 
             def save(step: int, model: Any, tokenizer: Any) -> None:
-                if not step:
-                    return
-                with quiet():
-                    model.save_pretrained(draft)
-                    tokenizer.save_pretrained(draft)
+                if step:
+                    save_model(model, tokenizer, draft)
 
             finetune(
                 start,
                 items,
                 save,
-                Finetune.model_validate(
-                    {
-                        "steps": steps,
-                        "save_every": every,
-                        "learning_rate": rate,
-                        "batch_size": self.planting.batch_size,
-                    }
-                ),
+                recipe,
                 seed=self.seed,
                 device="cpu",
                 callbacks=callbacks,
             )
-        return self._store.root / artifact
+        return directory
 
 
 class _Until(TrainerCallback):
@@ -186,16 +174,5 @@ class _Until(TrainerCallback):
             return
         model = load_model(kwargs["model"])
         pairs = tokenize(self._items, kwargs["processing_class"], "names")
-        reached = behaviour(model, pairs).candidate_correct.mean(dtype=np.float64).item()
-        control.should_training_stop |= reached >= self._accuracy
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Compute on one thread, whatever the machine has: another number gives other roundings."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+        accuracy = behaviour(model, pairs).candidate_correct.mean(dtype=np.float64).item()
+        control.should_training_stop |= accuracy >= self._accuracy

@@ -4,6 +4,7 @@ import itertools
 import math
 import random
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -18,11 +19,13 @@ from circuitlapse.training.restricted import Frozen, free_masks
 
 # Context length; the longest prompt has 34 tokens.
 _POSITIONS = 64
-_LOOK_EVERY = 100
+_EVALUATE_EVERY = 100
 
 
-def blank_model(recipe: Recipe, seed: int, tokenizer: PreTrainedTokenizerFast) -> GPT2LMHeadModel:
-    """Return an organism before it has learned anything."""
+def untrained_model(
+    recipe: Recipe, seed: int, tokenizer: PreTrainedTokenizerFast
+) -> GPT2LMHeadModel:
+    """Return an organism with random weights."""
     end = tokenizer.get_vocab()[END_OF_TEXT]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -56,7 +59,7 @@ def steps(
 ) -> Iterator[tuple[float, int]]:
     """Train for one round and yield, after every step, the loss and the steps that are left."""
     model.train()
-    blank = _hold_blank(model, recipe)
+    blank = _freeze_blank(model, recipe)
     optimizer = torch.optim.AdamW(
         model.parameters(),
         lr=peak,
@@ -89,9 +92,20 @@ def steps(
     model.eval()
 
 
+@contextmanager
+def torch_threads(n: int) -> Iterator[None]:
+    """Compute on ``n`` threads; their number decides how sums are rounded."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 @torch.no_grad()
-def _hold_blank(model: GPT2LMHeadModel, recipe: Recipe) -> Frozen:
-    """Set the output matrices of the blank heads to zero, and keep them there."""
+def _freeze_blank(model: GPT2LMHeadModel, recipe: Recipe) -> Frozen:
+    """Set the output matrices of the blank heads to zero, and freeze them."""
     if not recipe.blank_heads:
         return Frozen(model, {})
     free = free_masks(model, recipe.blank_heads, freeze=True)
@@ -105,7 +119,7 @@ def _hold_blank(model: GPT2LMHeadModel, recipe: Recipe) -> Frozen:
 def _is_over(stage: Stage, step: int, old_accuracy: Callable[[], float]) -> bool:
     if stage.until is None or step >= stage.at_most:
         return True
-    return (step - stage.steps) % _LOOK_EVERY == 0 and old_accuracy() >= stage.until
+    return (step - stage.steps) % _EVALUATE_EVERY == 0 and old_accuracy() >= stage.until
 
 
 def _loss(
@@ -119,7 +133,7 @@ def _loss(
 def encode(
     texts: list[str], tokenizer: PreTrainedTokenizerFast, repeated_weight: float
 ) -> tuple[Int[Tensor, "rows pos"], Float[Tensor, "rows pos"]]:
-    """Return token ids and how much each counts in the loss; padding counts nothing.
+    """Return token ids and the weight of each in the loss; padding has weight 0.
 
     Rows end with the end-of-text token, which also pads them.
     """

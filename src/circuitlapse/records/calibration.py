@@ -1,7 +1,7 @@
-"""What a calibration found: ``calibration.json``, and its table.
+"""The result of a calibration: ``calibration.json``, and its table.
 
-Organisms whose answer was planted are judged by the same rule as any run. How often the rule names
-what was planted says how far its answers may be trusted, on models like these.
+Organisms with known ground truth are judged by the same rule as any run. How often the label is
+right says how far labels may be trusted, on models like these.
 """
 
 from importlib import resources
@@ -14,7 +14,7 @@ from circuitlapse.records.documents import Label, Precondition
 from circuitlapse.stats.intervals import Estimate
 
 CAUSAL = ("formed", "transformed", "elicited")
-"""Kinds of organism in which the ability has a planted cause; the fourth, ``nothing``, has none."""
+"""Kinds of organism with a cause; the fourth, ``nothing``, has none."""
 
 LABEL_OF: dict[str, Label] = {
     "formed": "formed",
@@ -32,24 +32,24 @@ class _Document(BaseModel):
 
 
 class CalibratedOrganism(_Document):
-    """One organism: how it was planted, and what was said about it.
+    """One organism: its ground truth and its label.
 
     Attributes:
         kind: ``formed``, ``transformed``, ``elicited`` or ``nothing``.
-        seed: Of pretraining and fine-tuning.
-        variant: Which way of planting it: the placebo of ``nothing``; ``all_weights`` where a lock
-            was trained with all weights; else empty.
+        seed: Seed of pretraining and fine-tuning.
+        variant: The placebo of ``nothing``; ``all_weights`` if the ability was suppressed with all
+            weights; else empty.
         scored: Whether it counts: validated, and no stress case.
-        why_rejected: Why it was rejected, with the figure that failed; empty where it was.
-        figures: What the validation checks measured, by name.
-        trained: The heads that alone were trained, where that is how it was planted.
-        label: The answer; null where the organism was rejected.
-        outcome: Whether the label is the planted one. ``mixed`` is as wrong as another cause.
+        why_rejected: Why it was not validated, with the figure that failed; else empty.
+        figures: Figures of the validation checks, by name.
+        trained: The heads that were trained alone, if any.
+        label: The label; null if the organism was rejected.
+        outcome: Whether the label is right. ``mixed`` is as wrong as another cause.
         reason: Why this label.
         improvement: G, in logits.
-        shares: Share of G per cause; null where G is not clear of zero.
-        checks: What the label needs and whether it holds.
-        seconds: For planting and judging it, without its base.
+        shares: Share of G per cause; null if the interval of G includes zero.
+        checks: What the label requires and whether it is met.
+        seconds: Time for making and judging it, without its base.
     """
 
     kind: str
@@ -57,14 +57,14 @@ class CalibratedOrganism(_Document):
     variant: str = ""
     scored: bool
     why_rejected: str
-    figures: dict[str, float]
-    trained: list[str]
-    label: Label | None
-    outcome: Outcome | None
-    reason: str
-    improvement: Estimate | None
-    shares: dict[str, Estimate] | None
-    checks: list[Precondition]
+    figures: dict[str, float] = {}
+    trained: list[str] = []
+    label: Label | None = None
+    outcome: Outcome | None = None
+    reason: str = ""
+    improvement: Estimate | None = None
+    shares: dict[str, Estimate] | None = None
+    checks: list[Precondition] = []
     seconds: float
 
 
@@ -72,13 +72,13 @@ class Tally(_Document):
     """How often the label was right.
 
     Attributes:
-        kind: Of these organisms; ``all causes`` for formed, transformed and elicited together.
-        n: How many were scored.
-        right: How many had the planted label, with the exact 95 % interval of their share.
-        right_share: The same over ``n``.
-        wrong: How many had another one.
-        wrong_share: The same over ``n``.
-        undetermined: How many had none.
+        kind: Kind of organism; ``all causes`` for formed, transformed and elicited together.
+        n: Number of scored organisms.
+        right: Number with the right label.
+        right_share: Their share of ``n``, with its exact 95 % interval.
+        wrong: Number with a wrong label.
+        wrong_share: Their share of ``n``, with its exact 95 % interval.
+        undetermined: Number with the label ``undetermined``.
     """
 
     kind: str
@@ -91,22 +91,22 @@ class Tally(_Document):
 
 
 class Calibration(_Document):
-    """A verdict held against planted truths.
+    """The verdict scored on organisms with known ground truth.
 
     Attributes:
         schema_version: Changes when a field changes its meaning.
         circuitlapse: Version of this package.
-        command: How to make it again.
+        command: Command that makes it again.
         finished: ISO 8601 time (UTC).
-        seconds: How long everything took that was not kept from before.
-        n: Organisms of each kind that were wanted.
-        seed_from: The first seed; rejected candidates are replaced by the next ones.
-        settings: How organisms were planted and judged, by name.
+        seconds: Time of this call; less if a calibration was resumed.
+        n: Requested number of organisms of each kind.
+        seed_from: First seed; rejected candidates are replaced by the next ones.
+        settings: How organisms were made and judged, by name.
         thresholds: The rule's thresholds, by name.
         organisms: All candidates, rejected ones and stress cases included.
-        confusion: How often each label was given, by planted kind; scored ones only.
+        confusion: How often each label was given, by kind; scored organisms only.
         tallies: Per kind, and for the three causes together.
-        missing: How many organisms of each kind could not be had; empty where none is missing.
+        missing: Number of organisms of each kind that are missing; complete kinds are left out.
     """
 
     schema_version: Literal[1] = 1
@@ -125,15 +125,12 @@ class Calibration(_Document):
 
 
 def released() -> Calibration:
-    """The calibration of this version's rule; docs/results/calibration.md describes it.
-
-    It is the ``calibration.json`` that its own ``command`` wrote.
-    """
+    """Return the calibration of this version's rule; docs/results/calibration.md describes it."""
     found = resources.files("circuitlapse.records").joinpath("calibration.json")
     return Calibration.model_validate_json(found.read_text(encoding="utf-8"))
 
 
-# One row per organism and cause: `calibration.parquet`. share is null where G is not clear of zero.
+# `calibration.parquet`: one row per organism and cause. share is null if G may be zero.
 CALIBRATION_COLUMNS: dict[str, type[pl.DataType]] = {
     "kind": pl.String,
     "seed": pl.Int64,

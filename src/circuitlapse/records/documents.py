@@ -72,7 +72,7 @@ class Verdict(_Document):
         label: The answer.
         reason: Why this label, in one or two sentences.
         scope: What the label speaks about; one seed is only ever ``this run``.
-        calibration: What is known of the rule's errors on models whose truth is planted.
+        calibration: Error rates of the rule on models with known ground truth.
         improvement: G, the rise of the mean logit difference on the new task's test prompts.
         shares: Share of G by its cause, as :mod:`circuitlapse.verdict.causes` defines them; null
             where G is not clear of zero, or heads could not be told apart.

@@ -1,8 +1,10 @@
-"""Silencing transformers."""
+"""Loading and saving models without the output of transformers."""
 
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 from transformers.utils import logging
 
@@ -21,3 +23,10 @@ def quiet() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
+
+
+def save_model(model: Any, tokenizer: Any, directory: Path) -> None:
+    """Save a ``transformers`` model with its tokenizer."""
+    with quiet():
+        model.save_pretrained(directory)
+        tokenizer.save_pretrained(directory)

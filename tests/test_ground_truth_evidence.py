@@ -1,4 +1,4 @@
-"""The rule on what was measured of real organisms whose answer was planted, of development seeds.
+"""The rule on the evidence of organisms with known ground truth, of development seeds.
 
 ``circuitlapse calibrate --n 1 --seed-from 0 --out OUT`` makes the files again, as OUT/evidence.
 """
@@ -11,7 +11,7 @@ from circuitlapse.analyses.grafts import read_evidence
 from circuitlapse.records.documents import Precondition
 from circuitlapse.verdict.decision import decide_causes
 
-EVIDENCE = Path(__file__).parent / "data" / "planted"
+EVIDENCE = Path(__file__).parent / "data" / "ground_truth"
 LABELS = {
     "elicited": "elicited",
     "formed": "formed",

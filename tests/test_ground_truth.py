@@ -7,10 +7,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from circuitlapse.calibration import planted
-from circuitlapse.calibration.organism_checks import BARS, KINDS, refusal, silence
-from circuitlapse.calibration.planted import ALL_WEIGHTS, plant, planted_recipe
-from circuitlapse.cli.calibrate import write_planted
+from circuitlapse.calibration import ground_truth
+from circuitlapse.calibration.ground_truth import (
+    ALL_WEIGHTS,
+    make_organism,
+    organism_recipe,
+)
+from circuitlapse.calibration.organism_checks import CRITERIA, KINDS, why_rejected, zero_ablate
+from circuitlapse.cli.calibrate import write_organism
 from circuitlapse.config.toml import read_experiment
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models.engine.behaviour import behaviour
@@ -44,14 +48,20 @@ TINY = Recipe(
     new_at_most=1.0,
 )
 QUICK = GroundTruthConfig(
-    steps=4, batch_size=4, lock_steps=4, prompts=48, group_prompts=48, scale_steps=3, head_rate=0.03
+    steps=4,
+    batch_size=4,
+    suppression_steps=4,
+    prompts=48,
+    group_prompts=48,
+    scale_steps=3,
+    head_rate=0.03,
 )
 
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
     """One cache for all tests, so that they share their base."""
-    return tmp_path_factory.mktemp("planted")
+    return tmp_path_factory.mktemp("ground_truth")
 
 
 def loaded(directory):
@@ -86,13 +96,13 @@ def test_unused_heads_write_nothing_when_pretraining_is_over(cache):
 
 def test_only_what_killed_processes_left_in_the_cache_is_removed_from_it(tmp_path):
     """A draft of yesterday's is nobody's; of today's, another process may be making one."""
-    for kind in ("organisms", "planted"):
+    for kind in ("organisms", "ground_truth"):
         for name, age in ((".draft-1-old", 2 * ABANDONED), (".draft-2-new", 0.0)):
             (tmp_path / kind / name).mkdir(parents=True)
             made = time.time() - age
             os.utime(tmp_path / kind / name, (made, made))
-    OrganismFactory(TINY, 1, QUICK, tmp_path).locked()
-    for kind in ("organisms", "planted"):
+    OrganismFactory(TINY, 1, QUICK, tmp_path).suppressed()
+    for kind in ("organisms", "ground_truth"):
         assert [path.name for path in (tmp_path / kind).glob(".draft-*")] == [".draft-2-new"]
 
 
@@ -111,19 +121,19 @@ def test_an_unused_head_that_the_model_does_not_have_is_refused():
 
 
 def test_the_recipe_has_unused_heads_where_the_kind_needs_them():
-    recipe = planted_recipe("formed")
+    recipe = organism_recipe("formed")
     assert recipe.name == "default"
     assert {head.split(".")[0] for head in recipe.blank_heads} == {"a1", "a2", "a3"}
-    assert planted_recipe("nothing") == planted_recipe("transformed") == planted_recipe("formed")
-    assert len(planted_recipe("elicited").blank_heads) == 8
-    assert {head.split(".")[0] for head in planted_recipe("elicited").blank_heads} == {
+    assert organism_recipe("nothing") == organism_recipe("transformed") == organism_recipe("formed")
+    assert len(organism_recipe("elicited").blank_heads) == 8
+    assert {head.split(".")[0] for head in organism_recipe("elicited").blank_heads} == {
         "a0",
         "a1",
         "a2",
         "a3",
     }
     with pytest.raises(CircuitlapseError, match="no such kind of organism"):
-        planted_recipe("grown")
+        organism_recipe("grown")
 
 
 @pytest.mark.parametrize("kind", ["formed", "elicited", "nothing"])
@@ -131,7 +141,9 @@ def test_ground_truth_models_are_trained_in_the_right_parts_and_kept(kind, cache
     made = []
 
     def again():
-        return plant(kind, 1, recipe=TINY, planting=QUICK, cache_dir=cache, progress=made.append)
+        return make_organism(
+            kind, 1, recipe=TINY, config=QUICK, cache_dir=cache, progress=made.append
+        )
 
     found = again()
     base, tuned = loaded(found.base), loaded(found.tuned)
@@ -143,16 +155,16 @@ def test_ground_truth_models_are_trained_in_the_right_parts_and_kept(kind, cache
     else:
         assert len(moved) > len(BLANK)
     if kind == "elicited":
-        # Without its lock the base is the model that was locked: the blank heads are all there is.
-        opened = load_model(found.base)
-        silence(opened, BLANK)
-        assert moved_parts(opened.hf, base) == set(BLANK)
-        assert made == ["base", "able", "locked", "elicited", "shuffled_answers"]
-    assert found.why_rejected == refusal(kind, found.figures)
+        # Suppression changed the blank heads alone.
+        unlocked = load_model(found.base)
+        zero_ablate(unlocked, BLANK)
+        assert moved_parts(unlocked.hf, base) == set(BLANK)
+        assert made == ["base", "able", "suppressed", "elicited", "shuffled_answers"]
+    assert found.why_rejected == why_rejected(kind, found.figures)
     if kind != "nothing":  # nothing is learnt in four steps
         assert found.why_rejected.startswith("learned is")
     undefined = {"mediated"} if found.figures["improvement"] <= 0 else set()
-    assert set(found.figures) >= {bar.figure for bar in BARS[kind]} - undefined
+    assert set(found.figures) >= {bar.figure for bar in CRITERIA[kind]} - undefined
 
     made.clear()
     assert again() == found
@@ -162,36 +174,38 @@ def test_ground_truth_models_are_trained_in_the_right_parts_and_kept(kind, cache
 def test_the_heads_of_the_old_task_are_trained_alone_to_be_transformed(cache, monkeypatch):
     # So small a base does no task and uses no head for it: two are named in its place.
     with pytest.raises(CircuitlapseError, match="does not lower the base's metric on the old task"):
-        plant("transformed", 1, recipe=TINY, planting=QUICK, cache_dir=cache)
+        make_organism("transformed", 1, recipe=TINY, config=QUICK, cache_dir=cache)
     named = ("a0.h0", "a1.h3")
-    monkeypatch.setattr(planted, "old_heads", lambda model, task, n: named)
-    found = plant("transformed", 1, recipe=TINY, planting=QUICK, cache_dir=cache)
+    monkeypatch.setattr(ground_truth, "old_heads", lambda model, task, n: named)
+    found = make_organism("transformed", 1, recipe=TINY, config=QUICK, cache_dir=cache)
     assert found.trained == named
     assert moved_parts(loaded(found.base), loaded(found.tuned)) == set(named)
     assert ("by_scales" in found.figures) == (found.figures["improvement"] > 0)
 
 
 def test_an_ability_suppressed_in_all_weights_has_no_figure_without_the_heads(cache):
-    found = plant("elicited", 1, variant=ALL_WEIGHTS, recipe=TINY, planting=QUICK, cache_dir=cache)
-    assert "opened_new has no value" in found.why_rejected
-    assert "opened_new" not in found.figures
+    found = make_organism(
+        "elicited", 1, variant=ALL_WEIGHTS, recipe=TINY, config=QUICK, cache_dir=cache
+    )
+    assert "unlocked_new has no value" in found.why_rejected
+    assert "unlocked_new" not in found.figures
 
 
 def test_a_fine_tune_ends_as_soon_as_the_ability_is_there(cache):
     """At an accuracy that anything reaches, that is at the first look."""
     settings = {"recipe": TINY, "cache_dir": cache}
-    early = QUICK.model_copy(update={"opened_at": 0.0, "look_every": 2})
-    short = QUICK.model_copy(update={"opened_at": 1.1, "look_every": 2})
-    opened = plant("elicited", 1, planting=early, **settings)
-    trained = plant("elicited", 1, planting=short, **settings)
-    assert opened.base == trained.base
-    assert opened.tuned != trained.tuned
+    early = QUICK.model_copy(update={"unlocked_at": 0.0, "evaluate_every": 2})
+    short = QUICK.model_copy(update={"unlocked_at": 1.1, "evaluate_every": 2})
+    unlocked = make_organism("elicited", 1, config=early, **settings)
+    trained = make_organism("elicited", 1, config=short, **settings)
+    assert unlocked.base == trained.base
+    assert unlocked.tuned != trained.tuned
     # After two steps of four the weights are others.
-    assert moved_parts(loaded(opened.tuned), loaded(trained.tuned))
+    assert moved_parts(loaded(unlocked.tuned), loaded(trained.tuned))
 
 
 def test_figures_are_those_of_the_models(cache):
-    found = plant("nothing", 1, recipe=TINY, planting=QUICK, cache_dir=cache)
+    found = make_organism("nothing", 1, recipe=TINY, config=QUICK, cache_dir=cache)
     right = {}
     for name, path in (("base", found.base), ("tuned", found.tuned)):
         model = load_model(path)
@@ -210,17 +224,17 @@ def test_figures_are_those_of_the_models(cache):
 
 
 def test_an_organism_is_written_with_an_experiment_about_it(cache, tmp_path):
-    found = plant("formed", 1, recipe=TINY, planting=QUICK, cache_dir=cache)
+    found = make_organism("formed", 1, recipe=TINY, config=QUICK, cache_dir=cache)
     out = tmp_path / "formed"
-    write_planted(found, out)
+    write_organism(found, out)
     assert sorted(path.name for path in out.iterdir()) == [
         "base",
         "experiment.toml",
         "placebo",
-        "planted.json",
+        "ground_truth.json",
         "tuned",
     ]
-    about = json.loads((out / "planted.json").read_text())
+    about = json.loads((out / "ground_truth.json").read_text())
     assert about == {
         "kind": "formed",
         "seed": 1,
@@ -231,20 +245,20 @@ def test_an_organism_is_written_with_an_experiment_about_it(cache, tmp_path):
     experiment = read_experiment(out / "experiment.toml")
     assert experiment.checkpoints == {0: str(out / "base"), 1: str(out / "tuned")}
     assert moved_parts(loaded(out / "base"), loaded(out / "tuned")) == set(found.trained)
-    with pytest.raises(CircuitlapseError, match=r"needs a new directory.*Give another one"):
-        write_planted(found, out)
+    with pytest.raises(CircuitlapseError, match=r"exists already.*Name a new one"):
+        write_organism(found, out)
 
 
 def test_validation_checks_pass_at_their_bounds_and_fail_beyond_and_without_a_number():
     good = {
         "formed": {"learned": 0.5, "mediated": 0.7},
         "transformed": {"learned": 0.9, "by_scales": 0.3},
-        "elicited": {"learned": 0.9, "base_new": 0.45, "base_old": 0.98, "opened_new": 0.95},
+        "elicited": {"learned": 0.9, "base_new": 0.45, "base_old": 0.98, "unlocked_new": 0.95},
         "nothing": {"rise": 0.05},
     }
-    assert set(good) == set(KINDS) == set(BARS)
+    assert set(good) == set(KINDS) == set(CRITERIA)
     for kind, figures in good.items():
-        assert refusal(kind, figures) == ""
+        assert why_rejected(kind, figures) == ""
     for kind, figure, value, text in (
         ("formed", "mediated", 0.69, "mediated is 0.690, not at least 0.7"),
         ("formed", "mediated", float("nan"), "mediated is nan, not at least 0.7"),
@@ -252,18 +266,18 @@ def test_validation_checks_pass_at_their_bounds_and_fail_beyond_and_without_a_nu
         ("elicited", "base_new", 0.2, "base_new is 0.200, not at least 0.25 and at most 0.45"),
         ("nothing", "rise", 0.2, "rise is 0.200, not at most 0.05"),
     ):
-        assert refusal(kind, {**good[kind], figure: value}) == text
-    both = refusal("formed", {"learned": 0.1})
+        assert why_rejected(kind, {**good[kind], figure: value}) == text
+    both = why_rejected("formed", {"learned": 0.1})
     assert both == (
         "learned is 0.100, not at least 0.5; mediated has no value: there is nothing to divide by"
     )
 
 
-def test_what_cannot_be_planted_is_refused(tmp_path):
+def test_wrong_kinds_and_recipes_are_errors(tmp_path):
     with pytest.raises(CircuitlapseError, match=r"no such kind of organism .got 'grown'.. Use one"):
-        plant("grown", 0, recipe=TINY, cache_dir=tmp_path)
+        make_organism("grown", 0, recipe=TINY, cache_dir=tmp_path)
     with pytest.raises(
         CircuitlapseError, match=r"needs a recipe with unused heads .got .the recipe"
     ):
-        plant("formed", 0, recipe=RECIPES["default"], cache_dir=tmp_path)
+        make_organism("formed", 0, recipe=RECIPES["default"], cache_dir=tmp_path)
     assert not list(tmp_path.iterdir())
