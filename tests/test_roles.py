@@ -1,4 +1,4 @@
-"""Signatures and moves on a GPT-2 whose heads' roles are set by hand."""
+"""Head profiles and moves on a GPT-2 whose heads' roles are set by hand."""
 
 import copy
 
@@ -8,7 +8,7 @@ import pytest
 from circuitlapse.analyses.heads import strongest_reads
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.heads.head_changes import category_of
-from circuitlapse.heads.head_profiles import Signatures, signature_of
+from circuitlapse.heads.head_profiles import HeadProfiles, head_profiles
 from circuitlapse.heads.role_changes import compare_roles
 from circuitlapse.models.engine.circuit import Graph
 from circuitlapse.models.engine.weights import component_pieces
@@ -30,9 +30,9 @@ def exchanged(hf, one, other):
     return changed
 
 
-def signature(model, pairs):
-    """The signature that a run uses."""
-    return signature_of(read(model, {"task": pairs}, 0), model.graph, "task")
+def profile(model, pairs):
+    """The profile that a run uses."""
+    return head_profiles(read(model, {"task": pairs}, 0), model.graph, "task")
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def base():
 
 
 def test_head_profiles_say_what_each_head_was_made_to_do(base):
-    found = signature(base, handmade_pairs())
+    found = profile(base, handmade_pairs())
     assert found.heads == ("a0.h0", "a0.h1", "a0.h2", "a1.h0", "a1.h1", "a1.h2")
     assert "END>IO" in found.features
     assert "IO>END" not in found.features
@@ -58,8 +58,8 @@ def test_head_profiles_say_what_each_head_was_made_to_do(base):
 def test_a_role_that_goes_from_one_head_to_another_is_found(base):
     pairs = handmade_pairs(24)
     tuned = load_model(exchanged(base.hf, "a0.h0", "a0.h2"))
-    ours, theirs = signature(base, pairs), signature(tuned, pairs)
-    halves = signature(base, pairs[:12]), signature(base, pairs[12:])
+    ours, theirs = profile(base, pairs), profile(tuned, pairs)
+    halves = profile(base, pairs[:12]), profile(base, pairs[12:])
     roles = compare_roles(ours, theirs, halves, seed=0, repeats=200)
     # a1.h0 reads a0.h0's place: what it does changes with it, unlike what the name movers do.
     assert {"a0.h0", "a0.h2"} <= set(roles.changed)
@@ -70,18 +70,18 @@ def test_a_role_that_goes_from_one_head_to_another_is_found(base):
     assert named["a1.h1"].distance < 0.1
 
 
-def signatures(values):
+def profiles(values):
     heads = tuple(f"a{i // 8}.h{i % 8}" for i in range(len(values)))
-    return Signatures(heads, tuple(map(str, range(values.shape[1]))), values)
+    return HeadProfiles(heads, tuple(map(str, range(values.shape[1]))), values)
 
 
 def test_moves_have_a_small_p_where_roles_appear_where_they_were_given_up():
     rng = np.random.default_rng(0)
     values = rng.uniform(size=(32, 6))
-    halves = signatures(values), signatures(values + 0.001)
+    halves = profiles(values), profiles(values + 0.001)
     after = values.copy()
     after[[3, 20, 9, 14]] = values[[20, 3, 14, 9]]
-    roles = compare_roles(signatures(values), signatures(after), halves, seed=0)
+    roles = compare_roles(profiles(values), profiles(after), halves, seed=0)
     assert {(move.source, move.target) for move in roles.moves} == {
         ("a0.h3", "a2.h4"),
         ("a2.h4", "a0.h3"),
@@ -92,7 +92,7 @@ def test_moves_have_a_small_p_where_roles_appear_where_they_were_given_up():
     assert roles.p_value < 0.01
     elsewhere = values.copy()
     elsewhere[[3, 20, 9, 14]] = rng.uniform(size=(4, 6))
-    drifted = compare_roles(signatures(values), signatures(elsewhere), halves, seed=0)
+    drifted = compare_roles(profiles(values), profiles(elsewhere), halves, seed=0)
     assert drifted.p_value is None or drifted.p_value > 0.05
 
 
@@ -102,15 +102,15 @@ def test_noise_and_placebos_keep_a_change_from_being_one():
     moved[:, 0] += [0.0, 0.05, 0.2, 0.4]
     placebo = values.copy()
     placebo[2, 1] += 0.3
-    same = signatures(values), signatures(values)
-    plain = compare_roles(signatures(values), signatures(moved), same, seed=0)
+    same = profiles(values), profiles(values)
+    plain = compare_roles(profiles(values), profiles(moved), same, seed=0)
     assert plain.changed == ("a0.h2", "a0.h3")
-    beside = compare_roles(
-        signatures(values), signatures(moved), same, [signatures(placebo)], seed=0
+    with_placebo = compare_roles(
+        profiles(values), profiles(moved), same, [profiles(placebo)], seed=0
     )
-    assert beside.changed == ("a0.h3",)
-    assert beside.changes[2].noise == pytest.approx(0.3)
-    still = compare_roles(signatures(values), signatures(values), same, seed=0)
+    assert with_placebo.changed == ("a0.h3",)
+    assert with_placebo.changes[2].noise == pytest.approx(0.3)
+    still = compare_roles(profiles(values), profiles(values), same, seed=0)
     assert (still.changed, still.moves, still.p_value) == ((), [], None)
 
 
@@ -123,7 +123,7 @@ def test_a_used_head_whose_role_changed_is_repurposed_and_no_other():
 
 
 def test_head_profiles_of_other_features_are_refused():
-    left, right = signatures(np.zeros((4, 2))), signatures(np.zeros((4, 3)))
+    left, right = profiles(np.zeros((4, 2))), profiles(np.zeros((4, 3)))
     with pytest.raises(CircuitlapseError, match="the same heads and features"):
         compare_roles(left, right, (left, left), seed=0)
 

@@ -1,6 +1,6 @@
 """The table ``roles``: what each head does at each checkpoint, from what was read there anyway.
 
-Signatures hold attention between named positions and the scores of copying, suppressing and
+Head profiles hold attention between named positions and the scores of copying, suppressing and
 repeated tokens, and their distances are of these alone. What the query, key and value of a head
 read stands beside them and enters no distance: the shares of edge scores of a head that hardly
 matters are noise.
@@ -32,7 +32,7 @@ from circuitlapse.config.finetune import TrainingRun
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.graph import SLOTS, GraphShape
 from circuitlapse.heads.head_changes import HeadChanges, HeadEffects, head_changes, used_threshold
-from circuitlapse.heads.head_profiles import OWN, Signatures, signature_of
+from circuitlapse.heads.head_profiles import OWN, HeadProfiles, head_profiles
 from circuitlapse.heads.role_changes import Roles, compare_roles
 from circuitlapse.heads.role_names import role_names, strongest_attention
 from circuitlapse.records import layout
@@ -53,12 +53,12 @@ class RolesOf:
     """The roles of one fine-tune's heads on one task, at any of its steps."""
 
     def __init__(self, scores: RunData, training_run: TrainingRun, task: str) -> None:
-        """Read the base's signature, its halves and the placebos'."""
+        """Read the base's profile, its halves and the placebos'."""
         self._scores, self._arm, self._task = scores, training_run, task
         self._again = second_mentions(self._readings(layout.readings(training_run.name, 0)), task)
         halves = self._readings(layout.half_readings(training_run.name))
         self._halves = tuple(
-            self._signature(
+            self._profile(
                 {
                     name[len(half) + 1 :]: values
                     for name, values in halves.items()
@@ -76,14 +76,14 @@ class RolesOf:
     def _readings(self, name: str) -> Arrays:
         return load_arrays(self._scores.store.read(name))
 
-    def _signature(self, readings: Arrays) -> Signatures:
-        return signature_of(readings, self._scores.graph, self._task)
+    def _profile(self, readings: Arrays) -> HeadProfiles:
+        return head_profiles(readings, self._scores.graph, self._task)
 
-    def _at(self, name: str) -> Signatures:
-        return self._signature(self._readings(name))
+    def _at(self, name: str) -> HeadProfiles:
+        return self._profile(self._readings(name))
 
-    def at(self, step: int) -> tuple[Signatures, Roles]:
-        """The signatures at a step, and how they differ from the base's."""
+    def at(self, step: int) -> tuple[HeadProfiles, Roles]:
+        """The profiles at a step, and how they differ from the base's."""
         settings = self._scores.experiment.compare
         found = self._at(layout.readings(self._arm.name, step))
         few = 1 if step == self._scores.last else _BETWEEN
@@ -100,7 +100,7 @@ class RolesOf:
     def changed(self, step: int) -> tuple[str, ...]:
         """Heads whose role changed, for their changes.
 
-        None where no placebo was run: any fine-tune moves signatures beyond what halves of the
+        None where no placebo was run: any fine-tune moves profiles beyond what halves of the
         prompts do (on one organism 24 of 32 heads, of which 11 are beyond a placebo's, too).
         """
         return self.at(step)[1].changed if self._placebos else ()
@@ -108,13 +108,13 @@ class RolesOf:
     def rows(self, step: int) -> Iterator[Row]:
         """Rows of the table at one step."""
         scores = self._scores
-        signatures, roles = self.at(step)
+        profiles, roles = self.at(step)
         came = {move.target: move for move in roles.moves}
         reads = self._reads(step)
-        names = role_names(signatures, self._again)
+        names = role_names(profiles, self._again)
         places = [scores.graph.places[column] for column in scores.graph.head_nodes]
         for index, (change, place) in enumerate(zip(roles.changes, places, strict=True)):
-            own, move = signatures.of(change.head), came.get(change.head)
+            own, move = profiles.of(change.head), came.get(change.head)
             way, attention = strongest_attention(own)
             moved = [f"{name} {by:+.2f}" for name, by in change.features if abs(by) >= _SHOWN]
             yield {

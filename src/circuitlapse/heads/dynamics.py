@@ -1,8 +1,8 @@
-"""When each head's effect changed over a fine-tune, and whether its sign did.
+"""When the effect of each head changed over a fine-tune, and whether its sign changed.
 
-A change is that between the first and the last checkpoint, with its interval over prompts. Its date
-is the step at which 90 % of it is reached. A *flip* is a change of sign where the intervals at both
-checkpoints exclude zero. Intervals are corrected for the number of heads.
+A change is the difference between the first and the last checkpoint, with its interval over
+prompts. Its date is the step at which 90 % of it is reached. The sign changed if it differs and the
+intervals at both checkpoints exclude zero. Intervals are corrected for the number of heads.
 """
 
 from collections.abc import Sequence
@@ -26,10 +26,9 @@ class Change:
         before: Mean at the first checkpoint, in logits.
         after: Mean at the last one.
         change: After minus before, with its interval over prompts.
-        sign_changed: Whether the sign changed, beyond both intervals.
-        step_of_90: Step at which 90 % of the change is first step_of_90, linear between
-        checkpoints; None
-            where the interval of the change includes zero.
+        sign_changed: Whether the sign changed.
+        step_of_90: First step at which 90 % of the change is reached, interpolated between
+            checkpoints; None if the interval of the change includes zero.
     """
 
     before: float
@@ -44,25 +43,21 @@ def changes(
     steps: Sequence[int],
     confidence: float = CONFIDENCE,
 ) -> list[Change]:
-    """Date the change of every column.
-
-    Args:
-        values: Each quantity at each checkpoint, on the same prompts throughout, in logits.
-        steps: Training step of each checkpoint, rising.
-        confidence: Level of each interval.
+    """Date the change of every column, in logits; all checkpoints have the same prompts.
 
     Raises:
-        CircuitlapseError: With fewer than two checkpoints or prompts, or shapes that disagree.
+        CircuitlapseError: With fewer than two checkpoints or prompts, or steps that do not rise or
+            do not match the values.
     """
     if len(steps) < 2 or len(values) != len(steps) or list(steps) != sorted(set(steps)):
         raise CircuitlapseError(
-            "a change is dated among at least two checkpoints whose steps rise",
+            "dating a change needs at least two checkpoints with rising steps",
             got=f"values at {len(values)} checkpoints, steps {list(steps)}",
             fix="Keep more checkpoints",
         )
     values = values.astype(np.float64)
     ends = [mean_intervals(values[place], confidence) for place in (0, -1)]
-    risen = mean_intervals(values[-1] - values[0], confidence)
+    change = mean_intervals(values[-1] - values[0], confidence)
     sign_changed = (
         ends[0].excludes_zero & ends[1].excludes_zero & (ends[0].value * ends[1].value < 0)
     )
@@ -71,9 +66,9 @@ def changes(
         Change(
             float(ends[0].value[column]),
             float(ends[1].value[column]),
-            risen[column],
+            change[column],
             bool(sign_changed[column]),
-            _step_of(steps, means[:, column]) if risen.excludes_zero[column] else None,
+            _step_of(steps, means[:, column]) if change.excludes_zero[column] else None,
         )
         for column in range(values.shape[2])
     ]
@@ -89,9 +84,9 @@ def head_changes(
 def behaviour_correlation(
     effects: Float[np.ndarray, "steps prompts heads"], behaviour: Float[np.ndarray, " steps"]
 ) -> list[float | None]:
-    """Pearson correlation of every head's mean effect with the behaviour over the checkpoints.
+    """Correlate every head's mean effect with the behaviour over the checkpoints (Pearson).
 
-    None where one of them is constant.
+    None if one of them is constant.
     """
     means = effects.mean(axis=1, dtype=np.float64).T
     found = SIMILARITIES["pearson"](means, np.broadcast_to(behaviour, means.shape))
@@ -99,20 +94,15 @@ def behaviour_correlation(
 
 
 def _step_of(steps: Sequence[int], means: Float[np.ndarray, " steps"]) -> float:
-    """Step at which the curve first reaches 90 % of its change."""
-    way = (means - means[0]) / (means[-1] - means[0])
-    after = int(np.flatnonzero(way >= _SHARE)[0])
-    part = (_SHARE - way[after - 1]) / (way[after] - way[after - 1])
+    """Return the step at which the curve first reaches 90 % of its change."""
+    share = (means - means[0]) / (means[-1] - means[0])
+    after = int(np.flatnonzero(share >= _SHARE)[0])
+    part = (_SHARE - share[after - 1]) / (share[after] - share[after - 1])
     return float(steps[after - 1] + part * (steps[after] - steps[after - 1]))
 
 
 def steps_since(steps: Sequence[int], states: Sequence[str]) -> list[int]:
-    """For every step, the first one from which on a head was without a break what it is then.
-
-    Args:
-        steps: Steps of the checkpoints, rising.
-        states: The head's category or role at each.
-    """
+    """Return for every step since when a head has had its present category or role."""
     since: list[int] = []
     for index, step in enumerate(steps):
         same = index > 0 and states[index] == states[index - 1]

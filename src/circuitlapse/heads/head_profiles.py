@@ -1,13 +1,13 @@
-"""What each head does, as numbers that can be compared between heads, checkpoints and models.
+"""Head profiles: what each head does, comparable between heads, checkpoints and models.
 
-A head's signature holds, each between 0 and 1:
+Features of a head, each between 0 and 1:
 
 - its mean attention between any two named positions of the task (``END>IO``), the key left of the
   query in every prompt;
-- ``copying`` and ``suppressing``: how often it writes, or writes against, the name it attends to
-  (OV circuit; Wang et al. 2022);
-- ``previous``, ``duplicate`` and ``induction``: attention on random tokens that come twice (Olsson
-  et al. 2022).
+- ``copying`` and ``suppressing``: copy score and negative copy score (OV circuit; Wang et al.
+  2022);
+- ``previous``, ``duplicate`` and ``induction``: attention on repeated random tokens (Olsson et al.
+  2022).
 """
 
 from dataclasses import dataclass
@@ -23,21 +23,15 @@ OWN = ("copying", "suppressing", "previous", "duplicate", "induction")
 
 
 @dataclass(frozen=True, eq=False)
-class Signatures:
-    """Signatures of all heads of one model.
-
-    Attributes:
-        heads: Names such as ``a0.h3``, layer by layer.
-        features: What the columns are.
-        values: One row per head.
-    """
+class HeadProfiles:
+    """Profiles of all heads of one model; ``heads`` are names such as ``a0.h3``."""
 
     heads: tuple[str, ...]
     features: tuple[str, ...]
     values: Float[np.ndarray, "heads features"]
 
     def of(self, head: str) -> dict[str, float]:
-        """One head's signature by feature."""
+        """Return one head's profile by feature."""
         row = self.values[self.heads.index(head)]
         return dict(zip(self.features, row.tolist(), strict=True))
 
@@ -52,8 +46,8 @@ _READ_AS = {
 _OF_TASK = ("copying", "suppressing")
 
 
-def signature_of(readings: Arrays, graph: GraphShape, task: str) -> Signatures:
-    """Every head's signature on a task, from one checkpoint's readings."""
+def head_profiles(readings: Arrays, graph: GraphShape, task: str) -> HeadProfiles:
+    """Return every head's profile on a task, from one checkpoint's readings."""
     label = file_label(task)
     values: dict[str, np.ndarray] = {}
     for name in sorted(readings):
@@ -64,4 +58,4 @@ def signature_of(readings: Arrays, graph: GraphShape, task: str) -> Signatures:
         name = _READ_AS[feature]
         values[feature] = readings[f"{label}.{name}" if feature in _OF_TASK else name]
     columns = [each.astype(np.float64).flatten() for each in values.values()]
-    return Signatures(graph.heads, tuple(values), np.stack(columns, axis=1))
+    return HeadProfiles(graph.heads, tuple(values), np.stack(columns, axis=1))

@@ -1,15 +1,15 @@
-"""Roles that changed, and roles that left one head and appeared in another.
+"""Heads whose roles changed, and roles that moved from one head to another.
 
-The distance of two signatures is Euclidean: all features lie between 0 and 1. A head's role
-*changed* where its signature moved farther than noise moves it (its distance between two halves of
-the base's prompts, and between the base and each placebo) and by no less than a minimum.
+The distance of two profiles is Euclidean: all features lie between 0 and 1. A head's role *changed*
+if the distance of its profile from the base's exceeds both a minimum and the noise: the largest
+distance between two halves of the base's prompts, and between the base and each placebo.
 
-A role *moved* from head i to head j where both changed, and j's signature came nearer to what i's
-was in the base: the approach d(base i, base j) - d(base i, tuned j) is positive. Heads that changed
-are matched one to one so that the sum of approaches is largest (linear assignment); i and j differ.
-Some changed head always comes nearer to some other one, so the sum has a null: the same matching
-where i comes from as many heads drawn at random instead of those that changed. A small p says that
-roles appear where roles were given up; it is one p for all moves together.
+A role *moved* from head i to head j if both changed, and j's profile came nearer to i's profile in
+the base: the approach d(base i, base j) - d(base i, tuned j) is positive. Heads that changed are
+matched one to one so that the sum of approaches is largest (linear assignment); i and j differ.
+Some changed head always comes nearer to another one, so the sum is compared with a null: the same
+matching, with i from as many random heads. A small p says that roles moved away from heads that
+changed; there is one p for all moves together.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.heads.head_profiles import Signatures
+from circuitlapse.heads.head_profiles import HeadProfiles
 from circuitlapse.heads.thresholds import SMALLEST_ROLE_CHANGE
 from circuitlapse.shapes import Float
 from circuitlapse.stats.similarity import p_value
@@ -29,13 +29,13 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class RoleChange:
-    """How far one head's signature moved.
+    """Distance of one head's profile in the tuned model from that in the base.
 
     Attributes:
         head: Such as ``a0.h3``.
         distance: Between base and tuned model.
-        noise: The largest distance that halves of the prompts or placebos give it.
-        changed: Whether the distance is beyond both the noise and the minimum.
+        noise: Largest distance between halves of the prompts or to a placebo.
+        changed: Whether the distance exceeds the noise and the minimum.
         features: The features that changed most, with their change, the largest first.
     """
 
@@ -57,13 +57,12 @@ class Move:
 
 @dataclass(frozen=True)
 class Roles:
-    """What became of the heads' roles.
+    """Changes of the heads' roles.
 
     Attributes:
-        changes: One per head, in the order of the signatures.
-        moves: From which head to which, the clearest first.
-        p_value: Of all moves together; None where no role moved, or too few heads are left to draw
-            from.
+        changes: One per head, in the order of the profiles.
+        moves: From which head to which, the largest approach first.
+        p_value: One for all moves together; None if no role moved, or every head changed.
     """
 
     changes: list[RoleChange]
@@ -77,65 +76,60 @@ class Roles:
 
 
 def compare_roles(
-    base: Signatures,
-    tuned: Signatures,
-    halves: tuple[Signatures, Signatures],
-    placebos: Sequence[Signatures] = (),
+    base: HeadProfiles,
+    tuned: HeadProfiles,
+    halves: tuple[HeadProfiles, HeadProfiles],
+    placebos: Sequence[HeadProfiles] = (),
     *,
     seed: int,
     repeats: int = 1000,
 ) -> Roles:
-    """Find the heads whose roles changed, and where the roles went.
+    """Find the heads whose roles changed, and which roles moved.
 
-    Args:
-        base: Of M0.
-        tuned: Of M1, on the same prompts.
-        halves: Of M0 on two disjoint halves of the prompts.
-        placebos: Of placebo fine-tunes, on the same prompts as the base.
-        seed: Fixes the null.
-        repeats: Random sets of heads in the null.
+    ``halves`` are profiles of the base on two disjoint halves of the prompts. All others are of the
+    same prompts.
 
     Raises:
-        CircuitlapseError: If the signatures hold different heads or features.
+        CircuitlapseError: If the profiles have different heads or features.
     """
     for other in (tuned, *halves, *placebos):
         if (other.heads, other.features) != (base.heads, base.features):
             raise CircuitlapseError(
-                "head profiles must hold the same heads and features",
+                "head profiles must have the same heads and features",
                 got=f"{len(other.heads)} heads with {len(other.features)} features, and "
                 f"{len(base.heads)} with {len(base.features)}",
                 fix="Measure them on one task, all with edge scores or all without",
             )
     noise = np.max(
         [
-            _moved(halves[0].values, halves[1].values),
-            *(_moved(base.values, placebo.values) for placebo in placebos),
+            _distance(halves[0].values, halves[1].values),
+            *(_distance(base.values, placebo.values) for placebo in placebos),
         ],
         axis=0,
     )
-    moved = _moved(base.values, tuned.values)
-    changed = (moved > noise) & (moved >= SMALLEST_ROLE_CHANGE)
+    distance = _distance(base.values, tuned.values)
+    changed = (distance > noise) & (distance >= SMALLEST_ROLE_CHANGE)
     changes = [
         RoleChange(
-            head, float(moved[i]), float(noise[i]), bool(changed[i]), _largest(base, tuned, i)
+            head, float(distance[i]), float(noise[i]), bool(changed[i]), _largest(base, tuned, i)
         )
         for i, head in enumerate(base.heads)
     ]
     return Roles(changes, *_moves(base, tuned, np.flatnonzero(changed), seed, repeats))
 
 
-def _moved(left: np.ndarray, right: np.ndarray) -> Float[np.ndarray, " heads"]:
+def _distance(left: np.ndarray, right: np.ndarray) -> Float[np.ndarray, " heads"]:
     return np.linalg.norm(right - left, axis=1)
 
 
-def _largest(base: Signatures, tuned: Signatures, row: int) -> tuple[tuple[str, float], ...]:
+def _largest(base: HeadProfiles, tuned: HeadProfiles, row: int) -> tuple[tuple[str, float], ...]:
     change = tuned.values[row] - base.values[row]
     order = np.argsort(-np.abs(change), kind="stable")[:_SHOWN]
     return tuple((base.features[i], float(change[i])) for i in order)
 
 
 def _moves(
-    base: Signatures, tuned: Signatures, changed: np.ndarray, seed: int, repeats: int
+    base: HeadProfiles, tuned: HeadProfiles, changed: np.ndarray, seed: int, repeats: int
 ) -> tuple[list[Move], float | None]:
     before = np.linalg.norm(base.values[:, None] - base.values[None], axis=2)
     after = np.linalg.norm(base.values[:, None] - tuned.values[None], axis=2)
@@ -160,10 +154,10 @@ def _matched(
     approach: Float[np.ndarray, "heads heads"], sources: np.ndarray, targets: np.ndarray
 ) -> list[tuple[int, int]]:
     """Match sources to targets one to one for the largest sum of positive approaches."""
-    gain = np.maximum(approach[np.ix_(sources, targets)], 0.0)
-    rows, columns = linear_sum_assignment(gain, maximize=True)
+    approaches = np.maximum(approach[np.ix_(sources, targets)], 0.0)
+    rows, columns = linear_sum_assignment(approaches, maximize=True)
     return [
         (int(sources[row]), int(targets[column]))
         for row, column in zip(rows, columns, strict=True)
-        if gain[row, column] > 0
+        if approaches[row, column] > 0
     ]

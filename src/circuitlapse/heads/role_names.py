@@ -1,45 +1,39 @@
-"""A name for what a head does, read off its signature.
+"""Role names of heads, from their profiles.
 
 The minima are those of the published heads' tests (:mod:`circuitlapse.circuits.head_tests`): a mean
-attention of .1, a copying score of .5. A *second mention* is a named position that holds the token
-of an earlier one, such as ``S_again``. The name is the first that fits:
+attention of .1, a copy score of .5. A *second mention* is a named position with the token of an
+earlier one, such as ``S_again``. The name is the first that fits:
 
     mover            attends from the last token to a named position that is no second mention, and
-                     copies what it attends to
-    negative mover   the same, and writes against it
-    induction        on random tokens that come twice, attends to the one after the earlier mention
-    duplicate token  on random tokens, or from a second mention to the first, attends to the earlier
-                     mention
-    previous token   on random tokens, attends to the one before
-    reader           attends from the last token to a second mention (Wang et al.'s S-inhibition
-                     heads do; what they do with it is not looked at)
+                     copies its token
+    negative mover   the same, with a high negative copy score
+    induction        on repeated random tokens, attends to the one after the earlier mention
+    duplicate token  on repeated random tokens, or from a second mention to the first, attends to
+                     the earlier mention
+    previous token   on repeated random tokens, attends to the one before
+    reader           attends from the last token to a second mention, as the S-inhibition heads of
+                     Wang et al. (2022) do; their output is not tested
     none             none of these
 
-A head may fit several; its signature says which.
+A head may fit several; its profile says which.
 """
 
 from collections.abc import Mapping
 from typing import Literal, get_args
 
-from circuitlapse.heads.head_profiles import Signatures
+from circuitlapse.heads.head_profiles import HeadProfiles
 
 RoleName = Literal[
     "mover", "negative mover", "induction", "duplicate token", "previous token", "reader", "none"
 ]
-# The smallest mean attention, copy score and attention on repeated tokens that count, here and in
-# the tests of published heads.
+# Minima of mean attention, copy score and attention on repeated tokens.
 ATTENDS, COPIES, REPEATS = 0.1, 0.5, 0.1
 ROLE_NAMES: tuple[RoleName, ...] = get_args(RoleName)
 
 
-def role_names(signatures: Signatures, again: Mapping[str, str]) -> list[RoleName]:
-    """Name every head's role.
-
-    Args:
-        signatures: Of one model on one task.
-        again: The first mention of every second mention, by its name.
-    """
-    return [_name(signatures.of(head), again) for head in signatures.heads]
+def role_names(profiles: HeadProfiles, again: Mapping[str, str]) -> list[RoleName]:
+    """Name every head's role; ``again`` maps each second mention to its first mention."""
+    return [_name(profiles.of(head), again) for head in profiles.heads]
 
 
 def _name(own: Mapping[str, float], again: Mapping[str, str]) -> RoleName:
@@ -65,10 +59,6 @@ def _name(own: Mapping[str, float], again: Mapping[str, str]) -> RoleName:
 
 
 def strongest_attention(own: Mapping[str, float]) -> tuple[str, float]:
-    """The two named positions with the most attention between them; nothing where none are named.
-
-    Args:
-        own: One head's signature.
-    """
-    ways = {feature: weight for feature, weight in own.items() if ">" in feature}
-    return max(ways.items(), key=lambda way: way[1], default=("", 0.0))
+    """Return the two named positions with the most attention between them, as ``END>IO``."""
+    attention = [(feature, weight) for feature, weight in own.items() if ">" in feature]
+    return max(attention, key=lambda each: each[1], default=("", 0.0))

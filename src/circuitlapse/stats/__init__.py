@@ -1,1 +1,1 @@
-"""How sure is a number? Intervals, ratios, similarities and random baselines, on plain arrays."""
+"""Statistics on plain arrays: intervals, ratios, similarities and random baselines."""

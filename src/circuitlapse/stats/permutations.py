@@ -1,10 +1,7 @@
-"""The null of every overlap: what it would be if heads of a layer carried each other's labels.
+"""The permutation null of overlaps: head labels shuffled within each layer.
 
-Two importance vectors look alike as soon as both put their weight into the same layers and MLPs.
-Shuffling head labels within each layer keeps that and destroys only *which* head does what, so
-what is left of the overlap is what the layers alone explain.
-
-Names are the graph's (MIB benchmark, Mueller et al. 2025): ``a3.h5``, ``m3``.
+Two importance vectors are similar as soon as both have their weight in the same layers and MLPs.
+The shuffle keeps that and destroys only *which* head of a layer has which effect.
 """
 
 from collections.abc import Sequence
@@ -19,18 +16,10 @@ from circuitlapse.shapes import Int
 def shuffle_heads(
     nodes: Sequence[str], repeats: int, seed: int | Sequence[int]
 ) -> Int[np.ndarray, "repeats nodes"]:
-    """Draw for every repeat which node's value each node gets when heads are relabelled.
-
-    Args:
-        nodes: All nodes of a graph, in the order of the array to permute.
-        repeats: Independent uniform permutations of the heads of every layer.
-        seed: Fixes them.
-
-    Returns:
-        Indices into ``nodes``; everything that is not a head stays where it is.
+    """Draw indices into ``nodes`` that permute the heads of every layer; others stay in place.
 
     Raises:
-        CircuitlapseError: If the layers do not have all their heads.
+        CircuitlapseError: If a layer lacks some of its heads.
     """
     columns = {place: i for i, name in enumerate(nodes) if (place := head_of(name)) is not None}
     result = np.tile(np.arange(len(nodes)), (repeats, 1))
@@ -40,7 +29,7 @@ def shuffle_heads(
     n_heads = 1 + max(place.head for place in columns)
     if len(columns) != n_layers * n_heads:
         raise CircuitlapseError(
-            "heads can be shuffled only where every layer has all of them",
+            "heads can be shuffled only if every layer has all of them",
             got=f"{len(columns)} heads in {n_layers} layers of {n_heads}",
             fix="Pass all nodes of the graph",
         )

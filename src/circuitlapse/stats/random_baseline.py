@@ -1,9 +1,7 @@
-"""Random groups of heads of the same size, layer by layer: the null distribution.
+"""Random baseline of a group of heads: random groups with as many heads in every layer.
 
-A large group carries much of anything. What a group carries is compared with groups
-that have as many heads in every layer and were drawn at random. Where there are too few of these to
-ever tell (one head has as many peers as its layer has other heads), groups of as many heads from
-any layers stand in their place.
+A large group has a large effect, whatever its heads do (Shi et al. 2024). If there are too few
+groups with as many heads in every layer for a small p-value, heads are drawn from all layers.
 """
 
 from collections.abc import Collection, Sequence
@@ -21,26 +19,18 @@ RANDOM_GROUPS = 20
 """Enough for a one-sided p below .05: 1 in 21."""
 
 FEWEST_GROUPS = 19
-"""With fewer, no group's p can be .05 or less, whatever it carries."""
+"""With fewer, no group's p can be .05 or less."""
 
 
 def matched_heads(
     graph: GraphShape, heads: Collection[str], n: int = RANDOM_GROUPS, seed: int = 0
 ) -> list[tuple[str, ...]]:
-    """Draw different groups with as many heads in every layer as a given one, and none of them it.
+    """Draw ``n`` different groups with as many heads in every layer as a given one.
 
-    They may share heads with it: among all groups of that make-up it is then one like any other,
-    which is what the p-value of :func:`compared_with` asks, and groups exist however large it is.
-    With fewer than :data:`FEWEST_GROUPS` of that make-up, the heads may come from any layer.
-
-    Args:
-        graph: The model's graph.
-        heads: The group, by names such as ``a0.h3``.
-        n: How many to draw; all there are where there are fewer.
-        seed: Draws other groups.
-
-    Returns:
-        Groups in graph order; none where the group holds all heads of the model, or no heads.
+    The given group is not drawn, but others may share heads with it, so that it is exchangeable
+    with them in the test of :func:`compare_to_random`. With fewer than :data:`FEWEST_GROUPS` of
+    that kind, the heads come from any layer. Returns all groups if there are fewer than ``n``, and
+    none if the group has no heads or all heads of the model.
 
     Raises:
         CircuitlapseError: If the graph has no such head.
@@ -48,13 +38,13 @@ def matched_heads(
     own = [tuple(np.flatnonzero(layer).tolist()) for layer in head_mask(graph, heads)]
     sizes, width = [len(layer) for layer in own], graph.n_heads
     if prod(comb(width, size) for size in sizes) - 1 < min(n, FEWEST_GROUPS):
-        # One layer that holds all heads, numbered through.
+        # As if one layer had all heads.
         own = [tuple(layer * width + head for layer, row in enumerate(own) for head in row)]
         sizes, width = [len(own[0])], graph.n_layers * graph.n_heads
     itself = tuple(own)
     if prod(comb(width, size) for size in sizes) - 1 <= n:
-        ways = product(*(combinations(range(width), size) for size in sizes))
-        return [_names(graph, group) for group in ways if group != itself]
+        groups = product(*(combinations(range(width), size) for size in sizes))
+        return [_names(graph, group) for group in groups if group != itself]
     rng = np.random.default_rng(seed)
     found: dict[tuple[tuple[int, ...], ...], None] = {}
     while len(found) < n:
@@ -67,7 +57,7 @@ def matched_heads(
 
 
 def _names(graph: GraphShape, group: Sequence[Sequence[int]]) -> tuple[str, ...]:
-    """Name the heads, numbered within their layers or, in a single row, through all of them."""
+    """Name the heads, numbered within their layers or, in a single row, over all layers."""
     return tuple(
         f"a{layer + head // graph.n_heads}.h{head % graph.n_heads}"
         for layer, row in enumerate(group)
@@ -77,14 +67,9 @@ def _names(graph: GraphShape, group: Sequence[Sequence[int]]) -> tuple[str, ...]
 
 @dataclass(frozen=True)
 class RandomBaseline:
-    """What size-matched random groups reach, compared with one group.
+    """Values of ``n`` size-matched random groups: mean, smallest and largest.
 
-    Attributes:
-        n: How many groups.
-        mean: Their mean.
-        low: Their smallest value.
-        high: Their largest value.
-        p_value: Share of all these groups, the one itself among them, that reach its value.
+    ``p_value`` is the share of these groups and the tested one that reach the tested one's value.
     """
 
     n: int
@@ -95,7 +80,7 @@ class RandomBaseline:
 
 
 def compare_to_random(value: float, random: Sequence[float]) -> RandomBaseline | None:
-    """Compare a group's value with the random groups'; None where there are none."""
+    """Compare a group's value with those of random groups; None without any."""
     if not len(random):
         return None
     drawn = np.asarray(random, dtype=np.float64)

@@ -1,7 +1,6 @@
-"""Parts of a whole with intervals, and the refusal to divide by a whole that may be zero.
+"""Shares of a whole with their intervals; there are none if the whole may be zero.
 
-One bootstrap over prompts serves every part and the whole, so that what varies together is
-resampled together.
+The parts and the whole share one bootstrap over prompts.
 """
 
 from collections.abc import Sequence
@@ -25,8 +24,8 @@ class Divided:
 
     Attributes:
         whole: In the unit of the values.
-        parts: Likewise, one per column.
-        shares: Each part over the whole; None where the whole's interval is not above zero.
+        parts: One per column, in the same unit.
+        shares: Each part over the whole; None if the whole's interval is not above zero.
     """
 
     whole: Estimate
@@ -34,7 +33,7 @@ class Divided:
     shares: Intervals | None
 
     def share(self, column: int) -> Estimate | None:
-        """One part's share, None where there are none."""
+        """Return one part's share; None without shares."""
         return None if self.shares is None else self.shares[column]
 
 
@@ -48,12 +47,7 @@ def divide(
 ) -> Divided:
     """Estimate the means of all parts and of the whole, and their ratios.
 
-    Args:
-        parts: One row per prompt.
-        whole: What they are parts of, on the same prompts.
-        seed: Fixes the bootstrap.
-        repeats: Resamples of the prompts.
-        rounding: What the values are rounded to: a whole that is no larger is none.
+    There are no ratios if the whole does not exceed ``rounding``, the precision of the values.
     """
     values = np.column_stack([parts, whole]).astype(np.float64)
     means = values.mean(axis=0)

@@ -1,24 +1,16 @@
-"""Three measures of how alike two importance vectors are.
+"""Three measures of similarity of importance vectors, and how noise affects them.
 
-Importances are compared as graded vectors, never as pruned sets, which redundancy makes unstable.
+Importances are compared as graded vectors, not as pruned sets, which redundancy makes unstable.
+``pearson`` and ``spearman`` take signed importances, so components of opposite effects lower them.
+``weighted_jaccard`` (Ruzicka's measure) takes absolute importances scaled to sum to 1: the sum of
+the smaller over the sum of the larger value of each component. It ignores signs.
 
-``pearson`` and ``spearman`` take the signed importances, so that a component which helps in one
-place and hurts in the other counts against the overlap. ``weighted_jaccard`` (Ruzicka's measure)
-takes absolute importances scaled to sum to 1: the sum of the smaller over the sum of the larger
-value of each component. It ignores signs, asking only whether the same components matter.
-
-Each measure is split in a preparation of one vector and a combination of two prepared ones. Both
-the shuffling of components and thousands of resamples then cost one preparation per vector.
-
-How much of an overlap is noise: its interval, its ceiling, its correction and its null.
-
-A correlation of two noisy vectors is lower than that of what they measure, by the root of the
-product of their reliabilities (Spearman 1904): value / sqrt(r_left r_right) is the correlation
-without noise. A vector's reliability is what it would correlate with itself measured again on as
-many prompts: 2 h / (1 + h), where h is the correlation of two halves (Spearman 1910, Brown 1910).
-The correction is refused where a reliability is too low, and never clamped: it can exceed 1. It
-takes the noise of both sides for independent: for two models on the same prompts, which share some
-of it, it is an upper bound.
+Noise lowers a correlation by the root of the product of both vectors' reliabilities (Spearman
+1904): value / sqrt(r_left r_right) is the disattenuated correlation. A vector's reliability is its
+correlation with a new measurement on as many prompts: 2 h / (1 + h), where h is the correlation of
+two halves (Spearman 1910, Brown 1910). The correction is undefined for low reliabilities, and never
+clamped: it can exceed 1. It assumes independent noise. Two models on the same prompts share some
+noise, so for them it is an upper bound.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,14 +27,14 @@ Vectors = np.ndarray  # [..., components]; leading axes broadcast
 
 @dataclass(frozen=True)
 class Similarity:
-    """One measure.
+    """One measure, in two steps, so that shuffles and resamples prepare a vector only once.
 
     Attributes:
-        prepare: Brings vectors ``[..., components]`` into a form that commutes with shuffling the
-            components; all nan where the measure is undefined.
+        prepare: Transforms vectors ``[..., components]``, and commutes with shuffling the
+            components; nan if the measure is undefined.
         combine: Value for pairs of prepared vectors, ``[..., components]`` to ``[...]``.
-        lowest: The smallest value the measure can take; the largest is 1.
-        undefined: When a vector has no such measure.
+        lowest: Smallest possible value; the largest is 1.
+        undefined: Why a vector may have no such measure.
     """
 
     prepare: Callable[[Vectors], Vectors]
@@ -51,7 +43,7 @@ class Similarity:
     undefined: str
 
     def __call__(self, left: Vectors, right: Vectors) -> np.ndarray:
-        """Similarity of raw vectors, nan where it is undefined."""
+        """Similarity of raw vectors; nan if undefined."""
         return self.combine(self.prepare(left), self.prepare(right))
 
 
@@ -78,7 +70,7 @@ def _dot(left: Vectors, right: Vectors) -> np.ndarray:
 
 
 def _jaccard(left: Vectors, right: Vectors) -> np.ndarray:
-    # Both sum to 1, so the larger values sum to 2 minus what the smaller ones sum to.
+    # Both sum to 1, so the sum of the larger values is 2 minus that of the smaller ones.
     smaller = np.minimum(left, right).sum(axis=-1)
     return np.asarray(smaller / (2 - smaller))
 
@@ -91,8 +83,7 @@ SIMILARITIES: dict[str, Similarity] = {
     "weighted_jaccard": Similarity(_weights, _jaccard, 0.0, "all its importances are zero"),
 }
 
-
-_CHUNK = 2**22  # floats that a block of shuffles may hold at once
+_CHUNK = 2**22  # floats of a block of shuffles
 
 
 def half_means(
@@ -109,7 +100,7 @@ def half_means(
 def half_agreement(
     similarity: Similarity, halves: Float[np.ndarray, "2 splits components"]
 ) -> float | None:
-    """Mean similarity of the two halves over the splits; None where it is never defined."""
+    """Mean similarity of the two halves over the splits; None if it is never defined."""
     agreement = similarity(halves[0], halves[1])
     agreement = agreement[np.isfinite(agreement)]
     return float(agreement.mean()) if len(agreement) else None
@@ -121,7 +112,7 @@ def shuffled(
     right: Float[np.ndarray, " components"],
     sources: Int[np.ndarray, "repeats components"],
 ) -> Float[np.ndarray, " repeats"]:
-    """Similarity to ``left`` when the labels of ``right`` are shuffled, both already prepared."""
+    """Similarity of prepared vectors for each shuffle of the components of ``right``."""
     repeats, components = sources.shape
     size = max(1, _CHUNK // components)
     blocks = (slice(begin, begin + size) for begin in range(0, repeats, size))
@@ -138,11 +129,11 @@ def p_value(value: float, null: Float[np.ndarray, " repeats"]) -> float:
 def spread_interval(
     similarity: Similarity, value: float, draws: Float[np.ndarray, " repeats"]
 ) -> tuple[float | None, float | None]:
-    """95 % interval from the spread of the resamples, on a scale without bounds.
+    """95 % interval from the standard deviation of the resamples, on a scale without bounds.
 
-    Every resample adds sampling noise once more, so the draws lie lower than the value and their
-    percentiles need not even contain it. Only their spread is used, after a logit transform of
-    the measure's range (for correlations this is Fisher's z), which keeps the ends inside it.
+    Every resample adds sampling noise, so the draws are lower than the value and their percentiles
+    may exclude it. The standard deviation is taken after a logit transform of the measure's range
+    (for correlations, Fisher's z), which keeps the ends within the range.
     """
     draws = draws[np.isfinite(draws)]
     if len(draws) < 2:
