@@ -214,18 +214,20 @@ def test_the_mean_over_equal_prompts_is_their_run():
 def test_a_reference_without_such_a_place_is_refused():
     model, pairs, reference = load_model(tiny_gpt2()), random_pairs(0, 9, 8), random_pairs(0, 9, 3)
     circuit = Circuit(model.graph, model.graph.edges)
-    with pytest.raises(CircuitlapseError, match=r"a token \d behind the start \(got 'token \d of"):
+    with pytest.raises(CircuitlapseError, match=r"a token \d after the start \(got 'token \d of"):
         evaluate_circuit(model, circuit, pairs, "mean", reference=reference)
 
 
 def test_a_reference_without_use_is_refused():
     model, pairs = load_model(tiny_gpt2()), random_pairs(0)
     circuit = Circuit(model.graph, model.graph.edges)
-    with pytest.raises(CircuitlapseError, match="one with ablation='zero'.*Leave it out"):
+    with pytest.raises(CircuitlapseError, match="one with ablation='zero'.*Leave out reference="):
         evaluate_circuit(model, circuit, pairs, "zero", reference=pairs)
 
 
 def test_an_unknown_ablation_is_refused():
     unchecked: Any = unwrap(check_ablation)
-    with pytest.raises(CircuitlapseError, match=r"\(got 'noise'\). Use one of corrupt, mean, zero"):
+    with pytest.raises(
+        CircuitlapseError, match=r"\(got 'noise'\). Pass ablation= one of corrupt, mean, zero"
+    ):
         unchecked("noise", None)

@@ -99,7 +99,7 @@ def test_the_published_table_has_every_head_once():
 
 def test_prompts_need_a_tokenizer_that_has_the_names(made, tiny_model):
     task = get_task("ioi2")
-    with pytest.raises(CircuitlapseError, match=r"no tokenizer, .*save_pretrained"):
+    with pytest.raises(CircuitlapseError, match=r"no tokenizer.*save_pretrained"):
         pairs_for(made, task, "s_to_io", 4)
     model = load_model(tiny_model)
     assert len(pairs_for(model, task, "s_to_io", 12)) == 12

@@ -108,7 +108,7 @@ def _evaluation(metric: list[float], clean: list[float], empty: list[float]):
 @pytest.mark.parametrize(("metric", "expected"), [(2.5, 0.75), (5.0, 2.0), (-2.0, -1.5)])
 def test_faithfulness_is_never_clamped(metric, expected):
     one = _evaluation([metric, metric], [3.0, 3.0], [1.0, 1.0])
-    assert one.refusal is None
+    assert one.why_undefined is None
     assert one.faithfulness == pytest.approx(expected)
     assert str(one).startswith(f"circuit of 7 edges: faithfulness {expected:.3f}; metric")
 
@@ -116,8 +116,8 @@ def test_faithfulness_is_never_clamped(metric, expected):
 def test_faithfulness_is_not_reported_where_the_denominator_may_be_zero():
     one = _evaluation([1.0, 1.0, 1.0], [2.0, 0.0, 1.5], [1.0, 1.0, 1.0])
     reason = r"not clear of zero: 0\.167 \(95 % interval -2\.42 to 2\.75\)"
-    assert one.refusal is not None
-    with pytest.raises(CircuitlapseError, match=rf"undefined here, as .*{reason}.*more prompts"):
+    assert one.why_undefined is not None
+    with pytest.raises(CircuitlapseError, match=rf"undefined: .*{reason}.*more prompts"):
         _ = one.faithfulness
     assert "not clear of zero" in str(one)
 

@@ -65,7 +65,7 @@ def test_the_areas_of_a_real_curve_have_intervals():
         curve = faithfulness_curve(
             model, scores, pairs, sizes, by="signed", grow="greedy", ablation=ablation
         )
-        if curve[0].refusal:
+        if curve[0].why_undefined:
             continue
         area, distance = _mib([one.faithfulness for one in curve], list(sizes))
         for found, value in ((cpr(curve, sizes), area), (cmd(curve, sizes), distance)):

@@ -1,4 +1,4 @@
-"""Ablation of the edges outside the circuit: the activations that they carry.
+"""Ablation of the edges that are not in a circuit.
 
 - ``corrupt``: resample ablation, the source's output on the corrupt prompt (MIB, Mueller et al.
   2025).
@@ -10,7 +10,7 @@
 - ``zero``: zero ablation.
 
 The attention's output biases belong to no source and are never ablated. ``mean`` and ``zero`` need
-pruned circuits: a node without inputs would still compute something from the ablated stream.
+pruned circuits: a node without inputs would still compute an output from the ablated stream.
 """
 
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ from circuitlapse.shapes import Bool, Float, Int
 
 Ablation = Literal["corrupt", "mean", "zero"]
 
-_BEHIND = 2**32  # more than any offset, so that landmark and offset fit one integer
+_LANDMARK = 2**32  # more than any offset, so that landmark and offset fit one integer
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,12 @@ class MeanOutputs:
         missing = ((self.places[rows] != places) & _real(pairs, width)).nonzero()
         if len(missing):
             prompt, column = missing[0].tolist()
-            landmark, offset = divmod(int(places[prompt, column]), _BEHIND)
+            landmark, offset = divmod(int(places[prompt, column]), _LANDMARK)
             name = ("the start", *self.names, "the last token")[landmark]
             raise CircuitlapseError(
-                f"no prompt of the reference has a token {offset} behind {name}",
+                f"no prompt of the reference has a token {offset} after {name}",
                 got=f"token {column} of a prompt",
-                fix="Give a reference of the same templates, or none to take the corrupt prompts",
+                fix="Pass a reference of the same templates, or none to use the corrupt prompts",
             )
         return rows
 
@@ -74,27 +74,27 @@ def check_ablation(ablation: Ablation, reference: PromptPairs | None) -> None:
     """Check the ablation's name and its reference.
 
     Raises:
-        CircuitlapseError: If the name is unknown, or a reference is given where it has no use.
+        CircuitlapseError: If the name is unknown, or a reference is given for another than
+            ``mean``.
     """
     if ablation not in get_args(Ablation):
         raise CircuitlapseError(
             "there is no such ablation",
             got=ablation,
-            fix=f"Use one of {', '.join(get_args(Ablation))}",
+            fix=f"Pass ablation= one of {', '.join(get_args(Ablation))}",
         )
     if reference is not None and ablation != "mean":
         raise CircuitlapseError(
-            "a reference is what ablation='mean' averages over",
+            "only ablation='mean' takes a reference",
             got=f"one with ablation={ablation!r}",
-            fix="Leave it out",
+            fix="Leave out reference=",
         )
 
 
 def mean_outputs(
     decoder: Decoder, pairs: PromptPairs, reference: PromptPairs | None, batch_size: int | None
 ) -> MeanOutputs:
-    """Average every source's output on the reference's corrupt prompts, by default those of
-    ``pairs``.
+    """Average every source's output on the corrupt prompts of ``reference`` or else ``pairs``.
 
     Landmarks are the named positions that both have.
     """
@@ -131,7 +131,7 @@ def mean_outputs(
             total += more
 
     floats_per_token = decoder.d_model * 14 * decoder.n_layers
-    # The metric is not computed; this one needs no distractors.
+    # This metric needs no distractors; it is not computed.
     each_batch(
         decoder,
         reference,
@@ -153,10 +153,9 @@ def mean_outputs(
 def ablated_run(
     decoder: Decoder, batch: Suffixes, ablation: Ablation, means: MeanOutputs | None
 ) -> list[Step]:
-    """Return every block's activations when every edge is ablated: the empty circuit.
+    """Return every block's activations with every edge ablated: the empty circuit.
 
-    Each source has its ablated output and destinations read the sums. Only for ``corrupt`` is this
-    a run of the model. Other ablations need whole prompts in ``batch``.
+    This is a run of the model for ``corrupt`` only. Other ablations need whole prompts.
     """
     if ablation == "corrupt":
         return decoder.trace(batch.corrupt, batch.context)
@@ -201,10 +200,10 @@ def _places(pairs: PromptPairs, names: tuple[str, ...], width: int) -> Int[Tenso
     )
     best = torch.where(passed, rank[:, :, None], -1).amax(dim=0)
     which, where = best % len(landmarks), best // len(landmarks)
-    return which * _BEHIND + columns - where
+    return which * _LANDMARK + columns - where
 
 
 def _real(pairs: PromptPairs, width: int) -> Bool[Tensor, "prompts width"]:
-    """Which positions are real tokens."""
+    """Whether a position is a real token, not padding."""
     ends = pairs.logit_positions().amax(dim=1, keepdim=True)
     return torch.arange(width, device=ends.device) <= ends

@@ -22,7 +22,7 @@ class CircuitRun:
     Attributes:
         moved: Difference of each used source from its ablated output, ``[used, batch, pos,
             d_model]``, filled in graph order.
-        moved_at_reads: The same at the positions that need logits.
+        moved_at_reads: The same at the logit positions.
     """
 
     def __init__(
@@ -33,9 +33,7 @@ class CircuitRun:
         circuit: Circuit,
         room: Float[Tensor, "writers batch pos d_model"] | None = None,
     ) -> None:
-        """Prepare, with ``ablated`` from ``ablated_run``; ``room`` is memory that circuits can
-        share.
-        """
+        """Prepare, with ``ablated`` from ``ablated_run`` and ``room`` as memory for ``moved``."""
         self.decoder, self.batch, self.ablated = decoder, batch, ablated
         self.graph: Graph = circuit.graph
         device = batch.clean.device
@@ -51,12 +49,12 @@ class CircuitRun:
         self.filled = 0
 
     def final(self) -> Float[Tensor, "batch reads d_model"]:
-        """Run the circuit; return the last residual stream where logits are read."""
+        """Run the circuit and return the last residual stream at the logit positions."""
         if self.used[0]:
             self._put((self.batch.clean - self.ablated[0].resid_pre)[None], False)
         for layer in range(self.graph.n_layers):
             if self.graph.parallel:
-                # The MLP reads what the heads read, but comes after them among the writers.
+                # The MLP has the input of the heads, but comes after them in the graph's order.
                 mlp = self._mlp_movement(layer)
                 self._attention(layer)
             else:
@@ -68,7 +66,7 @@ class CircuitRun:
         return self._inputs(base, [self.graph.logits_reader], True)[:, 0]
 
     def _put(self, moved: Float[Tensor, "some batch pos d_model"], at_reads: bool) -> None:
-        """Add the next sources; the last layer's have only the positions that need logits."""
+        """Add the next sources; the last layer's have only the logit positions."""
         rows = slice(self.filled, self.filled + len(moved))
         if at_reads:
             self.moved_at_reads[rows] = moved
@@ -84,7 +82,7 @@ class CircuitRun:
         """Return the destinations' inputs, given the ablated residual stream."""
         moved = self.moved_at_reads if at_reads else self.moved
         weights = self.weights[: self.filled, readers].T.expand(len(base), -1, -1)
-        # Prompt by prompt: one product with so few rows would use but one core.
+        # Prompt by prompt: one product with so few rows would use only one core.
         product = torch.bmm(weights, moved[: self.filled].flatten(2).transpose(0, 1))
         return product.unflatten(2, base.shape[1:]).add_(base[:, None])
 
@@ -121,7 +119,7 @@ class CircuitRun:
     ) -> tuple[Float[Tensor, "batch different pos d_model"], dict[int, int]]:
         """Normalise the inputs of a layer's slots, once for slots with the same edges.
 
-        Returns the different inputs, and each destination's index among them; none without an edge.
+        The second value maps each destination that has an edge to its input.
         """
         base = self.ablated[layer].resid_pre
         if reads:
@@ -182,7 +180,7 @@ class CircuitRun:
 
 
 def _rows(x: Float[Tensor, "all *shape"], rows: list[int]) -> Float[Tensor, "some *shape"]:
-    """Select rows as one block each, which is faster than indexing with a list."""
+    """Select rows; faster than indexing with a list."""
     if rows == list(range(len(x))):
         return x
     return x.index_select(0, torch.tensor(rows, device=x.device))

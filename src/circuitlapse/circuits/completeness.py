@@ -2,19 +2,18 @@
 
 F is the mean metric, C the circuit, M the whole model. If the circuit is complete, removing the
 same nodes K ⊆ C from both leaves both equally good: |F(C∖K) − F(M∖K)| is small for every K. A large
-value means that the model has redundant components outside the circuit, such as backup heads. K can
-be the nodes of one role, random nodes, or a greedy choice that maximises the difference.
+value means that the model has redundant components that the circuit lacks, such as backup heads. K
+can be the nodes of one role, random nodes, or a greedy choice that maximises the difference.
 """
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from circuitlapse.circuits.ablation import Ablation
-from circuitlapse.circuits.evaluate import CircuitEvaluation, evaluate_circuits
+from circuitlapse.circuits.evaluate import evaluate_circuits
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models.engine.circuit import Circuit
 from circuitlapse.models.engine.model import Model
@@ -70,7 +69,7 @@ def completeness(
         pairs: Clean and corrupt prompts with their metric.
         sets: The sets K to remove: names of nodes of the circuit, by role or from
             :func:`random_sets`. The empty set compares the circuit with the model.
-        ablation: Ablation of removed edges and edges outside; see :func:`evaluate_circuit`.
+        ablation: Ablation of the edges that are not in a circuit; see :func:`evaluate_circuit`.
         metric: See :mod:`circuitlapse.prompts.metrics`.
         reference: For ``mean`` ablation; see :func:`evaluate_circuit`.
         batch_size: Pairs per batch; by default as many as fit a fixed memory budget.
@@ -84,16 +83,8 @@ def completeness(
     """
     for nodes in sets:
         check_removed(circuit, nodes)
-    evaluate = partial(
-        evaluate_circuits,
-        model,
-        pairs=pairs,
-        ablation=ablation,
-        metric=metric,
-        reference=reference,
-        batch_size=batch_size,
-    )
-    return _incompleteness(evaluate, circuit, sets)
+    measure = circuit_metrics(model, pairs, ablation, metric, reference, batch_size)
+    return _incompleteness(measure, circuit, sets)
 
 
 def greedy_completeness(
@@ -133,19 +124,11 @@ def greedy_completeness(
     """
     if not 1 <= n_nodes <= len(circuit.nodes):
         raise CircuitlapseError(
-            f"n_nodes must lie between 1 and the circuit's {len(circuit.nodes)} nodes", got=n_nodes
+            f"n_nodes must be from 1 to {len(circuit.nodes)}, the circuit's nodes", got=n_nodes
         )
     if candidates is not None and candidates < 1:
         raise CircuitlapseError("each step needs at least one candidate", got=candidates)
-    evaluate = partial(
-        evaluate_circuits,
-        model,
-        pairs=pairs,
-        ablation=ablation,
-        metric=metric,
-        reference=reference,
-        batch_size=batch_size,
-    )
+    measure = circuit_metrics(model, pairs, ablation, metric, reference, batch_size)
     generator = torch.Generator().manual_seed(seed)
     removed: tuple[str, ...] = ()
     path = []
@@ -153,41 +136,48 @@ def greedy_completeness(
         left = [node for node in circuit.nodes if node not in removed]
         drawn = torch.randperm(len(left), generator=generator)[:candidates].tolist()
         tried = [(*removed, left[index]) for index in sorted(drawn)]
-        best = max(_incompleteness(evaluate, circuit, tried), key=lambda one: one.score)
+        best = max(_incompleteness(measure, circuit, tried), key=lambda one: one.score)
         path.append(best)
         removed = best.removed
     return path
 
 
-Evaluate = Callable[[Sequence[Circuit]], list[CircuitEvaluation]]
+Measure = Callable[[Sequence[Circuit]], Float[Tensor, "circuits prompts"]]
 
 
 def _incompleteness(
-    evaluate: Evaluate, circuit: Circuit, sets: Sequence[Collection[str]]
+    measure: Measure, circuit: Circuit, sets: Sequence[Collection[str]]
 ) -> list[Incompleteness]:
-    whole = Circuit(circuit.graph, circuit.graph.edges)
-    ours = [circuit.without(nodes) for nodes in sets]
-    theirs = [whole.without(nodes) for nodes in sets]
     if not sets:
         return []
-    metrics = metrics_of(evaluate, ours + theirs)
+    whole = Circuit(circuit.graph, circuit.graph.edges)
+    metrics = measure([each.without(nodes) for each in (circuit, whole) for nodes in sets])
     return [
         Incompleteness(tuple(n for n in circuit.graph.nodes if n in nodes), ours, theirs)
-        for nodes, ours, theirs in zip(
-            sets, metrics[: len(sets)], metrics[len(sets) :], strict=True
-        )
+        for nodes, ours, theirs in zip(sets, *metrics.split(len(sets)), strict=True)
     ]
 
 
-def metrics_of(evaluate: Evaluate, circuits: Sequence[Circuit]) -> Float[Tensor, "circuits _"]:
-    """Metric of every circuit on every prompt; circuits with the same edges are run once."""
-    keys = [circuit.mask.numpy().tobytes() for circuit in circuits]
-    different = dict(zip(keys, circuits, strict=True))
-    found = {
-        key: result.metric
-        for key, result in zip(different, evaluate(list(different.values())), strict=True)
-    }
-    return torch.stack([found[key] for key in keys])
+def circuit_metrics(
+    model: Model,
+    pairs: PromptPairs,
+    ablation: Ablation,
+    metric: Metric,
+    reference: PromptPairs | None,
+    batch_size: int | None,
+) -> Measure:
+    """Return a function that measures circuits on every prompt, those with the same edges once."""
+
+    def measure(circuits: Sequence[Circuit]) -> Tensor:
+        keys = [circuit.mask.numpy().tobytes() for circuit in circuits]
+        different = dict(zip(keys, circuits, strict=True))
+        results = evaluate_circuits(
+            model, list(different.values()), pairs, ablation, metric, reference, batch_size
+        )
+        found = dict(zip(different, results, strict=True))
+        return torch.stack([found[key].metric for key in keys])
+
+    return measure
 
 
 def check_removed(circuit: Circuit, nodes: Collection[str]) -> None:
@@ -196,13 +186,13 @@ def check_removed(circuit: Circuit, nodes: Collection[str]) -> None:
     Raises:
         CircuitlapseError: With the name of one that does not.
     """
-    foreign = [node for node in nodes if node not in circuit.nodes]
-    if foreign:
-        raise CircuitlapseError(
-            "only nodes of the circuit can be removed from it",
-            got=foreign[0],
-            fix="Leave out what is not in circuit.nodes",
-        )
+    for node in nodes:
+        if node not in circuit.nodes:
+            raise CircuitlapseError(
+                "only nodes of the circuit can be removed from it",
+                got=node,
+                fix="Choose from circuit.nodes",
+            )
 
 
 def random_sets(

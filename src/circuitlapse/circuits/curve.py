@@ -4,7 +4,7 @@ With f(k) the faithfulness of the circuit of a share k of all edges, CPR is the 
 the area under |1 − f|: circuit performance ratio, larger is better, and circuit-model distance,
 smaller is better. Both are trapezoids between the sizes that were run, linear in k, with no point
 added at k = 0: over MIB's ten sizes, .001 to 1, a circuit that is always faithful has a CPR of
-0.999. k is the share asked for, whatever pruning leaves. Nothing is clamped.
+0.999. k is the requested share, before pruning. Nothing is clamped.
 """
 
 from collections.abc import Callable, Sequence
@@ -54,7 +54,7 @@ def faithfulness_curve(
         metric: See :mod:`circuitlapse.prompts.metrics`.
         batch_size: Pairs per batch; by default as many as fit a fixed memory budget.
         grow: How to choose edges: see :meth:`Scores.top`.
-        ablation: Ablation of the edges outside: see :func:`evaluate_circuit`.
+        ablation: Ablation of the other edges: see :func:`evaluate_circuit`.
         reference: For ``mean`` ablation: see :func:`evaluate_circuit`.
 
     Returns:
@@ -115,9 +115,12 @@ def _area(
         raise CircuitlapseError(
             f"{what} needs one evaluation for each of two or more sizes",
             got=f"{len(evaluations)} evaluations and {len(fractions)} sizes",
+            fix="Pass the fractions that faithfulness_curve got",
         )
     if any(after <= before for before, after in pairwise(fractions)):
-        raise CircuitlapseError(f"the sizes of {what} must grow", got=tuple(fractions))
+        raise CircuitlapseError(
+            f"the sizes of {what} must grow", got=tuple(fractions), fix="Sort them"
+        )
     first = evaluations[0]
     for one in evaluations:
         same = one.ablation == first.ablation and all(
@@ -126,7 +129,7 @@ def _area(
         )
         if not same:
             raise CircuitlapseError(
-                f"the evaluations under one {what} must be of the same prompts and ablation",
+                f"the evaluations of one {what} must be of the same prompts and ablation",
                 fix="Take them from one call of faithfulness_curve or evaluate_circuits",
             )
     check_defined(first, what)
@@ -143,6 +146,6 @@ def _area(
 def _faithfulness(
     means: Float[np.ndarray, "draws columns"],
 ) -> Float[np.ndarray, "draws sizes"]:
-    """The ratio of means, not the mean of ratios; the last columns are clean and empty."""
+    """Return ratios of means; the last two columns are clean and empty."""
     metric, clean, empty = means[:, :-2], means[:, -2:-1], means[:, -1:]
     return (metric - empty) / (clean - empty)

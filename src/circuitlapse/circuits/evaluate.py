@@ -1,4 +1,4 @@
-"""Faithfulness of a circuit, with every edge outside it ablated (MIB, Mueller et al. 2025).
+"""Faithfulness of a circuit, with all other edges ablated (MIB, Mueller et al. 2025).
 
 f(C) = (m(C) − m(∅)) / (m(M) − m(∅)), with m the mean metric over prompts, ∅ the circuit without
 edges and M the whole model. It is unbounded and never clamped. If the 95 % interval of the
@@ -26,7 +26,7 @@ from circuitlapse.stats.intervals import near_zero
 
 @dataclass(frozen=True, eq=False)
 class CircuitEvaluation:
-    """Metrics of a circuit with every edge outside it ablated, one entry per prompt.
+    """Metrics of a circuit with all other edges ablated, one entry per prompt.
 
     Attributes:
         metric: The circuit's metric, m(C), in the metric's unit: logits for logit differences.
@@ -34,7 +34,7 @@ class CircuitEvaluation:
         empty: The empty circuit's, m(∅), under the same ablation. With ``corrupt`` ablation that is
             the corrupt prompt with the clean prompt's answer.
         n_edges: Number of edges in the circuit.
-        ablation: Ablation of the edges outside.
+        ablation: Ablation of the other edges.
     """
 
     metric: Float[Tensor, " prompts"]
@@ -44,7 +44,7 @@ class CircuitEvaluation:
     ablation: Ablation = "corrupt"
 
     @property
-    def refusal(self) -> str | None:
+    def why_undefined(self) -> str | None:
         """Why faithfulness is undefined, or None if it is defined.
 
         The 95 % interval over prompts (Student's t) of m(M) − m(∅) must not include zero.
@@ -64,7 +64,7 @@ class CircuitEvaluation:
 
     def __str__(self) -> str:
         """Summarise in one line."""
-        share = self.refusal or f"faithfulness {self.faithfulness:.3f}"
+        share = self.why_undefined or f"faithfulness {self.faithfulness:.3f}"
         means = ", ".join(
             f"{name} {float(getattr(self, name).mean()):.3f}"
             for name in ("metric", "clean", "empty")
@@ -81,13 +81,13 @@ def evaluate_circuit(
     reference: PromptPairs | None = None,
     batch_size: int | None = None,
 ) -> CircuitEvaluation:
-    """Run a circuit on the clean prompts with every edge outside it ablated.
+    """Run a circuit on the clean prompts with all other edges ablated.
 
     Args:
         model: From :func:`circuitlapse.load_model`.
         circuit: From ``scores.top(...)`` or your own mask.
         pairs: Clean and corrupt prompts with their metric.
-        ablation: What the edges outside carry: the source's output on the ``corrupt`` prompt
+        ablation: Ablation of the other edges: the source's output on the ``corrupt`` prompt
             (resample ablation), its ``mean`` output over a reference set of prompts at the aligned
             position (see :mod:`circuitlapse.circuits.ablation`), or ``zero``.
         metric: See :mod:`circuitlapse.prompts.metrics`.
@@ -112,9 +112,7 @@ def evaluate_circuits(
     reference: PromptPairs | None = None,
     batch_size: int | None = None,
 ) -> list[CircuitEvaluation]:
-    """Evaluate several circuits as :func:`evaluate_circuit` does, sharing the clean and ablated
-    runs.
-    """
+    """Evaluate several circuits as :func:`evaluate_circuit` does, with shared clean runs."""
     decoder, graph = model.decoder, model.graph
     check_ablation(ablation, reference)
     for circuit in circuits:
@@ -122,7 +120,7 @@ def evaluate_circuits(
             raise CircuitlapseError(
                 "the circuit belongs to a model of another shape",
                 got=f"{circuit.graph} for {graph}",
-                fix="Pick the circuit from scores of this model or of one built alike",
+                fix="Choose the circuit with attribute(model, pairs).top(n)",
             )
     means = None
     if ablation == "mean":
@@ -130,7 +128,7 @@ def evaluate_circuits(
     # With every edge nothing is ablated: that is the clean run.
     parts = [circuit for circuit in circuits if circuit.n_edges < graph.n_edges]
     most_writers = max((int(one.mask.any(dim=1).sum()) for one in parts), default=0)
-    # Of the clean run, of the ablated one, and of the circuits.
+    # The clean run, the ablated run, and the circuits.
     metrics = torch.empty(2 + len(parts), len(pairs))
     floats_per_token = decoder.d_model * (
         len(graph.writers) + 12 * graph.n_layers + 6 * graph.n_heads + 16
@@ -147,7 +145,7 @@ def evaluate_circuits(
     def keep(rows: Tensor, found: Tensor) -> None:
         metrics[:, rows] = found
 
-    # Left of the first difference only what the corrupt run carries is what the clean run has.
+    # Before the first differing token, only the corrupt run has the clean run's activations.
     each_batch(
         decoder,
         pairs,
@@ -177,8 +175,8 @@ def check_defined(evaluation: CircuitEvaluation, what: str) -> None:
     Raises:
         CircuitlapseError: With the reason.
     """
-    if evaluation.refusal is not None:
+    if evaluation.why_undefined is not None:
         raise CircuitlapseError(
-            f"{what} is undefined here, as {evaluation.refusal}",
-            fix="Use more prompts, or look at the metric itself, which is not divided",
+            f"{what} is undefined: {evaluation.why_undefined}",
+            fix="Use more prompts, or use the attribute metric, which is not a ratio",
         )

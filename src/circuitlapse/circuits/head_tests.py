@@ -1,7 +1,6 @@
-"""Roles of heads, and the tests of each role.
+"""Roles of heads, and the tests of each role, as in Wang et al. (2022).
 
-The tests are those of Wang et al. (2022) for indirect object identification. Each gives every head
-a number that is larger the better the head fits.
+Each test gives every head a number that is larger the better the head fits.
 """
 
 from collections.abc import Sequence
@@ -26,32 +25,22 @@ Head = tuple[int, int]
 
 @dataclass(frozen=True)
 class Attends:
-    """Mean attention from one named position to another.
-
-    Attributes:
-        source: Position of the query, perhaps with a shift, such as ``S+1``.
-        target: Position of the key.
-        at_least: Minimum weight.
-    """
+    """Mean attention from one position to another, such as ``END`` or ``S+1``."""
 
     source: str
     target: str
     at_least: float = ATTENDS
 
     def __str__(self) -> str:
-        """Name the test, in a word or two."""
+        """Name the test."""
         return f"{self.source} → {self.target}"
 
 
 @dataclass(frozen=True)
 class Copies:
-    """Copy score of the tokens at named positions.
+    """Copy score, or negative copy score, of the tokens at named positions.
 
-    Attributes:
-        at: The positions.
-        negative: Whether to use the negative copy score.
-        at_least: Share of the tokens; the paper has name movers above 0.95 and the average head
-            below 0.2.
+    In the paper, name movers are above 0.95 and the average head is below 0.2.
     """
 
     at: tuple[str, ...]
@@ -59,24 +48,19 @@ class Copies:
     at_least: float = COPIES
 
     def __str__(self) -> str:
-        """Name the test, in a word or two."""
+        """Name the test."""
         return "negative copying" if self.negative else "copying"
 
 
 @dataclass(frozen=True)
 class Repeats:
-    """Attention on repeated random tokens.
-
-    Attributes:
-        kind: To which token; see :class:`circuitlapse.reading.repeats.RepeatScores`.
-        at_least: Minimum weight.
-    """
+    """Attention on repeated random tokens; see :class:`circuitlapse.RepeatScores`."""
 
     kind: Literal["previous", "duplicate", "induction"]
     at_least: float = REPEATS
 
     def __str__(self) -> str:
-        """Name the test, in a word or two."""
+        """Name the test."""
         return f"{self.kind} on random tokens"
 
 
@@ -85,17 +69,13 @@ class FeedsQueries:
     """Mean effect of the paths from the head to the queries of other heads, through any MLPs.
 
     It is path patching as in Wang et al. (2022), in logits.
-
-    Attributes:
-        of: The other heads.
-        at_least: In logits.
     """
 
     of: tuple[Head, ...]
     at_least: float = 0.0
 
     def __str__(self) -> str:
-        """Name the test, in a word or two."""
+        """Name the test."""
         return "into the queries"
 
 
@@ -104,13 +84,7 @@ Test = Attends | Copies | Repeats | FeedsQueries
 
 @dataclass(frozen=True)
 class Role:
-    """A role and the heads expected to have it.
-
-    Attributes:
-        name: Name of the role.
-        heads: The heads.
-        tests: Tests of the role; a head's score is their product.
-    """
+    """A role, the heads expected to have it, and its tests; a head's score is their product."""
 
     name: str
     heads: tuple[Head, ...]
@@ -127,9 +101,9 @@ def run_tests(
     """
     found: dict[Test, Tensor] = {}
     attending = [test for test in tests if isinstance(test, Attends)]
-    ways = [(test.source, test.target) for test in attending]
-    if ways:
-        means = attention_of_each(model, pairs, ways).mean(dim=-1)
+    positions = [(test.source, test.target) for test in attending]
+    if positions:
+        means = attention_of_each(model, pairs, positions).mean(dim=-1)
         found.update(zip(attending, means, strict=True))
     repeats = [test for test in tests if isinstance(test, Repeats)]
     if repeats:

@@ -1,8 +1,8 @@
-"""Known-answer check: are published heads found again, each by the test of its role?
+"""Check of published heads: does each pass the tests of its role?
 
 The heads are those of Wang et al. (2022), "Interpretability in the wild: a circuit for indirect
-object identification in GPT-2 small". The paper's S2 is the position ``S_again`` here, its S1 is
-``S``.
+object identification in GPT-2 small". The paper's S1 and S2 are the positions ``S`` and
+``S_again``.
 """
 
 from collections.abc import Sequence
@@ -36,8 +36,8 @@ class HeadCheck:
         node: The head, such as ``a9.h9``.
         values: Values of the role's tests.
         rank: Its rank among all heads by the product of the tests; 1 is the best.
-        allowed: The last rank that counts.
-        hit: Whether its rank counts, and each test reaches its own minimum.
+        allowed: The last rank that is a hit.
+        hit: Whether the rank is allowed and every test reaches its minimum.
     """
 
     role: str
@@ -50,15 +50,13 @@ class HeadCheck:
 
 @dataclass(frozen=True, eq=False)
 class KnownHeads:
-    """The outcome of a check.
+    """Result of a check, by expected head and role.
 
     Attributes:
-        roles: The expected roles.
-        heads: Every expected head, by role.
         effects: Effect of patching each head's corrupt output, in logits.
         behaviour: The model's answers.
         clean: Mean logit difference on the clean prompts.
-        corrupt: The same on the corrupt ones.
+        corrupt: Mean logit difference on the corrupt prompts.
     """
 
     roles: tuple[Role, ...]
@@ -70,15 +68,15 @@ class KnownHeads:
 
     @property
     def n_hits(self) -> int:
-        """How many of the expected heads were found."""
+        """Number of hits."""
         return sum(check.hit for check in self.heads)
 
     def roles_of(self, node: str) -> tuple[str, ...]:
-        """Names of the roles in which a head is expected."""
+        """Return the roles in which a head is expected."""
         return tuple(check.role for check in self.heads if check.node == node)
 
     def top(self, n: int = 10) -> list[tuple[str, float]]:
-        """Return the heads with the largest effects in absolute value, and their effects."""
+        """Return the heads with the largest absolute effects, and their effects."""
         order = self.effects.abs().flatten().argsort(descending=True, stable=True)[:n]
         width = self.effects.shape[1]
         return [
@@ -112,9 +110,9 @@ def check_heads(
 ) -> KnownHeads:
     """Test expected heads against all heads of a model.
 
-    A head's score for a role is the product of the role's tests, negative ones counting as 0. A hit
+    A head's score for a role is the product of the role's tests, with negative values as 0. A hit
     is in the first tenth of all heads (or twice the role's number of heads, if that is more) and
-    passes every test's minimum. About one in ten heads has such a rank by chance.
+    reaches every test's minimum. About one in ten heads has such a rank by chance.
 
     Raises:
         CircuitlapseError: If the model has no such heads, or the pairs no such positions.
@@ -127,7 +125,7 @@ def check_heads(
                 raise CircuitlapseError(
                     f"the model has no head {node}, which is expected as {role.name}",
                     got=f"{graph.n_layers} layers of {graph.n_heads} heads",
-                    fix="Check the model that the heads were published for, or one made from it",
+                    fix="Check GPT-2 small, for which the heads were published, or a fine-tune",
                 )
     found = run_tests(model, pairs, [test for role in roles for test in role.tests], seed)
     heads = []
@@ -160,7 +158,7 @@ def pairs_for(model: Model, task: Task, counterfactual: str, n: int, seed: int =
     """
     if model.tokenizer is None:
         raise CircuitlapseError(
-            "the model has no tokenizer, so that no prompts can be written for it",
+            "the model has no tokenizer",
             fix="Save its tokenizer in the same directory with tokenizer.save_pretrained",
         )
     return tokenize(task.items("test", n, seed, model.tokenizer), model.tokenizer, counterfactual)

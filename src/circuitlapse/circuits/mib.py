@@ -36,8 +36,8 @@ def export_circuit(
 ) -> Path:
     """Write scores, a circuit or both for MIB's circuit track and EAP-IG.
 
-    With scores alone no edge is marked as in the graph. With a circuit alone an edge's score is 1
-    inside and 0 outside. Writing is atomic; an existing file is replaced.
+    With scores alone no edge is in the graph. With a circuit alone its edges have the score 1, all
+    others 0. Writing is atomic; an existing file is replaced.
 
     In that layout every head has its own key and value. With grouped queries, a circuit's shared
     edges are repeated for the heads that take part, which computes the same. A score belongs to all
@@ -53,13 +53,15 @@ def export_circuit(
         The path.
 
     Raises:
-        CircuitlapseError: If neither is given, one belongs to another graph, the ending is unknown,
-            there is a directory at the path, or the layout has no place for the scores.
+        CircuitlapseError: If neither is given, one belongs to another graph, the extension is
+            unknown, the path is a directory, or the layout cannot hold the scores.
     """
     path, graph = Path(path), model.graph
     if path.suffix not in (".json", ".pt"):
         raise CircuitlapseError(
-            "the file's ending chooses the form", got=path.name, fix="End it in .json or .pt"
+            "a circuit is exported as .json or .pt",
+            got=path.name,
+            fix="Change the file's extension to one of them",
         )
     if path.is_dir():
         raise CircuitlapseError(f"{path} is a directory", fix="Name a file in it")
@@ -68,17 +70,16 @@ def export_circuit(
     for name, given in (("scores", scores), ("circuit", circuit)):
         if given is not None and given.graph != graph:
             raise CircuitlapseError(
-                f"the {name} belong to a model of another shape",
+                f"the {name} and the model differ in shape",
                 got=f"{given.graph} for {graph}",
-                fix="Pass the model that they were computed with",
+                fix=f"Pass the model of the {name}",
             )
     shared = graph.n_kv_heads != graph.n_heads
     if scores is not None and shared:
         raise CircuitlapseError(
-            "MIB's layout has a key and a value reader for every head, and this model's heads "
-            "share theirs, so that an edge's score has no place in it",
+            "MIB's format cannot hold the scores of a model whose heads share keys and values",
             got=f"{graph.n_heads} heads with {graph.n_kv_heads} keys and values",
-            fix="Export a circuit without scores, or keep scores.to_frame()",
+            fix="Pass circuit= without scores=, or save scores.to_frame()",
         )
     mask = torch.zeros_like(graph.edges) if circuit is None else circuit.mask
     if shared:
@@ -131,7 +132,7 @@ def _tensors(cfg: dict[str, Any], graph: Graph, values: Tensor, mask: Tensor) ->
 
 
 def _ungrouped(graph: Graph, mask: Tensor) -> tuple[Graph, Tensor]:
-    """Give every head that takes part a copy of the edges into the keys and values it shares."""
+    """Give every head of the circuit a copy of the edges into its shared keys and values."""
     whole = Graph(graph.n_layers, graph.n_heads, parallel=graph.parallel)
     spread = torch.zeros_like(whole.edges)
     owner = torch.tensor([graph.kv_head(head) for head in range(graph.n_heads)])

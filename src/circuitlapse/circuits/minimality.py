@@ -7,13 +7,11 @@ v. Redundant nodes, such as name movers, matter only after the others are remove
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from torch import Tensor
 
 from circuitlapse.circuits.ablation import Ablation
-from circuitlapse.circuits.completeness import check_removed, metrics_of
-from circuitlapse.circuits.evaluate import evaluate_circuits
+from circuitlapse.circuits.completeness import check_removed, circuit_metrics
 from circuitlapse.models.engine.circuit import Circuit
 from circuitlapse.models.engine.model import Model
 from circuitlapse.prompts.metrics import Metric
@@ -70,7 +68,7 @@ def minimality(
         pairs: Clean and corrupt prompts with their metric.
         sets: Sets of the circuit's nodes to try as K, in addition to the empty set, by role or from
             :func:`random_sets`; for a node that is in one, K is the rest of it.
-        ablation: Ablation of removed edges and edges outside; see :func:`evaluate_circuit`.
+        ablation: Ablation of the edges that are not in a circuit; see :func:`evaluate_circuit`.
         metric: See :mod:`circuitlapse.prompts.metrics`.
         reference: For ``mean`` ablation; see :func:`evaluate_circuit`.
         batch_size: Pairs per batch; by default as many as fit a fixed memory budget.
@@ -87,22 +85,12 @@ def minimality(
     tried = [(node, frozenset(nodes) - {node}) for node in circuit.nodes for nodes in ((), *sets)]
     if not tried:
         return []
-    evaluate = partial(
-        evaluate_circuits,
-        model,
-        pairs=pairs,
-        ablation=ablation,
-        metric=metric,
-        reference=reference,
-        batch_size=batch_size,
-    )
+    measure = circuit_metrics(model, pairs, ablation, metric, reference, batch_size)
     without_set = [circuit.without(nodes) for _, nodes in tried]
     without_both = [circuit.without({node, *nodes}) for node, nodes in tried]
-    metrics = metrics_of(evaluate, without_set + without_both)
+    metrics = measure(without_set + without_both).split(len(tried))
     best: dict[str, NodeMinimality] = {}
-    for (node, nodes), before, after in zip(
-        tried, metrics[: len(tried)], metrics[len(tried) :], strict=True
-    ):
+    for (node, nodes), before, after in zip(tried, *metrics, strict=True):
         removed = tuple(one for one in circuit.graph.nodes if one in nodes)
         found = NodeMinimality(node, removed, before, after)
         if node not in best or found.score > best[node].score:
