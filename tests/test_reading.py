@@ -227,7 +227,7 @@ def test_a_position_whose_name_ends_like_a_shift_is_found_by_its_name():
     [
         ("END", "IO", r"no such position \(got 'IO'\).*here, there, END, or one with a shift"),
         ("END+1", "here", r"position END\+1 lies outside its prompt \(got .prompt 0.\)\. Use a"),
-        ("there", "END", r"END stands to the right of there, .*Exchange"),
+        ("there", "END", r"END is to the right of there, .*Pass source='END'"),
     ],
 )
 def test_positions_that_cannot_be_read_are_refused(source, target, message):
@@ -237,7 +237,9 @@ def test_positions_that_cannot_be_read_are_refused(source, target, message):
 
 def test_what_is_no_prompt_or_layer_is_refused():
     model = load_model(tiny_gpt2())
-    with pytest.raises(CircuitlapseError, match=r"layers are 0 to 1 \(got 2\)"):
+    with pytest.raises(
+        CircuitlapseError, match=r"no such layer \(got 2\)\. Pass a number from 0 to 1"
+    ):
         attention_patterns(model, random_pairs(1), 2)
     with pytest.raises(CircuitlapseError, match=r"token ids, \[prompts, pos\] .*shape \(3,\)"):
         attention_patterns(model, torch.arange(3), 0)

@@ -178,11 +178,11 @@ def test_in_prompts_the_stream_is_read_where_the_token_stands(family):
 
 def test_what_cannot_be_scored_is_refused(made):
     pairs = handmade_pairs()
-    with pytest.raises(CircuitlapseError, match=r"between 3 and 8 for this model \(got 9\)"):
+    with pytest.raises(CircuitlapseError, match=r"from 3 to 8 for this model \(got 9\)"):
         repeat_scores(made, 9)
     with pytest.raises(CircuitlapseError, match=r"sequences must be at least 1"):
         repeat_scores(made, 5, sequences=0)
-    with pytest.raises(CircuitlapseError, match="names of the positions to read"):
+    with pytest.raises(CircuitlapseError, match="names of positions"):
         copying_scores(made, pairs)
     with pytest.raises(CircuitlapseError, match=r"token ids take none \(got 'IO'\)"):
         copying_scores(made, torch.arange(4), ("IO",))

@@ -1,4 +1,4 @@
-"""Attention patterns: from where each head takes what it moves."""
+"""Attention patterns, whole or between named positions."""
 
 from collections.abc import Sequence
 
@@ -43,11 +43,13 @@ def attention_of_layers(
     """Return several layers' attention weights in one run; see :func:`attention_patterns`."""
     decoder = model.decoder
     if not layers:
-        raise CircuitlapseError("no layer is asked for", fix="Name layers, such as [0, 1]")
+        raise CircuitlapseError("layers is empty", fix="Pass layer numbers, such as [0, 1]")
     for layer in layers:
         if not 0 <= layer < decoder.n_layers:
             raise CircuitlapseError(
-                f"the model's layers are 0 to {decoder.n_layers - 1}", got=layer
+                "the model has no such layer",
+                got=layer,
+                fix=f"Pass a number from 0 to {decoder.n_layers - 1}",
             )
     pairs = whole(decoder, prompts)
     width = pairs.clean.shape[1]
@@ -55,10 +57,10 @@ def attention_of_layers(
     ends = (pairs.logit_positions().amax(dim=1) + 1).cpu()
 
     def work(batch: Suffixes) -> Tensor:
-        all_of_them = enumerate(patterns(decoder, batch, max(layers) + 1))
-        seen = {layer: pattern for layer, pattern in all_of_them if layer in layers}
+        first = enumerate(patterns(decoder, batch, max(layers) + 1))
+        of_layer = {layer: pattern for layer, pattern in first if layer in layers}
         real = torch.arange(batch.clean.shape[1]) < ends[batch.rows, None]
-        weights = torch.stack([seen[layer] for layer in layers], dim=1).float().cpu()
+        weights = torch.stack([of_layer[layer] for layer in layers], dim=1).float().cpu()
         return weights * real[:, None, None, :, None]
 
     def keep(rows: Tensor, weights: Tensor) -> None:
@@ -96,17 +98,19 @@ def attention_between(
 def attention_of_each(
     model: Model,
     pairs: PromptPairs,
-    ways: Sequence[tuple[str, str]],
+    position_pairs: Sequence[tuple[str, str]],
     batch_size: int | None = None,
-) -> Float[Tensor, "ways layers heads prompts"]:
+) -> Float[Tensor, "position_pairs layers heads prompts"]:
     """Return :func:`attention_between` for several pairs of positions in one run."""
     decoder, pairs = model.decoder, whole(model.decoder, pairs)
-    places = places_of(pairs, ways)
-    found = torch.empty(len(ways), decoder.n_layers, decoder.n_heads, len(pairs))
+    places = places_of(pairs, position_pairs)
+    found = torch.empty(len(position_pairs), decoder.n_layers, decoder.n_heads, len(pairs))
 
     def work(batch: Suffixes) -> Tensor:
-        seen = patterns(decoder, batch, decoder.n_layers)
-        return torch.stack([weights_at(pattern, batch, places) for pattern in seen], dim=1)
+        weights = [
+            weights_at(each, batch, places) for each in patterns(decoder, batch, decoder.n_layers)
+        ]
+        return torch.stack(weights, dim=1)
 
     def keep(rows: Tensor, weights: Tensor) -> None:
         found[..., rows] = weights
@@ -115,21 +119,23 @@ def attention_of_each(
     return found
 
 
-def places_of(pairs: PromptPairs, ways: Sequence[tuple[str, str]]) -> Int[Tensor, "ways 2 prompts"]:
-    """Positions of each way's query and key in every prompt.
+def places_of(
+    pairs: PromptPairs, position_pairs: Sequence[tuple[str, str]]
+) -> Int[Tensor, "position_pairs 2 prompts"]:
+    """Return the token positions of each pair's query and key in every prompt.
 
     Raises:
         CircuitlapseError: If the key is to the right of the query.
     """
     places = []
-    for source, target in ways:
+    for source, target in position_pairs:
         query, key = token_positions(pairs, source), token_positions(pairs, target)
         wrong = (key > query).nonzero().flatten()
         if len(wrong):
             raise CircuitlapseError(
-                f"{target} stands to the right of {source}, where no attention goes",
+                f"{target} is to the right of {source}, where no attention goes",
                 got=f"prompt {int(wrong[0])}",
-                fix="Exchange source and target, or leave such prompts out",
+                fix=f"Pass source={target!r}, target={source!r}, or leave such prompts out",
             )
         places.append(torch.stack([query, key]))
     return torch.stack(places) if places else pairs.lengths.new_empty(0, 2, len(pairs))
@@ -138,9 +144,9 @@ def places_of(pairs: PromptPairs, ways: Sequence[tuple[str, str]]) -> Int[Tensor
 def weights_at(
     pattern: Float[Tensor, "batch heads query key"],
     batch: Suffixes,
-    places: Int[Tensor, "ways 2 prompts"],
-) -> Float[Tensor, "ways heads batch"]:
-    """Take one layer's weights from each way's query to its key."""
+    places: Int[Tensor, "position_pairs 2 prompts"],
+) -> Float[Tensor, "position_pairs heads batch"]:
+    """Return one layer's weights from each pair's query to its key."""
     query, key = places[:, :, batch.rows.to(places.device)].unbind(dim=1)
     index = torch.arange(len(pattern), device=pattern.device)
     return pattern[index, :, query, key].transpose(1, 2).float().cpu()

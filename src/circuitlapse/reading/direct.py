@@ -26,10 +26,10 @@ class DirectAttribution:
 
     Attributes:
         graph: The model's graph.
-        writers: Of the embedding, each head and each MLP, in the order of ``graph.writers``. An
-            MLP's output includes its bias, a head's the bias of its values.
-        constant: Of the attentions' output biases and the bias of the last normalisation, which
-            belong to no source.
+        writers: Contributions of the embedding, each head and each MLP, in the order of
+            ``graph.writers``. An MLP's output includes its bias, a head's the bias of its values.
+        constant: Contribution of the attentions' output biases and the bias of the last
+            normalisation, which belong to no source.
     """
 
     graph: Graph
@@ -107,7 +107,7 @@ def direct_logit_attribution(
 def contributions(
     decoder: Decoder, batch: Suffixes, layers: Layers
 ) -> Float[Tensor, "writers_and_constant batch"]:
-    """Split the logit difference of one run; see :func:`direct_logit_attribution`."""
+    """Divide the logit difference of one run; see :func:`direct_logit_attribution`."""
     direction = batch.direction
     assert direction is not None  # the metric is the logit difference
     _, inverse = decoder.norm.standardise(layers.final[:, 0].float())

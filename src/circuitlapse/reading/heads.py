@@ -22,7 +22,7 @@ from circuitlapse.shapes import Float, Int
 
 Tokens = PromptPairs | Tensor
 _MOST_LOGITS = 2**24
-_SOUNDED = (512, 4096)  # tokens looked at first: some of them beat most heads' own token
+_SAMPLES = (512, 4096)  # sizes of samples of the vocabulary that are tried first
 
 
 @torch.no_grad()
@@ -37,15 +37,15 @@ def copying_scores(
 
     The residual stream after block 0 goes through the head's normalisation, W_V (with its bias) and
     W_O, and then through the last normalisation and the unembedding (Wang et al. 2022). Attention
-    and other components are left out. A token that ties with one outside the ``top`` does not
-    count, so a head without output has the score 0.
+    and other components are left out. A token that ties with one below the ``top`` does not count,
+    so a head without output has the score 0.
 
     Args:
         model: From :func:`circuitlapse.load_model`.
         tokens: Pairs, whose clean prompts are used; or token ids, ``[tokens]``, each run as a
             prompt of its own.
         at: With pairs, the named positions of the tokens, such as ``("IO", "S")``.
-        top: Among how many of the largest logits the token must be.
+        top: The token must be among this many largest logits.
         negative: Whether to negate the head's output: the negative copy score of *negative name
             movers*.
 
@@ -64,27 +64,26 @@ def copying_scores(
         for head in range(decoder.n_heads):
             out = values[:, head] @ block.W_O[head]
             out = -out if negative else out
-            open_ = _open(decoder, out, ids, top)
-            n_right = 0
-            for part, wanted in zip(out[open_].split(rows), ids[open_].split(rows), strict=True):
+            open_ = _undecided(decoder, out, ids, top)
+            n_copied = 0
+            for part, own in zip(out[open_].split(rows), ids[open_].split(rows), strict=True):
                 logits = decoder.logits(part)
-                at_least = logits >= logits.gather(1, wanted[:, None])
-                n_right += int((at_least.sum(dim=1) <= top).sum())
-            found[layer, head] = n_right / len(ids)
+                at_least = logits >= logits.gather(1, own[:, None])
+                n_copied += int((at_least.sum(dim=1) <= top).sum())
+            found[layer, head] = n_copied / len(ids)
     return found
 
 
-def _open(
+def _undecided(
     decoder: Decoder, out: Float[Tensor, "tokens d_model"], ids: Int[Tensor, " tokens"], top: int
 ) -> Int[Tensor, " open"]:
-    """Where a few logits do not yet exclude that a head's own token is among the largest.
+    """Return the tokens that may be among the largest logits by a sample of the vocabulary.
 
-    Only these need the whole vocabulary. Products of different sizes round differently, so a token
-    must win by more than that.
+    Only these need the whole vocabulary. The margin covers the rounding of products of other sizes.
     """
     left = torch.arange(len(ids), device=ids.device)
-    for sounded in _SOUNDED:
-        every = -(-len(decoder.W_U) // sounded)
+    for size in _SAMPLES:
+        every = -(-len(decoder.W_U) // size)
         if every > 1:
             final = decoder.norm(out[left])
             own = (final * decoder.W_U[ids[left]]).sum(dim=1, keepdim=True)
@@ -102,8 +101,7 @@ def matching_scores(
     key: str = "",
     offset: int = 8,
 ) -> Float[Tensor, "layers heads"]:
-    """Return each head's QK detector score: how well queries tell their own token's key from
-    others.
+    """Return each head's QK detector score: how well its queries detect their own token's key.
 
     Queries and keys come from the residual stream after block 0, with the head's own normalisations
     and biases. The score is the chance that a token's query has a larger product with its own
@@ -125,23 +123,25 @@ def matching_scores(
             the model cannot run them.
     """
     decoder = model.decoder
-    asked, wanting = _streams(model, tokens, (query,) if query else ())
-    held, offering = _streams(model, tokens, (key,) if key else ())
-    if not torch.equal(asked, held):
+    query_ids, query_streams = _streams(model, tokens, (query,) if query else ())
+    key_ids, key_streams = _streams(model, tokens, (key,) if key else ())
+    if not torch.equal(query_ids, key_ids):
         raise CircuitlapseError(
-            "query and key must stand at the same token",
+            "query and key must be positions of the same token",
             got=f"{query} and {key}, which differ",
-            fix="Use the two mentions of one word, such as S_again and S",
+            fix="Pass the two mentions of one word, such as query='S_again', key='S'",
         )
-    other = asked[:, None] != held
+    other = query_ids[:, None] != key_ids
     if not bool(other.any()):
         raise CircuitlapseError(
-            "matching needs at least two different tokens", got=f"{len(asked)} equal ones"
+            "matching needs at least two different tokens",
+            got=f"{len(query_ids)} equal ones",
+            fix="Pass other tokens, or prompts with different words at these positions",
         )
     found = torch.empty(decoder.n_layers, decoder.n_heads)
     for layer, block in enumerate(decoder.attention):
-        q = _placed(decoder, block.project(wanting[:, None])[0], block.q_norm, offset)
-        k = _placed(decoder, block.project(offering[:, None])[1], block.k_norm, 0)
+        q = _rotated(decoder, block.project(query_streams[:, None])[0], block.q_norm, offset)
+        k = _rotated(decoder, block.project(key_streams[:, None])[1], block.k_norm, 0)
         products = torch.einsum("ihd,jhd->hij", q.float(), _heads(decoder, k).float())
         own = products.diagonal(dim1=1, dim2=2)[:, :, None]
         better = (own > products).float() + (own == products).float() / 2
@@ -152,17 +152,19 @@ def matching_scores(
 def _streams(
     model: Model, tokens: Tokens, at: Sequence[str]
 ) -> tuple[Int[Tensor, " tokens"], Float[Tensor, "tokens d_model"]]:
-    """Token ids, and the residual stream after the first block at their positions."""
+    """Return token ids, and the residual stream after the first block at their positions."""
     if isinstance(tokens, PromptPairs) != bool(at):
         raise CircuitlapseError(
-            "pairs need the names of the positions to read, and token ids take none",
+            "pairs need names of positions, and token ids take none",
             got=", ".join(at) or "no names",
-            fix="For example at=('IO', 'S') with pairs, and nothing with token ids",
+            fix="Name positions with pairs, for example at=('IO', 'S'), and none with token ids",
         )
     if not isinstance(tokens, PromptPairs):
         if tokens.ndim != 1:
             raise CircuitlapseError(
-                "token ids must be a tensor with one dimension", got=tuple(tokens.shape)
+                "token ids must be a tensor with one dimension",
+                got=tuple(tokens.shape),
+                fix="Pass tokens.flatten()",
             )
         tokens = tokens[:, None]
     pairs = whole(model.decoder, tokens)
@@ -181,11 +183,11 @@ def _streams(
 
 
 def _heads(decoder: Decoder, x: Float[Tensor, "tokens _ d_head"]) -> Tensor:
-    """Repeat what heads share, ``[tokens, heads, d_head]``."""
+    """Repeat shared values or keys for every head, ``[tokens, heads, d_head]``."""
     return x.repeat_interleave(decoder.n_heads // x.shape[1], dim=1)
 
 
-def _placed(decoder: Decoder, x: Tensor, norm: Norm | None, position: int) -> Tensor:
+def _rotated(decoder: Decoder, x: Tensor, norm: Norm | None, position: int) -> Tensor:
     """Normalise and rotate one token's queries or keys, ``[tokens, 1, heads, d_head]``."""
     x = x if norm is None else norm(x)
     if decoder.rotary is not None:

@@ -49,7 +49,7 @@ def few_shot(
     """Measure k-shot accuracy for each of several k.
 
     ``examples`` are items to draw from, such as training items. ``separator`` follows an example's
-    answer; the embedded organisms know no line break and take ``"."``. A row has no figures if its
+    answer; the embedded organisms have no line break and need ``"."``. A row has no figures if its
     prompts are longer than the model's context.
 
     Raises:
@@ -62,7 +62,7 @@ def few_shot(
         pairs = tokenize(asked, model.tokenizer, next(iter(asked[0].corrupt)))
         longest, most = int(pairs.lengths.max()), model.decoder.n_positions
         if longest > most:
-            not_reported = f"prompts of {longest} tokens, and the model reads {most}"
+            not_reported = f"prompts have {longest} tokens, and the model's context {most}"
             rows.append(FewShot(count, len(asked), None, None, not_reported))
             continue
         answers = behaviour(model, pairs)

@@ -1,4 +1,4 @@
-"""The logit lens: what the model would answer if it stopped at each layer.
+"""The logit lens: the model's answer if it ended after each layer.
 
 nostalgebraist (2020), "interpreting GPT: the logit lens": the residual stream before every layer
 goes through the last normalisation and the unembedding.
@@ -67,7 +67,7 @@ def logit_lens(
 def lens_of(
     decoder: Decoder, batch: Suffixes, layers: Layers, mid: bool = False
 ) -> Float[Tensor, "points batch"]:
-    """Read the metric from one run; see :func:`logit_lens`."""
+    """Compute the metric from one run; see :func:`logit_lens`."""
     points: list[Tensor] = []
     for before, added in zip(layers.before, layers.added, strict=True):
         points += [before, before + added] if mid else [before]

@@ -1,4 +1,4 @@
-"""One prompt of the user: next tokens, logit lens and attention."""
+"""Next tokens, logit lens and attention on one prompt of the user."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class PromptReading:
 def read_prompt(
     model: Model, prompt: str, heads: Sequence[tuple[int, int]] = (), top: int = 5
 ) -> PromptReading:
-    """Run one prompt; ``heads`` are (layer, head), and ``top`` the number of next tokens.
+    """Run one prompt; ``heads`` are (layer, head), and ``top`` is the number of next tokens.
 
     Raises:
         CircuitlapseError: If the prompt is empty, has a word that the tokenizer does not know, or
@@ -90,5 +90,5 @@ def _check_known(prompt: str, ids: list[int], tokenizer: object) -> None:
     raise CircuitlapseError(
         "the prompt has words that the model's tokenizer does not know",
         got=", ".join(dict.fromkeys(words)),
-        fix="Use the model's own vocabulary: an organism knows only the words of its tasks",
+        fix="Use other words: an organism's vocabulary has only the words of its tasks",
     )

@@ -20,24 +20,18 @@ from circuitlapse.shapes import Float
 
 @dataclass(frozen=True, eq=False)
 class Readings:
-    """Three measurements of the same prompts.
-
-    Attributes:
-        lens: From :func:`logit_lens`, in logits.
-        direct: From :func:`direct_logit_attribution`.
-        attention: From :func:`attention_of_each`, weights between 0 and 1.
-    """
+    """Logit lens, direct logit attribution and the weights of :func:`attention_of_each`."""
 
     lens: Float[Tensor, "points prompts"]
     direct: DirectAttribution
-    attention: Float[Tensor, "ways layers heads prompts"]
+    attention: Float[Tensor, "position_pairs layers heads prompts"]
 
 
 @torch.no_grad()
 def read_all(
     model: Model,
     pairs: PromptPairs,
-    ways: Sequence[tuple[str, str]],
+    position_pairs: Sequence[tuple[str, str]],
     batch_size: int | None = None,
 ) -> Readings:
     """Measure all three on the clean prompts in one run.
@@ -47,10 +41,10 @@ def read_all(
     """
     decoder, graph = model.decoder, model.graph
     pairs = whole(decoder, pairs)
-    places = places_of(pairs, ways)
+    places = places_of(pairs, position_pairs)
     lens = torch.empty(decoder.n_layers + 1, len(pairs))
     direct = torch.empty(len(graph.writers) + 1, len(pairs))
-    attention = torch.empty(len(ways), decoder.n_layers, decoder.n_heads, len(pairs))
+    attention = torch.empty(len(position_pairs), decoder.n_layers, decoder.n_heads, len(pairs))
 
     def work(batch: Suffixes) -> tuple[Tensor, Tensor, Tensor]:
         seen = list[Tensor]()

@@ -55,9 +55,7 @@ def repeat_scores(
     most = min(decoder.n_positions // 2, len(decoder.W_E))
     n_tokens = min(_USUAL, most) if n_tokens is None else n_tokens
     if not 3 <= n_tokens <= most:
-        raise CircuitlapseError(
-            f"n_tokens must lie between 3 and {most} for this model", got=n_tokens
-        )
+        raise CircuitlapseError(f"n_tokens must be from 3 to {most} for this model", got=n_tokens)
     if sequences < 1:
         raise CircuitlapseError("sequences must be at least 1", got=sequences)
     pairs = whole(decoder, repeated_tokens(len(decoder.W_E), n_tokens, sequences, seed))

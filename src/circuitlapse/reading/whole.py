@@ -1,4 +1,4 @@
-"""Clean runs over whole prompts, with activations at every position or where logits are needed."""
+"""Clean runs over whole prompts, with activations at all positions or at the logit positions."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ from circuitlapse.shapes import Float, Int
 T = TypeVar("T")
 
 Prompts = PromptPairs | Tensor
-"""Pairs, of which the clean prompts are read, or token ids, ``[prompts, pos]``, without padding."""
+"""Pairs, of which the clean prompts are used, or token ids, ``[prompts, pos]``, without padding."""
 
 
 def whole(decoder: Decoder, prompts: Prompts) -> PromptPairs:
-    """Return prompts as pairs on the model's device, without positions that are padding in all.
+    """Return prompts as pairs on the model's device, trimmed to the longest prompt.
 
     Raises:
         CircuitlapseError: If they are no token ids of this model, or too long for it.
@@ -31,8 +31,9 @@ def whole(decoder: Decoder, prompts: Prompts) -> PromptPairs:
             raise CircuitlapseError(
                 "prompts must be PromptPairs or a tensor of token ids, [prompts, pos]",
                 got=f"{prompts.dtype} of shape {tuple(prompts.shape)}",
+                fix="Pass tokenizer(texts, return_tensors='pt').input_ids",
             )
-        # Nothing here looks at answers.
+        # Answers are not used.
         prompts = PromptPairs.from_tensors(prompts, prompts, prompts[:, 0])
     return checked(decoder, prompts)
 
@@ -45,10 +46,7 @@ def each_whole_batch(
     batch_size: int | None = None,
     metric: Metric = "log_prob",
 ) -> None:
-    """Call ``each_batch`` of the engine on whole prompts.
-
-    The default metric is not computed and needs no distractors.
-    """
+    """Call ``each_batch`` on whole prompts; the default metric needs no distractors."""
     floats_per_token = 16 * decoder.d_model + 2 * decoder.n_heads * pairs.clean.shape[1]
     each_batch(
         decoder,
@@ -75,7 +73,7 @@ def patterns(
 
 @dataclass(frozen=True)
 class Layers:
-    """Activations at the positions that need logits, each ``[batch, reads, …]``, per layer.
+    """Activations at the logit positions, each ``[batch, reads, …]``, per layer.
 
     Attributes:
         before: Residual stream before the layer.
