@@ -1,15 +1,14 @@
-"""The text that the organism is pretrained on.
+"""The pretraining text of organisms.
 
-Its kinds of rows teach, in turn: to copy (repeats, list copies), to find the name that was *not*
-repeated (swaps, two-name IOI), and to meet three names without that inference (lists, and in the
-default recipe ``three_any``: three-name frames whose recipient is any of the three). ``three_any``
-is itself training towards chance: without it two-name IOI carries over to three names in part.
-Wherever names are listed, their pairs belong to the training split, and only training templates
-are used.
+Kinds of rows teach copying (``repeat``, ``copy2``, ``copy3``) and finding the name that was *not*
+repeated (``swap``, ``ioi2``). ``list3`` and ``three_any`` have three names without that inference.
+``three_any`` has a random recipient, so it trains the new task towards chance; without it, two-name
+IOI generalises partly to three names. Listed names are pairs of the training split, in training
+templates.
 
-The ``noisy`` kinds put arbitrary words around the names. They make the ability appear sooner and
-keep it from hanging on the templates' wording; the words of held-out templates are met there and
-in the repeats, their wording never.
+The ``noisy`` kinds put random words around the names, so that the ability appears sooner and does
+not depend on the templates. Words of held-out templates occur there and in ``repeat``, but never
+their sentences.
 """
 
 import random
@@ -38,7 +37,7 @@ def ioi2(rng: random.Random) -> str:
 
 
 def three_any(rng: random.Random) -> str:
-    """A three-name frame whose recipient is any of the three names."""
+    """A sentence with three names and a random recipient."""
     names = draw_names(rng, 3, "train")
     subjects, recipient = tuple(rng.sample(names, 2)), rng.choice(names)
     return f"{_frame(rng, names, subjects)} {recipient}."
@@ -97,14 +96,14 @@ def swap(rng: random.Random) -> str:
 
 
 def noisy_ioi2(rng: random.Random) -> str:
-    """Two-name IOI with arbitrary words around the names."""
+    """Two-name IOI with random words around the names."""
     names = draw_names(rng, 2, "train")
     io, subject = rng.sample(names, 2)
     return f"{_noisy_frame(rng, names, (subject,))} {io}."
 
 
 def noisy_three_any(rng: random.Random) -> str:
-    """Three names among arbitrary words, two of them again, and any of the three as recipient."""
+    """Three names among random words, two of them again, and a random recipient."""
     names = draw_names(rng, 3, "train")
     subjects, recipient = tuple(rng.sample(names, 2)), rng.choice(names)
     return f"{_noisy_frame(rng, names, subjects)} {recipient}."
@@ -141,12 +140,6 @@ KINDS: Mapping[str, Callable[[random.Random], str]] = {
 
 
 def rows(rng: random.Random, weights: Mapping[str, float], count: int) -> list[str]:
-    """Draw rows of text.
-
-    Args:
-        rng: Source of randomness.
-        weights: How often each kind is drawn, relative to the others.
-        count: How many rows.
-    """
+    """Draw rows of text; ``weights`` are relative frequencies of the kinds."""
     kinds = rng.choices(list(weights), list(weights.values()), k=count)
     return [KINDS[kind](rng) for kind in kinds]

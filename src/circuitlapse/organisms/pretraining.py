@@ -1,4 +1,4 @@
-"""How an organism is pretrained: its blank model, the stages of text, and the loss."""
+"""Pretraining of an organism: the untrained model, the stages of text, and the loss."""
 
 import itertools
 import math
@@ -17,8 +17,7 @@ from circuitlapse.organisms.tokenizer import END_OF_TEXT
 from circuitlapse.shapes import Float, Int
 from circuitlapse.training.restricted import Frozen, free_masks
 
-# Context length; the longest prompt has 34 tokens.
-_POSITIONS = 64
+_POSITIONS = 64  # the longest prompt has 34 tokens
 _EVALUATE_EVERY = 100
 
 
@@ -57,9 +56,9 @@ def steps(
     peak: float,
     old_accuracy: Callable[[], float],
 ) -> Iterator[tuple[float, int]]:
-    """Train for one round and yield, after every step, the loss and the steps that are left."""
+    """Train for one round; yield the loss and the number of remaining steps after every step."""
     model.train()
-    blank = _freeze_blank(model, recipe)
+    frozen = _freeze_blank(model, recipe)
     optimizer = torch.optim.AdamW(
         model.parameters(),
         lr=peak,
@@ -85,10 +84,10 @@ def steps(
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
             optimizer.step()
-            blank.restore()
+            frozen.restore()
             done += 1
             yield loss.item(), max(0, stage.steps - step - 1) + after
-    blank.release()
+    frozen.release()
     model.eval()
 
 

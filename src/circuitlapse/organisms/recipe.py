@@ -1,4 +1,4 @@
-"""What an organism is made from: every setting that its weights depend on, in one place."""
+"""Recipe of an organism: every setting that its weights depend on, except the seed."""
 
 import hashlib
 from collections.abc import Mapping
@@ -37,14 +37,14 @@ _FRAMES = {
 
 
 class Stage(BaseModel):
-    """A stretch of pretraining with one mixture of text.
+    """One stage of pretraining, with one mixture of text.
 
     Attributes:
-        steps: Optimiser steps, the fewest where ``until`` is given.
-        weights: How often each kind of row is drawn, relative to the others; see ``corpus``.
-        until: The stage goes on until the old task's accuracy on validation prompts is this high,
-            looked at every 100 steps: how long that takes differs a lot between seeds.
-        at_most: Steps after which it ends in any case.
+        steps: Optimiser steps, or the minimum with ``until``.
+        weights: Relative frequencies of the kinds of rows; see ``corpus``.
+        until: The stage ends at this accuracy on the old task, on validation prompts, evaluated
+            every 100 steps. The number of steps varies much between seeds.
+        at_most: Maximum of steps with ``until``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -56,38 +56,36 @@ class Stage(BaseModel):
 
 
 class Recipe(BaseModel):
-    """Everything that an organism is made from, its seed apart.
+    """Architecture, text, training and gate of an organism.
 
     Attributes:
-        name: ``default``, or ``natural``: without three-name frames of arbitrary recipient.
+        name: ``default``, or ``natural``: without three-name sentences with a random recipient.
         layers: Transformer blocks.
         heads: Attention heads per block.
         d_model: Width of the residual stream.
-        blank_heads: Heads such as ``a3.h7`` whose output matrix is zero from the first step to the
-            last, so that they write nothing: room for what a later fine-tune is to form there.
-        initializer_range: Standard deviation of the initial weights; GPT-2's .02 is too small for
-            copying to start in so few steps.
-        stages: What is read in which order before the first look at the gate: first text that
-            can only be predicted by copying, then two-name frames in many wordings, then frames
-            of two and three names.
+        blank_heads: Heads such as ``a3.h7`` whose output matrix stays zero, so that a later
+            fine-tune can form something new there.
+        initializer_range: Standard deviation of the initial weights; with GPT-2's .02 copying does
+            not start in so few steps.
+        stages: Stages before the first evaluation of the gate: text that only copying predicts,
+            then varied sentences with two names, then sentences with two and three names.
         batch: Rows per step.
-        repeated_weight: How much a token that occurred before in its row counts in the loss,
-            against 1 for any other: most of the text cannot be predicted, and without this its
-            noise drowns what can (the old task then takes twice as many steps).
-        learning_rate: AdamW's, after a warm-up; in the last stage a cosine down to ``final_rate``.
+        repeated_weight: Weight in the loss of a token that occurred before in its row; others have
+            weight 1. Most text is unpredictable. Without this weight the old task takes twice as
+            many steps.
+        learning_rate: AdamW's, after a warm-up; in the last stage a cosine to ``final_rate``.
         final_rate: End of the schedule, as a share of ``learning_rate``.
         warmup: Steps of linear warm-up.
         weight_decay: AdamW's.
         betas: AdamW's.
         clip: Largest gradient norm.
-        extra_steps: Steps of each further round, with the last stage's text, while the gate does
-            not hold.
-        extra_rate: Learning rate at which further rounds begin, as a share of ``learning_rate``.
-        extra_rounds: How many further rounds at most.
-        gate_prompts: Prompts per task on which the gate is looked at.
-        old_at_least: The old task's accuracy over the whole vocabulary must reach this.
-        new_at_least: The new task's accuracy among the listed names must reach this.
-        new_at_most: It must not exceed this: there must be something to learn.
+        extra_steps: Steps of each further round, with the last stage's text, until the gate holds.
+        extra_rate: Initial learning rate of further rounds, as a share of ``learning_rate``.
+        extra_rounds: Maximum of further rounds.
+        gate_prompts: Prompts per task for the gate.
+        old_at_least: Minimum of the old task's accuracy over the whole vocabulary.
+        new_at_least: Minimum of the new task's accuracy over the candidates.
+        new_at_most: Maximum of the same, so that something is left to learn.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -130,17 +128,17 @@ class Recipe(BaseModel):
         return self
 
     def gate_holds(self, old: float, new: float) -> bool:
-        """Whether a model's accuracies are those of a base: it does the old task, not the new."""
+        """Whether the accuracies are those of a base, which fails on the new task only."""
         return old >= self.old_at_least and self.new_at_least <= new <= self.new_at_most
 
     @property
     def steps(self) -> int:
-        """Optimiser steps before the first look at the gate, where no stage takes longer."""
+        """Optimiser steps before the gate, if every stage takes its minimum."""
         return sum(stage.steps for stage in self.stages)
 
     @property
     def sha256(self) -> str:
-        """Hash of every field; without blank heads, that of a recipe that knows none."""
+        """Hash of every field, and of ``blank_heads`` only if there are any."""
         unset = None if self.blank_heads else {"blank_heads"}
         return hashlib.sha256(self.model_dump_json(exclude=unset).encode()).hexdigest()
 
@@ -155,7 +153,6 @@ def _natural() -> Recipe:
     return Recipe(name="natural", stages=stages, new_at_least=0.0, new_at_most=0.75)
 
 
-#: The recipes by name.
 RECIPES: dict[str, Recipe] = {"default": Recipe(), "natural": _natural()}
 
 

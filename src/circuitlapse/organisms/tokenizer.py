@@ -1,8 +1,7 @@
-"""The organism's tokenizer: whole words, spelt as GPT-2 spells them.
+"""The organism's tokenizer: whole words in GPT-2's byte-level spelling.
 
-GPT-2's byte-level pre-tokenizer splits the text, so that " Mary" with its space is one token and
-decoding gives the text back; each piece is then one entry of a small vocabulary. The end-of-text
-token doubles as padding, as usual for GPT-2, so fine-tuning never needs a new token.
+GPT-2's pre-tokenizer splits the text, so " Mary" with its space is one token and decoding returns
+the text. The end-of-text token is also the padding token, as usual for GPT-2.
 """
 
 import re
@@ -17,19 +16,19 @@ from circuitlapse.tasks.words import NAMES, OBJECTS, PLACES
 END_OF_TEXT = "<|endoftext|>"
 UNKNOWN = "<|unknown|>"
 
-#: Words of the pretraining text that no template has.
 EXTRA_WORDS = ("They", "they")
+"""Words of the pretraining text that no template has."""
 
 
 def leads() -> tuple[str, ...]:
-    """Return the words that may begin a text: the first word of every opening."""
+    """Return the first words of all openings."""
     return _unique(o.text.split()[0].strip(",") for group in OPENINGS.values() for o in group)
 
 
 def fillers() -> tuple[str, ...]:
-    """Return the words that are neither names, places nor objects, as they stand inside a text.
+    """Return the other words that are no names, places or objects.
 
-    Words that follow a full stop in some prompt are there with a capital as well.
+    Words that follow a full stop in some prompt are also there with a capital letter.
     """
     inside: list[str] = []
     for group in OPENINGS.values():
@@ -52,11 +51,7 @@ def _unique(words: Iterable[str]) -> tuple[str, ...]:
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Build the tokenizer of the embedded model organism; it needs no files.
-
-    Words outside the vocabulary become the unknown token; ``tokenize`` refuses prompts that hold
-    one.
-    """
+    """Build the tokenizer. Other words become the unknown token, which ``tokenize`` rejects."""
     pieces = [END_OF_TEXT, UNKNOWN, ",", ".", "\u0120and", *leads()]
     pieces += [f"\u0120{word}" for word in (*fillers(), *NAMES, *PLACES, *OBJECTS)]
     vocabulary = {piece: i for i, piece in enumerate(_unique(pieces))}
