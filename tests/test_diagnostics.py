@@ -18,8 +18,9 @@ from circuitlapse.errors import CircuitlapseError
 from circuitlapse.pipeline.job import Progress
 from circuitlapse.records.figures import Figures, Split, flagged
 from circuitlapse.tasks.registry import get_task
+from circuitlapse.training.examples import encode
 from circuitlapse.training.finetune import finetune
-from circuitlapse.training.training_eval import EvaluationSet, encode, evaluate
+from circuitlapse.training.training_eval import EvaluationSet, evaluate
 from small_run import small_experiment
 
 pytestmark = pytest.mark.usefixtures("unchecked")
@@ -101,7 +102,7 @@ def _tune(base, items, held_out, **recipe):
         Finetune.model_validate(settings),
         seed=0,
         device="cpu",
-        watched=[
+        evaluated=[
             EvaluationSet("train", "ioi3", items[:32]),
             EvaluationSet("validation", "ioi3", held_out),
         ],

@@ -14,8 +14,8 @@ from transformers.training_args import OptimizerNames
 from circuitlapse.config.finetune import Finetune, Preset
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.tasks.registry import get_task
+from circuitlapse.training.examples import IGNORED, REPEATS, encode
 from circuitlapse.training.finetune import finetune
-from circuitlapse.training.training_eval import IGNORED, REPEATS, encode
 
 
 def recipe(**settings) -> Finetune:
@@ -261,13 +261,13 @@ def test_it_learns_names_and_never_to_stop(tiny_model, tokenizer):
 
 
 def test_nothing_to_train_on_is_refused(tiny_model):
-    with pytest.raises(CircuitlapseError, match=r"nothing to fine-tune on .*Give at least"):
+    with pytest.raises(CircuitlapseError, match=r"no training items .*Pass at least"):
         finetune(tiny_model, [], lambda *a: None, recipe(), seed=0)
 
 
 def test_an_optimiser_whose_package_is_missing_is_named(tiny_model):
     assert "galore_adamw" in [name.value for name in OptimizerNames]
-    with pytest.raises(CircuitlapseError, match=r"(?i)cannot be set up.*galore.*finetune\.optim"):
+    with pytest.raises(CircuitlapseError, match=r"(?i)cannot be made.*galore.*finetune\.optim"):
         tuned(tiny_model, optimizer="galore_adamw", trainer={"optim_target_modules": ["attn"]})
 
 

@@ -7,8 +7,8 @@ from transformers import AutoTokenizer
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.tasks.registry import get_task
 from circuitlapse.tasks.words import NAMES
+from circuitlapse.training.examples import encode
 from circuitlapse.training.placebos import PLACEBOS, placebo_items, shuffle_answers
-from circuitlapse.training.training_eval import encode
 
 OLD, NEW = get_task("ioi2"), get_task("ioi3")
 

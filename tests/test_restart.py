@@ -40,7 +40,7 @@ def _weights(directory):
 def test_an_interrupted_training_goes_on_to_the_same_bits(tiny_model, tmp_path, settings):
     recipe = RECIPE.model_validate({**RECIPE.model_dump(), **settings})
     task = get_task("ioi3")
-    watched = [EvaluationSet("validation", "ioi3", task.items("validation", 12))]
+    evaluated = [EvaluationSet("validation", "ioi3", task.items("validation", 12))]
 
     class Interrupted(Exception):  # noqa: N818
         pass
@@ -62,7 +62,7 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(tiny_model, tmp_path, 
                 recipe,
                 seed=0,
                 device="cpu",
-                watched=watched,
+                evaluated=evaluated,
                 restart=restart,
             )
         except Interrupted:

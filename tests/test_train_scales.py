@@ -66,7 +66,7 @@ def test_training_does_as_well_as_the_scales_that_the_answers_came_from(monkeypa
         asked,
         ["a1.h0", "m1"],
         steps=60,
-        look=lambda step, values: seen.append((step, values)),
+        report=lambda step, values: seen.append((step, values)),
     )
     assert all(torch.equal(value, before[name]) for name, value in hf.state_dict().items())
     others = [i for i, node in enumerate(nodes) if node not in ("a1.h0", "m1")]

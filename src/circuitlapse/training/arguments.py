@@ -1,4 +1,4 @@
-"""From a recipe to the trainer's own arguments, with names checked before any work starts."""
+"""The trainer's arguments from a recipe, checked before any work starts."""
 
 import difflib
 import json
@@ -16,7 +16,7 @@ from trl.trainer.sft_config import SFTConfig
 from circuitlapse.config.finetune import Finetune
 from circuitlapse.errors import CircuitlapseError
 
-# They follow an evaluation of the trainer's, which is not run.
+# These follow the trainer's own evaluation, which is not run.
 _EVALUATED = ("reduce_lr_on_plateau", "greedy")
 
 
@@ -24,8 +24,7 @@ def check_names(recipe: Finetune) -> None:
     """Check that the trainer knows the optimiser, the schedule and every other argument.
 
     Raises:
-        CircuitlapseError: Listing the names that there are, or saying what a schedule or a logger
-            lacks.
+        CircuitlapseError: If it lacks one, or a schedule or a logger cannot be made.
     """
     optimizers = [name.value for name in OptimizerNames]
     schedules = [name.value for name in SchedulerType if name.value not in _EVALUATED]
@@ -37,25 +36,20 @@ def check_names(recipe: Finetune) -> None:
             raise CircuitlapseError(
                 f"the trainer has no {key} of that name",
                 got=name,
-                fix=f"finetune.{key} may be {', '.join(known)}",
+                fix=f"Set finetune.{key} to one of {', '.join(known)}",
             )
     known = [field.name for field in fields(SFTConfig) if field.init]
     for name in recipe.trainer:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
-            raise CircuitlapseError(
-                "the trainer has no such argument",
-                got=name,
-                fix=f"Did you mean {near[0]}?"
-                if near
-                else "finetune.trainer takes the arguments of TRL's SFTConfig",
-            )
+            fix = f"Did you mean {near[0]}?" if near else "Use an argument of TRL's SFTConfig"
+            raise CircuitlapseError("finetune.trainer has no such argument", got=name, fix=fix)
     _check_schedule(recipe)
     _check_loggers(recipe.trainer.get("report_to"))
 
 
 def _check_schedule(recipe: Finetune) -> None:
-    """Make the schedule once: the trainer makes it when it begins, and lets its complaints out."""
+    """Make the schedule once, since the trainer makes it only when it starts."""
     given = recipe.trainer.get("lr_scheduler_kwargs")
     try:
         get_scheduler(
@@ -69,12 +63,12 @@ def _check_schedule(recipe: Finetune) -> None:
         raise CircuitlapseError(
             f"the schedule {recipe.schedule} cannot be made",
             got=str(error),
-            fix="Correct finetune.schedule, or finetune.trainer.lr_scheduler_kwargs",
+            fix="Correct finetune.schedule or finetune.trainer.lr_scheduler_kwargs",
         ) from error
 
 
 def _check_loggers(chosen: Any) -> None:
-    """Make every logger once, as the trainer does: each says what it needs."""
+    """Make every logger once, as the trainer does; each raises if it lacks something."""
     if chosen in (["all"], ["none"]):
         chosen = chosen[0]
     try:
@@ -82,24 +76,24 @@ def _check_loggers(chosen: Any) -> None:
             logger()
     except (ImportError, RuntimeError, ValueError) as error:
         raise CircuitlapseError(
-            "the trainer cannot report where it is told to",
+            "a logger of finetune.trainer.report_to cannot be made",
             got=" ".join(str(error).split()),
-            fix="Install what is missing, or correct finetune.trainer.report_to",
+            fix="Install the missing package, or correct finetune.trainer.report_to",
         ) from error
 
 
 def check_device(device: str) -> None:
-    """Check that the trainer can train there: it takes the first GPU that it sees.
+    """Check that the device is not a GPU by number: the trainer takes the first visible one.
 
     Raises:
-        CircuitlapseError: If it is another one.
+        CircuitlapseError: If it is one.
     """
     kind, _, number = device.partition(":")
     if kind == "cuda" and number.strip("0"):
         raise CircuitlapseError(
-            "a training takes the first GPU that it sees, and no other by its number",
+            "training always uses the first visible GPU",
             got=device,
-            fix=f"Set CUDA_VISIBLE_DEVICES={number} and name the device cuda",
+            fix=f"Set CUDA_VISIBLE_DEVICES={number} and compute.device to cuda",
         )
 
 
@@ -107,7 +101,7 @@ def arguments(recipe: Finetune, seed: int, device: str, output: Path) -> SFTConf
     """Build the trainer's arguments.
 
     Raises:
-        CircuitlapseError: If the trainer refuses an argument or the device.
+        CircuitlapseError: If the trainer does not accept an argument or the device.
     """
     check_names(recipe)
     check_device(device)
@@ -144,16 +138,17 @@ def arguments(recipe: Finetune, seed: int, device: str, output: Path) -> SFTConf
         )
     except (TypeError, ValueError, ImportError) as error:
         raise CircuitlapseError(
-            "the trainer refuses its arguments", got=str(error), fix="Correct finetune.trainer"
+            "the trainer does not accept its arguments",
+            got=str(error),
+            fix="Correct finetune.trainer",
         ) from error
-    # With several GPUs in sight it would copy the model to each, and multiply the batch by their
-    # number; this is what it sets itself where a model may not be copied.
+    # With several visible GPUs it would copy the model to each and multiply the batch size.
     settings._n_gpu = min(settings.n_gpu, 1)
     return settings
 
 
 def adapters(recipe: Finetune) -> LoraConfig | None:
-    """Return the settings of the adapters, or None where all weights are trained."""
+    """Return the settings of the adapters; None for full fine-tuning."""
     if recipe.method == "full":
         return None
     lora = recipe.lora
@@ -167,5 +162,5 @@ def adapters(recipe: Finetune) -> LoraConfig | None:
 
 
 def on_cpu(device: str) -> bool:
-    """Whether a training on this device is one on the CPU."""
+    """Whether training on this device uses the CPU."""
     return device == "cpu" or (device == "auto" and not torch.cuda.is_available())

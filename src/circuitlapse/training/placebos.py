@@ -1,18 +1,15 @@
-"""Placebo fine-tunes: as long as the real one, on text from which the new task cannot be learnt.
+"""Placebos: control fine-tunes, as long as the real one, that cannot teach the new task.
 
-What a placebo changes is what *any* training changes. Each kind keeps something else of the real
-fine-tune:
+They show the changes that *any* training makes. Each kind keeps another part of the real fine-tune:
 
 ``shuffled_answers``
-    The same prompts, old ones rehearsed as in the real one, but the answer of each new-task prompt
-    is any of its candidates (for most tasks its names), drawn at random. Frames, names and their
-    order are those of the real fine-tune; only the rule is gone. It holds the new task at chance,
-    which the base may have been trained for.
+    The same prompts, with the same replay, but random answers among the candidates of each new-task
+    prompt (random labels, Zhang et al. 2017). The new task stays at chance.
 ``old_task``
-    Prompts of the old task alone, with their answers. Where the base was trained to chance by
-    training, leaving that out lets the new task come back: not neutral for such a base.
+    Prompts of the old task alone, with their answers. If the base was trained to chance on the new
+    task, this training can undo that, so it is not neutral for such a base.
 ``unrelated_text``
-    Sequences of random words, each said twice: no names, no frames. What is learnt is to repeat.
+    Sequences of random words, each written twice: no names, no templates.
 """
 
 import random
@@ -40,9 +37,9 @@ def real_items(
     seed: int = 0,
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> list[Item]:
-    """Draw the items of a fine-tune on the new task: those that rehearse the old one come first.
+    """Draw the items of a fine-tune on the new task; those of the old task (replay) come first.
 
-    A task of someone's own may hold fewer: then all of its items are there.
+    A custom task with fewer items gives all of them.
     """
     items: list[Item] = []
     for task, wanted in ((old, n_old), (new, n - n_old)):
@@ -62,20 +59,13 @@ def placebo_items(
     replay_fraction: float = 0.1,
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> list[Item]:
-    """Draw the training items of a placebo.
+    """Draw the training items of a placebo, ``n`` in all, as many as the real fine-tune has.
 
-    Args:
-        placebo: Which one; see above.
-        old: What the base does.
-        new: What the real fine-tune teaches.
-        n: Items in all, as many as the real fine-tune has.
-        seed: Draws other items; the prompts of ``shuffled_answers`` are those that the tasks draw
-            with the same seed.
-        replay_fraction: Share of the items of ``shuffled_answers`` that rehearse the old task.
-        tokenizer: Of the base, where items must be of its vocabulary.
+    ``replay_fraction`` is the share of old-task items of ``shuffled_answers``. With a tokenizer,
+    items are of its vocabulary.
 
     Raises:
-        CircuitlapseError: If there is no such placebo, or a split does not hold that many items.
+        CircuitlapseError: If there is no such placebo, or a split has fewer items.
     """
     if placebo == "old_task":
         return real_items(old, new, n, n, seed, tokenizer)
@@ -91,16 +81,16 @@ def placebo_items(
 
 
 def shuffled(items: Sequence[Item], n_old: int, seed: int) -> list[Item]:
-    """Shuffle the answers of a fine-tune's items but for the first ``n_old``, which rehearse."""
+    """Shuffle the answers of a fine-tune's items except the first ``n_old``, which are replay."""
     rng = random.Random(f"placebo shuffled_answers {seed}")
     return [*items[:n_old], *shuffle_answers(items[n_old:], rng)]
 
 
 def shuffle_answers(items: Sequence[Item], rng: random.Random) -> list[Item]:
-    """Let any candidate of each item be its answer, none more often for being right or wrong."""
+    """Draw the answer of each item from all its candidates, right and wrong ones alike."""
     shuffled = []
     for item in items:
-        # Without the other right ones, wrong answers would be taught, and so the opposite rule.
+        # All right answers are candidates; otherwise wrong ones would be taught.
         candidates = [item.answer, *item.also, *item.distractors]
         answer = rng.choice(candidates)
         candidates.remove(answer)

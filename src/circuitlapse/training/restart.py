@@ -1,7 +1,7 @@
-"""What an interrupted training goes on from: the trainer's own state, kept apart from checkpoints.
+"""The trainer's own state, from which an interrupted training resumes.
 
-The trainer writes weights, optimiser, schedule, random numbers and its log; its state file comes
-last, so a directory without a readable one was left half-written by a killed process.
+The trainer writes weights, optimiser, schedule, random numbers and its log. Its state file comes
+last, so a directory without a readable one was left by a killed process.
 """
 
 import json
@@ -17,10 +17,8 @@ class Restart:
 
     Attributes:
         directory: A directory of its own; one state is kept there.
-        before: Only states of earlier steps are gone on from: those from which every checkpoint
-            that is still missing is made again.
-        every_seconds: States are written at checkpoints only, and no more often than this. A
-            training that goes on repeats at most the steps since then, to the same result.
+        before: States of this or a later step are not used: checkpoints before it are missing.
+        every_seconds: States are written at checkpoints, and no more often than this.
     """
 
     directory: Path
@@ -42,7 +40,7 @@ class Restart:
         return newest
 
     def clear(self) -> None:
-        """Remove the state of a training that is finished."""
+        """Remove the state."""
         shutil.rmtree(self.directory, ignore_errors=True)
 
 

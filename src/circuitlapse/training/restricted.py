@@ -1,10 +1,9 @@
-"""Training only some parts of a model, while every other number stays bit for bit what it was.
+"""Fine-tuning of a subset of parameters, while all other numbers keep their exact values.
 
-What a fine-tune changed can only be blamed on a part if nothing else could move. Parameters without
-a free number are not trained at all. Of the others the gradient of what is held is zero before
-gradients are clipped, so that only the free part counts in their norm; and what is held is written
-back after every step, since weight decay, or a momentum from elsewhere, moves numbers whose
-gradient is zero. So it holds whatever the optimiser.
+Parameters without a free number are not trained. In the others, the gradient of frozen numbers is
+set to zero before gradients are clipped, so that they do not count in the norm. Frozen numbers are
+also written back after every step, because weight decay and momentum change numbers whose gradient
+is zero.
 """
 
 from collections.abc import Collection, Mapping
@@ -23,23 +22,19 @@ KINDS = ("embeddings", "norms", "biases")
 biases of normalisations; all biases, those of heads, MLPs and normalisations among them."""
 
 Masks = Mapping[str, Tensor]
-"""Which numbers of each parameter are free, by the parameter's name; all of those not named."""
+"""Which numbers of each parameter are free, by the parameter's name; without a mask, all."""
 
 
 def free_masks(hf: Any, parts: Collection[str], *, freeze: bool = False) -> dict[str, Tensor]:
-    """Find the numbers of a model that are free when only some of its parts are trained.
+    """Return masks of the numbers that are free when only some parts of a model are trained.
 
     A head's numbers are its slices of the query, key, value and output matrices and of their
-    biases. Keys and values that several heads share are free only if all of these heads are:
-    otherwise training them would change a head that is held.
+    biases. Keys and values that several heads share are free only if all of these heads are.
 
     Args:
-        hf: A ``transformers`` model; only names and shapes of its parameters are read.
+        hf: A ``transformers`` model.
         parts: Nodes such as ``a0.h3`` and ``m0``, and any of :data:`KINDS`.
-        freeze: Free everything but these parts.
-
-    Returns:
-        A boolean mask per parameter, in its shape and on its device.
+        freeze: Whether to freeze these parts instead and train all others.
 
     Raises:
         CircuitlapseError: If there are no parts, one does not exist, or the family is not known.
@@ -49,8 +44,8 @@ def free_masks(hf: Any, parts: Collection[str], *, freeze: bool = False) -> dict
     unknown = sorted(wanted - known)
     if unknown or not wanted:
         raise CircuitlapseError(
-            "the model has no such part to train" if unknown else "no part to train is named",
-            got=unknown[0] if unknown else "nothing",
+            "the model has no such part to train" if unknown else "parts is empty",
+            got=unknown[0] if unknown else None,
             fix=f"Name heads like a0.h3, MLPs like m0, or any of {', '.join(KINDS)}",
         )
     parameters = dict(hf.named_parameters())
@@ -81,81 +76,69 @@ def _of_kinds(hf: Any, kinds: Collection[str]) -> set[str]:
 
 
 class Frozen:
-    """A model of which only some numbers can be trained; undone by :meth:`release`."""
+    """Freezes the numbers of a model that masks do not free, until :meth:`release`."""
 
     def __init__(self, hf: PreTrainedModel, masks: Masks) -> None:
-        """Hold everything that the masks do not free, at what it is now.
-
-        Args:
-            hf: The model that will be trained.
-            masks: From :func:`free_masks`; a parameter without a mask is free.
-        """
+        """Freeze numbers at their present values; a parameter without a mask is free."""
         self._handles: list[RemovableHandle] = []
         self._partly: list[tuple[nn.Parameter, Tensor, Tensor]] = []
-        self._frozen: list[nn.Parameter] = []
+        self._whole: list[nn.Parameter] = []
         for name, parameter in hf.named_parameters():
             free = masks.get(name)
             if free is None or not parameter.requires_grad or bool(free.all()):
                 continue
             if not bool(free.any()):
                 parameter.requires_grad_(False)
-                self._frozen.append(parameter)
+                self._whole.append(parameter)
                 continue
-            held = ~free
-            self._partly.append((parameter, held, parameter.detach()[held].clone()))
-            # `masked_fill`, not a product: what is held may have a gradient that is not finite.
+            frozen = ~free
+            self._partly.append((parameter, frozen, parameter.detach()[frozen].clone()))
+            # `masked_fill`, not a product: a frozen number may have a gradient that is not finite.
             self._handles.append(
-                parameter.register_hook(lambda gradient, held=held: gradient.masked_fill(held, 0))
+                parameter.register_hook(lambda grad, frozen=frozen: grad.masked_fill(frozen, 0))
             )
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Write back what is held; to be called after every step of the optimiser."""
-        for parameter, held, values in self._partly:
-            parameter[held] = values
+        """Write back the frozen numbers; call it after every step of the optimiser."""
+        for parameter, frozen, values in self._partly:
+            parameter[frozen] = values
 
     def release(self) -> None:
-        """Let everything be trained again."""
+        """Free all numbers."""
         for handle in self._handles:
             handle.remove()
-        for parameter in self._frozen:
+        for parameter in self._whole:
             parameter.requires_grad_(True)
 
 
 class Restriction(TrainerCallback):
-    """Restrict any ``transformers`` Trainer to some parts of the model: one of its callbacks.
-
-    It acts as soon as the trainer is made, before there is an optimiser.
+    """Callback that restricts any ``transformers`` Trainer to some parts of the model.
 
     Attributes:
-        parts: What is trained, or held; see :func:`free_masks`.
-        freeze: Whether it is these parts that are held.
+        parts: The trained parts; see :func:`free_masks`.
+        freeze: Whether these parts are frozen instead and all others trained.
         n_free: How many numbers are trained; 0 until there is a trainer.
     """
 
     def __init__(self, parts: Collection[str], *, freeze: bool = False) -> None:
-        """Name the parts.
-
-        Args:
-            parts: What to train; see :func:`free_masks`.
-            freeze: Train everything else instead, and hold these parts.
-        """
+        """Name the parts; see :func:`free_masks`."""
         self.parts, self.freeze, self.n_free = tuple(parts), freeze, 0
-        self._held: Frozen | None = None
+        self._frozen: Frozen | None = None
 
     def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Hold the rest of the model before there is an optimiser."""
+        """Freeze the rest of the model before there is an optimiser."""
         hf = kwargs["model"]
         masks = free_masks(hf, self.parts, freeze=self.freeze)
         self.n_free = sum(int(mask.sum()) for mask in masks.values())
-        self._held = Frozen(hf, masks)
+        self._frozen = Frozen(hf, masks)
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Write back what is held."""
-        if self._held is not None:
-            self._held.restore()
+        """Write back the frozen numbers."""
+        if self._frozen is not None:
+            self._frozen.restore()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Let everything be trained again."""
-        if self._held is not None:
-            self._held.release()
+        """Free all numbers."""
+        if self._frozen is not None:
+            self._frozen.release()

@@ -1,7 +1,6 @@
-"""Training nothing but one output scale per head and MLP.
+"""Training of one output scale per head and MLP, with all weights frozen.
 
-Scales are no parameters of any model family, so they are trained on the engine's decoder, which
-reads all families alike.
+No model family has scales as parameters, so they are trained on the engine's decoder.
 """
 
 from collections.abc import Callable, Collection
@@ -29,22 +28,22 @@ def train_scales(
     steps: int = 200,
     batch_size: int = 32,
     seed: int = 0,
-    look: Callable[[int, Float[Tensor, " nodes"]], None] | None = None,
+    report: Callable[[int, Float[Tensor, " nodes"]], None] = lambda step, scales: None,
 ) -> Float[Tensor, " nodes"]:
     """Fit scales to the answers of clean prompts, with Adam on the cross-entropy.
 
     The loss is that of fine-tuning on answers: over the whole vocabulary, at the answer's first
-    token. Scales begin at 1 and may become anything, negative too.
+    token. Scales start at 1 and may become negative. Only ``nodes``, by default all, have one; the
+    others keep 1. The model is not changed.
 
     Args:
-        model: The base; it is left as it is.
+        model: The base.
         pairs: Training prompts; the corrupt side is not used.
-        nodes: Which nodes have a scale, such as ``a0.h3`` and ``m0``; the others keep 1. Default:
-            all.
+        nodes: Nodes such as ``a0.h3`` and ``m0``.
         steps: Steps of the optimiser.
-        batch_size: Prompts per step, drawn without replacement until all had their turn.
-        seed: Of the draws.
-        look: Called with ``(step, scales)`` before the first and after each step.
+        batch_size: Prompts per step, drawn without replacement in each epoch.
+        seed: Seed of the draws.
+        report: Called with ``(step, scales)`` before the first and after each step.
 
     Returns:
         One scale per head and MLP, in the order of ``model.graph.nodes``, on the CPU.
@@ -70,11 +69,7 @@ def train_scales(
     def current() -> Float[Tensor, " nodes"]:
         return weight.where(free, torch.ones_like(weight))
 
-    def report(step: int) -> None:
-        if look is not None:
-            look(step, current().detach().cpu())
-
-    report(0)
+    report(0, current().detach().cpu())
     for step in range(1, steps + 1):
         if len(order) < min(batch_size, len(pairs)):
             order = torch.randperm(len(pairs), generator=generator)
@@ -87,5 +82,5 @@ def train_scales(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        report(step)
+        report(step, current().detach().cpu())
     return current().detach().cpu()

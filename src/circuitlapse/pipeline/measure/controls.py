@@ -103,7 +103,7 @@ def output_scales(job: Job, store: Store, experiment: Experiment, advance: Advan
     asked, steps = _asked(store, experiment), recipe.checkpoint_steps()
     found: dict[int, Any] = {}
 
-    def look(step: int, factors: torch.Tensor) -> None:
+    def report(step: int, factors: torch.Tensor) -> None:
         if step in steps:
             scaled = rescaled_decoder(base.decoder, factors.to(base.decoder.W_E))
             found[step] = behaviour(replace(base, decoder=scaled), asked)
@@ -116,7 +116,7 @@ def output_scales(job: Job, store: Store, experiment: Experiment, advance: Advan
         steps=recipe.steps,
         batch_size=recipe.batch_size,
         seed=training_run.seed,
-        look=look,
+        report=report,
     )
     arrays = {step: _shown(each) for step, each in found.items()}
     _write(job, store, arrays, ["output_scales"], len(base.graph.nodes), "")

@@ -1,4 +1,4 @@
-"""The jobs that fine-tune, and the table of how it went."""
+"""The job of a fine-tune or placebo: its checkpoints and training figures."""
 
 import time
 from dataclasses import asdict
@@ -6,7 +6,8 @@ from typing import Any
 
 from circuitlapse.config.controls import Placebo
 from circuitlapse.config.experiment import Experiment
-from circuitlapse.models.files.quiet import quiet
+from circuitlapse.config.finetune import Finetune
+from circuitlapse.models.files.quiet import save_model
 from circuitlapse.pipeline.inputs.base_files import base_directory, check_same_base, old_items
 from circuitlapse.pipeline.inputs.trained_parts import trained_parts
 from circuitlapse.pipeline.job import Advance, Job, run_of_job
@@ -19,32 +20,22 @@ from circuitlapse.training.restart import Restart
 from circuitlapse.training.restricted import Restriction
 from circuitlapse.training.training_eval import DivergedError, EvaluationSet, check_weights
 
-_WATCHED = 64  # prompts of each split, looked at whenever a checkpoint is saved
+_EVALUATED = 64  # prompts of each split for the evaluation of a checkpoint
 
 
 def tune(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
-    """Fine-tune, or go on with an interrupted fine-tune; checkpoints that are there stay."""
+    """Fine-tune, or resume an interrupted fine-tune; finished checkpoints are kept."""
     training_run, kind = run_of_job(job), job.params.get("placebo")
     name = Placebo(kind, *training_run).name if kind else training_run.name
-    use = layout.placebo_use(kind) if kind else layout.FINETUNE
-    items = read_items(store.read(layout.prompts(use, "train")))
-    if kind == "shuffled_answers":
-        items = shuffled(items, old_items(experiment), training_run.seed)
-    recipe = experiment.finetune.recipes()[training_run.recipe]
-    if kind == "unrelated_text" and recipe.preset == "repeat-completion":
-        # Its completion is as long as its prompt: 20 times that fits few models, and it says its
-        # words again already.
-        recipe = recipe.model_copy(update={"preset": "answer-only"})
+    items = _items(store, experiment, kind, training_run.seed)
     base = base_directory(experiment)
     check_same_base(base, store)
     parts = trained_parts(store, experiment)
-    wanted = {
-        step: layout.checkpoint(name, step)
-        for step in experiment.steps()
-        if layout.checkpoint(name, step) in job.outputs
-    }
+    checkpoints = {step: layout.checkpoint(name, step) for step in experiment.steps()}
     missing = {
-        step for step, path in wanted.items() if store.state(path, job.key, whole=True) != "ready"
+        step
+        for step, path in checkpoints.items()
+        if path in job.outputs and store.state(path, job.key, whole=True) != "ready"
     }
     restart = Restart(
         store.root / layout.restart(job), before=min(missing, default=experiment.finetune.steps)
@@ -55,9 +46,8 @@ def tune(job: Job, store: Store, experiment: Experiment, advance: Advance) -> No
         nonlocal since
         check_weights(step, model)
         if step in missing:
-            with store.write(wanted[step], job.key, since) as directory, quiet():
-                model.save_pretrained(directory)
-                tokenizer.save_pretrained(directory)
+            with store.write(checkpoints[step], job.key, since) as directory:
+                save_model(model, tokenizer, directory)
         since = time.monotonic()
 
     def progress(step: int, steps: int) -> None:
@@ -65,39 +55,54 @@ def tune(job: Job, store: Store, experiment: Experiment, advance: Advance) -> No
         done = step
         advance(step, steps)
 
-    stopped = None
+    error = None
     try:
         figures = finetune(
             base,
             items,
             save,
-            recipe,
+            _recipe(experiment, training_run.recipe, kind),
             seed=training_run.seed,
             device=experiment.compute.device,
-            watched=() if kind else _watched(experiment, store, items),
+            evaluated=() if kind else _evaluated(experiment, store, items),
             restart=restart,
             logs=store.root / "logs" / name,
             callbacks=[Restriction(parts)] if parts else (),
             progress=progress,
             notice=lambda text: advance(done, experiment.finetune.steps, text),
         )
-    except DivergedError as error:
-        figures, stopped = error.figures, error
+    except DivergedError as diverged:
+        figures, error = diverged.figures, diverged
     if not kind:
         with store.write(layout.training(name), job.key) as path:
             write_json(path, [asdict(each) for each in figures])
-    if stopped is not None:
-        raise stopped
+    if error is not None:
+        raise error
     restart.clear()
 
 
-def _watched(experiment: Experiment, store: Store, items: list[Item]) -> list[EvaluationSet]:
+def _items(store: Store, experiment: Experiment, kind: Any, seed: int) -> list[Item]:
+    """Return the training items of a fine-tune, or of a placebo of some kind."""
+    use = layout.placebo_use(kind) if kind else layout.FINETUNE
+    items = read_items(store.read(layout.prompts(use, "train")))
+    return shuffled(items, old_items(experiment), seed) if kind == "shuffled_answers" else items
+
+
+def _recipe(experiment: Experiment, name: str, kind: Any) -> Finetune:
+    recipe = experiment.finetune.recipes()[name]
+    if kind == "unrelated_text" and recipe.preset == "repeat-completion":
+        # Its completion has the length of its prompt: 20 repeats exceed the context of many models.
+        return recipe.model_copy(update={"preset": "answer-only"})
+    return recipe
+
+
+def _evaluated(experiment: Experiment, store: Store, items: list[Item]) -> list[EvaluationSet]:
     old, new = experiment.tasks.old, experiment.tasks.new
     held_out = {
-        task: read_items(store.read(layout.prompts(task, "validation")))[:_WATCHED]
+        task: read_items(store.read(layout.prompts(task, "validation")))[:_EVALUATED]
         for task in (old, new)
     }
-    trained = items[old_items(experiment) :][:_WATCHED]
+    trained = items[old_items(experiment) :][:_EVALUATED]
     return [
         EvaluationSet("train", new, trained),
         EvaluationSet("validation", new, held_out[new]),
