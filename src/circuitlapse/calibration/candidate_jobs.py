@@ -44,14 +44,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Setup:
-    """How organisms are made and judged.
-
-    Attributes:
-        recipes: Recipes of the bases, by kind.
-        ground_truth: How organisms are trained and measured.
-        judging: On how many prompts organisms are judged.
-        cache_dir: Where models are kept.
-    """
+    """How organisms are made, with the recipes of the bases by kind, and judged."""
 
     recipes: Mapping[str, Recipe]
     ground_truth: GroundTruthConfig

@@ -116,16 +116,10 @@ def make_organism(
 ) -> KnownOrganism:
     """Make and validate an organism of a kind; its models are taken from the cache if possible.
 
-    Args:
-        kind: ``formed``, ``transformed``, ``elicited`` or ``nothing``.
-        seed: Seed of pretraining, and of the fine-tunes' shuffling.
-        variant: For ``nothing``, which placebo (default ``shuffled_answers``). For ``elicited``,
-            :data:`ALL_WEIGHTS` suppresses the ability with all weights, not only with blank heads.
-            That may destroy the ability and cannot be undone, so it is never validated.
-        recipe: Recipe of the base, with blank heads; default :func:`organism_recipe`.
-        config: How the organism is trained and measured.
-        cache_dir: Where models are kept; see :func:`circuitlapse.organisms.organism`.
-        progress: Called with the name of each model before it is made.
+    ``variant`` of ``nothing`` is the placebo, by default ``shuffled_answers``. For ``elicited``,
+    :data:`ALL_WEIGHTS` suppresses the ability with all weights, not only with blank heads. That may
+    destroy the ability and cannot be undone, so it is never validated. ``progress`` gets the name of
+    each model before it is made.
 
     Raises:
         CircuitlapseError: If the kind does not exist, the recipe has no blank heads, or no base

@@ -61,18 +61,10 @@ def completeness(
     reference: PromptPairs | None = None,
     batch_size: int | None = None,
 ) -> list[Incompleteness]:
-    """Remove the same nodes from the circuit and from the whole model, for each set of nodes.
+    """Remove the same nodes from the circuit and from the whole model, for each set K of nodes.
 
-    Args:
-        model: From :func:`circuitlapse.load_model`.
-        circuit: C.
-        pairs: Clean and corrupt prompts with their metric.
-        sets: The sets K to remove: names of nodes of the circuit, by role or from
-            :func:`random_sets`. The empty set compares the circuit with the model.
-        ablation: Ablation of the edges that are not in a circuit; see :func:`evaluate_circuit`.
-        metric: See :mod:`circuitlapse.prompts.metrics`.
-        reference: For ``mean`` ablation; see :func:`evaluate_circuit`.
-        batch_size: Pairs per batch; by default as many as fit a fixed memory budget.
+    A set holds names of nodes of the circuit, by role or from :func:`random_sets`. The empty set
+    compares the circuit with the model. Other arguments are those of :func:`evaluate_circuit`.
 
     Returns:
         One result per set, in their order.
@@ -101,19 +93,9 @@ def greedy_completeness(
 ) -> list[Incompleteness]:
     """Grow K node by node, each time adding the node that maximises |F(C∖K) − F(M∖K)|.
 
-    Every step runs two circuits per candidate, one of them almost the whole model.
-
-    Args:
-        model: From :func:`circuitlapse.load_model`.
-        circuit: C.
-        pairs: Clean and corrupt prompts with their metric.
-        n_nodes: Largest size of K.
-        candidates: How many randomly drawn nodes to try in each step; None for all.
-        seed: Seed of that draw.
-        ablation: See :func:`completeness`, also for the other arguments.
-        metric: See :func:`completeness`.
-        reference: See :func:`completeness`.
-        batch_size: See :func:`completeness`.
+    Every step runs two circuits per candidate, one of them almost the whole model. Candidates are
+    all nodes, or as many randomly drawn ones as ``candidates`` says. Other arguments are those of
+    :func:`evaluate_circuit`.
 
     Returns:
         The best K of 1, 2, … ``n_nodes`` nodes, each with one node more than the one before.
@@ -200,13 +182,7 @@ def random_sets(
 ) -> list[tuple[str, ...]]:
     """Draw sets of a circuit's nodes, each node with probability ``share``.
 
-    With 0.5 every subset is equally likely.
-
-    Args:
-        circuit: The circuit.
-        n_sets: How many sets.
-        seed: The same seed and circuit give the same sets.
-        share: Between 0 and 1.
+    With 0.5 every subset is equally likely. The same seed and circuit give the same sets.
 
     Raises:
         CircuitlapseError: If the share is no probability.

@@ -43,22 +43,11 @@ def faithfulness_curve(
     ablation: Ablation = "corrupt",
     reference: PromptPairs | None = None,
 ) -> list[CircuitEvaluation]:
-    """Evaluate circuits of growing size from one ranking of the edges.
+    """Evaluate circuits of growing size from one ranking of the edges, in the order of fractions.
 
-    Args:
-        model: From :func:`circuitlapse.load_model`.
-        scores: From :func:`circuitlapse.attribute`, on the same or other prompts.
-        pairs: Clean and corrupt prompts with their metric.
-        fractions: Sizes as shares of all edges, before pruning.
-        by: How to rank: see :meth:`Scores.top`.
-        metric: See :mod:`circuitlapse.prompts.metrics`.
-        batch_size: Pairs per batch; by default as many as fit a fixed memory budget.
-        grow: How to choose edges: see :meth:`Scores.top`.
-        ablation: Ablation of the other edges: see :func:`evaluate_circuit`.
-        reference: For ``mean`` ablation: see :func:`evaluate_circuit`.
-
-    Returns:
-        One evaluation per fraction, in their order.
+    Fractions are shares of all edges, before pruning. ``by`` and ``grow`` are those of
+    :meth:`Scores.top`, all other arguments those of :func:`evaluate_circuit`. The scores may come
+    from other prompts.
     """
     circuits = [scores.top(fraction=fraction, by=by, grow=grow) for fraction in fractions]
     return evaluate_circuits(model, circuits, pairs, ablation, metric, reference, batch_size)

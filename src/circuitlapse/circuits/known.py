@@ -29,15 +29,10 @@ _SHARE = 10  # a tenth of all heads
 
 @dataclass(frozen=True)
 class HeadCheck:
-    """One expected head.
+    """One expected head, with the values of its role's tests.
 
-    Attributes:
-        role: Name of its role.
-        node: The head, such as ``a9.h9``.
-        values: Values of the role's tests.
-        rank: Its rank among all heads by the product of the tests; 1 is the best.
-        allowed: The last rank that is a hit.
-        hit: Whether the rank is allowed and every test reaches its minimum.
+    ``rank`` is its rank among all heads by their product, from 1, and ``allowed`` the last rank of
+    a hit. For a hit, every test must also reach its minimum.
     """
 
     role: str

@@ -60,18 +60,11 @@ def minimality(
     reference: PromptPairs | None = None,
     batch_size: int | None = None,
 ) -> list[NodeMinimality]:
-    """Find for every node of the circuit the given set without which it matters most.
+    """Find for every node of the circuit the set K without which it matters most.
 
-    Args:
-        model: From :func:`circuitlapse.load_model`.
-        circuit: C.
-        pairs: Clean and corrupt prompts with their metric.
-        sets: Sets of the circuit's nodes to try as K, in addition to the empty set, by role or from
-            :func:`random_sets`; for a node that is in one, K is the rest of it.
-        ablation: Ablation of the edges that are not in a circuit; see :func:`evaluate_circuit`.
-        metric: See :mod:`circuitlapse.prompts.metrics`.
-        reference: For ``mean`` ablation; see :func:`evaluate_circuit`.
-        batch_size: Pairs per batch; by default as many as fit a fixed memory budget.
+    Candidates for K are the empty set and ``sets``: names of nodes of the circuit, by role or from
+    :func:`random_sets`. For a node of a set, K is the rest of the set. Other arguments are those of
+    :func:`evaluate_circuit`.
 
     Returns:
         One result per node of the circuit, in graph order; ties go to the first set.

@@ -31,12 +31,8 @@ _SHOWN = 3
 class RoleChange:
     """Distance of one head's profile in the tuned model from that in the base.
 
-    Attributes:
-        head: Such as ``a0.h3``.
-        distance: Between base and tuned model.
-        noise: Largest distance between halves of the prompts or to a placebo.
-        changed: Whether the distance exceeds the noise and the minimum.
-        features: The features that changed most, with their change, the largest first.
+    ``noise`` is the largest distance between halves of the prompts or to a placebo. ``features``
+    are those that changed most, with their change, the largest first.
     """
 
     head: str

@@ -68,23 +68,12 @@ def finetune(
 
     Defaults of ``recipe.trainer`` are no weight decay, no warm-up, gradients clipped at norm 1, and
     single precision whatever the base is saved in, because half precision rounds small updates and
-    Adam's epsilon to zero.
+    Adam's epsilon to zero. Seeds, grid, placebos and replay of the recipe are left to the caller.
 
-    Args:
-        base: Directory or Hub name of the model and its tokenizer.
-        items: Training items; they are shuffled by ``seed`` and repeated as often as needed.
-        save: Called with ``(step, model, tokenizer)`` at every step of
-            ``recipe.checkpoint_steps()``, with adapters merged into the model.
-        recipe: How to train; its seeds, grid, placebos and replay are the caller's.
-        seed: Seed of shuffling, adapters and dropout.
-        device: ``cpu``, or ``auto`` for the first visible GPU, if any.
-        evaluated: Prompts that every checkpoint is evaluated on.
-        restart: Where to keep the state that an interrupted training resumes from; the caller
-            clears it.
-        logs: Directory for TensorBoard's files, if ``recipe.trainer`` asks for them.
-        callbacks: More callbacks for the trainer, called before the one that saves.
-        progress: Called with ``(step, steps)`` after each step.
-        notice: Called with a sentence on the first occurrence of each training diagnostic.
+    ``save`` gets ``(step, model, tokenizer)`` at every step of ``recipe.checkpoint_steps()``, with
+    adapters merged, and every checkpoint is evaluated on ``evaluated``. An interrupted training
+    resumes from ``restart``, which the caller clears. ``logs`` is for TensorBoard. ``progress``
+    gets ``(step, steps)``, ``notice`` a sentence on each training diagnostic that occurs.
 
     Raises:
         CircuitlapseError: If there are no items, an item cannot be encoded, an adapter is on tied

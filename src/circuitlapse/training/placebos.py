@@ -74,29 +74,24 @@ def placebo_items(
         return [_repeated_words(rng) for _ in range(n)]
     if placebo == "shuffled_answers":
         n_old = round(n * replay_fraction)
-        return shuffled(real_items(old, new, n, n_old, seed, tokenizer), n_old, seed)
+        return shuffle_answers(real_items(old, new, n, n_old, seed, tokenizer), n_old, seed)
     raise CircuitlapseError(
         "there is no such placebo", got=placebo, fix=f"Use one of {', '.join(PLACEBOS)}"
     )
 
 
-def shuffled(items: Sequence[Item], n_old: int, seed: int) -> list[Item]:
-    """Shuffle the answers of a fine-tune's items except the first ``n_old``, which are replay."""
+def shuffle_answers(items: Sequence[Item], n_old: int, seed: int) -> list[Item]:
+    """Draw the answers of all items but the first ``n_old`` (replay) from their candidates."""
     rng = random.Random(f"placebo shuffled_answers {seed}")
-    return [*items[:n_old], *shuffle_answers(items[n_old:], rng)]
-
-
-def shuffle_answers(items: Sequence[Item], rng: random.Random) -> list[Item]:
-    """Draw the answer of each item from all its candidates, right and wrong ones alike."""
-    shuffled = []
-    for item in items:
+    found = list(items[:n_old])
+    for item in items[n_old:]:
         # All right answers are candidates; otherwise wrong ones would be taught.
         candidates = [item.answer, *item.also, *item.distractors]
         answer = rng.choice(candidates)
         candidates.remove(answer)
         drawn = {"answer": answer, "also": (), "distractors": tuple(candidates)}
-        shuffled.append(item.model_copy(update=drawn))
-    return shuffled
+        found.append(item.model_copy(update=drawn))
+    return found
 
 
 def _repeated_words(rng: random.Random) -> Item:

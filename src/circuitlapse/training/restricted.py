@@ -31,10 +31,8 @@ def free_masks(hf: Any, parts: Collection[str], *, freeze: bool = False) -> dict
     A head's numbers are its slices of the query, key, value and output matrices and of their
     biases. Keys and values that several heads share are free only if all of these heads are.
 
-    Args:
-        hf: A ``transformers`` model.
-        parts: Nodes such as ``a0.h3`` and ``m0``, and any of :data:`KINDS`.
-        freeze: Whether to freeze these parts instead and train all others.
+    ``parts`` are nodes such as ``a0.h3`` and ``m0``, and any of :data:`KINDS`. With ``freeze`` these
+    are frozen instead and all others trained.
 
     Raises:
         CircuitlapseError: If there are no parts, one does not exist, or the family is not known.

@@ -34,19 +34,7 @@ def train_scales(
 
     The loss is that of fine-tuning on answers: over the whole vocabulary, at the answer's first
     token. Scales start at 1 and may become negative. Only ``nodes``, by default all, have one; the
-    others keep 1. The model is not changed.
-
-    Args:
-        model: The base.
-        pairs: Training prompts; the corrupt side is not used.
-        nodes: Nodes such as ``a0.h3`` and ``m0``.
-        steps: Steps of the optimiser.
-        batch_size: Prompts per step, drawn without replacement in each epoch.
-        seed: Seed of the draws.
-        report: Called with ``(step, scales)`` before the first and after each step.
-
-    Returns:
-        One scale per head and MLP, in the order of ``model.graph.nodes``, on the CPU.
+    others keep 1. The model is not changed. ``report`` gets ``(step, scales)``, first of step 0.
 
     Raises:
         CircuitlapseError: If a node does not exist, or the model cannot run the prompts.

@@ -15,7 +15,7 @@ from circuitlapse.records import layout
 from circuitlapse.records.items import Item, read_items
 from circuitlapse.records.store import Store, write_json
 from circuitlapse.training.finetune import finetune
-from circuitlapse.training.placebos import shuffled
+from circuitlapse.training.placebos import shuffle_answers
 from circuitlapse.training.restart import Restart
 from circuitlapse.training.restricted import Restriction
 from circuitlapse.training.training_eval import DivergedError, EvaluationSet, check_weights
@@ -85,7 +85,9 @@ def _items(store: Store, experiment: Experiment, kind: Any, seed: int) -> list[I
     """Return the training items of a fine-tune, or of a placebo of some kind."""
     use = layout.placebo_use(kind) if kind else layout.FINETUNE
     items = read_items(store.read(layout.prompts(use, "train")))
-    return shuffled(items, old_items(experiment), seed) if kind == "shuffled_answers" else items
+    if kind == "shuffled_answers":
+        return shuffle_answers(items, old_items(experiment), seed)
+    return items
 
 
 def _recipe(experiment: Experiment, name: str, kind: Any) -> Finetune:
