@@ -141,15 +141,15 @@ class _Search:
 
     def run(self, stress: bool) -> list[CalibratedOrganism]:
         """Return all candidates, by kind and seed."""
+        first = range(self.seed_from, self.seed_from + self.n * stress)
+        wanted = [Candidate("elicited", seed, ALL_WEIGHTS) for seed in first]
         tried = dict.fromkeys(KINDS, 0)
-        wanted = [
-            Candidate("elicited", self.seed_from + index, ALL_WEIGHTS)
-            for index in range(self.n if stress else 0)
-        ]
         while True:
             for kind, lacking in _missing(self.found.values(), self.n).items():
-                first, tried[kind] = tried[kind], min(2 * self.n, tried[kind] + lacking)
-                wanted += [self._candidate(kind, index) for index in range(first, tried[kind])]
+                for index in range(tried[kind], min(2 * self.n, tried[kind] + lacking)):
+                    variant = PLACEBOS[index % len(PLACEBOS)] if kind == "nothing" else ""
+                    wanted.append(Candidate(kind, self.seed_from + index, variant))
+                    tried[kind] += 1
             if not wanted:
                 break
             self._round(wanted)
@@ -159,18 +159,15 @@ class _Search:
         )
         return [self.found[each] for each in order]
 
-    def _candidate(self, kind: str, index: int) -> Candidate:
-        variant = PLACEBOS[index % len(PLACEBOS)] if kind == "nothing" else ""
-        return Candidate(kind, self.seed_from + index, variant)
-
-    def _keep(self, candidate: Candidate, found: CalibratedOrganism) -> None:
-        self.found[candidate] = found
-        missing = sum(_missing(self.found.values(), self.n).values())
-        # Replacements of rejected candidates are still to come.
-        total = len(self.found) + missing
-        self.listen(Progress("finished", candidate.name, len(self.found), total))
-        if found.why_rejected:
-            self.listen(Progress("note", text=f"{candidate.name}: rejected, {found.why_rejected}"))
+    def _keep(self, candidates: Sequence[Candidate], found: Sequence[CalibratedOrganism]) -> None:
+        for candidate, each in zip(candidates, found, strict=True):
+            self.found[candidate] = each
+            # Replacements of rejected candidates are still to come.
+            total = len(self.found) + sum(_missing(self.found.values(), self.n).values())
+            self.listen(Progress("finished", candidate.name, len(self.found), total))
+            if each.why_rejected:
+                text = f"{candidate.name}: rejected, {each.why_rejected}"
+                self.listen(Progress("note", text=text))
 
     def _round(self, wanted: Sequence[Candidate]) -> None:
         """Take finished candidates from the store; make the rest in parallel, one base per job."""
@@ -179,13 +176,13 @@ class _Search:
             self.listen(Progress("started", each.name))
             kept = read_candidate(self.store, self.setup, each)
             if kept is not None:
-                self._keep(each, kept)
+                self._keep([each], [kept])
             else:
                 groups.setdefault(self.setup.base_of(each), []).append(each)
         root, jobs = self.store.root, list(groups.values())
         if min(self.workers, len(jobs)) <= 1:
             for members in jobs:
-                self._keep_all(members, work_on(root, self.setup, members))
+                self._keep(members, work_on(root, self.setup, members))
             return
         with worker_pool(min(self.workers, len(jobs))) as pool:
             running: dict[Any, list[Candidate]] = {
@@ -193,13 +190,9 @@ class _Search:
             }
             try:
                 for future in as_completed(running):
-                    self._keep_all(running[future], future.result())
+                    self._keep(running[future], future.result())
             except BaseException as error:
                 pool.shutdown(wait=False, kill_workers=True)
                 if isinstance(error, TerminatedWorkerError):
                     raise worker_killed() from error
                 raise
-
-    def _keep_all(self, members: Sequence[Candidate], found: Sequence[CalibratedOrganism]) -> None:
-        for candidate, each in zip(members, found, strict=True):
-            self._keep(candidate, each)

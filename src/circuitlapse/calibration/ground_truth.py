@@ -118,8 +118,8 @@ def make_organism(
 
     ``variant`` of ``nothing`` is the placebo, by default ``shuffled_answers``. For ``elicited``,
     :data:`ALL_WEIGHTS` suppresses the ability with all weights, not only with blank heads. That may
-    destroy the ability and cannot be undone, so it is never validated. ``progress`` gets the name of
-    each model before it is made.
+    destroy the ability and cannot be undone, so it is never validated. ``progress`` gets each
+    model's name before it is made.
 
     Raises:
         CircuitlapseError: If the kind does not exist, the recipe has no blank heads, or no base

@@ -54,10 +54,10 @@ def read_prompt(
     def work(batch: Suffixes) -> tuple[list[Tensor], list[Tensor]]:
         seen = list[Tensor]()
 
-        def look(layer: int, step: Step, context: Context) -> None:
+        def hook(layer: int, step: Step, context: Context) -> None:
             seen.append(decoder.pattern(layer, step.q, step.k, context)[0, :, -1])
 
-        layers = run_layers(decoder, batch, look)
+        layers = run_layers(decoder, batch, hook)
         return [stream[0, 0] for stream in (*layers.before, layers.final)], seen
 
     each_whole_batch(decoder, pairs, work, lambda rows, each: found.append(each))

@@ -49,11 +49,11 @@ def read_all(
     def work(batch: Suffixes) -> tuple[Tensor, Tensor, Tensor]:
         seen = list[Tensor]()
 
-        def look(layer: int, step: Step, context: Context) -> None:
+        def hook(layer: int, step: Step, context: Context) -> None:
             pattern = decoder.pattern(layer, step.q, step.k, context)
             seen.append(weights_at(pattern, batch, places))
 
-        layers = run_layers(decoder, batch, look)
+        layers = run_layers(decoder, batch, hook)
         return (
             lens_of(decoder, batch, layers),
             contributions(decoder, batch, layers),

@@ -91,23 +91,19 @@ class Layers:
 
 
 def run_layers(
-    decoder: Decoder, batch: Suffixes, look: Callable[[int, Step, Context], None] | None = None
+    decoder: Decoder, batch: Suffixes, hook: Callable[[int, Step, Context], None] | None = None
 ) -> Layers:
-    """Run the clean prompts of a batch.
-
-    ``look`` gets each layer, its activations and its context; the last layer then runs at all
-    positions.
-    """
+    """Run the clean prompts of a batch; with a hook, the last layer runs at all positions, too."""
     x, reads, parts = batch.clean, batch.context, list[tuple[Tensor, ...]]()
-    context = reads if look is None else batch.everywhere()
+    context = reads if hook is None else batch.everywhere()
     for layer in range(decoder.n_layers):
         step = decoder.step(layer, x, context)
-        if look is not None:
-            look(layer, step, context)
+        if hook is not None:
+            hook(layer, step, context)
         kept = (step.z, step.attn_out, step.mlp_out)
-        if look is not None or not decoder.is_last(layer):
+        if hook is not None or not decoder.is_last(layer):
             kept = tuple(at_reads(each, reads) for each in kept)
         parts.append((at_reads(x, reads), *kept))
         x = step.resid_post
-    final = x if look is None else at_reads(x, reads)
+    final = x if hook is None else at_reads(x, reads)
     return Layers(*(list(each) for each in zip(*parts, strict=True)), final=final)

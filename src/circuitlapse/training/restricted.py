@@ -31,7 +31,7 @@ def free_masks(hf: Any, parts: Collection[str], *, freeze: bool = False) -> dict
     A head's numbers are its slices of the query, key, value and output matrices and of their
     biases. Keys and values that several heads share are free only if all of these heads are.
 
-    ``parts`` are nodes such as ``a0.h3`` and ``m0``, and any of :data:`KINDS`. With ``freeze`` these
+    ``parts`` are nodes such as ``a0.h3`` and ``m0``, and any of :data:`KINDS`. With ``freeze`` they
     are frozen instead and all others trained.
 
     Raises:
