@@ -106,10 +106,10 @@ def head_values(twin: Literal, layer: int, head: int, x: torch.Tensor, name: str
 
 @families
 @pytest.mark.parametrize("negative", [False, True])
-@pytest.mark.parametrize("sounded", [(5, 8), (8,), (23,)])
-def test_copying_scores_are_the_literal_ones(family, sounded, negative, monkeypatch):
+@pytest.mark.parametrize("samples", [(5, 8), (8,), (23,)])
+def test_copying_scores_are_the_literal_ones(family, samples, negative, monkeypatch):
     monkeypatch.setattr(heads, "_MOST_LOGITS", 70)
-    monkeypatch.setattr(heads, "_SOUNDED", sounded)  # parts of the vocabulary first, or all
+    monkeypatch.setattr(heads, "_SAMPLES", samples)  # parts of the vocabulary first, or all
     hf, ids = tiny(family), torch.arange(3, 15)
     found = copying_scores(load_model(hf), ids, top=4, negative=negative)
     twin, expected = Literal(hf), torch.zeros_like(found)
