@@ -43,4 +43,4 @@ def test_few_shot_rows_are_the_models_answers_or_say_why_not(items, tiny_model):
     assert none.candidate_accuracy.value == float(plain.candidate_correct.mean(dtype=np.float64))
     assert one.n_examples == 1
     assert many.candidate_accuracy is many.logit_diff is None
-    assert "the model's context 48" in many.not_reported
+    assert "and the model reads 48" in many.not_reported

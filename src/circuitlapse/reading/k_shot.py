@@ -62,7 +62,7 @@ def few_shot(
         pairs = tokenize(asked, model.tokenizer, next(iter(asked[0].corrupt)))
         longest, most = int(pairs.lengths.max()), model.decoder.n_positions
         if longest > most:
-            not_reported = f"prompts have {longest} tokens, and the model's context {most}"
+            not_reported = f"prompts of {longest} tokens, and the model reads {most}"
             rows.append(FewShot(count, len(asked), None, None, not_reported))
             continue
         answers = behaviour(model, pairs)
