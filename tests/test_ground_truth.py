@@ -230,8 +230,8 @@ def test_an_organism_is_written_with_an_experiment_about_it(cache, tmp_path):
     assert sorted(path.name for path in out.iterdir()) == [
         "base",
         "experiment.toml",
-        "placebo",
         "ground_truth.json",
+        "placebo",
         "tuned",
     ]
     about = json.loads((out / "ground_truth.json").read_text())

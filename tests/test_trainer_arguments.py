@@ -84,7 +84,9 @@ def test_a_gpu_that_the_trainer_would_not_take_is_refused(tiny_model, tmp_path):
     experiment = small_experiment(tiny_model)
     for device in ("cuda:1", "cuda:10"):
         number = device.partition(":")[2]
-        message = rf"first visible GPU .*'{device}'.*CUDA_VISIBLE_DEVICES={number} and compute.device to cuda"
+        message = (
+            rf"visible GPU .*'{device}'.*CUDA_VISIBLE_DEVICES={number} and compute.device to cuda"
+        )
         with pytest.raises(CircuitlapseError, match=message):
             arguments(recipe(), 0, device, tmp_path)
         compute = experiment.compute.model_copy(update={"device": device})

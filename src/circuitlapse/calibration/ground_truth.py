@@ -1,16 +1,16 @@
-"""Organisms with known ground truth: the ability was formed, transformed, elicited, or not learnt.
+"""Ground-truth models: organisms of which it is known where the new ability came from.
 
-The base has blank heads: heads whose output was zero during pretraining. ``elicited`` has a base of
-its own; the other kinds of one seed share one.
+The base has unused heads, whose output was zero during pretraining. ``elicited`` has a base of its
+own; the other kinds of one seed share one.
 
 ``formed``
-    Only the blank heads are trained on the new task: what solves it was not there before.
+    Only the unused heads are trained on the new task: what solves it was not there before.
 ``transformed``
     Only the heads that the base uses on the old task are trained on the new one.
 ``elicited``
-    The base learns the new task with its blank heads frozen. Then only the blank heads are trained
-    to answer at random, which suppresses the ability, as in password-locked models (Greenblatt et
-    al. 2024). That is the organism's base. Its tuned model is a fine-tune of all weights on the new
+    The base learns the new task with its unused heads frozen. Then only these heads are trained to
+    answer at random, which suppresses the ability, as in password-locked models (Greenblatt et al.
+    2024). That is the organism's base. Its tuned model is a fine-tune of all weights on the new
     task, which ends as soon as the ability is unlocked.
 ``nothing``
     A placebo fine-tune; see :mod:`circuitlapse.training.placebos`.
@@ -53,7 +53,7 @@ from circuitlapse.two_models.mediation import behaviours_with_frozen_heads
 ALL_WEIGHTS = "all_weights"
 """A variant of ``elicited``; see :func:`make_organism`."""
 
-# Blank heads per layer. Suppression needs them in every layer. With blank heads in the first layer,
+# Unused heads per layer. Suppression needs them in every layer. With some in the first layer,
 # `formed` would learn the new task by driving the base's own heads, so it has more in later layers.
 _ELICITED = (2, 2, 2, 2)
 _OTHERS = (0, 2, 3, 3)
@@ -89,7 +89,7 @@ class KnownOrganism:
 
 
 def organism_recipe(kind: str = "formed") -> Recipe:
-    """Return the default recipe with the blank heads that a kind of organism needs.
+    """Return the default recipe with the unused heads that a kind of organism needs.
 
     Raises:
         CircuitlapseError: If there is no such kind.
@@ -117,12 +117,12 @@ def make_organism(
     """Make and validate an organism of a kind; its models are taken from the cache if possible.
 
     ``variant`` of ``nothing`` is the placebo, by default ``shuffled_answers``. For ``elicited``,
-    :data:`ALL_WEIGHTS` suppresses the ability with all weights, not only with blank heads. That may
+    :data:`ALL_WEIGHTS` suppresses the ability with all weights, not only those heads. That may
     destroy the ability and cannot be undone, so it is never validated. ``progress`` gets each
     model's name before it is made.
 
     Raises:
-        CircuitlapseError: If the kind does not exist, the recipe has no blank heads, or no base
+        CircuitlapseError: If the kind does not exist, the recipe has no unused heads, or no base
             could be made with this seed.
     """
     _check_kind(kind)

@@ -12,7 +12,7 @@ formed         at least .7 of G is left with all heads but the blank ones frozen
 transformed    rescaling the trained heads of the base reaches less than .3 of G: their function has
                changed, not only their scale
 elicited       the suppressed base has .25 to .45 on the new task and at least .98 on the old one,
-               and at least .95 on the new one with its blank heads zero-ablated
+               and at least .95 on the new one with its unused heads zero-ablated
 nothing        the new task's accuracy over the candidates rises by at most .05 (it may fall)
 =============  =====================================================================================
 

@@ -43,7 +43,7 @@ SHIPPED = Path(str(resources.files("circuitlapse.organisms").joinpath("shipped")
 ABANDONED = 86400.0
 """Age in seconds at which a draft in the cache counts as left by a killed process."""
 _ABOUT = "organism.json"
-# Fixed numbers: another one rounds differently and gives another organism. Bases with blank heads
+# Fixed numbers: another one rounds differently and gives another organism. Bases with unused heads
 # are made in parallel processes, with one thread each.
 _THREADS, _THREADS_BLANK = 2, 1
 

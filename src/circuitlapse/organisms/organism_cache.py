@@ -86,9 +86,9 @@ class OrganismFactory:
         return real_items(get_task(OLD), get_task(NEW), total, n_old)
 
     def suppressed(self, *, all_weights: bool = False) -> Path:
-        """A base that learnt the new task and answers at random because of its blank heads.
+        """A base that learnt the new task and answers at random because of its unused heads.
 
-        It learns the new task with its blank heads frozen. Then these alone, or with
+        It learns the new task with its unused heads frozen. Then these alone, or with
         ``all_weights`` all weights, are trained on shuffled answers.
         """
         config, blank = self.config, self.recipe.blank_heads

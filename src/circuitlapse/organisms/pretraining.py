@@ -104,7 +104,7 @@ def torch_threads(n: int) -> Iterator[None]:
 
 @torch.no_grad()
 def _freeze_blank(model: GPT2LMHeadModel, recipe: Recipe) -> Frozen:
-    """Set the output matrices of the blank heads to zero, and freeze them."""
+    """Set the output matrices of the unused heads to zero, and freeze them."""
     if not recipe.blank_heads:
         return Frozen(model, {})
     free = free_masks(model, recipe.blank_heads, freeze=True)
