@@ -137,8 +137,8 @@ def make_organism(
     """Make a base and a fine-tuned model with known ground truth.
 
     Writes the models OUT/base and OUT/tuned, and OUT/placebo, a fine-tune that cannot teach the new
-    task. ground_truth.json has the figures and the result of the validation check. Compare the two with
-    `circuitlapse run OUT/experiment.toml`.
+    task. ground_truth.json has the figures and the result of the validation check. Compare the two
+    with `circuitlapse run OUT/experiment.toml`.
     """
     from circuitlapse.calibration import ground_truth
 
