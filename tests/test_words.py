@@ -202,10 +202,6 @@ TERMS = {
     r"wiring": "circuit structure",
     r"without understanding": "shortcut heuristics",
 }
-# Where a term of the list is no old term.
-ALLOWED = {
-    "planted.json": "the name of a file",
-}
 # Modules whose strings are the words of prompts.
 PROMPTS = (
     "tasks/battery/",
@@ -256,8 +252,6 @@ def labels(page: str) -> str:
 def old_terms(text: str) -> list[str]:
     """The old terms of a text, each with its surroundings and the field's word."""
     text = " ".join(text.split())
-    for name in ALLOWED:
-        text = text.replace(name, "")
     return [
         f"{text[max(0, found.start() - 40) : found.end() + 40]!r}: {word}"
         for term, word in TERMS.items()
