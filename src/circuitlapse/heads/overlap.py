@@ -51,10 +51,7 @@ Pairs = Sequence[tuple[int, int]]
 class NodeImportance:
     """Per-prompt effects of every node of one model on one task, in logits.
 
-    Attributes:
-        model: For example ``base`` or ``tuned``.
-        task: Name of the task; pairs of the same task are taken to share their prompts.
-        effects: ``[prompts, nodes]``.
+    Conditions on the same task share their prompts.
     """
 
     model: str
@@ -64,14 +61,7 @@ class NodeImportance:
 
 @dataclass(frozen=True)
 class EdgeImportance:
-    """Edge scores of one model on one task, over all prompts and over two disjoint halves.
-
-    Attributes:
-        model: For example ``base`` or ``tuned``.
-        task: Name of the task.
-        mean: Over all prompts, ``[writers, readers]``.
-        halves: Over each half of the prompts, ``[2, writers, readers]``.
-    """
+    """Edge scores of one model on one task, over all prompts and over two disjoint halves."""
 
     model: str
     task: str
@@ -114,16 +104,10 @@ def node_overlaps(
     permutations: int = 1000,
     repeats: int = 1000,
 ) -> list[Overlap]:
-    """Overlap of node importances for every two conditions, in the order given.
+    """Overlap of node importances for pairs of conditions, by default for all.
 
-    Args:
-        conditions: The (model, task) pairs, all under one counterfactual type.
-        nodes: Names in the order of the columns, all heads of the graph among them.
-        seed: Fixes shuffles, resamples and halves.
-        pairs: Which conditions to compare, by their places; all with all by default.
-        permutations: Shuffles of head labels in the null.
-        repeats: Bootstrap resamples of the prompts. Conditions of one task are resampled with the
-            same prompts, those of different tasks independently.
+    ``nodes`` names the columns and has all heads of the graph. Conditions of one task are resampled
+    with the same prompts, those of different tasks independently.
 
     Raises:
         CircuitlapseError: If shapes disagree or there are fewer than four prompts.
@@ -155,13 +139,7 @@ def edge_overlaps(
     readers: Sequence[str],
     edges: Bool[np.ndarray, "writers readers"],
 ) -> list[Overlap]:
-    """Overlap of edge scores for every two conditions, in the order given.
-
-    Args:
-        conditions: The (model, task) pairs, all under one counterfactual type.
-        writers: Names of the rows.
-        readers: Names of the columns.
-        edges: Which writer and reader are joined; nothing else enters.
+    """Overlap of edge scores for every two conditions; ``edges`` masks the edges that exist.
 
     Raises:
         CircuitlapseError: If shapes disagree.
@@ -258,15 +236,9 @@ def _null(value: float, null: Float[np.ndarray, " repeats"]) -> dict[str, float]
 def corrected_for_noise(
     value: float, left_halves: float | None, right_halves: float | None
 ) -> tuple[float | None, str]:
-    """Correct a correlation for the noise of both sides, or say why that cannot be done.
+    """Return a disattenuated correlation and an empty text, or None and the reason.
 
-    Args:
-        value: The correlation, over all prompts.
-        left_halves: Correlation of the left side's halves; None where there is none.
-        right_halves: Likewise of the right side's.
-
-    Returns:
-        The corrected correlation and an empty text, or None and the reason.
+    The halves are each side's correlation of two halves of the prompts, None if undefined.
     """
     reliabilities = []
     for side, halves in (("left", left_halves), ("right", right_halves)):

@@ -49,13 +49,7 @@ class Estimate(BaseModel):
 
 @dataclass(frozen=True)
 class Intervals:
-    """Values with the ends of their intervals, one per column.
-
-    Attributes:
-        value: ``[columns]``, in the unit of what was measured.
-        low: Lower ends, ``[columns]``.
-        high: Upper ends, ``[columns]``.
-    """
+    """Values with the ends of their intervals, one per column."""
 
     value: Float[np.ndarray, " columns"]
     low: Float[np.ndarray, " columns"]
@@ -75,7 +69,7 @@ class Intervals:
 
     @property
     def excludes_zero(self) -> np.ndarray:
-        """Whether each interval lies wholly on one side of zero, bool ``[columns]``."""
+        """Whether each interval excludes zero."""
         return (self.low > 0) | (self.high < 0)
 
 
@@ -84,10 +78,7 @@ def mean_intervals(
 ) -> Intervals:
     """Mean of every column over the prompts with its Student t interval.
 
-    Args:
-        values: One row per prompt, ``[prompts, columns]``.
-        confidence: Level of each interval on its own. For intervals that hold together over ``m``
-            columns pass ``1 - 0.05 / m`` (Bonferroni).
+    ``confidence`` is the level of each interval; see :func:`corrected_confidence`.
 
     Raises:
         CircuitlapseError: With fewer than two prompts, or a value that is not finite.
@@ -110,22 +101,14 @@ def mean_intervals(
 
 
 def mean_interval(values: Float[np.ndarray, " prompts"]) -> Estimate:
-    """Mean over the prompts, ``[prompts]``, with its 95 % Student t interval.
-
-    Raises:
-        CircuitlapseError: With fewer than two prompts, or a value that is not finite.
-    """
+    """Mean over the prompts with its 95 % Student t interval; see :func:`mean_intervals`."""
     return mean_intervals(values[:, None])[0]
 
 
 def near_zero(values: Float[np.ndarray, " prompts"]) -> str | None:
-    """Why nothing may be divided by the mean of these values, or None where it may be.
+    """Say why the mean of a ratio's denominator may be zero; None if it is clear of zero.
 
-    A ratio whose denominator could as well be zero is noise. The 95 % interval over prompts
-    (Student's t) must not touch zero.
-
-    Args:
-        values: The denominator of each prompt.
+    The 95 % interval over prompts (Student's t) must exclude zero.
     """
     if len(values) < 2:
         return "one prompt gives no interval for the denominator"
@@ -160,10 +143,9 @@ def proportion_interval(successes: int, n: int) -> Estimate:
 def bootstrap_indices(
     n: int, repeats: int, seed: int | Sequence[int]
 ) -> Int[np.ndarray, "repeats prompts"]:
-    """Prompts drawn with replacement, ``[repeats, prompts]``; the same for the same arguments.
+    """Draw prompts with replacement.
 
-    Quantities measured on the same prompts must be resampled with the same rows: call this once
-    and pass the result to each.
+    Quantities of the same prompts must be resampled with the same rows: pass the result to each.
     """
     return np.random.default_rng(seed).integers(0, n, size=(repeats, n))
 
@@ -171,10 +153,9 @@ def bootstrap_indices(
 def bootstrap_means(
     values: Float[np.ndarray, "prompts columns"], indices: Int[np.ndarray, "repeats prompts"]
 ) -> Float[np.ndarray, "repeats columns"]:
-    """Mean of every column in every resample, ``[repeats, columns]``.
+    """Mean of every column in every resample.
 
-    The resamples are turned into counts, so that the work is one matrix product and no
-    ``[repeats, prompts, columns]`` array exists.
+    Resamples become counts of prompts, so one matrix product computes all means.
     """
     repeats, n = indices.shape
     flat = indices + n * np.arange(repeats)[:, None]
@@ -185,7 +166,7 @@ def bootstrap_means(
 def percentile_ends(
     draws: Float[np.ndarray, "repeats columns"],
 ) -> tuple[Float[np.ndarray, " columns"], Float[np.ndarray, " columns"]]:
-    """Lower and upper ends of the central 95 % of every column's draws, ``[columns]`` each."""
+    """Lower and upper ends of the central 95 % of every column's draws."""
     tail = 50 * (1 - CONFIDENCE)
     low, high = np.percentile(draws, [tail, 100 - tail], axis=0)
     return low, high
@@ -207,5 +188,5 @@ def clopper_pearson(successes: int, n: int) -> Estimate:
 
 
 def corrected_confidence(n_heads: int) -> float:
-    """Level of each head's interval so that all hold together at 95 % (Bonferroni)."""
+    """Level of each head's interval for a joint level of 95 % (Bonferroni)."""
     return 1 - 0.05 / max(1, n_heads)

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.records.figures import Figures, Split
 from circuitlapse.records.items import Item
-from circuitlapse.stats.intervals import estimate_columns, mean_interval, proportion_interval
+from circuitlapse.stats.intervals import mean_interval, proportion_interval
 from circuitlapse.training.examples import IGNORED, encode
 
 _BATCH = 16  # prompts; the logits of every position take much memory
@@ -87,9 +87,9 @@ def evaluate(
         evaluated.split,
         evaluated.task,
         n,
-        **estimate_columns("loss", mean_interval(loss.astype(np.float64))),
-        **estimate_columns("accuracy", proportion_interval(int(right.sum()), n)),
-        **estimate_columns("end_of_text", proportion_interval(int(end.sum()), n)),
+        **mean_interval(loss.astype(np.float64)).columns("loss"),
+        **proportion_interval(int(right.sum()), n).columns("accuracy"),
+        **proportion_interval(int(end.sum()), n).columns("end_of_text"),
     )
 
 
