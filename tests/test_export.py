@@ -203,7 +203,7 @@ def test_a_run_whose_heads_share_keys_exports_its_circuit_alone(tmp_path, monkey
     monkeypatch.setattr(cl.Run, "model", lambda *_, **__: model)
     monkeypatch.setattr(cl.Run, "scores", lambda *_: saved)
     arguments = ["circuit", str(run), str(tmp_path / "ours.json")]
-    with pytest.raises(CircuitlapseError, match=r"got '4 heads with 2 keys .*Pass --edges to export"):
+    with pytest.raises(CircuitlapseError, match=r"got '4 heads with 2 k.*Pass --edges to export"):
         export_app(arguments, standalone_mode=False)
     assert list(tmp_path.iterdir()) == [run]
     export_app([*arguments, "--edges", "40"], standalone_mode=False)
