@@ -1,17 +1,17 @@
-"""What became of every head between the base and the fine-tuned model.
+"""How the use of every head changed between the base and the fine-tuned model.
 
 Evidence is the exact patching effect of each head per prompt, in logits, for the old and the new
-task: in the base, in the tuned model, and after placebo fine-tunes, which must not teach the new
-task. One threshold holds everywhere: a stated fraction of how much the old task's
-counterfactual moves the base's metric. (The base cannot do the new task, so a fraction of *its*
-metric there would be a ratio with a denominator near zero.)
+task: in the base, in the tuned model, and after placebo fine-tunes, which cannot teach the new
+task. One threshold holds everywhere: a fraction of how much the old task's counterfactual changes
+the base's metric. (The base fails on the new task, so a fraction of its metric there would be a
+ratio with a denominator near zero.)
 
 *Used* on a task: the interval of the head's mean effect excludes zero, at 95 % for all heads
-together (Bonferroni), and the mean is at least the threshold in size, of either sign.
+together (Bonferroni), and the absolute mean is at least the threshold.
 
 *Changed* on a task: the interval over prompts of the paired difference tuned - base, corrected
-likewise, lies wholly farther from zero than any placebo moved that head's effect on that task, and
-the mean difference is at least the threshold in size.
+likewise, lies farther from zero than the change after any placebo, and the absolute mean difference
+is at least the threshold.
 
 On each task a head then has exactly one course:
 
@@ -20,15 +20,14 @@ On each task a head then has exactly one course:
     steady   base uses it, and it did not change
     lost     base uses it, tuned does not, and it changed
     sign_changed  both use it with opposite signs, and it changed
-    grew     both use it with the same sign, it changed, and its effect is larger in size
-    shrank   the same, and its effect is smaller in size
+    grew     both use it with the same sign, it changed, and its absolute effect is larger
+    shrank   the same, and its absolute effect is smaller
 
-gained and grew count as *up*, lost and shrank as *down*. The category is the first that fits,
-whichever of the two tasks is meant:
+gained and grew count as *up*, lost and shrank as *down*. The category is the first that fits, on
+either task:
 
     repurposed    sign_changed on a task; or up on one and down on the other; or used before and
-    after,
-                  and its role changed (:mod:`circuitlapse.heads.role_changes`)
+                  after, and its role changed (:mod:`circuitlapse.heads.role_changes`)
     recruited     the base uses it on neither task, and it gained one
     unused        the base uses it on neither task, and it gained none
     retired       every task that the base uses it for is lost
@@ -71,15 +70,7 @@ _NOT_IN_BASE = {"idle", "gained"}
 class HeadEffects:
     """Per-prompt effects of the same heads in logits; prompts of one task are paired by row.
 
-    Attributes:
-        heads: Names such as ``a0.h3``, in the order of the columns.
-        base_old: Base on the old task, ``[old_prompts, heads]``.
-        base_new: Base on the new task, ``[new_prompts, heads]``.
-        tuned_old: Tuned model on the old task, the same prompts.
-        tuned_new: Tuned model on the new task, the same prompts.
-        placebo_old: A placebo fine-tune on the old task, the same prompts, or several, one behind
-            the other; None where none was run: then a change is held against zero only.
-        placebo_new: Likewise on the new task.
+    Without a placebo, changes are compared with zero.
     """
 
     heads: Sequence[str] = field(repr=False)
@@ -91,7 +82,7 @@ class HeadEffects:
     placebo_new: Float[np.ndarray, "*placebos new_prompts heads"] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse effects that cannot be paired."""
+        """Check that the effects can be paired."""
         shapes = {
             name: getattr(self, name).shape[-2:]
             for name in _CONDITIONS
@@ -134,12 +125,7 @@ class HeadChange:
 
 @dataclass(frozen=True)
 class HeadChanges:
-    """Every head's category, and the groups of heads that follow from the same evidence.
-
-    Attributes:
-        rows: One per head, in the order given.
-        threshold: Smallest effect that counts as use, in logits.
-    """
+    """Every head's category, with the smallest effect that counts as use, in logits."""
 
     rows: list[HeadChange]
     threshold: float
@@ -151,7 +137,7 @@ class HeadChanges:
 
     @property
     def recruited_heads(self) -> tuple[str, ...]:
-        """Heads whose category is ``recruited``; never among ``old_heads``."""
+        """Heads of the category ``recruited``; never among ``old_heads``."""
         return tuple(row.node for row in self.rows if row.category == "recruited")
 
     @property
@@ -184,11 +170,6 @@ def head_changes(
     effects: HeadEffects, threshold: float, role_changed: Collection[str] = ()
 ) -> HeadChanges:
     """Decide every head's category by the table above.
-
-    Args:
-        effects: Per-prompt effects of both models and the placebo.
-        threshold: Smallest effect that counts, in logits; see :func:`used_threshold`.
-        role_changed: Heads whose role signature changed.
 
     Raises:
         CircuitlapseError: With fewer than two prompts, or a column that is not a head.
@@ -267,7 +248,7 @@ def _courses(
         moves = np.abs((placebos - base).mean(axis=-2, dtype=np.float64))
         moved = moves.reshape(-1, len(moved)).max(axis=0)
     change = mean_intervals(tuned.astype(np.float64) - base, confidence)
-    # The end nearer to zero, where the interval has zero on one side; otherwise nothing is shown.
+    # The end nearer to zero; zero if the interval includes it.
     nearest = np.where(
         change.excludes_zero, np.minimum(np.abs(change.low), np.abs(change.high)), 0.0
     )
@@ -284,12 +265,8 @@ def _courses(
 def course_of(before: bool, after: bool, changed: bool, base: float, tuned: float) -> Course:
     """Look up a head's course on one task.
 
-    Args:
-        before: Whether the base uses it.
-        after: Whether the tuned model uses it.
-        changed: Whether the difference counts as a change.
-        base: Its mean effect in the base, in logits.
-        tuned: Its mean effect in the tuned model, in logits.
+    ``before`` and ``after`` say whether base and tuned model use it; ``base`` and ``tuned`` are its
+    mean effects.
     """
     if not before:
         return "gained" if after and changed else "idle"
