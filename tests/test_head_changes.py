@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from circuitlapse.analyses.heads import HEAD_CHANGES
+from circuitlapse.analyses.head_changes import HEAD_CHANGES
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.heads.head_changes import (
     CATEGORIES,

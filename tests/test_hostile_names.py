@@ -15,7 +15,7 @@ import polars as pl
 import pytest
 
 import circuitlapse as cl
-from circuitlapse.analyses.data import RunData
+from circuitlapse.analyses.analysis import RunData
 from circuitlapse.analyses.registry import SCHEMAS
 from circuitlapse.cli.export import export_map
 from circuitlapse.cli.show import show

@@ -6,7 +6,7 @@ from dataclasses import replace
 import polars as pl
 import pytest
 
-from circuitlapse.analyses.analysis import Analysis, Section, integer, interval, real, text
+from circuitlapse.analyses.analysis import Analysis, Section
 from circuitlapse.analyses.behaviour import task_rows
 from circuitlapse.analyses.registry import ANALYSES, BY_NAME
 from circuitlapse.config.presets import demo_experiment
@@ -14,6 +14,7 @@ from circuitlapse.pipeline.plan import source, summaries
 from circuitlapse.pipeline.plan.estimate import Size
 from circuitlapse.pipeline.plan.measurement import Plan
 from circuitlapse.pipeline.plan.plan import KINDS, MEASUREMENTS, plan_jobs
+from circuitlapse.records.columns import integer, interval, real, text
 from circuitlapse.stats.intervals import Estimate
 from circuitlapse.stats.random_baseline import RandomBaseline
 
@@ -73,7 +74,7 @@ def test_a_changed_threshold_changes_the_keys_of_what_depends_on_it_alone(monkey
 
 
 def test_constants_are_found_behind_the_modules_that_a_module_imports():
-    found = source.constants_behind("circuitlapse.analyses.heads")
+    found = source.constants_behind("circuitlapse.analyses.head_changes")
     assert found["circuitlapse.heads.thresholds.USED_FRACTION"] == "0.02"
     assert not any(value.startswith("Analysis(") for value in found.values())
     grafts = source.constants_behind(KINDS["graft"].code.partition(":")[0])

@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 
-from circuitlapse.analyses.heads import strongest_reads
+from circuitlapse.analyses.roles import strongest_reads
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.heads.head_changes import category_of
 from circuitlapse.heads.head_profiles import HeadProfiles, head_profiles

@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from circuitlapse.analyses.heads import HEAD_CHANGES
+from circuitlapse.analyses.head_changes import HEAD_CHANGES
 from circuitlapse.analyses.overlap import OVERLAP, overlap_row
 from circuitlapse.analyses.registry import ANALYSES, SCHEMAS
 from circuitlapse.heads.head_changes import HeadEffects, head_changes

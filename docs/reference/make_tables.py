@@ -4,8 +4,9 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
-from circuitlapse.analyses.analysis import RANDOM, TRAINING_RUN, Analysis
+from circuitlapse.analyses.analysis import Analysis
 from circuitlapse.analyses.registry import ANALYSES
+from circuitlapse.records.columns import RANDOM, TRAINING_RUN
 
 PAGE = Path(__file__).with_name("tables.md")
 MARK = "<!-- The rest is written by make_tables.py. -->\n"

@@ -4,20 +4,25 @@ One entry says all of it. The schema of the table, its job and the key of that j
 the report, its sentences in the verdict and its page in the reference follow from the entry.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass
-from functools import cached_property
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
+import numpy as np
 import polars as pl
 
-from circuitlapse.analyses.data import Row, RunData
+from circuitlapse.config.experiment import Experiment
+from circuitlapse.config.finetune import TrainingRun
+from circuitlapse.graph import GraphShape
+from circuitlapse.records import layout
+from circuitlapse.records.arrays import Arrays, family_mean, load_about, load_arrays
+from circuitlapse.records.columns import Column, Row
 from circuitlapse.records.documents import Evidence
-from circuitlapse.stats.intervals import Estimate
-from circuitlapse.stats.random_baseline import RandomBaseline
+from circuitlapse.records.store import Store
 from circuitlapse.verdict.preconditions import Context
 
-Kind = Literal["text", "integer", "real", "flag", "interval", "random"]
 Subject = Literal[
     "Behaviour",
     "Circuit structure",
@@ -29,98 +34,85 @@ Subject = Literal[
 ]
 """Headings under which the report sorts the verdict's sentences."""
 
-_TYPES: Mapping[Kind, Any] = {
-    "text": pl.String,
-    "integer": pl.Int64,
-    "real": pl.Float64,
-    "flag": pl.Boolean,
-}
-_RANDOM = ("n_random", "null_mean", "null_min", "null_max", "p_value")
 
-
-@dataclass(frozen=True)
-class Column:
-    """A column of a table; an interval is three columns, a random baseline five.
+class RunData:
+    """What a run has measured, read with its hashes checked.
 
     Attributes:
-        name: As in the table.
-        kind: ``interval``: an ``Estimate`` or None, in columns ``x``, ``x_low`` and ``x_high``.
-            ``random``: a ``RandomBaseline`` or None.
-        meaning: One phrase, with the unit.
+        store: The run's artifacts.
+        experiment: What was run.
     """
 
-    name: str
-    kind: Kind
-    meaning: str = ""
+    def __init__(self, store: Store, experiment: Experiment) -> None:
+        """Open the scores of a run; nothing is read yet."""
+        self.store, self.experiment = store, experiment
+        self.at = lru_cache(maxsize=8)(self._at)
+        self._about = lru_cache(maxsize=None)(self._about_task)
 
     @property
-    def schema(self) -> dict[str, Any]:
-        """The columns of the file, with their types."""
-        if self.kind == "interval":
-            return dict.fromkeys((self.name, f"{self.name}_low", f"{self.name}_high"), pl.Float64)
-        if self.kind == "random":
-            return dict.fromkeys(_RANDOM, pl.Float64) | {"n_random": pl.Int64}
-        return {self.name: _TYPES[self.kind]}
+    def tasks(self) -> tuple[str, str]:
+        """The old and the new task."""
+        return self.experiment.tasks.old, self.experiment.tasks.new
 
-    def flat(self, value: Any) -> dict[str, Any]:
-        """The value of a row in the columns of the file."""
-        if self.kind not in ("interval", "random"):
-            return {self.name: value}
-        if value is None:
-            return dict.fromkeys(self.schema)
-        if self.kind == "interval":
-            if isinstance(value, float):  # no interval is known
-                return dict.fromkeys(self.schema) | {self.name: value}
-            return value.columns(self.name)
-        return dict(zip(_RANDOM, astuple(value), strict=True))
+    @property
+    def last(self) -> int:
+        """The last step."""
+        return self.experiment.steps()[-1]
 
-    def whole(self, row: Row) -> Any:
-        """The value of a row whose columns are those of the file."""
-        if self.kind == "interval":
-            return Estimate.of(row, self.name)
-        if self.kind == "random":
-            found = [row[name] for name in _RANDOM]
-            return None if found[0] is None else RandomBaseline(*found)
-        return row[self.name]
+    @cached_property
+    def graph(self) -> GraphShape:
+        """The graph that all checkpoints share."""
+        first = layout.scores(self.experiment.training_runs()[0].name, 0, self.tasks[0])
+        return GraphShape(**load_about(self.store.read(first))["graph"])
 
+    def _at(self, training_run: str, step: int, task: str) -> Arrays:
+        return load_arrays(self.store.read(layout.scores(training_run, step, task)))
 
-def text(name: str, meaning: str = "") -> Column:
-    """A column of text."""
-    return Column(name, "text", meaning)
+    def _about_task(self, task: str) -> dict[str, Any]:
+        training_runs = (
+            self.experiment.training_runs()
+            if task in self.tasks
+            else self.experiment.control_runs()
+        )
+        return load_about(self.store.read(layout.scores(training_runs[0].name, 0, task)))
 
+    def families(self, task: str) -> dict[str, list[str]]:
+        """The variants of each of a task's counterfactual types."""
+        return self._about(task)["families"]
 
-def integer(name: str, meaning: str = "") -> Column:
-    """A column of whole numbers."""
-    return Column(name, "integer", meaning)
+    def invariance(self, task: str) -> list[str]:
+        """The changes of a task's prompts that leave the answer as it is."""
+        return self._about(task)["invariance"]
 
+    def family(self, training_run: str, step: int, task: str, name: str, family: str) -> np.ndarray:
+        """Array ``name`` averaged over the variants of a counterfactual type."""
+        return family_mean(self.at(training_run, step, task), name, self.families(task)[family])
 
-def real(name: str, meaning: str = "") -> Column:
-    """A column of numbers."""
-    return Column(name, "real", meaning)
+    def table(self, name: str, training_run: TrainingRun) -> list[Row]:
+        """The rows of a table that is there already, of one fine-tune."""
+        wanted = [pl.col(column) == value for column, value in self.names(training_run).items()]
+        content = self.store.read(f"tables/{name}.parquet")
+        return pl.read_parquet(content).filter(*wanted).to_dicts()
 
+    def rows(self, name: str) -> list[Row]:
+        """Table rows that a job wrote as JSON, without the columns that name the run."""
+        return json.loads(self.store.read(name))
 
-def flag(name: str, meaning: str = "") -> Column:
-    """A column of truth values."""
-    return Column(name, "flag", meaning)
+    def names(self, training_run: TrainingRun) -> Row:
+        """The columns that say which fine-tune of which base a row is about."""
+        return {
+            "base_seed": self.experiment.base.seed,
+            "recipe": training_run.recipe,
+            "finetune_seed": training_run.seed,
+        }
 
-
-def interval(name: str, meaning: str = "") -> Column:
-    """A number with the ends of its 95 % interval."""
-    return Column(name, "interval", meaning)
-
-
-TRAINING_RUN = (
-    integer("base_seed"),
-    text("recipe", "`default`, or what differs in a grid of recipes"),
-    integer("finetune_seed"),
-)
-"""The columns that name a fine-tune; the reference explains them once for all tables."""
-STEP = integer("step", "the optimiser step")
-TASK = text("task", "the task")
-COUNTERFACTUAL = text("counterfactual", "a counterfactual type, or one of its variants")
-NODE = text("node", "a head (`a1.h3`) or an MLP (`m1`)")
-PLACE = (integer("layer", "counts from 0"), integer("head", "counts from 0; -1 for an MLP"))
-RANDOM = Column("random", "random")
+    def checkpoints(self) -> Iterator[tuple[Row, Arrays]]:
+        """Every measured (training_run, step, task) with the columns that name it."""
+        for training_run in self.experiment.training_runs():
+            for step in self.experiment.steps():
+                for task in self.tasks:
+                    names = {**self.names(training_run), "step": step, "task": task}
+                    yield names, self.at(training_run.name, step, task)
 
 
 @dataclass(frozen=True)

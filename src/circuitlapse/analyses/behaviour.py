@@ -5,20 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from circuitlapse.analyses.analysis import (
-    STEP,
-    TASK,
-    TRAINING_RUN,
-    Analysis,
-    Section,
-    integer,
-    interval,
-    text,
-)
-from circuitlapse.analyses.data import Row, RunData
+from circuitlapse.analyses.analysis import Analysis, RunData, Section
 from circuitlapse.config.finetune import TrainingRun
 from circuitlapse.records import layout
 from circuitlapse.records.arrays import Arrays
+from circuitlapse.records.columns import STEP, TASK, TRAINING_RUN, Row, integer, interval, text
 from circuitlapse.records.items import read_items, shortcut_hits
 from circuitlapse.stats.intervals import Estimate, mean_interval, proportion_interval
 

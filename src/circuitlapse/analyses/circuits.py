@@ -4,22 +4,22 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from circuitlapse.analyses.analysis import (
+from circuitlapse.analyses.analysis import Analysis, RunData
+from circuitlapse.graph import GraphShape
+from circuitlapse.records.arrays import family_mean
+from circuitlapse.records.columns import (
     COUNTERFACTUAL,
     NODE,
     PLACE,
     STEP,
     TASK,
     TRAINING_RUN,
-    Analysis,
+    Row,
     integer,
     interval,
     real,
     text,
 )
-from circuitlapse.analyses.data import Row, RunData
-from circuitlapse.graph import GraphShape
-from circuitlapse.records.arrays import family_mean
 from circuitlapse.stats.intervals import Intervals, mean_intervals, near_zero
 
 EDGES_KEPT = 200  # per checkpoint, task and counterfactual; all of them stay in the scores

@@ -1,9 +1,9 @@
 """The verdict of a run, from what was measured of its fine-tunes."""
 
+from circuitlapse.analyses.analysis import RunData
 from circuitlapse.analyses.behaviour import rise_over, shortcuts_of
-from circuitlapse.analyses.data import RunData
 from circuitlapse.analyses.grafts import evidence_of
-from circuitlapse.analyses.heads import last_changes
+from circuitlapse.analyses.head_changes import last_changes
 from circuitlapse.analyses.overlap import overlaps_of
 from circuitlapse.analyses.registry import ANALYSES
 from circuitlapse.config.finetune import TrainingRun

@@ -4,22 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from circuitlapse.analyses.analysis import (
-    COUNTERFACTUAL,
-    NODE,
-    PLACE,
-    STEP,
-    TASK,
-    TRAINING_RUN,
-    Analysis,
-    Section,
-    flag,
-    integer,
-    interval,
-    real,
-    text,
-)
-from circuitlapse.analyses.data import Row, RunData
+from circuitlapse.analyses.analysis import Analysis, RunData, Section
 from circuitlapse.config.experiment import Experiment
 from circuitlapse.config.finetune import TrainingRun
 from circuitlapse.graph import head_of
@@ -32,6 +17,20 @@ from circuitlapse.heads.dynamics import (
     steps_since,
 )
 from circuitlapse.records import layout
+from circuitlapse.records.columns import (
+    COUNTERFACTUAL,
+    NODE,
+    PLACE,
+    STEP,
+    TASK,
+    TRAINING_RUN,
+    Row,
+    flag,
+    integer,
+    interval,
+    real,
+    text,
+)
 from circuitlapse.records.items import read_items
 from circuitlapse.verdict.wording import dynamics_sentences
 

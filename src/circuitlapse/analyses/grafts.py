@@ -4,24 +4,23 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from circuitlapse.analyses.analysis import (
+from circuitlapse.analyses.analysis import Analysis, RunData, Section
+from circuitlapse.config.experiment import Experiment
+from circuitlapse.config.finetune import TrainingRun
+from circuitlapse.graph import GraphShape
+from circuitlapse.records.arrays import load_about, load_arrays
+from circuitlapse.records.columns import (
     NODE,
     PLACE,
     RANDOM,
     STEP,
     TRAINING_RUN,
-    Analysis,
-    Section,
+    Row,
     integer,
     interval,
     real,
     text,
 )
-from circuitlapse.analyses.data import Row, RunData
-from circuitlapse.config.experiment import Experiment
-from circuitlapse.config.finetune import TrainingRun
-from circuitlapse.graph import GraphShape
-from circuitlapse.records.arrays import load_about, load_arrays
 from circuitlapse.records.layout import grafts, grafts_at, swapped_rows
 from circuitlapse.stats.random_baseline import RandomBaseline, compare_to_random
 from circuitlapse.stats.ratios import divide, logit_rounding

@@ -5,16 +5,7 @@ Overlaps of the base with placebos and with an unrelated task.
 Only node importances are compared, exact patching effects; edges are not scored for these.
 """
 
-from circuitlapse.analyses.analysis import (
-    COUNTERFACTUAL,
-    STEP,
-    TRAINING_RUN,
-    Analysis,
-    interval,
-    real,
-    text,
-)
-from circuitlapse.analyses.data import Row, RunData
+from circuitlapse.analyses.analysis import Analysis, RunData
 from circuitlapse.analyses.dynamics import exact_steps
 from circuitlapse.config.finetune import TrainingRun
 from circuitlapse.heads.overlap import (
@@ -23,6 +14,15 @@ from circuitlapse.heads.overlap import (
     Overlap,
     edge_overlaps,
     node_overlaps,
+)
+from circuitlapse.records.columns import (
+    COUNTERFACTUAL,
+    STEP,
+    TRAINING_RUN,
+    Row,
+    interval,
+    real,
+    text,
 )
 
 # Null and resamples are drawn less often for the checkpoints before the last: there are many.

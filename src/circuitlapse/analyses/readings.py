@@ -5,21 +5,21 @@ from typing import get_args
 
 import numpy as np
 
-from circuitlapse.analyses.analysis import (
+from circuitlapse.analyses.analysis import Analysis, RunData
+from circuitlapse.config.experiment import file_label
+from circuitlapse.graph import GraphShape, Site, StreamSite
+from circuitlapse.records import layout
+from circuitlapse.records.arrays import load_about, load_arrays
+from circuitlapse.records.columns import (
     COUNTERFACTUAL,
     PLACE,
     STEP,
     TASK,
     TRAINING_RUN,
-    Analysis,
+    Row,
     interval,
     text,
 )
-from circuitlapse.analyses.data import Row, RunData
-from circuitlapse.config.experiment import file_label
-from circuitlapse.graph import GraphShape, Site, StreamSite
-from circuitlapse.records import layout
-from circuitlapse.records.arrays import load_about, load_arrays
 from circuitlapse.stats.intervals import mean_intervals
 
 ON_REPEATS = ("previous_token", "duplicate_token", "induction")

@@ -7,12 +7,12 @@ from circuitlapse.analyses.analysis import Analysis
 from circuitlapse.analyses.behaviour import BEHAVIOUR, INVARIANCE, PLACEBO, SHORTCUTS
 from circuitlapse.analyses.circuits import EDGES, FAITHFULNESS, NODES
 from circuitlapse.analyses.dynamics import DYNAMICS
-from circuitlapse.analyses.elicitable import ELICITABLE
+from circuitlapse.analyses.fine_tunes import ELICITABLE, TRAINING
 from circuitlapse.analyses.grafts import CROSSPATCH, GRAFTS, MEDIATION, OUTPUT_SCALES
-from circuitlapse.analyses.heads import HEAD_CHANGES, ROLES
+from circuitlapse.analyses.head_changes import HEAD_CHANGES
 from circuitlapse.analyses.overlap import OVERLAP
 from circuitlapse.analyses.readings import PATCHING, READINGS
-from circuitlapse.analyses.training import TRAINING
+from circuitlapse.analyses.roles import ROLES
 
 # In the order of the verdict's sentences.
 ANALYSES: tuple[Analysis, ...] = (

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
-from circuitlapse.analyses.elicitable import _POOL
+from circuitlapse.analyses.fine_tunes import _POOL
 from circuitlapse.config.experiment import Experiment
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models.files.quiet import quiet

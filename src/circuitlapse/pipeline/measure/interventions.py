@@ -7,13 +7,13 @@ improvements are such a list too.
 
 from collections.abc import Mapping
 
-from circuitlapse.analyses.data import Row
 from circuitlapse.analyses.grafts import CROSSPATCH, GRAFTS, MEDIATION, head_groups
 from circuitlapse.config.experiment import Compare, Experiment
 from circuitlapse.models.engine.model import Model
 from circuitlapse.pipeline.job import Advance, Job
 from circuitlapse.pipeline.measure.grafts import two_models
 from circuitlapse.prompts.pairs import PromptPairs
+from circuitlapse.records.columns import Row
 from circuitlapse.records.store import Store, write_json
 from circuitlapse.two_models.crosspatch import EVERYWHERE, crosspatch
 from circuitlapse.two_models.fit_scales import rescaled

@@ -1,6 +1,6 @@
 """Jobs made of all fine-tunes that finished; none needs torch."""
 
-from circuitlapse.analyses.data import RunData
+from circuitlapse.analyses.analysis import RunData
 from circuitlapse.analyses.decide import decide
 from circuitlapse.analyses.registry import BY_NAME
 from circuitlapse.config.experiment import Experiment
