@@ -12,11 +12,11 @@ import itertools
 from pathlib import Path
 
 import polars as pl
-from circuitlapse.analyses.heads import last_changes
 
 import circuitlapse as cl
 from circuitlapse.analyses.analysis import RunData
 from circuitlapse.analyses.decide import findings_of, run_of
+from circuitlapse.analyses.head_changes import last_changes
 from circuitlapse.records.documents import CAUSES
 from circuitlapse.records.store import Store
 from circuitlapse.stats.intervals import Estimate

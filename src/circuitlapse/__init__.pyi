@@ -34,8 +34,8 @@ from circuitlapse.models.files.load import load_model as load_model
 from circuitlapse.models.files.transformerlens import (
     export_transformerlens as export_transformerlens,
 )
-from circuitlapse.patching.neuron_effects import neuron_effects as neuron_effects
-from circuitlapse.patching.patching import node_effects as node_effects
+from circuitlapse.patching.node_effects import neuron_effects as neuron_effects
+from circuitlapse.patching.node_effects import node_effects as node_effects
 from circuitlapse.patching.patching import patch as patch
 from circuitlapse.patching.paths import patch_paths as patch_paths
 from circuitlapse.patching.paths import sweep_paths as sweep_paths
