@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 from rich.console import Console
 
-from circuitlapse.api.lines import Lines, watched
+from circuitlapse.api.progress_lines import Lines, watched
 from circuitlapse.cli.console import counting, watch
 from circuitlapse.pipeline.job import Progress
 
@@ -18,14 +18,14 @@ from circuitlapse.pipeline.job import Progress
 PRETRAINING = """
 import time
 from rich.console import Console
-from circuitlapse.api import lines
+from circuitlapse.api import progress_lines
 from circuitlapse.cli.console import watch
 from circuitlapse.pipeline.job import Progress
 from circuitlapse.organisms.recipe import get_recipe
 from circuitlapse.organisms.recipe import Stage
 from circuitlapse.organisms.organism import pretrain
 
-lines.EVERY = 1.0
+progress_lines.EVERY = 1.0
 recipe = get_recipe("default")
 stages = (Stage(steps=60, weights={"ioi2": 1.0}),)
 recipe = recipe.model_copy(update={

@@ -10,7 +10,7 @@ from circuitlapse.analyses.analysis import Analysis, Section
 from circuitlapse.analyses.behaviour import task_rows
 from circuitlapse.analyses.registry import ANALYSES, BY_NAME
 from circuitlapse.config.presets import demo_experiment
-from circuitlapse.pipeline.plan import source, summaries
+from circuitlapse.pipeline.plan import source, summary_jobs
 from circuitlapse.pipeline.plan.estimate import Size
 from circuitlapse.pipeline.plan.measurement import Plan
 from circuitlapse.pipeline.plan.plan import KINDS, MEASUREMENTS, plan_jobs
@@ -64,7 +64,7 @@ def test_a_changed_threshold_changes_the_keys_of_what_depends_on_it_alone(monkey
         name = "circuitlapse.heads.thresholds.USED_FRACTION"
         return {**found, name: "0.03"} if name in found else found
 
-    monkeypatch.setattr(summaries, "constants_behind", changed)
+    monkeypatch.setattr(summary_jobs, "constants_behind", changed)
     after = keys()
     differ = {name for name in before if before[name] != after[name]}
     assert "table head_changes" in differ
@@ -145,7 +145,7 @@ def test_an_interval_is_flattened_at_the_edge_of_the_table_and_found_again():
 
 def test_a_new_analysis_is_one_entry_and_has_a_job_a_table_and_a_section(monkeypatch):
     entry = replace(TABLE, section=Section("News", "What is new."))
-    monkeypatch.setattr(summaries, "ANALYSES", (*ANALYSES, entry))
+    monkeypatch.setattr(summary_jobs, "ANALYSES", (*ANALYSES, entry))
     jobs = {job.name: job for job in plan_jobs(demo_experiment(full=False), {"path": "x"})}
     job = jobs["table novelty"]
     assert job.outputs == ("tables/novelty.parquet",)

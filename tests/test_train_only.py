@@ -58,7 +58,7 @@ def test_an_organism_that_was_made_anew_and_otherwise_is_refused(tiny_model, tmp
     digest = content_hash(tiny_model / "model.safetensors") if same else "0" * 64
     store = Store(tmp_path)
     with store.write("base.json", "key") as path:
-        path.write_text(json.dumps({"admission": {"weights_sha256": digest}}))
+        path.write_text(json.dumps({"validation": {"weights_sha256": digest}}))
     if same:
         check_same_base(tiny_model, store)
         return

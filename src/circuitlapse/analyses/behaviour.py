@@ -102,7 +102,7 @@ class Shortcut:
 
 
 def shortcuts_of(scores: RunData, training_run: TrainingRun, task: str) -> Iterator[Shortcut]:
-    """Score every rule on a task's held-out prompts, beside a fine-tune's last checkpoint."""
+    """Score every rule on a task's held-out prompts, next to a fine-tune's last checkpoint."""
     arrays = scores.at(training_run.name, scores.last, task)
     for split in SPLITS:
         model = arrays[f"behaviour.{split}.candidate_correct"].astype(float)

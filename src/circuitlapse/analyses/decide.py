@@ -20,7 +20,7 @@ from circuitlapse.verdict.verdict import build_verdict
 
 
 def decide(scores: RunData, recipe: str) -> Verdict:
-    """Give the verdict on a recipe, from all its seeds; each seed's evidence stands beside it."""
+    """Give the verdict on a recipe, from all its seeds; with each seed's evidence."""
     training_runs = [
         training_run
         for training_run in scores.experiment.training_runs()

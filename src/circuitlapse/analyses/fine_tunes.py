@@ -1,4 +1,4 @@
-"""What the base could be brought to, beside the evidence and never in a share.
+"""How fine-tunes went, and what restricted ones and solved examples reach; never in a share.
 
 Control fine-tunes as curves, and solved examples before the prompt.
 """
@@ -173,7 +173,7 @@ ELICITABLE = Analysis(
 def training_rows(scores: RunData) -> list[Row]:
     """Rows of the table ``training``: how every fine-tune went, with the traps that show.
 
-    A fine-tune that came to nothing is here as far as it went.
+    A failed fine-tune is here up to where it failed.
     """
     rows, experiment = [], scores.experiment
     left = experiment.training_runs()

@@ -2,7 +2,7 @@
 
 Head profiles hold attention between named positions and the scores of copying, suppressing and
 repeated tokens, and their distances are of these alone. What the query, key and value of a head
-read stands beside them and enters no distance: the shares of edge scores of a head that hardly
+read is listed, too, and enters no distance: the shares of edge scores of a head that hardly
 matters are noise.
 """
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from circuitlapse import __version__
 from circuitlapse.analyses.registry import SCHEMAS
 from circuitlapse.api.finished_run import Run
-from circuitlapse.api.lines import watched
+from circuitlapse.api.progress_lines import watched
 from circuitlapse.config.experiment import Experiment
 from circuitlapse.config.presets import comparison
 from circuitlapse.config.toml import read_experiment

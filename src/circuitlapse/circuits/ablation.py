@@ -194,7 +194,7 @@ def _places(pairs: PromptPairs, names: tuple[str, ...], width: int) -> Int[Tenso
     )
     columns = torch.arange(width, device=last.device)
     passed = landmarks[:, :, None] <= columns
-    # The rightmost landmark passed; of several on one token, the last in the list.
+    # The rightmost landmark passed; of several on one token, the final one listed.
     rank = (landmarks * len(landmarks)).add(
         torch.arange(len(landmarks), device=last.device)[:, None]
     )

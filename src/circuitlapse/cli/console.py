@@ -14,7 +14,7 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bars
 
-from circuitlapse.api.lines import ALL_THERE, Lines
+from circuitlapse.api.progress_lines import ALL_THERE, Lines
 from circuitlapse.pipeline.job import Listener, Progress
 
 _PLAIN_WIDTH = 120  # of tables in files and pipes

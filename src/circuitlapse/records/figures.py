@@ -46,7 +46,7 @@ class Figures:
     end_of_text_high: float
 
 
-def flags(figures: Figures, beside: Sequence[Figures], base: Sequence[Figures], end: bool) -> str:
+def flags(figures: Figures, at_step: Sequence[Figures], base: Sequence[Figures], end: bool) -> str:
     """Name the traps that some figures show, joined by commas; empty where there is none.
 
     - ``end_of_text``: after most prompts the model predicts the end-of-text token.
@@ -57,7 +57,7 @@ def flags(figures: Figures, beside: Sequence[Figures], base: Sequence[Figures], 
 
     Args:
         figures: Of one split at one step.
-        beside: All splits' figures at the same step.
+        at_step: All splits' figures at the same step.
         base: All splits' figures at step 0.
         end: Whether this is the last step.
     """
@@ -66,7 +66,7 @@ def flags(figures: Figures, beside: Sequence[Figures], base: Sequence[Figures], 
     if figures.end_of_text_low > STOPS:
         found.append("end_of_text")
     if figures.split == "train" and any(
-        figures.accuracy_low > each.accuracy_high for each in beside if each.split == "validation"
+        figures.accuracy_low > each.accuracy_high for each in at_step if each.split == "validation"
     ):
         found.append("overfit")
     if figures.split == "old_task" and figures.accuracy_high < OLD_KEPT * before.accuracy_low:

@@ -74,7 +74,7 @@ FEW_SHOT = "controls/few-shot.json"
 
 
 def curve(training_run: str, control: str, repeat: int = 0) -> str:
-    """Path of what a control fine-tune beside ``training_run`` reaches, step by step."""
+    """Path of the curve of a control fine-tune of ``training_run``, step by step."""
     return f"controls/{training_run}/{control_label(control, repeat)}.safetensors"
 
 

@@ -1,7 +1,7 @@
 """One directory per run, in which nothing is ever half-written or silently changed.
 
-An artifact is a file or a directory. It is written under a temporary name and renamed, and beside
-it, under ``.records/``, lies a small record: the key of what it was made from, the hash of its
+An artifact is a file or a directory. It is written under a temporary name and renamed. Then a
+small record is written under ``.records/``: the key of what it was made from, the hash of its
 bytes, and how long it took. An artifact without a record is as good as absent, so a run killed at
 any moment leaves nothing that looks finished.
 """

@@ -50,10 +50,10 @@ def check_same_base(base: Path | str, store: Store) -> None:
     Raises:
         CircuitlapseError: Naming where it is.
     """
-    admitted = json.loads(store.read("base.json")).get("admission")
-    if admitted is None:
+    validated = json.loads(store.read("base.json")).get("validation")
+    if validated is None:
         return
-    if content_hash(Path(base) / WEIGHTS) != admitted["weights_sha256"]:
+    if content_hash(Path(base) / WEIGHTS) != validated["weights_sha256"]:
         raise CircuitlapseError(
             "the organism in the cache is not the one that this run began with",
             got=str(base),

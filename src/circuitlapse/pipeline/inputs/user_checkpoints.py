@@ -138,7 +138,7 @@ class CheckpointLoader:
     """The checkpoint at hand, and the next one, which a thread reads meanwhile.
 
     Jobs end in no fixed order, so the next checkpoint is read ahead only where it is recorded. What
-    was read ahead is used only where it came to something and the record is still the same.
+    was read ahead is used only if the reading succeeded and the record is still the same.
 
     There are never more than two checkpoints' weights in memory: before the next model is built,
     the one at hand is let go.

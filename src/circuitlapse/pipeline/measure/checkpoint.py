@@ -1,4 +1,4 @@
-"""The job that measures a checkpoint: every task in turn, then what is read without patching."""
+"""The job that measures a checkpoint: every task in turn, then readings without patching."""
 
 from dataclasses import asdict
 from typing import Any
@@ -10,7 +10,7 @@ from circuitlapse.pipeline.inputs.user_checkpoints import load
 from circuitlapse.pipeline.job import Advance, Job
 from circuitlapse.pipeline.measure.readings import patching, patterns, read, read_halves
 from circuitlapse.pipeline.measure.task_scores import about_scores, measure
-from circuitlapse.pipeline.plan.checkpoints import EXAMPLE_PROMPTS, PATCHED_PROMPTS
+from circuitlapse.pipeline.plan.checkpoint_jobs import EXAMPLE_PROMPTS, PATCHED_PROMPTS
 from circuitlapse.prompts.pairs import PromptPairs
 from circuitlapse.records import layout
 from circuitlapse.records.arrays import Arrays, save_arrays
@@ -61,7 +61,7 @@ def _scores(
 
 
 class _Readings:
-    """What is read of one checkpoint on both tasks, as arrays and what is to be known of them."""
+    """Readings of one checkpoint on both tasks: arrays, with their metadata."""
 
     def __init__(self, store: Store, experiment: Experiment, model: Model) -> None:
         self._model, self._settings = model, experiment.measure

@@ -1,7 +1,7 @@
 """The jobs of control fine-tunes: what the base reaches when only some of it may move.
 
-Behaviour is measured while they train, at every step that has a checkpoint in the fine-tune beside
-them, so that no checkpoint of theirs is kept. An interrupted one goes on with the points it has.
+Behaviour is measured while they train, at every step that has a checkpoint in the fine-tune
+itself, so that no checkpoint of theirs is kept. An interrupted one resumes with its points.
 """
 
 import copy

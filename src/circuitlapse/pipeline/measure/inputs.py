@@ -11,7 +11,7 @@ from circuitlapse.pipeline.inputs.base import base_identity
 from circuitlapse.pipeline.inputs.base_files import base_directory, base_tokenizer
 from circuitlapse.pipeline.inputs.user_checkpoints import base_of, checkpoint_loader
 from circuitlapse.pipeline.job import Advance, Job
-from circuitlapse.pipeline.plan.inputs import SPLITS, training_uses
+from circuitlapse.pipeline.plan.input_jobs import SPLITS, training_uses
 from circuitlapse.records import layout
 from circuitlapse.records.items import Item, check_apart, write_items
 from circuitlapse.records.store import Store, write_json
@@ -79,7 +79,7 @@ def base(job: Job, store: Store, experiment: Experiment, advance: Advance) -> No
         directory = base_directory(experiment, advance)
         about = Path(directory) / "organism.json"
         if about.is_file():
-            document["admission"] = json.loads(about.read_text("utf-8"))
+            document["validation"] = json.loads(about.read_text("utf-8"))
         model = load_model(directory, experiment.compute.device)  # or a refusal, and why
         if model.tokenizer is None:
             raise CircuitlapseError(

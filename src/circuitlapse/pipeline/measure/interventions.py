@@ -67,10 +67,10 @@ def random_graft_rows(
     settings: Compare,
     advance: Advance,
 ) -> list[Row]:
-    """Graft random groups beside each group of heads, into the base and into the rescaled base.
+    """Graft size-matched random groups into the base and into the rescaled base.
 
-    What the verdict's own evidence holds already, first-in of the groups that a label may name, is
-    not done again. Each row has the mean ``improvements`` of its random groups in logits.
+    The verdict's own evidence has add-one-in of the groups that a label may name: this is not
+    measured again. Each row has the mean ``improvements`` of its random groups in logits.
     """
     base, tuned = models["base"], models["tuned"]
     groups = head_groups(found, base.graph)
@@ -103,8 +103,8 @@ def mediation_rows(
 ) -> list[Row]:
     """Hold heads at the base's activations.
 
-    Beside the groups that a label may name stand the random groups of the verdict's own evidence,
-    on the same prompts; beside the others as many.
+    Groups that a label may name are compared with the random groups of the verdict's own evidence,
+    on the same prompts; the others with as many.
     """
     groups = head_groups(found, models["base"].graph)
     judged = {str(group): random for group, random in found.support.mediation.items()}

@@ -1,4 +1,4 @@
-"""What is read from each checkpoint without any intervention, and its table.
+"""Readings of each checkpoint, without any intervention.
 
 Names of the arrays in ``readings/…safetensors`` (``t`` a task, ``a>b`` two named positions):
 
@@ -11,12 +11,12 @@ Names of the arrays in ``readings/…safetensors`` (``t`` a task, ``a>b`` two na
 Attention patterns of base and last checkpoint on a few prompts, in one byte per weight.
 
 Array ``t`` (a task) in ``patterns/…safetensors``: ``[prompts, layers, heads, query, key]``, weights
-between 0 and 1 in steps of 1/255. Beside them, for each task, the prompts' tokens as text.
+between 0 and 1 in steps of 1/255. The metadata has each task's tokens as text.
 
 Patching by site in base and last checkpoint: where in the prompt, through what of a head.
 
-A few prompts do: this is a picture of where information stands and moves, beside the effects of
-all heads on all prompts. Each counterfactual is averaged over the variants of its family. Names of
+A few prompts do: this shows where information is and moves. The effects of all heads on all
+prompts are in the scores. Each counterfactual is averaged over the variants of its family. Names of
 the arrays in ``patching/…safetensors`` (``t`` a task):
 
 - ``t.resid_pre``, ``t.attn_out``, ``t.mlp_out``: patched at one named position at a time,

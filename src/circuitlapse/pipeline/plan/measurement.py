@@ -24,7 +24,7 @@ class Cost:
 
     Attributes:
         seconds: On one thread.
-        models: How many models of the base's size are held at once; optimiser state counts.
+        models: How many models of the base's size are in memory at once; optimiser state counts.
         disk: MiB of its artifacts.
         working: MiB that it needs besides models.
     """

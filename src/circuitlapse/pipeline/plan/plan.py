@@ -9,9 +9,9 @@ from typing import Any
 
 from circuitlapse.config.experiment import Experiment
 from circuitlapse.pipeline.job import Job
-from circuitlapse.pipeline.plan.checkpoints import MEASURE
-from circuitlapse.pipeline.plan.controls import CONTROL, FEW_SHOT, OLD_CIRCUIT, OUTPUT_SCALES
-from circuitlapse.pipeline.plan.inputs import (
+from circuitlapse.pipeline.plan.checkpoint_jobs import MEASURE
+from circuitlapse.pipeline.plan.control_jobs import CONTROL, FEW_SHOT, OLD_CIRCUIT, OUTPUT_SCALES
+from circuitlapse.pipeline.plan.input_jobs import (
     BASE,
     CHECKPOINT,
     FINETUNE,
@@ -20,8 +20,8 @@ from circuitlapse.pipeline.plan.inputs import (
     SEPARATION,
 )
 from circuitlapse.pipeline.plan.measurement import Measurement, Plan
-from circuitlapse.pipeline.plan.summaries import PROVENANCE, TABLE, VERDICT
-from circuitlapse.pipeline.plan.two_models import GRAFT, GRAFT_AT, SWAP
+from circuitlapse.pipeline.plan.summary_jobs import PROVENANCE, TABLE, VERDICT
+from circuitlapse.pipeline.plan.two_model_jobs import GRAFT, GRAFT_AT, SWAP
 
 # Jobs begin in this order once what they need is there. What takes long comes first.
 MEASUREMENTS: tuple[Measurement, ...] = (

@@ -1,8 +1,8 @@
-"""Carry out jobs in order of their needs: in this process, or in several side by side.
+"""Carry out jobs in order of their needs: in this process, or in parallel in several.
 
 Worker processes come from loky, which needs no ``if __name__ == "__main__"`` in the caller's
-script. Work is done on one thread in either case, so results do not depend on how many workers
-there are; only an organism's pretraining takes two, always.
+script. Each job takes one thread, so results do not depend on the number of workers; pretraining
+always takes two.
 """
 
 import ctypes
@@ -45,10 +45,9 @@ class FailedRunsError(CircuitlapseError):
 
 
 class Failures:
-    """What became impossible: a fine-tune that fails takes along what is about it, and no more.
+    """What failed: a fine-tune takes along the jobs about it, and no more.
 
-    Summaries are made of the others. They then carry another key, so that they are made again once
-    the fine-tune is there.
+    Summaries are made of the others, under another key, so that they are made again later.
     """
 
     def __init__(self, experiment: Experiment) -> None:

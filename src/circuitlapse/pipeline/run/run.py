@@ -143,7 +143,7 @@ _LIBRARIES = (
 def provenance_of(store: Store, experiment: Experiment) -> Provenance:
     """Gather a run's provenance; times are those of the artifacts as they were made."""
     base = json.loads(store.read("base.json"))
-    base.pop("admission", None)
+    base.pop("validation", None)
     started = (store.root / "experiment.toml").stat().st_mtime
     return Provenance(
         circuitlapse=circuitlapse.__version__,

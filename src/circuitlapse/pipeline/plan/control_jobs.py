@@ -5,7 +5,7 @@ from circuitlapse.config.controls import RANDOM_SET, trained
 from circuitlapse.config.section import OLD_CIRCUIT as OLD
 from circuitlapse.pipeline.job import Job
 from circuitlapse.pipeline.plan.estimate import Size
-from circuitlapse.pipeline.plan.inputs import recipe_settings
+from circuitlapse.pipeline.plan.input_jobs import recipe_settings
 from circuitlapse.pipeline.plan.measurement import Cost, Measurement, Plan
 from circuitlapse.records.layout import FEW_SHOT as FEW_SHOT_PATH
 from circuitlapse.records.layout import FINETUNE, OLD_HEADS, control_label, curve
