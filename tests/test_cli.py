@@ -105,7 +105,10 @@ def test_what_a_run_found_is_exported_for_other_tools(finished, tmp_path, capsys
     assert cl.load_model(tmp_path / "out").tokenizer is not None
     for arguments, message in (
         (["circuit", run, tmp_path / "x.json", "--task", "ioi9"], "Use ioi2 or ioi3"),
-        (["circuit", run, tmp_path / "x.json", "--counterfactual", "x"], "no scores of such a"),
+        (
+            ["circuit", run, tmp_path / "x.json", "--counterfactual", "x"],
+            "Use one of subject, names, s1_to",
+        ),
         (["checkpoint", run, tmp_path / "x", "--step", 3], "Steps: 0, 2, 4"),
     ):
         with pytest.raises(cl.CircuitlapseError, match=message):
@@ -150,7 +153,7 @@ def test_a_dry_run_lists_the_jobs_and_does_none(config, tmp_path):
     done = _cli("run", config, "--out", tmp_path / "run", "--dry-run")
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "run").exists()
-    assert "measure seed-0 step 4 ioi3" in done.stdout
+    assert "measure seed-0 step 4" in done.stdout
     assert "MiB on disk" in done.stdout.replace("\n", " ")
 
 
@@ -202,7 +205,7 @@ def test_a_place_that_cannot_be_written_is_named(config, finished, tmp_path):
     ("error", "named"),
     [
         (PermissionError(13, "Permission denied", "/x/.draft-7-map.gif"), "/x/map.gif"),
-        (OSError(28, "No space left on device"), "this place"),
+        (OSError(28, "No space left on device"), "this path"),
     ],
 )
 def test_what_the_system_refuses_ends_with_one_message_and_status_2(
@@ -216,8 +219,8 @@ def test_what_the_system_refuses_ends_with_one_message_and_status_2(
         main()
     assert ended.value.code == 2
     assert capsys.readouterr().err == (
-        f"circuitlapse: {named} cannot be read or written (got '{error.strerror}'). Name another "
-        "place, or see to its permissions and to the space on its disk.\n"
+        f"circuitlapse: {named} cannot be read or written (got '{error.strerror}'). Check its "
+        "permissions and the free disk space, or use another path.\n"
     )
 
 

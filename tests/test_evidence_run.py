@@ -90,7 +90,7 @@ def test_the_heads_in_use_are_those_that_the_table_counts(run):
     (threshold,) = changes["threshold"].unique()
     base, still = (int(changes[name].sum()) for name in ("used_in_base", "used_in_tuned"))
     said = " ".join(each.statement for each in run.verdict.evidence)
-    assert f"(used from {threshold:.2f} logits on)" in said
+    assert f"(used: an effect of at least {threshold:.2f} logits)" in said
     assert f"The base uses {base} heads on" in said
     assert f"the tuned model uses {still} of them" in said
     assert base > 0
@@ -215,7 +215,7 @@ def test_random_groups_are_grafted_where_their_group_was(run):
 
 def test_output_scales_are_those_that_were_fitted(run):
     table = run.table("output_scales")
-    assert dict(table.select("node", "improvement").iter_rows()) == _causes(run).scales
+    assert dict(table.select("node", "scale").iter_rows()) == _causes(run).scales
     assert table.filter(pl.col("head") == -1)["node"].to_list() == ["m0", "m1"]
 
 

@@ -164,7 +164,7 @@ def test_fine_tunes_that_fail_are_named_at_the_end_and_keep_no_other_from_it(tmp
 @pytest.mark.parametrize("workers", [1, 2])
 def test_without_any_fine_tune_a_run_ends_at_once(tmp_path, workers):
     with pytest.raises(
-        FailedRunsError, match=r"(?s)3 fine-tune.*Nothing is left; what was lost is tried"
+        FailedRunsError, match=r"(?s)3 fine-tune.*Nothing is left\. Run the same command"
     ):
         _with_three_seeds(tmp_path, lose_all, workers)
     assert not (tmp_path / "summary.txt").exists()

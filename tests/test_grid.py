@@ -184,7 +184,9 @@ def test_a_run_with_two_recipes_has_two_verdicts_and_reports(tiny_model, tmp_pat
     assert len(list((tmp_path / "svg").glob("step-*.svg"))) == 2
     with pytest.raises(cl.CircuitlapseError, match=r"several recipes.*--recipe: full, lora"):
         CliRunner().invoke(export, [str(run.path), "--gif", "x.gif"], catch_exceptions=False)
-    with pytest.raises(cl.CircuitlapseError, match=r"such a recipe .*default.*: full, lora"):
+    with pytest.raises(
+        cl.CircuitlapseError, match=r"no results for this recipe .*default.* finished: full, lora"
+    ):
         read_run(run.path)
     print_summary(run, Console(width=120))
     shown = capsys.readouterr().out

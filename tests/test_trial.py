@@ -154,7 +154,7 @@ def test_export_draws_the_map_of_a_run_without_naming_the_command(run: cl.Run, t
     ]
     with Image.open(tmp_path / "map.gif") as film:
         assert film.format == "GIF"
-    with pytest.raises(CircuitlapseError, match=r"nothing was asked for\. Pass --gif FILE"):
+    with pytest.raises(CircuitlapseError, match=r"there is no format to export\. Pass --gif FILE"):
         _cli("export", run.path)
     (tmp_path / "file").write_text("x")
     with pytest.raises(CircuitlapseError, match=r"file is not a directory"):

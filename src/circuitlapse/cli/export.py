@@ -184,10 +184,11 @@ def _edges(run: Run, step: int, task: str, seed: int | None, counterfactual: str
     variants = get_task(task).families.get(counterfactual, (counterfactual,))
     if any(f"edges.{variant}" not in arrays for variant in variants):
         known = sorted(name.removeprefix("edges.") for name in arrays if name.startswith("edges."))
+        measured = run.experiment.measure.counterfactuals
         raise CircuitlapseError(
             "the run has no scores for this counterfactual",
             got=counterfactual,
-            fix=f"Use one of {', '.join([*run.experiment.measure.counterfactuals, *known])}",
+            fix=f"Use one of {', '.join(dict.fromkeys([*measured, *known]))}",
         )
     mean, halves = (
         torch.stack([torch.from_numpy(arrays[f"{name}.{variant}"]) for variant in variants]).mean(0)

@@ -128,8 +128,7 @@ def _head_changes(context: Context, changes: HeadChanges) -> Iterator[Evidence]:
     yield _evidence(
         context,
         f"The base uses {len(changes.old_heads)} heads on {context.old}; by the same test the "
-        f"tuned "
-        f"model uses {len(changes.still_used)} of them.",
+        f"tuned model uses {len(changes.still_used)} of them.",
         "head_changes",
         **where,
     )
