@@ -2,8 +2,8 @@
 
 ``tests/data/stored_run.tar.xz`` holds its artifacts, with the weights of the base and of every
 fine-tune; ``python tests/make_stored_run.py`` makes it. The experiment stands here, in the words of
-the present code. :class:`Stored` writes stored artifacts into a new run under their present names
-and keys, and does the jobs of the others.
+the present code. :func:`rebuild` writes stored artifacts into a new run and does the jobs of the
+others.
 
 Everything that the test takes from inside the package is imported here.
 """
@@ -11,6 +11,7 @@ Everything that the test takes from inside the package is imported here.
 import hashlib
 import json
 import re
+import shutil
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -21,14 +22,11 @@ import numpy as np
 import polars as pl
 import torch
 from safetensors import safe_open
-from safetensors.numpy import save_file
 from transformers import AutoModelForCausalLM
 
 import circuitlapse as cl
-from circuitlapse.models.engine.circuit import Graph
 from circuitlapse.models.files.quiet import quiet
 from circuitlapse.pipeline.job import Job
-from circuitlapse.pipeline.measure.task_scores import about_scores
 from circuitlapse.pipeline.run.execute import work
 from circuitlapse.pipeline.run.run import jobs_of
 from circuitlapse.records.store import Store
@@ -101,67 +99,22 @@ class Stored:
         same: Whether this machine rounds as the one that made it.
     """
 
-    def __init__(self, directory: Path, renamed: Callable[[str], str] = str) -> None:
-        """Unpack into a directory.
-
-        Args:
-            directory: Where to.
-            renamed: Gives the present name of a stored file, array or JSON key.
-        """
+    def __init__(self, directory: Path) -> None:
+        """Unpack into a directory."""
         with tarfile.open(ARCHIVE) as archive:
             archive.extractall(directory, filter="data")
-        self.run, self.base, self._renamed = directory / "run", directory / "base", renamed
+        self.run, self.base = directory / "run", directory / "base"
         self.same = arithmetic(self.base) == MADE_WITH
 
     def files(self, *begin: str) -> dict[str, Path]:
-        """Stored artifacts by their present name: those whose stored name begins like this."""
+        """Stored artifacts by name: those whose name begins like this."""
         paths = (path for path in sorted(self.run.rglob("*")) if path.is_file())
         names = {path.relative_to(self.run).as_posix(): path for path in paths}
-        return {self._renamed(n): path for n, path in names.items() if n.startswith(begin)}
-
-    def place(self, source: Path, target: Path) -> None:
-        """Write a stored file in the present names of its arrays or keys."""
-        if source.suffix == ".json" and "checkpoints" not in source.parts:
-            target.write_text(json.dumps(self.json(source)))
-        elif source.suffix == ".jsonl":
-            lines = (json.loads(line) for line in source.read_text().splitlines())
-            target.write_text("".join(json.dumps(self.keys(line)) + "\n" for line in lines))
-        elif source.suffix == ".safetensors" and "checkpoints" not in source.parts:
-            arrays, about = read_arrays(source)
-            if not arrays:
-                target.write_text(json.dumps(self.json(source)))
-                return
-            arrays = {self._renamed(name): array for name, array in arrays.items()}
-            save_file(
-                arrays, target, {"about": json.dumps(self.about(source, about), sort_keys=True)}
-            )
-        else:
-            target.write_bytes(source.read_bytes())
-
-    def about(self, source: Path, about: Any) -> Any:
-        """What is known of stored arrays; scores now say their variants and invariance checks."""
-        if "scores" in source.parts and "n_layers" in about:
-            about = about_scores(Graph(**about), cl.get_task(source.stem))
-        return self.keys(about)
-
-    def json(self, source: Path) -> Any:
-        """A stored document with its present keys."""
-        return self.keys(json.loads(source.read_text()))
-
-    def keys(self, value: Any) -> Any:
-        """A stored JSON value in present names."""
-        if isinstance(value, dict):
-            # In documents a list of gains is that of random groups, and so are nulls.
-            own = {"null_low": "null_min", "null_high": "null_max"}
-            own |= {"gains": "improvements"} if isinstance(value.get("gains"), list) else {}
-            return {own.get(k, self._renamed(k)): self.keys(each) for k, each in value.items()}
-        if isinstance(value, list):
-            return [self.keys(each) for each in value]
-        return self._renamed(value) if isinstance(value, str) else value
+        return {n: path for n, path in names.items() if n.startswith(begin)}
 
 
 def read_arrays(path: Path) -> tuple[dict[str, Any], Any]:
-    """The arrays of an artifact and its metadata; no array where it holds JSON after all."""
+    """The arrays of an artifact and its metadata; no array where it holds JSON."""
     if path.read_bytes()[:1] in b"[{":
         return {}, json.loads(path.read_text())
     with safe_open(path, "numpy") as file:
@@ -188,10 +141,10 @@ def rebuild(
     Args:
         stored: Where they are from.
         out: The new run's directory.
-        placed: Beginnings of the stored names of artifacts to place.
-        wanted: Regular expressions for the present names of artifacts to make; what they need is
+        placed: Beginnings of the names of artifacts to place.
+        wanted: Regular expressions for the names of artifacts to make; what they need is
             made too.
-        edit: Called with the present name of each placed file and its path, to change it.
+        edit: Called with the name of each placed file and its path, to change it.
 
     Returns:
         The names of the artifacts that were made.
@@ -207,7 +160,7 @@ def rebuild(
                 for name, file in files.items():
                     target = path / name[len(output) + 1 :] if name != output else path
                     target.parent.mkdir(parents=True, exist_ok=True)
-                    stored.place(file, target)
+                    shutil.copyfile(file, target)
                     if edit is not None:
                         edit(name, target)
             ready.add(output)

@@ -165,7 +165,7 @@ def test_some_checkpoints_are_patched(tmp_path):
                 "measure": {"patch_at": patch_at},
             }
         )
-        return [step for step in experiment.steps() if experiment.patches_at(step)]
+        return [step for step in experiment.steps() if experiment.measures_in_full(step)]
 
     assert exact("every") == list(range(0, 241, 8))
     assert exact("ends") == exact(2) == [0, 240]

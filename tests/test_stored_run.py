@@ -1,18 +1,11 @@
 """The code of this tree gives the numbers of the stored run; differences are listed here.
 
-When you rename or drop something on purpose, add one line and nothing else:
-
-- A column, array, file, JSON key or text value has a new name: a line in ``RENAMED``, from the
-  stored name to the present one. A name matches as a whole, or between dots, slashes and colons
-  (``controls`` in ``controls.swapped``). A whole path or ``table/column`` goes before single words.
-- A key of the experiment is renamed: change it in ``stored_run.experiment``.
-- A table, column, row or array is dropped, added or differs: an ``Intended`` with its reason.
+When you drop, add or change a table, column, row or array on purpose, add an ``Intended`` with its
+reason to ``INTENDED``. When the run is made anew (``python tests/make_stored_run.py``), the list
+is empty again.
 
 All holds to the last bit, and to 1e-6 where it is measured, on a machine that rounds as the one
 that made the run (``stored_run.arithmetic``); elsewhere to 1e-9 and 1e-4.
-
-The mapping is deleted, and the run made anew (``python tests/make_stored_run.py``), at the end of
-the restructuring.
 """
 
 import json
@@ -30,66 +23,17 @@ from stored_run import Stored, read_arrays, read_table, rebuild
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
-RENAMED = {
-    "controls/few-shot.safetensors": "controls/few-shot.json",
-    "tables/gains.parquet": "tables/output_scales.parquet",
-    "tables/fates.parquet": "tables/head_changes.parquet",
-    "tables/controls.parquet": "tables/invariance.parquet",
-    **{f"controls.{c}": f"invariance.{c}" for c in ("list_order", "subject_order")},
-    "controls/seed-0/gains.safetensors": "controls/seed-0/output-scales.safetensors",
-    "gains/gain": "scale",
-    "controls/control": "check",
-    "controls/size": "mean_abs_effect",
-    "crosspatch/null_low": "null_min",
-    "crosspatch/null_high": "null_max",
-    "mediation/null_low": "null_min",
-    "mediation/null_high": "null_max",
-    "grafts/null_low": "null_min",
-    "grafts/null_high": "null_max",
-    "corruption": "counterfactual",
-    "corruptions": "counterfactuals",
-    "accuracy_among": "candidate_accuracy",
-    "correct_among": "candidate_correct",
-    "accuracy_among_low": "candidate_accuracy_low",
-    "accuracy_among_high": "candidate_accuracy_high",
-    "gain": "improvement",
-    "gain_low": "improvement_low",
-    "gain_high": "improvement_high",
-    "gains": "output_scales",
-    "gains_non_negative": "non_negative_scales",
-    "beside": "compared_with",
-    "fate": "category",
-    "fates": "head_changes",
-    "used_from": "threshold",
-    "base_uses": "used_in_base",
-    "still_uses": "used_in_tuned",
-    "with_behaviour": "behaviour_correlation",
-    "flipped": "sign_changed",
-    "flipped_in": "seeds_with_sign_change",
-    "uncorrected": "why_not_corrected",
-    "first_in": "add_one_in",
-    "last_in": "leave_one_out",
-    "gained": "rescaled_base",
-    "way": "direction",
-    "forward": "tuned_into_base",
-    "backward": "base_into_tuned",
-    "refused": "not_reported",
-    "reached": "step_of_90",
-    "size_low": "mean_abs_effect_low",
-    "size_high": "mean_abs_effect_high",
-}
-
 
 @dataclass(frozen=True)
 class Intended:
     """A difference that is meant.
 
     Attributes:
-        where: Pattern of the stored name of the table or file (``tables/overlap.parquet``).
+        where: Pattern of the name of the table or file (``tables/overlap.parquet``).
         why: The reason.
-        parts: Present columns, arrays or keys that are not compared; without any, and without
+        parts: Columns, arrays or keys that are not compared; without any, and without
             rows, the whole table or file.
-        rows: Present columns and values that pick rows, in which ``parts``, or without any the
+        rows: Columns and values that pick rows, in which ``parts``, or without any the
             rows themselves, are not compared. In the verdict they pick evidence.
     """
 
@@ -99,36 +43,12 @@ class Intended:
     rows: dict[str, Any] = field(default_factory=dict)
 
 
-_EDGES = {"unit": "edges"}
-_NO_NULL = "the edges' permutation null decided nothing"
-_ENDS = "patterns and sites are measured in the base and at the last checkpoint only"
-_DATED = "a change is that from the first to the last checkpoint, without permutation tests"
-INTENDED: list[Intended] = [
-    Intended("tables/overlap.parquet", "an overlap that is undefined says why", ("not_reported",)),
-    Intended(
-        "tables/overlap.parquet",
-        _NO_NULL,
-        ("null_mean", "null_low", "null_high", "p_value"),
-        _EDGES,
-    ),
-    Intended("verdict.json", _NO_NULL, rows={"table": "overlap", **_EDGES}),
-    Intended("tables/dynamics.parquet", _DATED),
-    Intended("verdict.json", _DATED, rows={"table": "dynamics"}),
-    Intended(r"(patterns|patching)/seed-\d/step-000(08|24).safetensors", _ENDS),
-    *(Intended("tables/patching.parquet", _ENDS, rows={"step": step}) for step in (8, 24)),
-]
+INTENDED: list[Intended] = []
 
 TRAINED = ("checkpoints/", "training/", "controls/seed-")
 """What only training makes, which differs between machines: it is always taken from the store."""
 PROSE = {"statement", "reason", "detail", "scope", "calibration", "name"}
 """Keys of the verdict whose text may be worded anew: its figures are compared."""
-
-
-def renamed(name: str) -> str:
-    """The present name of a stored file, array, column, key or value."""
-    if name in RENAMED:
-        return RENAMED[name]
-    return "".join(RENAMED.get(part, part) for part in re.split(r"([./:])", name))
 
 
 def _differs(name: str) -> list[Intended]:
@@ -141,14 +61,12 @@ def _dropped(name: str) -> bool:
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory) -> Stored:
-    return Stored(tmp_path_factory.mktemp("stored"), renamed)
+    return Stored(tmp_path_factory.mktemp("stored"))
 
 
-def _names(stored: Stored, *begin: str) -> dict[str, str]:
-    """Stored names that are compared, with the present ones."""
-    paths = (path for path in sorted(stored.run.rglob("*")) if path.is_file())
-    names = [path.relative_to(stored.run).as_posix() for path in paths]
-    return {name: renamed(name) for name in names if name.startswith(begin) and not _dropped(name)}
+def _names(stored: Stored, *begin: str) -> list[str]:
+    """Names of stored files that are compared."""
+    return [name for name in stored.files(*begin) if not _dropped(name)]
 
 
 @pytest.fixture(scope="module")
@@ -171,14 +89,9 @@ def rebuilt(stored, tmp_path_factory) -> Path:
     return out
 
 
-def _table(name: str, path: Path, own: bool) -> pl.DataFrame:
-    """A table in present names, without what is meant to differ."""
+def _table(name: str, path: Path) -> pl.DataFrame:
+    """A table without what is meant to differ."""
     table = read_table(path)
-    if own:
-        short = Path(name).stem
-        table = table.rename(
-            {c: RENAMED.get(f"{short}/{c}", renamed(c)) for c in table.columns}
-        ).with_columns(pl.col(pl.String).map_elements(renamed, return_dtype=pl.String))
     for each in _differs(name):
         picked = [pl.col(column) == value for column, value in each.rows.items()]
         if each.rows and each.parts:
@@ -203,19 +116,19 @@ def _unequal(ours: pl.Series, theirs: pl.Series, exactly: bool) -> pl.Series:
 
 def test_every_table_is_rebuilt_exactly_from_the_stored_arrays(stored, rebuilt):
     differing = []
-    for name, present in _names(stored, "tables/").items():
-        ours, theirs = _table(name, stored.run / name, True), _table(name, rebuilt / present, False)
+    for name in _names(stored, "tables/"):
+        ours, theirs = _table(name, stored.run / name), _table(name, rebuilt / name)
         if set(ours.columns) != set(theirs.columns):
-            differing.append(f"{present}: columns {set(ours.columns) ^ set(theirs.columns)}")
+            differing.append(f"{name}: columns {set(ours.columns) ^ set(theirs.columns)}")
         elif ours.height != theirs.height:
-            differing.append(f"{present}: {ours.height} rows were stored, {theirs.height} are made")
+            differing.append(f"{name}: {ours.height} rows were stored, {theirs.height} are made")
         else:
             for column in ours.columns:
                 unequal = _unequal(ours[column], theirs[column], stored.same)
                 if len(unequal):
                     row = unequal[0]
                     pair = f"{ours[column][row]!r} was stored, {theirs[column][row]!r} is made"
-                    differing.append(f"{present}: {column}, {len(unequal)} rows; row {row}: {pair}")
+                    differing.append(f"{name}: {column}, {len(unequal)} rows; row {row}: {pair}")
     assert not differing, "\n".join(differing)
 
 
@@ -247,11 +160,11 @@ def _figures(text: str) -> list[str]:
 
 
 def test_the_verdict_is_rebuilt_exactly_from_the_stored_arrays(stored, rebuilt):
-    for name, present in _names(stored, "verdict").items():
+    for name in _names(stored, "verdict"):
         parts = {part for each in _differs(name) for part in each.parts}
         rows = [each.rows for each in _differs(name) if each.rows]
-        ours = _without(stored.json(stored.run / name), parts, rows)
-        theirs = _without(json.loads((rebuilt / present).read_text()), parts, rows)
+        ours = _without(json.loads((stored.run / name).read_text()), parts, rows)
+        theirs = _without(json.loads((rebuilt / name).read_text()), parts, rows)
         assert _compare(ours, theirs, name, 0 if stored.same else 1e-9) == []
 
 
@@ -281,18 +194,14 @@ def _compare(ours: Any, theirs: Any, at: str, most: float) -> list[str]:
 def test_all_that_is_measured_anew_from_the_stored_weights_is_what_was_stored(stored, tmp_path):
     """Of one fine-tune and its placebo; the other's measuring would be no other code."""
     wanted = ("scores/", "readings/", "patterns/", "patching/", "controls/")
-    compared = {n: p for n, p in _names(stored, *wanted).items() if "seed-1" not in n}
-    rebuild(stored, tmp_path, (*TRAINED, "tasks/"), [f"{re.escape(n)}$" for n in compared.values()])
+    compared = [name for name in _names(stored, *wanted) if "seed-1" not in name]
+    rebuild(stored, tmp_path, (*TRAINED, "tasks/"), [f"{re.escape(n)}$" for n in compared])
     differing = []
-    for name, present in compared.items():
+    for name in compared:
         ours, about = read_arrays(stored.run / name)
-        theirs, said = read_arrays(tmp_path / present)
+        theirs, said = read_arrays(tmp_path / name)
         parts = {part for each in _differs(name) for part in each.parts}
-        ours = {
-            **{renamed(n): array for n, array in ours.items()},
-            "": stored.about(stored.run / name, about),
-        }
-        theirs = {**theirs, "": said}
+        ours, theirs = {**ours, "": about}, {**theirs, "": said}
         differing += _compare(
             {n: a for n, a in ours.items() if n not in parts},
             {n: a for n, a in theirs.items() if n not in parts},
@@ -304,10 +213,8 @@ def test_all_that_is_measured_anew_from_the_stored_weights_is_what_was_stored(st
 
 def test_every_intended_difference_is_about_something_stored(stored):
     """A line that is no longer needed goes."""
-    paths = (path for path in stored.run.rglob("*") if path.is_file())
-    names = [path.relative_to(stored.run).as_posix() for path in paths]
     for each in INTENDED:
-        assert any(re.fullmatch(each.where, name) for name in names), each
+        assert any(re.fullmatch(each.where, name) for name in stored.files("")), each
 
 
 def _others(task: str, split: str, n: int) -> list[str]:
@@ -337,12 +244,12 @@ def _same(ours: dict[str, Any], theirs: dict[str, Any], *begin: str) -> set[bool
 
 def test_circuits_are_ranked_and_scored_on_different_prompts(stored, tmp_path):
     wanted, prompts = "scores/seed-0/step-00060/ioi3.safetensors", "tasks/ioi3.test.jsonl"
-    wanted, n = renamed(wanted), 16
+    n = 16
     plain = _measured(stored, tmp_path / "plain", wanted, {})
     first = _measured(stored, tmp_path / "first", wanted, {prompts: slice(0, n)})
     second = _measured(stored, tmp_path / "second", wanted, {prompts: slice(n, 2 * n)})
-    ranking = tuple(renamed(name) for name in ("edges", "halves", "effects"))
-    whole = tuple(renamed(name) for name in ("faithfulness_clean", "faithfulness_corrupt"))
+    ranking = ("edges", "halves", "effects")
+    whole = ("faithfulness_clean", "faithfulness_corrupt")
     assert _same(plain, second, *ranking) == {True}
     assert _same(plain, first, *ranking) == {False}
     assert _same(plain, first, *whole) == {True}
@@ -350,17 +257,16 @@ def test_circuits_are_ranked_and_scored_on_different_prompts(stored, tmp_path):
 
 
 def test_heads_are_chosen_on_validation_prompts_and_scored_on_test_prompts(stored, tmp_path):
-    wanted = renamed("scores/seed-0/grafts.safetensors")
+    wanted = "scores/seed-0/grafts.safetensors"
     plain = _measured(stored, tmp_path / "plain", wanted, {})
     test = {f"tasks/{task}.test.jsonl": slice(None) for task in ("ioi2", "ioi3")}
     validation = {f"tasks/{task}.validation.jsonl": slice(None) for task in ("ioi2", "ioi3")}
     scored = _measured(stored, tmp_path / "scored", wanted, test)
     chosen = _measured(stored, tmp_path / "chosen", wanted, validation)
-    groups = [renamed(name) for name in ("old_heads", "recruited_heads")]
+    groups = ("old_heads", "recruited_heads")
     choice = [[each[""][name] for name in groups] for each in (plain, scored, chosen)]
     assert choice[0] == choice[1]
     assert choice[0] != choice[2]
-    values = renamed("values")
     for ends in (0, -1):  # no graft and all grafts do not depend on the choice
-        assert np.array_equal(plain[values][ends], chosen[values][ends])
-        assert not np.array_equal(plain[values][ends], scored[values][ends])
+        assert np.array_equal(plain["values"][ends], chosen["values"][ends])
+        assert not np.array_equal(plain["values"][ends], scored["values"][ends])

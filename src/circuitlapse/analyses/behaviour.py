@@ -65,6 +65,8 @@ def invariance_rows(scores: RunData) -> list[Row]:
     rows = []
     for names, arrays in scores.checkpoints():
         for check in scores.invariance(names["task"]):
+            if f"invariance.{check}" not in arrays:
+                continue
             effect = arrays[f"invariance.{check}"]
             rows.append(
                 {
@@ -192,7 +194,8 @@ SHORTCUTS = Analysis(
 )
 INVARIANCE = Analysis(
     "invariance",
-    "One row per step, task and check: a change of the prompt that must not change the answer.",
+    "One row per step, task and check where a step is measured in full: a change of the prompt "
+    "that must not change the answer.",
     (
         *TRAINING_RUN,
         STEP,

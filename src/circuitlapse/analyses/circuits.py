@@ -93,6 +93,8 @@ def faithfulness_rows(scores: RunData) -> list[Row]:
     rows = []
     for names, arrays in scores.checkpoints():
         for family in scores.experiment.measure.counterfactuals:
+            if f"faithfulness.{family}" not in arrays:
+                continue
             clean = arrays[f"faithfulness_clean.{family}"].astype(np.float64)
             corrupt = arrays[f"faithfulness_corrupt.{family}"].astype(np.float64)
             drop = float((clean - corrupt).mean())
@@ -125,7 +127,7 @@ NODES = Analysis(
         NODE,
         text("kind", "`head` or `mlp`"),
         *PLACE,
-        interval("effect", "patching effect; null at steps that are not patched"),
+        interval("effect", "patching effect; null at steps that are not measured in full"),
         real("attribution", "gradient estimate of everything that the node writes, in logits"),
     ),
     ("scores",),
@@ -149,7 +151,7 @@ EDGES = Analysis(
 )
 FAITHFULNESS = Analysis(
     "faithfulness",
-    "One row per step, task, counterfactual and circuit size.",
+    "One row per step that is measured in full, task, counterfactual and circuit size.",
     (
         *_WHERE,
         real("fraction", "the size as a share of all edges"),

@@ -68,7 +68,7 @@ def epoch_steps(scores: RunData) -> int | None:
 
 def exact_steps(experiment: Experiment) -> list[int]:
     """Steps whose heads were patched exactly."""
-    return [step for step in experiment.steps() if experiment.patches_at(step)]
+    return [step for step in experiment.steps() if experiment.measures_in_full(step)]
 
 
 def dated(rows: Iterable[Row], state: str) -> list[Row]:

@@ -78,9 +78,9 @@ class Measure(Section):
     ig_steps: Positive = Field(5, description="Interpolation points of eap-ig-inputs.")
     patch_at: PatchAt = Field(
         "every",
-        description="Checkpoints with activation patching of heads and MLPs: `every`, `ends` (base "
-        "and last, much faster for large models), or a number (base, last, and others evenly "
-        "spread on a log scale).",
+        description="Checkpoints with activation patching of heads and MLPs, faithfulness curves "
+        "and invariance checks: `every`, `ends` (base and last, much faster for large models), or "
+        "a number (base, last, and others evenly spread on a log scale).",
     )
     circuit_sizes: tuple[Fraction, ...] = Field(
         MIB_FRACTIONS,
@@ -215,8 +215,8 @@ class Experiment(Section):
             )
         return self
 
-    def patches_at(self, step: int) -> bool:
-        """Whether this checkpoint has activation patching, not only attribution."""
+    def measures_in_full(self, step: int) -> bool:
+        """Whether this checkpoint has more than behaviour and attribution."""
         patch_at = self.measure.patch_at
         if patch_at == "every":
             return True

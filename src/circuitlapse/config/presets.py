@@ -37,7 +37,7 @@ def demo_experiment(
     return Experiment(
         base=Base.model_validate({"organism": organism, "seed": seed, "pretrain": pretrain}),
         finetune=finetune,
-        measure=Measure.model_validate({"patch_at": 8}),
+        measure=Measure.model_validate({"prompts": 512, "patch_at": 8}),
         compare=Compare.model_validate(compare),
         controls=Controls.model_validate(controls),
     )

@@ -55,7 +55,7 @@ def _scores(
         Prompts(store, task, model.tokenizer),
         settings,
         circuits=job.params["circuits"] and not unrelated,
-        exact=job.params["exact"],
+        in_full=job.params["in_full"],
     )
     return arrays, about_scores(model.graph, get_task(task))
 

@@ -4,16 +4,18 @@ Everything is kept per prompt, so that any interval can be computed afterwards w
 Names of the arrays in ``scores/…safetensors`` (``v`` a counterfactual, ``f`` a family of them):
 
 - ``behaviour.<split>.logit_diff|correct|candidate_correct``: ``[prompts]``
-- ``invariance.<check>``: metric on the clean prompt minus metric on the changed one, ``[prompts]``
+- ``invariance.<check>``: metric on the clean prompt minus metric on the changed one, ``[prompts]``;
+  only in full
 - ``clean.v``, ``corrupt.v``: metric of the whole model on either prompt, ``[prompts]``; the first
   is the same for every ``v``
-- ``effects.v``: exact patching effect of every head and MLP, ``[prompts, nodes]``; only where
-  ``measure.patch_at`` asks for it
+- ``effects.v``: exact patching effect of every head and MLP, ``[prompts, nodes]``; only in full
 - ``edges.v``: mean attribution, ``[writers, readers]``; ``halves.v``: of even and odd prompts
 - ``faithfulness.f``: metric of growing circuits, averaged over the family's variants,
   ``[fractions, prompts]``; ``n_edges.f``: their sizes, ``[fractions]``. Circuits are scored on
   other prompts than those that ranked their edges, whose whole-model metrics are
-  ``faithfulness_clean.f`` and ``faithfulness_corrupt.f``, ``[prompts]``
+  ``faithfulness_clean.f`` and ``faithfulness_corrupt.f``, ``[prompts]``; only in full
+
+A checkpoint is measured in full where ``measure.patch_at`` says so.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +26,7 @@ import numpy as np
 import torch
 
 from circuitlapse.attribution.edges import attribute
+from circuitlapse.attribution.scores import Scores
 from circuitlapse.circuits.curve import faithfulness_curve
 from circuitlapse.config.experiment import Measure
 from circuitlapse.models.engine.behaviour import (
@@ -47,7 +50,7 @@ def measure(
     settings: Measure,
     *,
     circuits: bool,
-    exact: bool = True,
+    in_full: bool = True,
 ) -> Arrays:
     """Measure one task on one model.
 
@@ -56,8 +59,9 @@ def measure(
         task: The task that the prompts are of.
         prompts: Its held-out prompts, tokenised for the model.
         settings: What to measure, on how many prompts.
-        circuits: Whether to find circuits too, and the effects of the invariance checks.
-        exact: Whether to patch heads and MLPs exactly too.
+        circuits: Whether to find circuits too.
+        in_full: Whether to patch heads and MLPs exactly too; and, with ``circuits``, to run
+            circuits of several sizes and the invariance checks.
 
     Returns:
         Arrays by name, as the module's docstring lists them.
@@ -76,13 +80,15 @@ def measure(
     families = {family: task.families[family] for family in settings.counterfactuals}
     if circuits:
         each = [variant for variants in families.values() for variant in variants]
-        arrays |= _plain_metrics(model, pairs, each, task.invariance)
+        arrays |= _plain_metrics(model, pairs, each, task.invariance if in_full else ())
     for family, variants in families.items():
         found = {variant: pairs(variant) for variant in variants}
         if circuits:
-            scoring = [pairs(variant, settings.circuit_prompts) for variant in variants]
-            _circuit_of(model, found, scoring, family, settings, arrays)
-        if exact:
+            scores = _scores_of(model, found, settings, arrays)
+            if in_full:
+                scoring = [pairs(variant, settings.circuit_prompts) for variant in variants]
+                _curve_of(model, scores, scoring, family, settings, arrays)
+        if in_full:
             for variant, variant_pairs in found.items():
                 effects = node_effects(model, variant_pairs)
                 arrays[f"effects.{variant}"] = effects.cpu().numpy()
@@ -116,28 +122,34 @@ def _plain_metrics(
     }
 
 
-def _circuit_of(
-    model: Model,
-    pairs: Mapping[str, PromptPairs],
-    scoring: Sequence[PromptPairs],
-    family: str,
-    settings: Measure,
-    arrays: Arrays,
-) -> None:
-    """Add one counterfactual type's scores and faithfulness curve to the arrays."""
+def _scores_of(
+    model: Model, pairs: Mapping[str, PromptPairs], settings: Measure, arrays: Arrays
+) -> Scores:
+    """Add the scores of one counterfactual type's variants to the arrays; return their mean."""
     found = []
     for variant, variant_pairs in pairs.items():
         scores = attribute(model, variant_pairs, settings.method, settings.ig_steps)
         found.append(scores)
         arrays[f"edges.{variant}"] = scores.mean.cpu().numpy()
         arrays[f"halves.{variant}"] = scores.halves.cpu().numpy()
-    family_scores = replace(
+    return replace(
         found[0],
         mean=torch.stack([scores.mean for scores in found]).mean(dim=0),
         halves=torch.stack([scores.halves for scores in found]).mean(dim=0),
     )
+
+
+def _curve_of(
+    model: Model,
+    scores: Scores,
+    scoring: Sequence[PromptPairs],
+    family: str,
+    settings: Measure,
+    arrays: Arrays,
+) -> None:
+    """Add one counterfactual type's faithfulness curve to the arrays."""
     curves = [
-        faithfulness_curve(model, family_scores, variant_pairs, settings.circuit_sizes)
+        faithfulness_curve(model, scores, variant_pairs, settings.circuit_sizes)
         for variant_pairs in scoring
     ]
     metrics = [torch.stack([point.metric for point in curve]) for curve in curves]

@@ -16,9 +16,9 @@ def _measure(plan: Plan) -> None:
     e = plan.experiment
     ends, unrelated = (0, e.steps()[-1]), e.controls.unrelated
     for run in e.training_runs():
-        # Steps that are patched come first: they take longest, and one alone at the end would keep
-        # other processes waiting.
-        for step in sorted(e.steps(), key=lambda step: not e.patches_at(step)):
+        # Steps that are measured in full come first: they take longest, and one alone at the end
+        # would keep other processes waiting.
+        for step in sorted(e.steps(), key=lambda step: not e.measures_in_full(step)):
             also = [unrelated] if unrelated and run in e.control_runs() and step in ends else []
             outputs = [layout.readings(run.name, step)]
             if e.is_end(step):
@@ -51,7 +51,7 @@ def _add(
         step=step,
         tasks=tasks,
         circuits=group == "scores",
-        exact=e.patches_at(step),
+        in_full=e.measures_in_full(step),
     )
 
 
@@ -60,11 +60,12 @@ def _cost(job: Job, size: Size) -> Cost:
     seconds, disk = 0.0, 0.1
     for task in job.params["tasks"]:
         variants = size.variants(task)
-        per_pair = size.patch_all if job.params["exact"] else 0.0
+        per_pair = size.patch_all if job.params["in_full"] else 0.0
         if job.params["circuits"] and task in (e.tasks.old, e.tasks.new):
             points = e.measure.ig_steps if e.measure.method == "eap-ig-inputs" else 1
             per_pair += (3 * points + 2) * forward
-            per_pair += 2 * len(e.measure.circuit_sizes) * forward
+            if job.params["in_full"]:
+                per_pair += 2 * len(e.measure.circuit_sizes) * forward
             disk += variants * size.scores
         # Only what comes after the first difference is computed: about half.
         seconds += variants * e.measure.circuit_prompts * per_pair / 2
