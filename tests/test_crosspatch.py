@@ -6,7 +6,9 @@ from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models.engine.behaviour import behaviour
 from circuitlapse.models.files.load import load_model
 from circuitlapse.prompts.pairs import PromptPairs
-from circuitlapse.two_models.crosspatch import EVERYWHERE, Patch, crosspatch, crosspatched
+from circuitlapse.two_models.crosspatch import crosspatch
+from circuitlapse.two_models.other_run import behaviours_from_model
+from circuitlapse.two_models.patched_runs import EVERYWHERE, Patch
 from twins_compare import LiteralMix
 from twins_engine import tiny
 
@@ -20,6 +22,10 @@ def named_pairs(n=6, seed=0):
     answers = torch.randint(20, (n,), generator=generator)
     wrong = answers[:, None] + torch.tensor([1, 2])
     return PromptPairs.from_tensors(clean, corrupt, answers, wrong, mask, positions)
+
+
+def crosspatched(into, source, pairs, patches):
+    return behaviours_from_model(into, source, pairs, patches, own_weights=True)
 
 
 def models(family="gpt2", **options):

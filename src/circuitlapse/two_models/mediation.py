@@ -13,17 +13,13 @@ components; frozen activations as in Wang et al.'s 2022 path patching, but betwe
 instead of two prompts.)
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from circuitlapse.models.engine.behaviour import behaviour, behaviours
-from circuitlapse.models.engine.context import Context
+from circuitlapse.models.engine.behaviour import behaviour
 from circuitlapse.models.engine.model import Model
-from circuitlapse.patching.partial_forward import trace_parts
 from circuitlapse.prompts.pairs import PromptPairs
 from circuitlapse.records.answers import Behaviour
 from circuitlapse.stats.intervals import Estimate
@@ -31,14 +27,11 @@ from circuitlapse.stats.random_baseline import (
     RANDOM_GROUPS,
     RandomBaseline,
     compare_to_random,
-    head_mask,
     matched_heads,
 )
 from circuitlapse.stats.ratios import divide, logit_rounding
-from circuitlapse.two_models.hooked_forward import (
-    check_same_architecture,
-    run_with_hooks,
-)
+from circuitlapse.two_models.other_run import behaviours_from_model
+from circuitlapse.two_models.patched_runs import frozen_except
 
 NO_HEADS, ALL_HEADS = "no heads", "all heads"
 
@@ -62,24 +55,8 @@ def behaviours_with_frozen_heads(
     Raises:
         CircuitlapseError: If the models differ in architecture, or have no such head.
     """
-    check_same_architecture(base, tuned)
-    masks = [torch.from_numpy(head_mask(tuned.graph, heads)).to(tuned.device) for heads in free]
-    ours, theirs = tuned.decoder, base.decoder
-
-    def runs(batch: PromptPairs, context: Context) -> Iterator[Tensor]:
-        steps, _ = trace_parts(theirs, theirs.embed(batch.clean), context, ("z",))
-        x = ours.embed(batch.clean)
-        for mask in masks:
-
-            def attention(layer: int, z: Tensor, mask: Tensor = mask) -> Tensor:
-                is_free = mask[layer, :, None]
-                held = (steps[layer].z * ~is_free).flatten(2)
-                own = ours.attention_out(layer, z * is_free)
-                return own + held @ theirs.attention[layer].W_O.flatten(0, 1)
-
-            yield run_with_hooks(ours, x, context, attention)
-
-    return behaviours(tuned, pairs, runs, batch_size, kept=ours.n_layers * ours.d_model)
+    patches = [frozen_except(tuned.graph, heads) for heads in free]
+    return behaviours_from_model(tuned, base, pairs, patches, batch_size)
 
 
 @dataclass(frozen=True)

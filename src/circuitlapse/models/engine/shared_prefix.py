@@ -137,15 +137,20 @@ def _suffixes(
     clean = decoder.embed(pairs.clean.gather(1, take), start)
     direction = reference = None
     if metric == "logit_diff":
-        right, wrong = (
-            candidate_mean(single(decoder.W_U[tokens.clamp(min=0)]), tokens)
-            for tokens in (pairs.right(), pairs.distractors)
-        )
-        direction = right - wrong
+        direction = logit_direction(decoder, pairs)
     elif metric == "neg_kl":
         reference = single(decoder.logits(decoder.run(clean, context)))
     corrupt = decoder.embed(pairs.corrupt.gather(1, take), start)
     return Suffixes(rows.cpu(), pairs, clean, corrupt, context, metric, direction, reference)
+
+
+def logit_direction(decoder: Decoder, pairs: PromptPairs) -> Float[Tensor, "batch d_model"]:
+    """Return the direction of the logit difference; see :class:`Suffixes`."""
+    right, wrong = (
+        candidate_mean(single(decoder.W_U[tokens.clamp(min=0)]), tokens)
+        for tokens in (pairs.right(), pairs.distractors)
+    )
+    return right - wrong
 
 
 def checked(decoder: Decoder, pairs: PromptPairs) -> PromptPairs:

@@ -15,10 +15,11 @@ from circuitlapse.pipeline.measure.grafts import two_models
 from circuitlapse.prompts.pairs import PromptPairs
 from circuitlapse.records.columns import Row
 from circuitlapse.records.store import Store, write_json
-from circuitlapse.two_models.crosspatch import EVERYWHERE, crosspatch
+from circuitlapse.two_models.crosspatch import crosspatch
 from circuitlapse.two_models.fit_scales import rescaled
 from circuitlapse.two_models.head_grafts import head_grafts, random_grafts
 from circuitlapse.two_models.mediation import mediation
+from circuitlapse.two_models.patched_runs import EVERYWHERE
 from circuitlapse.verdict.evidence import CauseEvidence
 from circuitlapse.verdict.thresholds import JUDGED_GROUPS
 
