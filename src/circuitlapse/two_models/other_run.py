@@ -34,6 +34,12 @@ class Values:
     other: Float[np.ndarray, " prompts"]
     patched: Float[np.ndarray, "patches prompts"]
 
+    @classmethod
+    def mean(cls, each: Sequence["Values"]) -> "Values":
+        """Average over counterfactuals of the same prompts."""
+        parts = zip(*((one.own, one.other, one.patched) for one in each), strict=True)
+        return cls(*(np.mean(part, axis=0) for part in parts))
+
     @property
     def whole(self) -> Float[np.ndarray, " prompts"]:
         """What the other run lacks."""
