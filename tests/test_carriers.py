@@ -11,8 +11,8 @@ from circuitlapse.models.files.load import load_model
 from circuitlapse.prompts.pairs import PromptPairs
 from circuitlapse.records.carriers import Carriers
 from circuitlapse.stats.apart_groups import Compared
-from circuitlapse.two_models.carriers import CarrierPrompts, carriers
 from circuitlapse.two_models.dependence import dependence
+from circuitlapse.two_models.measure_carriers import CarrierPrompts, carriers
 from circuitlapse.two_models.new_heads import driving_heads, idle_heads, new_heads
 from circuitlapse.two_models.old_task_heads import HeadEffects, head_effects, old_task_heads
 from circuitlapse.two_models.same_directions import rank_of, same_directions

@@ -1,6 +1,7 @@
 """What carries a new ability: the measures of one fine-tune, as values.
 
-They are measured in :mod:`circuitlapse.two_models.carriers`; each module there has the definition.
+They are measured in :mod:`circuitlapse.two_models.measure_carriers`; the modules that it calls have
+the definitions.
 """
 
 from dataclasses import dataclass, field

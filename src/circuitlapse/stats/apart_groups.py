@@ -59,7 +59,7 @@ def compared(
 
 
 def _drawn(sizes: np.ndarray, free: np.ndarray, rng: np.random.Generator) -> tuple[str, ...]:
-    """Draw one group; first in the layers themselves, then what is missing in layers near them."""
+    """Draw one group: from the layers themselves, and what is missing from the nearest layers."""
     left, taken = free.copy(), np.zeros_like(free)
     missing = []
     for layer, size in enumerate(sizes.tolist()):

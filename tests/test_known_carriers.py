@@ -1,0 +1,131 @@
+"""The measures on organisms whose history is known."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from circuitlapse.config.presets import demo_experiment
+from circuitlapse.graph import head_of
+from circuitlapse.models.engine.model import Model
+from circuitlapse.models.files.load import load_model
+from circuitlapse.organisms.organism import SHIPPED
+from circuitlapse.records.carriers import Carriers
+from circuitlapse.stats.intervals import Estimate
+from circuitlapse.tasks.registry import get_task
+from circuitlapse.tasks.tokenization import tokenize
+from circuitlapse.training.finetune import finetune
+from circuitlapse.training.placebos import real_items
+from circuitlapse.training.restricted import Restriction
+from circuitlapse.two_models.measure_carriers import CarrierPrompts, carriers
+from circuitlapse.two_models.old_task_heads import old_task_heads
+
+BASE = SHIPPED / "default-0"
+pytestmark = pytest.mark.slow
+
+
+def variants(name: str, split: str, tokenizer: Any, n: int = 128):
+    task = get_task(name)
+    items = task.items(split, n, tokenizer=tokenizer)
+    return {each: tokenize(items, tokenizer, each) for each in task.families["subject"]}
+
+
+def prompts(tokenizer: Any) -> CarrierPrompts:
+    return CarrierPrompts(
+        *(variants(name, split, tokenizer) for split in ("validation", "test") for name in TASKS)
+    )
+
+
+TASKS = ("ioi2", "ioi3")
+
+
+def tuned(start: Path, out: Path, heads: Sequence[str] = (), steps: int = 240) -> Model:
+    """Fine-tune as the demo does; heads alone learn faster, as ground-truth models do."""
+    update = {"steps": steps, "save_every": steps, "learning_rate": 3e-3 if heads else 1e-3}
+    recipe = demo_experiment().finetune.model_copy(update=update)
+    tokenizer = load_model(start).tokenizer
+    total = steps * recipe.batch_size
+    items = real_items(*map(get_task, TASKS), total, recipe.old_prompts(), 0, tokenizer)
+
+    def save(step: int, model: Any, tokenizer: Any) -> None:
+        model.save_pretrained(out)
+        tokenizer.save_pretrained(out)
+
+    restriction = [Restriction(heads)] if heads else []
+    finetune(start, items, save, recipe, seed=0, device="cpu", callbacks=restriction)
+    return load_model(out)
+
+
+@torch.no_grad()
+def erase(model: Model, heads: Sequence[str], spread: float = 0.1) -> None:
+    """Draw all weights of some heads of a GPT-2 anew, and set their biases to zero."""
+    generator, d_head = torch.Generator().manual_seed(0), len(model.decoder.attention[0].W_O[0])
+    width = model.decoder.d_model
+
+    def new(like: Tensor) -> Tensor:
+        return torch.randn(like.shape, generator=generator) * spread
+
+    for name in heads:
+        place = head_of(name)
+        assert place is not None
+        attention: Any = model.hf.transformer.h[place.layer].attn
+        start = place.head * d_head
+        for slot in range(3):
+            columns = slice(slot * width + start, slot * width + start + d_head)
+            attention.c_attn.weight[:, columns] = new(attention.c_attn.weight[:, columns])
+            attention.c_attn.bias[columns] = 0
+        rows = slice(start, start + d_head)
+        attention.c_proj.weight[rows] = new(attention.c_proj.weight[rows])
+
+
+def value(estimate: Estimate | None) -> float:
+    assert estimate is not None
+    return estimate.value
+
+
+@pytest.fixture(scope="module")
+def base() -> Model:
+    return load_model(BASE)
+
+
+@pytest.fixture(scope="module")
+def demo(base: Model, tmp_path_factory: pytest.TempPathFactory) -> Carriers:
+    model = tuned(BASE, tmp_path_factory.mktemp("demo"))
+    return carriers(base, model, prompts(base.tokenizer))
+
+
+def test_the_demo_runs_on_its_old_heads_in_their_old_directions(demo):
+    assert len(demo.old.heads) == 10
+    assert 0.81 <= value(demo.old.dependence.estimate) <= 0.85
+    assert demo.old.dependence.above_groups
+    assert 0.77 <= value(demo.old.same_directions.estimate) <= 0.88
+    assert demo.old.same_directions.rank == 2
+    assert demo.variable_effect.estimate.low > 1
+
+
+def test_the_demos_new_heads_are_not_sufficient(demo):
+    assert value(demo.new.sufficiency.estimate) < 0.2
+    assert value(demo.new.necessity.estimate) < 0.4
+    assert value(demo.no_heads.estimate) < 0.1
+
+
+def test_half_and_double_old_heads_keep_the_old_directions(demo):
+    assert value(demo.half.dependence.estimate) < value(demo.old.dependence.estimate)
+    assert value(demo.double.dependence.estimate) > value(demo.old.dependence.estimate)
+    for each in (demo.half, demo.double, demo.without_best):
+        assert each.same_directions.estimate.low > 0.5
+
+
+def test_erased_and_retrained_heads_write_in_other_directions(base, tmp_path):
+    heads = old_task_heads(base, variants("ioi2", "validation", base.tokenizer))
+    blank = load_model(BASE)
+    erase(blank, heads)
+    blank.hf.save_pretrained(tmp_path / "erased")
+    base.tokenizer.save_pretrained(tmp_path / "erased")
+    model = tuned(tmp_path / "erased", tmp_path / "tuned", heads, steps=480)
+    found = carriers(base, model, prompts(base.tokenizer), trained=heads)
+    assert found.old.dependence.estimate.low > 0.9
+    assert -0.02 <= value(found.old.same_directions.estimate) <= 0.13
