@@ -34,6 +34,7 @@ def test_items_are_shown_with_positions_and_counterfactuals(run) -> None:
         assert f"answer  {item.answer!r}" in text
         for name, prompt in item.corrupt.items():
             assert f"{name}  {prompt} → {item.corrupt_answers[name].strip()}" in text
+    assert "reference task: The answer is the candidate that the prompt names first." in text
     assert "'00'" not in (text := run("show", "greater_than", "-n", 1))
     assert "also correct" in text
 

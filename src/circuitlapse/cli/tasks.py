@@ -62,11 +62,13 @@ def show(
     seed: Seed = 0,
     tokenizer: TokenizerName = None,
 ) -> None:
-    """Show items: prompt with named positions, answers, and counterfactuals."""
+    """Show items: prompt with named positions, answers, counterfactuals, and the reference task."""
+    from circuitlapse.tasks.reference import why_no_reference
     from circuitlapse.tasks.registry import get_task
 
-    screen = console_of()
-    for item in get_task(task).items(split, n, seed, load_tokenizer(tokenizer)):
+    screen, found = console_of(), get_task(task)
+    items = found.items(split, n, seed, load_tokenizer(tokenizer))
+    for item in items:
         rows = [("prompt", _marked(item)), ("answer", repr(item.answer))]
         if item.also:
             rows.append(("also correct", _some(item.also)))
@@ -78,6 +80,9 @@ def show(
         for name, value in rows:
             screen.print(Text(f"{name:>{width}}  {value}"), soft_wrap=True)
         screen.print()
+    reason = why_no_reference(items, found.reference)
+    said = f"none, because {reason}" if reason else found.reference.sentence
+    screen.print(Text(f"reference task: {said}"), soft_wrap=True)
 
 
 @tasks.command()

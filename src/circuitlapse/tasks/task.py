@@ -2,15 +2,16 @@
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from transformers import PreTrainedTokenizerBase
 
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.records.items import Item
+from circuitlapse.tasks.reference import FIRST_NAMED, ReferenceRule, known_candidates, with_rule
 from circuitlapse.tasks.splits import check_split
-from circuitlapse.tasks.validation import Solve, validate
+from circuitlapse.tasks.validation import Solve, names_of, validate
 from circuitlapse.tasks.words import Pools, check_known, check_pools, pools_for
 
 Case = tuple[int, ...]
@@ -28,6 +29,7 @@ class Task(ABC):
         invariance: Counterfactuals that must change nothing (invariance checks). Their expected
             effect is 0, and they are never a denominator.
         positions: Names of the token positions that ``tokenize`` finds, ``END`` being the last.
+        reference: The rule of the reference task, which has the same prompts.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Task(ABC):
     families: Mapping[str, tuple[str, ...]]
     invariance: tuple[str, ...]
     positions: tuple[str, ...]
+    reference: ReferenceRule = field(default=FIRST_NAMED, kw_only=True)
 
     @property
     def counterfactuals(self) -> tuple[str, ...]:
@@ -73,6 +76,24 @@ class Task(ABC):
     def n_items(self, split: str) -> int | None:
         """Return how many items a split holds; None where they are generated as needed."""
         return None
+
+    def reference_items(self, items: Sequence[Item]) -> list[Item]:
+        """Return the same prompts with the answers of the reference rule, ``reference``.
+
+        Candidates stay the same, and so do the counterfactual prompts, most of which do not change
+        the rule's answer. ``bits_ratio`` divides by the bits that learning these items takes.
+
+        Args:
+            items: Items of this task.
+
+        Raises:
+            CircuitlapseError: If a prompt names no candidate, or the rule solves the task itself.
+        """
+        return with_rule(items, self.reference, self._candidates_after)
+
+    def _candidates_after(self, item: Item, key: str) -> Sequence[str]:
+        """Return the candidates of a counterfactual, or none if they are not known."""
+        return known_candidates(item, key)
 
     @abstractmethod
     def _items(
@@ -126,3 +147,7 @@ class GeneratedTask(Task):
             check_known(self.name, items, tokenizer)
         validate(items.values(), self.counterfactuals, self.invariance, self.solve)
         return list(items.values())
+
+    def _candidates_after(self, item: Item, key: str) -> Sequence[str]:
+        found = self.solve(item.corrupt[key], names_of(item))
+        return sorted(found.right | found.wrong)

@@ -45,6 +45,11 @@ def names_in(text: str, names: Collection[str]) -> list[str]:
     return [word for word in re.findall(r"[A-Z]\w*", text) if word in names]
 
 
+def names_of(item: Item) -> frozenset[str]:
+    """Return all words that count as names in an item's prompts."""
+    return _KNOWN | set(item.names)
+
+
 def recipient(prompt: str, names: Collection[str]) -> Candidates:
     """Solve indirect object identification: the one name that is listed and not named again."""
     found = names_in(prompt, names)
@@ -76,7 +81,7 @@ def validate(
 def _faults(
     item: Item, changes: Collection[str], invariance: Collection[str], solve: Solve
 ) -> Iterator[str]:
-    names = _KNOWN | set(item.names)
+    names = names_of(item)
     found, right, wrong = solve(item.prompt, names), (item.answer, *item.also), item.distractors
     missing = found.all_needed and found.right - set(right)
     if not found.right.issuperset(right) or missing:

@@ -7,9 +7,10 @@ are used, since the prompt ends there.
 
 import random
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from circuitlapse.records.items import Item
+from circuitlapse.tasks.reference import ReferenceRule
 from circuitlapse.tasks.splits import hash_split, held_out
 from circuitlapse.tasks.task import Case, GeneratedTask
 from circuitlapse.tasks.validation import Candidates, undetermined
@@ -36,6 +37,12 @@ def later_years(prompt: str, names: Collection[str]) -> Candidates:
         raise undetermined(prompt, "Name a year, and end with its century")
     right = frozenset(ending for ending in _ENDINGS if int(ending) > int(found[2]))
     return Candidates(right, frozenset(_ENDINGS) - right, all_needed=False)
+
+
+def same_year(prompt: str, words: Sequence[str]) -> str | None:
+    """Return the last two digits of the prompt's first year."""
+    found = re.search(r" \d\d(\d\d) ", prompt)
+    return found[1] if found and found[1] in words else None
 
 
 def _draw(rng: random.Random, split: str, case: Case, pools: Pools) -> Item:
@@ -86,5 +93,6 @@ TASKS = (
         draw=_draw,
         solve=later_years,
         needs={"year": 40, "event": 4},
+        reference=ReferenceRule("The answer is the last two digits of the first year.", same_year),
     ),
 )
