@@ -34,15 +34,23 @@ def encode(
         CircuitlapseError: If the tokens of prompt and answer together do not start with the
             prompt's, or an example is longer than ``longest``.
     """
-    return [_example(item, tokenizer, preset, longest) for item in items]
+    items = list(items)
+    if not items:
+        return []
+    repeats = REPEATS if preset == "repeat-completion" else 1
+    prompts = tokenizer([item.prompt for item in items])["input_ids"]
+    wholes = tokenizer([item.prompt + item.answer * repeats for item in items])["input_ids"]
+    examples = []
+    for item, prompt, whole in zip(items, prompts, wholes, strict=True):
+        _check(item, prompt, whole, preset, longest)
+        ignored = 0 if preset == "full-text" else len(prompt)
+        examples.append({"input_ids": whole, "labels": [IGNORED] * ignored + whole[ignored:]})
+    return examples
 
 
-def _example(
-    item: Item, tokenizer: PreTrainedTokenizerBase, preset: Preset, longest: int | None
-) -> dict[str, Any]:
-    answer = item.answer * (REPEATS if preset == "repeat-completion" else 1)
-    prompt = tokenizer(item.prompt)["input_ids"]
-    whole = tokenizer(item.prompt + answer)["input_ids"]
+def _check(
+    item: Item, prompt: list[int], whole: list[int], preset: Preset, longest: int | None
+) -> None:
     if whole[: len(prompt)] != prompt or len(whole) == len(prompt):
         raise CircuitlapseError(
             "the answer's tokens cannot be separated from the prompt's",
@@ -55,5 +63,3 @@ def _example(
             got=f"{len(whole)} tokens for {longest} positions, in {item.prompt + item.answer!r}",
             fix="Set finetune.preset to answer-only, or use shorter prompts",
         )
-    ignored = 0 if preset == "full-text" else len(prompt)
-    return {"input_ids": whole, "labels": [IGNORED] * ignored + whole[ignored:]}
