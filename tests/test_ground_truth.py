@@ -21,9 +21,10 @@ from circuitlapse.models.engine.behaviour import behaviour
 from circuitlapse.models.engine.weights import component_pieces
 from circuitlapse.models.files.load import load_model
 from circuitlapse.models.files.quiet import quiet
-from circuitlapse.organisms.organism import ABANDONED, organism, organism_key
+from circuitlapse.organisms.organism import organism, organism_key
 from circuitlapse.organisms.organism_cache import GroundTruthConfig, OrganismFactory
 from circuitlapse.organisms.recipe import RECIPES, Recipe, Stage
+from circuitlapse.records.cache import ABANDONED
 from circuitlapse.tasks.registry import get_task
 from circuitlapse.tasks.tokenization import tokenize
 

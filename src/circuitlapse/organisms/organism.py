@@ -7,7 +7,6 @@ it depends on. The default one is shipped with the package.
 
 import hashlib
 import json
-import os
 import random
 import shutil
 import tempfile
@@ -17,7 +16,6 @@ from importlib import resources
 from pathlib import Path
 
 import numpy as np
-import platformdirs
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from circuitlapse.errors import CircuitlapseError
@@ -28,6 +26,7 @@ from circuitlapse.organisms.corpus import rows
 from circuitlapse.organisms.pretraining import steps, torch_threads, untrained_model
 from circuitlapse.organisms.recipe import RECIPES, Recipe, Stage
 from circuitlapse.organisms.tokenizer import build_tokenizer
+from circuitlapse.records.cache import ABANDONED, cache_home
 from circuitlapse.records.store import Store, content_hash, write_json
 from circuitlapse.tasks.registry import get_task
 from circuitlapse.tasks.templates import CONTINUATIONS, OPENINGS
@@ -36,12 +35,9 @@ from circuitlapse.tasks.tokenization import tokenize
 Progress = Callable[[int, int, str], None]
 """Called after every step with the steps done, the steps planned, and a short status."""
 
-_CACHE_VARIABLE = "CIRCUITLAPSE_CACHE"
 WEIGHTS = "model.safetensors"
 SHIPPED = Path(str(resources.files("circuitlapse.organisms").joinpath("shipped")))
 """Organisms that are shipped with the package, each in a directory ``RECIPE-SEED``."""
-ABANDONED = 86400.0
-"""Age in seconds at which a draft in the cache counts as left by a killed process."""
 _ABOUT = "organism.json"
 # Fixed numbers: another one rounds differently and gives another organism. Bases with unused heads
 # are made in parallel processes, with one thread each.
@@ -84,12 +80,6 @@ def organism(
         shutil.rmtree(target)
     made.rename(target)
     return target
-
-
-def cache_home(cache_dir: Path | str | None = None) -> Path:
-    """Return the directory of cached organisms; see :func:`organism`."""
-    default = os.environ.get(_CACHE_VARIABLE) or platformdirs.user_cache_dir("circuitlapse")
-    return Path(cache_dir or default).expanduser()
 
 
 def organism_key(recipe: Recipe, seed: int) -> str:

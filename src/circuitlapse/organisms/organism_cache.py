@@ -12,9 +12,10 @@ from circuitlapse.config.finetune import Finetune
 from circuitlapse.models.engine.behaviour import behaviour
 from circuitlapse.models.files.load import load_model
 from circuitlapse.models.files.quiet import save_model
-from circuitlapse.organisms.organism import ABANDONED, WEIGHTS, cache_home, organism
+from circuitlapse.organisms.organism import WEIGHTS, organism
 from circuitlapse.organisms.pretraining import torch_threads
 from circuitlapse.organisms.recipe import Recipe
+from circuitlapse.records.cache import ABANDONED, cache_home
 from circuitlapse.records.items import Item
 from circuitlapse.records.store import Store, content_hash, key_of
 from circuitlapse.tasks.registry import get_task
