@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.records.figures import Figures, Split
 from circuitlapse.records.items import Item
+from circuitlapse.shapes import Int
 from circuitlapse.stats.intervals import mean_interval, proportion_interval
 from circuitlapse.training.examples import IGNORED, encode
 
@@ -98,9 +99,9 @@ def _answers(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return each example's loss, and whether its answer is right and end-of-text is predicted."""
     device = next(model.parameters()).device
-    ids = _padded([example["input_ids"] for example in examples], 0).to(device)
-    labels = _padded([example["labels"] for example in examples], IGNORED).to(device)[:, 1:]
-    mask = _padded([[1] * len(example["input_ids"]) for example in examples], 0).to(device)
+    ids = padded([example["input_ids"] for example in examples], 0).to(device)
+    labels = padded([example["labels"] for example in examples], IGNORED).to(device)[:, 1:]
+    mask = padded([[1] * len(example["input_ids"]) for example in examples], 0).to(device)
     logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1].float()
     counts = labels != IGNORED
     losses = nn.functional.cross_entropy(
@@ -114,7 +115,8 @@ def _answers(
     return loss.cpu().numpy(), right.cpu().numpy(), end.cpu().numpy()
 
 
-def _padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:
+def padded(rows: Sequence[Sequence[int]], value: int) -> Int[Tensor, "rows pos"]:
+    """Pad rows on the right with a value."""
     tensors = [torch.tensor(row) for row in rows]
     return nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=value)
 
