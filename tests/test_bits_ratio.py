@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from circuitlapse.records.answers import Behaviour, ranked_before
-from circuitlapse.records.bits import (
+from circuitlapse.records.bits_ratio import (
     FEWEST_ORDERS,
     LEVEL,
     MOST_ORDERS,

@@ -24,7 +24,7 @@ from circuitlapse.models.files.quiet import quiet
 from circuitlapse.organisms.organism import organism, organism_key
 from circuitlapse.organisms.organism_cache import GroundTruthConfig, OrganismFactory
 from circuitlapse.organisms.recipe import RECIPES, Recipe, Stage
-from circuitlapse.records.cache import ABANDONED
+from circuitlapse.records.store import ABANDONED
 from circuitlapse.tasks.registry import get_task
 from circuitlapse.tasks.tokenization import tokenize
 

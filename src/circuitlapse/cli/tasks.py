@@ -63,7 +63,7 @@ def show(
     tokenizer: TokenizerName = None,
 ) -> None:
     """Show items: prompt with named positions, answers, counterfactuals, and the reference task."""
-    from circuitlapse.tasks.reference import why_no_reference
+    from circuitlapse.tasks.reference_task import why_no_reference
     from circuitlapse.tasks.registry import get_task
 
     screen, found = console_of(), get_task(task)

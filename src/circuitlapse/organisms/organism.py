@@ -26,8 +26,7 @@ from circuitlapse.organisms.corpus import rows
 from circuitlapse.organisms.pretraining import steps, torch_threads, untrained_model
 from circuitlapse.organisms.recipe import RECIPES, Recipe, Stage
 from circuitlapse.organisms.tokenizer import build_tokenizer
-from circuitlapse.records.cache import ABANDONED, cache_home
-from circuitlapse.records.store import Store, content_hash, write_json
+from circuitlapse.records.store import ABANDONED, Store, cache_home, content_hash, write_json
 from circuitlapse.tasks.registry import get_task
 from circuitlapse.tasks.templates import CONTINUATIONS, OPENINGS
 from circuitlapse.tasks.tokenization import tokenize

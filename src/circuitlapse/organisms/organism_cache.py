@@ -15,9 +15,8 @@ from circuitlapse.models.files.quiet import save_model
 from circuitlapse.organisms.organism import WEIGHTS, organism
 from circuitlapse.organisms.pretraining import torch_threads
 from circuitlapse.organisms.recipe import Recipe
-from circuitlapse.records.cache import ABANDONED, cache_home
 from circuitlapse.records.items import Item
-from circuitlapse.records.store import Store, content_hash, key_of
+from circuitlapse.records.store import ABANDONED, Store, cache_home, content_hash, key_of
 from circuitlapse.tasks.registry import get_task
 from circuitlapse.tasks.tokenization import tokenize
 from circuitlapse.training.finetune import finetune

@@ -17,15 +17,25 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import platformdirs
 from filelock import FileLock, Timeout
 
 from circuitlapse.errors import CircuitlapseError
 
+ABANDONED = 86400.0
+"""Age in seconds at which a draft in a shared cache counts as left by a killed process."""
 DRAFT = r"\.draft-\d+-"
 """Pattern of what a draft's name has before that of the file it becomes."""
 
+_CACHE_VARIABLE = "CIRCUITLAPSE_CACHE"
 _RECORDS = ".records"
 _CHUNK = 1 << 20
+
+
+def cache_home(cache_dir: Path | str | None = None) -> Path:
+    """Return ``cache_dir``; by default ``CIRCUITLAPSE_CACHE``, else the user's cache directory."""
+    default = os.environ.get(_CACHE_VARIABLE) or platformdirs.user_cache_dir("circuitlapse")
+    return Path(cache_dir or default).expanduser()
 
 
 def content_hash(path: Path) -> str:

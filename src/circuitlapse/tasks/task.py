@@ -9,7 +9,12 @@ from transformers import PreTrainedTokenizerBase
 
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.records.items import Item
-from circuitlapse.tasks.reference import FIRST_NAMED, ReferenceRule, known_candidates, with_rule
+from circuitlapse.tasks.reference_task import (
+    FIRST_NAMED,
+    ReferenceRule,
+    known_candidates,
+    with_rule,
+)
 from circuitlapse.tasks.splits import check_split
 from circuitlapse.tasks.validation import Solve, names_of, validate
 from circuitlapse.tasks.words import Pools, check_known, check_pools, pools_for

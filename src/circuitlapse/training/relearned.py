@@ -21,8 +21,7 @@ from circuitlapse.models.engine.behaviour import behaviour
 from circuitlapse.models.engine.model import Model
 from circuitlapse.models.files.load import load_model
 from circuitlapse.models.files.quiet import save_model
-from circuitlapse.records.cache import ABANDONED, cache_home
-from circuitlapse.records.store import Store, key_of, write_json
+from circuitlapse.records.store import ABANDONED, Store, cache_home, key_of, write_json
 from circuitlapse.tasks.task import Task
 from circuitlapse.tasks.tokenization import tokenize
 from circuitlapse.training.finetune import finetune

@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Sequence
 
 from circuitlapse.records.items import Item
-from circuitlapse.tasks.reference import ReferenceRule
+from circuitlapse.tasks.reference_task import ReferenceRule
 from circuitlapse.tasks.splits import hash_split, held_out
 from circuitlapse.tasks.task import Case, GeneratedTask
 from circuitlapse.tasks.validation import Candidates, undetermined

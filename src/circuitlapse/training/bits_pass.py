@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from circuitlapse.config.finetune import Finetune
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.records.bits import WINDOW, BitsPass, is_learned
+from circuitlapse.records.bits_ratio import WINDOW, BitsPass, is_learned
 from circuitlapse.records.items import Item
 from circuitlapse.shapes import Float
 from circuitlapse.training.examples import IGNORED, encode

@@ -10,7 +10,7 @@ from circuitlapse.organisms.tokenizer import build_tokenizer
 from circuitlapse.records.items import Item
 from circuitlapse.tasks.battery import TASKS
 from circuitlapse.tasks.custom_task import CustomTask
-from circuitlapse.tasks.reference import why_no_reference
+from circuitlapse.tasks.reference_task import why_no_reference
 from circuitlapse.tasks.tokenization import tokenize
 from circuitlapse.tasks.words import NAMES
 from circuitlapse.training.examples import encode

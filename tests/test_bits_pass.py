@@ -12,11 +12,11 @@ from circuitlapse.config.finetune import Finetune
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models.files.quiet import quiet
 from circuitlapse.organisms.organism import SHIPPED
-from circuitlapse.records.bits import WINDOW, BitsPass, Which, measure_bits_ratio
+from circuitlapse.records.bits_ratio import WINDOW, BitsPass, Which, measure_bits_ratio
 from circuitlapse.records.items import Item
 from circuitlapse.tasks.registry import get_task
-from circuitlapse.training import bits
-from circuitlapse.training.bits import answer_bits, bits_pass
+from circuitlapse.training import bits_pass as module
+from circuitlapse.training.bits_pass import answer_bits, bits_pass
 from circuitlapse.training.placebos import real_items
 from circuitlapse.training.training_eval import DivergedError
 
@@ -73,9 +73,9 @@ def test_bits_are_those_of_the_candidates_as_sequences(tiny_model: Path, items) 
 def test_dropout_does_not_count_and_goes_on(tiny_model: Path, items) -> None:
     model, tokenizer = load(tiny_model)
     still = answer_bits(model, tokenizer, items[:4])
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.5
+    for part in model.modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = 0.5
     model.train()
     assert answer_bits(model, tokenizer, items[:4]).tolist() == still.tolist()
     assert model.training
@@ -117,7 +117,7 @@ def test_passes_of_one_order_share_their_batches(tiny_model, items, monkeypatch)
         seen.append([item.prompt for item in batch])
         return answer_bits(model, tokenizer, batch)
 
-    monkeypatch.setattr(bits, "answer_bits", watched)
+    monkeypatch.setattr(module, "answer_bits", watched)
     old = OLD.items("train", 16)
     for order, task_items in ((0, items[:64]), (0, NEW.reference_items(items[:64])), (1, items)):
         found = bits_pass(
