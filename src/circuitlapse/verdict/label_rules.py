@@ -1,0 +1,199 @@
+"""The conditions of each label, on the measures of one fine-tune.
+
+:mod:`circuitlapse.verdict.labels` has the rule in words.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import inf
+from typing import Literal
+
+from circuitlapse.records.carriers import Carriers
+from circuitlapse.records.documents import Precondition
+from circuitlapse.stats.intervals import Estimate
+from circuitlapse.stats.measured import Measured
+from circuitlapse.verdict import label_marks as marks
+from circuitlapse.verdict.gain import Gain
+
+LabelName = Literal[
+    "no_gain",
+    "another_rule",
+    "elicited",
+    "formed",
+    "transformed",
+    "reused",
+    "not_old_heads",
+    "undetermined",
+]
+How = Literal["", "new_heads", "in_place"]
+
+
+@dataclass(frozen=True)
+class LabelEvidence:
+    """What the label of one fine-tune rests on.
+
+    Attributes:
+        gain: Rises on the new task.
+        variable_effect: None where the tasks change different variables.
+        dependence: On the old-task heads.
+        same_directions: Of the old-task heads.
+        sufficiency: Of the old-task heads.
+        new_sufficiency: Of the new heads.
+        new_necessity: Of the new heads.
+        driving_necessity: Of the driving heads.
+        bits_ratio: Bits of the new task over those of the reference task; a high end of infinity
+            where the new task was not learned; None where it was not measured.
+        relearned: same_directions of the relearned control; None where it was not measured.
+        preconditions: What must hold before a label means anything.
+    """
+
+    gain: Gain
+    variable_effect: Measured | None
+    dependence: Measured = field(default_factory=Measured)
+    same_directions: Measured = field(default_factory=Measured)
+    sufficiency: Measured = field(default_factory=Measured)
+    new_sufficiency: Measured = field(default_factory=Measured)
+    new_necessity: Measured = field(default_factory=Measured)
+    driving_necessity: Measured = field(default_factory=Measured)
+    bits_ratio: Estimate | None = None
+    relearned: Estimate | None = None
+    preconditions: Sequence[Precondition] = ()
+
+    @classmethod
+    def of(
+        cls,
+        gain: Gain,
+        found: Carriers,
+        *,
+        same_variable: bool = True,
+        bits_ratio: Estimate | None = None,
+        relearned: Estimate | None = None,
+        preconditions: Sequence[Precondition] = (),
+    ) -> "LabelEvidence":
+        """Take the measures of the old-task heads and of both kinds of new heads."""
+        return cls(
+            gain=gain,
+            variable_effect=found.variable_effect if same_variable else None,
+            dependence=found.old.dependence,
+            same_directions=found.old.same_directions,
+            sufficiency=found.old.sufficiency,
+            new_sufficiency=found.new.sufficiency,
+            new_necessity=found.new.necessity,
+            driving_necessity=found.driving.necessity,
+            bits_ratio=bits_ratio,
+            relearned=relearned,
+            preconditions=preconditions,
+        )
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One condition of a label.
+
+    Attributes:
+        measure: The measure, with what is compared: ``dependence low``.
+        found: Its end; None where it was not measured.
+        mark: What it is compared with.
+        holds: Whether it holds.
+    """
+
+    measure: str
+    found: float | None
+    mark: float
+    holds: bool
+
+    @property
+    def distance(self) -> float:
+        """How far the end is from the mark; infinite where it was not measured."""
+        return inf if self.found is None else abs(self.found - self.mark)
+
+    def text(self) -> str:
+        """Name the mark, with the distance."""
+        if self.found is None:
+            return f"{self.measure} was not measured"
+        away = f"{self.distance:.2f} from {self.mark:.2f}"
+        return f"{self.measure} is {self.found:.2f}, {away}"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A label with its conditions."""
+
+    label: LabelName
+    conditions: tuple[Condition, ...]
+    how: How = ""
+    dropped: tuple[str, ...] = ()
+
+    @property
+    def missed(self) -> tuple[Condition, ...]:
+        """The conditions that do not hold."""
+        return tuple(each for each in self.conditions if not each.holds)
+
+
+def rules_of(evidence: LabelEvidence) -> list[Rule]:
+    """All labels below variable_effect with their conditions, in order."""
+    D, new = evidence.dependence, evidence.new_sufficiency
+    same, relearned, bits = evidence.same_directions, evidence.relearned, evidence.bits_ratio
+    depends = _low("dependence", D, marks.DEPENDENT)
+    above, few = _above_groups("dependence", D)
+    new_above, new_few = _above_groups("sufficiency of new heads", new)
+    old_way = _low("same_directions", same, marks.SAME_DIRECTIONS)
+    latent = Condition(
+        "bits_ratio high",
+        None if bits is None else bits.high,
+        marks.LATENT_BITS,
+        bits is not None and bits.high <= marks.LATENT_BITS,
+    )
+    taught = Condition(
+        "bits_ratio low",
+        None if bits is None else bits.low,
+        marks.LATENT_BITS,
+        bits is not None and bits.low > marks.LATENT_BITS,
+    )
+    rules = [
+        Rule("elicited", (latent,)),
+        Rule(
+            "formed",
+            (_low("sufficiency of new heads", new, marks.SUFFICIENT), *new_above),
+            "new_heads",
+            new_few,
+        ),
+    ]
+    if evidence.variable_effect is not None:
+        control = Measured(relearned)
+        in_place = (
+            depends,
+            _high("same_directions", same, marks.OTHER_DIRECTIONS),
+            _high("relearned control", control, marks.OTHER_DIRECTIONS),
+        )
+        reused, dropped = [depends, *above, old_way], [*few]
+        if relearned is None:
+            dropped.append("no relearned control")
+        else:
+            reused.append(_low("same_directions above the control", same, relearned.high))
+        rules += [
+            Rule("formed", in_place, "in_place"),
+            Rule("transformed", (*reused, taught), dropped=tuple(dropped)),
+            Rule("reused", tuple(reused), dropped=tuple(dropped)),
+        ]
+    return [*rules, Rule("not_old_heads", (_high("dependence", D, marks.DEPENDENT),))]
+
+
+def _low(measure: str, found: Measured, mark: float) -> Condition:
+    value = None if found.estimate is None else found.estimate.low
+    return Condition(f"{measure} low", value, mark, value is not None and value >= mark)
+
+
+def _high(measure: str, found: Measured, mark: float) -> Condition:
+    value = None if found.estimate is None else found.estimate.high
+    return Condition(f"{measure} high", value, mark, value is not None and value <= mark)
+
+
+def _above_groups(measure: str, found: Measured) -> tuple[tuple[Condition, ...], tuple[str, ...]]:
+    """The condition on groups; dropped, and said, with too few groups."""
+    if found.estimate is None:
+        return (), ()
+    if found.above_groups is None:
+        return (), (f"{measure} compared with random groups: there are {len(found.groups)}",)
+    name = f"{measure} low, above random groups"
+    return (Condition(name, found.estimate.low, max(found.groups), found.above_groups),), ()
