@@ -18,6 +18,8 @@ from circuitlapse.records.bits_ratio import (
     measure_bits_ratio,
 )
 
+MARK = 0.6
+
 
 def passed(bits: float, order: int = 0, *, learned: bool = True) -> BitsPass:
     """A pass of batches of 30 prompts that takes so many bits, and whether it was learned."""
@@ -39,17 +41,21 @@ def test_a_pass_adds_up_what_is_above_the_level_and_ends_below_it() -> None:
     assert BitsPass.model_validate_json(short.model_dump_json()) == short
 
 
+def estimated(new: list[BitsPass], reference: list[BitsPass]) -> tuple[float, float, float]:
+    found = bits_ratio(new, reference).estimate
+    assert found is not None
+    return found.value, found.low, found.high
+
+
 def test_the_ratio_of_means_has_an_interval_over_paired_orders() -> None:
-    found = bits_ratio(passes(800, 900, 850), passes(250, 260, 240))
-    assert found.ratio == pytest.approx(850 / 250)
+    found = estimated(passes(800, 900, 850), passes(250, 260, 240))
     # By hand: relative differences, their standard error, t of 2 degrees of freedom.
     relative = np.array([800, 900, 850]) / 850 - np.array([250, 260, 240]) / 250
     half = 4.302653 * relative.std(ddof=1) / math.sqrt(3)
-    assert found.low == pytest.approx(3.4 * math.exp(-half))
-    assert found.high == pytest.approx(3.4 * math.exp(half))
+    assert found == pytest.approx((3.4, 3.4 * math.exp(-half), 3.4 * math.exp(half)))
     # What varies together cancels.
-    tied = bits_ratio(passes(300, 600, 900), passes(100, 200, 300))
-    assert (tied.ratio, tied.low, tied.high) == pytest.approx((3.0, 3.0, 3.0))
+    tied = estimated(passes(300, 600, 900), passes(100, 200, 300))
+    assert tied == pytest.approx((3.0, 3.0, 3.0))
 
 
 @given(
@@ -58,32 +64,30 @@ def test_the_ratio_of_means_has_an_interval_over_paired_orders() -> None:
 )
 def test_the_interval_holds_the_ratio_and_scales_with_the_bits(pairs, factor) -> None:
     new, reference = zip(*pairs, strict=True)
-    found = bits_ratio(passes(*new), passes(*reference))
-    assert found.ratio is not None
-    assert found.low is not None
-    assert found.high is not None
-    assert found.low <= found.ratio * (1 + 1e-9)
-    assert found.ratio <= found.high * (1 + 1e-9) or found.ratio == 0
-    scaled = bits_ratio(passes(*(each * factor for each in new)), passes(*reference))
-    assert scaled.low == pytest.approx(found.low * factor, rel=1e-6, abs=1e-9)
+    found = estimated(passes(*new), passes(*reference))
+    assert found[1] <= found[0] * (1 + 1e-9)
+    assert found[0] <= found[2] * (1 + 1e-9)
+    scaled = estimated(passes(*(each * factor for each in new)), passes(*reference))
+    expected = [end * factor for end in found]
+    assert scaled == pytest.approx(expected, rel=1e-6, abs=1e-9)
 
 
 def test_a_task_that_the_base_solves_takes_no_bits() -> None:
-    found = bits_ratio(passes(0, 0, 0), passes(250, 260, 240))
-    assert (found.ratio, found.low, found.high) == (0, 0, 0)
-    assert found.is_settled
+    assert estimated(passes(0, 0, 0), passes(250, 260, 240)) == (0, 0, 0)
+    assert bits_ratio(passes(0, 0, 0), passes(250, 260, 240)).is_settled(MARK)
 
 
 def test_a_task_that_was_not_learned_gives_a_lower_bound() -> None:
-    new = [*passes(800, 900), passed(700, 2, learned=False)]
-    found = bits_ratio(new, passes(250, 260, 240))
+    new, reference = [*passes(800, 900), passed(700, 2, learned=False)], passes(250, 260, 240)
+    value, low, high = estimated(new, reference)
+    assert value == pytest.approx(3.2)
+    assert 0.6 < low < value
+    assert high == math.inf
+    found = bits_ratio(new, reference)
     assert found.lower_bound
-    assert found.ratio == pytest.approx(3.2)
-    assert found.low is not None
-    assert found.high is None
-    assert found.is_settled, "it is surely above .6"
-    low = bits_ratio([passed(30, i, learned=False) for i in range(3)], passes(250, 260, 240))
-    assert not low.is_settled, "a bound below .6 says nothing"
+    assert found.is_settled(MARK), "it is surely above .6"
+    bound = bits_ratio([passed(30, i, learned=False) for i in range(3)], reference)
+    assert not bound.is_settled(MARK), "a bound below .6 says nothing"
 
 
 @pytest.mark.parametrize(
@@ -95,9 +99,17 @@ def test_a_task_that_was_not_learned_gives_a_lower_bound() -> None:
 )
 def test_there_is_no_ratio_without_a_denominator(reference: list[BitsPass], reason: str) -> None:
     found = bits_ratio(passes(800, 900, 850), reference)
-    assert (found.ratio, found.low, found.high) == (None, None, None)
-    assert reason in found.why_not
-    assert found.is_settled
+    assert found.estimate is None
+    assert reason in found.not_reported
+    assert found.is_settled(MARK)
+
+
+def test_one_order_gives_bits_and_no_ratio() -> None:
+    found = bits_ratio(passes(800), passes(250))
+    assert (found.new_bits, found.reference_bits) == pytest.approx((800, 250))
+    assert found.estimate is None
+    assert "no interval" in found.not_reported
+    assert not found.is_settled(MARK)
 
 
 def test_passes_are_paired_by_their_order() -> None:
@@ -113,7 +125,7 @@ def measured(new, reference):
         asked.append((which, order))
         return (new if which == "new" else reference)(order)
 
-    return measure_bits_ratio(run_pass), asked
+    return measure_bits_ratio(run_pass, MARK), asked
 
 
 def test_orders_are_added_until_the_interval_excludes_the_mark() -> None:
@@ -122,10 +134,10 @@ def test_orders_are_added_until_the_interval_excludes_the_mark() -> None:
     assert asked == [(which, i) for i in range(3) for which in ("new", "reference")]
     across, _ = measured(lambda i: passed(100 + 100 * (i % 2), i), lambda i: passed(250, i))
     assert across.orders == MOST_ORDERS
-    assert not across.is_settled
+    assert not across.is_settled(MARK)
     missed, asked = measured(lambda i: passed(800, i), lambda i: passed(900, i, learned=False))
     assert len(asked) == 2, "more orders give no reference"
-    assert missed.ratio is None
+    assert missed.estimate is None
 
 
 def behaviour(correct: list[int], ranked: list[int]) -> Behaviour:

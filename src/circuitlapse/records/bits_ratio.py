@@ -5,20 +5,20 @@ on, so the sum of the losses is what the examples had to teach. A loss that stay
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 from scipy import stats
 
-from circuitlapse.stats.intervals import CONFIDENCE
+from circuitlapse.stats.intervals import CONFIDENCE, Estimate
+from circuitlapse.stats.measured import Measured
 
 LEVEL = 0.15
 """Bits per prompt that do not count; a task is learned when the mean of WINDOW batches is below."""
 WINDOW = 8
 FEWEST_ORDERS, MOST_ORDERS = 3, 9
-MARK = 0.6
-"""Orders are added until the interval of the ratio excludes this value."""
 
 Which = Literal["new", "reference"]
 
@@ -61,38 +61,29 @@ def is_learned(curve: Sequence[float]) -> bool:
     return len(curve) >= WINDOW and float(np.mean(curve[-WINDOW:])) < LEVEL
 
 
-class BitsRatio(BaseModel):
+@dataclass(frozen=True)
+class BitsRatio(Measured):
     """Bits of the new task over bits of the reference task, over paired orders of the prompts.
 
     Attributes:
+        estimate: Ratio of the mean bits with its 95 % interval over orders. Without an upper end,
+            which is infinity, if the ratio is a lower bound.
         orders: Number of orders.
         new_bits: Mean over orders; a lower bound if ``lower_bound``.
         reference_bits: Mean over orders.
-        ratio: Ratio of the means; None if it is not reported.
-        low: Lower end of its 95 % interval.
-        high: Upper end; None if there is none, because the ratio is a lower bound.
         lower_bound: Whether the new task was not learned in a pass.
-        why_not: Why there is no ratio; else empty.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    orders: int
-    new_bits: float
-    reference_bits: float
-    ratio: float | None = None
-    low: float | None = None
-    high: float | None = None
+    orders: int = 0
+    new_bits: float = 0.0
+    reference_bits: float = 0.0
     lower_bound: bool = False
-    why_not: str = ""
 
-    @property
-    def is_settled(self) -> bool:
-        """Whether there are enough orders: three or more, and no ratio or one that excludes .6."""
-        if self.orders < FEWEST_ORDERS:
-            return False
-        above = self.low is not None and self.low > MARK
-        return bool(self.why_not) or above or (self.high is not None and self.high < MARK)
+    def is_settled(self, mark: float) -> bool:
+        """Whether there are enough orders: at least three, and no interval with the mark in it."""
+        found = self.estimate
+        decides = found is None or found.low > mark or found.high < mark
+        return self.orders >= FEWEST_ORDERS and decides
 
 
 def bits_ratio(new: Sequence[BitsPass], reference: Sequence[BitsPass]) -> BitsRatio:
@@ -102,27 +93,28 @@ def bits_ratio(new: Sequence[BitsPass], reference: Sequence[BitsPass]) -> BitsRa
     of the difference of each order's bits, relative to their means (delta method for paired
     samples), and so it needs no logarithm of a pass that costs nothing.
 
-    There is no ratio if the reference was not learned in a pass, or if its mean is not above what
-    :data:`LEVEL` takes off in :data:`WINDOW` batches. There is no interval with one order.
+    It is not reported if the reference was not learned in a pass, if its mean is not above what
+    :data:`LEVEL` takes off in :data:`WINDOW` batches, or with one order.
     """
     if [each.order for each in new] != [each.order for each in reference] or not new:
         raise ValueError("passes of the new task and of the reference must have the same orders")
     top, bottom = (np.array([each.bits for each in passes]) for passes in (new, reference))
-    means = {
-        "orders": len(new),
-        "new_bits": float(top.mean()),
-        "reference_bits": float(bottom.mean()),
-        "lower_bound": not all(each.learned for each in new),
-    }
-    if reason := _why_not(reference, bottom):
-        return BitsRatio(**means, why_not=reason)
-    ratio = float(top.mean() / bottom.mean())
-    if len(new) == 1:
-        return BitsRatio(**means, ratio=ratio)
-    relative = top / (top.mean() or 1.0) - bottom / bottom.mean()
-    half = stats.t.ppf((1 + CONFIDENCE) / 2, len(new) - 1) * stats.sem(relative)
-    low, high = (float(ratio * np.exp(sign * half)) for sign in (-1, 1))
-    return BitsRatio(**means, ratio=ratio, low=low, high=None if means["lower_bound"] else high)
+    lower_bound = not all(each.learned for each in new)
+    ratio, reason = None, _why_not(reference, bottom)
+    if not reason:
+        relative = top / (top.mean() or 1.0) - bottom / bottom.mean()
+        half = stats.t.ppf((1 + CONFIDENCE) / 2, len(new) - 1) * stats.sem(relative)
+        value = float(top.mean() / bottom.mean())
+        low, high = (float(value * np.exp(sign * half)) for sign in (-1, 1))
+        ratio = Estimate(value=value, low=low, high=np.inf if lower_bound else high)
+    return BitsRatio(
+        estimate=ratio,
+        not_reported=reason,
+        orders=len(new),
+        new_bits=float(top.mean()),
+        reference_bits=float(bottom.mean()),
+        lower_bound=lower_bound,
+    )
 
 
 def _why_not(reference: Sequence[BitsPass], bits: np.ndarray) -> str:
@@ -131,18 +123,19 @@ def _why_not(reference: Sequence[BitsPass], bits: np.ndarray) -> str:
         return f"the reference task was not learned in {missed} of {len(bits)} passes"
     least = LEVEL * max(sum(each.counts[-WINDOW:]) for each in reference)
     if bits.mean() > least:
-        return ""
+        return "" if len(bits) > 1 else "one order of the prompts gives no interval"
     return (
         f"the base nearly solves the reference task: it takes {bits.mean():.0f} bits, and the "
         f"ratio needs more than {least:.0f}"
     )
 
 
-def measure_bits_ratio(run_pass: Callable[[Which, int], BitsPass]) -> BitsRatio:
+def measure_bits_ratio(run_pass: Callable[[Which, int], BitsPass], mark: float) -> BitsRatio:
     """Run paired passes of new orders until their ratio is settled, and return it.
 
     ``run_pass`` gets a task and an order. Three to nine orders are run, until the interval excludes
-    .6. A true ratio of just .6 is then excluded in one of six cases, not in one of twenty.
+    ``mark``. If the true ratio is just the mark, it is excluded in one of six cases, because each
+    added order is one more chance.
     """
     new: list[BitsPass] = []
     reference: list[BitsPass] = []
@@ -152,5 +145,5 @@ def measure_bits_ratio(run_pass: Callable[[Which, int], BitsPass]) -> BitsRatio:
         reference.append(run_pass("reference", order))
         found = bits_ratio(new, reference)
         hopeless = not reference[-1].learned
-        if hopeless or found.is_settled or found.orders == MOST_ORDERS:
+        if hopeless or found.is_settled(mark) or found.orders == MOST_ORDERS:
             return found
