@@ -11,11 +11,13 @@ from circuitlapse.models.files.load import load_model
 from circuitlapse.prompts.pairs import PromptPairs
 from circuitlapse.records.carriers import Carriers
 from circuitlapse.stats.apart_groups import Compared
+from circuitlapse.stats.intervals import Estimate
 from circuitlapse.two_models.dependence import dependence
+from circuitlapse.two_models.late_writers import late_writers
 from circuitlapse.two_models.measure_carriers import CarrierPrompts, carriers
 from circuitlapse.two_models.new_heads import driving_heads, idle_heads, new_heads
 from circuitlapse.two_models.old_task_heads import HeadEffects, head_effects, old_task_heads
-from circuitlapse.two_models.same_directions import rank_of, same_directions
+from circuitlapse.two_models.same_directions import rank_of, relearned_control, same_directions
 from circuitlapse.two_models.transplants import necessity, sufficiency
 from circuitlapse.two_models.variable_effect import variable_effect
 from twins_engine import tiny
@@ -260,6 +262,42 @@ def test_old_task_heads_are_the_fewest_that_hold_four_fifths():
     assert old_task_heads(base, old) == found.fewest()
 
 
+def test_late_writers_act_mostly_on_the_logits_directly():
+    base, _ = models()
+    old = preferred(task(1), base)
+    effects = head_effects(base, old)
+    twins = [Twin(base, pairs) for pairs in old.values()]
+    wanted = []
+    for head, effect in zip(effects.heads, effects.effects, strict=True):
+        lost = []
+        for twin in twins:
+            body = twin.hooked.hf.transformer
+            for row, tokens in enumerate(twin.clean):
+                final = []
+                hook = body.ln_f.register_forward_pre_hook(lambda _, x, to=final: to.append(x[0]))
+                twin.hooked.run(tokens)
+                hook.remove()
+                moved = final[0][0, -1] - twin.differences(head)[row][-1]
+                with torch.no_grad():
+                    logits = twin.hooked.hf.lm_head(body.ln_f(moved))
+                lost.append(twin.own_v[row] - twin.v(row, logits))
+        if abs(np.mean(lost)) > 0.5 * abs(effect):
+            wanted.append(head)
+    found = late_writers(base, old, effects, effects.heads)
+    assert list(found) == wanted
+    assert set() < set(found) < set(effects.heads)
+
+
+def test_the_relearned_control_is_same_directions_of_the_old_task_in_both_models():
+    base, other = models()
+    old, heads = preferred(task(3), base), base.graph.heads
+    assert relearned_control(base, base, old, heads, heads).estimate == Estimate(
+        value=1, low=1, high=1
+    )
+    found = relearned_control(base, other, old, heads, heads)
+    assert found == same_directions(base, other, old, old, [heads], heads)[0]
+
+
 def test_new_and_driving_heads_are_idle_in_the_base_and_no_old_task_heads():
     base, tuned = models()
     silent = ("a0.h2", "a1.h1", "a2.h3")
@@ -297,8 +335,7 @@ def test_all_measures_in_one_call_are_those_of_the_modules():
     assert again.estimate is not None
     assert found.old.dependence.estimate is not None
     assert found.old.dependence.estimate.value == pytest.approx(again.estimate.value, abs=1e-4)
-    for each in dataclasses.fields(found):
-        assert getattr(found, each.name) is not None
+    assert Carriers.of_json(found.to_json()) == found
 
 
 def test_nothing_is_reported_where_the_variable_does_not_move_the_new_answer():

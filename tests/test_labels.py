@@ -2,13 +2,14 @@
 
 import re
 from dataclasses import replace
-from math import inf
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from circuitlapse.records.answers import Behaviour
+from circuitlapse.records.bits_ratio import BitsRatio
+from circuitlapse.records.carriers import Carriers, NewHeads, OldHeads, SameDirections
 from circuitlapse.records.documents import Precondition
 from circuitlapse.stats.intervals import Estimate
 from circuitlapse.stats.measured import Measured
@@ -22,6 +23,12 @@ def between(value, low=None, high=None):
     return Estimate(
         value=value, low=value if low is None else low, high=value if high is None else high
     )
+
+
+def bits(value, low=None, high=None):
+    """A ratio of bits; without a high end it is a lower bound."""
+    low, high = (value, value) if low is None else (low, high)
+    return BitsRatio(orders=3, new_bits=value, reference_bits=1, ratio=value, low=low, high=high)
 
 
 def numbers(text):
@@ -71,7 +78,7 @@ def organisms():
             sufficiency=some(numbers(M_C)[:1], *numbers(M_C)[1:]),
             new_sufficiency=some(numbers(M_N)[:1], *numbers(M_N)[1:]),
             new_necessity=some(numbers(T_N)),
-            bits_ratio=between(float(q)) if q else None,
+            bits_ratio=bits(float(q)) if q else None,
             relearned=CONTROLS[control],
         )
         cases.append(pytest.param(found, wanted, id=name))
@@ -109,15 +116,17 @@ def test_an_undetermined_label_names_the_marks_that_were_missed_and_by_how_much(
 
 
 def test_bits_decide_between_elicited_transformed_and_reused():
-    for bits, wanted in (
+    for ratio, wanted in (
         (None, "reused"),
-        (between(0.5, 0.4, 0.6), "elicited"),
-        (between(0.7, 0.5, 0.9), "reused"),
-        (between(0.8, 0.61, 0.9), "transformed"),
-        (between(4, 4, inf), "transformed"),
+        (BitsRatio(orders=1, new_bits=1, reference_bits=2, ratio=0.5), "reused"),
+        (bits(0.5, 0.4, 0.6), "elicited"),
+        (bits(0.7, 0.5, 0.9), "reused"),
+        (bits(0.8, 0.61, 0.9), "transformed"),
+        (bits(4, 4), "transformed"),
+        (bits(0.5, 0.5), "reused"),
     ):
-        assert label(replace(GENUINE, bits_ratio=bits)).label == wanted
-    hidden = replace(GENUINE, dependence=some((0.1, 0.05, 0.15)), bits_ratio=between(0.3))
+        assert label(replace(GENUINE, bits_ratio=ratio)).label == wanted
+    hidden = replace(GENUINE, dependence=some((0.1, 0.05, 0.15)), bits_ratio=bits(0.3))
     assert label(hidden).label == "elicited"
 
 
@@ -149,9 +158,7 @@ def test_the_variable_decides_first():
         "opposite sign" in label(replace(GENUINE, variable_effect=some((-0.5, -0.6, -0.4)))).reason
     )
     assert (
-        label(
-            replace(GENUINE, variable_effect=some((0.0, -0.1, 0.1)), bits_ratio=between(0.2))
-        ).label
+        label(replace(GENUINE, variable_effect=some((0.0, -0.1, 0.1)), bits_ratio=bits(0.2))).label
         == "another_rule"
     )
 
@@ -159,9 +166,35 @@ def test_the_variable_decides_first():
 def test_tasks_with_different_variables_have_fewer_labels():
     found = replace(GENUINE, same_directions=Measured(), variable_effect=None)
     assert label(found).label == "undetermined"
-    assert label(replace(found, bits_ratio=between(0.3))).label == "elicited"
+    assert label(replace(found, bits_ratio=bits(0.3))).label == "elicited"
     assert label(replace(found, new_sufficiency=some((0.8,), 0.2))).how == "new_heads"
     assert label(replace(found, dependence=some((0.2, 0.1, 0.3)))).label == "not_old_heads"
+
+
+def test_late_writers_are_left_out_without_the_relearned_control():
+    kept, nothing = SameDirections(between(0.8, 0.75, 0.85)), Measured(not_reported="none")
+    whole = SameDirections(between(0.4, 0.35, 0.45))
+    old = OldHeads(("a0.h1", "a3.h1"), dependence=GENUINE.dependence, same_directions=whole)
+    new = NewHeads((), nothing, nothing)
+    found = Carriers(
+        improvement=LEARNED.logits,
+        variable_effect=GENUINE.variable_effect or nothing,
+        **dict.fromkeys(("old", "half", "double", "without_best"), old),
+        **dict.fromkeys(("new", "driving"), new),
+        no_heads=nothing,
+        late_writers=("a3.h1",),
+        early_directions=kept,
+        other_task=nothing,
+    )
+    got = label(LabelEvidence.of(LEARNED, found))
+    assert got.label == "reused"
+    assert got.dropped[-1] == (
+        "no relearned control; late writers are left out of same_directions: a3.h1"
+    )
+    got = label(LabelEvidence.of(LEARNED, found, relearned=HIGH_CONTROL))
+    assert got.label == "undetermined"
+    apart = LabelEvidence.of(LEARNED, found, same_variable=False)
+    assert apart.variable_effect is None
 
 
 def test_no_gain_and_preconditions_come_before_every_measure():
@@ -195,7 +228,7 @@ def test_a_gain_is_that_of_the_answers():
 
 
 def test_what_would_change_the_answer_is_the_nearest_mark():
-    got = label(replace(GENUINE, dependence=some((0.45, 0.41, 0.5)), bits_ratio=between(3.0)))
+    got = label(replace(GENUINE, dependence=some((0.45, 0.41, 0.5)), bits_ratio=bits(3.0)))
     assert got.label == "transformed"
     assert got.nearest is not None
     assert got.nearest.measure == "dependence low"

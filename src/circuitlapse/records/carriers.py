@@ -6,6 +6,8 @@ the definitions.
 
 from dataclasses import dataclass, field
 
+from pydantic import TypeAdapter
+
 from circuitlapse.stats.intervals import Estimate
 from circuitlapse.stats.measured import Measured
 
@@ -77,6 +79,8 @@ class Carriers:
         no_heads: Sufficiency of the empty set: the zero of sufficiency.
         new: New heads, found by their patching effect.
         driving: New heads, found by what the tuned model loses with the base's outputs.
+        late_writers: Old-task heads whose direct effect on the logits is most of their effect.
+        early_directions: same_directions of the old-task heads without these.
         other_task: Dependence on another task's heads that are no old-task heads.
         other_heads: Their names.
     """
@@ -90,5 +94,19 @@ class Carriers:
     no_heads: Measured
     new: NewHeads
     driving: NewHeads
+    late_writers: tuple[str, ...]
+    early_directions: SameDirections
     other_task: Measured
     other_heads: tuple[str, ...] = ()
+
+    def to_json(self) -> str:
+        """Write all measures as JSON."""
+        return _JSON.dump_json(self, indent=2).decode()
+
+    @classmethod
+    def of_json(cls, text: str) -> "Carriers":
+        """Read what :meth:`to_json` wrote."""
+        return _JSON.validate_json(text)
+
+
+_JSON = TypeAdapter(Carriers)

@@ -14,6 +14,7 @@ from circuitlapse.stats.apart_groups import GROUPS, Compared, compared
 from circuitlapse.stats.intervals import mean_interval
 from circuitlapse.stats.measured import FEWEST_GROUPS, Measured
 from circuitlapse.two_models.dependence import dependence
+from circuitlapse.two_models.late_writers import late_writers
 from circuitlapse.two_models.new_heads import IdleHeads, driving_heads, idle_heads, new_heads
 from circuitlapse.two_models.old_task_heads import Variants, head_effects
 from circuitlapse.two_models.other_run import from_model
@@ -43,7 +44,17 @@ class _Choices:
     new: Compared
     driving: Compared
     other: Compared
+    late: tuple[str, ...]
     ranked: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Measures of all choices of old-task heads, and of two more sets of heads."""
+
+    each: Sequence[OldHeads]
+    early: SameDirections
+    other: Measured
 
 
 def carriers(
@@ -83,10 +94,10 @@ def carriers(
     new, drives = necessity(base, tuned, pairs, [choices.new, driving])
     moved = effect.estimate is not None and effect.estimate.low >= LEAST_VARIABLE_EFFECT
     if moved or not same_variable:
-        each, other = _old_heads(base, tuned, prompts, choices, of_old, same_variable)
+        found = _old_heads(base, tuned, prompts, choices, of_old, same_variable)
     else:
-        each, other = _not_reported(base, prompts, choices)
-    old, half, double, without_best = each
+        found = _not_reported(base, prompts, choices)
+    old, half, double, without_best = found.each
     return Carriers(
         improvement=mean_interval(from_model(tuned, base, pairs, []).whole),
         variable_effect=effect,
@@ -97,7 +108,9 @@ def carriers(
         no_heads=nothing,
         new=_new_heads(choices.new, new, of_new),
         driving=_new_heads(driving, drives, of_driving),
-        other_task=other,
+        late_writers=choices.late,
+        early_directions=found.early,
+        other_task=found.other,
         other_heads=choices.other.heads,
     )
 
@@ -127,6 +140,7 @@ def _choose(
         compared(graph, N, apart, n_groups, seed),
         compared(graph, N2, apart, n_groups, seed),
         compared(graph, set(others) - set(C), n=0),
+        late_writers(base, prompts.old_validation, effects, C),
         effects.best(len(effects.heads)),
     )
 
@@ -138,31 +152,33 @@ def _old_heads(
     choices: _Choices,
     kept: Sequence[Measured],
     same_variable: bool,
-) -> tuple[list[OldHeads], Measured]:
-    """Measure all choices of old-task heads, and dependence on the other task's heads."""
+) -> _Found:
+    """Measure all choices of old-task heads."""
     heads = [each.heads for each in choices.old]
     undone = dependence(base, prompts.old_test, [Compared(each) for each in heads])
     *depends, other = dependence(tuned, prompts.new_test, [*choices.old, choices.other])
     if not choices.other.heads:
         other = Measured(not_reported="no other task, or no heads of it beyond the old-task heads")
-    same = [SameDirections(not_reported="the tasks' variables differ")] * len(heads)
+    early = tuple(head for head in heads[0] if head not in choices.late)
+    same = [SameDirections(not_reported="the tasks' variables differ")] * (1 + len(heads))
     if same_variable:
         both = prompts.old_test, prompts.new_test
-        same = same_directions(base, tuned, *both, heads, choices.ranked)
-    rows = zip(heads, undone, depends, same, kept, strict=True)
-    return [OldHeads(*row) for row in rows], other
+        same = same_directions(base, tuned, *both, [early, *heads], choices.ranked)
+    if not early:
+        same[0] = SameDirections(not_reported="every old-task head is a late writer")
+    rows = zip(heads, undone, depends, same[1:], kept, strict=True)
+    return _Found([OldHeads(*row) for row in rows], same[0], other)
 
 
-def _not_reported(
-    base: Model, prompts: CarrierPrompts, choices: _Choices
-) -> tuple[list[OldHeads], Measured]:
+def _not_reported(base: Model, prompts: CarrierPrompts, choices: _Choices) -> _Found:
     """Return the choices alone, where the variable does not move the new answer."""
     why = "the old task's variable does not move the new answer"
     nothing, same = Measured(not_reported=why), SameDirections(not_reported=why)
     alone = [Compared(each.heads) for each in choices.old]
     undone = dependence(base, prompts.old_test, alone)
     rows = zip(alone, undone, strict=True)
-    return [OldHeads(each.heads, back, nothing, same, nothing) for each, back in rows], nothing
+    each = [OldHeads(one.heads, back, nothing, same, nothing) for one, back in rows]
+    return _Found(each, same, nothing)
 
 
 def _new_heads(chosen: Compared, needed: Measured, kept: Measured) -> NewHeads:

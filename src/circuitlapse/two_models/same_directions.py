@@ -75,6 +75,17 @@ def same_directions(
     return found
 
 
+def relearned_control(
+    base: Model, relearned: Model, old: Variants, heads: Sequence[str], ranked: Sequence[str]
+) -> SameDirections:
+    """Measure same_directions of a base whose heads were erased and learned the old task again.
+
+    Both tasks are the old one: what heads that start from nothing must write to be read by the
+    rest.
+    """
+    return same_directions(base, relearned, old, old, [heads], ranked)[0]
+
+
 def _cross_fitted(
     model: Model, task: Variants, patches: Sequence[Sequence[Patch]]
 ) -> Float[np.ndarray, "patches prompts"]:

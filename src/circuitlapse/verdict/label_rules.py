@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Literal
 
+from circuitlapse.records.bits_ratio import BitsRatio
 from circuitlapse.records.carriers import Carriers
 from circuitlapse.records.documents import Precondition
 from circuitlapse.stats.intervals import Estimate
@@ -41,9 +42,9 @@ class LabelEvidence:
         new_sufficiency: Of the new heads.
         new_necessity: Of the new heads.
         driving_necessity: Of the driving heads.
-        bits_ratio: Bits of the new task over those of the reference task; a high end of infinity
-            where the new task was not learned; None where it was not measured.
+        bits_ratio: None where it was not measured.
         relearned: same_directions of the relearned control; None where it was not measured.
+        late_writers: Old-task heads that same_directions leaves out for want of that control.
         preconditions: What must hold before a label means anything.
     """
 
@@ -55,8 +56,9 @@ class LabelEvidence:
     new_sufficiency: Measured = field(default_factory=Measured)
     new_necessity: Measured = field(default_factory=Measured)
     driving_necessity: Measured = field(default_factory=Measured)
-    bits_ratio: Estimate | None = None
+    bits_ratio: BitsRatio | None = None
     relearned: Estimate | None = None
+    late_writers: tuple[str, ...] = ()
     preconditions: Sequence[Precondition] = ()
 
     @classmethod
@@ -66,22 +68,27 @@ class LabelEvidence:
         found: Carriers,
         *,
         same_variable: bool = True,
-        bits_ratio: Estimate | None = None,
+        bits_ratio: BitsRatio | None = None,
         relearned: Estimate | None = None,
         preconditions: Sequence[Precondition] = (),
     ) -> "LabelEvidence":
-        """Take the measures of the old-task heads and of both kinds of new heads."""
+        """Take the measures of the old-task heads and of both kinds of new heads.
+
+        Late writers are left out of same_directions without the relearned control.
+        """
+        whole = relearned is not None
         return cls(
             gain=gain,
             variable_effect=found.variable_effect if same_variable else None,
             dependence=found.old.dependence,
-            same_directions=found.old.same_directions,
+            same_directions=found.old.same_directions if whole else found.early_directions,
             sufficiency=found.old.sufficiency,
             new_sufficiency=found.new.sufficiency,
             new_necessity=found.new.necessity,
             driving_necessity=found.driving.necessity,
             bits_ratio=bits_ratio,
             relearned=relearned,
+            late_writers=() if whole else found.late_writers,
             preconditions=preconditions,
         )
 
@@ -138,18 +145,10 @@ def rules_of(evidence: LabelEvidence) -> list[Rule]:
     above, few = _above_groups("dependence", D)
     new_above, new_few = _above_groups("sufficiency of new heads", new)
     old_way = _low("same_directions", same, marks.SAME_DIRECTIONS)
-    latent = Condition(
-        "bits_ratio high",
-        None if bits is None else bits.high,
-        marks.LATENT_BITS,
-        bits is not None and bits.high <= marks.LATENT_BITS,
-    )
-    taught = Condition(
-        "bits_ratio low",
-        None if bits is None else bits.low,
-        marks.LATENT_BITS,
-        bits is not None and bits.low > marks.LATENT_BITS,
-    )
+    most = marks.LATENT_BITS
+    high, low = (None, None) if bits is None else (bits.high, bits.low)
+    latent = Condition("bits_ratio high", high, most, high is not None and high <= most)
+    taught = Condition("bits_ratio low", low, most, low is not None and low > most)
     rules = [
         Rule("elicited", (latent,)),
         Rule(
@@ -168,7 +167,9 @@ def rules_of(evidence: LabelEvidence) -> list[Rule]:
         )
         reused, dropped = [depends, *above, old_way], [*few]
         if relearned is None:
-            dropped.append("no relearned control")
+            without = ", ".join(evidence.late_writers)
+            late = f"; late writers are left out of same_directions: {without}" if without else ""
+            dropped.append(f"no relearned control{late}")
         else:
             reused.append(_low("same_directions above the control", same, relearned.high))
         rules += [
