@@ -2,13 +2,13 @@
 
 import re
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from circuitlapse.records.answers import Behaviour
-from circuitlapse.records.bits_ratio import BitsRatio
 from circuitlapse.records.carriers import Carriers, NewHeads, OldHeads, SameDirections
 from circuitlapse.records.documents import Precondition
 from circuitlapse.stats.intervals import Estimate
@@ -23,12 +23,6 @@ def between(value, low=None, high=None):
     return Estimate(
         value=value, low=value if low is None else low, high=value if high is None else high
     )
-
-
-def bits(value, low=None, high=None):
-    """A ratio of bits; without a high end it is a lower bound."""
-    low, high = (value, value) if low is None else (low, high)
-    return BitsRatio(orders=3, new_bits=value, reference_bits=1, ratio=value, low=low, high=high)
 
 
 def numbers(text):
@@ -78,7 +72,7 @@ def organisms():
             sufficiency=some(numbers(M_C)[:1], *numbers(M_C)[1:]),
             new_sufficiency=some(numbers(M_N)[:1], *numbers(M_N)[1:]),
             new_necessity=some(numbers(T_N)),
-            bits_ratio=bits(float(q)) if q else None,
+            bits_ratio=some(numbers(q)),
             relearned=CONTROLS[control],
         )
         cases.append(pytest.param(found, wanted, id=name))
@@ -118,15 +112,14 @@ def test_an_undetermined_label_names_the_marks_that_were_missed_and_by_how_much(
 def test_bits_decide_between_elicited_transformed_and_reused():
     for ratio, wanted in (
         (None, "reused"),
-        (BitsRatio(orders=1, new_bits=1, reference_bits=2, ratio=0.5), "reused"),
-        (bits(0.5, 0.4, 0.6), "elicited"),
-        (bits(0.7, 0.5, 0.9), "reused"),
-        (bits(0.8, 0.61, 0.9), "transformed"),
-        (bits(4, 4), "transformed"),
-        (bits(0.5, 0.5), "reused"),
+        ((0.5, 0.4, 0.6), "elicited"),
+        ((0.7, 0.5, 0.9), "reused"),
+        ((0.8, 0.61, 0.9), "transformed"),
+        ((4, 4, inf), "transformed"),
+        ((0.5, 0.5, inf), "reused"),
     ):
-        assert label(replace(GENUINE, bits_ratio=ratio)).label == wanted
-    hidden = replace(GENUINE, dependence=some((0.1, 0.05, 0.15)), bits_ratio=bits(0.3))
+        assert label(replace(GENUINE, bits_ratio=some(ratio))).label == wanted
+    hidden = replace(GENUINE, dependence=some((0.1, 0.05, 0.15)), bits_ratio=some((0.3,)))
     assert label(hidden).label == "elicited"
 
 
@@ -158,7 +151,9 @@ def test_the_variable_decides_first():
         "opposite sign" in label(replace(GENUINE, variable_effect=some((-0.5, -0.6, -0.4)))).reason
     )
     assert (
-        label(replace(GENUINE, variable_effect=some((0.0, -0.1, 0.1)), bits_ratio=bits(0.2))).label
+        label(
+            replace(GENUINE, variable_effect=some((0.0, -0.1, 0.1)), bits_ratio=some((0.2,)))
+        ).label
         == "another_rule"
     )
 
@@ -166,7 +161,7 @@ def test_the_variable_decides_first():
 def test_tasks_with_different_variables_have_fewer_labels():
     found = replace(GENUINE, same_directions=Measured(), variable_effect=None)
     assert label(found).label == "undetermined"
-    assert label(replace(found, bits_ratio=bits(0.3))).label == "elicited"
+    assert label(replace(found, bits_ratio=some((0.3,)))).label == "elicited"
     assert label(replace(found, new_sufficiency=some((0.8,), 0.2))).how == "new_heads"
     assert label(replace(found, dependence=some((0.2, 0.1, 0.3)))).label == "not_old_heads"
 
@@ -228,7 +223,7 @@ def test_a_gain_is_that_of_the_answers():
 
 
 def test_what_would_change_the_answer_is_the_nearest_mark():
-    got = label(replace(GENUINE, dependence=some((0.45, 0.41, 0.5)), bits_ratio=bits(3.0)))
+    got = label(replace(GENUINE, dependence=some((0.45, 0.41, 0.5)), bits_ratio=some((3.0,))))
     assert got.label == "transformed"
     assert got.nearest is not None
     assert got.nearest.measure == "dependence low"

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Literal
 
-from circuitlapse.records.bits_ratio import BitsRatio
 from circuitlapse.records.carriers import Carriers
 from circuitlapse.records.documents import Precondition
 from circuitlapse.stats.intervals import Estimate
@@ -42,7 +41,7 @@ class LabelEvidence:
         new_sufficiency: Of the new heads.
         new_necessity: Of the new heads.
         driving_necessity: Of the driving heads.
-        bits_ratio: None where it was not measured.
+        bits_ratio: See :mod:`circuitlapse.records.bits_ratio`.
         relearned: same_directions of the relearned control; None where it was not measured.
         late_writers: Old-task heads that same_directions leaves out for want of that control.
         preconditions: What must hold before a label means anything.
@@ -56,7 +55,7 @@ class LabelEvidence:
     new_sufficiency: Measured = field(default_factory=Measured)
     new_necessity: Measured = field(default_factory=Measured)
     driving_necessity: Measured = field(default_factory=Measured)
-    bits_ratio: BitsRatio | None = None
+    bits_ratio: Measured = field(default_factory=Measured)
     relearned: Estimate | None = None
     late_writers: tuple[str, ...] = ()
     preconditions: Sequence[Precondition] = ()
@@ -68,7 +67,7 @@ class LabelEvidence:
         found: Carriers,
         *,
         same_variable: bool = True,
-        bits_ratio: BitsRatio | None = None,
+        bits_ratio: Measured | None = None,
         relearned: Estimate | None = None,
         preconditions: Sequence[Precondition] = (),
     ) -> "LabelEvidence":
@@ -86,7 +85,7 @@ class LabelEvidence:
             new_sufficiency=found.new.sufficiency,
             new_necessity=found.new.necessity,
             driving_necessity=found.driving.necessity,
-            bits_ratio=bits_ratio,
+            bits_ratio=bits_ratio or Measured(not_reported="it was not measured"),
             relearned=relearned,
             late_writers=() if whole else found.late_writers,
             preconditions=preconditions,
@@ -145,10 +144,10 @@ def rules_of(evidence: LabelEvidence) -> list[Rule]:
     above, few = _above_groups("dependence", D)
     new_above, new_few = _above_groups("sufficiency of new heads", new)
     old_way = _low("same_directions", same, marks.SAME_DIRECTIONS)
-    most = marks.LATENT_BITS
-    high, low = (None, None) if bits is None else (bits.high, bits.low)
-    latent = Condition("bits_ratio high", high, most, high is not None and high <= most)
-    taught = Condition("bits_ratio low", low, most, low is not None and low > most)
+    latent = _high("bits_ratio", bits, marks.LATENT_BITS)
+    low = None if bits.estimate is None else bits.estimate.low
+    mark = marks.LATENT_BITS
+    taught = Condition("bits_ratio low", low, mark, low is not None and low > mark)
     rules = [
         Rule("elicited", (latent,)),
         Rule(
