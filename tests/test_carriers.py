@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from circuitlapse.attribution.edges import attribute
 from circuitlapse.models.files.load import load_model
 from circuitlapse.prompts.pairs import PromptPairs
 from circuitlapse.records.carriers import Carriers
@@ -260,6 +261,23 @@ def test_old_task_heads_are_the_fewest_that_hold_four_fifths():
     ]
     np.testing.assert_allclose(found.effects, wanted, atol=1e-3)
     assert old_task_heads(base, old) == found.fewest()
+
+
+def test_screened_effects_are_patched_where_they_may_pass_a_mark(monkeypatch):
+    base, _ = models()
+    old = preferred(task(1), base)
+    exact = head_effects(base, old)
+    monkeypatch.setattr("circuitlapse.two_models.old_task_heads.ALL_PATCHED", 0)
+    screened, most = head_effects(base, old), head_effects(base, old, mark=10.0)
+    totals = [attribute(base, pairs).node_totals()[base.graph.head_nodes] for pairs in old.values()]
+    estimated = HeadEffects(exact.heads, torch.stack(totals).mean(dim=0).numpy())
+    sure = estimated.best(2 * len(estimated.fewest()))
+    for i, head in enumerate(exact.heads):
+        wanted = exact if head in sure else estimated
+        assert screened.effects[i] == pytest.approx(wanted.effects[i], abs=1e-4)
+        near = head in sure or 5 <= abs(estimated.effects[i]) < 20
+        assert most.effects[i] == pytest.approx((exact if near else estimated).effects[i], abs=1e-4)
+    assert len(sure) < len(exact.heads)
 
 
 def test_late_writers_act_mostly_on_the_logits_directly():

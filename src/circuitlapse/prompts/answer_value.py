@@ -26,7 +26,7 @@ def answer_values(pairs: PromptPairs, measure: Measure) -> Float[np.ndarray, "*w
     compared by their summed log probabilities, each with its own earlier tokens given.
     """
     if not pairs.is_sequence:
-        return measure(pairs, _metric(pairs)).double().cpu().numpy()
+        return measure(pairs, value_metric(pairs)).double().cpu().numpy()
     answer = measure(pairs, "log_prob").double()
     tokens = pairs.distractors.cpu()
     if tokens.shape[1]:
@@ -36,8 +36,11 @@ def answer_values(pairs: PromptPairs, measure: Measure) -> Float[np.ndarray, "*w
     return answer.cpu().numpy()
 
 
-def _metric(pairs: PromptPairs) -> Metric:
-    """The plain logit difference where it is v: it needs no other logits."""
+def value_metric(pairs: PromptPairs) -> Metric:
+    """Return v as a metric, for answers of one token.
+
+    It is the plain logit difference where that is the same, since it needs no other logits.
+    """
     one_answer = not pairs.also.shape[1]
     all_compared = bool((pairs.distractors >= 0).any(dim=1).all())
     return "logit_diff" if one_answer and all_compared else _value

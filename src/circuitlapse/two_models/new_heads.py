@@ -30,8 +30,8 @@ class IdleHeads:
 
 def idle_heads(base: Model, old: Variants, new: Variants) -> IdleHeads:
     """Find the heads that the base uses on neither task."""
-    on_old, on_new = head_effects(base, old), head_effects(base, new)
     most = USED_FRACTION * abs(contrast(base, old).mean())
+    on_old, on_new = head_effects(base, old, most), head_effects(base, new, most)
     return IdleHeads(frozenset(on_old.within(most) & on_new.within(most)), on_old)
 
 
@@ -39,7 +39,8 @@ def new_heads(
     tuned: Model, new: Variants, idle: Collection[str], old_heads: Collection[str]
 ) -> tuple[str, ...]:
     """Return N."""
-    effects, least = head_effects(tuned, new), USED_FRACTION * abs(contrast(tuned, new).mean())
+    least = USED_FRACTION * abs(contrast(tuned, new).mean())
+    effects = head_effects(tuned, new, least)
     unused = effects.within(least)
     free = set(idle) - set(old_heads)
     return tuple(head for head in effects.heads if head in free and head not in unused)
