@@ -21,6 +21,7 @@ from circuitlapse.models.engine.behaviour import behaviour
 from circuitlapse.models.engine.model import Model
 from circuitlapse.models.files.load import load_model
 from circuitlapse.models.files.quiet import save_model
+from circuitlapse.prompts.pairs import PromptPairs
 from circuitlapse.records.store import ABANDONED, Store, cache_home, key_of, write_json
 from circuitlapse.tasks.task import Task
 from circuitlapse.tasks.tokenization import tokenize
@@ -32,7 +33,7 @@ RECIPE = Finetune.model_validate({"steps": 480, "learning_rate": 3e-3, "save_at"
 ENOUGH = 0.9
 """A control needs this share of the base's accuracy on the old task."""
 _CHECKED = 256  # validation prompts for that accuracy
-_ABOUT = "relearned.json"
+_ACCURACIES = "accuracies.json"  # of the base, and of the control
 
 
 class NotRelearnedError(CircuitlapseError):
@@ -60,14 +61,10 @@ def relearn_old_heads(
         CircuitlapseError: If a head does not exist, or as ``finetune`` does.
     """
     before = load_model(base, device)
-    n = recipe.steps * recipe.batch_size
-    items = old.items("train", min(n, old.n_items("train") or n), seed, before.tokenizer)
-    checked = old.items(
-        "validation",
-        min(_CHECKED, old.n_items("validation") or _CHECKED),
-        tokenizer=before.tokenizer,
+    items, checked = (
+        old.items(split, min(n, old.n_items(split) or n), seed, before.tokenizer)
+        for split, n in (("train", recipe.steps * recipe.batch_size), ("validation", _CHECKED))
     )
-    prompts = tokenize(checked, before.tokenizer, old.counterfactuals[0])
     key = key_of(
         "relearned",
         _weights_hash(before.hf),
@@ -95,21 +92,22 @@ def relearn_old_heads(
                 callbacks=[_Erased(heads, seed), Restriction(heads)],
                 progress=progress,
             )
-            models = {"base": before, "relearned": load_model(draft, device)}
-            accuracy = {
-                which: behaviour(model, prompts).correct.mean(dtype=np.float64).item()
-                for which, model in models.items()
-            }
-            write_json(draft / _ABOUT, {"heads": sorted(heads), "accuracy": accuracy})
-    accuracy = json.loads((store.root / name / _ABOUT).read_text("utf-8"))["accuracy"]
-    if accuracy["relearned"] < ENOUGH * accuracy["base"]:
+            prompts = tokenize(checked, before.tokenizer, old.counterfactuals[0])
+            found = [_accuracy(model, prompts) for model in (before, load_model(draft, device))]
+            write_json(draft / _ACCURACIES, found)
+    of_base, relearned = json.loads((store.root / name / _ACCURACIES).read_text("utf-8"))
+    if relearned < ENOUGH * of_base:
         raise NotRelearnedError(
             f"there is no relearned control: the {len(heads)} old-task heads did not learn "
             f"{old.name} again in {recipe.steps} steps",
-            got=f"accuracy {accuracy['relearned']:.2f}, and {accuracy['base']:.2f} of the base",
+            got=f"accuracy {relearned:.2f}, and {of_base:.2f} of the base",
             fix="Train for more steps or with another learning rate",
         )
     return load_model(store.root / name, device)
+
+
+def _accuracy(model: Model, prompts: PromptPairs) -> float:
+    return behaviour(model, prompts).correct.mean(dtype=np.float64).item()
 
 
 @torch.no_grad()
