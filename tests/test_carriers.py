@@ -341,7 +341,16 @@ def test_new_and_driving_heads_are_idle_in_the_base_and_no_old_task_heads():
 def test_all_measures_in_one_call_are_those_of_the_modules():
     base, tuned = models()
     asked = prompts(base, tuned)
-    found = carriers(base, tuned, asked, n_groups=9, same_variable=False)
+    seen = []
+    found = carriers(
+        base,
+        tuned,
+        asked,
+        n_groups=9,
+        same_variable=False,
+        advance=lambda *at: seen.append(at),
+    )
+    assert seen == [(done, 5) for done in range(1, 6)]
     assert isinstance(found, Carriers)
     assert found.variable_effect.estimate is None
     assert found.old.same_directions.not_reported == "the tasks' variables differ"
@@ -354,6 +363,14 @@ def test_all_measures_in_one_call_are_those_of_the_modules():
     assert found.old.dependence.estimate is not None
     assert found.old.dependence.estimate.value == pytest.approx(again.estimate.value, abs=1e-4)
     assert Carriers.of_json(found.to_json()) == found
+    rows = {(row["heads"], row["measure"]): row for row in found.rows()}
+    assert len(rows) == len(found.rows()) == 24
+    row = rows["old", "dependence"]
+    assert row["value"] == found.old.dependence.estimate
+    assert row["names"].split() == list(found.old.heads)
+    groups = found.old.dependence.groups
+    assert (row["n_groups"], row["groups_max"]) == (len(groups), max(groups))
+    assert rows["", "variable_effect"]["not_reported"] == found.variable_effect.not_reported
 
 
 def test_nothing_is_reported_where_the_variable_does_not_move_the_new_answer():

@@ -15,7 +15,7 @@ from circuitlapse.stats.intervals import Estimate
 from circuitlapse.stats.measured import Measured
 from circuitlapse.verdict.gain import Gain, measured_gain
 from circuitlapse.verdict.label_rules import LabelEvidence
-from circuitlapse.verdict.labels import label
+from circuitlapse.verdict.labels import label, survives
 from circuitlapse.verdict.preconditions import OLD_TASK_DONE
 
 
@@ -188,6 +188,14 @@ def test_late_writers_are_left_out_without_the_relearned_control():
     )
     got = label(LabelEvidence.of(LEARNED, found, relearned=HIGH_CONTROL))
     assert got.label == "undetermined"
+    by_choice = survives(LEARNED, replace(found, half=replace(old, same_directions=kept)))
+    names = {choice: each.label for choice, each in by_choice.items()}
+    assert names == {
+        "old": "reused",
+        "half": "reused",
+        "double": "undetermined",
+        "without_best": "undetermined",
+    }
     apart = LabelEvidence.of(LEARNED, found, same_variable=False)
     assert apart.variable_effect is None
 

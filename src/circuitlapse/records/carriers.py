@@ -4,12 +4,17 @@ They are measured in :mod:`circuitlapse.two_models.measure_carriers`; the module
 the definitions.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
 
 from pydantic import TypeAdapter
 
 from circuitlapse.stats.intervals import Estimate
 from circuitlapse.stats.measured import Measured
+
+Choice = Literal["old", "half", "double", "without_best"]
+CHOICES: tuple[Choice, ...] = get_args(Choice)
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,30 @@ class Carriers:
     other_task: Measured
     other_heads: tuple[str, ...] = ()
 
+    def of_heads(self, choice: Choice) -> OldHeads:
+        """Return one choice of old-task heads with its measures."""
+        return getattr(self, choice)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return one row per measure and set of heads: value, interval, groups, why not."""
+        found: list[tuple[str, Sequence[str], str, Measured]] = [
+            ("", (), "variable_effect", self.variable_effect),
+            ("no_heads", (), "sufficiency", self.no_heads),
+            ("other_task", self.other_heads, "dependence", self.other_task),
+        ]
+        for choice in CHOICES:
+            old = self.of_heads(choice)
+            found.append((choice, old.heads, "undone", old.undone))
+            found.append((choice, old.heads, "dependence", old.dependence))
+            found.append((choice, old.heads, "same_directions", old.same_directions))
+            found.append((choice, old.heads, "sufficiency", old.sufficiency))
+        early = tuple(head for head in self.old.heads if head not in self.late_writers)
+        found.append(("early", early, "same_directions", self.early_directions))
+        for name, new in (("new", self.new), ("driving", self.driving)):
+            found.append((name, new.heads, "necessity", new.necessity))
+            found.append((name, new.heads, "sufficiency", new.sufficiency))
+        return [_row(*each) for each in found]
+
     def to_json(self) -> str:
         """Write all measures as JSON."""
         return _JSON.dump_json(self, indent=2).decode()
@@ -110,3 +139,18 @@ class Carriers:
 
 
 _JSON = TypeAdapter(Carriers)
+
+
+def _row(heads: str, names: Sequence[str], measure: str, found: Measured) -> dict[str, Any]:
+    groups = found.groups
+    return {
+        "heads": heads,
+        "names": " ".join(names),
+        "measure": measure,
+        "value": found.estimate,
+        "n_groups": len(groups),
+        "groups_min": min(groups, default=None),
+        "groups_max": max(groups, default=None),
+        "above_groups": found.above_groups,
+        "not_reported": found.not_reported,
+    }

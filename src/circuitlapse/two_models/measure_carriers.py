@@ -5,7 +5,7 @@ reported below variable_effect unless the variable moves the new answer; new hea
 description.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from circuitlapse.models.engine.model import Model
@@ -21,8 +21,10 @@ from circuitlapse.two_models.other_run import from_model
 from circuitlapse.two_models.same_directions import same_directions
 from circuitlapse.two_models.transplants import necessity, sufficiency
 from circuitlapse.two_models.variable_effect import variable_effect
+from circuitlapse.verdict.label_marks import VARIABLE_USED
 
-LEAST_VARIABLE_EFFECT = 0.1
+PARTS = 5
+"""Steps of progress."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ def carriers(
     same_variable: bool = True,
     n_groups: int = GROUPS,
     seed: int = 0,
+    advance: Callable[[int, int], None] = lambda done, of: None,
 ) -> Carriers:
     """Measure what carries a new ability.
 
@@ -77,26 +80,33 @@ def carriers(
         same_variable: Whether both tasks' counterfactuals change the same variable.
         n_groups: Random groups of each choice of heads; nine for half, double and other heads.
         seed: Draws the random groups.
+        advance: Called with (parts done, parts in all).
 
     Raises:
         CircuitlapseError: If the models differ in architecture or cannot run the prompts.
     """
     base, tuned = base.with_prefix_cache(), tuned.with_prefix_cache()
     choices = _choose(base, tuned, prompts, trained, n_groups, seed)
+    advance(1, PARTS)
     pairs = next(iter(prompts.new_test.values()))
     effect = Measured(not_reported="the tasks' counterfactuals change different variables")
     if same_variable:
         effect = variable_effect(base, tuned, prompts.old_test, prompts.new_test)
+    advance(2, PARTS)
     C, driving = choices.old[0].heads, choices.driving
     with_old = Compared((*C, *driving.heads), tuple((*C, *group) for group in driving.groups))
     sets = [Compared(()), choices.new, with_old, *choices.old]
     nothing, of_new, of_driving, *of_old = sufficiency(base, tuned, pairs, sets)
+    advance(3, PARTS)
     new, drives = necessity(base, tuned, pairs, [choices.new, driving])
-    moved = effect.estimate is not None and effect.estimate.low >= LEAST_VARIABLE_EFFECT
+    advance(4, PARTS)
+    moved = effect.estimate is not None and effect.estimate.low >= VARIABLE_USED
     if moved or not same_variable:
         found = _old_heads(base, tuned, prompts, choices, of_old, same_variable)
     else:
-        found = _not_reported(base, prompts, choices)
+        why = effect.not_reported or "the old task's variable does not move the new answer"
+        found = _not_reported(base, prompts, choices, why)
+    advance(5, PARTS)
     old, half, double, without_best = found.each
     return Carriers(
         improvement=mean_interval(from_model(tuned, base, pairs, []).whole),
@@ -170,9 +180,8 @@ def _old_heads(
     return _Found([OldHeads(*row) for row in rows], same[0], other)
 
 
-def _not_reported(base: Model, prompts: CarrierPrompts, choices: _Choices) -> _Found:
+def _not_reported(base: Model, prompts: CarrierPrompts, choices: _Choices, why: str) -> _Found:
     """Return the choices alone, where the variable does not move the new answer."""
-    why = "the old task's variable does not move the new answer"
     nothing, same = Measured(not_reported=why), SameDirections(not_reported=why)
     alone = [Compared(each.heads) for each in choices.old]
     undone = dependence(base, prompts.old_test, alone)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Literal
 
-from circuitlapse.records.carriers import Carriers
+from circuitlapse.records.carriers import Carriers, Choice
 from circuitlapse.records.documents import Precondition
 from circuitlapse.stats.intervals import Estimate
 from circuitlapse.stats.measured import Measured
@@ -66,22 +66,24 @@ class LabelEvidence:
         gain: Gain,
         found: Carriers,
         *,
+        choice: Choice = "old",
         same_variable: bool = True,
         bits_ratio: Measured | None = None,
         relearned: Estimate | None = None,
         preconditions: Sequence[Precondition] = (),
     ) -> "LabelEvidence":
-        """Take the measures of the old-task heads and of both kinds of new heads.
+        """Take the measures of a choice of old-task heads, and of both kinds of new heads.
 
-        Late writers are left out of same_directions without the relearned control.
+        Late writers are left out of same_directions without the relearned control. They are known
+        of the main choice only.
         """
-        whole = relearned is not None
+        old, whole = found.of_heads(choice), relearned is not None or choice != "old"
         return cls(
             gain=gain,
             variable_effect=found.variable_effect if same_variable else None,
-            dependence=found.old.dependence,
-            same_directions=found.old.same_directions if whole else found.early_directions,
-            sufficiency=found.old.sufficiency,
+            dependence=old.dependence,
+            same_directions=old.same_directions if whole else found.early_directions,
+            sufficiency=old.sufficiency,
             new_sufficiency=found.new.sufficiency,
             new_necessity=found.new.necessity,
             driving_necessity=found.driving.necessity,

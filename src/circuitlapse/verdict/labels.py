@@ -23,10 +23,12 @@ and the labels that need same_directions are not possible. The marks are those o
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+from circuitlapse.records.carriers import CHOICES, Carriers, Choice
 from circuitlapse.stats.measured import Measured
 from circuitlapse.verdict import label_marks as marks
+from circuitlapse.verdict.gain import Gain
 from circuitlapse.verdict.label_rules import (
     Condition,
     How,
@@ -95,6 +97,17 @@ def label(evidence: LabelEvidence) -> Labelled:
         nearest=min(nearest.missed, key=lambda each: each.distance),
         dropped=nearest.dropped,
     )
+
+
+def survives(gain: Gain, found: Carriers, **evidence: Any) -> dict[Choice, Labelled]:
+    """Return the label with each choice of old-task heads: half and double, and without the best.
+
+    ``evidence`` are further arguments of :meth:`LabelEvidence.of`.
+    """
+    return {
+        choice: label(LabelEvidence.of(gain, found, choice=choice, **evidence))
+        for choice in CHOICES
+    }
 
 
 def _missed_by(rule: Rule) -> tuple[bool, float]:
