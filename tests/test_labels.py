@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from circuitlapse.records.answers import Behaviour
 from circuitlapse.records.carriers import Carriers, NewHeads, OldHeads, SameDirections
@@ -236,3 +238,47 @@ def test_what_would_change_the_answer_is_the_nearest_mark():
     assert got.nearest is not None
     assert got.nearest.measure == "dependence low"
     assert got.nearest.distance == pytest.approx(0.01)
+
+
+ENDS = st.lists(st.floats(-1.5, 1.5), min_size=3, max_size=3)
+NUMBERS = st.one_of(st.none(), st.tuples(ENDS, st.lists(st.floats(-1, 1), max_size=12)))
+DRAWN = (
+    "variable_effect",
+    "dependence",
+    "same_directions",
+    "sufficiency",
+    "new_sufficiency",
+    "new_necessity",
+    "driving_necessity",
+    "bits_ratio",
+)
+
+
+def drawn(numbers):
+    if numbers is None:
+        return Measured()
+    low, value, high = sorted(numbers[0])
+    return Measured(between(value, low, high), tuple(numbers[1]))
+
+
+@settings(max_examples=300)
+@given(st.fixed_dictionaries(dict.fromkeys(DRAWN, NUMBERS)), st.booleans(), st.booleans())
+def test_a_label_has_all_of_its_conditions_and_undetermined_misses_one(numbers, mapped, control):
+    found = {name: drawn(each) for name, each in numbers.items()}
+    depends, same = found["dependence"], found["same_directions"]
+    evidence = replace(GENUINE, **found, relearned=depends.estimate if control else None)
+    got = label(evidence if mapped else replace(evidence, variable_effect=None))
+    decided = got.label != "undetermined"
+    if got.conditions:
+        assert all(condition.holds for condition in got.conditions) == decided
+    if decided:
+        assert got.nearest is not None
+    if got.label in ("transformed", "reused"):
+        assert depends.estimate is not None
+        assert same.estimate is not None
+        assert depends.estimate.low >= 0.4
+        assert same.estimate.low >= 0.5
+        assert depends.above_groups is not False
+    assert bool(got.carrier) == (got.label in ("transformed", "reused"))
+    assert bool(got.how) == (got.label == "formed")
+    assert mapped or got.label in ("elicited", "formed", "not_old_heads", "undetermined")
