@@ -79,6 +79,7 @@ def whole(tmp_path_factory, cache):
     return run(out, cache, workers=2), out
 
 
+@pytest.mark.slow
 def test_candidates_are_made_until_there_are_enough_or_twice_as_many_were_tried(whole):
     found, out = whole
     seeds = {kind: [o.seed for o in found.organisms if o.kind == kind] for kind in KINDS}
@@ -98,6 +99,7 @@ def test_candidates_are_made_until_there_are_enough_or_twice_as_many_were_tried(
     assert table["kind"].n_unique() == 4
 
 
+@pytest.mark.slow
 def test_what_is_there_is_taken_and_a_stopped_calibration_goes_on(whole, cache, tmp_path):
     found, out = whole
     events = []
@@ -133,6 +135,7 @@ def test_other_thresholds_or_settings_judge_anew(monkeypatch):
     assert len(keys) == 6
 
 
+@pytest.mark.slow
 def test_models_suppressed_in_all_weights_are_labelled_and_do_not_count(cache, tmp_path):
     recipes = {**dict.fromkeys(KINDS, NEVER), "elicited": TINY}
     found = run(tmp_path, cache, recipes=recipes, stress=True)
@@ -143,6 +146,7 @@ def test_models_suppressed_in_all_weights_are_labelled_and_do_not_count(cache, t
     assert found.tallies == []
 
 
+@pytest.mark.slow
 def test_a_placebo_is_judged_without_another_one(cache):
     made = make_organism("nothing", 1, recipe=TINY, config=QUICK, cache_dir=cache)
     found = judge(made.base, made.tuned, made.placebo, LITTLE)
@@ -168,6 +172,7 @@ def test_a_file_in_the_directorys_place_is_left_alone(tmp_path):
     assert (tmp_path / "mine").read_text() == "kept"
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:A worker stopped")
 def test_a_killed_worker_is_explained(cache, tmp_path, monkeypatch):
     def die(*arguments):

@@ -3,8 +3,6 @@
 import gc
 import json
 import shutil
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from circuitlapse.pipeline.job import Progress
 from circuitlapse.pipeline.run.execute import work
 from circuitlapse.pipeline.run.run import jobs_of
 from circuitlapse.records.store import Store
+from command_line import command
 from small_checkpoints import grown, moved, save, tokenizer_of, trained
 from small_run import small_experiment
 
@@ -97,53 +96,27 @@ def test_the_first_checkpoint_is_the_base_where_none_is_named(finished, tiny_mod
         user_checkpoints.look_up(experiment(None, str(first)))
 
 
-def test_a_padding_token_added_in_training_changes_no_circuit(tiny_model, finished, sft, tmp_path):
+def test_a_padding_token_added_in_training_changes_no_circuit(tiny_model, finished, tmp_path):
     """The case that cost its author hours: 50258 rows for 50257 tokens."""
     for step in (8, 16):
         grown(tiny_model, tmp_path / f"out/checkpoint-{step}", step)
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "circuitlapse",
-            "run",
-            "--checkpoints",
-            "out/checkpoint-*",
-            "--base",
-            str(tiny_model),
-            "--prompts",
-            "12",
-            "--counterfactual",
-            "names",
-            "--patch-at",
-            "ends",
-            "--workers",
-            "1",
-            "--out",
-            "run",
-        ],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    wanted = experiment(tiny_model, ["out/checkpoint-*"], patch_at="ends")
+    (tmp_path / "grown.toml").write_text(to_toml(wanted))
+    done = command("run", "grown.toml", "--out", "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Verdict: undetermined" in done.stdout
     rows = len(tokenizer_of(tiny_model))
     note = f"checkpoint-16 has {rows + 1} rows in its vocabulary where the base has {rows}"
     assert note in done.stderr
     grown_run = cl.load_run(tmp_path / "run")
-    plain = cl.run_experiment(
-        grown_run.experiment.model_copy(update={"checkpoints": finished.experiment.checkpoints}),
-        tmp_path / "plain",
-    )
     for task in ("ioi2", "ioi3"):
-        ours, theirs = grown_run.scores(16, task), plain.scores(16, task)
+        ours, theirs = grown_run.scores(16, task), finished.scores(16, task)
         assert ours.keys() == theirs.keys()
         for name, array in theirs.items():
             assert ours[name] == pytest.approx(array, abs=1e-5), name
     circuits = [
-        run.table("edges").select("step", "task", "writer", "reader") for run in (grown_run, plain)
+        run.table("edges").select("step", "task", "writer", "reader")
+        for run in (grown_run, finished)
     ]
     assert circuits[0].equals(circuits[1])
 
@@ -224,18 +197,19 @@ def test_no_error_of_a_look_ahead_decides_anything(finished, monkeypatch):
 
 
 def test_a_changed_checkpoint_is_refused_when_the_run_is_resumed(finished, sft, tmp_path):
-    copies = tmp_path / "out"
-    shutil.copytree(sft, copies)
-    wanted = experiment(Path(finished.experiment.checkpoints[0]), str(copies), patch_at="ends")
-    run = cl.run_experiment(wanted, tmp_path / "run")
-    weights = copies / "checkpoint-8/model.safetensors"
+    shutil.copytree(finished.path, tmp_path / "run", copy_function=shutil.copy2)
+    run = cl.load_run(tmp_path / "run")
+    wanted = experiment(Path(finished.experiment.checkpoints[0]), str(sft), patch_at="ends")
+    weights = sft / "checkpoint-8/model.safetensors"
     before = weights.read_bytes()
-    weights.write_bytes((copies / "checkpoint-16/model.safetensors").read_bytes())
-    with pytest.raises(cl.CircuitlapseError, match=r"files were changed .*checkpoint-8"):
-        cl.run_experiment(wanted, tmp_path / "run")
-    with pytest.raises(cl.CircuitlapseError, match=r"files were changed .*checkpoint-8"):
-        run.model(8)
-    weights.write_bytes(before)
+    try:
+        weights.write_bytes((sft / "checkpoint-16/model.safetensors").read_bytes())
+        with pytest.raises(cl.CircuitlapseError, match=r"files were changed .*checkpoint-8"):
+            cl.run_experiment(wanted, tmp_path / "run")
+        with pytest.raises(cl.CircuitlapseError, match=r"files were changed .*checkpoint-8"):
+            run.model(8)
+    finally:
+        weights.write_bytes(before)
     (run.path / "scores/seed-0/step-00008/ioi2.safetensors").unlink()
     events: list[Progress] = []
     cl.run_experiment(run.path / "experiment.toml", run.path, events.append)
@@ -288,6 +262,26 @@ def test_wrong_options_end_with_a_message(tiny_model, sft, tmp_path, monkeypatch
         run_command(**options)
     assert message in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_options_are_those_of_the_experiment(tiny_model, sft, tmp_path, monkeypatch):
+    def refuse(experiment: cl.Experiment, out: Path, listen: Any) -> None:
+        seen.append((experiment, out))
+        raise cl.CircuitlapseError("seen")
+
+    seen: list[tuple[cl.Experiment, Path]] = []
+    monkeypatch.setattr("circuitlapse.cli.app.run_experiment", refuse)
+    options = ("--prompts", 12, "--counterfactual", "names", "--patch-at", "ends", "--workers", 1)
+    models = ("--checkpoints", f"{sft}/checkpoint-*", "--base", tiny_model)
+    command("run", *models, *options, "--out", "here", cwd=tmp_path)
+    ((found, out),) = seen
+    assert out == Path("here")
+    assert found.base.path == str(tiny_model)
+    assert found.checkpoints == (f"{sft}/checkpoint-*",)
+    assert (found.measure.prompts, found.measure.circuit_prompts) == (12, 12)
+    assert (found.compare.group_prompts, found.compare.graft_prompts) == (12, 12)
+    assert (found.measure.counterfactuals, found.measure.patch_at) == (("names",), "ends")
+    assert found.compute.workers == 1
 
 
 def test_a_dry_run_names_every_checkpoint_and_does_nothing(

@@ -1,6 +1,7 @@
-"""The command line as a user meets it: in a process of its own."""
+"""The command line as a user meets it."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import circuitlapse as cl
 from circuitlapse.cli.app import main
 from circuitlapse.cli.export import export as export_app
 from circuitlapse.config.toml import to_toml
+from command_line import command
 from small_run import small_experiment
 
 pytestmark = pytest.mark.usefixtures("unchecked")
@@ -18,13 +20,9 @@ pytestmark = pytest.mark.usefixtures("unchecked")
 ROOT = Path(__file__).parents[1]
 
 
-def _python(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess:
-    command = [sys.executable, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
-
-
-def _cli(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess:
-    return _python("-m", "circuitlapse", *arguments, cwd=cwd)
+def _python(*arguments: object) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -35,14 +33,18 @@ def config(tiny_model, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def finished(config) -> tuple[Path, subprocess.CompletedProcess]:
-    """A run made by the example script, so that it is tested too."""
-    out = config.parent / "run"
-    return out, _python(ROOT / "examples/verdict.py", config, out)
+def out(finished, tmp_path_factory) -> Path:
+    """A finished run whose files may be changed."""
+    directory = tmp_path_factory.mktemp("cli") / "run"
+    shutil.copytree(finished.path, directory, copy_function=shutil.copy2)
+    return directory
 
 
-def test_the_example_reaches_a_verdict_in_under_ten_lines(finished):
-    out, done = finished
+def test_the_example_reaches_a_verdict_in_under_ten_lines(config, out):
+    """As a script, on a run whose verdict and report are still to be made."""
+    for name in ("tables/overlap.parquet", "verdict.json", "report.html"):
+        (out / name).unlink()
+    done = _python(ROOT / "examples/verdict.py", config, out)
     assert done.returncode == 0, done.stderr
     assert "undetermined" in done.stdout or "no_gain" in done.stdout
     assert str(out / "report.html") in done.stdout
@@ -50,17 +52,17 @@ def test_the_example_reaches_a_verdict_in_under_ten_lines(finished):
     assert len([line for line in lines if line.strip()]) < 10
 
 
-def test_a_finished_run_says_so_and_prints_its_summary(config, finished):
-    done = _cli("run", config, "--out", finished[0])
+def test_a_finished_run_says_so_and_prints_its_summary(config, out):
+    done = command("run", config, "--out", out)
     assert done.returncode == 0, done.stderr
     assert "the run is finished: nothing to do" in done.stderr
     for expected in ("ioi2", "ioi3", "test_templates", "base", "Top heads", "Verdict: "):
         assert expected in done.stdout
-    assert str(finished[0] / "report.html") in done.stdout.replace("\n", "")
+    assert str(out / "report.html") in done.stdout.replace("\n", "")
 
 
-def test_a_report_is_rebuilt_without_torch(finished):
-    out, before = finished[0], (finished[0] / "report.html").read_bytes()
+def test_a_report_is_rebuilt_without_torch(out):
+    before = (out / "report.html").read_bytes()
     (out / "report.html").unlink()
     script = (
         "import sys\nfrom circuitlapse.cli.app import main\n"
@@ -73,12 +75,12 @@ def test_a_report_is_rebuilt_without_torch(finished):
     assert cl.load_run(out).report.exists()
 
 
-def test_a_report_of_changed_tables_is_refused(finished, tmp_path):
-    table = finished[0] / "tables/invariance.parquet"
+def test_a_report_of_changed_tables_is_refused(out):
+    table = out / "tables/invariance.parquet"
     before = table.read_bytes()
     try:
         table.write_bytes(before[:-9] + bytes([before[-9] ^ 1]) + before[-8:])
-        done = _cli("report", finished[0])
+        done = command("report", out)
         assert done.returncode == 2
         assert "invariance.parquet is not what was written" in done.stderr
     finally:
@@ -86,7 +88,7 @@ def test_a_report_of_changed_tables_is_refused(finished, tmp_path):
 
 
 def test_what_a_run_found_is_exported_for_other_tools(finished, tmp_path, capsys):
-    run = finished[0]
+    run = finished.path
 
     def export(*arguments: object) -> str:
         export_app([str(one) for one in arguments], standalone_mode=False)
@@ -132,25 +134,26 @@ def test_every_public_name_is_there():
 
 
 def test_version_and_help():
-    assert _cli("--version").stdout == f"circuitlapse {cl.__version__}\n"
-    done = _cli("--help")
+    version = _python("-m", "circuitlapse", "--version")
+    assert version.stdout == f"circuitlapse {cl.__version__}\n"
+    done = command("--help")
     assert done.returncode == 0
-    for command in ("demo", "run", "report"):
-        assert command in done.stdout
-        assert _cli(command, "--help").returncode == 0
+    for name in ("demo", "run", "report"):
+        assert name in done.stdout
+        assert command(name, "--help").returncode == 0
 
 
 def test_the_demo_prints_a_config_that_can_be_run(tmp_path):
-    done = _cli("demo", "--organism", "natural", "--seed", 4, "--print-config")
+    done = command("demo", "--organism", "natural", "--seed", 4, "--print-config")
     (tmp_path / "demo.toml").write_text(done.stdout)
     assert cl.read_experiment(tmp_path / "demo.toml") == cl.demo_experiment("natural", 4)
-    full = _cli("demo", "--full", "--pretrain", "--print-config").stdout
+    full = command("demo", "--full", "--pretrain", "--print-config").stdout
     assert "pretrain = true" in full
     assert 'train_only = ["old_circuit", "mlps", "biases", "output_scales", "rank_1"]' in full
 
 
 def test_a_dry_run_lists_the_jobs_and_does_none(config, tmp_path):
-    done = _cli("run", config, "--out", tmp_path / "run", "--dry-run")
+    done = command("run", config, "--out", tmp_path / "run", "--dry-run")
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "run").exists()
     assert "measure seed-0 step 4" in done.stdout
@@ -176,23 +179,23 @@ def test_a_dry_run_lists_the_jobs_and_does_none(config, tmp_path):
 )
 def test_bad_input_ends_with_one_message_and_status_2(tmp_path, text, message):
     (tmp_path / "bad.toml").write_text(text)
-    done = _cli("run", "bad.toml", cwd=tmp_path)
+    done = command("run", "bad.toml", cwd=tmp_path)
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stderr.startswith("circuitlapse: ")
 
 
-def test_a_place_that_cannot_be_written_is_named(config, finished, tmp_path):
+def test_a_place_that_cannot_be_written_is_named(config, out, tmp_path):
     (tmp_path / "file").write_text("kept")
     prompt = "After Mary and John went to the store, Mary gave a drink to"
     for arguments in (
         ("run", config, "--out", "file/run"),
-        ("try", finished[0], prompt, "--html", "file/page.html"),
-        ("export", finished[0], "--gif", "file/map.gif"),
+        ("try", out, prompt, "--html", "file/page.html"),
+        ("export", out, "--gif", "file/map.gif"),
         ("calibrate", "--out", "file"),
     ):
-        done = _cli(*arguments, cwd=tmp_path)
+        done = command(*arguments, cwd=tmp_path)
         assert done.returncode == 2
         assert "Traceback" not in done.stderr
         assert done.stderr.startswith("circuitlapse: file")
@@ -238,7 +241,7 @@ def test_a_fault_that_is_not_a_files_is_not_hidden(monkeypatch):
     [("report", "nowhere"), ("run", "none.toml"), ("demo", "--organism", "odd"), ("unheard-of",)],
 )
 def test_bad_usage_ends_with_status_2(tmp_path, arguments):
-    done = _cli(*arguments, cwd=tmp_path)
+    done = command(*arguments, cwd=tmp_path)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []

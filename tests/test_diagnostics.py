@@ -1,7 +1,5 @@
 """Each training diagnostic, on a training that really shows it."""
 
-import subprocess
-import sys
 from dataclasses import replace
 
 import polars as pl
@@ -21,6 +19,7 @@ from circuitlapse.tasks.registry import get_task
 from circuitlapse.training.examples import encode
 from circuitlapse.training.finetune import finetune
 from circuitlapse.training.training_eval import EvaluationSet, evaluate
+from command_line import command
 from small_run import small_experiment
 
 pytestmark = pytest.mark.usefixtures("unchecked")
@@ -209,10 +208,7 @@ def test_a_recipe_that_diverges_is_named_and_the_others_are_finished(tiny_model,
     )
     (tmp_path / "experiment.toml").write_text(to_toml(experiment))
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "circuitlapse", "run", tmp_path / "experiment.toml"]
-    done = subprocess.run(
-        [*map(str, command), "--out", str(out)], capture_output=True, text=True, check=False
-    )
+    done = command("run", tmp_path / "experiment.toml", "--out", out)
     assert done.returncode == 2, done.stderr
     said = done.stderr
     assert "1 fine-tune(s) failed:\n  fine-tune lr-1e+30-seed-3: the training diverged" in said

@@ -2,8 +2,6 @@
 
 import itertools
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +16,7 @@ from circuitlapse.two_models.fit_scales import rescaled
 from circuitlapse.two_models.head_grafts import random_grafts
 from circuitlapse.verdict.evidence import CauseEvidence
 from circuitlapse.verdict.shares import SUBSETS
+from command_line import command
 from found_prompts import between, found_prompts, random_model, save
 from small_run import small_experiment
 
@@ -294,14 +293,8 @@ def test_identical_models_have_no_improvement(places, tmp_path):
 
 
 def test_two_models_are_compared_from_the_command_line(places, tmp_path):
-    command = [sys.executable, "-m", "circuitlapse", "compare", str(places[0]), str(places[4])]
-    done = subprocess.run(
-        [*command, "--prompts", "16", "--workers", "1"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    options = ("--prompts", 16, "--workers", 1)
+    done = command("compare", places[0], places[4], *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Verdict: " in done.stdout
     assert "The rule: frozen, then scored once on 40 small models" in done.stdout

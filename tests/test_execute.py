@@ -65,6 +65,11 @@ def _execute(root: Path, work, workers: int) -> list[Progress]:
     return events
 
 
+# Two workers are new processes that import torch: the quick tests start them for the order of jobs,
+# failed fine-tunes and killed workers.
+one_or_two = pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_jobs_are_done_after_those_they_need(tmp_path, workers):
     events = _execute(tmp_path, join_needs, workers)
@@ -77,7 +82,7 @@ def test_jobs_are_done_after_those_they_need(tmp_path, workers):
     assert "a" in {e.job for e in events if e.kind == "advanced"} <= {"a", "b", "c", "d"}
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@one_or_two
 def test_only_what_is_missing_is_done_again(tmp_path, workers):
     _execute(tmp_path, join_needs, workers)
     (tmp_path / "b.txt").unlink()
@@ -95,7 +100,7 @@ def test_a_changed_artifact_is_noted_and_made_again(tmp_path):
     assert (tmp_path / "c.txt").read_text() == "c(a())"
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@one_or_two
 def test_an_error_in_a_job_reaches_the_caller_and_finished_work_stays(tmp_path, workers):
     with pytest.raises(CircuitlapseError, match="b cannot be done. Try c."):
         _execute(tmp_path, fail_at_b, workers)
@@ -161,7 +166,7 @@ def test_fine_tunes_that_fail_are_named_at_the_end_and_keep_no_other_from_it(tmp
     assert [job.name for job in todo] == ["finetune-1", "measure-1", "measure-2", "summary"]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@one_or_two
 def test_without_any_fine_tune_a_run_ends_at_once(tmp_path, workers):
     with pytest.raises(
         FailedRunsError, match=r"(?s)3 fine-tune.*Nothing is left\. Run the same command"

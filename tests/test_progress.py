@@ -2,58 +2,63 @@
 
 import io
 import itertools
+import os
 import re
-import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
+from typing import TextIO
 
+import pytest
 from rich.console import Console
 
 from circuitlapse.api.progress_lines import Lines, watched
 from circuitlapse.cli.console import counting, watch
+from circuitlapse.organisms.organism import pretrain
+from circuitlapse.organisms.recipe import Stage, get_recipe
 from circuitlapse.pipeline.job import Progress
 
 # An organism so small that it is made in seconds; its gate lets everything pass.
-PRETRAINING = """
-import time
-from rich.console import Console
-from circuitlapse.api import progress_lines
-from circuitlapse.cli.console import watch
-from circuitlapse.pipeline.job import Progress
-from circuitlapse.organisms.recipe import get_recipe
-from circuitlapse.organisms.recipe import Stage
-from circuitlapse.organisms.organism import pretrain
-
-progress_lines.EVERY = 1.0
-recipe = get_recipe("default")
-stages = (Stage(steps=60, weights={"ioi2": 1.0}),)
-recipe = recipe.model_copy(update={
-    "stages": stages, "old_at_least": 0.0, "new_at_least": 0.0, "new_at_most": 1.0, "heads": 2,
-    "d_model": 16, "layers": 1, "gate_prompts": 8,
-})
-with watch(Console()) as listen:
-    listen(Progress("planned", total=2))
-    listen(Progress("started", "base model"))
-
-    def progress(done, of, text):
-        listen(Progress("advanced", "base model", done, of, text))
-        time.sleep(0.05)
-
-    pretrain(recipe, 0, progress=progress)
-    listen(Progress("finished", "base model", 1, 2))
-"""
+SMALL = get_recipe("default").model_copy(
+    update={
+        "stages": (Stage(steps=60, weights={"ioi2": 1.0}),),
+        "old_at_least": 0.0,
+        "new_at_least": 0.0,
+        "new_at_most": 1.0,
+        "heads": 2,
+        "d_model": 16,
+        "layers": 1,
+        "gate_prompts": 8,
+    }
+)
 
 
-def test_pretraining_into_a_pipe_says_how_far_it_is(tmp_path):
+def _pretrain(out: TextIO) -> None:
+    """Pretrain with the progress that a run shows, and close the file."""
+    with out, watch(Console(file=out)) as listen:
+        listen(Progress("planned", total=2))
+        listen(Progress("started", "base model"))
+
+        def progress(done, of, text):
+            listen(Progress("advanced", "base model", done, of, text))
+            time.sleep(0.05)
+
+        pretrain(SMALL, 0, progress=progress)
+        listen(Progress("finished", "base model", 1, 2))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_pretraining_into_a_pipe_says_how_far_it_is(monkeypatch):
+    monkeypatch.setattr("circuitlapse.api.progress_lines.EVERY", 1.0)
     started, at, lines = time.monotonic(), [], []
-    with subprocess.Popen(
-        [sys.executable, "-c", PRETRAINING], stdout=subprocess.PIPE, text=True, cwd=tmp_path
-    ) as process:
-        for line in process.stdout or ():
+    read, write = os.pipe()
+    with ThreadPoolExecutor(1) as pool, os.fdopen(read) as pipe:
+        training = pool.submit(_pretrain, os.fdopen(write, "w"))
+        for line in pipe:
             at.append(time.monotonic() - started)
             lines.append(line.rstrip("\n"))
-    assert process.returncode == 0
+        training.result()
     assert not [line for line in lines if "\x1b" in line or "\r" in line]
     assert len(lines) == len(set(lines))
     said = [re.search(r"s  \[0/2\] base model: (\d+) of (\d+), loss \d", line) for line in lines]
