@@ -10,11 +10,13 @@ from torch import Tensor
 
 from circuitlapse.config.presets import demo_experiment
 from circuitlapse.graph import head_of
+from circuitlapse.models.engine.behaviour import behaviour
 from circuitlapse.models.engine.model import Model
 from circuitlapse.models.files.load import load_model
 from circuitlapse.organisms.organism import SHIPPED
 from circuitlapse.records.carriers import Carriers
 from circuitlapse.stats.intervals import Estimate
+from circuitlapse.stats.measured import Measured
 from circuitlapse.tasks.registry import get_task
 from circuitlapse.tasks.tokenization import tokenize
 from circuitlapse.training.finetune import finetune
@@ -22,6 +24,9 @@ from circuitlapse.training.placebos import real_items
 from circuitlapse.training.restricted import Restriction
 from circuitlapse.two_models.measure_carriers import CarrierPrompts, carriers
 from circuitlapse.two_models.old_task_heads import old_task_heads
+from circuitlapse.verdict.gain import Gain, measured_gain
+from circuitlapse.verdict.label_rules import LabelEvidence
+from circuitlapse.verdict.labels import label, survives
 
 BASE = SHIPPED / "default-0"
 pytestmark = pytest.mark.slow
@@ -34,8 +39,12 @@ def variants(name: str, split: str, tokenizer: Any, n: int = 128):
 
 
 def prompts(tokenizer: Any) -> CarrierPrompts:
+    old, new = TASKS
     return CarrierPrompts(
-        *(variants(name, split, tokenizer) for split in ("validation", "test") for name in TASKS)
+        old_validation=variants(old, "validation", tokenizer),
+        new_validation=variants(new, "validation", tokenizer),
+        old_test=variants(old, "test", tokenizer),
+        new_test=variants(new, "test", tokenizer),
     )
 
 
@@ -48,7 +57,8 @@ def tuned(start: Path, out: Path, heads: Sequence[str] = (), steps: int = 240) -
     recipe = demo_experiment().finetune.model_copy(update=update)
     tokenizer = load_model(start).tokenizer
     total = steps * recipe.batch_size
-    items = real_items(*map(get_task, TASKS), total, recipe.old_prompts(), 0, tokenizer)
+    old, new = (get_task(name) for name in TASKS)
+    items = real_items(old, new, total, recipe.old_prompts(), 0, tokenizer)
 
     def save(step: int, model: Any, tokenizer: Any) -> None:
         model.save_pretrained(out)
@@ -71,7 +81,8 @@ def erase(model: Model, heads: Sequence[str], spread: float = 0.1) -> None:
     for name in heads:
         place = head_of(name)
         assert place is not None
-        attention: Any = model.hf.transformer.h[place.layer].attn
+        hf: Any = model.hf
+        attention = hf.transformer.h[place.layer].attn
         start = place.head * d_head
         for slot in range(3):
             columns = slice(slot * width + start, slot * width + start + d_head)
@@ -81,9 +92,24 @@ def erase(model: Model, heads: Sequence[str], spread: float = 0.1) -> None:
         attention.c_proj.weight[rows] = new(attention.c_proj.weight[rows])
 
 
+def gain(base: Model, model: Model) -> Gain:
+    pairs = next(iter(variants("ioi3", "test", base.tokenizer).values()))
+    return measured_gain(behaviour(base, pairs), behaviour(model, pairs))
+
+
+# Measured for the shipped organism: its relearned control, and the ratio of bits.
+CONTROL = Estimate(value=0.05, low=0.03, high=0.08)
+BITS = Measured(Estimate(value=3.2, low=3.2, high=3.2))
+
+
 def value(estimate: Estimate | None) -> float:
     assert estimate is not None
     return estimate.value
+
+
+def low(estimate: Estimate | None) -> float:
+    assert estimate is not None
+    return estimate.low
 
 
 @pytest.fixture(scope="module")
@@ -92,9 +118,13 @@ def base() -> Model:
 
 
 @pytest.fixture(scope="module")
-def demo(base: Model, tmp_path_factory: pytest.TempPathFactory) -> Carriers:
-    model = tuned(BASE, tmp_path_factory.mktemp("demo"))
-    return carriers(base, model, prompts(base.tokenizer))
+def fine_tune(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return tuned(BASE, tmp_path_factory.mktemp("demo"))
+
+
+@pytest.fixture(scope="module")
+def demo(base: Model, fine_tune: Model) -> Carriers:
+    return carriers(base, fine_tune, prompts(base.tokenizer))
 
 
 def test_the_demo_runs_on_its_old_heads_in_their_old_directions(demo):
@@ -119,6 +149,12 @@ def test_half_and_double_old_heads_keep_the_old_directions(demo):
         assert each.same_directions.estimate.low > 0.5
 
 
+def test_the_demo_is_transformed_with_every_choice_of_old_heads(base, fine_tune, demo):
+    found = survives(gain(base, fine_tune), demo, bits_ratio=BITS, relearned=CONTROL)
+    assert {each.label for each in found.values()} == {"transformed"}
+    assert found["old"].carrier == "spread_out"
+
+
 def test_erased_and_retrained_heads_write_in_other_directions(base, tmp_path):
     heads = old_task_heads(base, variants("ioi2", "validation", base.tokenizer))
     blank = load_model(BASE)
@@ -127,5 +163,9 @@ def test_erased_and_retrained_heads_write_in_other_directions(base, tmp_path):
     base.tokenizer.save_pretrained(tmp_path / "erased")
     model = tuned(tmp_path / "erased", tmp_path / "tuned", heads, steps=480)
     found = carriers(base, model, prompts(base.tokenizer), trained=heads)
-    assert found.old.dependence.estimate.low > 0.9
+    assert low(found.old.dependence.estimate) > 0.9
     assert -0.02 <= value(found.old.same_directions.estimate) <= 0.13
+    got = label(LabelEvidence.of(gain(blank, model), found, relearned=CONTROL))
+    assert (got.label, got.how) == ("formed", "in_place")
+    without = label(LabelEvidence.of(gain(blank, model), found))
+    assert without.label == "undetermined"
