@@ -8,19 +8,19 @@ import pytest
 import torch
 
 from circuitlapse.attribution.edges import attribute
+from circuitlapse.carriers.dependence import dependence
+from circuitlapse.carriers.late_writers import late_writers
+from circuitlapse.carriers.measure_carriers import CarrierPrompts, carriers
+from circuitlapse.carriers.new_heads import driving_heads, idle_heads, new_heads
+from circuitlapse.carriers.old_task_heads import HeadEffects, head_effects, old_task_heads
+from circuitlapse.carriers.same_directions import rank_of, relearned_control, same_directions
+from circuitlapse.carriers.transplants import necessity, sufficiency
+from circuitlapse.carriers.variable_effect import variable_effect
 from circuitlapse.models.files.load import load_model
 from circuitlapse.prompts.pairs import PromptPairs
 from circuitlapse.records.carriers import Carriers
 from circuitlapse.stats.apart_groups import Compared
 from circuitlapse.stats.intervals import Estimate
-from circuitlapse.two_models.dependence import dependence
-from circuitlapse.two_models.late_writers import late_writers
-from circuitlapse.two_models.measure_carriers import CarrierPrompts, carriers
-from circuitlapse.two_models.new_heads import driving_heads, idle_heads, new_heads
-from circuitlapse.two_models.old_task_heads import HeadEffects, head_effects, old_task_heads
-from circuitlapse.two_models.same_directions import rank_of, relearned_control, same_directions
-from circuitlapse.two_models.transplants import necessity, sufficiency
-from circuitlapse.two_models.variable_effect import variable_effect
 from twins_engine import tiny
 from twins_other_run import Hooked
 
@@ -267,7 +267,7 @@ def test_screened_effects_are_patched_where_they_may_pass_a_mark(monkeypatch):
     base, _ = models()
     old = preferred(task(1), base)
     exact = head_effects(base, old)
-    monkeypatch.setattr("circuitlapse.two_models.old_task_heads.ALL_PATCHED", 0)
+    monkeypatch.setattr("circuitlapse.carriers.old_task_heads.ALL_PATCHED", 0)
     screened, most = head_effects(base, old), head_effects(base, old, mark=10.0)
     totals = [attribute(base, pairs).node_totals()[base.graph.head_nodes] for pairs in old.values()]
     estimated = HeadEffects(exact.heads, torch.stack(totals).mean(dim=0).numpy())

@@ -12,9 +12,8 @@ from circuitlapse.errors import CircuitlapseError
 from circuitlapse.records.answers import Behaviour
 from circuitlapse.records.documents import CAUSES, GROUPS, Precondition
 from circuitlapse.stats.random_baseline import RandomBaseline
-from circuitlapse.verdict.causes import Measured, divide_gain
+from circuitlapse.verdict.causes import SUBSETS, Measured, divide_gain
 from circuitlapse.verdict.decision import Run, Support, decide_causes
-from circuitlapse.verdict.shares import SUBSETS
 
 PROMPTS = 80
 

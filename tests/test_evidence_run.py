@@ -14,8 +14,8 @@ from circuitlapse.records.items import read_items
 from circuitlapse.records.layout import grafts, grafts_at, prompts
 from circuitlapse.two_models.fit_scales import rescaled
 from circuitlapse.two_models.head_grafts import random_grafts
+from circuitlapse.verdict.causes import SUBSETS
 from circuitlapse.verdict.evidence import CauseEvidence
-from circuitlapse.verdict.shares import SUBSETS
 from command_line import command
 from found_prompts import between, found_prompts, random_model, save
 from small_run import small_experiment

@@ -18,7 +18,7 @@ from circuitlapse.prompts.pairs import PromptPairs
 from circuitlapse.records.documents import GROUPS
 from circuitlapse.two_models import grafts
 from circuitlapse.two_models.grafts import Grafts, graft_values, parameter_groups
-from circuitlapse.verdict.shares import QUANTITIES, SUBSETS, gain_shares
+from circuitlapse.verdict.causes import QUANTITIES, SUBSETS, gain_shares
 from twins_engine import FAMILIES, Literal, tiny
 
 OLD, RECRUITED = ("a0.h1", "a1.h3"), ("a1.h0",)

@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from circuitlapse.carriers.measure_carriers import CarrierPrompts, carriers
+from circuitlapse.carriers.old_task_heads import old_task_heads
 from circuitlapse.config.presets import demo_experiment
 from circuitlapse.graph import head_of
 from circuitlapse.models.engine.behaviour import behaviour
@@ -22,11 +24,9 @@ from circuitlapse.tasks.tokenization import tokenize
 from circuitlapse.training.finetune import finetune
 from circuitlapse.training.placebos import real_items
 from circuitlapse.training.restricted import Restriction
-from circuitlapse.two_models.measure_carriers import CarrierPrompts, carriers
-from circuitlapse.two_models.old_task_heads import old_task_heads
 from circuitlapse.verdict.gain import Gain, measured_gain
+from circuitlapse.verdict.label import label, survives
 from circuitlapse.verdict.label_rules import LabelEvidence
-from circuitlapse.verdict.labels import label, survives
 
 BASE = SHIPPED / "default-0"
 pytestmark = pytest.mark.slow

@@ -16,8 +16,8 @@ from circuitlapse.records.documents import Precondition
 from circuitlapse.stats.intervals import Estimate
 from circuitlapse.stats.measured import Measured
 from circuitlapse.verdict.gain import Gain, measured_gain
+from circuitlapse.verdict.label import label, survives
 from circuitlapse.verdict.label_rules import LabelEvidence
-from circuitlapse.verdict.labels import label, survives
 from circuitlapse.verdict.preconditions import OLD_TASK_DONE
 
 

@@ -14,10 +14,9 @@ from circuitlapse.records.calibration import released
 from circuitlapse.records.documents import CAUSES, GROUPS, Group, Verdict
 from circuitlapse.stats.intervals import Estimate
 from circuitlapse.stats.random_baseline import RandomBaseline
-from circuitlapse.verdict.causes import Measured, divide_gain
+from circuitlapse.verdict.causes import SUBSETS, Measured, divide_gain
 from circuitlapse.verdict.decision import Run, Support
 from circuitlapse.verdict.preconditions import Context, Findings, check_preconditions
-from circuitlapse.verdict.shares import SUBSETS
 from circuitlapse.verdict.statements import statements
 from circuitlapse.verdict.verdict import THRESHOLDS, build_verdict, known_of_rule
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from circuitlapse.records.tried_prompt import Trial
+from circuitlapse.records.documents import Trial
 from circuitlapse.report.pages.prompt_over_checkpoints import render_trial
 
 PROMPT = "After <script>document.title = 'taken'</script> and Mary gave a drink to"

@@ -24,9 +24,8 @@ from circuitlapse.records.columns import (
 from circuitlapse.records.layout import grafts, grafts_at, swapped_rows
 from circuitlapse.stats.random_baseline import RandomBaseline, compare_to_random
 from circuitlapse.stats.ratios import divide, logit_rounding
-from circuitlapse.verdict.causes import ELSEWHERE
+from circuitlapse.verdict.causes import ELSEWHERE, contribution, gain_shares
 from circuitlapse.verdict.evidence import CauseEvidence
-from circuitlapse.verdict.shares import contribution, gain_shares
 from circuitlapse.verdict.wording import (
     crosspatch_sentences,
     graft_sentences,

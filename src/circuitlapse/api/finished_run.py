@@ -13,10 +13,9 @@ from circuitlapse.analyses.registry import SCHEMAS
 from circuitlapse.config.finetune import ONLY, TrainingRun
 from circuitlapse.config.toml import read_experiment
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.records.documents import Provenance, Verdict
+from circuitlapse.records.documents import Provenance, Trial, Verdict
 from circuitlapse.records.layout import checkpoint, report_path, scores, verdict_path
 from circuitlapse.records.store import Store
-from circuitlapse.records.tried_prompt import Trial
 
 if TYPE_CHECKING:
     from circuitlapse.models.engine.model import Model

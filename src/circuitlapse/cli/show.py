@@ -15,8 +15,8 @@ from circuitlapse.cli.console import console_of, counting
 from circuitlapse.cli.export import Recipe, Seed
 from circuitlapse.cli.summary import print_summary
 from circuitlapse.errors import CircuitlapseError
+from circuitlapse.records.documents import Trial
 from circuitlapse.records.store import replacing
-from circuitlapse.records.tried_prompt import Trial
 from circuitlapse.report.series.labels import node_label
 
 _SHADES = " .:~=+*#%@"

@@ -1,6 +1,6 @@
 """What carries a new ability: the measures of one fine-tune, as values.
 
-They are measured in :mod:`circuitlapse.two_models.measure_carriers`; the modules that it calls have
+They are measured in :mod:`circuitlapse.carriers.measure_carriers`; the modules that it calls have
 the definitions.
 """
 
@@ -42,9 +42,9 @@ class OldHeads:
         heads: Their names, in the model's order.
         undone: Share of the base's effect of the variable on the old task that patching all of them
             undoes.
-        dependence: See :mod:`circuitlapse.two_models.dependence`.
-        same_directions: See :mod:`circuitlapse.two_models.same_directions`.
-        sufficiency: See :mod:`circuitlapse.two_models.transplants`.
+        dependence: See :mod:`circuitlapse.carriers.dependence`.
+        same_directions: See :mod:`circuitlapse.carriers.same_directions`.
+        sufficiency: See :mod:`circuitlapse.carriers.transplants`.
     """
 
     heads: tuple[str, ...]
@@ -60,7 +60,7 @@ class NewHeads:
 
     Attributes:
         heads: Their names, in the model's order.
-        necessity: See :mod:`circuitlapse.two_models.transplants`.
+        necessity: See :mod:`circuitlapse.carriers.transplants`.
         sufficiency: Of the new heads alone. Of driving heads: together with the old-task heads,
             whose groups are the old-task heads with as many other heads.
     """
@@ -76,7 +76,7 @@ class Carriers:
 
     Attributes:
         improvement: G, the rise of v on the new task, in logits.
-        variable_effect: See :mod:`circuitlapse.two_models.variable_effect`.
+        variable_effect: See :mod:`circuitlapse.carriers.variable_effect`.
         old: The old-task heads.
         half: The half of them with the largest effects.
         double: Twice as many heads.

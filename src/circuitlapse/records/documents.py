@@ -1,15 +1,19 @@
-"""The run's small documents, as JSON: the verdict with its evidence, and the provenance."""
+"""The run's small documents: the verdict with its evidence, the provenance, and a tried prompt."""
 
+from dataclasses import dataclass
 from typing import Literal, get_args
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from circuitlapse.shapes import Float
 from circuitlapse.stats.intervals import Estimate
 
 Label = Literal["elicited", "transformed", "formed", "mixed", "no_gain", "undetermined"]
 Cause = Literal["elicited", "transformed", "formed", "elsewhere"]
 CAUSES: tuple[Cause, ...] = get_args(Cause)
 Group = Literal["old_heads", "recruited_heads", "other_heads", "mlps", "shared"]
+GROUPS: tuple[Group, ...] = get_args(Group)
 
 
 class _Document(BaseModel):
@@ -124,4 +128,27 @@ class Provenance(_Document):
     seconds: dict[str, float]
 
 
-GROUPS: tuple[Group, ...] = get_args(Group)
+@dataclass(frozen=True)
+class Trial:
+    """One prompt at every checkpoint.
+
+    Attributes:
+        run: Name of the run.
+        prompt: The prompt as it was typed.
+        tokens: Its tokens as text.
+        heads: Names of the heads whose attention was kept, such as ``a2.h3``.
+        steps: The checkpoints.
+        top: At each step the most probable next tokens with their probabilities.
+        lens: At each step, before each layer and at the end, the token that the logit lens names
+            and its probability.
+        attention: From the last token, ``[steps, heads, tokens]``.
+    """
+
+    run: str
+    prompt: str
+    tokens: list[str]
+    heads: list[str]
+    steps: list[int]
+    top: list[list[tuple[str, float]]]
+    lens: list[list[tuple[str, float]]]
+    attention: Float[np.ndarray, "steps heads tokens"]

@@ -31,7 +31,7 @@ from circuitlapse.prompts.pairs import PromptPairs
 from circuitlapse.records.documents import GROUPS, Group
 from circuitlapse.shapes import Float
 from circuitlapse.two_models.hooked_forward import check_same_architecture
-from circuitlapse.verdict.shares import SUBSETS
+from circuitlapse.verdict.causes import SUBSETS
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def graft_values(
         pairs: The new task's prompts.
 
     Returns:
-        Rows in the order of :data:`circuitlapse.verdict.shares.SUBSETS`, in logits.
+        Rows in the order of :data:`circuitlapse.verdict.causes.SUBSETS`, in logits.
 
     Raises:
         CircuitlapseError: If the models' parameters differ in name or shape.

@@ -44,7 +44,7 @@ class CauseEvidence:
         base: Answers of M0 on the test prompts.
         tuned: Answers of M1.
         hybrids: Logit difference of every graft of M1 into rescaled M0, in the order of
-            :data:`circuitlapse.verdict.shares.SUBSETS`: rescaled M0 first, M1 last.
+            :data:`circuitlapse.verdict.causes.SUBSETS`: rescaled M0 first, M1 last.
         non_negative: Logit difference of M0 with scales that cannot be negative.
         graft: For each group of heads that is not empty, its tuned weights alone in rescaled M0:
             the mean rise over rescaled M0 in logits, its own first and then the random groups'.

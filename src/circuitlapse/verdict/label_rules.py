@@ -1,6 +1,6 @@
 """The conditions of each label, on the measures of one fine-tune.
 
-:mod:`circuitlapse.verdict.labels` has the rule in words.
+:mod:`circuitlapse.verdict.label` has the rule in words.
 """
 
 from collections.abc import Sequence

@@ -2,7 +2,7 @@
 
 Arrays in ``scores/RUN/grafts.safetensors``, in logits, one column for each test prompt of the new
 task: ``values``, the hybrids of base and tuned model in the order of
-:data:`circuitlapse.verdict.shares.SUBSETS`; and those of
+:data:`circuitlapse.verdict.causes.SUBSETS`; and those of
 :class:`circuitlapse.verdict.evidence.CauseEvidence`, which the verdict rests on. In
 ``scores/RUN/step-…/grafts.safetensors`` stands ``values`` alone, for a checkpoint in between.
 """

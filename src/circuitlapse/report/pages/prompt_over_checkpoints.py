@@ -4,7 +4,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from circuitlapse.records.tried_prompt import Trial
+from circuitlapse.records.documents import Trial
 from circuitlapse.report.pages import page
 from circuitlapse.report.pages.page import environment
 from circuitlapse.report.series.colours import both_themes

@@ -11,13 +11,13 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor
 
+from circuitlapse.carriers.old_task_heads import Variants
 from circuitlapse.graph import head_of
 from circuitlapse.models.engine.decoder import Decoder
 from circuitlapse.models.engine.model import Model
 from circuitlapse.models.engine.shared_prefix import Suffixes, each_batch
 from circuitlapse.patching.partial_forward import floats_per_token, trace_parts
 from circuitlapse.shapes import Float
-from circuitlapse.two_models.old_task_heads import Variants
 
 HALVES = 2
 """Prompts with even and with odd numbers: directions of one are used on the other."""

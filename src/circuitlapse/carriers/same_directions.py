@@ -2,7 +2,7 @@
 
 x(U) = v(M1) - v(M1; of the heads' outputs only the part of (clean - corrupt) in U from M1's
 corrupted run), U being some directions of d_model for each head
-(:mod:`circuitlapse.two_models.head_directions`).
+(:mod:`circuitlapse.carriers.head_directions`).
 
 same_directions = [x(old) - x(other)] / [x(own) - x(other)]. *old*: directions of M0 on the old
 task. *own*: of M1 on the new task. *other*: each head gets the old directions of another old-task
@@ -16,18 +16,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from circuitlapse.models.engine.model import Model
-from circuitlapse.records.carriers import SameDirections
-from circuitlapse.shapes import Float
-from circuitlapse.stats.intervals import mean_interval
-from circuitlapse.stats.measured import ratio
-from circuitlapse.two_models.head_directions import (
+from circuitlapse.carriers.head_directions import (
     HALVES,
     Directions,
     difference_directions,
     half_of,
 )
-from circuitlapse.two_models.old_task_heads import Variants
+from circuitlapse.carriers.old_task_heads import Variants
+from circuitlapse.models.engine.model import Model
+from circuitlapse.records.carriers import SameDirections
+from circuitlapse.shapes import Float
+from circuitlapse.stats.intervals import mean_interval
+from circuitlapse.stats.measured import ratio
 from circuitlapse.two_models.other_run import Values, from_corrupt
 from circuitlapse.two_models.patched_runs import Patch
 

@@ -9,10 +9,10 @@ heads say how much of that there is.
 
 from collections.abc import Sequence
 
+from circuitlapse.carriers.old_task_heads import Variants
 from circuitlapse.models.engine.model import Model
 from circuitlapse.stats.apart_groups import Compared
 from circuitlapse.stats.measured import Measured, ratios
-from circuitlapse.two_models.old_task_heads import Variants
 from circuitlapse.two_models.other_run import Values, from_corrupt
 from circuitlapse.two_models.patched_runs import Patch
 

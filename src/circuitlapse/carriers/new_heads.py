@@ -11,13 +11,13 @@ chosen on validation prompts.
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from circuitlapse.carriers.old_task_heads import HeadEffects, Variants, head_effects
+from circuitlapse.carriers.variable_effect import contrast
 from circuitlapse.heads.thresholds import USED_FRACTION
 from circuitlapse.models.engine.model import Model
 from circuitlapse.prompts.pairs import PromptPairs
-from circuitlapse.two_models.old_task_heads import HeadEffects, Variants, head_effects
 from circuitlapse.two_models.other_run import from_model
 from circuitlapse.two_models.patched_runs import Patch
-from circuitlapse.two_models.variable_effect import contrast
 
 
 @dataclass(frozen=True, eq=False)

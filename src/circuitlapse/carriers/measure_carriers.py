@@ -8,19 +8,19 @@ description.
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
+from circuitlapse.carriers.dependence import dependence
+from circuitlapse.carriers.late_writers import late_writers
+from circuitlapse.carriers.new_heads import IdleHeads, driving_heads, idle_heads, new_heads
+from circuitlapse.carriers.old_task_heads import Variants, head_effects
+from circuitlapse.carriers.same_directions import same_directions
+from circuitlapse.carriers.transplants import necessity, sufficiency
+from circuitlapse.carriers.variable_effect import variable_effect
 from circuitlapse.models.engine.model import Model
 from circuitlapse.records.carriers import Carriers, NewHeads, OldHeads, SameDirections
 from circuitlapse.stats.apart_groups import GROUPS, Compared, compared
 from circuitlapse.stats.intervals import mean_interval
 from circuitlapse.stats.measured import FEWEST_GROUPS, Measured
-from circuitlapse.two_models.dependence import dependence
-from circuitlapse.two_models.late_writers import late_writers
-from circuitlapse.two_models.new_heads import IdleHeads, driving_heads, idle_heads, new_heads
-from circuitlapse.two_models.old_task_heads import Variants, head_effects
 from circuitlapse.two_models.other_run import from_model
-from circuitlapse.two_models.same_directions import same_directions
-from circuitlapse.two_models.transplants import necessity, sufficiency
-from circuitlapse.two_models.variable_effect import variable_effect
 from circuitlapse.verdict.label_marks import VARIABLE_USED
 
 PARTS = 5

@@ -6,10 +6,10 @@ model that solves the new task by another rule has V near 0. The definition is t
 
 import numpy as np
 
+from circuitlapse.carriers.old_task_heads import Variants
 from circuitlapse.models.engine.model import Model
 from circuitlapse.shapes import Float
 from circuitlapse.stats.measured import Measured, ratio_of_tasks
-from circuitlapse.two_models.old_task_heads import Variants
 from circuitlapse.two_models.other_run import Values, from_corrupt
 
 

@@ -11,12 +11,12 @@ from collections.abc import Collection
 import numpy as np
 from torch import Tensor
 
+from circuitlapse.carriers.old_task_heads import HeadEffects, Variants
 from circuitlapse.models.engine.model import Model
 from circuitlapse.patching.paths import sweep_paths
 from circuitlapse.prompts.answer_value import answer_values
 from circuitlapse.prompts.metrics import Metric
 from circuitlapse.prompts.pairs import PromptPairs
-from circuitlapse.two_models.old_task_heads import HeadEffects, Variants
 
 MOST = 0.5
 
