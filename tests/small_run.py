@@ -16,6 +16,7 @@ def small_experiment(base: Path, **finetune: Any) -> cl.Experiment:
             "compare": {
                 "group_prompts": 12,
                 "graft_prompts": 16,
+                "carrier_prompts": 12,
                 "bootstrap": 40,
                 "permutations": 40,
             },

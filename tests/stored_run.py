@@ -56,6 +56,7 @@ def experiment(base: Path) -> cl.Experiment:
             "compare": {
                 "group_prompts": 24,
                 "graft_prompts": 32,
+                "carrier_prompts": 16,
                 "graft_checkpoints": 1,
                 "random_groups": 3,
                 "intervention_prompts": 12,

@@ -5,6 +5,7 @@ from typing import Any
 
 from circuitlapse.analyses.analysis import Analysis
 from circuitlapse.analyses.behaviour import BEHAVIOUR, INVARIANCE, PLACEBO, SHORTCUTS
+from circuitlapse.analyses.carrier_rows import CARRIERS
 from circuitlapse.analyses.circuits import EDGES, FAITHFULNESS, NODES
 from circuitlapse.analyses.dynamics import DYNAMICS
 from circuitlapse.analyses.fine_tunes import ELICITABLE, TRAINING
@@ -28,6 +29,7 @@ ANALYSES: tuple[Analysis, ...] = (
     HEAD_CHANGES,
     ROLES,
     DYNAMICS,
+    CARRIERS,
     GRAFTS,
     MEDIATION,
     CROSSPATCH,

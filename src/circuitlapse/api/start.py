@@ -74,7 +74,7 @@ def compare_models(
         old: The old task: a name, or the path of a file.
         new: The new task.
         out: Directory of the run (default: ``runs/compare-NAME``, with NAME of the tuned model).
-        prompts: Number of prompts for behaviour, circuits, groups and grafts.
+        prompts: Number of prompts for each measurement.
         workers: Number of worker processes; 0: one per core.
         device: As :func:`circuitlapse.load_model` takes it.
         progress: Called with progress events. By default a notebook shows a line every five

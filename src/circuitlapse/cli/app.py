@@ -57,8 +57,8 @@ Prompts = Annotated[
     int | None,
     typer.Option(
         min=8,
-        help="Use this number of prompts for behaviour, circuits, groups and grafts.",
-        show_default="1024, 96, 256 and 512",
+        help="Use this number of prompts for each measurement.",
+        show_default="1024, 96, 256, 512 and 128",
     ),
 ]
 DryRun = Annotated[

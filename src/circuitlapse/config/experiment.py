@@ -116,6 +116,11 @@ class Compare(Section):
         description="Test prompts for QK/OV grafts, cross-model patching, and grafts of "
         "checkpoints between base and last.",
     )
+    carrier_prompts: Annotated[int, Field(ge=8)] = Field(
+        128,
+        description="Validation prompt pairs to choose heads on, and test prompt pairs to measure "
+        "what carries the new ability on.",
+    )
     bootstrap: Annotated[int, Field(ge=20)] = Field(
         1000, description="Bootstrap resamples of the prompts."
     )

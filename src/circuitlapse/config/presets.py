@@ -66,5 +66,9 @@ def prompt_counts(prompts: int | None) -> dict[str, dict[str, int]]:
         return {}
     return {
         "measure": {"prompts": prompts, "circuit_prompts": prompts},
-        "compare": {"group_prompts": prompts, "graft_prompts": prompts},
+        "compare": {
+            "group_prompts": prompts,
+            "graft_prompts": prompts,
+            "carrier_prompts": prompts,
+        },
     }

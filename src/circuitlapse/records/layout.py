@@ -84,6 +84,11 @@ def control_label(control: str, repeat: int) -> str:
     return f"{label}-{repeat:02d}" if control == RANDOM_SET else label
 
 
+def carriers(training_run: str) -> str:
+    """Path of the measures of what carries the new ability."""
+    return f"scores/{training_run}/carriers.json"
+
+
 def grafts(training_run: str) -> str:
     """Path of what the hybrids of base and fine-tuned weights reach."""
     return f"scores/{training_run}/grafts.safetensors"

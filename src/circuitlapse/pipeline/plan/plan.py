@@ -21,7 +21,7 @@ from circuitlapse.pipeline.plan.input_jobs import (
 )
 from circuitlapse.pipeline.plan.measurement import Measurement, Plan
 from circuitlapse.pipeline.plan.summary_jobs import PROVENANCE, TABLE, VERDICT
-from circuitlapse.pipeline.plan.two_model_jobs import GRAFT, GRAFT_AT, SWAP
+from circuitlapse.pipeline.plan.two_model_jobs import CARRIERS, GRAFT, GRAFT_AT, SWAP
 
 # Jobs begin in this order once what they need is there. What takes long comes first.
 MEASUREMENTS: tuple[Measurement, ...] = (
@@ -35,6 +35,7 @@ MEASUREMENTS: tuple[Measurement, ...] = (
     GRAFT,
     GRAFT_AT,
     SWAP,
+    CARRIERS,
     MEASURE,
     CONTROL,
     OUTPUT_SCALES,

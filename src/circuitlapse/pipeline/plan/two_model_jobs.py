@@ -4,7 +4,7 @@ from circuitlapse.analyses.grafts import graft_checkpoints
 from circuitlapse.pipeline.job import Job
 from circuitlapse.pipeline.plan.estimate import Size
 from circuitlapse.pipeline.plan.measurement import Cost, Measurement, Plan
-from circuitlapse.records.layout import grafts, grafts_at, swapped_rows
+from circuitlapse.records.layout import carriers, grafts, grafts_at, swapped_rows
 from circuitlapse.verdict.thresholds import JUDGED_GROUPS
 
 SWAPPED = ("head_grafts", "random_grafts", "mediation", "crosspatch")
@@ -72,6 +72,32 @@ def _swaps(plan: Plan) -> None:
             )
 
 
+def _carriers(plan: Plan) -> None:
+    e = plan.experiment
+    held_out = [
+        job
+        for task in (e.tasks.old, e.tasks.new)
+        for job in plan.prompts(task, "validation", "test")
+    ]
+    for run in e.training_runs():
+        plan.add(
+            "carriers",
+            f"carriers {run.name}",
+            (carriers(run.name),),
+            [plan.section("measure"), plan.section("compare")],
+            (*_ends(plan, run.name), *held_out),
+            training_run=run.name,
+            recipe=run.recipe,
+            seed=run.seed,
+        )
+
+
+def _carriers_cost(job: Job, size: Size) -> Cost:
+    # Effects of every head in both models, and about a hundred runs with groups of heads patched.
+    per_pair = 3 * size.patch_all / 2 + 100 * (size.forward + size.unembed)
+    return Cost(size.experiment.compare.carrier_prompts * per_pair, models=3)
+
+
 def _graft_cost(job: Job, size: Size) -> Cost:
     compare = size.experiment.compare
     # Hybrids of base and rescaled base; two groups with random ones, by graft and by mediation.
@@ -104,5 +130,12 @@ _HOME = "circuitlapse.pipeline.measure"
 GRAFT = Measurement("graft", _grafts, f"{_HOME}.grafts:graft", _graft_cost, of_fine_tune=True)
 GRAFT_AT = Measurement(
     "graft_at", _grafts_between, f"{_HOME}.grafts:graft_at", _between_cost, of_fine_tune=True
+)
+CARRIERS = Measurement(
+    "carriers",
+    _carriers,
+    f"{_HOME}.carrier_job:measure_carriers",
+    _carriers_cost,
+    of_fine_tune=True,
 )
 SWAP = Measurement("swap", _swaps, f"{_HOME}.interventions:swap", _swap_cost, of_fine_tune=True)
