@@ -18,7 +18,7 @@ from circuitlapse.verdict.causes import SUBSETS, Measured, divide_gain
 from circuitlapse.verdict.decision import Run, Support
 from circuitlapse.verdict.preconditions import Context, Findings, check_preconditions
 from circuitlapse.verdict.statements import statements
-from circuitlapse.verdict.verdict import THRESHOLDS, build_verdict, known_of_rule
+from circuitlapse.verdict.verdict import THRESHOLDS, WEIGHTS_ONLY, build_verdict, known_of_rule
 
 SEEDS = {"base_seed": 0, "recipe": "default", "finetune_seed": 3}
 CONTEXT = Context("ioi2", "ioi3", "subject", 240, SEEDS, placebo="old_task")
@@ -148,7 +148,7 @@ def test_a_placebo_that_fell_did_not_improve_even_where_the_model_lost():
 def test_the_verdict_is_that_of_the_rule_with_its_shares():
     found = verdict()
     assert (found.label, found.scope, found.seeds) == ("transformed", "this run", [])
-    assert found.calibration == known_of_rule(released())
+    assert found.calibration == f"{WEIGHTS_ONLY}; {known_of_rule(released())}"
     assert set(found.shares) == set(CAUSES)
     assert sum(share.value for share in found.shares.values() if share) == pytest.approx(1)
 

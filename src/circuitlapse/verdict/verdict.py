@@ -20,6 +20,8 @@ NO_GROUPS = (
     f"{GROUP_NAMES['recruited_heads']} have a share."
 )
 
+WEIGHTS_ONLY = "it reads where weights changed and names no mechanism"
+
 
 def build_verdict(
     runs: Mapping[int, Run],
@@ -45,7 +47,7 @@ def build_verdict(
         label=decision.label,
         reason=decision.reason if grouped else f"{decision.reason} {NO_GROUPS}",
         scope=decision.scope,
-        calibration=known_of_rule(released()),
+        calibration=f"{WEIGHTS_ONLY}; {known_of_rule(released())}",
         improvement=decision.causes.improvement,
         shares=_shares(decision.causes, grouped),
         seeds=[_one(number, each, grouped) for number, each in alone.items()],
