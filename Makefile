@@ -31,19 +31,23 @@ types: setup
 contracts: setup
 	$(BIN)/lint-imports
 
-# A file's tests stay in one process, so that the runs they share are made once.
+# A file's tests stay in one process, so that the runs they share are made once. Pretraining takes
+# two threads all the same, and they sleep while they wait.
+TESTS := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/pytest
+BOTH := $(TESTS) -n 2 --dist loadfile --ignore=tests/browser
+
 pytest: setup
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m 'not slow' --ignore=tests/browser
+	$(BOTH) -m 'not slow'
 
 # What trains a real organism, or whole runs again and again.
 test-slow: setup
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m slow --ignore=tests/browser
+	$(BOTH) -m slow
 
 # The report in a real browser: Debian's Chromium, driven by Playwright's library. Screenshots and
 # the measured speed of a slider step are left in build/browser.
 test-browser: setup .venv/ready-browser
 	command -v chromium >/dev/null || { apt-get update && apt-get install -y --no-install-recommends chromium; }
-	OMP_NUM_THREADS=1 CIRCUITLAPSE_SCREENSHOTS=build/browser $(BIN)/pytest tests/browser
+	CIRCUITLAPSE_SCREENSHOTS=build/browser $(TESTS) tests/browser
 
 .venv/ready-browser: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,browser]'

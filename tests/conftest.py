@@ -1,7 +1,9 @@
 """Fixtures that several test files share: a tiny real model, and the cache kept out of the way."""
 
+import gc
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -24,21 +26,41 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 
+def pytest_collection_finish() -> None:
+    """Keep what was imported out of every later collection of garbage: a tenth of the time."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CIRCUITLAPSE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
+@contextmanager
+def _checks(on: bool) -> Iterator[None]:
+    before = shapes.jaxtyping_disable
+    shapes.update("jaxtyping_disable", not on)
+    yield
+    shapes.update("jaxtyping_disable", before)
+
+
 @pytest.fixture(scope="module")
 def unchecked() -> Iterator[None]:
-    """Whole runs without checks of shapes, which would take half of their time.
+    """Whole runs without checks of shapes, which would take most of their time.
 
     Shapes are checked where the functions have their own tests, and in one whole run
-    (test_pipeline.py).
+    (``finished``).
     """
-    shapes.update("jaxtyping_disable", True)
-    yield
-    shapes.update("jaxtyping_disable", False)
+    with _checks(False):
+        yield
+
+
+@pytest.fixture
+def _checked_in_gpt2(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Checks of shapes in one family (families.py)."""
+    with _checks(request.node.callspec.params["family"] == "gpt2"):
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -57,10 +79,8 @@ def finished(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> cl.R
     out = _shared(tmp_path_factory) / "finished"
     with FileLock(f"{out}.lock"):
         if not (out / "report.html").exists():
-            unchecked = shapes.jaxtyping_disable  # the file that asks first may be one of those
-            shapes.update("jaxtyping_disable", False)
-            cl.run_experiment(small_experiment(tiny_model), out)
-            shapes.update("jaxtyping_disable", unchecked)
+            with _checks(True):  # whichever file asks first
+                cl.run_experiment(small_experiment(tiny_model), out)
     return cl.load_run(out)
 
 

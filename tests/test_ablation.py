@@ -18,9 +18,9 @@ from circuitlapse.models.engine.circuit import Circuit, Graph
 from circuitlapse.models.engine.shared_prefix import Suffixes, each_batch
 from circuitlapse.models.files.load import load_model
 from circuitlapse.prompts.pairs import PromptPairs
-from twins_engine import FAMILIES, Literal, random_pairs, tiny, tiny_gpt2
+from families import three_families
+from twins_engine import Literal, random_pairs, tiny, tiny_gpt2
 
-families = pytest.mark.parametrize("family", FAMILIES)
 ablations = pytest.mark.parametrize("ablation", ["corrupt", "mean", "zero"])
 
 
@@ -113,7 +113,7 @@ def _twin(
         return torch.stack(values).float()
 
 
-@families
+@three_families
 @ablations
 def test_an_ablated_circuit_is_run_edge_by_edge(family, ablation):
     hf, pairs = tiny(family), _named(random_pairs(11), 11)
@@ -128,7 +128,7 @@ def test_an_ablated_circuit_is_run_edge_by_edge(family, ablation):
     assert (some.ablation, none.n_edges) == (ablation, 0)
 
 
-@families
+@three_families
 @ablations
 def test_answers_of_several_tokens_are_ablated_too(family, ablation):
     hf, one = tiny(family), random_pairs(13, n=4, longest=5)
@@ -165,7 +165,7 @@ def test_means_are_those_of_the_reference(seed, layers, size, named):
     torch.testing.assert_close(result.metric, literal, rtol=1e-4, atol=1e-4)
 
 
-@families
+@three_families
 @ablations
 def test_a_run_with_every_edge_is_the_model(family, ablation):
     """What is not run, since it is known: see the next test."""

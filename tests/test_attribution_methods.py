@@ -11,9 +11,8 @@ from circuitlapse.attribution.neurons import neuron_scores
 from circuitlapse.models.files.load import load_model
 from circuitlapse.patching.node_effects import neuron_effects, node_effects
 from circuitlapse.prompts.pairs import PromptPairs
-from twins_engine import FAMILIES, Literal, random_pairs, tiny, tiny_gpt2
-
-families = pytest.mark.parametrize("family", FAMILIES)
+from families import every_family, three_families
+from twins_engine import Literal, random_pairs, tiny, tiny_gpt2
 
 
 def _close(ours: torch.Tensor, twin: torch.Tensor, relative: float = 1e-4) -> None:
@@ -27,7 +26,7 @@ def _halves(each: torch.Tensor) -> torch.Tensor:
     return torch.stack([each[0::2].mean(dim=0), each[1::2].mean(dim=0)])
 
 
-@families
+@every_family
 def test_exact_scores_are_the_literal_ones(family):
     hf, pairs = tiny(family), random_pairs(11, n=2, longest=6)
     scores = attribute(load_model(hf, dtype="float64"), pairs, "exact")
@@ -36,7 +35,7 @@ def test_exact_scores_are_the_literal_ones(family):
     _close(scores.halves, _halves(twin), 1e-5)
 
 
-@families
+@every_family
 def test_interpolated_activations_are_the_literal_ones(family):
     hf, pairs = tiny(family), random_pairs(12, n=2, longest=6)
     scores = attribute(load_model(hf), pairs, "eap-ig-activations", steps=2)
@@ -45,7 +44,7 @@ def test_interpolated_activations_are_the_literal_ones(family):
     _close(scores.halves, _halves(twin))
 
 
-@families
+@every_family
 def test_the_qk_fix_is_the_literal_one(family):
     hf, pairs = tiny(family), random_pairs(13, n=2, longest=6)
     scores = attribute(load_model(hf), pairs, "eap", qk_fix=True)
@@ -56,7 +55,7 @@ def test_the_qk_fix_is_the_literal_one(family):
     assert not torch.allclose(scores.mean, unfixed.mean, atol=1e-3)
 
 
-@families
+@every_family
 @pytest.mark.parametrize("method", ["eap", "eap-ig-inputs"])
 def test_neurons_are_the_literal_ones_and_add_up_to_their_mlp(family, method):
     hf, pairs = tiny(family), random_pairs(14, n=4)
@@ -68,7 +67,7 @@ def test_neurons_are_the_literal_ones_and_add_up_to_their_mlp(family, method):
     torch.testing.assert_close(scores.sum(dim=1), mlps, rtol=1e-4, atol=1e-5)
 
 
-@families
+@three_families
 def test_neurons_in_runs_that_hold_a_node_are_the_literal_ones(family):
     hf, pairs = tiny(family), random_pairs(12, n=2, longest=6)
     model, method = load_model(hf), "eap-ig-activations"
@@ -79,7 +78,7 @@ def test_neurons_in_runs_that_hold_a_node_are_the_literal_ones(family):
     torch.testing.assert_close(scores.sum(dim=1), mlps, rtol=1e-4, atol=1e-5)
 
 
-@families
+@three_families
 def test_groups_of_neurons_are_patched_as_in_a_whole_run(family):
     hf, pairs = tiny(family), random_pairs(14, n=4)
     model, d_mlp = load_model(hf), len(load_model(hf).decoder.mlp[0].W_out)

@@ -16,6 +16,7 @@ from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models.files.load import load_model
 from circuitlapse.patching.node_effects import neuron_effects
 from circuitlapse.prompts.pairs import PromptPairs
+from families import parametrize
 from twins_engine import Literal, random_pairs, tiny, tiny_gpt2
 
 
@@ -38,7 +39,7 @@ def _literal(twin: Literal, pairs: PromptPairs, points: list[float]) -> dict[str
     return {name: each.mean(dim=0) for name, each in found.items()}
 
 
-@pytest.mark.parametrize("family", ["gpt2", "pythia", "qwen2"])
+@parametrize("gpt2", "pythia", "qwen2")
 @pytest.mark.parametrize(("method", "points"), [("eap", [1.0]), ("eap-ig-inputs", [0.0, 0.5])])
 def test_scores_by_position_are_the_literal_ones(family, method, points):
     hf, pairs = tiny(family), _named(random_pairs(21, n=4))
@@ -66,7 +67,7 @@ def _masks(pairs: PromptPairs) -> dict[str, list[torch.Tensor]]:
     return {**found, "elsewhere": [~torch.stack(each).any(dim=0) for each in named]}
 
 
-@pytest.mark.parametrize("family", ["gpt2", "pythia", "qwen2"])
+@parametrize("gpt2", "pythia", "qwen2")
 @pytest.mark.parametrize(
     ("method", "options", "literal", "made"),
     [("exact", {}, twins.exact, Literal), ("eap", {"qk_fix": True}, twins.qk_fixed, twins.Probed)],

@@ -12,9 +12,8 @@ from circuitlapse.circuits.minimality import minimality
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models.engine.circuit import Circuit, Graph
 from circuitlapse.models.files.load import load_model
-from twins_engine import FAMILIES, Literal, random_pairs, tiny, tiny_gpt2
-
-families = pytest.mark.parametrize("family", FAMILIES)
+from families import parametrize, three_families
+from twins_engine import Literal, random_pairs, tiny, tiny_gpt2
 
 
 def _reads(graph: Graph, reader: str) -> set[str]:
@@ -40,7 +39,7 @@ def _twin(hf, edges: set[tuple[str, str]], removed: set[str], pairs) -> torch.Te
     return torch.stack(found).float()
 
 
-@families
+@three_families
 def test_nodes_are_removed_from_circuit_and_model_edge_by_edge(family):
     hf, pairs = tiny(family), random_pairs(21, n=3, longest=6)
     model = load_model(hf)
@@ -59,7 +58,7 @@ def test_nodes_are_removed_from_circuit_and_model_edge_by_edge(family):
         assert one.difference.low <= one.difference.value <= one.difference.high
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@parametrize("gpt2", "llama")
 def test_a_node_matters_most_without_the_best_of_the_sets(family):
     hf, pairs = tiny(family, num_hidden_layers=1), random_pairs(23, n=3, longest=5)
     model = load_model(hf)

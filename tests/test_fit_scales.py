@@ -6,8 +6,9 @@ import circuitlapse.two_models.fit_scales as gains_module
 from circuitlapse.models.engine.behaviour import behaviour
 from circuitlapse.models.files.load import load_model
 from circuitlapse.two_models.fit_scales import OutputScales, ScaleFits, rescaled
+from families import every_family, parametrize
 from twins_compare import LiteralMix
-from twins_engine import FAMILIES, random_pairs, tiny
+from twins_engine import random_pairs, tiny
 
 
 def drawn(graph, seed=0, low=-1.0, high=3.0):
@@ -16,7 +17,7 @@ def drawn(graph, seed=0, low=-1.0, high=3.0):
     return OutputScales(graph, nodes, torch.ones(len(nodes)))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@every_family
 def test_scales_put_into_the_base_are_found_again(family):
     base, pairs = load_model(tiny(family)), random_pairs(0)
     true = drawn(base.graph)
@@ -37,7 +38,7 @@ def read_from(model, clean, metric):
     return dict(zip(nodes, gradients, strict=True))
 
 
-@pytest.mark.parametrize("family", ["gpt2", "pythia", "qwen3"])
+@parametrize("gpt2", "pythia", "qwen3")
 def test_scales_are_the_literal_least_squares_layer_by_layer(family):
     base, tuned, pairs = (
         load_model(tiny(family, 0)),

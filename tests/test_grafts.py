@@ -19,7 +19,8 @@ from circuitlapse.records.documents import GROUPS
 from circuitlapse.two_models import grafts
 from circuitlapse.two_models.grafts import Grafts, graft_values, parameter_groups
 from circuitlapse.verdict.causes import QUANTITIES, SUBSETS, gain_shares
-from twins_engine import FAMILIES, Literal, tiny
+from families import every_family
+from twins_engine import Literal, tiny
 
 OLD, RECRUITED = ("a0.h1", "a1.h3"), ("a1.h0",)
 SIZES = dict.fromkeys(GROUPS, 10)
@@ -275,7 +276,7 @@ def test_shapley_values_equal_the_mean_over_all_orders_and_sum_to_the_improvemen
     assert sum(found.values()) == pytest.approx(result.improvement.value, abs=1e-9)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@every_family
 def test_the_weights_of_a_head_change_that_head_alone(family):
     hf = tiny(family)
     pieces = component_pieces(hf)

@@ -16,6 +16,7 @@ from circuitlapse.models.engine import batches
 from circuitlapse.models.engine.batches import alike, each_group
 from circuitlapse.models.engine.behaviour import behaviour, logit_differences
 from circuitlapse.models.files.load import load_model
+from families import parametrize
 from twins_engine import random_pairs, tiny, tiny_gpt2
 
 WIDTHS = torch.tensor([40, 8, 30, 30, 8, 60, 20, 25, 70, 12, 33, 64])
@@ -173,7 +174,7 @@ def test_alike_rows_come_together_even_ones_first():
     assert groups == [[4, 6, 1, 9, 7], [2, 10, 0, 3, 5], [8, 11]]
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@parametrize("gpt2", "llama")
 def test_results_are_the_same_on_one_thread_and_on_two(family, monkeypatch):
     model = load_model(tiny(family), dtype="float64")
     pairs, within = random_pairs(6, n=200), batches._within_memory

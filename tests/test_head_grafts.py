@@ -8,7 +8,8 @@ from circuitlapse.models.files.load import load_model
 from circuitlapse.stats.random_baseline import matched_heads
 from circuitlapse.two_models.grafts import Grafts, parameter_groups
 from circuitlapse.two_models.head_grafts import head_grafts, random_grafts
-from twins_engine import FAMILIES, random_pairs, tiny
+from families import every_family
+from twins_engine import random_pairs, tiny
 
 
 def test_add_one_in_and_leave_one_out_of_whole_heads_are_the_groups_own_grafts():
@@ -86,7 +87,7 @@ def test_queries_and_keys_move_the_pattern_and_values_and_outputs_do_not():
     )
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@every_family
 def test_every_piece_of_a_head_has_its_slot_and_every_mlp_its_output(family):
     hf = tiny(family)
     slots: dict[str, set[str]] = {}

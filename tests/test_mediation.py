@@ -6,8 +6,9 @@ from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models.engine.behaviour import behaviour
 from circuitlapse.models.files.load import load_model
 from circuitlapse.two_models.mediation import behaviours_with_frozen_heads, mediation
+from families import every_family
 from twins_compare import LiteralMix
-from twins_engine import FAMILIES, random_pairs, tiny
+from twins_engine import random_pairs, tiny
 
 
 def models(family="gpt2", **options):
@@ -18,7 +19,7 @@ def heads(model):
     return [node for node in model.graph.nodes if not node.startswith("m")]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@every_family
 def test_held_heads_add_what_they_add_in_the_base(family):
     base, tuned = models(family)
     pairs, free = random_pairs(0), ("a0.h0", "a1.h1")

@@ -26,7 +26,7 @@ from twins_engine import random_pairs, tiny, tiny_gpt2
 
 def test_the_memory_budget_does_not_change_the_results(monkeypatch):
     # In double precision: in single, rounding alone comes near the millionth that is asked for.
-    model, pairs = load_model(tiny_gpt2(layers=3), dtype="float64"), random_pairs(6, n=40)
+    model, pairs = load_model(tiny_gpt2(layers=3), dtype="float64"), random_pairs(6, n=20)
     circuit = cl.attribute(model, pairs).top(n_edges=60)
 
     def results() -> list[torch.Tensor]:

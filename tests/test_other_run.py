@@ -8,7 +8,8 @@ from circuitlapse.patching.node_effects import node_effects
 from circuitlapse.prompts.pairs import PromptPairs
 from circuitlapse.two_models.other_run import from_corrupt, from_model
 from circuitlapse.two_models.patched_runs import Patch
-from twins_engine import FAMILIES, random_pairs, tiny
+from families import every_family
+from twins_engine import random_pairs, tiny
 from twins_other_run import Hooked
 
 
@@ -72,7 +73,7 @@ def check(found, hooked, pairs, patches, others):
             assert found.patched[index, row] == pytest.approx(wanted, abs=2e-4), (index, row)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@every_family
 def test_outputs_of_the_corrupted_prompt_are_those_that_hooks_put_in(family):
     model = load_model(tiny(family, num_hidden_layers=3))
     pairs, hooked = placed(random_pairs(5)), Hooked(model.hf)
@@ -88,7 +89,7 @@ def test_outputs_of_the_corrupted_prompt_are_those_that_hooks_put_in(family):
         assert found.other[row] == pytest.approx(wanted, abs=2e-4)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@every_family
 def test_outputs_of_another_model_pass_through_its_own_weights(family):
     tuned, base = models(family, num_hidden_layers=3)
     pairs, hooked, other = placed(random_pairs(6)), Hooked(tuned.hf), Hooked(base.hf)

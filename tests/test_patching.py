@@ -17,6 +17,7 @@ from circuitlapse.models.files.load import load_model
 from circuitlapse.patching.node_effects import node_effects
 from circuitlapse.patching.patching import patch, patch_effects
 from circuitlapse.prompts.pairs import PromptPairs
+from families import checked_in_gpt2
 from twins_engine import FAMILIES, random_pairs, tiny, tiny_gpt2
 from twins_patching import LiteralPatches
 
@@ -156,6 +157,7 @@ def _literal_sweep(hf, pairs: PromptPairs, site: str, direction: str, per_positi
 
 
 @torch.no_grad()
+@checked_in_gpt2
 @pytest.mark.parametrize(("family", "site", "per_position", "direction"), CASES)
 def test_every_site_is_the_literal_one(family, site, per_position, direction, monkeypatch):
     hf, pairs = tiny(family), random_pairs(4, n=2, longest=4)
@@ -322,7 +324,7 @@ class Largest(TorchDispatchMode):
 
 
 def test_a_sweep_keeps_sums_and_not_the_effects_on_every_prompt(monkeypatch):
-    model, pairs = load_model(tiny_gpt2()), random_pairs(3, n=400)
+    model, pairs = load_model(tiny_gpt2()), random_pairs(3, n=260)
     every = patch_effects(model, pairs, per_position=True)
     monkeypatch.setattr("circuitlapse.patching.partial_forward._PART_FLOATS", 1)
     with Largest() as largest:

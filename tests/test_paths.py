@@ -6,10 +6,9 @@ from hypothesis import strategies as st
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models.files.load import load_model
 from circuitlapse.patching.paths import patch_paths, sweep_paths
-from twins_engine import FAMILIES, Literal, random_pairs, tiny, tiny_gpt2
+from families import every_family
+from twins_engine import Literal, random_pairs, tiny, tiny_gpt2
 from twins_patching import LiteralPatches
-
-families = pytest.mark.parametrize("family", FAMILIES)
 
 
 @torch.no_grad()
@@ -20,7 +19,7 @@ families = pytest.mark.parametrize("family", FAMILIES)
     st.sampled_from(["noising", "denoising"]),
     st.sampled_from([1, 10**9]),
 )
-@families
+@every_family
 def test_paths_are_the_literal_ones(family, seed, mlps, direction, part):
     hf, pairs = tiny(family), random_pairs(seed, n=2, longest=4)
     model, twin = load_model(hf), LiteralPatches(hf)
@@ -52,7 +51,7 @@ def test_paths_are_the_literal_ones(family, seed, mlps, direction, part):
 
 
 @torch.no_grad()
-@families
+@every_family
 def test_one_sender_and_one_receiver_are_one_edge_patched_exactly(family):
     hf, pairs = tiny(family), random_pairs(2, n=1, longest=4)
     model, twin = load_model(hf), Literal(hf)

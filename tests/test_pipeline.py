@@ -23,6 +23,8 @@ from pages import WITH_RUN, run_page
 from small_run import small_experiment
 from twins_engine import tiny
 
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 
 @pytest.fixture
 def copied(finished, tmp_path) -> cl.Run:

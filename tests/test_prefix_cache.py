@@ -15,6 +15,7 @@ from circuitlapse.models.engine.output_scales import rescaled_decoder
 from circuitlapse.models.files.load import load_model
 from circuitlapse.patching.node_effects import node_effects
 from circuitlapse.prompts.pairs import PromptPairs
+from families import every_family
 from twins_engine import FAMILIES, random_pairs, tiny, tiny_gpt2
 
 
@@ -44,7 +45,7 @@ def columns_run(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     return seen
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(
     st.sampled_from(sorted(FAMILIES)),
     st.lists(st.tuples(st.integers(1, 7), st.integers(1, 5), st.integers(0, 4)), max_size=5),
@@ -63,7 +64,7 @@ def test_results_are_those_without_memory(family, calls, most_bytes):
             torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@every_family
 def test_scores_and_effects_are_those_without_memory(family):
     model, prompts = load_model(tiny(family)), random_pairs(4)
     with_prefix_cache = model.with_prefix_cache()

@@ -22,13 +22,12 @@ from circuitlapse.reading.attention import (
 from circuitlapse.reading.direct import direct_logit_attribution
 from circuitlapse.reading.lens import logit_lens
 from circuitlapse.reading.read_all import read_all
+from families import every_family, three_families
 from twins_engine import FAMILIES, Literal, random_pairs, tiny, tiny_gpt2
 from twins_reading import patterns, streams
 
-families = pytest.mark.parametrize("family", FAMILIES)
 
-
-@families
+@every_family
 @pytest.mark.parametrize("mid", [False, True])
 def test_the_lens_is_the_literal_one(family, mid):
     hf, pairs = tiny(family), random_pairs(3)
@@ -58,7 +57,7 @@ def test_the_lens_reads_any_metric_of_answers_of_several_tokens(metric):
         assert np.array_equal(found[-1].bool(), behaviour(model, pairs).correct)
 
 
-@families
+@every_family
 def test_direct_contributions_are_the_literal_ones(family):
     hf, pairs = tiny(family), random_pairs(5)
     found = direct_logit_attribution(load_model(hf), pairs)
@@ -100,7 +99,7 @@ def test_direct_contributions_add_up_to_the_logit_difference(seed, family, batch
     )
 
 
-@families
+@three_families
 def test_direct_contributions_of_a_half_precision_model_are_nearly_those_of_its_weights(family):
     half, pairs = load_model(tiny(family), dtype="bfloat16"), random_pairs(5)
     single = direct_logit_attribution(load_model(half.hf, dtype="float32"), pairs).writers
@@ -128,7 +127,7 @@ def test_only_a_logit_difference_can_be_split():
         direct_logit_attribution(load_model(tiny_gpt2()), without)
 
 
-@families
+@every_family
 def test_patterns_are_the_literal_ones(family):
     hf, pairs = tiny(family), random_pairs(7)
     model, twin = load_model(hf), Literal(hf)
@@ -159,7 +158,7 @@ def named_pairs(seed: int = 2) -> PromptPairs:
     )
 
 
-@families
+@three_families
 @pytest.mark.parametrize("batch_size", [None, 2])
 def test_attention_between_positions_is_the_mean_of_its_weights(family, batch_size):
     hf, pairs = tiny(family), named_pairs()
@@ -171,7 +170,7 @@ def test_attention_between_positions_is_the_mean_of_its_weights(family, batch_si
     torch.testing.assert_close(found.double(), total / len(pairs), rtol=1e-4, atol=1e-5)
 
 
-@families
+@three_families
 @pytest.mark.parametrize("batch_size", [None, 2])
 def test_what_is_read_together_is_what_each_reads(family, batch_size):
     model, pairs = load_model(tiny(family)), named_pairs()

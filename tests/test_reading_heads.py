@@ -11,11 +11,10 @@ from circuitlapse.reading.attention import attention_between
 from circuitlapse.reading.direct import direct_logit_attribution
 from circuitlapse.reading.heads import copying_scores, matching_scores
 from circuitlapse.reading.repeats import repeat_scores, repeated_tokens
+from families import every_family, three_families
 from handmade import handmade, handmade_pairs
-from twins_engine import FAMILIES, Literal, random_pairs, tiny, tiny_gpt2
+from twins_engine import Literal, random_pairs, tiny, tiny_gpt2
 from twins_reading import patterns, streams
-
-families = pytest.mark.parametrize("family", FAMILIES)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +72,7 @@ def test_the_handmade_name_movers_are_read_in_every_way(made):
     assert torch.allclose(contributions[1, 2], -contributions[1, 1] / 2, atol=1e-5)
 
 
-@families
+@every_family
 def test_repeat_scores_are_the_literal_ones(family):
     hf, n = tiny(family), 4
     found = repeat_scores(load_model(hf), n, sequences=3, seed=5)
@@ -104,7 +103,7 @@ def head_values(twin: Literal, layer: int, head: int, x: torch.Tensor, name: str
     return value[which * d_head : (which + 1) * d_head]
 
 
-@families
+@three_families
 @pytest.mark.parametrize("negative", [False, True])
 @pytest.mark.parametrize("samples", [(5, 8), (8,), (23,)])
 def test_copying_scores_are_the_literal_ones(family, samples, negative, monkeypatch):
@@ -127,7 +126,7 @@ def test_copying_scores_are_the_literal_ones(family, samples, negative, monkeypa
     torch.testing.assert_close(found, expected)
 
 
-@families
+@every_family
 def test_matching_scores_are_the_literal_ones(family):
     hf, ids = tiny(family), torch.arange(2, 11)
     found = matching_scores(load_model(hf), ids, offset=5)
@@ -153,7 +152,7 @@ def test_matching_scores_are_the_literal_ones(family):
     torch.testing.assert_close(found, expected)
 
 
-@families
+@every_family
 def test_in_prompts_the_stream_is_read_where_the_token_stands(family):
     hf, base = tiny(family), random_pairs(4, n=6)
     first = torch.zeros_like(base.lengths)
