@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import circuitlapse as cl
+from circuitlapse.pipeline.job import Job
 
 
 def small_experiment(base: Path, **finetune: Any) -> cl.Experiment:
@@ -23,3 +24,11 @@ def small_experiment(base: Path, **finetune: Any) -> cl.Experiment:
             "compute": {"workers": 1, "device": "cpu"},
         }
     )
+
+
+def needed(jobs: list[Job], name: str) -> list[Job]:
+    """Return a job after all that it needs, directly or not."""
+    wanted = {name}
+    for job in reversed(jobs):
+        wanted |= {*job.needs} if job.name in wanted else set()
+    return [job for job in jobs if job.name in wanted]

@@ -20,7 +20,7 @@ from circuitlapse.records.store import Store
 from circuitlapse.two_models.head_groups import choose_heads, old_task_heads
 from circuitlapse.verdict.evidence import Choice
 from handmade import handmade, handmade_pairs
-from small_run import small_experiment
+from small_run import needed, small_experiment
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
@@ -177,14 +177,6 @@ def test_controls_are_planned_once_for_each_recipe(tiny_model):
     assert sorted(kinds) == [
         f"fine-tune placebo-shuffled-answers-lr-0.01-seed-{seed}" for seed in (0, 1, 2, 3)
     ]
-
-
-def needed(jobs, name):
-    """A job after all that it needs, directly or not."""
-    wanted = {name}
-    for job in reversed(jobs):
-        wanted |= {*job.needs} if job.name in wanted else set()
-    return [job for job in jobs if job.name in wanted]
 
 
 def test_what_is_about_the_base_needs_no_fine_tune(tiny_model):

@@ -14,13 +14,16 @@ from circuitlapse.config.finetune import Finetune
 from circuitlapse.config.toml import to_toml
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.pipeline.job import Progress
+from circuitlapse.pipeline.plan.plan import plan_jobs
+from circuitlapse.pipeline.run.execute import execute, work
 from circuitlapse.records.figures import Figures, Split, flagged
+from circuitlapse.records.store import Store
 from circuitlapse.tasks.registry import get_task
 from circuitlapse.training.examples import encode
 from circuitlapse.training.finetune import finetune
 from circuitlapse.training.training_eval import EvaluationSet, evaluate
 from command_line import command
-from small_run import small_experiment
+from small_run import needed, small_experiment
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
@@ -150,7 +153,7 @@ def test_a_training_that_blows_up_is_stopped(tiny_model):
         )
 
 
-def test_a_run_prints_its_flags_and_keeps_them(tiny_model, tmp_path):
+def test_a_fine_tune_in_a_run_prints_its_flags_and_keeps_them(tiny_model, tmp_path):
     notes: list[str] = []
 
     def listen(event: Progress) -> None:
@@ -160,10 +163,11 @@ def test_a_run_prints_its_flags_and_keeps_them(tiny_model, tmp_path):
     experiment = small_experiment(
         tiny_model, learning_rate=1e-6, replay_fraction=0.25, placebo=False
     )
-    run = cl.run_experiment(experiment, tmp_path / "run", listen)
+    jobs, store = needed(plan_jobs(experiment, {"path": "x"}), "table training"), Store(tmp_path)
+    execute(jobs, jobs, store, experiment, work, listen)
     (note,) = notes
     assert note.startswith("fine-tune seed-0: step 4: ioi3 was not learnt")
-    table = run.table("training")
+    table = pl.read_parquet(store.read(jobs[-1].outputs[0]))
     assert table.select("step", "split").rows() == [
         (step, split) for step in (0, 2, 4) for split in ("train", "validation", "old_task")
     ]
