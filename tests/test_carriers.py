@@ -369,7 +369,7 @@ def test_all_measures_in_one_call_are_those_of_the_modules():
     assert row["value"] == found.old.dependence.estimate
     assert row["names"].split() == list(found.old.heads)
     groups = found.old.dependence.groups
-    assert (row["n_groups"], row["groups_max"]) == (len(groups), max(groups))
+    assert (row["n_random"], row["null_max"]) == (len(groups), max(groups))
     assert rows["", "variable_effect"]["not_reported"] == found.variable_effect.not_reported
 
 

@@ -45,9 +45,9 @@ CARRIERS = Analysis(
             "`necessity`",
         ),
         interval("value", "a ratio"),
-        integer("n_groups", "random groups of heads that share no head with the old-task heads"),
-        real("groups_min", "the smallest value of these groups"),
-        real("groups_max", "the largest value of these groups"),
+        integer("n_random", "random groups of heads that share no head with the old-task heads"),
+        real("null_min", "the smallest value of these groups"),
+        real("null_max", "the largest value of these groups"),
         flag("above_groups", "the interval lies above all groups; null with fewer than nine"),
         text("not_reported", "why there is no value"),
     ),
@@ -57,8 +57,9 @@ CARRIERS = Analysis(
     Section(
         "What carries the new ability",
         "Whether the new answer depends on the heads of the old task, whether these heads still "
-        "write in the same directions, and what new heads bring, at the last checkpoint. "
-        "These measures decide no label yet.",
+        "write in the same directions, and what new heads bring, at the last checkpoint. Grey: "
+        "random groups of as many other heads, from the smallest to the largest. Measures that "
+        "are not reported stand in the table with the reason. They decide no label yet.",
         "activations",
     ),
 )

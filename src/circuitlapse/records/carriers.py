@@ -148,9 +148,9 @@ def _row(heads: str, names: Sequence[str], measure: str, found: Measured) -> dic
         "names": " ".join(names),
         "measure": measure,
         "value": found.estimate,
-        "n_groups": len(groups),
-        "groups_min": min(groups, default=None),
-        "groups_max": max(groups, default=None),
+        "n_random": len(groups),
+        "null_min": min(groups, default=None),
+        "null_max": max(groups, default=None),
         "above_groups": found.above_groups,
         "not_reported": found.not_reported,
     }

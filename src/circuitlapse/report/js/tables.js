@@ -40,7 +40,7 @@ function evidenceChart(name, { draw, step, redrawsOn = ["run"] }) {
     name, step, redrawsOn,
     draw() {
       root.replaceChildren();
-      if (!draw(root, rowsOf(name))) note(root, "This seed has no such rows.");
+      if (!draw(root, rowsOf(name))) note(root, "This seed has no row with a value.");
     },
     csv: () => rowsOf(name).map(flatRow),
   };
