@@ -159,7 +159,7 @@ def test_behaviour_is_read_in_halves_where_memory_runs_out(kind):
 @pytest.mark.parametrize("metric", ["log_prob", "neg_kl", lambda logits: logits[:, 3]])
 def test_logits_of_the_whole_vocabulary_are_part_of_the_budget(metric, monkeypatch):
     """A vocabulary that is large for its model makes batches smaller, and nothing else."""
-    model, pairs = load_model(tiny_gpt2(vocab=2000)), random_pairs(6, n=24)
+    model, pairs = load_model(tiny_gpt2(vocab=2000)), random_pairs(6, n=12)
 
     def sizes(name: Any) -> list[int]:
         found: list[int] = []
