@@ -8,6 +8,7 @@ import pytest
 
 from circuitlapse.analyses.analysis import Analysis, Section
 from circuitlapse.analyses.behaviour import task_rows
+from circuitlapse.analyses.carrier_rows import CARRIERS
 from circuitlapse.analyses.registry import ANALYSES, BY_NAME
 from circuitlapse.config.presets import demo_experiment
 from circuitlapse.pipeline.plan import source, summary_jobs
@@ -71,6 +72,17 @@ def test_a_changed_threshold_changes_the_keys_of_what_depends_on_it_alone(monkey
     assert {"verdict", "provenance"} <= differ  # they are made from that table
     assert "table edges" not in differ
     assert not any(name.startswith(("measure", "fine-tune", "grafts")) for name in differ)
+
+
+def test_a_table_with_another_column_is_made_again(monkeypatch):
+    before = keys()
+    renamed = [replace(each, name="other") for each in CARRIERS.columns[-1:]]
+    entry = replace(CARRIERS, columns=(*CARRIERS.columns[:-1], *renamed))
+    others = tuple(entry if each is CARRIERS else each for each in ANALYSES)
+    monkeypatch.setattr(summary_jobs, "ANALYSES", others)
+    after = keys()
+    differ = {name for name in before if before[name] != after[name]}
+    assert differ == {"table carriers", "verdict", "provenance"}
 
 
 def test_constants_are_found_behind_the_modules_that_a_module_imports():

@@ -14,6 +14,7 @@ from circuitlapse.errors import CircuitlapseError
 from circuitlapse.report.pages.film import frames, write_gif, write_pictures
 from circuitlapse.report.series.colours import STEPS, ink, place, ramp
 from circuitlapse.report.series.map_layout import map_layout
+from circuitlapse.report.series.marks import KINDS, Frame, marks
 from circuitlapse.report.series.payload import payload
 from circuitlapse.report.series.run_records import read_run
 from report_synthetic import write_run
@@ -123,6 +124,18 @@ def test_the_scales_do_not_move_with_the_step(run: Path):
     pictures = [ElementTree.fromstring(svg) for _, _, svg in frames(read_run(run))]
     legends = [[e.text for e in picture.findall(f"{SVG}text")][-12:] for picture in pictures]
     assert legends[0] == legends[1] == legends[2]
+
+
+def test_a_step_without_patching_says_so_on_every_map(run: Path):
+    data = payload(read_run(run))
+    data["effects"] = {
+        key: [[None] * len(column) for column in columns]
+        for key, columns in data["effects"].items()
+    }
+    frame = Frame(0, family=next(iter(data["effects"])).split("/", 2)[2])
+    for kind in KINDS:
+        assert marks(kind, data, frame).nothing == "not patched at this step"
+    assert marks("difference", data, Frame(0, family="x")).nothing == "no counterfactual “x”"
 
 
 @pytest.mark.slow

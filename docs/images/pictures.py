@@ -12,7 +12,7 @@ from circuitlapse.report.pages.film import frames, write_gif
 from circuitlapse.report.pages.page import build_report
 from circuitlapse.report.series.run_records import read_run
 
-STEP = 96
+STEP = 80
 HERE = Path(__file__).parent
 
 

@@ -15,7 +15,7 @@ def _tables(plan: Plan) -> None:
             "tables",
             f"table {analysis.name}",
             (f"tables/{analysis.name}.parquet",),
-            [*settings, analysis.version],
+            [*settings, analysis.version, list(analysis.schema)],
             plan.named(*analysis.reads),
             constants=constants_behind(analysis.rows.__module__),
             table=analysis.name,

@@ -156,7 +156,11 @@ def _with_value(text: str, value: float | None, largest: float) -> str:
 
 
 def _why_nothing(kind: str, data: dict[str, Any], frame: Frame) -> str:
-    known = f"{frame.run}/{_name(kind, data)}/{frame.family}" in data["effects"]
+    known = all(
+        f"{frame.run}/{task['name']}/{frame.family}" in data["effects"]
+        for task in data["tasks"]
+        if kind in ("difference", task["role"])
+    )
     return "not patched at this step" if known else f"no counterfactual “{frame.family}”"
 
 
