@@ -158,6 +158,7 @@ def test_a_recipe_alone_decides_which_fine_tunes_are_made_again(tiny_model):
     assert "fine-tune placebo-shuffled-answers-seed-0" in names
 
 
+@pytest.mark.slow
 def test_a_run_with_two_recipes_has_two_verdicts_and_reports(tiny_model, tmp_path, capsys):
     chosen = {"placebo": False, "steps": 2, "grid": {"method": ["full", "lora"]}}
     run = cl.run_experiment(small_experiment(tiny_model, **chosen), tmp_path / "run")

@@ -164,6 +164,7 @@ def sft(tiny_model, tmp_path_factory) -> Path:
     return trained(tiny_model, tmp_path_factory.mktemp("sft") / "out")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unchecked")
 def test_a_whole_run_with_hostile_names_is_that_with_plain_ones(tiny_model, sft, tmp_path):
     hostile = tmp_path / "-s [1]{x,y}*?[red]%41\n'\"\\ Ünï"

@@ -68,6 +68,7 @@ def test_shortcuts_are_scored_on_the_prompts_of_behaviour(finished):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "pythia"])
 def test_other_families_run_to_the_end(family, tiny_model, tmp_path):
     """Shared keys and values, parallel blocks and weights stored the other way round."""
