@@ -21,6 +21,7 @@ from circuitlapse.pipeline.run.run import jobs_of
 from circuitlapse.records.items import Item, write_items
 from circuitlapse.records.store import Store
 from found_prompts import random_model, save
+from small_run import needed
 from stored_run import ARCHIVE, arithmetic, experiment
 
 HELD_OUT = {"test": 32, "test_templates": 24, "validation": 24}
@@ -29,12 +30,11 @@ HELD_OUT = {"test": 32, "test_templates": 24, "validation": 24}
 def do(out: Path, base: Path, wanted: str, items: dict[str, list[Item]]) -> None:
     """Do the jobs whose name begins as wanted, and what they need, with these held-out prompts."""
     store, todo = Store(out), experiment(base)
-    jobs, needed = jobs_of(todo), set()
-    for job in reversed(jobs):
-        if job.name.startswith(wanted) or job.name in needed:
-            needed |= {job.name, *job.needs}
+    jobs = jobs_of(todo)
+    names = [job.name for job in jobs if job.name.startswith(wanted)]
+    asked_for = {job.name for name in names for job in needed(jobs, name)}
     for job in jobs:
-        if job.name in needed and store.state(job.outputs[0], job.key) != "ready":
+        if job.name in asked_for and store.state(job.outputs[0], job.key) != "ready":
             if job.outputs[0] in items:
                 with store.write(job.outputs[0], job.key) as path:
                     write_items(items[job.outputs[0]], path)

@@ -30,6 +30,7 @@ from circuitlapse.pipeline.job import Job
 from circuitlapse.pipeline.run.execute import work
 from circuitlapse.pipeline.run.run import jobs_of
 from circuitlapse.records.store import Store
+from small_run import needed
 
 ARCHIVE = Path(__file__).parent / "data/stored_run.tar.xz"
 MADE_WITH = "09f0dbc7af560a1a"
@@ -142,7 +143,7 @@ def rebuild(
     Args:
         stored: Where they are from.
         out: The new run's directory.
-        placed: Beginnings of the names of artifacts to place.
+        placed: How the names of the artifacts to place begin.
         wanted: Regular expressions for the names of artifacts to make; what they need is
             made too.
         edit: Called with the name of each placed file and its path, to change it.
@@ -165,13 +166,13 @@ def rebuild(
                     if edit is not None:
                         edit(name, target)
             ready.add(output)
-    patterns, needed, made = [re.compile(each) for each in wanted], set[str](), list[str]()
+    patterns, asked_for, made = [re.compile(each) for each in wanted], set[str](), list[str]()
     for job in reversed(jobs):
         asked = any(pattern.match(name) for pattern in patterns for name in job.outputs)
-        if (asked or job.name in needed) and not ready.issuperset(job.outputs):
-            needed |= {job.name, *job.needs}
+        if (asked or job.name in asked_for) and not ready.issuperset(job.outputs):
+            asked_for |= {job.name, *job.needs}
     for job in jobs:
-        if job.name in needed and not ready.issuperset(job.outputs):
+        if job.name in asked_for and not ready.issuperset(job.outputs):
             with _alone(job, jobs, out):
                 work(job, store, todo, lambda done, of, note="": None)
             made += job.outputs
@@ -181,10 +182,8 @@ def rebuild(
 @contextmanager
 def _alone(job: Job, jobs: list[Job], out: Path) -> Iterator[None]:
     """Hide what a job does not wait for: with several workers it may not be written yet."""
-    needed = {job.name, *job.needs}
-    for each in reversed(jobs):
-        needed |= {*each.needs} if each.name in needed else set()
-    others = (name for each in jobs if each.name not in needed for name in each.outputs)
+    kept = needed(jobs, job.name)
+    others = (name for each in jobs if each not in kept for name in each.outputs)
     hidden = [out / name for name in others if (out / name).exists()]
     for path in hidden:
         path.rename(path.with_name(f"{path.name}.hidden"))

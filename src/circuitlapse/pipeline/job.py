@@ -63,6 +63,11 @@ class Job:
     key: str
 
 
+def params_of_run(run: TrainingRun) -> dict[str, Any]:
+    """The parameters of a job that name a fine-tune."""
+    return {"training_run": run.name, "recipe": run.recipe, "seed": run.seed}
+
+
 def run_of_job(job: Job) -> TrainingRun:
     """The fine-tune that a job is about."""
     return TrainingRun(job.params["recipe"], job.params["seed"])

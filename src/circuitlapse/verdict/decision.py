@@ -31,11 +31,11 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from circuitlapse.records.documents import CAUSES, Group, Label, Precondition
-from circuitlapse.stats.intervals import Estimate
 from circuitlapse.stats.random_baseline import RandomBaseline
 from circuitlapse.verdict import thresholds
 from circuitlapse.verdict.causes import Causes, Measured, divide_gain
-from circuitlapse.verdict.preconditions import OLD_TASK_DONE, logits, percent
+from circuitlapse.verdict.gain import Gain
+from circuitlapse.verdict.preconditions import OLD_TASK_DONE, percent
 
 Named = Literal["elicited", "transformed", "formed"]
 GROUP_OF: dict[Named, Group] = {"transformed": "old_heads", "formed": "recruited_heads"}
@@ -142,17 +142,16 @@ def _judged(
 
     failed = [check.name for check in preconditions if not check.holds]
     unmet = f"A precondition fails: {'; '.join(failed)}."
-    improvement = causes.improvement
-    if improvement.low == improvement.value == improvement.high == 0:
-        return decision("no_gain", "The two models answer every prompt of the new task alike.")
+    gain = Gain(causes.improvement, causes.accuracy_gain, causes.standardised_gain)
+    if gain.alike:
+        return decision("no_gain", gain.absent())
     own = (check for run in runs for check in run.preconditions)
     if any(check.name == OLD_TASK_DONE and not check.holds for check in own):
         return decision("undetermined", unmet)
-    bounds = _gain_bounds(causes)
-    if absent := [said for rise, least, said in bounds if rise.high <= least]:
-        return decision("no_gain", absent[0])
-    if unclear := [said for rise, least, said in bounds if rise.low <= least]:
-        return decision("undetermined", f"An improvement is not shown. {unclear[0]}")
+    if absent := gain.absent():
+        return decision("no_gain", absent)
+    if unclear := gain.unclear():
+        return decision("undetermined", f"An improvement is not shown. {unclear}")
     shares = causes.shares
     if failed or shares is None:
         small = "The improvement G is within rounding error of the logits: no shares are computed."
@@ -182,28 +181,6 @@ def _judged(
             f"The intervals do not decide whether one share has most of the improvement: {shown}.",
         )
     return decision("undetermined", f"The intervals are too wide to name a cause: {shown}.")
-
-
-def _gain_bounds(causes: Causes) -> list[tuple[Estimate, float, str]]:
-    """Quantities that must rise for an improvement, their bounds, and sentences if they did not."""
-    improvement, rise, scaled = causes.improvement, causes.accuracy_gain, causes.standardised_gain
-    least = thresholds.SMALLEST_ACCURACY_GAIN
-    return [
-        (improvement, 0.0, f"G is {logits(improvement)}, and its interval is not above zero."),
-        (
-            rise,
-            least,
-            f"G is {logits(improvement)}, but the candidate accuracy rose by {percent(rise)}, not "
-            f"clearly by {100 * least:.0f} %.",
-        ),
-        (
-            scaled,
-            0.0,
-            f"G is {logits(improvement)}, but in units of the logits' spread the logit difference "
-            f"rose by {scaled.value:.2f} [{scaled.low:.2f}, {scaled.high:.2f}]: the model may be "
-            "surer, not better.",
-        ),
-    ]
 
 
 def _support(cause: Named, causes: Causes, runs: Sequence[Run]) -> list[Precondition]:

@@ -17,8 +17,8 @@ from circuitlapse.stats.intervals import (
     bootstrap_means,
     percentile_ends,
 )
-from circuitlapse.verdict.label_marks import SMALLEST_ACCURACY_GAIN
 from circuitlapse.verdict.preconditions import logits, percent
+from circuitlapse.verdict.thresholds import SMALLEST_ACCURACY_GAIN
 
 
 @dataclass(frozen=True)

@@ -20,5 +20,3 @@ OTHER_DIRECTIONS = 0.3
 SAME_DIRECTIONS = 0.5
 # More than half of the improvement is lost.
 NECESSARY = 0.5
-# Ten percentage points of accuracy: less is no ability.
-SMALLEST_ACCURACY_GAIN = 0.1

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from circuitlapse.config.experiment import Experiment
 from circuitlapse.config.section import OLD_CIRCUIT
-from circuitlapse.pipeline.job import Job
+from circuitlapse.pipeline.job import Job, params_of_run
 from circuitlapse.pipeline.plan.estimate import STEP_SECONDS, Size
 from circuitlapse.pipeline.plan.measurement import Cost, Measurement, Plan
 from circuitlapse.records import layout
@@ -95,9 +95,7 @@ def _fine_tunes(plan: Plan) -> None:
             (*paths, layout.training(run.name)),
             recipe_settings(plan, run.recipe),
             (*_trained_from(plan, layout.FINETUNE), *held_out),
-            training_run=run.name,
-            recipe=run.recipe,
-            seed=run.seed,
+            **params_of_run(run),
         )
         plan.at.update({(run.name, step): job for step in e.steps()})
 

@@ -1,7 +1,7 @@
 """Jobs that find the causes: weight grafts, and parts of one model in the other."""
 
 from circuitlapse.analyses.grafts import graft_checkpoints
-from circuitlapse.pipeline.job import Job
+from circuitlapse.pipeline.job import Job, params_of_run
 from circuitlapse.pipeline.plan.estimate import Size
 from circuitlapse.pipeline.plan.measurement import Cost, Measurement, Plan
 from circuitlapse.records.layout import carriers, grafts, grafts_at, swapped_rows
@@ -28,9 +28,7 @@ def _grafts(plan: Plan) -> None:
             (grafts(run.name),),
             [plan.section("measure"), plan.section("compare")],
             (*_ends(plan, run.name), *held_out),
-            training_run=run.name,
-            recipe=run.recipe,
-            seed=run.seed,
+            **params_of_run(run),
         )
 
 
@@ -45,9 +43,7 @@ def _grafts_between(plan: Plan) -> None:
                 (grafts_at(run.name, step),),
                 plan.section("compare"),
                 (*needs, *plan.prompts(e.tasks.new, "test")),
-                training_run=run.name,
-                recipe=run.recipe,
-                seed=run.seed,
+                **params_of_run(run),
                 step=step,
             )
 
@@ -65,9 +61,7 @@ def _swaps(plan: Plan) -> None:
                     f"grafts {run.name}",
                     *plan.prompts(plan.experiment.tasks.new, "test"),
                 ),
-                training_run=run.name,
-                recipe=run.recipe,
-                seed=run.seed,
+                **params_of_run(run),
                 swap=swap,
             )
 
@@ -86,9 +80,7 @@ def _carriers(plan: Plan) -> None:
             (carriers(run.name),),
             [plan.section("measure"), plan.section("compare")],
             (*_ends(plan, run.name), *held_out),
-            training_run=run.name,
-            recipe=run.recipe,
-            seed=run.seed,
+            **params_of_run(run),
         )
 
 
