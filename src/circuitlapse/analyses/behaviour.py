@@ -1,17 +1,19 @@
 """How well each checkpoint does each task, compared with placebos and shortcuts."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
 from circuitlapse.analyses.analysis import Analysis, RunData, Section
 from circuitlapse.config.finetune import TrainingRun
 from circuitlapse.records import layout
+from circuitlapse.records.answers import Behaviour
 from circuitlapse.records.arrays import Arrays
 from circuitlapse.records.columns import STEP, TASK, TRAINING_RUN, Row, integer, interval, text
 from circuitlapse.records.items import read_items, shortcut_hits
 from circuitlapse.stats.intervals import Estimate, mean_interval, proportion_interval
+from circuitlapse.verdict.gain import measured_gain
 
 
 def behaviour_rows(names: Row, arrays: Arrays) -> Iterator[Row]:
@@ -40,7 +42,22 @@ def rise_over(base: Arrays, arrays: Arrays, split: str) -> Estimate:
 
 def task_rows(scores: RunData) -> list[Row]:
     """Rows of the table ``behaviour``."""
-    return [row for found in scores.checkpoints() for row in behaviour_rows(*found)]
+    rows = []
+    base = {
+        task: scores.at(scores.experiment.training_runs()[0].name, 0, task) for task in scores.tasks
+    }
+    for names, arrays in scores.checkpoints():
+        for row in behaviour_rows(names, arrays):
+            first, now = (answers(each, row["split"]) for each in (base[names["task"]], arrays))
+            gain = measured_gain(first, now)
+            rows.append(row | {f"{name}_rise": rise for name, rise in vars(gain).items()})
+    return rows
+
+
+def answers(arrays: Arrays, split: str) -> Behaviour:
+    """The answers of one checkpoint to the prompts of one task and split."""
+    parts = (each.name for each in fields(Behaviour))
+    return Behaviour(**{part: arrays[f"behaviour.{split}.{part}"] for part in parts})
 
 
 def placebo_rows(scores: RunData) -> list[Row]:
@@ -148,7 +165,16 @@ BEHAVIOUR = Analysis(
     "behaviour",
     "One row per step, task and `split`: `test` (held-out name pairs in known templates) or "
     "`test_templates` (both held out).",
-    _ANSWERS,
+    (
+        *_ANSWERS,
+        interval("logits_rise", "rise of the logit difference over the base's, in logits"),
+        interval("accuracy_rise", "rise of the candidate accuracy over the base's"),
+        interval(
+            "standardised_rise",
+            "rise of the logit difference in units of the logits' standard deviation over the "
+            "vocabulary",
+        ),
+    ),
     ("scores",),
     task_rows,
     "Behaviour",

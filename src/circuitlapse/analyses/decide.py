@@ -1,50 +1,62 @@
 """The verdict of a run, from what was measured of its fine-tunes."""
 
-from circuitlapse.analyses.analysis import RunData
-from circuitlapse.analyses.behaviour import rise_over, shortcuts_of
-from circuitlapse.analyses.grafts import evidence_of
-from circuitlapse.analyses.head_changes import last_changes
+from dataclasses import fields
+from typing import Any
+
+from circuitlapse.analyses.analysis import Analysis, RunData
+from circuitlapse.analyses.behaviour import BEHAVIOUR, rise_over, shortcuts_of
+from circuitlapse.analyses.head_changes import CARRIERS, last_changes
 from circuitlapse.analyses.overlap import overlaps_of
 from circuitlapse.analyses.registry import ANALYSES
 from circuitlapse.config.finetune import TrainingRun
 from circuitlapse.records import layout
 from circuitlapse.records.arrays import Arrays
+from circuitlapse.records.columns import Row
 from circuitlapse.records.documents import Evidence, Verdict
 from circuitlapse.records.items import read_items
 from circuitlapse.stats.intervals import Estimate, mean_interval, proportion_interval
-from circuitlapse.verdict.causes import divide_gain
-from circuitlapse.verdict.decision import Run
+from circuitlapse.verdict.gain import Gain
+from circuitlapse.verdict.measures import Measures
 from circuitlapse.verdict.preconditions import Context, Findings, check_preconditions
 from circuitlapse.verdict.statements import statements
-from circuitlapse.verdict.verdict import build_verdict
+from circuitlapse.verdict.verdict import FineTune, build_verdict
+from circuitlapse.verdict.words import Named
 
 
 def decide(scores: RunData, recipe: str) -> Verdict:
     """Give the verdict on a recipe, from all its seeds; with each seed's evidence."""
-    training_runs = [
-        training_run
-        for training_run in scores.experiment.training_runs()
-        if training_run.recipe == recipe
-    ]
-    family, settings = scores.experiment.measure.counterfactuals[0], scores.experiment.compare
-    runs, evidence, grouped = {}, {}, True
-    for training_run in training_runs:
+    experiment = scores.experiment
+    seeds, evidence = {}, {}
+    for training_run in experiment.training_runs():
+        if training_run.recipe != recipe:
+            continue
         findings = findings_of(scores, training_run)
-        runs[training_run.seed] = run_of(scores, training_run, findings)
-        grouped = grouped and not evidence_of(scores, training_run).choice.not_reported
-        evidence[training_run.seed] = _evidence(scores, training_run, family, findings)
-    return build_verdict(
-        runs, evidence, grouped=grouped, seed=settings.seed, repeats=settings.bootstrap
-    )
+        seeds[training_run.seed] = fine_tune_of(scores, training_run, findings)
+        evidence[training_run.seed] = _evidence(scores, training_run, findings)
+    settings, base = experiment.compare, experiment.base
+    named = Named(base.path or f"the organism {base.organism}", *scores.tasks)
+    return build_verdict(seeds, evidence, named, seed=settings.seed, repeats=settings.bootstrap)
 
 
-def run_of(scores: RunData, training_run: TrainingRun, findings: Findings) -> Run:
-    """Return one fine-tune, ready to be judged alone or with others, also those of other bases."""
-    found, settings = evidence_of(scores, training_run), scores.experiment.compare
-    improvement = divide_gain(
-        [found.measured], seed=settings.seed, repeats=settings.bootstrap
-    ).improvement
-    return found.run(check_preconditions(findings, improvement, _context(scores, training_run)))
+def fine_tune_of(scores: RunData, training_run: TrainingRun, findings: Findings) -> FineTune:
+    """Return what a fine-tune's label is made from: rows of tables, and the preconditions."""
+    last = {"step": scores.last}
+    (gained,) = _rows(scores, BEHAVIOUR, training_run, task=scores.tasks[1], split="test", **last)
+    gain = Gain(*(gained[f"{part.name}_rise"] for part in fields(Gain)))
+    measures = Measures.of_rows(_rows(scores, CARRIERS, training_run, **last))
+    context = _context(scores, training_run)
+    return FineTune(gain, measures, check_preconditions(findings, gain.logits, context))
+
+
+def _rows(
+    scores: RunData, analysis: Analysis, training_run: TrainingRun, **where: Any
+) -> list[Row]:
+    """Rows of a table of one fine-tune, with intervals as values."""
+    return [
+        analysis.whole(row)
+        for row in scores.table(analysis.name, training_run)
+        if all(row[name] == value for name, value in where.items())
+    ]
 
 
 def _context(scores: RunData, training_run: TrainingRun) -> Context:
@@ -59,10 +71,8 @@ def _context(scores: RunData, training_run: TrainingRun) -> Context:
     )
 
 
-def _evidence(
-    scores: RunData, training_run: TrainingRun, family: str, findings: Findings
-) -> list[Evidence]:
-    context = _context(scores, training_run)
+def _evidence(scores: RunData, training_run: TrainingRun, findings: Findings) -> list[Evidence]:
+    context, family = _context(scores, training_run), scores.experiment.measure.counterfactuals[0]
     changes = last_changes(scores, training_run, family)
 
     worded = [
@@ -73,23 +83,8 @@ def _evidence(
     ]
     return [
         *statements(context, findings, overlaps_of(scores, training_run, family), changes),
-        _groups(scores, training_run),
         *worded,
     ]
-
-
-def _groups(scores: RunData, training_run: TrainingRun) -> Evidence:
-    choice = evidence_of(scores, training_run).choice
-    old, recruited = (
-        ", ".join(heads) or "none" for heads in (choice.old_heads, choice.recruited_heads)
-    )
-    return Evidence(
-        statement=f"The groups were chosen on validation prompts. Old-task heads: {old}. Recruited "
-        f"heads: {recruited}. Change categories are measured on test prompts and use the placebo, "
-        "so they may differ for heads near the threshold and for heads that the placebo changes.",
-        table="grafts",
-        where={**scores.names(training_run), "step": scores.last, "origin": "rescaled_base"},
-    )
 
 
 def findings_of(scores: RunData, training_run: TrainingRun) -> Findings:

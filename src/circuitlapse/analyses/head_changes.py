@@ -25,6 +25,7 @@ from circuitlapse.records.columns import (
     flag,
     integer,
     interval,
+    numbers,
     real,
     text,
 )
@@ -143,7 +144,7 @@ HEAD_CHANGES = Analysis(
 CARRIERS = Analysis(
     "carriers",
     "One row per measure and set of heads, at the last checkpoint, under the first counterfactual "
-    "type. [The glossary](../glossary.md) defines the measures. They decide no label yet.",
+    "type. [The glossary](../glossary.md) defines the measures.",
     (
         *TRAINING_RUN,
         STEP,
@@ -159,7 +160,8 @@ CARRIERS = Analysis(
             "`necessity`",
         ),
         interval("value", "a ratio"),
-        integer("n_random", "random groups of heads that share no head with the old-task heads"),
+        numbers("groups", "the same of random groups of heads without any old-task head"),
+        integer("n_random", "number of these groups"),
         real("null_min", "the smallest value of these groups"),
         real("null_max", "the largest value of these groups"),
         flag("above_groups", "the interval lies above all groups; null with fewer than nine"),
@@ -173,7 +175,7 @@ CARRIERS = Analysis(
         "Whether the new answer depends on the heads of the old task, whether these heads still "
         "write in the same directions, and what new heads bring, at the last checkpoint. Grey: "
         "random groups of as many other heads, from the smallest to the largest. Measures that "
-        "are not reported stand in the table with the reason. They decide no label yet.",
+        "are not reported stand in the table with the reason.",
         "activations",
     ),
 )

@@ -29,7 +29,7 @@ from circuitlapse.pipeline.run.execute import worker_killed, worker_pool
 from circuitlapse.records.calibration import CalibratedOrganism, Calibration, calibration_table
 from circuitlapse.records.store import Store, key_of
 from circuitlapse.training.placebos import PLACEBOS
-from circuitlapse.verdict.verdict import THRESHOLDS
+from circuitlapse.verdict.verdict import MARKS
 
 DOCUMENT, TABLE = "calibration.json", "calibration.parquet"
 N, SEED_FROM = 10, 100
@@ -105,7 +105,7 @@ def calibrate(
                 "judging": setup.judging.model_dump(),
                 "recipes": {kind: recipe.sha256 for kind, recipe in setup.recipes.items()},
             },
-            thresholds=THRESHOLDS,
+            thresholds=MARKS,
             organisms=found,
             confusion=confusion(found),
             tallies=tallies(found),

@@ -20,7 +20,7 @@ from circuitlapse.organisms.recipe import Recipe
 from circuitlapse.pipeline.plan.source import code_behind
 from circuitlapse.records.calibration import CalibratedOrganism
 from circuitlapse.records.store import Store, key_of
-from circuitlapse.verdict.verdict import THRESHOLDS
+from circuitlapse.verdict.verdict import MARKS
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Setup:
 
     def key_of(self, candidate: Candidate) -> str:
         """Hash of everything that a candidate's answer depends on."""
-        how = [self.ground_truth.model_dump(), self.judging.model_dump(), THRESHOLDS, judges()]
+        how = [self.ground_truth.model_dump(), self.judging.model_dump(), MARKS, judges()]
         return key_of("candidate", candidate.name, self.base_of(candidate), how)
 
 

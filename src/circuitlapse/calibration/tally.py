@@ -3,13 +3,12 @@
 from collections.abc import Iterable, Sequence
 
 from circuitlapse.records.calibration import CAUSAL, LABEL_OF, CalibratedOrganism, Outcome, Tally
-from circuitlapse.records.documents import Label
 from circuitlapse.stats.intervals import clopper_pearson
 
 ALL_CAUSES = "all causes"
 
 
-def outcome_of(kind: str, label: Label) -> Outcome:
+def outcome_of(kind: str, label: str) -> Outcome:
     """Compare a label with the ground truth."""
     if label == "undetermined":
         return "undetermined"

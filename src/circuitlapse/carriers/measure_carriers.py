@@ -16,7 +16,13 @@ from circuitlapse.carriers.same_directions import same_directions
 from circuitlapse.carriers.transplants import necessity, sufficiency
 from circuitlapse.carriers.variable_effect import variable_effect
 from circuitlapse.models.engine.model import Model
-from circuitlapse.records.carriers import Carriers, NewHeads, OldHeads, SameDirections
+from circuitlapse.records.carriers import (
+    OTHER_VARIABLE,
+    Carriers,
+    NewHeads,
+    OldHeads,
+    SameDirections,
+)
 from circuitlapse.stats.apart_groups import GROUPS, Compared, compared
 from circuitlapse.stats.intervals import mean_interval
 from circuitlapse.stats.measured import FEWEST_GROUPS, Measured
@@ -89,7 +95,7 @@ def carriers(
     choices = _choose(base, tuned, prompts, trained, n_groups, seed)
     advance(1, PARTS)
     pairs = next(iter(prompts.new_test.values()))
-    effect = Measured(not_reported="the tasks' counterfactuals change different variables")
+    effect = Measured(not_reported=OTHER_VARIABLE)
     if same_variable:
         effect = variable_effect(base, tuned, prompts.old_test, prompts.new_test)
     advance(2, PARTS)

@@ -29,17 +29,21 @@ def _print_recipe(run: Run, console: Console) -> None:
     tasks, steps = run.experiment.tasks, run.experiment.steps()
     console.print(_behaviour(run, steps[-1]), "", _heads(run, steps[-1]), "")
     verdict = run.verdict
-    console.print(f"Verdict: {verdict.label} ({verdict.scope})", highlight=False)
-    console.print(verdict.reason, highlight=False, markup=False)
-    for one in verdict.seeds:
-        shares = ", ".join(
-            f"{cause} {share.text()}" for cause, share in one.shares.items() if share is not None
-        )
-        console.print(
-            f"  seed {one.finetune_seed}: {one.label}; G {one.improvement.text()}; "
-            f"{shares or 'no shares'}",
-            highlight=False,
-        )
+    console.print(f"Verdict: {verdict.name} ({verdict.scope})", highlight=False)
+    for text in (
+        verdict.sentence,
+        f"Was it there? {verdict.was_it_there}",
+        f"What carries it? {verdict.what_carries_it}",
+        *verdict.would_change,
+    ):
+        console.print(text, highlight=False, markup=False)
+    if len(verdict.seeds) > 1:
+        for one in verdict.seeds:
+            console.print(
+                f"  seed {one.finetune_seed}: {one.name}; G {one.improvement.text()}; {one.reason}",
+                highlight=False,
+                markup=False,
+            )
     console.print(f"The rule: {verdict.calibration}.", highlight=False, markup=False)
     failed = [check for check in verdict.preconditions if not check.holds]
     for check in failed:

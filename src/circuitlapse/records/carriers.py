@@ -15,6 +15,8 @@ from circuitlapse.stats.measured import Measured
 
 Choice = Literal["old", "half", "double", "without_best"]
 CHOICES: tuple[Choice, ...] = get_args(Choice)
+OTHER_VARIABLE = "the tasks' counterfactuals change different variables"
+"""Why there is no variable_effect where the two tasks are about different things."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,7 @@ def _row(heads: str, names: Sequence[str], measure: str, found: Measured) -> dic
         "names": " ".join(names),
         "measure": measure,
         "value": found.estimate,
+        "groups": list(groups),
         "n_random": len(groups),
         "null_min": min(groups, default=None),
         "null_max": max(groups, default=None),

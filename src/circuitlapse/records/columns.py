@@ -10,12 +10,13 @@ from circuitlapse.stats.intervals import Estimate
 from circuitlapse.stats.random_baseline import RandomBaseline
 
 Row = dict[str, Any]
-Kind = Literal["text", "integer", "real", "flag", "interval", "random"]
+Kind = Literal["text", "integer", "real", "flag", "numbers", "interval", "random"]
 _TYPES: Mapping[Kind, Any] = {
     "text": pl.String,
     "integer": pl.Int64,
     "real": pl.Float64,
     "flag": pl.Boolean,
+    "numbers": pl.List(pl.Float64),
 }
 _RANDOM = ("n_random", "null_mean", "null_min", "null_max", "p_value")
 
@@ -84,6 +85,11 @@ def real(name: str, meaning: str = "") -> Column:
 def flag(name: str, meaning: str = "") -> Column:
     """A column of truth values."""
     return Column(name, "flag", meaning)
+
+
+def numbers(name: str, meaning: str = "") -> Column:
+    """A column of lists of numbers."""
+    return Column(name, "numbers", meaning)
 
 
 def interval(name: str, meaning: str = "") -> Column:

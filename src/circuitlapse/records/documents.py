@@ -1,6 +1,7 @@
 """The run's small documents: the verdict with its evidence, the provenance, and a tried prompt."""
 
 from dataclasses import dataclass
+from math import inf
 from typing import Literal, get_args
 
 import numpy as np
@@ -9,9 +10,18 @@ from pydantic import BaseModel, ConfigDict
 from circuitlapse.shapes import Float
 from circuitlapse.stats.intervals import Estimate
 
-Label = Literal["elicited", "transformed", "formed", "mixed", "no_gain", "undetermined"]
-Cause = Literal["elicited", "transformed", "formed", "elsewhere"]
-CAUSES: tuple[Cause, ...] = get_args(Cause)
+Label = Literal[
+    "no_gain",
+    "another_rule",
+    "elicited",
+    "formed",
+    "transformed",
+    "reused",
+    "not_old_heads",
+    "undetermined",
+]
+How = Literal["", "new_heads", "in_place"]
+Carrier = Literal["", "own_change", "idle_heads", "spread_out"]
 Group = Literal["old_heads", "recruited_heads", "other_heads", "mlps", "shared"]
 GROUPS: tuple[Group, ...] = get_args(Group)
 
@@ -52,51 +62,108 @@ class Evidence(_Document):
     where: dict[str, str | int]
 
 
-class OneSeed(_Document):
-    """One fine-tune by itself, where a verdict is about several.
+@dataclass(frozen=True)
+class Condition:
+    """One condition of a label.
+
+    Attributes:
+        measure: The measure, with what is compared: ``dependence low``.
+        found: Its end; None where it was not measured.
+        mark: What it is compared with.
+        holds: Whether it holds.
+    """
+
+    measure: str
+    found: float | None
+    mark: float
+    holds: bool
+
+    @property
+    def distance(self) -> float:
+        """How far the end is from the mark; infinite where it was not measured."""
+        return inf if self.found is None else abs(self.found - self.mark)
+
+    def text(self) -> str:
+        """Name the mark, with the distance."""
+        if self.found is None:
+            return f"{self.measure} was not measured"
+        return f"{self.measure} is {self.found:.2f}, {self.distance:.2f} from {self.mark:.2f}"
+
+
+class Labelled(_Document):
+    """A label and what it rests on.
+
+    Attributes:
+        label: Its name.
+        how: Of ``formed``: by new heads, or in place.
+        carrier: Of ``transformed`` and ``reused``: the old-task heads' own change suffices, idle
+            heads drive it, or the change is spread out.
+        reason: What decided, in one or two sentences.
+        conditions: The conditions of this label; of ``undetermined``, those of the label that was
+            missed by least.
+        nearest: The condition whose mark is nearest: what would change the answer.
+        dropped: Conditions that could not be tested and were dropped.
+        survives: The label with other choices of old-task heads: half, double, without the best.
+    """
+
+    label: Label
+    how: How = ""
+    carrier: Carrier = ""
+    reason: str
+    conditions: tuple[Condition, ...] = ()
+    nearest: Condition | None = None
+    dropped: tuple[str, ...] = ()
+    survives: dict[str, Label] = {}
+
+    @property
+    def name(self) -> str:
+        """The label in words, with how."""
+        return " ".join(self.label.split("_")) + (f" ({_HOW[self.how]})" if self.how else "")
+
+
+_HOW: dict[How, str] = {"new_heads": "new heads", "in_place": "in place"}
+
+
+class OneSeed(Labelled):
+    """One fine-tune by itself.
 
     Attributes:
         finetune_seed: Which.
-        label: What it would be called alone.
-        improvement: Its G.
-        shares: Its shares of G.
+        improvement: Its G, in logits.
     """
 
     finetune_seed: int
-    label: Label
     improvement: Estimate
-    shares: dict[Cause, Estimate | None]
 
 
-class Verdict(_Document):
+class Verdict(Labelled):
     """Whether the ability was elicited, transformed or formed, and why one may say so.
 
     Attributes:
         schema_version: Changes when a field changes its meaning.
-        label: The answer.
-        reason: Why this label, in one or two sentences.
+        sentence: The answer in one sentence, for a paper.
+        says_not: What the label does not say.
+        was_it_there: The answer to the first question: how much had to be taught.
+        what_carries_it: The answer to the second: which heads, and in which directions.
+        would_change: The nearest mark, and what other choices of heads would change.
         scope: What the label speaks about; one seed is only ever ``this run``.
-        calibration: Error rates of the rule on models with known ground truth.
+        calibration: What is known of the rule's errors on models with known ground truth.
         improvement: G, the rise of the mean logit difference on the new task's test prompts.
-        shares: Share of G by its cause, as :mod:`circuitlapse.verdict.causes` defines them; null
-            where G is not clear of zero, or heads could not be told apart.
-        seeds: Each fine-tune by itself; empty where there is one.
-        few_seeds: Whether they are several and yet too few for the intervals of improvement and
-        shares,
-            which are of all together, to say anything of further seeds.
-        preconditions: What was checked first, and what the label needs in addition to its share.
+        seeds: Each fine-tune by itself.
+        preconditions: What must hold before a label means anything.
         evidence: The statements that the label rests on.
     """
 
-    schema_version: Literal[2] = 2
-    label: Label
-    reason: str
+    schema_version: Literal[3] = 3
+    sentence: str
+    says_not: list[str]
+    was_it_there: str
+    what_carries_it: str
+    would_change: list[str]
     scope: str
     calibration: str
     improvement: Estimate
-    shares: dict[Cause, Estimate | None]
-    seeds: list[OneSeed] = []
-    few_seeds: bool = False
+    seeds: list[OneSeed]
     preconditions: list[Precondition]
     evidence: list[Evidence]
 

@@ -36,7 +36,7 @@ import numpy as np
 
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.records.answers import Behaviour
-from circuitlapse.records.documents import CAUSES, GROUPS, Cause, Group
+from circuitlapse.records.documents import GROUPS, Group
 from circuitlapse.shapes import Float
 from circuitlapse.stats.intervals import (
     Estimate,
@@ -55,6 +55,10 @@ SUBSETS: tuple[frozenset[Group], ...] = tuple(
     for number in range(2 ** len(GROUPS))
 )
 """All sets of groups; the first is empty and the last holds all of them."""
+
+
+Cause = Literal["elicited", "transformed", "formed", "elsewhere"]
+CAUSES: tuple[Cause, ...] = get_args(Cause)
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,13 +30,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from circuitlapse.records.documents import CAUSES, Group, Label, Precondition
+from circuitlapse.records.documents import Group, Precondition
 from circuitlapse.stats.random_baseline import RandomBaseline
 from circuitlapse.verdict import thresholds
-from circuitlapse.verdict.causes import Causes, Measured, divide_gain
+from circuitlapse.verdict.causes import CAUSES, Causes, Measured, divide_gain
 from circuitlapse.verdict.gain import Gain
 from circuitlapse.verdict.preconditions import OLD_TASK_DONE, percent
 
+Label = Literal["elicited", "transformed", "formed", "mixed", "no_gain", "undetermined"]
 Named = Literal["elicited", "transformed", "formed"]
 GROUP_OF: dict[Named, Group] = {"transformed": "old_heads", "formed": "recruited_heads"}
 _HEADS: tuple[Group, ...] = ("old_heads", "recruited_heads", "other_heads")

@@ -22,62 +22,26 @@ and the labels that need same_directions are not possible. The marks are those o
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from circuitlapse.records.carriers import CHOICES, Carriers, Choice
+from circuitlapse.records.documents import Carrier, Condition, Labelled
 from circuitlapse.stats.measured import Measured
 from circuitlapse.verdict import label_marks as marks
-from circuitlapse.verdict.gain import Gain
-from circuitlapse.verdict.label_rules import (
-    Condition,
-    How,
-    LabelEvidence,
-    LabelName,
-    Rule,
-    rules_of,
-)
+from circuitlapse.verdict.label_rules import LabelEvidence, Rule, rules_of
 from circuitlapse.verdict.preconditions import OLD_TASK_DONE
-
-Carrier = Literal["", "own_change", "idle_heads", "spread_out"]
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """A label and what it rests on.
-
-    Attributes:
-        label: Its name.
-        how: Of ``formed``: by new heads, or in place.
-        carrier: Of ``transformed`` and ``reused``: the old-task heads' own change suffices, idle
-            heads drive it, or the change is spread out.
-        reason: What decided, in one sentence.
-        conditions: The conditions of this label; of ``undetermined``, those of the label that was
-            missed by least.
-        nearest: The condition whose mark is nearest: what would change the answer.
-        dropped: Conditions that could not be tested and were dropped, for the scope.
-    """
-
-    label: LabelName
-    reason: str
-    how: How = ""
-    carrier: Carrier = ""
-    conditions: tuple[Condition, ...] = ()
-    nearest: Condition | None = None
-    dropped: tuple[str, ...] = ()
 
 
 def label(evidence: LabelEvidence) -> Labelled:
     """Return the label of one fine-tune."""
     gain = evidence.gain
     failed = [check.name for check in evidence.preconditions if not check.holds]
-    unmet = Labelled("undetermined", f"A precondition fails: {'; '.join(failed)}.")
-    if OLD_TASK_DONE in failed and not gain.alike:
+    unmet = _undetermined(f"A precondition fails: {'; '.join(failed)}.")
+    if any(name.startswith(OLD_TASK_DONE) for name in failed) and not gain.alike:
         return unmet
     if absent := gain.absent():
-        return Labelled("no_gain", absent)
+        return Labelled(label="no_gain", reason=absent)
     if unclear := gain.unclear():
-        return Labelled("undetermined", f"An improvement is not shown. {unclear}")
+        return _undetermined(f"An improvement is not shown. {unclear}")
     if failed:
         return unmet
     effect = evidence.variable_effect
@@ -90,24 +54,12 @@ def label(evidence: LabelEvidence) -> Labelled:
     nearest = min(rules, key=_missed_by)
     said = "; ".join(each.text() for each in nearest.missed)
     name = nearest.label + (f" ({nearest.how})" if nearest.how else "")
-    return Labelled(
-        "undetermined",
+    return _undetermined(
         f"The nearest label is {name}, which is missed: {said}.",
         conditions=nearest.conditions,
         nearest=min(nearest.missed, key=lambda each: each.distance),
         dropped=nearest.dropped,
     )
-
-
-def survives(gain: Gain, found: Carriers, **evidence: Any) -> dict[Choice, Labelled]:
-    """Return the label with each choice of old-task heads: half and double, and without the best.
-
-    ``evidence`` are further arguments of :meth:`LabelEvidence.of`.
-    """
-    return {
-        choice: label(LabelEvidence.of(gain, found, choice=choice, **evidence))
-        for choice in CHOICES
-    }
 
 
 def _missed_by(rule: Rule) -> tuple[bool, float]:
@@ -122,18 +74,28 @@ def _labelled(rule: Rule, before: Sequence[Rule], evidence: LabelEvidence) -> La
     # Another answer needs one condition to fail here, or all those missed before to hold.
     others = [max(each.missed, key=lambda one: one.distance) for each in before]
     nearest = min((*rule.conditions, *others), key=lambda each: each.distance)
-    carrier = _carrier(evidence) if rule.label in ("transformed", "reused") else ""
+    carried = rule.label in ("elicited", "transformed", "reused")
     said = "; ".join(f"{each.measure} {each.found:.2f}" for each in rule.conditions)
     return Labelled(
-        rule.label, f"{said}.", rule.how, carrier, rule.conditions, nearest, rule.dropped
+        label=rule.label,
+        how=rule.how,
+        carrier=_carrier(evidence) if carried else "",
+        reason=f"{said}.",
+        conditions=rule.conditions,
+        nearest=nearest,
+        dropped=rule.dropped,
     )
+
+
+def _undetermined(reason: str, **found: Any) -> Labelled:
+    return Labelled(label="undetermined", reason=reason, **found)
 
 
 def _variable(effect: Measured) -> Labelled | None:
     """The labels that variable_effect decides; None if the variable moves the new answer."""
     found, most = effect.estimate, marks.VARIABLE_USED
     if found is None:
-        return Labelled("undetermined", f"variable_effect is not reported: {effect.not_reported}.")
+        return _undetermined(f"variable_effect is not reported: {effect.not_reported}.")
     if found.low >= most:
         return None
     low = Condition("variable_effect low", found.low, most, holds=False)
@@ -142,13 +104,14 @@ def _variable(effect: Measured) -> Labelled | None:
     if above.holds and high.holds:
         nearest = min(above, high, key=lambda each: each.distance)
         reason = f"variable_effect is {found.text()}: the new answer does not use the variable."
-        return Labelled("another_rule", reason, conditions=(above, high), nearest=nearest)
+        conditions = (above, high)
+        return Labelled(label="another_rule", reason=reason, conditions=conditions, nearest=nearest)
     if found.high < -most:
         reason = f"variable_effect is {found.text()}: the variable is used with the opposite sign."
-        return Labelled("undetermined", reason, conditions=(above,), nearest=above)
+        return _undetermined(reason, conditions=(above,), nearest=above)
     reason = f"variable_effect is {found.text()}: whether the variable is used is open."
     nearest = min((each for each in (low, high, above) if not each.holds), key=_distance)
-    return Labelled("undetermined", reason, conditions=(low,), nearest=nearest)
+    return _undetermined(reason, conditions=(low,), nearest=nearest)
 
 
 def _distance(condition: Condition) -> float:

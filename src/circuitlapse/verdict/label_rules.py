@@ -5,27 +5,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import inf
-from typing import Literal
 
-from circuitlapse.records.carriers import Carriers, Choice
-from circuitlapse.records.documents import Precondition
+from circuitlapse.records.carriers import OTHER_VARIABLE, Choice
+from circuitlapse.records.documents import Condition, How, Label, Precondition
 from circuitlapse.stats.intervals import Estimate
 from circuitlapse.stats.measured import Measured
 from circuitlapse.verdict import label_marks as marks
 from circuitlapse.verdict.gain import Gain
-
-LabelName = Literal[
-    "no_gain",
-    "another_rule",
-    "elicited",
-    "formed",
-    "transformed",
-    "reused",
-    "not_old_heads",
-    "undetermined",
-]
-How = Literal["", "new_heads", "in_place"]
+from circuitlapse.verdict.measures import Measures
 
 
 @dataclass(frozen=True)
@@ -64,12 +51,9 @@ class LabelEvidence:
     def of(
         cls,
         gain: Gain,
-        found: Carriers,
+        found: Measures,
         *,
         choice: Choice = "old",
-        same_variable: bool = True,
-        bits_ratio: Measured | None = None,
-        relearned: Estimate | None = None,
         preconditions: Sequence[Precondition] = (),
     ) -> "LabelEvidence":
         """Take the measures of a choice of old-task heads, and of both kinds of new heads.
@@ -77,17 +61,19 @@ class LabelEvidence:
         Late writers are left out of same_directions without the relearned control. They are known
         of the main choice only.
         """
-        old, whole = found.of_heads(choice), relearned is not None or choice != "old"
+        relearned = found.of("relearned", "same_directions").estimate
+        whole = relearned is not None or choice != "old"
+        effect = found.of("", "variable_effect")
         return cls(
             gain=gain,
-            variable_effect=found.variable_effect if same_variable else None,
-            dependence=old.dependence,
-            same_directions=old.same_directions if whole else found.early_directions,
-            sufficiency=old.sufficiency,
-            new_sufficiency=found.new.sufficiency,
-            new_necessity=found.new.necessity,
-            driving_necessity=found.driving.necessity,
-            bits_ratio=bits_ratio or Measured(not_reported="it was not measured"),
+            variable_effect=None if effect.not_reported == OTHER_VARIABLE else effect,
+            dependence=found.of(choice, "dependence"),
+            same_directions=found.of(choice if whole else "early", "same_directions"),
+            sufficiency=found.of(choice, "sufficiency"),
+            new_sufficiency=found.of("new", "sufficiency"),
+            new_necessity=found.of("new", "necessity"),
+            driving_necessity=found.of("driving", "necessity"),
+            bits_ratio=found.of("", "bits_ratio"),
             relearned=relearned,
             late_writers=() if whole else found.late_writers,
             preconditions=preconditions,
@@ -95,39 +81,10 @@ class LabelEvidence:
 
 
 @dataclass(frozen=True)
-class Condition:
-    """One condition of a label.
-
-    Attributes:
-        measure: The measure, with what is compared: ``dependence low``.
-        found: Its end; None where it was not measured.
-        mark: What it is compared with.
-        holds: Whether it holds.
-    """
-
-    measure: str
-    found: float | None
-    mark: float
-    holds: bool
-
-    @property
-    def distance(self) -> float:
-        """How far the end is from the mark; infinite where it was not measured."""
-        return inf if self.found is None else abs(self.found - self.mark)
-
-    def text(self) -> str:
-        """Name the mark, with the distance."""
-        if self.found is None:
-            return f"{self.measure} was not measured"
-        away = f"{self.distance:.2f} from {self.mark:.2f}"
-        return f"{self.measure} is {self.found:.2f}, {away}"
-
-
-@dataclass(frozen=True)
 class Rule:
     """A label with its conditions."""
 
-    label: LabelName
+    label: Label
     conditions: tuple[Condition, ...]
     how: How = ""
     dropped: tuple[str, ...] = ()

@@ -122,7 +122,7 @@ def check_preconditions(
             **answered("tuned", "new", "test_templates"),
         ),
         _shortcuts(findings.shortcuts, context),
-        _placebo(findings.placebo_gain, improvement, context),
+        *_placebo(findings.placebo_gain, improvement, context),
     ]
 
 
@@ -145,11 +145,8 @@ def _broken(context: Context | None) -> dict[str, Any]:
 
 
 def _improved(context: Context | None) -> dict[str, Any]:
-    """Row with G: all of the improvement remains if no head is frozen."""
-    if context is None:
-        return {}
-    where = context.where(step=context.step, group="all heads")
-    return {"table": "mediation", "where": where}
+    """Row with G."""
+    return _link(context, "behaviour", "tuned", "new", split="test")
 
 
 def _shortcuts(
@@ -169,18 +166,20 @@ def _shortcuts(
 
 def _placebo(
     placebo: Estimate | None, improvement: Estimate, context: Context | None
-) -> Precondition:
+) -> list[Precondition]:
     if placebo is None:
-        return Precondition(name=PLACEBO_CHECK, holds=False, detail="no placebo was run")
+        return []
     allowed = PLACEBO_LARGEST_SHARE * max(improvement.value, 0.0)
     own = {"placebo": context.placebo} if context is not None and context.placebo else {}
-    return Precondition(
-        name=PLACEBO_CHECK,
-        holds=placebo.high <= allowed or placebo.high <= 0,
-        detail=f"{logits(placebo)} on the new task; the interval must be at or below "
-        f"{100 * PLACEBO_LARGEST_SHARE:.0f} % of G, {allowed:.2f}",
-        **_link(context, "placebo", "tuned", "new", split="test", **own),
-    )
+    return [
+        Precondition(
+            name=PLACEBO_CHECK,
+            holds=placebo.high <= allowed or placebo.high <= 0,
+            detail=f"{logits(placebo)} on the new task; the interval must be at or below "
+            f"{100 * PLACEBO_LARGEST_SHARE:.0f} % of G, {allowed:.2f}",
+            **_link(context, "placebo", "tuned", "new", split="test", **own),
+        )
+    ]
 
 
 def percent(estimate: Estimate) -> str:

@@ -1,118 +1,193 @@
-"""The verdict: the decision, its evidence in words, and the errors of the rule in calibration.
+"""The verdict on the fine-tunes of one recipe: their labels, in words, with what they rest on.
 
-The figures of the calibration are those of :func:`circuitlapse.records.calibration.released`.
+With one fine-tune the scope is that run. Up to four are judged one by one and have a label if all
+have the same. From five on the label is that of the measures pooled over seeds and prompts, and
+preconditions must hold in all of them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
-from circuitlapse.heads import thresholds as head_thresholds
-from circuitlapse.records.calibration import Calibration, Tally, released
-from circuitlapse.records.documents import CAUSES, Cause, Evidence, OneSeed, Verdict
+import numpy as np
+
+from circuitlapse.records.carriers import CHOICES
+from circuitlapse.records.documents import Evidence, Labelled, OneSeed, Precondition, Verdict
 from circuitlapse.stats.intervals import Estimate
-from circuitlapse.verdict import thresholds
-from circuitlapse.verdict.causes import Causes
-from circuitlapse.verdict.decision import Decision, Run, decide_causes
-from circuitlapse.verdict.statements import GROUP_NAMES
+from circuitlapse.stats.measured import Measured
+from circuitlapse.verdict import label_marks, thresholds, words
+from circuitlapse.verdict.gain import Gain
+from circuitlapse.verdict.label import label
+from circuitlapse.verdict.label_rules import LabelEvidence
+from circuitlapse.verdict.measures import Measures, pooled_estimate, pooled_measures
+from circuitlapse.verdict.preconditions import PLACEBO_CHECK
 from circuitlapse.verdict.thresholds import POOLED_SEEDS
 
-NO_GROUPS = (
-    f"Heads could not be told apart, so neither the {GROUP_NAMES['old_heads']} nor the "
-    f"{GROUP_NAMES['recruited_heads']} have a share."
+MARKS: dict[str, float] = {
+    name: value
+    for module in (label_marks, thresholds)
+    for name, value in vars(module).items()
+    if name.isupper()
+}
+"""The rule's marks, by name."""
+
+NO_PLACEBO = "what a control fine-tune would change was not subtracted"
+NOT_SCORED = (
+    "its errors on models with known ground truth are not known yet (docs/results/calibration.md)"
 )
 
-WEIGHTS_ONLY = "it reads where weights changed and names no mechanism"
+
+@dataclass(frozen=True)
+class FineTune:
+    """What the label of one fine-tune is made from."""
+
+    gain: Gain
+    measures: Measures
+    preconditions: Sequence[Precondition] = ()
+
+    @property
+    def evidence(self) -> LabelEvidence:
+        """The conditions' values, with the main choice of old-task heads."""
+        return LabelEvidence.of(self.gain, self.measures, preconditions=self.preconditions)
+
+    def labelled(self) -> Labelled:
+        """Return its label, and the label with each other choice of old-task heads."""
+        found = {
+            choice: label(
+                LabelEvidence.of(
+                    self.gain, self.measures, choice=choice, preconditions=self.preconditions
+                )
+            )
+            for choice in CHOICES
+        }
+        others = {choice: each.label for choice, each in found.items() if choice != "old"}
+        return found["old"].model_copy(update={"survives": others})
+
+
+def together(
+    seeds: Mapping[int, FineTune], *, repeats: int = 1000, seed: int = 0
+) -> tuple[Labelled, list[FineTune]]:
+    """Return the label of one or more fine-tunes, and what it was made from."""
+    each = list(seeds.values())
+    if len(each) >= POOLED_SEEDS:
+        pooled = _pooled(seeds, repeats, seed)
+        return pooled.labelled(), [pooled]
+    labels = {number: one.labelled() for number, one in seeds.items()}
+    first = next(iter(labels.values()))
+    if len(labels) == 1:
+        return first, each
+    answers = {(one.label, one.how) for one in labels.values()}
+    if len(answers) > 1:
+        said = "; ".join(f"seed {number}: {one.name}" for number, one in labels.items())
+        reason = f"The seeds have different labels ({said})."
+        return Labelled(label="undetermined", reason=reason), each
+    # What is nearest to changing any of them would change the common label.
+    marks = [one.nearest for one in labels.values() if one.nearest is not None]
+    carriers = {one.carrier for one in labels.values()}
+    survives = {
+        choice: first.label
+        if all(one.survives[choice] == one.label for one in labels.values())
+        else "undetermined"
+        for choice in first.survives
+    }
+    common = {
+        "reason": " ".join(f"Seed {number}: {one.reason}" for number, one in labels.items()),
+        "carrier": first.carrier if len(carriers) == 1 else "",
+        "nearest": min(marks, key=lambda mark: mark.distance, default=None),
+        "dropped": tuple(dict.fromkeys(text for one in labels.values() for text in one.dropped)),
+        "survives": survives,
+    }
+    return first.model_copy(update=common), each
 
 
 def build_verdict(
-    runs: Mapping[int, Run],
-    evidence: Mapping[int, Sequence[Evidence]],
+    seeds: Mapping[int, FineTune],
+    evidence: Mapping[int, Iterable[Evidence]],
+    named: words.Named,
     *,
-    grouped: bool,
-    seed: int,
+    ranked: tuple[Measured, Measured] = (Measured(), Measured()),
+    calibration: str = NOT_SCORED,
+    seed: int = 0,
     repeats: int = 1000,
 ) -> Verdict:
     """Return the verdict on the fine-tunes of one recipe, by seed.
 
-    ``grouped`` is whether the head groups could be told apart in all of them; otherwise no share of
-    a head group is meaningful.
-
-    Raises:
-        CircuitlapseError: If there is no fine-tune, or they were not measured on the same prompts.
+    ``ranked`` are the share of the base's failures that it ranked right among the candidates, and
+    the share of the visible gain on such prompts.
     """
-    names = [f"seed {number}" for number in runs]
-    decision = decide_causes(list(runs.values()), seed=seed, repeats=repeats, names=names)
-    several = len(runs) > 1
-    alone = dict(zip(runs, decision.each, strict=True)) if several else {}
+    found, judged = together(seeds, repeats=repeats, seed=seed)
+    several = len(seeds) > 1
+    values = [each.evidence for each in judged]
     return Verdict(
-        label=decision.label,
-        reason=decision.reason if grouped else f"{decision.reason} {NO_GROUPS}",
-        scope=decision.scope,
-        calibration=f"{WEIGHTS_ONLY}; {known_of_rule(released())}",
-        improvement=decision.causes.improvement,
-        shares=_shares(decision.causes, grouped),
-        seeds=[_one(number, each, grouped) for number, each in alone.items()],
-        few_seeds=several and len(runs) < POOLED_SEEDS,
-        preconditions=decision.checks,
+        **dict(found),
+        sentence=words.sentence(found, values, named),
+        says_not=words.says_not(found, values, named),
+        was_it_there=words.was_it_there(values[0].bits_ratio, *ranked),
+        what_carries_it=words.what_carries_it(found, values[0]),
+        would_change=[
+            each
+            for each in (
+                words.would_change(found),
+                words.survival(found),
+                words.second_circuit(judged[0].measures),
+            )
+            if each
+        ],
+        scope=_scope(found, seeds),
+        calibration=calibration,
+        improvement=_improvement(seeds, repeats, seed),
+        seeds=[
+            OneSeed(**dict(one.labelled()), finetune_seed=number, improvement=one.gain.logits)
+            for number, one in seeds.items()
+        ],
+        preconditions=_checks(seeds),
         evidence=[
-            found.model_copy(update={"statement": f"Seed {number}: {found.statement}"})
+            each.model_copy(update={"statement": f"Seed {number}: {each.statement}"})
             if several
-            else found
+            else each
             for number, sentences in evidence.items()
-            for found in sentences
+            for each in sentences
         ],
     )
 
 
-def _shares(causes: Causes, grouped: bool) -> dict[Cause, Estimate | None]:
-    if causes.shares is None:
-        return dict.fromkeys(CAUSES)
-    shares: dict[Cause, Estimate | None] = {**causes.shares}
-    return shares if grouped else {**dict.fromkeys(CAUSES), "elicited": shares["elicited"]}
+def _scope(found: Labelled, seeds: Mapping[int, FineTune]) -> str:
+    n = len(seeds)
+    about = "this run" if n == 1 else f"these {n} runs"
+    if n >= POOLED_SEEDS:
+        about = f"fine-tunes like these {n}"
+    limits = list(found.dropped)
+    if not any(
+        check.name == PLACEBO_CHECK for one in seeds.values() for check in one.preconditions
+    ):
+        limits.append(NO_PLACEBO)
+    return "; ".join([about, *limits])
 
 
-def _one(number: int, decision: Decision, grouped: bool) -> OneSeed:
-    return OneSeed(
-        finetune_seed=number,
-        label=decision.label,
-        improvement=decision.causes.improvement,
-        shares=_shares(decision.causes, grouped),
+def _checks(seeds: Mapping[int, FineTune]) -> list[Precondition]:
+    """All preconditions; with several seeds each names its own."""
+    return [
+        check.model_copy(update={"name": f"{check.name} (seed {number})"})
+        if len(seeds) > 1
+        else check
+        for number, one in seeds.items()
+        for check in one.preconditions
+    ]
+
+
+def _improvement(seeds: Mapping[int, FineTune], repeats: int, seed: int) -> Estimate:
+    values = [one.gain.logits for one in seeds.values()]
+    if len(values) == 1:
+        return values[0]
+    return pooled_estimate(values, repeats, np.random.default_rng(seed))
+
+
+def _pooled(seeds: Mapping[int, FineTune], repeats: int, seed: int) -> FineTune:
+    """Pool the measures of several seeds."""
+    generator = np.random.default_rng(seed)
+    gains = [one.gain for one in seeds.values()]
+    logits, accuracy, standardised = (
+        pooled_estimate([getattr(gain, name) for gain in gains], repeats, generator)
+        for name in ("logits", "accuracy", "standardised")
     )
-
-
-THRESHOLDS: dict[str, float] = {
-    name: value
-    for module in (head_thresholds, thresholds)
-    for name, value in vars(module).items()
-    if name.isupper()
-}
-"""The rule's thresholds, by name."""
-
-
-def known_of_rule(found: Calibration) -> str:
-    """Say how often the label was right on models with known ground truth.
-
-    A calibration with other thresholds says nothing about the errors of the present rule.
-    """
-    if found.thresholds != THRESHOLDS:
-        return (
-            "its thresholds differ from the calibrated ones, so its errors are not known "
-            "(docs/results/calibration.md)"
-        )
-    tallies = {each.kind: each for each in found.tallies}
-    causes, nothing = tallies["all causes"], tallies["nothing"]
-    seeds = [each.seed for each in found.organisms if each.scored]
-    return (
-        f"frozen, then scored once on {causes.n + nothing.n} small models with known ground truth "
-        f"(seeds {min(seeds)} to {max(seeds)}), and made more conservative in one place since. Of "
-        f"{causes.n} models with a cause {_named(causes)}; of {nothing.n} models without an "
-        f"improvement {_named(nothing)}. Its errors on other models are not known "
-        "(docs/results/calibration.md)"
-    )
-
-
-def _named(tally: Tally) -> str:
-    low, high = (100 * end for end in (tally.wrong_share.low, tally.wrong_share.high))
-    return (
-        f"{tally.right} labels were correct and {tally.wrong} wrong ({low:.0f} to {high:.0f} %, "
-        f"exact 95 % interval), and {tally.undetermined} undetermined"
-    )
+    measures = pooled_measures([one.measures for one in seeds.values()], repeats=repeats, seed=seed)
+    return FineTune(Gain(logits, accuracy, standardised), measures, _checks(seeds))

@@ -3,7 +3,7 @@
 Everything is kept per prompt, so that any interval can be computed afterwards without the model.
 Names of the arrays in ``scores/…safetensors`` (``v`` a counterfactual, ``f`` a family of them):
 
-- ``behaviour.<split>.logit_diff|correct|candidate_correct``: ``[prompts]``
+- ``behaviour.<split>.logit_diff|correct|candidate_correct|spread``: ``[prompts]``
 - ``invariance.<check>``: metric on the clean prompt minus metric on the changed one, ``[prompts]``;
   only in full
 - ``clean.v``, ``corrupt.v``: metric of the whole model on either prompt, ``[prompts]``; the first
@@ -70,8 +70,7 @@ def measure(
     for split in ("test", "test_templates"):
         # Any counterfactual does: behaviour looks at the clean prompts only.
         shown = behaviour(model, prompts.pairs(split, settings.prompts, task.counterfactuals[0]))
-        for quantity in ("logit_diff", "correct", "candidate_correct"):
-            values = getattr(shown, quantity)
+        for quantity, values in vars(shown).items():
             arrays[f"behaviour.{split}.{quantity}"] = values
 
     def pairs(counterfactual: str, skip: int = 0) -> PromptPairs:

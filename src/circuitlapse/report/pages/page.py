@@ -81,7 +81,7 @@ _SCRIPTS = {
     "report": (
         "unpack format state records plot tooltip colours heat download tables curves ranges "
         "timeline map roles head patterns heads lens patching overlap checks groups "
-        "output_scales carriers dynamics context training further standing main"
+        "output_scales carriers dynamics context training further main"
     ),
     "trial": "unpack format plot tooltip colours download trial",
 }

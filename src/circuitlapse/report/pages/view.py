@@ -12,7 +12,6 @@ from circuitlapse.analyses.registry import BY_NAME
 from circuitlapse.config.experiment import Experiment
 from circuitlapse.config.finetune import ONLY
 from circuitlapse.records.calibration import released
-from circuitlapse.records.documents import Verdict
 from circuitlapse.report.pages.rows import (
     behaviour_rows,
     change_rows,
@@ -26,16 +25,13 @@ from circuitlapse.report.series.checkpoint_details import role_rows
 from circuitlapse.report.series.counts import counts
 from circuitlapse.report.series.labels import (
     CATEGORIES,
-    CAUSES,
     DEFINITIONS,
-    LABELS,
     task_title,
 )
 from circuitlapse.report.series.payload import families
 from circuitlapse.report.series.recipes import recipe_rows
 from circuitlapse.report.series.run_records import RunRecords
 from circuitlapse.report.series.sections import shown_in, table_descriptions
-from circuitlapse.stats.intervals import Estimate
 
 _WORD = re.compile(r"\w+|\W")
 
@@ -52,12 +48,9 @@ def view(records: RunRecords) -> dict[str, Any]:
         "old": task_title(tasks.old),
         "new": task_title(tasks.new),
         "verdict": records.verdict,
-        "sentence": LABELS[records.verdict.label],
-        "bar": share_bar(records.verdict),
-        "causes": CAUSES,
         "evidence": _claims(records),
         "checks": _checks(records),
-        "shares_link": _link("grafts", {"origin": "rescaled_base"}),
+        "carriers_link": _link("carriers", {}),
         "setting": _setting(records),
         **numbers,
         "seeds": seeds.height,
@@ -179,59 +172,3 @@ def _changes(clean: str, corrupt: str) -> list[tuple[bool, str]]:
         for kind, _, _, start, end in matcher.get_opcodes()
         if end > start
     ]
-
-
-_WIDTH, _BAR, _ROW, _TOP = 1000.0, 30.0, 9.0, 4.0
-
-
-def share_bar(verdict: Verdict) -> dict[str, Any] | None:
-    """Lay out the bar of each cause's share in SVG units; None if the verdict gives no share.
-
-    Positive shares are stacked to the right of zero and negative ones to its left. Each interval is
-    drawn below the bar, shifted to the end of its own segment.
-    """
-    given = [(name, verdict.shares[name]) for name in CAUSES if verdict.shares.get(name)]
-    shares: list[tuple[str, Estimate]] = [(name, share) for name, share in given if share]
-    if not shares:
-        return None
-    placed: list[tuple[str, Estimate, float]] = []
-    right = left = 0.0
-    for name, share in shares:
-        if share.value >= 0:
-            placed.append((name, share, right))
-            right += share.value
-        else:
-            placed.append((name, share, left))
-            left += share.value
-    low = min(0.0, *(start + share.low for _, share, start in placed))
-    high = max(1.0, *(start + share.high for _, share, start in placed))
-    margin = 0.015 * (high - low)
-    low, high = low - margin * (low < 0), high + margin
-
-    def x(value: float) -> float:
-        return round((value - low) / (high - low) * _WIDTH, 2)
-
-    segments: list[dict[str, Any]] = []
-    for row, (name, share, start) in enumerate(placed):
-        ends = sorted((x(start), x(start + share.value)))
-        segments.append(
-            {
-                "cause": name,
-                "x": ends[0],
-                "width": round(ends[1] - ends[0], 2),
-                "end": x(start + share.value),
-                "low": x(start + share.low),
-                "high": x(start + share.high),
-                "y": _TOP + _BAR + 10 + row * _ROW,
-            }
-        )
-    bottom = _TOP + _BAR + 10 + len(placed) * _ROW
-    quarters = [tick / 4 for tick in range(-8, 13) if low <= tick / 4 <= high]
-    return {
-        "segments": segments,
-        "top": _TOP,
-        "bar": _BAR,
-        "bottom": bottom,
-        "height": bottom + 20,
-        "ticks": [(x(tick), f"{tick:g}") for tick in quarters],
-    }

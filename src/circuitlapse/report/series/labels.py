@@ -1,26 +1,9 @@
 """Names of things on the page, signs of categories, and a short glossary with sources."""
 
 from circuitlapse.graph import place_of
-from circuitlapse.records.documents import Cause, Group, Label
+from circuitlapse.records.documents import Group
 
 TASKS = {"ioi2": "2-name IOI", "ioi3": "3-name IOI"}
-
-LABELS: dict[Label, str] = {
-    "elicited": "most of the improvement comes from rescaling the base\u2019s own heads and MLPs",
-    "transformed": "most of the improvement comes from changed weights of the old-task heads",
-    "formed": "most of the improvement comes from changed weights of heads that the base does not "
-    "use on either task",
-    "mixed": "no single source has more than half of the improvement",
-    "no_gain": "fine-tuning did not teach the new task, so there is nothing to explain",
-    "undetermined": "this run does not decide between elicited, transformed and formed",
-}
-
-CAUSES: dict[Cause, str] = {
-    "elicited": "elicited: the base\u2019s own heads and MLPs, rescaled",
-    "transformed": "transformed: old-task heads",
-    "formed": "formed: recruited heads",
-    "elsewhere": "elsewhere: other heads, MLPs, shared parameters",
-}
 
 GROUPS: dict[Group, str] = {
     "old_heads": "old-task heads",

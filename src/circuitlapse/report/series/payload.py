@@ -60,11 +60,6 @@ def payload(records: RunRecords) -> dict[str, Any]:
         **over_time(records, grid, nodes),
         "recipes": recipes(records),
         "evidence": evidence(tables, grid),
-        "shares": [
-            {"cause": cause, "share": [share.value, share.low, share.high]}
-            for cause, share in records.verdict.shares.items()
-            if share
-        ],
         "calibration": count_rows(released()),
     }
     drawn = {"drawings": drawings(found, layout_of(records)), "frames": series(found)}

@@ -1,0 +1,237 @@
+"""A label in words: its sentence for a paper, what it does not say, and what would change it.
+
+Words describe the evidence and decide nothing. A sentence has at most three numbers. Up to four
+seeds are judged one by one; then a number is the range over the seeds, not an interval.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isinf
+
+from circuitlapse.records.documents import Labelled
+from circuitlapse.stats.intervals import Estimate
+from circuitlapse.stats.measured import Measured
+from circuitlapse.verdict import label_marks as marks
+from circuitlapse.verdict.label_rules import LabelEvidence
+from circuitlapse.verdict.measures import Measures
+from circuitlapse.verdict.preconditions import logits, percent
+
+NO_PLACEBO = "without a placebo, what a control fine-tune would change was not subtracted"
+CARRIERS = {
+    "own_change": "the change of these heads alone suffices",
+    "idle_heads": "heads that the base does not use drive them",
+    "spread_out": "the change is spread out over the model",
+}
+FAITHFUL = 0.8
+"""Share of what the old-task heads undo that a second circuit must undo, as of all effects."""
+LOW_OVERLAP = 0.5
+"""Largest share of a second circuit's heads that are old-task heads."""
+
+
+@dataclass(frozen=True)
+class Named:
+    """What a sentence names: the model and the two tasks."""
+
+    model: str
+    old: str
+    new: str
+
+
+def sentence(found: Labelled, evidence: Sequence[LabelEvidence], named: Named) -> str:
+    """Return the label as one sentence for a paper, from the evidence of each seed."""
+    model, old, new = named.model, named.old, named.new
+
+    def said(measure: str) -> str:
+        return value_text([getattr(each, measure).estimate for each in evidence])
+
+    bits = f"{said('bits_ratio')} times the bits of the reference task"
+    same = f"dependence {said('dependence')}, same_directions {said('same_directions')}"
+    solves = f"After fine-tuning, {model} solves {new} "
+    match found.label, found.how:
+        case "no_gain", _:
+            return f"Fine-tuning {model} did not improve {new}: {_rises(evidence)}."
+        case "another_rule", _:
+            return (
+                f"{solves}by a rule that does not use the variable of {old}: variable_effect is "
+                f"{said('variable_effect')}."
+            )
+        case "elicited", _:
+            return f"{model} could do {new} before fine-tuning: learning it took {bits}."
+        case "formed", "new_heads":
+            return (
+                f"{solves}with new heads, whose change alone brings {said('new_sufficiency')} of "
+                "the improvement."
+            )
+        case "formed", _:
+            return f"{solves}with its heads for {old}, in other directions than before ({same})."
+        case "transformed", _:
+            return (
+                f"{solves}with its heads for {old}, in the same directions as before ({same}), and "
+                f"had to be taught it: learning took {bits}."
+            )
+        case "reused", _:
+            return (
+                f"{solves}with its heads for {old}, in the same directions as before ({same}); "
+                f"whether it could do {new} before is open."
+            )
+        case "not_old_heads", _:
+            return (
+                f"{solves}without its heads for {old} (dependence {said('dependence')}); what "
+                "carries it was not found."
+            )
+    missed = f": {found.nearest.text()}" if found.nearest else ""
+    return f"The evidence does not decide how {model} came to solve {new}{missed}."
+
+
+def value_text(found: Sequence[Estimate | None]) -> str:
+    """Write a value with its interval; of several seeds, the range of their values."""
+    known = [each for each in found if each is not None]
+    if len(known) < len(found) or not known:
+        return "not measured"
+    if any(isinf(each.high) for each in known):
+        return f"at least {min(each.low for each in known):.2f}"
+    if len(known) == 1:
+        return known[0].text()
+    values = [each.value for each in known]
+    return f"{min(values):.2f} to {max(values):.2f} in {len(values)} seeds"
+
+
+def _rises(evidence: Sequence[LabelEvidence]) -> str:
+    if len(evidence) > 1:
+        return f"the logit difference rose by {value_text([e.gain.logits for e in evidence])}"
+    gain = evidence[0].gain
+    return (
+        f"the logit difference rose by {logits(gain.logits)}, or {gain.standardised.text()} "
+        f"standard deviations of the logits, and the candidate accuracy by {percent(gain.accuracy)}"
+    )
+
+
+def says_not(found: Labelled, evidence: Sequence[LabelEvidence], named: Named) -> list[str]:
+    """Return what the label does not say, in sentences; the known limits come last."""
+    old, new = named.old, named.new
+    own = {
+        "no_gain": [f"It does not say that {named.model} cannot learn {new}."],
+        "another_rule": ["It does not say which rule the model follows."],
+        "elicited": [
+            f"It does not say that the base used the ability before, or which heads carry {new}.",
+            "The bits are those of this recipe and this reference task.",
+        ],
+        "formed": ["It does not say that no other part of the model takes part."],
+        "transformed": ["It does not say which changed weights caused the improvement."],
+        "reused": ["It does not say which changed weights caused the improvement."],
+        "not_old_heads": [f"It does not say what carries {new}: no set of heads tested here does."],
+        "undetermined": ["It does not say that the measures contradict each other."],
+    }
+    limits = []
+    if found.label in ("transformed", "reused", "formed"):
+        limits.append("Other sets of heads may be as faithful: circuits are not unique.")
+    depends = [each.dependence.estimate for each in evidence]
+    if any(each is not None and each.low >= marks.DEPENDENT for each in depends):
+        limits.append(
+            f"High dependence may be a bottleneck: another mechanism for {new} may also pass "
+            f"through the heads of {old}."
+        )
+    return [*own[found.label], *limits]
+
+
+def would_change(found: Labelled) -> str:
+    """Name the nearest mark with its distance; empty where no mark decided."""
+    return "" if found.nearest is None else f"The nearest mark: {found.nearest.text()}."
+
+
+def was_it_there(ratio: Measured, right_before: Measured, gain_on_right: Measured) -> str:
+    """Answer the first question, whatever the label is."""
+    q = ratio.estimate
+    if q is None:
+        said = f"It was not measured: {ratio.not_reported or 'bits were not measured'}."
+    else:
+        if q.high <= marks.LATENT_BITS:
+            answer = "Yes, it was there"
+        elif q.low > marks.LATENT_BITS:
+            answer = "No, it had to be taught"
+        else:
+            answer = "The bits leave it open"
+        said = (
+            f"{answer}: learning took {value_text([q])} times the bits of the reference task (mark "
+            f"{marks.LATENT_BITS:.2f})."
+        )
+    if (right := right_before.estimate) is not None:
+        said += f" The base ranks {percent(right)} of its wrong answers right among the candidates"
+        shown = gain_on_right.estimate
+        said += "." if shown is None else f"; they hold {percent(shown)} of the visible gain."
+    return said
+
+
+def what_carries_it(found: Labelled, evidence: LabelEvidence) -> str:
+    """Answer the second question, whatever the label is; the description never decides."""
+    D, same, new = (
+        evidence.dependence.estimate,
+        evidence.same_directions.estimate,
+        evidence.new_sufficiency.estimate,
+    )
+    parts = []
+    if D is None:
+        parts.append(f"dependence was not measured: {evidence.dependence.not_reported}")
+    elif D.low >= marks.DEPENDENT:
+        parts.append(f"the old-task heads (dependence {D.text()}), {_directions(same)}")
+    elif D.high <= marks.DEPENDENT:
+        parts.append(f"not the old-task heads (dependence {D.text()})")
+    else:
+        parts.append(f"the old-task heads perhaps (dependence {D.text()})")
+    if new is not None and new.low >= marks.SUFFICIENT:
+        parts.append(f"new heads, whose change alone brings {new.text()} of the improvement")
+    if found.carrier:
+        parts.append(CARRIERS[found.carrier])
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _directions(same: Estimate | None) -> str:
+    if same is None:
+        return "whose directions were not measured"
+    if same.low >= marks.SAME_DIRECTIONS:
+        where = "in the same directions as before"
+    elif same.high <= marks.OTHER_DIRECTIONS:
+        where = "in other directions than before"
+    else:
+        where = "partly in the same directions as before"
+    return f"{where} (same_directions {same.text()})"
+
+
+def survival(found: Labelled) -> str:
+    """Say whether the label survives other choices of old-task heads; empty if none was judged."""
+    chosen = {
+        "half": "half as many old-task heads",
+        "double": "twice as many",
+        "without_best": "without the best half of them",
+    }
+    other = [
+        f"{label.replace('_', ' ')} with {chosen[choice]}"
+        for choice, label in found.survives.items()
+        if label != found.label
+    ]
+    if other:
+        return f"The label changes with other old-task heads: {'; '.join(other)}."
+    if not found.survives:
+        return ""
+    return f"The label is the same with {', '.join(chosen[each] for each in found.survives)}."
+
+
+def second_circuit(measures: Measures) -> str:
+    """Say whether there is a second faithful circuit of low overlap.
+
+    It is what is found when the best half of the old-task heads may not be chosen.
+    """
+    first, second = (measures.names.get(each, ()) for each in ("old", "without_best"))
+    undone, again = (measures.of(each, "undone").estimate for each in ("old", "without_best"))
+    shared = len(set(first) & set(second))
+    if not second or undone is None or again is None:
+        return "There is no second circuit: without the best half, no heads are left."
+    about = (
+        f"{len(second)} heads, {shared} of them old-task heads, undo {again.text()} of the "
+        f"variable's effect on the old task; the old-task heads undo {undone.text()}."
+    )
+    faithful = again.low >= FAITHFUL * undone.value and shared <= LOW_OVERLAP * len(second)
+    if faithful:
+        return f"There is a second faithful circuit of low overlap: {about}"
+    return f"A second faithful circuit of low overlap was not found: {about}"
