@@ -13,7 +13,13 @@ from circuitlapse.config.base import Base
 from circuitlapse.config.experiment import Experiment
 from circuitlapse.config.finetune import Finetune
 from circuitlapse.config.toml import to_toml
-from circuitlapse.records.documents import Evidence, Precondition, Provenance, Verdict
+from circuitlapse.records.documents import (
+    Condition,
+    Evidence,
+    Precondition,
+    Provenance,
+    Verdict,
+)
 from circuitlapse.records.store import Store
 from circuitlapse.stats.intervals import Estimate
 from synthetic_evidence import EvidenceRows
@@ -31,7 +37,6 @@ GROUPS = {
     "mlps": 0.25,
     "shared": 0.08,
 }
-CAUSES = {"elicited": 0.05, "transformed": 0.5, "formed": 0.1, "elsewhere": 0.35}
 FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
@@ -42,7 +47,7 @@ def write_run(
     every: int = 8,
     base_path: str | None = None,
     prompt: str = "After John, Mary and Jim went to the store, Mary and John gave a drink to",
-    shares: bool = True,
+    gained: bool = True,
     layers: int = LAYERS,
     heads: int = HEADS,
 ) -> Path:
@@ -61,7 +66,7 @@ def write_run(
         made = found()
         assert all(row.keys() == SCHEMAS[name].keys() for row in made), name
         put_table(run, name, pl.DataFrame(made, schema=SCHEMAS[name]))
-    put(run, "verdict.json", _verdict(steps, shares).model_dump_json())
+    put(run, "verdict.json", _verdict(steps, gained).model_dump_json())
     put(run, "provenance.json", _provenance().model_dump_json())
     for task, families in FAMILIES.items():
         item = {
@@ -136,12 +141,17 @@ class _Rows:
 
     def behaviour(self) -> list[dict[str, Any]]:
         return [
-            self._behaviour(seed, step, task, split, self._rise(step))
+            {**self._behaviour(seed, step, task, split, self._rise(step)), **self._rises(step)}
             for seed in self.seeds
             for step in self.steps
             for task in FAMILIES
             for split in ("test", "test_templates")
         ]
+
+    def _rises(self, step: int) -> dict[str, Any]:
+        logits = self._interval("logits_rise", 4 * self._rise(step), 0.1)
+        accuracy = self._interval("accuracy_rise", self._rise(step) / 2, 0.05)
+        return logits | accuracy | self._interval("standardised_rise", self._rise(step), 0.1)
 
     def readings(self) -> list[dict[str, Any]]:
         return [
@@ -372,21 +382,30 @@ class _Rows:
         ]
 
 
-def _verdict(last: int, shares: bool) -> Verdict:
-    given = {
-        cause: Estimate(value=share, low=share - 0.06, high=share + 0.06)
-        for cause, share in CAUSES.items()
+def _verdict(last: int, gained: bool) -> Verdict:
+    improvement = Estimate(value=3.9, low=3.7, high=4.1)
+    if not gained:
+        improvement = Estimate(value=0.02, low=-0.05, high=0.09)
+    nearest = Condition("same_directions low", 0.47, 0.5, holds=False)
+    label = {
+        "label": "undetermined" if gained else "no_gain",
+        "reason": "The nearest label is reused, which is missed.",
+        "nearest": nearest,
+        "conditions": (nearest,),
+        "survives": {"half": "undetermined", "double": "reused", "without_best": "undetermined"},
+        "improvement": improvement,
     }
     return Verdict.model_validate(
         {
-            "label": "undetermined" if shares else "no_gain",
-            "reason": "The calibration that a stronger label needs has not been run.",
+            **label,
+            "sentence": "The evidence does not decide how the model came to solve ioi3.",
+            "says_not": ["It does not say that the measures contradict each other."],
+            "was_it_there": "It was not measured: bits were not measured.",
+            "what_carries_it": "The old-task heads (dependence 0.83 [0.81, 0.85]).",
+            "would_change": [f"The nearest mark: {nearest.text()}."],
             "scope": "this run",
-            "calibration": "not calibrated",
-            "improvement": Estimate(value=3.9, low=3.7, high=4.1)
-            if shares
-            else Estimate(value=0.02, low=-0.05, high=0.09),
-            "shares": given if shares else dict.fromkeys(CAUSES),
+            "calibration": "its errors are not known yet",
+            "seeds": [{"finetune_seed": 0, **label}],
             "preconditions": [
                 Precondition(
                     name="The base solves the old task",
@@ -402,7 +421,7 @@ def _verdict(last: int, shares: bool) -> Verdict:
                 ),
                 Precondition(
                     name="The improvement is clear of zero",
-                    holds=shares,
+                    holds=gained,
                     detail="95 % interval of the logit difference",
                 ),
             ],

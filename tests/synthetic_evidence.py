@@ -77,6 +77,25 @@ class EvidenceRows:
             for direction in ("tuned_into_base", "base_into_tuned")
         ]
 
+    def carriers(self) -> list[Row]:
+        return [
+            {
+                **seed,
+                "heads": "old",
+                "names": "a0.h0 a2.h3",
+                "measure": measure,
+                **self._around("value", 0.8, 0.05),
+                "groups": [0.2, 0.3],
+                "n_random": 2,
+                "null_min": 0.2,
+                "null_max": 0.3,
+                "above_groups": None,
+                "not_reported": "",
+            }
+            for seed in self._ended()
+            for measure in ("dependence", "same_directions")
+        ]
+
     def output_scales(self) -> list[Row]:
         return [
             {

@@ -52,7 +52,7 @@ SCORES, PROMPTS = "scores/seed-0/step-00000/ioi2.safetensors", "tasks/items.json
 
 def _whole(run: Path, seed: int) -> Path:
     """An invented run with one artifact of every kind, whose numbers follow from the seed."""
-    write_run(run, steps=16 if seed else 24, shares=not seed)
+    write_run(run, steps=16 if seed else 24, gained=not seed)
     provenance = json.loads((run / "provenance.json").read_text())
     put(run, "provenance.json", json.dumps({**provenance, "platform": str(seed)}))
     put(run, "base.json", f'{{"seed": {seed}}}')

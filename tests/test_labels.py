@@ -11,14 +11,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from circuitlapse.records.answers import Behaviour
-from circuitlapse.records.carriers import Carriers, NewHeads, OldHeads, SameDirections
+from circuitlapse.records.carriers import (
+    OTHER_VARIABLE,
+    Carriers,
+    NewHeads,
+    OldHeads,
+    SameDirections,
+)
 from circuitlapse.records.documents import Precondition
 from circuitlapse.stats.intervals import Estimate
 from circuitlapse.stats.measured import Measured
 from circuitlapse.verdict.gain import Gain, measured_gain
-from circuitlapse.verdict.label import label, survives
+from circuitlapse.verdict.label import label
 from circuitlapse.verdict.label_rules import LabelEvidence
+from circuitlapse.verdict.measures import Measures
 from circuitlapse.verdict.preconditions import OLD_TASK_DONE
+from circuitlapse.verdict.verdict import FineTune
 
 
 def between(value, low=None, high=None):
@@ -183,23 +191,20 @@ def test_late_writers_are_left_out_without_the_relearned_control():
         early_directions=kept,
         other_task=nothing,
     )
-    got = label(LabelEvidence.of(LEARNED, found))
+    got = label(LabelEvidence.of(LEARNED, Measures.of_carriers(found)))
     assert got.label == "reused"
     assert got.dropped[-1] == (
         "no relearned control; late writers are left out of same_directions: a3.h1"
     )
-    got = label(LabelEvidence.of(LEARNED, found, relearned=HIGH_CONTROL))
-    assert got.label == "undetermined"
-    by_choice = survives(LEARNED, replace(found, half=replace(old, same_directions=kept)))
-    names = {choice: each.label for choice, each in by_choice.items()}
-    assert names == {
-        "old": "reused",
-        "half": "reused",
-        "double": "undetermined",
-        "without_best": "undetermined",
-    }
-    apart = LabelEvidence.of(LEARNED, found, same_variable=False)
-    assert apart.variable_effect is None
+    controlled = Measures.of_carriers(found, relearned=HIGH_CONTROL)
+    assert label(LabelEvidence.of(LEARNED, controlled)).label == "undetermined"
+    half = replace(found, half=replace(old, same_directions=kept))
+    survives = FineTune(LEARNED, Measures.of_carriers(half)).labelled().survives
+    assert survives == {"half": "reused", "double": "undetermined", "without_best": "undetermined"}
+    other = Measures.of_carriers(
+        replace(found, variable_effect=Measured(not_reported=OTHER_VARIABLE))
+    )
+    assert LabelEvidence.of(LEARNED, other).variable_effect is None
 
 
 def test_no_gain_and_preconditions_come_before_every_measure():
@@ -279,6 +284,6 @@ def test_a_label_has_all_of_its_conditions_and_undetermined_misses_one(numbers, 
         assert depends.estimate.low >= 0.4
         assert same.estimate.low >= 0.5
         assert depends.above_groups is not False
-    assert bool(got.carrier) == (got.label in ("transformed", "reused"))
+    assert bool(got.carrier) == (got.label in ("elicited", "transformed", "reused"))
     assert bool(got.how) == (got.label == "formed")
     assert mapped or got.label in ("elicited", "formed", "not_old_heads", "undetermined")

@@ -18,10 +18,8 @@ import pytest
 from circuitlapse.analyses.registry import SCHEMAS
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.records.calibration import released
-from circuitlapse.records.documents import Verdict
 from circuitlapse.records.store import Store
 from circuitlapse.report.pages.page import build_report
-from circuitlapse.report.pages.view import share_bar
 from circuitlapse.report.series.grid import estimate, number, typeset
 from circuitlapse.report.series.payload import payload
 from circuitlapse.report.series.run_records import read_run
@@ -92,11 +90,12 @@ def test_the_page_is_recorded_with_the_job_that_made_it(broken: Path):
 
 def test_the_page_says_the_verdict_and_its_reason_without_scripts(page: _Page):
     text = " ".join(" ".join(page.text).split())
-    assert "Undetermined: this run does not decide" in text
-    assert "The calibration that a stronger label needs" in text
-    assert "Scope: this run" in text
-    assert "transformed: old-task heads 0.50 [0.44, 0.56]" in text
-    assert "The rule: not calibrated." in text
+    assert "Undetermined. The evidence does not decide how" in text
+    assert "The nearest label is reused, which is missed. Scope: this run" in text
+    assert "Was it there? It was not measured" in text
+    assert "What carries it? The old-task heads (dependence 0.83 [0.81, 0.85])." in text
+    assert "The nearest mark: same_directions low is 0.47, 0.03 from 0.50." in text
+    assert "The rule: its errors are not known yet." in text
     assert "The base is the model organism “default” (pretraining seed 0)" in text
     for term in ("holds", "Faithfulness", "Hanna et al. 2024", "torch 2.13.0", "repurposed"):
         assert term in text
@@ -120,8 +119,8 @@ def test_numbers_in_a_sentence_have_minus_signs_and_keep_their_unit():
 def test_every_claim_links_to_a_section_of_the_page(page: _Page):
     names = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
     links = [attributes for tag, attributes in page.tags if tag == "a"]
-    # Three sentences, one check that has rows, and twice the shares.
-    assert sum("data-where" in link for link in links) == 3 + 1 + 2
+    # Three sentences, one check that has rows, and what carries the ability.
+    assert sum("data-where" in link for link in links) == 3 + 1 + 1
     for link in links:
         assert (link["href"] or "")[1:] in names
     assert len(names) == sum("id" in attributes for _, attributes in page.tags)
@@ -238,24 +237,11 @@ def test_three_seeds_and_31_checkpoints_stay_under_five_megabytes(tmp_path: Path
     assert len(data["steps"]) == 31
 
 
-def test_an_improvement_that_is_not_clear_of_zero_has_no_shares(tmp_path: Path):
-    run = write_run(tmp_path / "run", steps=8, shares=False)
+def test_a_verdict_without_a_gain_is_said_with_the_check_that_fails(tmp_path: Path):
+    run = write_run(tmp_path / "run", steps=8, gained=False)
     text = " ".join(" ".join(_Page(build_report(run).read_text(encoding="utf-8")).text).split())
-    assert "No gain: fine-tuning did not teach the new task" in text
-    assert "No shares are given, because a share is a ratio" in text
+    assert "No gain. The evidence does not decide" in text
     assert "fails" in text
-
-
-def test_negative_shares_are_stacked_to_the_left_of_zero(run: Path):
-    verdict = json.loads((run / "verdict.json").read_text(encoding="utf-8"))
-    verdict["shares"]["elicited"] = {"value": -0.2, "low": -0.3, "high": -0.1}
-    bar = share_bar(Verdict.model_validate(verdict))
-    assert bar
-    zero = next(x for x, text in bar["ticks"] if text == "0")
-    ends = {part["cause"]: (part["x"], part["x"] + part["width"]) for part in bar["segments"]}
-    assert ends["elicited"][1] == pytest.approx(zero, abs=0.02)
-    assert ends["transformed"][0] == pytest.approx(zero, abs=0.02)
-    assert ends["formed"][0] == pytest.approx(ends["transformed"][1], abs=0.02)
 
 
 def test_a_faithfulness_that_is_not_reported_is_shown_as_such(broken: Path):

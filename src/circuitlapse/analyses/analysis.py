@@ -5,7 +5,7 @@ the report, its sentences in the verdict and its page in the reference follow fr
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, Literal
@@ -19,9 +19,7 @@ from circuitlapse.graph import GraphShape
 from circuitlapse.records import layout
 from circuitlapse.records.arrays import Arrays, family_mean, load_about, load_arrays
 from circuitlapse.records.columns import Column, Row
-from circuitlapse.records.documents import Evidence
 from circuitlapse.records.store import Store
-from circuitlapse.verdict.preconditions import Context
 
 Subject = Literal[
     "Behaviour",
@@ -144,7 +142,6 @@ class Analysis:
         subject: Heading of its sentences in the report.
         section: Its section of the report. None: titled by its name, drawn as its columns say.
         shown_in: The part of the page that shows it already; empty if it has a section.
-        sentences: Words the rows of one fine-tune for the verdict.
         settings: Sections of the experiment that the rows depend on.
         version: Raised by one if the same inputs give other rows, and no constant says so.
     """
@@ -157,7 +154,6 @@ class Analysis:
     subject: Subject
     section: Section | None = None
     shown_in: str = ""
-    sentences: Callable[[Context, Sequence[Row]], Iterator[Evidence]] | None = None
     settings: tuple[str, ...] = ("compare",)
     version: int = 1
 

@@ -1,18 +1,17 @@
 """The verdict of a run, from what was measured of its fine-tunes."""
 
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from circuitlapse.analyses.analysis import Analysis, RunData
 from circuitlapse.analyses.behaviour import BEHAVIOUR, rise_over, shortcuts_of
-from circuitlapse.analyses.head_changes import CARRIERS, last_changes
-from circuitlapse.analyses.overlap import overlaps_of
-from circuitlapse.analyses.registry import ANALYSES
+from circuitlapse.analyses.head_changes import CARRIERS
 from circuitlapse.config.finetune import TrainingRun
 from circuitlapse.records import layout
 from circuitlapse.records.arrays import Arrays
 from circuitlapse.records.columns import Row
-from circuitlapse.records.documents import Evidence, Verdict
+from circuitlapse.records.documents import Verdict
 from circuitlapse.records.items import read_items
 from circuitlapse.stats.intervals import Estimate, mean_interval, proportion_interval
 from circuitlapse.verdict.gain import Gain
@@ -32,9 +31,11 @@ def decide(scores: RunData, recipe: str) -> Verdict:
             continue
         findings = findings_of(scores, training_run)
         seeds[training_run.seed] = fine_tune_of(scores, training_run, findings)
-        evidence[training_run.seed] = _evidence(scores, training_run, findings)
+        measures, context = seeds[training_run.seed].measures, _context(scores, training_run)
+        evidence[training_run.seed] = statements(context, findings, measures)
     settings, base = experiment.compare, experiment.base
-    named = Named(base.path or f"the organism {base.organism}", *scores.tasks)
+    model = Path(base.path).name if base.path else f"the organism {base.organism}"
+    named = Named(model, *scores.tasks)
     return build_verdict(seeds, evidence, named, seed=settings.seed, repeats=settings.bootstrap)
 
 
@@ -69,22 +70,6 @@ def _context(scores: RunData, training_run: TrainingRun) -> Context:
         seeds=scores.names(training_run),
         placebo=experiment.finetune.placebo or None,
     )
-
-
-def _evidence(scores: RunData, training_run: TrainingRun, findings: Findings) -> list[Evidence]:
-    context, family = _context(scores, training_run), scores.experiment.measure.counterfactuals[0]
-    changes = last_changes(scores, training_run, family)
-
-    worded = [
-        evidence
-        for analysis in ANALYSES
-        if analysis.sentences
-        for evidence in analysis.sentences(context, scores.table(analysis.name, training_run))
-    ]
-    return [
-        *statements(context, findings, overlaps_of(scores, training_run, family), changes),
-        *worded,
-    ]
 
 
 def findings_of(scores: RunData, training_run: TrainingRun) -> Findings:

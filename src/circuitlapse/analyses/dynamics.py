@@ -32,7 +32,6 @@ from circuitlapse.records.columns import (
     text,
 )
 from circuitlapse.records.items import read_items
-from circuitlapse.verdict.wording import dynamics_sentences
 
 _FEWEST = 4  # checkpoints among which a change is dated
 _METRIC = "behaviour.test.logit_diff"
@@ -187,5 +186,4 @@ DYNAMICS = Analysis(
         "the change includes zero. Dashed: the behaviour. Dotted: epochs.",
         "time",
     ),
-    sentences=dynamics_sentences,
 )

@@ -26,11 +26,6 @@ from circuitlapse.stats.random_baseline import RandomBaseline, compare_to_random
 from circuitlapse.stats.ratios import divide, logit_rounding
 from circuitlapse.verdict.causes import ELSEWHERE, contribution, gain_shares
 from circuitlapse.verdict.evidence import CauseEvidence
-from circuitlapse.verdict.wording import (
-    crosspatch_sentences,
-    graft_sentences,
-    mediation_sentences,
-)
 
 RandomGrafts = Mapping[tuple[str, str, str], Sequence[float]]
 """Improvements of random groups, by origin, group and quantity."""
@@ -224,7 +219,6 @@ GRAFTS = Analysis(
     graft_rows,
     "Causes, by weights",
     shown_in="grafts",
-    sentences=graft_sentences,
 )
 MEDIATION = Analysis(
     "mediation",
@@ -247,7 +241,6 @@ MEDIATION = Analysis(
         "whole improvement.",
         "activations",
     ),
-    sentences=mediation_sentences,
 )
 CROSSPATCH = Analysis(
     "crosspatch",
@@ -272,7 +265,6 @@ CROSSPATCH = Analysis(
         f"the fine-tuned model, at one named position or everywhere. {_GREY}.",
         "activations",
     ),
-    sentences=crosspatch_sentences,
 )
 OUTPUT_SCALES = Analysis(
     "output_scales",

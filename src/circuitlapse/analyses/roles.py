@@ -33,7 +33,6 @@ from circuitlapse.records.columns import (
     real,
     text,
 )
-from circuitlapse.verdict.wording import role_sentences
 
 _SHOWN = 0.005  # changes of a feature that are more than nothing when rounded
 _BETWEEN = 5  # the moves' null is drawn so many times less often before the last step
@@ -222,5 +221,4 @@ ROLES = Analysis(
     role_rows,
     "Function",
     shown_in="table-roles",
-    sentences=role_sentences,
 )

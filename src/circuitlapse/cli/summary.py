@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from circuitlapse.api.finished_run import Run
+from circuitlapse.stats.intervals import Estimate
 
 if TYPE_CHECKING:
     from circuitlapse.pipeline.run.estimates import Estimated
@@ -28,28 +29,65 @@ def print_summary(run: Run, console: Console) -> None:
 def _print_recipe(run: Run, console: Console) -> None:
     tasks, steps = run.experiment.tasks, run.experiment.steps()
     console.print(_behaviour(run, steps[-1]), "", _heads(run, steps[-1]), "")
-    verdict = run.verdict
-    console.print(f"Verdict: {verdict.name} ({verdict.scope})", highlight=False)
-    for text in (
-        verdict.sentence,
-        f"Was it there? {verdict.was_it_there}",
-        f"What carries it? {verdict.what_carries_it}",
-        *verdict.would_change,
-    ):
-        console.print(text, highlight=False, markup=False)
-    if len(verdict.seeds) > 1:
-        for one in verdict.seeds:
-            console.print(
-                f"  seed {one.finetune_seed}: {one.name}; G {one.improvement.text()}; {one.reason}",
-                highlight=False,
-                markup=False,
-            )
-    console.print(f"The rule: {verdict.calibration}.", highlight=False, markup=False)
-    failed = [check for check in verdict.preconditions if not check.holds]
-    for check in failed:
-        console.print(f"  fails: {check.name} ({check.detail})", highlight=False, markup=False)
+    _print_verdict(run, steps[-1], console)
     question = f"{tasks.old} -> {tasks.new}"
     console.print(f"\nReport ({question}): {run.report}", highlight=False, soft_wrap=True)
+
+
+def _print_verdict(run: Run, last: int, console: Console) -> None:
+    verdict = run.verdict
+    for line in (
+        f"Verdict: {verdict.name} ({verdict.scope})",
+        verdict.sentence,
+        *([verdict.reason] if verdict.label == "undetermined" else []),
+        f"Was it there? {verdict.was_it_there}",
+        f"What carries it? {verdict.what_carries_it}",
+    ):
+        console.print(line, highlight=False, markup=False)
+    console.print("", _measures(run, last), "")
+    seeds = verdict.seeds if len(verdict.seeds) > 1 else []
+    for line in (
+        *verdict.would_change,
+        *(each.statement for each in verdict.evidence if each.table == "carriers"),
+        *verdict.says_not,
+        *(f"  seed {one.finetune_seed}: {one.name}; {one.reason}" for one in seeds),
+        *(f"  fails: {c.name} ({c.detail})" for c in verdict.preconditions if not c.holds),
+        f"The rule: {verdict.calibration}.",
+    ):
+        console.print(line, highlight=False, markup=False)
+
+
+_MEASURES = {
+    ("", "variable_effect"): "",
+    ("old", "dependence"): "old-task heads",
+    ("old", "same_directions"): "old-task heads",
+    ("early", "same_directions"): "old-task heads without late writers",
+    ("old", "sufficiency"): "old-task heads",
+    ("new", "sufficiency"): "new heads",
+    ("new", "necessity"): "new heads",
+    ("driving", "necessity"): "driving heads",
+    ("relearned", "same_directions"): "relearned control",
+}
+
+
+def _measures(run: Run, last: int) -> Table:
+    """The measures that the label is made from, of the first seed; all are in the tables."""
+    table = Table(title=f"Measures, 95 % intervals (seed {run.seed})", title_justify="left")
+    for column in ("measure", "of heads", "value", "largest random group"):
+        table.add_column(column)
+    this = (pl.col("finetune_seed") == run.seed) & (pl.col("step") == last)
+    rows = {
+        (row["heads"], row["measure"]): row
+        for row in run.table("carriers").filter(this).iter_rows(named=True)
+    }
+    for (heads, measure), title in _MEASURES.items():
+        row = rows.get((heads, measure))
+        if row is None:
+            continue
+        found = Estimate.of(row, "value")
+        most = "" if row["null_max"] is None else f"{row['null_max']:.2f} of {row['n_random']}"
+        table.add_row(measure, title, found.text() if found else row["not_reported"], most)
+    return table
 
 
 def _behaviour(run: Run, last: int) -> Table:

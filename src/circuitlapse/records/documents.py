@@ -96,8 +96,8 @@ class Labelled(_Document):
     Attributes:
         label: Its name.
         how: Of ``formed``: by new heads, or in place.
-        carrier: Of ``transformed`` and ``reused``: the old-task heads' own change suffices, idle
-            heads drive it, or the change is spread out.
+        carrier: Of ``elicited``, ``transformed`` and ``reused``: the old-task heads' own change
+            suffices, idle heads drive it, or the change is spread out.
         reason: What decided, in one or two sentences.
         conditions: The conditions of this label; of ``undetermined``, those of the label that was
             missed by least.

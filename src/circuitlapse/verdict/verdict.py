@@ -122,16 +122,8 @@ def build_verdict(
         sentence=words.sentence(found, values, named),
         says_not=words.says_not(found, values, named),
         was_it_there=words.was_it_there(values[0].bits_ratio, *ranked),
-        what_carries_it=words.what_carries_it(found, values[0]),
-        would_change=[
-            each
-            for each in (
-                words.would_change(found),
-                words.survival(found),
-                words.second_circuit(judged[0].measures),
-            )
-            if each
-        ],
+        what_carries_it=words.what_carries_it(found, values),
+        would_change=list(filter(None, (words.would_change(found), words.survival(found)))),
         scope=_scope(found, seeds),
         calibration=calibration,
         improvement=_improvement(seeds, repeats, seed),

@@ -6,20 +6,20 @@ seeds are judged one by one; then a number is the range over the seeds, not an i
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import isinf
 
-from circuitlapse.records.documents import Labelled
 from circuitlapse.stats.intervals import Estimate
 from circuitlapse.stats.measured import Measured
 from circuitlapse.verdict import label_marks as marks
+from circuitlapse.verdict.label import Labelled
 from circuitlapse.verdict.label_rules import LabelEvidence
 from circuitlapse.verdict.measures import Measures
 from circuitlapse.verdict.preconditions import logits, percent
 
-NO_PLACEBO = "without a placebo, what a control fine-tune would change was not subtracted"
 CARRIERS = {
-    "own_change": "the change of these heads alone suffices",
-    "idle_heads": "heads that the base does not use drive them",
+    "own_change": "the change of the old-task heads alone suffices",
+    "idle_heads": "heads that the base does not use drive the change",
     "spread_out": "the change is spread out over the model",
 }
 FAITHFUL = 0.8
@@ -40,10 +40,7 @@ class Named:
 def sentence(found: Labelled, evidence: Sequence[LabelEvidence], named: Named) -> str:
     """Return the label as one sentence for a paper, from the evidence of each seed."""
     model, old, new = named.model, named.old, named.new
-
-    def said(measure: str) -> str:
-        return value_text([getattr(each, measure).estimate for each in evidence])
-
+    said = partial(_value, evidence)
     bits = f"{said('bits_ratio')} times the bits of the reference task"
     same = f"dependence {said('dependence')}, same_directions {said('same_directions')}"
     solves = f"After fine-tuning, {model} solves {new} "
@@ -83,10 +80,14 @@ def sentence(found: Labelled, evidence: Sequence[LabelEvidence], named: Named) -
     return f"The evidence does not decide how {model} came to solve {new}{missed}."
 
 
-def value_text(found: Sequence[Estimate | None]) -> str:
-    """Write a value with its interval; of several seeds, the range of their values."""
+def _value(evidence: Sequence[LabelEvidence], measure: str) -> str:
+    """A measure with its interval; of several seeds, the range of their values."""
+    return _text([getattr(each, measure).estimate for each in evidence])
+
+
+def _text(found: Sequence[Estimate | None]) -> str:
     known = [each for each in found if each is not None]
-    if len(known) < len(found) or not known:
+    if len(known) < len(found):
         return "not measured"
     if any(isinf(each.high) for each in known):
         return f"at least {min(each.low for each in known):.2f}"
@@ -98,7 +99,7 @@ def value_text(found: Sequence[Estimate | None]) -> str:
 
 def _rises(evidence: Sequence[LabelEvidence]) -> str:
     if len(evidence) > 1:
-        return f"the logit difference rose by {value_text([e.gain.logits for e in evidence])}"
+        return f"the logit difference rose by {_text([e.gain.logits for e in evidence])}"
     gain = evidence[0].gain
     return (
         f"the logit difference rose by {logits(gain.logits)}, or {gain.standardised.text()} "
@@ -152,41 +153,40 @@ def was_it_there(ratio: Measured, right_before: Measured, gain_on_right: Measure
         else:
             answer = "The bits leave it open"
         said = (
-            f"{answer}: learning took {value_text([q])} times the bits of the reference task (mark "
+            f"{answer}: learning took {_text([q])} times the bits of the reference task (mark "
             f"{marks.LATENT_BITS:.2f})."
         )
     if (right := right_before.estimate) is not None:
-        said += f" The base ranks {percent(right)} of its wrong answers right among the candidates"
+        said += f" In {percent(right)} of its failures the base prefers the right candidate"
         shown = gain_on_right.estimate
-        said += "." if shown is None else f"; they hold {percent(shown)} of the visible gain."
+        said += (
+            "." if shown is None else f"; these prompts hold {percent(shown)} of the improvement."
+        )
     return said
 
 
-def what_carries_it(found: Labelled, evidence: LabelEvidence) -> str:
+def what_carries_it(found: Labelled, evidence: Sequence[LabelEvidence]) -> str:
     """Answer the second question, whatever the label is; the description never decides."""
-    D, same, new = (
-        evidence.dependence.estimate,
-        evidence.same_directions.estimate,
-        evidence.new_sufficiency.estimate,
-    )
-    parts = []
-    if D is None:
-        parts.append(f"dependence was not measured: {evidence.dependence.not_reported}")
-    elif D.low >= marks.DEPENDENT:
-        parts.append(f"the old-task heads (dependence {D.text()}), {_directions(same)}")
-    elif D.high <= marks.DEPENDENT:
-        parts.append(f"not the old-task heads (dependence {D.text()})")
+    depends, new = _ends(evidence, "dependence"), _ends(evidence, "new_sufficiency")
+    heads = f"the old-task heads (dependence {_value(evidence, 'dependence')})"
+    if depends is None:
+        why = next(e.dependence.not_reported for e in evidence if not e.dependence.estimate)
+        parts = [f"dependence was not measured: {why}"]
+    elif depends.low >= marks.DEPENDENT:
+        parts = [f"{heads}, {_directions(evidence)}"]
     else:
-        parts.append(f"the old-task heads perhaps (dependence {D.text()})")
+        parts = [f"not {heads}" if depends.high <= marks.DEPENDENT else f"perhaps {heads}"]
     if new is not None and new.low >= marks.SUFFICIENT:
-        parts.append(f"new heads, whose change alone brings {new.text()} of the improvement")
+        brought = _value(evidence, "new_sufficiency")
+        parts.append(f"new heads, whose change alone brings {brought} of the improvement")
     if found.carrier:
         parts.append(CARRIERS[found.carrier])
     text = "; ".join(parts)
     return f"{text[0].upper()}{text[1:]}."
 
 
-def _directions(same: Estimate | None) -> str:
+def _directions(evidence: Sequence[LabelEvidence]) -> str:
+    same = _ends(evidence, "same_directions")
     if same is None:
         return "whose directions were not measured"
     if same.low >= marks.SAME_DIRECTIONS:
@@ -195,7 +195,16 @@ def _directions(same: Estimate | None) -> str:
         where = "in other directions than before"
     else:
         where = "partly in the same directions as before"
-    return f"{where} (same_directions {same.text()})"
+    return f"{where} (same_directions {_value(evidence, 'same_directions')})"
+
+
+def _ends(evidence: Sequence[LabelEvidence], measure: str) -> Estimate | None:
+    """The lowest and the highest end over the seeds; None if a seed lacks the measure."""
+    found = [getattr(each, measure).estimate for each in evidence]
+    if None in found:
+        return None
+    low, high = min(each.low for each in found), max(each.high for each in found)
+    return Estimate(value=found[0].value, low=low, high=high)
 
 
 def survival(found: Labelled) -> str:
@@ -203,7 +212,7 @@ def survival(found: Labelled) -> str:
     chosen = {
         "half": "half as many old-task heads",
         "double": "twice as many",
-        "without_best": "without the best half of them",
+        "without_best": "others in place of the best half",
     }
     other = [
         f"{label.replace('_', ' ')} with {chosen[choice]}"
@@ -223,15 +232,16 @@ def second_circuit(measures: Measures) -> str:
     It is what is found when the best half of the old-task heads may not be chosen.
     """
     first, second = (measures.names.get(each, ()) for each in ("old", "without_best"))
-    undone, again = (measures.of(each, "undone").estimate for each in ("old", "without_best"))
+    undone, again = (measures.of(each, "undone") for each in ("old", "without_best"))
+    if undone.estimate is None or again.estimate is None:
+        why = undone.not_reported or again.not_reported
+        return f"Whether there is a second faithful circuit was not measured: {why}."
     shared = len(set(first) & set(second))
-    if not second or undone is None or again is None:
-        return "There is no second circuit: without the best half, no heads are left."
     about = (
-        f"{len(second)} heads, {shared} of them old-task heads, undo {again.text()} of the "
-        f"variable's effect on the old task; the old-task heads undo {undone.text()}."
+        f"{len(second)} heads, {shared} of them old-task heads, undo {again.estimate.text()} of "
+        f"the variable's effect on the old task; the old-task heads undo {undone.estimate.text()}."
     )
-    faithful = again.low >= FAITHFUL * undone.value and shared <= LOW_OVERLAP * len(second)
-    if faithful:
+    faithful = again.estimate.low >= FAITHFUL * undone.estimate.value
+    if faithful and shared <= LOW_OVERLAP * len(second):
         return f"There is a second faithful circuit of low overlap: {about}"
     return f"A second faithful circuit of low overlap was not found: {about}"
