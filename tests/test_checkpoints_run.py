@@ -53,7 +53,8 @@ def test_a_run_on_checkpoints_reaches_a_verdict_without_training(finished, sft, 
     verdict = finished.verdict
     assert verdict.label == "undetermined"
     failed = {check.name: check.detail for check in verdict.preconditions if not check.holds}
-    assert failed["The placebo did not improve"] == "no placebo was run"
+    assert "The placebo did not improve" not in [check.name for check in verdict.preconditions]
+    assert verdict.scope.endswith("what a control fine-tune would change was not subtracted")
     assert "The base solves the old task" in verdict.reason
     assert finished.report.read_text("utf-8").startswith("<!doctype html>")
     assert not list(finished.path.glob("checkpoints/*/*/*"))  # nothing is copied
