@@ -399,8 +399,8 @@ def _verdict(last: int, gained: bool) -> Verdict:
         {
             **label,
             "sentence": "The evidence does not decide how the model came to solve ioi3.",
-            "says_not": ["It does not say that the measures contradict each other."],
-            "was_it_there": "It was not measured: bits were not measured.",
+            "says_not": ["It is no evidence against any label."],
+            "was_it_there": "Not known: it was not measured.",
             "what_carries_it": "The old-task heads (dependence 0.83 [0.81, 0.85]).",
             "would_change": [f"The nearest mark: {nearest.text()}."],
             "scope": "this run",

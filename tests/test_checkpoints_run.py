@@ -52,7 +52,6 @@ def test_a_run_on_checkpoints_reaches_a_verdict_without_training(finished, sft, 
     assert finished.experiment.checkpoints[16] == str(sft / "checkpoint-16")
     verdict = finished.verdict
     assert verdict.label == "undetermined"
-    failed = {check.name: check.detail for check in verdict.preconditions if not check.holds}
     assert "The placebo did not improve" not in [check.name for check in verdict.preconditions]
     assert verdict.scope.endswith("what a control fine-tune would change was not subtracted")
     assert "The base solves the old task" in verdict.reason

@@ -7,7 +7,7 @@ import pytest
 
 from circuitlapse.stats.measured import Measured
 from circuitlapse.verdict.label import label
-from circuitlapse.verdict.measures import Measures
+from circuitlapse.verdict.measures import NOT_MEASURED, Measures
 from circuitlapse.verdict.words import (
     Named,
     says_not,
@@ -106,7 +106,7 @@ def test_the_nearest_mark_is_named():
 
 def test_whether_it_was_there_is_always_answered():
     none = Measured()
-    assert was_it_there(none, none, none) == "It was not measured: bits were not measured."
+    assert was_it_there(NOT_MEASURED, none, none) == "Not known: it was not measured."
     assert was_it_there(LATENT, none, none) == (
         "Yes, it was there: learning took 0.30 [0.20, 0.40] times the bits of the reference task "
         "(mark 0.60)."
@@ -175,7 +175,7 @@ def test_a_second_circuit_is_named_where_there_is_one():
 
 def test_whether_the_label_survives_other_choices_of_heads_is_said():
     found, same = label(GENUINE), {"half": "reused", "double": "reused", "without_best": "reused"}
-    assert survival(found) == ""
+    assert survival(label(replace(GENUINE, gain=NOT_LEARNED))) == ""
     assert survival(found.model_copy(update={"survives": same})) == (
         "The label is the same with half as many old-task heads, twice as many, others in place of "
         "the best half."

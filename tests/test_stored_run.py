@@ -47,7 +47,8 @@ INTENDED: list[Intended] = []
 
 TRAINED = ("checkpoints/", "training/", "controls/seed-")
 """What only training makes, which differs between machines: it is always taken from the store."""
-PROSE = {"statement", "reason", "detail", "scope", "calibration", "name"}
+PROSE = {"statement", "reason", "detail", "scope", "calibration", "name", "sentence"}
+PROSE |= {"says_not", "was_it_there", "what_carries_it", "would_change"}
 """Keys of the verdict whose text may be worded anew: its figures are compared."""
 
 
@@ -136,8 +137,8 @@ def _without(document: Any, parts: set[str], rows: list[dict[str, Any]]) -> Any:
     if isinstance(document, dict):
         kept = {key: value for key, value in document.items() if key not in parts}
         return {
-            key: _figures(value)
-            if key in PROSE and isinstance(value, str)
+            key: _figures(value if isinstance(value, str) else " ".join(value))
+            if key in PROSE
             else _without(value, parts, rows)
             for key, value in kept.items()
         }

@@ -35,7 +35,7 @@ def decide(scores: RunData, recipe: str) -> Verdict:
         evidence[training_run.seed] = statements(context, findings, measures)
     settings, base = experiment.compare, experiment.base
     model = Path(base.path).name if base.path else f"the organism {base.organism}"
-    named = Named(model, *scores.tasks)
+    named = Named(model, *(Path(task).stem for task in scores.tasks))
     return build_verdict(seeds, evidence, named, seed=settings.seed, repeats=settings.bootstrap)
 
 

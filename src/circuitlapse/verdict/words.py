@@ -121,7 +121,7 @@ def says_not(found: Labelled, evidence: Sequence[LabelEvidence], named: Named) -
         "transformed": ["It does not say which changed weights caused the improvement."],
         "reused": ["It does not say which changed weights caused the improvement."],
         "not_old_heads": [f"It does not say what carries {new}: no set of heads tested here does."],
-        "undetermined": ["It does not say that the measures contradict each other."],
+        "undetermined": ["It is no evidence against any label."],
     }
     limits = []
     if found.label in ("transformed", "reused", "formed"):
@@ -144,7 +144,7 @@ def was_it_there(ratio: Measured, right_before: Measured, gain_on_right: Measure
     """Answer the first question, whatever the label is."""
     q = ratio.estimate
     if q is None:
-        said = f"It was not measured: {ratio.not_reported or 'bits were not measured'}."
+        said = f"Not known: {ratio.not_reported}."
     else:
         if q.high <= marks.LATENT_BITS:
             answer = "Yes, it was there"
@@ -208,7 +208,7 @@ def _ends(evidence: Sequence[LabelEvidence], measure: str) -> Estimate | None:
 
 
 def survival(found: Labelled) -> str:
-    """Say whether the label survives other choices of old-task heads; empty if none was judged."""
+    """Say whether the label survives other choices of heads; empty if no measure decided it."""
     chosen = {
         "half": "half as many old-task heads",
         "double": "twice as many",
@@ -221,7 +221,7 @@ def survival(found: Labelled) -> str:
     ]
     if other:
         return f"The label changes with other old-task heads: {'; '.join(other)}."
-    if not found.survives:
+    if not (found.conditions and found.survives):
         return ""
     return f"The label is the same with {', '.join(chosen[each] for each in found.survives)}."
 
