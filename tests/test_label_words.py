@@ -7,7 +7,7 @@ import pytest
 
 from circuitlapse.stats.measured import Measured
 from circuitlapse.verdict.label import label
-from circuitlapse.verdict.measures import NOT_MEASURED, Measures
+from circuitlapse.verdict.measures import Measures
 from circuitlapse.verdict.words import (
     Named,
     says_not,
@@ -18,7 +18,7 @@ from circuitlapse.verdict.words import (
     what_carries_it,
     would_change,
 )
-from test_labels import GENUINE, LOW_CONTROL, NOT_LEARNED, RETRAINED, some
+from test_labels import GENUINE, LOW_CONTROL, NOT_LEARNED, RETRAINED, between, some
 
 NAMED = Named("demo", "ioi2", "ioi3")
 TAUGHT, LATENT = some((3.2, 2.9, 3.6)), some((0.3, 0.2, 0.4))
@@ -104,20 +104,34 @@ def test_the_nearest_mark_is_named():
     assert would_change(label(replace(GENUINE, gain=NOT_LEARNED))) == ""
 
 
+def bits(ratio, **ranked):
+    rows = {"new": None, "ratio": ratio, **ranked}
+    return Measures.of_rows(
+        [],
+        [
+            {"which": which, "value": value and between(*value), "not_reported": "left out"}
+            for which, value in rows.items()
+        ],
+    )
+
+
 def test_whether_it_was_there_is_always_answered():
-    none = Measured()
-    assert was_it_there(NOT_MEASURED, none, none) == "Not known: it was not measured."
-    assert was_it_there(LATENT, none, none) == (
+    assert was_it_there([Measures({}, {})]) == "Not known: it was not measured."
+    assert was_it_there([bits(None)]) == "Not known: left out."
+    assert was_it_there([bits((0.3, 0.2, 0.4))]) == (
         "Yes, it was there: learning took 0.30 [0.20, 0.40] times the bits of the reference task "
         "(mark 0.60)."
     )
-    said = was_it_there(TAUGHT, some((0.66, 0.6, 0.7)), some((0.5, 0.4, 0.6)))
+    ranked = {"right_before": (0.66, 0.6, 0.7), "gain_on_right": (0.5, 0.4, 0.6)}
+    taught = bits((3.2, 2.9, 3.6), **ranked)
+    said = was_it_there([taught])
     assert said.startswith("No, it had to be taught: learning took 3.20 [2.90, 3.60] times")
     assert said.endswith(
-        "In 66 % [60, 70] of its failures the base prefers the right candidate; these prompts hold "
-        "50 % [40, 60] of the improvement."
+        " In 66 % [60, 70] of its failures the base prefers the right candidate; these prompts "
+        "hold 50 % [40, 60] of the improvement."
     )
-    assert was_it_there(some((0.6, 0.4, 0.8)), none, none).startswith("The bits leave it open")
+    assert was_it_there([taught, taught]).endswith("the base prefers the right candidate.")
+    assert was_it_there([bits((0.6, 0.4, 0.8))]).startswith("The bits leave it open")
 
 
 def test_what_carries_it_is_always_answered():

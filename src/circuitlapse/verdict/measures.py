@@ -15,7 +15,8 @@ from circuitlapse.stats.intervals import Estimate, percentile_ends
 from circuitlapse.stats.measured import Measured
 
 NOT_MEASURED = Measured(not_reported="it was not measured")
-_ONCE = (("", "bits_ratio"), ("relearned", "same_directions"))
+_BITS = {"ratio": "bits_ratio", "right_before": "right_before", "gain_on_right": "gain_on_right"}
+_ONCE = (("", "bits_ratio"), ("", "right_before"), ("relearned", "same_directions"))
 """Measures of the base, which are the same for every seed of a fine-tune."""
 _NORMAL = 2 * 1.959964  # standard deviations in a 95 % interval
 
@@ -34,8 +35,10 @@ class Measures:
     names: Mapping[str, tuple[str, ...]]
 
     @classmethod
-    def of_rows(cls, rows: Iterable[Mapping[str, Any]], bits: Measured | None = None) -> "Measures":
-        """Read rows of the table ``carriers``, of one step."""
+    def of_rows(
+        cls, rows: Iterable[Mapping[str, Any]], bits: Iterable[Mapping[str, Any]] = ()
+    ) -> "Measures":
+        """Read rows of the tables ``carriers``, of one step, and ``bits``."""
         rows = list(rows)
         found = {
             (row["heads"], row["measure"]): Measured(
@@ -43,8 +46,9 @@ class Measures:
             )
             for row in rows
         }
-        if bits is not None:
-            found["", "bits_ratio"] = bits
+        for row in bits:
+            if name := _BITS.get(row["which"]):
+                found["", name] = Measured(row["value"], not_reported=row["not_reported"])
         return cls(found, {row["heads"]: tuple(row["names"].split()) for row in rows})
 
     @classmethod
@@ -52,11 +56,13 @@ class Measures:
         cls, carriers: Carriers, bits: Measured | None = None, relearned: Estimate | None = None
     ) -> "Measures":
         """Take measures that are not in a table."""
-        found = cls.of_rows(carriers.rows(), bits)
-        if relearned is None:
-            return found
-        control = {("relearned", "same_directions"): Measured(relearned)}
-        return cls({**found.found, **control}, found.names)
+        found = cls.of_rows(carriers.rows())
+        others: dict[tuple[str, str], Measured] = {}
+        if bits is not None:
+            others["", "bits_ratio"] = bits
+        if relearned is not None:
+            others["relearned", "same_directions"] = Measured(relearned)
+        return cls({**found.found, **others}, found.names)
 
     def of(self, heads: str, measure: str) -> Measured:
         """Return a measure of a set of heads."""

@@ -13,7 +13,6 @@ import numpy as np
 from circuitlapse.records.carriers import CHOICES
 from circuitlapse.records.documents import Evidence, Labelled, OneSeed, Precondition, Verdict
 from circuitlapse.stats.intervals import Estimate
-from circuitlapse.stats.measured import Measured
 from circuitlapse.verdict import label_marks, thresholds, words
 from circuitlapse.verdict.gain import Gain
 from circuitlapse.verdict.label import label
@@ -104,16 +103,11 @@ def build_verdict(
     evidence: Mapping[int, Iterable[Evidence]],
     named: words.Named,
     *,
-    ranked: tuple[Measured, Measured] = (Measured(), Measured()),
     calibration: str = NOT_SCORED,
     seed: int = 0,
     repeats: int = 1000,
 ) -> Verdict:
-    """Return the verdict on the fine-tunes of one recipe, by seed.
-
-    ``ranked`` are the share of the base's failures that it ranked right among the candidates, and
-    the share of the visible gain on such prompts.
-    """
+    """Return the verdict on the fine-tunes of one recipe, by seed."""
     found, judged = together(seeds, repeats=repeats, seed=seed)
     several = len(seeds) > 1
     values = [each.evidence for each in judged]
@@ -121,7 +115,7 @@ def build_verdict(
         **dict(found),
         sentence=words.sentence(found, values, named),
         says_not=words.says_not(found, values, named),
-        was_it_there=words.was_it_there(values[0].bits_ratio, *ranked),
+        was_it_there=words.was_it_there([each.measures for each in judged]),
         what_carries_it=words.what_carries_it(found, values),
         would_change=list(filter(None, (words.would_change(found), words.survival(found)))),
         scope=_scope(found, seeds),

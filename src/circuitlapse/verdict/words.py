@@ -10,7 +10,6 @@ from functools import partial
 from math import isinf
 
 from circuitlapse.stats.intervals import Estimate
-from circuitlapse.stats.measured import Measured
 from circuitlapse.verdict import label_marks as marks
 from circuitlapse.verdict.label import Labelled
 from circuitlapse.verdict.label_rules import LabelEvidence
@@ -140,29 +139,29 @@ def would_change(found: Labelled) -> str:
     return "" if found.nearest is None else f"The nearest mark: {found.nearest.text()}."
 
 
-def was_it_there(ratio: Measured, right_before: Measured, gain_on_right: Measured) -> str:
-    """Answer the first question, whatever the label is."""
+def was_it_there(measures: Sequence[Measures]) -> str:
+    """Answer the first question, whatever the label is, from the measures of each seed."""
+    # Bits and what the base prefers are the same for all seeds.
+    ratio, right = (measures[0].of("", name) for name in ("bits_ratio", "right_before"))
     q = ratio.estimate
     if q is None:
         said = f"Not known: {ratio.not_reported}."
     else:
+        answer = "The bits leave it open"
         if q.high <= marks.LATENT_BITS:
             answer = "Yes, it was there"
         elif q.low > marks.LATENT_BITS:
             answer = "No, it had to be taught"
-        else:
-            answer = "The bits leave it open"
         said = (
             f"{answer}: learning took {_text([q])} times the bits of the reference task (mark "
             f"{marks.LATENT_BITS:.2f})."
         )
-    if (right := right_before.estimate) is not None:
-        said += f" In {percent(right)} of its failures the base prefers the right candidate"
-        shown = gain_on_right.estimate
-        said += (
-            "." if shown is None else f"; these prompts hold {percent(shown)} of the improvement."
-        )
-    return said
+    if right.estimate is None:
+        return said
+    said += f" In {percent(right.estimate)} of its failures the base prefers the right candidate"
+    shown = measures[0].of("", "gain_on_right").estimate if len(measures) == 1 else None
+    hold = f"; these prompts hold {percent(shown)} of the improvement" if shown else ""
+    return f"{said}{hold}."
 
 
 def what_carries_it(found: Labelled, evidence: Sequence[LabelEvidence]) -> str:
