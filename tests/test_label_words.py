@@ -7,8 +7,7 @@ import pytest
 
 from circuitlapse.stats.measured import Measured
 from circuitlapse.verdict.label import label
-from circuitlapse.verdict.measures import Measures
-from circuitlapse.verdict.words import (
+from circuitlapse.verdict.label_words import (
     Named,
     says_not,
     second_circuit,
@@ -18,6 +17,7 @@ from circuitlapse.verdict.words import (
     what_carries_it,
     would_change,
 )
+from circuitlapse.verdict.measures import Measures
 from test_labels import GENUINE, LOW_CONTROL, NOT_LEARNED, RETRAINED, between, some
 
 NAMED = Named("demo", "ioi2", "ioi3")

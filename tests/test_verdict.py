@@ -9,6 +9,7 @@ from circuitlapse.records.documents import Verdict
 from circuitlapse.stats.intervals import Estimate
 from circuitlapse.stats.measured import Measured
 from circuitlapse.verdict.gain import Gain
+from circuitlapse.verdict.label_words import Named
 from circuitlapse.verdict.measures import Measures, pooled_estimate, pooled_measures
 from circuitlapse.verdict.preconditions import (
     PLACEBO_CHECK,
@@ -18,7 +19,6 @@ from circuitlapse.verdict.preconditions import (
 )
 from circuitlapse.verdict.statements import statements
 from circuitlapse.verdict.verdict import FineTune, build_verdict
-from circuitlapse.verdict.words import Named
 
 SEEDS = {"base_seed": 0, "recipe": "default", "finetune_seed": 3}
 CONTEXT = Context("ioi2", "ioi3", "subject", 240, SEEDS, placebo="old_task")

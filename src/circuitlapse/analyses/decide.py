@@ -15,11 +15,11 @@ from circuitlapse.records.documents import Verdict
 from circuitlapse.records.items import read_items
 from circuitlapse.stats.intervals import Estimate, mean_interval, proportion_interval
 from circuitlapse.verdict.gain import Gain
+from circuitlapse.verdict.label_words import Named
 from circuitlapse.verdict.measures import Measures
 from circuitlapse.verdict.preconditions import Context, Findings, check_preconditions
 from circuitlapse.verdict.statements import statements
 from circuitlapse.verdict.verdict import FineTune, build_verdict
-from circuitlapse.verdict.words import Named
 
 
 def decide(scores: RunData, recipe: str) -> Verdict:

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 from circuitlapse.records.documents import Evidence
+from circuitlapse.verdict.label_words import second_circuit
 from circuitlapse.verdict.measures import Measures
 from circuitlapse.verdict.preconditions import Context, Findings, logits, percent
-from circuitlapse.verdict.words import second_circuit
 
 
 def statements(context: Context, findings: Findings, measures: Measures) -> list[Evidence]:

@@ -13,7 +13,7 @@ import numpy as np
 from circuitlapse.records.carriers import CHOICES
 from circuitlapse.records.documents import Evidence, Labelled, OneSeed, Precondition, Verdict
 from circuitlapse.stats.intervals import Estimate
-from circuitlapse.verdict import label_marks, thresholds, words
+from circuitlapse.verdict import label_marks, label_words, thresholds
 from circuitlapse.verdict.gain import Gain
 from circuitlapse.verdict.label import label
 from circuitlapse.verdict.label_rules import LabelEvidence
@@ -101,7 +101,7 @@ def together(
 def build_verdict(
     seeds: Mapping[int, FineTune],
     evidence: Mapping[int, Iterable[Evidence]],
-    named: words.Named,
+    named: label_words.Named,
     *,
     calibration: str = NOT_SCORED,
     seed: int = 0,
@@ -113,11 +113,13 @@ def build_verdict(
     values = [each.evidence for each in judged]
     return Verdict(
         **dict(found),
-        sentence=words.sentence(found, values, named),
-        says_not=words.says_not(found, values, named),
-        was_it_there=words.was_it_there([each.measures for each in judged]),
-        what_carries_it=words.what_carries_it(found, values),
-        would_change=list(filter(None, (words.would_change(found), words.survival(found)))),
+        sentence=label_words.sentence(found, values, named),
+        says_not=label_words.says_not(found, values, named),
+        was_it_there=label_words.was_it_there([each.measures for each in judged]),
+        what_carries_it=label_words.what_carries_it(found, values),
+        would_change=list(
+            filter(None, (label_words.would_change(found), label_words.survival(found)))
+        ),
         scope=_scope(found, seeds),
         calibration=calibration,
         improvement=_improvement(seeds, repeats, seed),
