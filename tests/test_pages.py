@@ -52,6 +52,12 @@ def test_every_command_has_these_arguments_and_options(page):
             command.make_context(command.name, list(rest))
 
 
+def test_the_table_of_the_calibration_is_made_from_its_record():
+    made = runpy.run_path(str(DOCS / "results/make_calibration.py"))
+    text = (DOCS / "results/calibration.md").read_text(encoding="utf-8")
+    assert made["page"](text) == text, "run python docs/results/make_calibration.py"
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_every_make_target_script_and_key_is_there(page):
     text = (ROOT / page).read_text()

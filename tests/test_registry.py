@@ -96,7 +96,7 @@ def test_constants_are_found_behind_the_modules_that_a_module_imports():
 
 
 def test_the_hash_of_code_covers_what_is_run_and_no_prose(tmp_path, monkeypatch):
-    assert "circuitlapse.verdict.decision" in source.modules_behind(
+    assert "circuitlapse.verdict.label_rules" in source.modules_behind(
         "circuitlapse.calibration.judge"
     )
     files = {

@@ -20,7 +20,7 @@ from circuitlapse.errors import CircuitlapseError
 from circuitlapse.records.calibration import released
 from circuitlapse.records.store import Store
 from circuitlapse.report.pages.page import build_report
-from circuitlapse.report.series.grid import estimate, number, typeset
+from circuitlapse.report.series.grid import number, typeset
 from circuitlapse.report.series.payload import payload
 from circuitlapse.report.series.run_records import read_run
 from report_synthetic import HEADS, LAYERS, put, put_table, write_run
@@ -105,9 +105,10 @@ def test_the_page_counts_the_labels_of_ground_truth_models(page: _Page):
     text = " ".join(" ".join(page.text).split())
     found = released()
     assert "How often the label is right" in text
-    assert found.command in text
-    for tally in found.tallies:
-        assert f"{tally.kind} {tally.n} {tally.right} {estimate(tally.right_share)}" in text
+    assert f"{len(found.candidates)} of {found.planned} were scored" in text
+    for row in found.rows:
+        held_out = " held out" if row.held_out else ""
+        assert f"{row.says}{held_out} {row.truth} {row.n}" in text
 
 
 def test_numbers_in_a_sentence_have_minus_signs_and_keep_their_unit():

@@ -10,6 +10,7 @@ from circuitlapse.analyses.head_changes import CARRIERS
 from circuitlapse.config.finetune import TrainingRun
 from circuitlapse.records import layout
 from circuitlapse.records.arrays import Arrays
+from circuitlapse.records.calibration import known_errors
 from circuitlapse.records.columns import Row
 from circuitlapse.records.documents import Verdict
 from circuitlapse.records.items import read_items
@@ -19,7 +20,7 @@ from circuitlapse.verdict.label_words import Named
 from circuitlapse.verdict.measures import Measures
 from circuitlapse.verdict.preconditions import Context, Findings, check_preconditions
 from circuitlapse.verdict.statements import statements
-from circuitlapse.verdict.verdict import FineTune, build_verdict
+from circuitlapse.verdict.verdict import MARKS, FineTune, build_verdict
 
 
 def decide(scores: RunData, recipe: str) -> Verdict:
@@ -36,7 +37,15 @@ def decide(scores: RunData, recipe: str) -> Verdict:
     settings, base = experiment.compare, experiment.base
     model = Path(base.path).name if base.path else f"the organism {base.organism}"
     named = Named(model, *(Path(task).stem for task in scores.tasks))
-    return build_verdict(seeds, evidence, named, seed=settings.seed, repeats=settings.bootstrap)
+    measured = all(one.evidence.bits_ratio.estimate is not None for one in seeds.values())
+    return build_verdict(
+        seeds,
+        evidence,
+        named,
+        calibration=known_errors(MARKS, with_bits=measured),
+        seed=settings.seed,
+        repeats=settings.bootstrap,
+    )
 
 
 def fine_tune_of(scores: RunData, training_run: TrainingRun, findings: Findings) -> FineTune:

@@ -3,14 +3,27 @@
 import itertools
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+from transformers.modeling_rope_utils import RopeParameters
 
+from circuitlapse.graph import head_of
+from circuitlapse.models.engine.weights import component_pieces
 from circuitlapse.organisms.corpus import rows
 from circuitlapse.organisms.recipe import Recipe, Stage
 from circuitlapse.organisms.tokenizer import END_OF_TEXT
@@ -20,35 +33,71 @@ from circuitlapse.training.restricted import Frozen, free_masks
 _POSITIONS = 64  # the longest prompt has 34 tokens
 _EVALUATE_EVERY = 100
 
+# NeoX's default rotates a quarter of a head's dimensions: two of eight, too few to copy.
+_ALL_DIMENSIONS = RopeParameters(rope_type="default", rope_theta=10000.0, partial_rotary_factor=1.0)
+
 
 def untrained_model(
     recipe: Recipe, seed: int, tokenizer: PreTrainedTokenizerFast
-) -> GPT2LMHeadModel:
+) -> PreTrainedModel:
     """Return an organism with random weights."""
     end = tokenizer.get_vocab()[END_OF_TEXT]
+    common = {
+        "vocab_size": len(tokenizer),
+        "initializer_range": recipe.initializer_range,
+        "bos_token_id": end,
+        "eos_token_id": end,
+    }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return GPT2LMHeadModel(
-            GPT2Config(
-                vocab_size=len(tokenizer),
-                n_positions=_POSITIONS,
-                n_embd=recipe.d_model,
-                n_layer=recipe.layers,
-                n_head=recipe.heads,
-                initializer_range=recipe.initializer_range,
-                # GPT-2's GELU under the name whose kernel is fused: twice as fast on a CPU.
-                activation_function="gelu_pytorch_tanh",
-                resid_pdrop=0.0,
-                embd_pdrop=0.0,
-                attn_pdrop=0.0,
-                bos_token_id=end,
-                eos_token_id=end,
+        if recipe.family == "gpt2":
+            return _gpt2(recipe, common)
+        sizes = {
+            "hidden_size": recipe.d_model,
+            "num_hidden_layers": recipe.layers,
+            "num_attention_heads": recipe.heads,
+            "max_position_embeddings": _POSITIONS,
+            "tie_word_embeddings": True,
+        }
+        if recipe.family == "llama":
+            return LlamaForCausalLM(
+                LlamaConfig(
+                    **common,
+                    **sizes,
+                    head_dim=recipe.d_head or recipe.d_model // recipe.heads,
+                    # Gated MLPs have three matrices: 8/3 gives them the parameters of 4.
+                    intermediate_size=8 * recipe.d_model // 3,
+                )
+            )
+        return GPTNeoXForCausalLM(
+            GPTNeoXConfig(
+                **common,
+                **sizes,
+                intermediate_size=4 * recipe.d_model,
+                rope_parameters=_ALL_DIMENSIONS,
             )
         )
 
 
+def _gpt2(recipe: Recipe, common: Mapping[str, Any]) -> GPT2LMHeadModel:
+    return GPT2LMHeadModel(
+        GPT2Config(
+            **common,
+            n_positions=_POSITIONS,
+            n_embd=recipe.d_model,
+            n_layer=recipe.layers,
+            n_head=recipe.heads,
+            # GPT-2's GELU under the name whose kernel is fused: twice as fast on a CPU.
+            activation_function="gelu_pytorch_tanh",
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+        )
+    )
+
+
 def steps(
-    model: GPT2LMHeadModel,
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     recipe: Recipe,
     rng: random.Random,
@@ -103,12 +152,17 @@ def torch_threads(n: int) -> Iterator[None]:
 
 
 @torch.no_grad()
-def _freeze_blank(model: GPT2LMHeadModel, recipe: Recipe) -> Frozen:
+def _freeze_blank(model: PreTrainedModel, recipe: Recipe) -> Frozen:
     """Set the output matrices of the unused heads to zero, and freeze them."""
     if not recipe.blank_heads:
         return Frozen(model, {})
     free = free_masks(model, recipe.blank_heads, freeze=True)
-    masks = {name: mask for name, mask in free.items() if name.endswith("attn.c_proj.weight")}
+    outputs = {
+        piece.parameter
+        for piece in component_pieces(model)
+        if head_of(piece.component) and piece.slot == "o"
+    }
+    masks = {name: mask for name, mask in free.items() if name in outputs}
     for name, parameter in model.named_parameters():
         if name in masks:
             parameter[~masks[name]] = 0.0
@@ -122,7 +176,7 @@ def _is_over(stage: Stage, step: int, old_accuracy: Callable[[], float]) -> bool
 
 
 def _loss(
-    model: GPT2LMHeadModel, ids: Int[Tensor, "rows pos"], counts: Float[Tensor, "rows pos"]
+    model: PreTrainedModel, ids: Int[Tensor, "rows pos"], counts: Float[Tensor, "rows pos"]
 ) -> Float[Tensor, ""]:
     logits = model(input_ids=ids, use_cache=False).logits
     each = cross_entropy(logits[:, :-1].transpose(1, 2), ids[:, 1:], reduction="none")

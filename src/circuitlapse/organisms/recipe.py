@@ -60,9 +60,11 @@ class Recipe(BaseModel):
 
     Attributes:
         name: ``default``, or ``natural``: without three-name sentences with a random recipient.
+        family: Architecture: ``gpt2``, ``llama`` or ``gpt_neox``, with tied embeddings.
         layers: Transformer blocks.
         heads: Attention heads per block.
         d_model: Width of the residual stream.
+        d_head: Dimensions of a head of ``llama``; 0: ``d_model / heads``, as in the others.
         blank_heads: Heads such as ``a3.h7`` whose output matrix stays zero, so that a later
             fine-tune can form something new there.
         initializer_range: Standard deviation of the initial weights; with GPT-2's .02 copying does
@@ -91,9 +93,11 @@ class Recipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Literal["default", "natural"] = "default"
+    family: Literal["gpt2", "llama", "gpt_neox"] = "gpt2"
     layers: int = 4
     heads: int = 8
     d_model: int = 64
+    d_head: int = 0
     blank_heads: tuple[str, ...] = ()
     initializer_range: float = 0.1
     stages: tuple[Stage, ...] = (
@@ -138,8 +142,11 @@ class Recipe(BaseModel):
 
     @property
     def sha256(self) -> str:
-        """Hash of every field, and of ``blank_heads`` only if there are any."""
-        unset = None if self.blank_heads else {"blank_heads"}
+        """Hash of every field; those that came later only where they have no default."""
+        added = {"family", "d_head", "blank_heads"}
+        unset = {
+            name for name in added if getattr(self, name) == type(self).model_fields[name].default
+        }
         return hashlib.sha256(self.model_dump_json(exclude=unset).encode()).hexdigest()
 
 

@@ -18,6 +18,9 @@ from circuitlapse.stats.measured import Measured
 LEVEL = 0.15
 """Bits per prompt that do not count; a task is learned when the mean of WINDOW batches is below."""
 WINDOW = 8
+BITS_BATCH = 8
+"""Prompts per step of a pass that measures bits, whatever the recipe: with 32, a task that is
+unlocked in a few steps costs as many batches as one that is learned."""
 FEWEST_ORDERS, MOST_ORDERS = 3, 9
 
 Which = Literal["new", "reference"]

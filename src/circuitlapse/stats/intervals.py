@@ -25,7 +25,8 @@ CONFIDENCE = 0.95
 class Estimate(BaseModel):
     """A value with the ends of its 95 % interval."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # A ratio that is a lower bound has no upper end, and JSON has no infinity.
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
     value: float
     low: float

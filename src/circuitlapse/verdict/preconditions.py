@@ -19,6 +19,8 @@ from circuitlapse.verdict.thresholds import (
 
 PLACEBO_CHECK = "The placebo did not improve"
 
+SHORTCUT_CHECK = "No shortcut heuristic does as well"
+
 OLD_TASK_DONE = "The base solves the old task"
 
 
@@ -156,7 +158,7 @@ def _shortcuts(
     where = {"test": "names", "test_templates": "templates"}[split]
     points = [round(100 * end) for end in (margin.value, margin.low, margin.high)]
     return Precondition(
-        name="No shortcut heuristic does as well",
+        name=SHORTCUT_CHECK,
         holds=margin.low > 0,
         detail="{} points [{}, {}] better ".format(*points)
         + f"than “{rule}”, the best shortcut, on held-out {where}; must be above zero",

@@ -42,7 +42,6 @@ def view(records: RunRecords) -> dict[str, Any]:
     shared = families(records)["shared"]
     seeds = records.tables["behaviour"].select("base_seed", "finetune_seed").unique().sort(pl.all())
     numbers, *others = (_of_seed(records, row, shared) for row in seeds.rows())
-    calibration = released()
     return {
         "name": records.name,
         "old": task_title(tasks.old),
@@ -63,8 +62,7 @@ def view(records: RunRecords) -> dict[str, Any]:
         "tables": table_descriptions(records.tables),
         "role_rows": role_rows(records),
         "recipes": recipe_rows(records),
-        "calibration": calibration,
-        **counts(calibration),
+        **counts(released()),
         "prompts": [
             {"title": task_title(task), "name": task, "items": [_sample(item) for item in items]}
             for task, items in records.prompts.items()

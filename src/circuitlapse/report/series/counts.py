@@ -1,76 +1,59 @@
-"""Confusion matrix of labels and ground truth, for the calibration's page and the report."""
+"""Counts of right and wrong labels, for the calibration's page and the report."""
 
-from typing import Any, get_args
+from typing import Any
 
-from circuitlapse.records.calibration import LABEL_OF, Calibration
-from circuitlapse.records.documents import Label
+from circuitlapse.records.calibration import OUTCOMES, Calibration, Outcome, Tally
 from circuitlapse.stats.intervals import Estimate
 
 _WIDTH = 130.0
 
 
 def counts(found: Calibration) -> dict[str, Any]:
-    """Return labels by ground truth and exact intervals, for the template."""
+    """Return outcomes by mechanism with exact intervals, for the template."""
     return {
-        "confusion": confusion_rows(found),
-        "labels": get_args(Label),
-        "tallies": [(tally, mark(tally.right_share, 0.0, 1.0)) for tally in found.tallies],
+        "tallies": [
+            {
+                "tally": each,
+                "row": row,
+                "without": without,
+                "mark": None if share is None else mark(share, 0.0, 1.0),
+            }
+            for each, without, row in _paired(found)
+            for share in [each.share("right")]
+        ],
+        "scored": len(found.candidates),
+        "planned": found.planned,
         "width": _WIDTH,
     }
 
 
-def confusion_rows(found: Calibration) -> list[dict[str, Any]]:
-    """Count each label by ground truth, one row per kind.
-
-    ``cells`` has for each label the count, whether it is correct or wrong, and its share of the
-    row. `undetermined` is not wrong.
-    """
-    rows = []
-    for kind, counts in found.confusion.items():
-        total = sum(counts.values())
-        rows.append(
-            {
-                "kind": kind,
-                "cells": [
-                    {
-                        "count": counts.get(label, 0),
-                        "right": label == LABEL_OF[kind],
-                        "wrong": label in counts and label not in (LABEL_OF[kind], "undetermined"),
-                        "share": counts.get(label, 0) / total if total else 0.0,
-                    }
-                    for label in get_args(Label)
-                ],
-            }
-        )
-    return rows
+def _paired(found: Calibration) -> list[tuple[Tally, Tally, Any]]:
+    """Counts with bits_ratio, without it, and the planned row; the total has no row."""
+    with_bits = [*found.tallies(), found.total()]
+    without = [*found.tallies(with_bits=False), found.total(with_bits=False)]
+    return list(zip(with_bits, without, [*found.rows, None], strict=True))
 
 
 def count_rows(found: Calibration) -> list[dict[str, Any]]:
     """Return the same counts as table rows."""
-    rows = []
-    for tally in found.tallies:
-        said = found.confusion.get(tally.kind)
-        rows.append(
-            {
-                "planted": tally.kind,
-                "n": tally.n,
-                "right": tally.right,
-                "right_share": _triple(tally.right_share),
-                "wrong": tally.wrong,
-                "wrong_share": _triple(tally.wrong_share),
-                "undetermined": tally.undetermined,
-                **(
-                    {f"said_{label}": said.get(label, 0) for label in get_args(Label)}
-                    if said
-                    else {}
-                ),
-            }
-        )
-    return rows
+    return [
+        {
+            "mechanism": each.says,
+            "truth": row.truth if row else "",
+            "planned": each.planned,
+            "refused": each.refused,
+            **{outcome: getattr(each, outcome) for outcome in OUTCOMES},
+            "right_share": _triple(each, "right"),
+            "wrong_share": _triple(each, "wrong"),
+            **{f"{outcome}_without_bits": getattr(without, outcome) for outcome in OUTCOMES},
+        }
+        for each, without, row in _paired(found)
+    ]
 
 
-def _triple(share: Estimate) -> list[float]:
-    return [share.value, share.low, share.high]
+def _triple(found: Tally, outcome: Outcome) -> list[float] | None:
+    share = found.share(outcome)
+    return None if share is None else [share.value, share.low, share.high]
 
 
 def mark(share: Estimate, low: float, high: float) -> dict[str, Any]:
