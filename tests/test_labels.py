@@ -129,6 +129,10 @@ def test_bits_decide_between_elicited_transformed_and_reused():
         ((0.5, 0.5, inf), "reused"),
     ):
         assert label(replace(GENUINE, bits_ratio=some(ratio))).label == wanted
+    bound = replace(
+        GENUINE, variable_effect=None, dependence=Measured(), bits_ratio=some((0.5, 0.5, inf))
+    )
+    assert label(bound).reason.endswith("bits_ratio high is infinite: the ratio is a lower bound.")
     hidden = replace(GENUINE, dependence=some((0.1, 0.05, 0.15)), bits_ratio=some((0.3,)))
     assert label(hidden).label == "elicited"
 

@@ -1,7 +1,7 @@
 """The run's small documents: the verdict with its evidence, the provenance, and a tried prompt."""
 
 from dataclasses import dataclass
-from math import inf
+from math import inf, isinf
 from typing import Literal, get_args
 
 import numpy as np
@@ -87,6 +87,8 @@ class Condition:
         """Name the mark, with the distance."""
         if self.found is None:
             return f"{self.measure} was not measured"
+        if isinf(self.found):
+            return f"{self.measure} is infinite: the ratio is a lower bound"
         return f"{self.measure} is {self.found:.2f}, {self.distance:.2f} from {self.mark:.2f}"
 
 
