@@ -25,8 +25,10 @@ from circuitlapse.training.finetune import finetune
 from circuitlapse.training.placebos import real_items
 from circuitlapse.training.restricted import Restriction
 from circuitlapse.verdict.gain import Gain, measured_gain
-from circuitlapse.verdict.label import label, survives
+from circuitlapse.verdict.label import label
 from circuitlapse.verdict.label_rules import LabelEvidence
+from circuitlapse.verdict.measures import Measures
+from circuitlapse.verdict.verdict import FineTune
 
 BASE = SHIPPED / "default-0"
 pytestmark = pytest.mark.slow
@@ -150,9 +152,10 @@ def test_half_and_double_old_heads_keep_the_old_directions(demo):
 
 
 def test_the_demo_is_transformed_with_every_choice_of_old_heads(base, fine_tune, demo):
-    found = survives(gain(base, fine_tune), demo, bits_ratio=BITS, relearned=CONTROL)
-    assert {each.label for each in found.values()} == {"transformed"}
-    assert found["old"].carrier == "spread_out"
+    measures = Measures.of_carriers(demo, bits=BITS, relearned=CONTROL)
+    found = FineTune(gain(base, fine_tune), measures).labelled()
+    assert {found.label, *found.survives.values()} == {"transformed"}
+    assert found.carrier == "spread_out"
 
 
 def test_erased_and_retrained_heads_write_in_other_directions(base, tmp_path):
@@ -165,7 +168,8 @@ def test_erased_and_retrained_heads_write_in_other_directions(base, tmp_path):
     found = carriers(base, model, prompts(base.tokenizer), trained=heads)
     assert low(found.old.dependence.estimate) > 0.9
     assert -0.02 <= value(found.old.same_directions.estimate) <= 0.13
-    got = label(LabelEvidence.of(gain(blank, model), found, relearned=CONTROL))
+    controlled = Measures.of_carriers(found, relearned=CONTROL)
+    got = label(LabelEvidence.of(gain(blank, model), controlled))
     assert (got.label, got.how) == ("formed", "in_place")
-    without = label(LabelEvidence.of(gain(blank, model), found))
+    without = label(LabelEvidence.of(gain(blank, model), Measures.of_carriers(found)))
     assert without.label == "undetermined"
