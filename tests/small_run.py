@@ -15,6 +15,7 @@ def small_experiment(base: Path, **finetune: Any) -> cl.Experiment:
             "finetune": {"steps": 4, "save_every": 2, "batch_size": 8, **finetune},
             "measure": {"prompts": 24, "circuit_prompts": 12, "circuit_sizes": [0.02, 0.2, 1.0]},
             "compare": {
+                "bits": False,
                 "group_prompts": 12,
                 "graft_prompts": 16,
                 "carrier_prompts": 12,

@@ -55,6 +55,7 @@ def experiment(base: Path) -> cl.Experiment:
                 "circuit_sizes": [0.02, 0.1, 0.4, 1.0],
             },
             "compare": {
+                "bits": False,
                 "group_prompts": 24,
                 "graft_prompts": 32,
                 "carrier_prompts": 16,

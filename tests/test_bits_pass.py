@@ -12,7 +12,7 @@ from circuitlapse.config.finetune import Finetune
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.models.files.quiet import quiet
 from circuitlapse.organisms.organism import SHIPPED
-from circuitlapse.records.bits_ratio import WINDOW, BitsPass, Which, measure_bits_ratio
+from circuitlapse.records.bits_ratio import WINDOW, BitsPass, Which, measure_bits
 from circuitlapse.records.items import Item
 from circuitlapse.tasks.registry import get_task
 from circuitlapse.training import bits_pass as module
@@ -180,7 +180,7 @@ def test_the_demo_takes_as_many_bits_as_in_the_pilot() -> None:
         replay = items[:n_old]
         return bits_pass(BASE, sides[which], demo, order=order, replay=replay, device="cpu")
 
-    found = measure_bits_ratio(run_pass, LATENT_BITS)
+    found = measure_bits(run_pass, LATENT_BITS).ratio()
     assert found.orders == 3
     assert found.new_bits == pytest.approx(817, rel=0.15)
     assert found.reference_bits == pytest.approx(254, rel=0.15)

@@ -15,7 +15,7 @@ from circuitlapse.records.bits_ratio import (
     WINDOW,
     BitsPass,
     bits_ratio,
-    measure_bits_ratio,
+    measure_bits,
 )
 
 MARK = 0.6
@@ -125,7 +125,7 @@ def measured(new, reference):
         asked.append((which, order))
         return (new if which == "new" else reference)(order)
 
-    return measure_bits_ratio(run_pass, MARK), asked
+    return measure_bits(run_pass, MARK).ratio(), asked
 
 
 def test_orders_are_added_until_the_interval_excludes_the_mark() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from circuitlapse.analyses.analysis import Analysis, Section
 from circuitlapse.analyses.behaviour import task_rows
-from circuitlapse.analyses.head_changes import CARRIERS
+from circuitlapse.analyses.carriers import CARRIERS
 from circuitlapse.analyses.registry import ANALYSES, BY_NAME
 from circuitlapse.config.presets import demo_experiment
 from circuitlapse.pipeline.plan import source, summary_jobs

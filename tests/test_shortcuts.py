@@ -39,7 +39,9 @@ def test_rules_are_right_where_a_reader_would_say_so():
 
 
 def test_a_word_inside_another_is_no_mention():
-    assert mentions("Ann, Anna and Ann-Marie met Ann", ["Ann", "Anna"]) == ["Ann", "Anna", "Ann"]
+    text, found = "Ann, Anna and Ann-Marie met Ann", ["Ann", "Anna", "Ann"]
+    assert mentions(text, ["Ann", "Anna"]) == found
+    assert mentions(text, ["Ann", "Anna", "New York"]) == found, "words with spaces"
 
 
 def test_several_right_answers_and_candidates_outside_the_prompt_leave_the_frequent_answer():

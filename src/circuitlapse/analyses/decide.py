@@ -6,7 +6,7 @@ from typing import Any
 
 from circuitlapse.analyses.analysis import Analysis, RunData
 from circuitlapse.analyses.behaviour import BEHAVIOUR, rise_over, shortcuts_of
-from circuitlapse.analyses.head_changes import CARRIERS
+from circuitlapse.analyses.carriers import BITS, CARRIERS
 from circuitlapse.config.finetune import TrainingRun
 from circuitlapse.records import layout
 from circuitlapse.records.arrays import Arrays
@@ -53,7 +53,8 @@ def fine_tune_of(scores: RunData, training_run: TrainingRun, findings: Findings)
     last = {"step": scores.last}
     (gained,) = _rows(scores, BEHAVIOUR, training_run, task=scores.tasks[1], split="test", **last)
     gain = Gain(*(gained[f"{part.name}_rise"] for part in fields(Gain)))
-    measures = Measures.of_rows(_rows(scores, CARRIERS, training_run, **last))
+    bits = _rows(scores, BITS, training_run)
+    measures = Measures.of_rows(_rows(scores, CARRIERS, training_run, **last), bits)
     context = _context(scores, training_run)
     return FineTune(gain, measures, check_preconditions(findings, gain.logits, context))
 

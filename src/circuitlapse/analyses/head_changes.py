@@ -7,14 +7,12 @@ from collections.abc import Collection
 
 import numpy as np
 
-from circuitlapse.analyses.analysis import Analysis, RunData, Section
+from circuitlapse.analyses.analysis import Analysis, RunData
 from circuitlapse.analyses.dynamics import dated, exact_steps
 from circuitlapse.analyses.roles import RolesOf
 from circuitlapse.config.finetune import TrainingRun
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.heads.head_changes import HeadChanges, HeadEffects, head_changes, used_threshold
-from circuitlapse.records import layout
-from circuitlapse.records.carriers import Carriers
 from circuitlapse.records.columns import (
     COUNTERFACTUAL,
     NODE,
@@ -25,7 +23,6 @@ from circuitlapse.records.columns import (
     flag,
     integer,
     interval,
-    numbers,
     real,
     text,
 )
@@ -103,17 +100,6 @@ def change_rows(scores: RunData) -> list[Row]:
     return rows
 
 
-def carrier_rows(scores: RunData) -> list[Row]:
-    """Rows of the table ``carriers``."""
-    return [
-        {**scores.names(training_run), "step": scores.last, **row}
-        for training_run in scores.experiment.training_runs()
-        for row in Carriers.of_json(
-            scores.store.read(layout.carriers(training_run.name)).decode()
-        ).rows()
-    ]
-
-
 _SINCE = integer("since", "the step since which it holds without a break")
 HEAD_CHANGES = Analysis(
     "head_changes",
@@ -140,42 +126,4 @@ HEAD_CHANGES = Analysis(
     change_rows,
     "Function",
     shown_in="head_changes",
-)
-CARRIERS = Analysis(
-    "carriers",
-    "One row per measure and set of heads, at the last checkpoint, under the first counterfactual "
-    "type. [The glossary](../glossary.md) defines the measures.",
-    (
-        *TRAINING_RUN,
-        STEP,
-        text(
-            "heads",
-            "`old` (old-task heads), `half` and `double` as many of them, `without_best`, `early` "
-            "(without late writers), `new`, `driving`, `no_heads`, `other_task`; empty for all",
-        ),
-        text("names", "of these heads"),
-        text(
-            "measure",
-            "`variable_effect`, `undone`, `dependence`, `same_directions`, `sufficiency`, "
-            "`necessity`",
-        ),
-        interval("value", "a ratio"),
-        numbers("groups", "the same of random groups of heads without any old-task head"),
-        integer("n_random", "number of these groups"),
-        real("null_min", "the smallest value of these groups"),
-        real("null_max", "the largest value of these groups"),
-        flag("above_groups", "the interval lies above all groups; null with fewer than nine"),
-        text("not_reported", "why there is no value"),
-    ),
-    ("carriers",),
-    carrier_rows,
-    "Function",
-    Section(
-        "What carries the new ability",
-        "Whether the new answer depends on the heads of the old task, whether these heads still "
-        "write in the same directions, and what new heads bring, at the last checkpoint. Grey: "
-        "random groups of as many other heads, from the smallest to the largest. Measures that "
-        "are not reported stand in the table with the reason.",
-        "activations",
-    ),
 )

@@ -5,11 +5,12 @@ from typing import Any
 
 from circuitlapse.analyses.analysis import Analysis
 from circuitlapse.analyses.behaviour import BEHAVIOUR, INVARIANCE, PLACEBO, SHORTCUTS
+from circuitlapse.analyses.carriers import BITS, CARRIERS
 from circuitlapse.analyses.circuits import EDGES, FAITHFULNESS, NODES
 from circuitlapse.analyses.dynamics import DYNAMICS
 from circuitlapse.analyses.fine_tunes import ELICITABLE, TRAINING
 from circuitlapse.analyses.grafts import CROSSPATCH, GRAFTS, MEDIATION, OUTPUT_SCALES
-from circuitlapse.analyses.head_changes import CARRIERS, HEAD_CHANGES
+from circuitlapse.analyses.head_changes import HEAD_CHANGES
 from circuitlapse.analyses.overlap import OVERLAP
 from circuitlapse.analyses.readings import PATCHING, READINGS
 from circuitlapse.analyses.roles import ROLES
@@ -19,6 +20,7 @@ ANALYSES: tuple[Analysis, ...] = (
     BEHAVIOUR,
     PLACEBO,
     SHORTCUTS,
+    BITS,
     TRAINING,
     NODES,
     EDGES,

@@ -121,6 +121,11 @@ class Compare(Section):
         description="Validation prompt pairs to choose heads on, and test prompt pairs to measure "
         "what carries the new ability on.",
     )
+    bits: bool = Field(
+        True,
+        description="Train short passes from the base that measure bits_ratio and the relearned "
+        "control; without them the label cannot say whether the ability was there.",
+    )
     bootstrap: Annotated[int, Field(ge=20)] = Field(
         1000, description="Bootstrap resamples of the prompts."
     )

@@ -6,7 +6,7 @@ on, so the sum of the losses is what the examples had to teach. A loss that stay
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -22,8 +22,12 @@ BITS_BATCH = 8
 """Prompts per step of a pass that measures bits, whatever the recipe: with 32, a task that is
 unlocked in a few steps costs as many batches as one that is learned."""
 FEWEST_ORDERS, MOST_ORDERS = 3, 9
+BATCH_SIZE = 8
+"""Prompts of a batch in a pass. With 32 the intervals of locks and of ordinary fine-tunes overlap,
+because a lock costs about one batch whatever its size."""
 
 Which = Literal["new", "reference"]
+WHICH: tuple[Which, ...] = get_args(Which)
 
 
 class BitsPass(BaseModel):
@@ -57,6 +61,22 @@ class BitsPass(BaseModel):
     def prompts(self) -> int:
         """Number of new prompts until the task was learned, or in the whole pass."""
         return sum(self.counts)
+
+
+class BitsPasses(BaseModel):
+    """Passes of both tasks, paired by order, or why there are none."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    new: tuple[BitsPass, ...] = ()
+    reference: tuple[BitsPass, ...] = ()
+    not_reported: str = ""
+
+    def ratio(self) -> "BitsRatio":
+        """Return bits_ratio of these passes."""
+        if self.not_reported:
+            return BitsRatio(not_reported=self.not_reported)
+        return bits_ratio(self.new, self.reference)
 
 
 def is_learned(curve: Sequence[float]) -> bool:
@@ -133,20 +153,17 @@ def _why_not(reference: Sequence[BitsPass], bits: np.ndarray) -> str:
     )
 
 
-def measure_bits_ratio(run_pass: Callable[[Which, int], BitsPass], mark: float) -> BitsRatio:
-    """Run paired passes of new orders until their ratio is settled, and return it.
+def measure_bits(run_pass: Callable[[Which, int], BitsPass], mark: float) -> BitsPasses:
+    """Run paired passes of new orders until their ratio is settled, and return them.
 
     ``run_pass`` gets a task and an order. Three to nine orders are run, until the interval excludes
     ``mark``. If the true ratio is just the mark, it is excluded in one of six cases, because each
     added order is one more chance.
     """
-    new: list[BitsPass] = []
-    reference: list[BitsPass] = []
+    found = BitsPasses()
     while True:
-        order = len(new)
-        new.append(run_pass("new", order))
-        reference.append(run_pass("reference", order))
-        found = bits_ratio(new, reference)
-        hopeless = not reference[-1].learned
-        if hopeless or found.is_settled(mark) or found.orders == MOST_ORDERS:
+        order = len(found.new)
+        new, reference = (run_pass(which, order) for which in WHICH)
+        found = BitsPasses(new=(*found.new, new), reference=(*found.reference, reference))
+        if not reference.learned or order + 1 == MOST_ORDERS or found.ratio().is_settled(mark):
             return found

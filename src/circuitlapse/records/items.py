@@ -90,6 +90,9 @@ def shortcut_hits(items: Sequence[Item]) -> dict[str, Bool[np.ndarray, " prompts
     }
 
 
+_WHOLE_WORDS = re.compile(r"(?<!\w)\w+(?![\w-])")
+
+
 def candidates(item: Item) -> list[str]:
     """Return an item's right and wrong answers without spaces, each once."""
     return list(dict.fromkeys(w.strip() for w in (item.answer, *item.also, *item.distractors)))
@@ -97,6 +100,8 @@ def candidates(item: Item) -> list[str]:
 
 def mentions(text: str, words: Sequence[str]) -> list[str]:
     """List whichever of the words a text has, as they come; repeated ones repeatedly."""
+    if all(word.isalnum() for word in words):  # to compile a pattern takes a hundred times as long
+        return [word for word in _WHOLE_WORDS.findall(text) if word in words]
     either = "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True))
     return re.findall(rf"(?<!\w)(?:{either})(?![\w-])", text)
 

@@ -89,6 +89,16 @@ def carriers(training_run: str) -> str:
     return f"scores/{training_run}/carriers.json"
 
 
+def bits(recipe: str) -> str:
+    """Path of all passes that count a recipe's bits."""
+    return f"bits/{recipe}.json"
+
+
+def bits_pass(recipe: str, which: str, order: int) -> str:
+    """Path of one of these passes."""
+    return f"bits/{recipe}/{which}-{order}.json"
+
+
 def grafts(training_run: str) -> str:
     """Path of what the hybrids of base and fine-tuned weights reach."""
     return f"scores/{training_run}/grafts.safetensors"

@@ -8,14 +8,17 @@ from typing import Any
 
 import torch
 from peft import LoraConfig
-from transformers import SchedulerType, get_scheduler
+from transformers import AutoConfig, SchedulerType, get_scheduler
 from transformers.integrations.integration_utils import get_reporting_integration_callbacks
 from transformers.training_args import OptimizerNames
 from trl.trainer.sft_config import SFTConfig
 
 from circuitlapse.config.finetune import Finetune
 from circuitlapse.errors import CircuitlapseError
+from circuitlapse.models.files.quiet import quiet
 
+_WIDTH = 64
+"""Of the organisms, for which the default learning rates are."""
 # These follow the trainer's own evaluation, which is not run.
 _EVALUATED = ("reduce_lr_on_plateau", "greedy")
 
@@ -80,6 +83,17 @@ def _check_loggers(chosen: Any) -> None:
             got=" ".join(str(error).split()),
             fix="Install the missing package, or correct finetune.trainer.report_to",
         ) from error
+
+
+def scaled_to_width(recipe: Finetune, base: Path | str) -> Finetune:
+    """Return a recipe of the organisms with the learning rate for a model of another width.
+
+    With Adam, the best rate falls as one over the width (Yang et al. 2022, maximal update
+    parametrisation).
+    """
+    with quiet():
+        width: int = AutoConfig.from_pretrained(base).hidden_size
+    return recipe.model_copy(update={"learning_rate": recipe.learning_rate * _WIDTH / width})
 
 
 def check_device(device: str) -> None:

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from circuitlapse.config.finetune import Finetune
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.records.bits_ratio import WINDOW, BitsPass, is_learned
+from circuitlapse.records.bits_ratio import BATCH_SIZE, WINDOW, BitsPass, is_learned
 from circuitlapse.records.items import Item
 from circuitlapse.shapes import Float
 from circuitlapse.training.examples import IGNORED, encode
@@ -25,6 +25,14 @@ from circuitlapse.training.restricted import Restriction
 from circuitlapse.training.training_eval import diverged, padded
 
 _ROWS = 32  # of one forward pass; the logits of every position take much memory
+
+
+def recipe_of_passes(recipe: Finetune) -> Finetune:
+    """Return a recipe as its passes train: in small batches, on as many prompts, nothing saved."""
+    steps = max(1, recipe.steps * recipe.batch_size // BATCH_SIZE)
+    changes = {"steps": steps, "batch_size": BATCH_SIZE, "gradient_accumulation": 1, "save_at": ()}
+    trainer = {key: value for key, value in recipe.trainer.items() if key != "report_to"}
+    return recipe.model_copy(update={**changes, "trainer": trainer})
 
 
 def bits_pass(
@@ -54,7 +62,7 @@ def bits_pass(
             f"a pass that measures bits needs at least {WINDOW} batches",
             got=f"{steps} batches of {recipe.batch_size}, from {len(new) + len(replay)} prompts "
             f"and {recipe.steps} steps",
-            fix="Use more training prompts or steps, or a smaller finetune.batch_size",
+            fix="Use more training prompts or steps",
         )
     curve = _Curve(new, recipe)
     finetune(

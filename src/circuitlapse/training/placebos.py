@@ -43,10 +43,9 @@ def real_items(
     """
     items: list[Item] = []
     for task, wanted in ((old, n_old), (new, n - n_old)):
-        if wanted:
-            items += task.items(
-                "train", min(wanted, task.n_items("train") or wanted), seed, tokenizer
-            )
+        held = task.n_items("train")
+        if n_items := wanted if held is None else min(wanted, held):
+            items += task.items("train", n_items, seed, tokenizer)
     return items
 
 

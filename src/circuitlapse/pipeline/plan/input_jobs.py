@@ -65,9 +65,10 @@ def _prompts(plan: Plan) -> None:
                 split=split,
             )
     sampling = [e.finetune.steps, e.finetune.batch_size, e.finetune.replay_fraction]
-    for use in training_uses(e):
+    bits = [layout.FINETUNE] if e.checkpoints and e.compare.bits else []
+    for use in [*training_uses(e), *bits]:
         plan.add(
-            "training_prompts",
+            "bits_prompts" if use in bits else "training_prompts",
             f"prompts {use} train",
             (layout.prompts(use, "train"),),
             [*sampling, *tasks, e.measure.seed, *files],
@@ -94,7 +95,7 @@ def _fine_tunes(plan: Plan) -> None:
             f"fine-tune {run.name}",
             (*paths, layout.training(run.name)),
             recipe_settings(plan, run.recipe),
-            (*_trained_from(plan, layout.FINETUNE), *held_out),
+            (*trained_from(plan), *held_out),
             **params_of_run(run),
         )
         plan.at.update({(run.name, step): job for step in e.steps()})
@@ -108,7 +109,7 @@ def _placebos(plan: Plan) -> None:
             f"fine-tune {placebo.name}",
             (layout.checkpoint(placebo.name, last),),
             recipe_settings(plan, placebo.recipe),
-            _trained_from(plan, layout.placebo_use(placebo.kind)),
+            trained_from(plan, layout.placebo_use(placebo.kind)),
             training_run=placebo.name,
             placebo=placebo.kind,
             recipe=placebo.recipe,
@@ -116,7 +117,8 @@ def _placebos(plan: Plan) -> None:
         )
 
 
-def _trained_from(plan: Plan, use: str) -> tuple[str, ...]:
+def trained_from(plan: Plan, use: str = layout.FINETUNE) -> tuple[str, ...]:
+    """Name the jobs that a training needs."""
     restricted = plan.experiment.finetune.train_only == OLD_CIRCUIT
     chosen = plan.named("old_circuit") if restricted else ()
     return (*plan.named("base"), *plan.prompts(use, "train"), *chosen)

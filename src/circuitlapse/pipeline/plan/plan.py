@@ -9,6 +9,7 @@ from typing import Any
 
 from circuitlapse.config.experiment import Experiment
 from circuitlapse.pipeline.job import Job
+from circuitlapse.pipeline.plan.bits_jobs import BITS
 from circuitlapse.pipeline.plan.checkpoint_jobs import MEASURE
 from circuitlapse.pipeline.plan.control_jobs import CONTROL, FEW_SHOT, OLD_CIRCUIT, OUTPUT_SCALES
 from circuitlapse.pipeline.plan.input_jobs import (
@@ -32,6 +33,7 @@ MEASUREMENTS: tuple[Measurement, ...] = (
     OLD_CIRCUIT,
     FINETUNE,
     PLACEBO,
+    BITS,
     GRAFT,
     GRAFT_AT,
     SWAP,
