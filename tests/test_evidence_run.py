@@ -10,7 +10,7 @@ import pytest
 
 import circuitlapse as cl
 from circuitlapse.analyses.behaviour import BEHAVIOUR
-from circuitlapse.analyses.head_changes import CARRIERS
+from circuitlapse.analyses.carriers import CARRIERS
 from circuitlapse.records.arrays import load_about, load_arrays
 from circuitlapse.records.documents import Labelled
 from circuitlapse.records.items import read_items
@@ -266,7 +266,9 @@ def test_a_reader_can_make_the_label_again_from_the_tables(run):
 
 
 def test_identical_models_have_no_improvement(places, tmp_path):
-    run = cl.compare_models(places[0], places[0], out=tmp_path / "same", prompts=16, workers=1)
+    run = cl.compare_models(
+        places[0], places[0], out=tmp_path / "same", prompts=16, bits=False, workers=1
+    )
     assert run.verdict.label == "no_gain"
     assert (run.verdict.improvement.low, run.verdict.improvement.high) == (0, 0)
     assert run.verdict.sentence.startswith("Fine-tuning step-0 did not improve ioi3: ")
@@ -275,7 +277,7 @@ def test_identical_models_have_no_improvement(places, tmp_path):
 
 
 def test_two_models_are_compared_from_the_command_line(places, tmp_path):
-    options = ("--prompts", 16, "--workers", 1)
+    options = ("--prompts", 16, "--workers", 1, "--no-bits")
     done = command("compare", places[0], places[4], *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Verdict: " in done.stdout

@@ -58,6 +58,7 @@ def compare_models(
     new: str = "ioi3",
     out: Path | str | None = None,
     prompts: int | None = None,
+    bits: bool = True,
     workers: int = 0,
     device: str = "auto",
     progress: Listener | None = None,
@@ -75,6 +76,8 @@ def compare_models(
         new: The new task.
         out: Directory of the run (default: ``runs/compare-NAME``, with NAME of the tuned model).
         prompts: Number of prompts for each measurement.
+        bits: Whether short trainings from the base measure bits_ratio. Without it the label cannot
+            say whether the ability was there.
         workers: Number of worker processes; 0: one per core.
         device: As :func:`circuitlapse.load_model` takes it.
         progress: Called with progress events. By default a notebook shows a line every five
@@ -83,7 +86,7 @@ def compare_models(
     Raises:
         CircuitlapseError: If a model or task does not exist, or the architectures differ.
     """
-    experiment = comparison(base, tuned, old, new, prompts)
+    experiment = comparison(base, tuned, old, new, prompts, bits=bits)
     compute = experiment.compute.model_copy(update={"workers": workers, "device": device})
     experiment = experiment.model_copy(update={"compute": compute})
     return run_experiment(experiment, out or comparison_out(tuned), progress)

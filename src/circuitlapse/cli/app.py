@@ -21,7 +21,7 @@ from circuitlapse.cli.summary import print_estimates, print_summary
 from circuitlapse.cli.survey import survey
 from circuitlapse.cli.tasks import tasks
 from circuitlapse.config.experiment import Experiment
-from circuitlapse.config.presets import comparison, demo_experiment
+from circuitlapse.config.presets import comparison, demo_experiment, without_bits
 from circuitlapse.config.toml import to_toml
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.records.store import DRAFT
@@ -64,6 +64,10 @@ Prompts = Annotated[
 DryRun = Annotated[
     bool,
     typer.Option("--dry-run", help="List the jobs with projected time, memory and disk, and stop."),
+]
+
+NoBits = Annotated[
+    bool, typer.Option("--no-bits", help="Leave out the trainings that measure bits_ratio.")
 ]
 
 
@@ -164,6 +168,7 @@ def run(
             show_default="every",
         ),
     ] = None,
+    no_bits: NoBits = False,
     out: Out = None,
     workers: Workers = None,
     device: Device = None,
@@ -185,6 +190,7 @@ def run(
         counterfactuals=counterfactual,
         patch_at=patch_at,
     )
+    described = without_bits(described) if no_bits else described
     name = run_name(patterns) if experiment is None else experiment.stem
     _run(described, out or Path("runs") / name, workers, device, dry_run)
 
@@ -196,6 +202,7 @@ def compare(
     old: Annotated[str, typer.Option(help="Set the old task, which the base solves.")] = "ioi2",
     new: Annotated[str, typer.Option(help="Set the new task.")] = "ioi3",
     prompts: Prompts = None,
+    no_bits: NoBits = False,
     out: Out = None,
     workers: Workers = None,
     device: Device = None,
@@ -206,7 +213,7 @@ def compare(
     Prints the verdict and writes the same files as a run, to --out (default: runs/compare-NAME,
     with NAME from the fine-tuned model).
     """
-    described = comparison(base, tuned, old, new, prompts)
+    described = comparison(base, tuned, old, new, prompts, bits=not no_bits)
     _run(described, out or comparison_out(tuned), workers, device, dry_run)
 
 

@@ -44,7 +44,13 @@ def demo_experiment(
 
 
 def comparison(
-    base: Path | str, tuned: Path | str, old: str, new: str, prompts: int | None = None
+    base: Path | str,
+    tuned: Path | str,
+    old: str,
+    new: str,
+    prompts: int | None = None,
+    *,
+    bits: bool = True,
 ) -> Experiment:
     """Return the experiment that compares two models, the base as step 0 and the tuned as step 1.
 
@@ -57,7 +63,14 @@ def comparison(
         "tasks": {"old": old, "new": new},
         **prompt_counts(prompts),
     }
-    return validated(described, "the comparison")
+    experiment = validated(described, "the comparison")
+    return experiment if bits else without_bits(experiment)
+
+
+def without_bits(experiment: Experiment) -> Experiment:
+    """Return the experiment without the trainings that measure bits_ratio."""
+    compare = experiment.compare.model_copy(update={"bits": False})
+    return experiment.model_copy(update={"compare": compare})
 
 
 def prompt_counts(prompts: int | None) -> dict[str, dict[str, int]]:
