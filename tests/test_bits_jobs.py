@@ -11,7 +11,7 @@ from circuitlapse.errors import CircuitlapseError
 from circuitlapse.pipeline.measure import bits as module
 from circuitlapse.pipeline.run.execute import work
 from circuitlapse.pipeline.run.run import jobs_of, looked_up
-from circuitlapse.records.bits_ratio import BATCH_SIZE, BitsPass, BitsPasses
+from circuitlapse.records.bits_ratio import BITS_BATCH, BitsPass, BitsPasses
 from circuitlapse.records.items import Item, write_items
 from circuitlapse.records.store import Store
 from small_run import needed, small_experiment
@@ -73,7 +73,7 @@ def test_an_interrupted_job_trains_no_pass_twice(tiny_model: Path, tmp_path: Pat
     found = passes(do(tmp_path, experiment, "bits default"))
     assert [each.order for each in found.new] == [*range(9)]
     assert [order for order, _ in counted.asked] == sorted([*range(9), *range(9)])
-    assert counted.recipe.batch_size == BATCH_SIZE
+    assert counted.recipe.batch_size == BITS_BATCH
     assert counted.recipe.steps == 4, "as many prompts as the fine-tune"
 
 

@@ -31,7 +31,7 @@ from circuitlapse.records.bits_ratio import (
     BitsPass,
     BitsRatio,
     Which,
-    measure_bits_ratio,
+    measure_bits,
 )
 from circuitlapse.records.calibration import ScoredCandidate
 from circuitlapse.records.store import Store, content_hash, key_of
@@ -227,7 +227,7 @@ class Workplace:
                 draft.write_text(found.model_dump_json(), encoding="utf-8")
             return found
 
-        return measure_bits_ratio(run_pass, LATENT_BITS)
+        return measure_bits(run_pass, LATENT_BITS).ratio()
 
 
 def make_one(

@@ -22,9 +22,6 @@ BITS_BATCH = 8
 """Prompts per step of a pass that measures bits, whatever the recipe: with 32, a task that is
 unlocked in a few steps costs as many batches as one that is learned."""
 FEWEST_ORDERS, MOST_ORDERS = 3, 9
-BATCH_SIZE = 8
-"""Prompts of a batch in a pass. With 32 the intervals of locks and of ordinary fine-tunes overlap,
-because a lock costs about one batch whatever its size."""
 
 Which = Literal["new", "reference"]
 WHICH: tuple[Which, ...] = get_args(Which)

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from circuitlapse.config.finetune import Finetune
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.records.bits_ratio import BATCH_SIZE, WINDOW, BitsPass, is_learned
+from circuitlapse.records.bits_ratio import BITS_BATCH, WINDOW, BitsPass, is_learned
 from circuitlapse.records.items import Item
 from circuitlapse.shapes import Float
 from circuitlapse.training.examples import IGNORED, encode
@@ -29,8 +29,8 @@ _ROWS = 32  # of one forward pass; the logits of every position take much memory
 
 def recipe_of_passes(recipe: Finetune) -> Finetune:
     """Return a recipe as its passes train: in small batches, on as many prompts, nothing saved."""
-    steps = max(1, recipe.steps * recipe.batch_size // BATCH_SIZE)
-    changes = {"steps": steps, "batch_size": BATCH_SIZE, "gradient_accumulation": 1, "save_at": ()}
+    steps = max(1, recipe.steps * recipe.batch_size // BITS_BATCH)
+    changes = {"steps": steps, "batch_size": BITS_BATCH, "gradient_accumulation": 1, "save_at": ()}
     trainer = {key: value for key, value in recipe.trainer.items() if key != "report_to"}
     return recipe.model_copy(update={**changes, "trainer": trainer})
 

@@ -5,7 +5,7 @@ from circuitlapse.pipeline.plan.estimate import STEP_SECONDS, Size
 from circuitlapse.pipeline.plan.input_jobs import recipe_settings, trained_from
 from circuitlapse.pipeline.plan.measurement import Cost, Measurement, Plan
 from circuitlapse.records import layout
-from circuitlapse.records.bits_ratio import BATCH_SIZE, FEWEST_ORDERS, WHICH
+from circuitlapse.records.bits_ratio import BITS_BATCH, FEWEST_ORDERS, WHICH
 
 
 def _bits(plan: Plan) -> None:
@@ -35,7 +35,7 @@ def _cost(job: Job, size: Size) -> Cost:
     # Each prompt is predicted and trained on. A pass ends once the task is learned, often halfway.
     tune = size.experiment.finetune
     prompts = tune.steps * tune.batch_size
-    per_pass = prompts / BATCH_SIZE * STEP_SECONDS + prompts * 4 / 3 * size.trained_row
+    per_pass = prompts / BITS_BATCH * STEP_SECONDS + prompts * 4 / 3 * size.trained_row
     return Cost(per_pass, models=4)
 
 
