@@ -7,6 +7,7 @@ import pytest
 
 import circuitlapse as cl
 from circuitlapse.analyses.analysis import RunData
+from circuitlapse.config.finetune import Finetune
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.pipeline.measure import bits as module
 from circuitlapse.pipeline.run.execute import work
@@ -44,7 +45,7 @@ class Counted:
 
     def __init__(self) -> None:
         self.asked: list[tuple[int, str]] = []
-        self.recipe = None
+        self.recipe: Finetune | None = None
         self.left = 100
 
     def __call__(self, base, new, recipe, *, order, replay, **settings) -> BitsPass:
@@ -73,6 +74,7 @@ def test_an_interrupted_job_trains_no_pass_twice(tiny_model: Path, tmp_path: Pat
     found = passes(do(tmp_path, experiment, "bits default"))
     assert [each.order for each in found.new] == [*range(9)]
     assert [order for order, _ in counted.asked] == sorted([*range(9), *range(9)])
+    assert counted.recipe is not None
     assert counted.recipe.batch_size == BITS_BATCH
     assert counted.recipe.steps == 4, "as many prompts as the fine-tune"
 
