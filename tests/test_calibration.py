@@ -252,7 +252,7 @@ def test_what_a_rule_on_the_variable_runs_on_is_not_planted():
     second, first = BY_NAME["second_actor"], BY_NAME["first_named"]
     for found, moved, said in (
         (labelled("another_rule"), False, "right"),
-        (labelled("transformed"), True, "right"),
+        (labelled("transformed"), True, "open"),
         (labelled("transformed"), False, "wrong"),
         (labelled("elicited"), True, "wrong"),
         (labelled("no_gain"), True, "wrong"),

@@ -12,9 +12,9 @@ START, END = "<!-- Written by make_calibration.py. -->\n", "<!-- End of what is 
 def table(found: Calibration) -> Iterator[str]:
     """The counts by mechanism, then what was not right."""
     yield f"\n**Scored {len(found.candidates)} of {found.planned}.**\n\n"
-    yield "| row | mechanism | right label | of | right | wrong | undetermined | refused "
-    yield "| right carrier | without bits: right | wrong | undetermined |\n"
-    yield f"|{'---|' * 12}\n"
+    yield "| row | mechanism | right label | of | right | wrong | undetermined | open | refused "
+    yield "| right carrier | without bits: right | wrong | undetermined | open |\n"
+    yield f"|{'---|' * 14}\n"
     rows = [*found.rows, None]
     with_bits = [*found.tallies(), found.total()]
     without = [*found.tallies(with_bits=False), found.total(with_bits=False)]

@@ -39,7 +39,7 @@ _LOCKED = (
 )
 CRITERIA: dict[Mechanism, tuple[Criterion, ...]] = {
     "old_heads": _LEARNED,
-    "erased_heads": (Criterion("erased_old", high=0.5), *_LEARNED),
+    "erased_heads": (Criterion("erased_old", high=0.75), *_LEARNED),
     "upper_blank_heads": _LEARNED,
     "lower_blank_heads": _LEARNED,
     "blank_head_lock": _LOCKED,
@@ -50,7 +50,9 @@ CRITERIA: dict[Mechanism, tuple[Criterion, ...]] = {
     "placebo": (Criterion("rise", high=0.05),),
     "head_adapters": _LEARNED,
 }
-"""``_old`` and ``_new`` are accuracies on validation prompts, over the candidates: of the base, of
+"""Erased heads leave at most half of what lies above chance, which is .5 with two names.
+
+``_old`` and ``_new`` are accuracies on validation prompts, over the candidates: of the base, of
 the tuned model, of the base with erased heads, and of a locked base with the locking parts put back
 to their values before the lock. ``rise`` is that of ``_new`` from base to tuned model."""
 

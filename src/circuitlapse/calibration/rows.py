@@ -55,9 +55,9 @@ class Row:
         carrier: What carries the change, counted by itself; empty where it is not planted.
         old_circuit: Whether the old circuit does the new task. Without bits_ratio ``reused`` is
             then right; with it, it says half of the truth and counts as undetermined.
-        by_variable: Whether another label than ``right`` is right too where the old task's variable
-            moves the new answer. Which circuit does it is not planted then: all that is known is
-            that the task was learned, and not there before.
+        by_variable: Whether a label is counted apart where the old task's variable moves the new
+            answer, unless it says that the ability was there or is not: which circuit does it is
+            not planted then.
         held_out: Whether no mark was looked at on this mechanism.
         bases: Which bases have a candidate, by their place in :data:`BASES`.
     """
@@ -76,7 +76,7 @@ class Row:
     def truth(self) -> str:
         """The right labels in words."""
         names = [Labelled(label=label, how=how, reason="").name for label, how in self.right]
-        more = "; if variable_effect is not 0: anything but elicited and no_gain"
+        more = "; open if variable_effect is above 0, but never elicited or no gain"
         return " or ".join(names) + (more if self.by_variable else "")
 
     def outcome(self, found: Labelled, *, moved: bool, with_bits: bool) -> Outcome:
@@ -84,7 +84,7 @@ class Row:
         if (found.label, found.how) in self.right:
             return "right"
         if self.by_variable and moved and found.label not in _NEVER:
-            return "right"
+            return "open"
         if found.label == "reused" and self.old_circuit:
             return "undetermined" if with_bits else "right"
         return "undetermined" if found.label == "undetermined" else "wrong"

@@ -15,8 +15,9 @@ from pydantic import BaseModel, ConfigDict
 from circuitlapse.records.documents import Carrier, How, Label, Precondition
 from circuitlapse.stats.intervals import Estimate, clopper_pearson
 
-Outcome = Literal["right", "wrong", "undetermined"]
-OUTCOMES: tuple[Outcome, ...] = ("right", "wrong", "undetermined")
+Outcome = Literal["right", "wrong", "undetermined", "open"]
+"""``open``: the mechanism has no planted truth that the label could be compared with."""
+OUTCOMES: tuple[Outcome, ...] = ("right", "wrong", "undetermined", "open")
 
 _PAGE = "docs/results/calibration.md"
 
@@ -167,6 +168,7 @@ class Tally(_Document):
         right: Number with a right label.
         wrong: Number with a wrong label.
         undetermined: Number without an answer.
+        open: Number without a planted truth; they are in no share.
         carrier: Number of right labels whose carrier is the planted one; null where none is.
     """
 
@@ -176,6 +178,7 @@ class Tally(_Document):
     right: int
     wrong: int
     undetermined: int
+    open: int
     carrier: int | None = None
 
     @property
@@ -184,8 +187,10 @@ class Tally(_Document):
         return self.right + self.wrong + self.undetermined
 
     def share(self, outcome: Outcome) -> Estimate | None:
-        """Return the share of an outcome with its exact 95 % interval; None without candidates."""
-        return clopper_pearson(getattr(self, outcome), self.n) if self.n else None
+        """Return the share of an outcome with its exact 95 % interval; None where there is none."""
+        if outcome == "open" or not self.n:
+            return None
+        return clopper_pearson(getattr(self, outcome), self.n)
 
 
 class Calibration(_Document):
@@ -284,10 +289,11 @@ def known_errors(
             f"its errors on models with known ground truth are not known yet: none of "
             f"{found.planned} was scored ({_PAGE})"
         )
-    counts = ", ".join(_counted(total, outcome) for outcome in OUTCOMES)
+    counts = ", ".join(_counted(total, outcome) for outcome in OUTCOMES if outcome != "open")
     scored = len(found.candidates)
     rest = "" if scored == found.planned else f"; scored {scored} of {found.planned}"
     refused = f"; {total.refused} refused" if total.refused else ""
+    refused += f"; {total.open} without a planted truth" if total.open else ""
     return (
         f"on {total.n} models with known ground truth, labels were {counts}"
         f"{refused}{rest} ({_PAGE})"
