@@ -127,8 +127,8 @@ class ScoredCandidate(_Document):
 
     def measured(self, heads: str, measure: str) -> Estimate | None:
         """Return a measure of a set of heads; None where it is not reported."""
-        found = (one for one in self.measures if (one.heads, one.measure) == (heads, measure))
-        return next((one.estimate for one in found), None)
+        found = {(one.heads, one.measure): one.estimate for one in self.measures}
+        return found.get((heads, measure))
 
     @property
     def deciding(self) -> dict[str, Estimate | None]:
@@ -279,25 +279,19 @@ def known_errors(
     """Say in one sentence how often a rule with these marks is right on models of known truth."""
     found = released() if found is None else found
     if changed := sorted(name for name in found.marks if found.marks[name] != marks.get(name)):
-        return (
-            f"its errors are unknown: marks differ from those that were calibrated "
-            f"({', '.join(changed)})"
-        )
+        names = ", ".join(changed)
+        return f"its errors are unknown: marks differ from those that were calibrated ({names})"
     total = found.total(with_bits=with_bits)
     if not total.n:
-        return (
-            f"its errors on models with known ground truth are not known yet: none of "
-            f"{found.planned} was scored ({_PAGE})"
-        )
+        unknown = "its errors on models with known ground truth are not known yet"
+        return f"{unknown}: none of {found.planned} was scored ({_PAGE})"
     counts = ", ".join(_counted(total, outcome) for outcome in OUTCOMES if outcome != "open")
-    scored = len(found.candidates)
-    rest = "" if scored == found.planned else f"; scored {scored} of {found.planned}"
+    done, planned = len(found.candidates), found.planned
+    rest = "" if done == planned else f"; scored {done} of {planned}"
     refused = f"; {total.refused} refused" if total.refused else ""
     refused += f"; {total.open} without a planted truth" if total.open else ""
-    return (
-        f"on {total.n} models with known ground truth, labels were {counts}"
-        f"{refused}{rest} ({_PAGE})"
-    )
+    said = f"on {total.n} models with known ground truth, labels were {counts}"
+    return f"{said}{refused}{rest} ({_PAGE})"
 
 
 def _counted(found: Tally, outcome: Outcome) -> str:
