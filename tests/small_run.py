@@ -16,8 +16,6 @@ def small_experiment(base: Path, **finetune: Any) -> cl.Experiment:
             "measure": {"prompts": 24, "circuit_prompts": 12, "circuit_sizes": [0.02, 0.2, 1.0]},
             "compare": {
                 "bits": False,
-                "group_prompts": 12,
-                "graft_prompts": 16,
                 "carrier_prompts": 12,
                 "bootstrap": 40,
                 "permutations": 40,

@@ -8,8 +8,6 @@ import polars as pl
 
 from circuitlapse.report.series.run_records import RunRecords
 
-GROUPS = {"old_heads": 0.5, "recruited_heads": 0.3, "other_heads": 0.08}
-POSITIONS = ("everywhere", "IO", "S1", "S2", "S1_again", "S2_again", "END")
 ROLES = ("mover", "negative mover", "induction", "duplicate token", "previous token", "reader")
 Row = dict[str, Any]
 
@@ -28,85 +26,21 @@ class EvidenceRows:
     def _around(self, name: str, value: float, half: float = 0.15) -> Row:
         return {name: value, f"{name}_low": value - half, f"{name}_high": value + half}
 
-    def _null(self, value: float, known: bool = True) -> Row:
-        if not known:
-            return dict.fromkeys(("null_mean", "null_min", "null_max", "p_value")) | {"n_random": 0}
-        return {
-            "n_random": 20,
-            "null_mean": 0.3 * value,
-            "null_min": 0.1 * value - 0.1,
-            "null_max": 0.6 * value + 0.1,
-            "p_value": 1 / 21,
-        }
-
     def _ended(self) -> list[Row]:
         return [{**seed, "step": self.steps[-1]} for seed in self.seeds]
 
-    def mediation(self) -> list[Row]:
-        groups = {"no heads": 0.05, **GROUPS, "all heads": 1.0}
+    def weights(self) -> list[Row]:
+        parts = ("old_heads", "new_heads", "other_heads", "mlps", "shared", "layer 0", "layer 1")
         return [
             {
                 **seed,
-                "group": group,
-                "heads": "a0.h0, a2.h3",
-                "n_heads": 2,
-                **self._around("improvement", 4 * share),
-                **self._around("share", share, 0.04),
-                **self._null(4 * share, group in GROUPS),
+                "part": part,
+                "n_parameters": 1000 * (number + 1),
+                **self._around("put_back", 0.5 * number),
+                **self._around("grafted", 0.2 * number),
             }
             for seed in self._ended()
-            for group, share in groups.items()
-        ]
-
-    def crosspatch(self) -> list[Row]:
-        return [
-            {
-                **seed,
-                "group": group,
-                "heads": "a0.h0, a2.h3",
-                "position": position,
-                "direction": direction,
-                **self._around("improvement", value := 4 * share / (1 + place)),
-                **self._around("share", value / 4, 0.04),
-                "accuracy": 0.4 + share / 2,
-                **self._null(value),
-            }
-            for seed in self._ended()
-            for group, share in GROUPS.items()
-            for place, position in enumerate(POSITIONS)
-            for direction in ("tuned_into_base", "base_into_tuned")
-        ]
-
-    def carriers(self) -> list[Row]:
-        return [
-            {
-                **seed,
-                "heads": "old",
-                "names": "a0.h0 a2.h3",
-                "measure": measure,
-                **self._around("value", 0.8, 0.05),
-                "groups": [0.2, 0.3],
-                "n_random": 2,
-                "null_min": 0.2,
-                "null_max": 0.3,
-                "above_groups": None,
-                "not_reported": "",
-            }
-            for seed in self._ended()
-            for measure in ("dependence", "same_directions")
-        ]
-
-    def output_scales(self) -> list[Row]:
-        return [
-            {
-                **seed,
-                "node": node,
-                "layer": layer,
-                "head": head,
-                "scale": round(self.random.gauss(1.2, 0.5), 3),
-            }
-            for seed in self._ended()
-            for node, layer, head in [*self.heads, *self.mlps]
+            for number, part in enumerate(parts)
         ]
 
     def dynamics(self) -> list[Row]:
@@ -211,7 +145,6 @@ class EvidenceRows:
             "old_circuit": (0.9, 30_000),
             "mlps": (0.8, 130_000),
             "biases": (0.4, 3_000),
-            "output_scales": (0.2, 36),
             "rank_1": (0.7, 5_000),
         }
         controls = [(name, 0, *what) for name, what in reach.items()]
@@ -303,9 +236,6 @@ class EvidenceRows:
                     "right": right,
                     "measure": measure,
                     **self._around("value", self.random.uniform(0.2, 0.9), 0.05),
-                    "ceiling": 0.95,
-                    "corrected": None,
-                    "why_not_corrected": "not needed",
                     "null_mean": 0.1,
                     "null_low": -0.1,
                     "null_high": 0.35,
@@ -328,9 +258,7 @@ def with_evidence(records: RunRecords, layers: int = 4, heads: int = 8) -> RunRe
         name: pl.DataFrame(getattr(rows, name)(), infer_schema_length=None)
         for name in (
             "roles",
-            "mediation",
-            "crosspatch",
-            "output_scales",
+            "weights",
             "dynamics",
             "elicitable",
             "training",
@@ -348,41 +276,4 @@ def with_evidence(records: RunRecords, layers: int = 4, heads: int = 8) -> RunRe
     added["head_changes"] = pl.concat(
         [*(changes.with_columns(kept, step=step) for step in earlier), changes]
     )
-    added["grafts"] = _grafts(records.tables["grafts"], steps)
     return replace(records, tables={**records.tables, **added})
-
-
-def _grafts(frame: pl.DataFrame, steps: list[int]) -> pl.DataFrame:
-    """Add to whole groups: random ones, parts of their weights, and grafts into the rescaled base.
-
-    Whole groups are grafted at seven checkpoints in between too, or at all where there are fewer.
-    """
-    between = steps[1:-1]
-    whole = frame.with_columns(origin=pl.lit("base"), part=pl.lit("whole"))
-    null = {
-        f"null_{end}": pl.col("improvement") * size
-        for end, size in (("mean", 0.3), ("min", 0.1), ("max", 0.6))
-    }
-    of_heads = pl.col("group").str.contains("heads") & (pl.col("quantity") != "shapley")
-    matched = whole.filter(of_heads).with_columns(**null, n_random=pl.lit(20), p_value=pl.lit(0.05))
-    improvements = whole.filter(pl.col("group") == "old_heads", pl.col("quantity") == "add_one_in")
-    return pl.concat(
-        [
-            whole.filter(~of_heads),
-            matched,
-            *(matched.with_columns(part=pl.lit(part), n_parameters=None) for part in ("qk", "ov")),
-            *(
-                whole.with_columns(
-                    pl.col("^(improvement|share).*$") * step / steps[-1],
-                    step=pl.lit(step, dtype=pl.Int64),
-                )
-                for step in between[:: max(1, len(between) // 7)][:7]
-            ),
-            whole.with_columns(origin=pl.lit("rescaled_base")),
-            *(
-                improvements.with_columns(origin=pl.lit("rescaled_base"), group=pl.lit(group))
-                for group in ("output_scales", "non_negative_scales")
-            ),
-        ],
-        how="diagonal_relaxed",
-    )

@@ -279,7 +279,7 @@ def test_the_options_are_those_of_the_experiment(tiny_model, sft, tmp_path, monk
     assert found.base.path == str(tiny_model)
     assert found.checkpoints == (f"{sft}/checkpoint-*",)
     assert (found.measure.prompts, found.measure.circuit_prompts) == (12, 12)
-    assert (found.compare.group_prompts, found.compare.graft_prompts) == (12, 12)
+    assert found.compare.carrier_prompts == 12
     assert (found.measure.counterfactuals, found.measure.patch_at) == (("names",), "ends")
     assert found.compute.workers == 1
 

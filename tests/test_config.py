@@ -83,7 +83,7 @@ def test_all_faults_are_named_at_once(tmp_path):
             "`finetune.train_only`: must be old_circuit, mlps, biases, or a list of different",
         ),
         (
-            '[base]\npath = "x"\n[finetune]\ntrain_only = "output_scales"\n',
+            '[base]\npath = "x"\n[finetune]\ntrain_only = "rank_1"\n',
             "`finetune.train_only`: must be old_circuit, mlps, biases, or a list of different",
         ),
         (

@@ -17,9 +17,6 @@ from circuitlapse.pipeline.run.execute import work
 from circuitlapse.records.arrays import load_about
 from circuitlapse.records.layout import curve
 from circuitlapse.records.store import Store
-from circuitlapse.two_models.head_groups import choose_heads, old_task_heads
-from circuitlapse.verdict.evidence import Choice
-from handmade import handmade, handmade_pairs
 from small_run import needed, small_experiment
 
 pytestmark = pytest.mark.usefixtures("unchecked")
@@ -27,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("unchecked")
 PLACEBO = {"placebos": ["shuffled_answers", "unrelated_text"], "placebo_seeds": [0, 3]}
 CONTROLS = {
     **PLACEBO,
-    "train_only": ["old_circuit", "mlps", "output_scales", "rank_1", ["a1.h0", "norms"]],
+    "train_only": ["old_circuit", "mlps", "rank_1", ["a1.h0", "norms"]],
     "random_sets": 1,
     "unrelated": "induction",
     "few_shot": [0, 1],
@@ -49,7 +46,7 @@ def test_every_control_has_its_curve_and_keeps_no_checkpoint(finished):
     table = finished.table("elicitable")
     trained = table.filter(pl.col("step").is_not_null())
     assert dict(trained.group_by("control").agg(pl.col("step").sort()).iter_rows()) == {
-        name: [0, 2, 4] for name in ("everything", "mlps", "output_scales", "rank_1", "a1.h0 norms")
+        name: [0, 2, 4] for name in ("everything", "mlps", "rank_1", "a1.h0 norms")
     }
     start = trained.filter(step=0)
     assert start["logit_diff"].n_unique() == 1  # all begin at the base
@@ -95,13 +92,7 @@ def test_only_the_named_parts_were_trained(finished, tiny_model):
     assert sizes["a1.h0 norms"] == of_head + 2 * width * 5
     assert sizes["mlps"] == 2 * (8 * width * width + 5 * width)
     assert sizes["rank_1"] == 2 * (4 * width + 2 * width + 2 * 5 * width)
-    assert sizes["output_scales"] == 6
     assert sizes["everything"] is None
-
-
-def test_the_curve_of_output_scales_is_that_of_a_model_with_them(finished):
-    rows = finished.table("elicitable").filter(control="output_scales").sort("step")
-    assert rows["logit_diff"].n_unique() == 3
 
 
 def test_examples_are_about_the_base(finished, tiny_model):
@@ -152,7 +143,7 @@ def test_every_placebo_seed_is_in_its_table_and_in_the_noise_of_changes(finished
 
 def test_a_control_that_is_gone_is_trained_again_alone_and_to_the_same_bytes(finished, tmp_path):
     shutil.copytree(finished.path, tmp_path / "run", copy_function=shutil.copy2)
-    names = [curve("seed-0", control) for control in ("mlps", "rank_1", "output_scales")]
+    names = [curve("seed-0", control) for control in ("mlps", "rank_1")]
     before = [(tmp_path / "run" / name).read_bytes() for name in names]
     for name in names:
         (tmp_path / "run" / name).unlink()
@@ -162,7 +153,7 @@ def test_a_control_that_is_gone_is_trained_again_alone_and_to_the_same_bytes(fin
         tmp_path / "run",
         lambda event: started.append(event.job) if event.kind == "started" else None,
     )
-    assert started == ["train mlps seed-0", "train rank-1 seed-0", "train output-scales seed-0"]
+    assert started == ["train mlps seed-0", "train rank-1 seed-0"]
     assert [(tmp_path / "run" / name).read_bytes() for name in names] == before
 
 
@@ -222,13 +213,6 @@ def test_nothing_is_trained_with_checkpoints_that_the_user_has(tiny_model):
     for control in ({"train_only": ["mlps"]}, {"placebos": ["old_task"]}):
         with pytest.raises(ValueError, match="cannot be combined with `controls.train_only`"):
             cl.Experiment.model_validate({**fields, "controls": control})
-
-
-def test_the_old_circuit_is_that_of_the_changes():
-    base, pairs = load_model(handmade()), {"names": handmade_pairs()}
-    found = old_task_heads(base, pairs)
-    assert found.old_heads
-    assert found == Choice(choose_heads(base, base, pairs, pairs).old_heads, ())
 
 
 def test_points_on_a_curve_are_the_behaviour_of_the_trained_model(finished, tiny_model):

@@ -1,24 +1,16 @@
 """What a run says of a real fine-tune: every table of the evidence, and the sentences about it."""
 
-import itertools
 import json
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 import pytest
 
 import circuitlapse as cl
 from circuitlapse.analyses.behaviour import BEHAVIOUR
 from circuitlapse.analyses.carriers import CARRIERS
-from circuitlapse.records.arrays import load_about, load_arrays
+from circuitlapse.models.engine.weights import component_pieces
 from circuitlapse.records.documents import Labelled
-from circuitlapse.records.items import read_items
-from circuitlapse.records.layout import grafts, grafts_at, prompts
-from circuitlapse.two_models.fit_scales import rescaled
-from circuitlapse.two_models.head_grafts import random_grafts
-from circuitlapse.verdict.causes import SUBSETS
-from circuitlapse.verdict.evidence import CauseEvidence
 from circuitlapse.verdict.gain import Gain
 from circuitlapse.verdict.measures import Measures
 from circuitlapse.verdict.verdict import FineTune
@@ -54,26 +46,11 @@ def run(places, tasks, tmp_path_factory) -> cl.Run:
     fields["tasks"] = dict(zip(("old", "new"), tasks, strict=True))
     fields["measure"] |= {"counterfactuals": ["subject"], "circuit_prompts": 24}
     fields["compare"] |= {
-        "group_prompts": 48,
-        "graft_prompts": 64,
-        "graft_checkpoints": 2,
-        "random_groups": 4,
-        "intervention_prompts": 24,
+        "carrier_prompts": 48,
         "bootstrap": 100,
     }
     experiment = cl.Experiment.model_validate(fields)
     return cl.run_experiment(experiment, tmp_path_factory.mktemp("runs") / "run")
-
-
-def _causes(run: cl.Run) -> CauseEvidence:
-    content = (run.path / grafts("seed-0")).read_bytes()
-    return CauseEvidence.of_arrays(load_arrays(content), load_about(content))
-
-
-def _rise(run: cl.Run) -> float:
-    """The improvement on the prompts of the grafts."""
-    found = _causes(run)
-    return float((found.tuned.logit_diff - found.base.logit_diff).mean(dtype=np.float64))
 
 
 def test_every_sentence_points_at_rows_and_every_kind_of_evidence_has_one(run):
@@ -86,107 +63,23 @@ def test_every_sentence_points_at_rows_and_every_kind_of_evidence_has_one(run):
     assert {evidence.table for evidence in found} == {"behaviour", "carriers"}
 
 
-def test_shapley_values_sum_to_the_improvement_at_every_step(run):
-    whole = run.table("grafts").filter(pl.col("origin") == "base", pl.col("part") == "whole")
-    assert set(whole["step"]) == {1, 3, 4}
-    sums = (
-        whole.filter(pl.col("quantity") == "shapley")
-        .group_by("step")
-        .agg(pl.col("improvement").sum())
+def test_weights_are_of_every_group_and_layer_and_of_the_heads_that_carriers_chose(run):
+    rows = {row["part"]: row for row in run.table("weights").to_dicts()}
+    groups = {"old_heads", "other_heads", "mlps", "shared"}
+    assert (
+        {"layer 0", "layer 1", *groups} <= set(rows) <= {"layer 0", "layer 1", *groups, "new_heads"}
     )
-    assert dict(sums.iter_rows())[4] == pytest.approx(_rise(run), abs=1e-5)
-    at_three = load_arrays((run.path / grafts_at("seed-0", 3)).read_bytes())["values"].mean(axis=1)
-    assert dict(sums.iter_rows())[3] == pytest.approx(at_three[-1] - at_three[0], abs=1e-5)
-
-
-def test_a_no_op_graft_is_the_base_and_a_full_one_the_tuned_model_bit_for_bit(run):
-    values = load_arrays((run.path / grafts("seed-0")).read_bytes())["values"]
-    found = _causes(run)
-    assert SUBSETS[0] == frozenset()
-    assert np.array_equal(values[0], found.base.logit_diff.astype(np.float64))
-    assert np.array_equal(values[-1], found.tuned.logit_diff.astype(np.float64))
-    assert np.array_equal(found.hybrids[-1], values[-1])
-
-
-def test_mediation_has_the_improvement_at_one_end_and_the_verdicts_random_groups(run):
-    rows = {row["group"]: row for row in run.table("mediation").to_dicts()}
-    assert rows["all heads"]["improvement"] == pytest.approx(_rise(run), abs=1e-4)
-    assert rows["all heads"]["share"] == pytest.approx(1)
-    found = _causes(run)
-    own, *random = found.held["old_heads"]
-    assert rows["old_heads"]["improvement"] == pytest.approx(own, abs=1e-4)
-    assert rows["old_heads"]["null_mean"] == pytest.approx(np.mean(random))
-    assert rows["old_heads"]["n_random"] == len(random)
-    assert rows["old_heads"]["heads"] == ", ".join(found.choice.old_heads)
-    assert rows["other_heads"]["n_random"] == rows["old_heads"]["n_random"]
-
-
-def test_patches_across_models_cover_groups_positions_and_both_ways(run):
-    table = run.table("crosspatch")
-    found = set(table.select("group", "position", "direction").iter_rows())
-    groups, positions = set(table["group"]), {"everywhere", *_positions(run)}
-    assert found == set(
-        itertools.product(groups, positions, ("tuned_into_base", "base_into_tuned"))
+    chosen = run.table("carriers").filter(heads="old", measure="dependence")["names"].item()
+    base = run.model(0, device="cpu").hf
+    head = sum(
+        (piece.index[0].stop - piece.index[0].start)
+        * (1 if len(piece.index) == 1 else piece.index[1].stop - piece.index[1].start)
+        for piece in component_pieces(base)
+        if piece.component == "a0.h0"
     )
-    assert groups == {"mlps", *run.table("mediation")["group"]} - {"no heads", "all heads"}
-    beside = table.filter(pl.col("n_random").is_not_null())
-    assert set(beside["group"]) == groups - {"mlps"}
-    assert {"old_heads", "other_heads"} <= set(beside["group"])
-
-
-def _positions(run: cl.Run) -> list[str]:
-    items = cl.get_task(run.experiment.tasks.new).items("test", 4)
-    return list(cl.tokenize(items, run.model(0, device="cpu").tokenizer, "s1_to_io").positions)
-
-
-def test_query_and_value_circuits_are_compared_with_random_groups(run):
-    parts = run.table("grafts").filter(pl.col("part") != "whole")
-    assert set(parts["part"]) == {"qk", "ov"}
-    assert set(parts["quantity"]) == {"add_one_in", "leave_one_out"}
-    assert set(parts["step"]) == {4}
-    assert parts.filter(pl.col("group") == "old_heads")["n_random"].is_not_null().all()
-
-
-def test_every_group_of_heads_is_compared_with_random_groups_added_and_left_out(run):
-    last = run.table("grafts").filter(step=4, part="whole")
-    heads = pl.col("group").str.ends_with("_heads") & (pl.col("n_parameters") > 0)
-    alone = last.filter(heads, pl.col("quantity").is_in(["add_one_in", "leave_one_out"]))
-    assert set(alone["origin"]) == {"base", "rescaled_base"}
-    assert {"old_heads", "other_heads"} <= set(alone["group"])
-    assert alone["n_random"].is_not_null().all()
-    assert alone["n_random"].min() >= 2
-    others = last.filter(~heads | (pl.col("quantity") == "shapley"))
-    assert others["n_random"].is_null().all()
-    # In the rescaled base, first in, they are those of the evidence that the verdict rests on.
-    own, *random = _causes(run).graft["old_heads"]
-    judged = alone.filter(origin="rescaled_base", group="old_heads", quantity="add_one_in").row(
-        0, named=True
-    )
-    assert judged["improvement"] == pytest.approx(own, abs=1e-4)
-    assert judged["null_mean"] == pytest.approx(np.mean(random))
-
-
-def test_random_groups_are_grafted_where_their_group_was(run):
-    found, task = _causes(run), run.experiment.tasks.new
-    base, tuned = (run.model(step, device="cpu") for step in (0, 4))
-    items = read_items((run.path / prompts(task, "test")).read_bytes())[:64]
-    pairs = cl.tokenize(items, base.tokenizer, cl.get_task(task).counterfactuals[0])
-    table = run.table("grafts").filter(
-        step=4, part="whole", group="old_heads", quantity="leave_one_out"
-    )
-    means = {}
-    for origin, start in (("base", base), ("rescaled_base", rescaled(base, found.scales))):
-        groups = {"old_heads": found.choice.old_heads}
-        random = random_grafts(start, tuned, pairs, {"leave_one_out": groups}, seed=0, n_random=4)
-        means[origin] = np.mean(random["leave_one_out", "old_heads"])
-        assert table.filter(origin=origin)["null_mean"].item() == pytest.approx(means[origin])
-    assert means["base"] != pytest.approx(means["rescaled_base"])
-
-
-def test_output_scales_are_those_that_were_fitted(run):
-    table = run.table("output_scales")
-    assert dict(table.select("node", "scale").iter_rows()) == _causes(run).scales
-    assert table.filter(pl.col("head") == -1)["node"].to_list() == ["m0", "m1"]
+    assert rows["old_heads"]["n_parameters"] == head * len(chosen.split())
+    for row in rows.values():
+        assert row["put_back_low"] <= row["put_back"] <= row["put_back_high"]
 
 
 def test_roles_are_there_at_every_step_and_none_changed_at_the_first(run):

@@ -19,8 +19,6 @@ from circuitlapse.models.engine.shared_prefix import Suffixes, each_batch
 from circuitlapse.models.files.load import load_model
 from circuitlapse.patching import partial_forward
 from circuitlapse.prompts.pairs import PromptPairs
-from circuitlapse.two_models import fit_scales
-from circuitlapse.two_models.fit_scales import ScaleFits
 from twins_engine import random_pairs, tiny, tiny_gpt2
 
 
@@ -213,34 +211,6 @@ def test_a_single_pair_that_does_not_fit_ends_with_a_message():
 
     with pytest.raises(CircuitlapseError, match="one prompt alone .*shorter prompts"):
         each_batch(load_model(tiny_gpt2()).decoder, random_pairs(6), 1, work)
-
-
-@pytest.mark.parametrize("later", [3, 2])
-def test_scales_are_fitted_in_halves_where_memory_runs_out(monkeypatch, later):
-    """From the first round on, or only when the base with improvements is read too."""
-    base, tuned, pairs = (
-        load_model(tiny_gpt2()),
-        load_model(tiny_gpt2(seed=1)),
-        random_pairs(6, n=21),
-    )
-    roomy, reading, sizes = (
-        ScaleFits(base, tuned, pairs).fit(),
-        fit_scales._output_gradients,
-        list[int](),
-    )
-
-    def tight(reader: Any, batch: PromptPairs, context: Context) -> Any:
-        if len(batch) > (3 if sum(sizes) < 2 * 21 else later):
-            raise MemoryError
-        sizes.append(len(batch))
-        return reading(reader, batch, context)
-
-    monkeypatch.setattr(fit_scales, "_output_gradients", tight)
-    found = ScaleFits(base, tuned, pairs).fit()
-    # Each prompt is read by both models once, or again where it did not fit, and twice with
-    # improvements.
-    assert sum(sizes) == 4 * 21 if later == 3 else sum(sizes) > 4 * 21
-    torch.testing.assert_close(found.nodes, roomy.nodes, rtol=1e-5, atol=1e-5)
 
 
 def test_other_errors_come_through():

@@ -13,11 +13,9 @@ from scipy import stats
 from circuitlapse.analyses.overlap import OVERLAP, overlap_row
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.graph import head_of
-from circuitlapse.heads import overlap
 from circuitlapse.heads.overlap import (
     EdgeImportance,
     NodeImportance,
-    corrected_for_noise,
     edge_overlaps,
     node_overlaps,
 )
@@ -177,53 +175,6 @@ def test_node_values_and_null_equal_a_literal_computation():
         assert row.p_value == pytest.approx((reached + 1) / 31)
 
 
-def test_ceiling_is_the_agreement_of_halves_on_the_less_reliable_side():
-    clean, noisy = conditions(noise=0.05)[0], conditions(noise=3.0)[1]
-    rows = {
-        row.measure: row
-        for row in node_overlaps([clean, noisy], nodes_of(), seed=0, permutations=5)
-    }
-    rng, n, agreement = np.random.default_rng(5), len(noisy.effects), []
-    for _ in range(300):
-        order = rng.permutation(n)
-        a, b = noisy.effects[order[: n // 2]], noisy.effects[order[n // 2 :]]
-        agreement.append(stats.pearsonr(a.mean(axis=0), b.mean(axis=0))[0])
-    assert rows["pearson"].ceiling == pytest.approx(np.mean(agreement), abs=0.05)
-
-
-def test_correction_finds_the_correlation_behind_the_noise():
-    rng = np.random.default_rng(0)
-    nodes = [f"a{layer}.h{head}" for layer in range(40) for head in range(10)]
-    shared = rng.normal(size=400)
-    true = [shared, 0.8 * shared + 0.6 * rng.normal(size=400)]
-    noisy = [
-        NodeImportance("base", task, mean + 5 * rng.normal(size=(30, 400)))
-        for task, mean in zip(("old", "new"), true, strict=True)
-    ]
-    rows = {r.measure: r for r in node_overlaps(noisy, nodes, seed=0, permutations=5)}
-    a, b = (values - values.mean() for values in true)
-    wanted = a @ b / np.sqrt((a @ a) * (b @ b))
-    assert rows["pearson"].value < wanted - 0.2
-    assert rows["pearson"].corrected == pytest.approx(wanted, abs=0.1)
-    assert rows["pearson"].why_not_corrected == ""
-    assert rows["weighted_jaccard"].corrected is None
-    assert rows["weighted_jaccard"].why_not_corrected == "not a correlation"
-
-
-def test_correction_is_by_both_reliabilities_and_refused_below_one_half():
-    # Halves of .6 make a whole of 1.2 / 1.6; halves of 1 / 3 make one of exactly one half.
-    corrected, reason = corrected_for_noise(0.5, 0.6, 1 / 3)
-    assert corrected == pytest.approx(0.5 / np.sqrt(0.75 * 0.5))
-    assert reason == ""
-    assert corrected_for_noise(0.9, 0.35, 0.35)[0] == pytest.approx(0.9 / (0.7 / 1.35))
-    assert corrected_for_noise(0.5, 0.6, 0.3) == (
-        None,
-        "the right side's reliability is 0.46, below 0.5",
-    )
-    assert corrected_for_noise(0.5, -1.0, 0.6)[1].startswith("the left side's reliability is 0.00")
-    assert corrected_for_noise(0.5, 0.6, None) == (None, "the right side has no reliability")
-
-
 def test_same_prompts_are_resampled_together():
     only = conditions(noise=2.0)[0]
     nearly = only.effects + np.linspace(0, 0.5, only.effects.shape[1])
@@ -258,8 +209,7 @@ def test_everything_is_fixed_by_the_seed():
     assert first != other
 
 
-def test_null_p_values_are_uniform_when_labels_mean_nothing(monkeypatch):
-    monkeypatch.setattr(overlap, "_SPLITS", 1)
+def test_null_p_values_are_uniform_when_labels_mean_nothing():
     rng = np.random.default_rng(0)
     names, p_values = nodes_of(2, 8), []
     for seed in range(150):
@@ -272,8 +222,7 @@ def test_null_p_values_are_uniform_when_labels_mean_nothing(monkeypatch):
     assert stats.kstest(p_values, "uniform").pvalue > 0.01
 
 
-def test_interval_covers_the_overlap_of_the_expected_effects(monkeypatch):
-    monkeypatch.setattr(overlap, "_SPLITS", 1)
+def test_interval_covers_the_overlap_of_the_expected_effects():
     rng = np.random.default_rng(1)
     names = nodes_of()
     truth = [rng.exponential(size=len(names)) for _ in range(2)]
@@ -300,7 +249,7 @@ def test_undefined_overlaps_are_rows_with_a_reason_and_no_value():
     for row in rows:
         assert row.not_reported
         figures = asdict(row).keys() - {"unit", "left", "right", "measure", "not_reported"}
-        assert {getattr(row, name) for name in figures} == {None, ""}
+        assert {getattr(row, name) for name in figures} == {None}
 
 
 def test_node_overlaps_refuse_wrong_input():
@@ -315,8 +264,8 @@ def edge_conditions(mask, seed=0):
     shared = rng.normal(size=mask.shape) ** 3
     result = []
     for model, task in itertools.product(("base", "tuned"), ("old", "new")):
-        halves = shared + 0.5 * rng.normal(size=(2, *mask.shape))
-        result.append(EdgeImportance(model, task, halves.mean(axis=0), halves))
+        mean = shared + 0.5 * rng.normal(size=(2, *mask.shape)).mean(axis=0)
+        result.append(EdgeImportance(model, task, mean))
     return result
 
 
@@ -328,9 +277,6 @@ def test_edge_rows_equal_a_literal_computation():
         left, right = (c.mean for c in pair)
         assert row.unit == "edges"
         assert row.value == pytest.approx(literal(left[mask], right[mask]))
-        assert row.ceiling == pytest.approx(
-            min(literal(c.halves[0][mask], c.halves[1][mask]) for c in pair)
-        )
         assert row.interval is None
         assert {row.null_mean, row.null_low, row.null_high, row.p_value} == {None}
 
@@ -338,12 +284,7 @@ def test_edge_rows_equal_a_literal_computation():
 def test_scores_outside_the_graph_change_nothing():
     writers, readers, mask = layout()
     pair = edge_conditions(mask)[:2]
-    spoiled = [
-        EdgeImportance(
-            c.model, c.task, np.where(mask, c.mean, 99.0), np.where(mask, c.halves, -5.0)
-        )
-        for c in pair
-    ]
+    spoiled = [EdgeImportance(c.model, c.task, np.where(mask, c.mean, 99.0)) for c in pair]
     first, second = (edge_overlaps(p, writers, readers, mask) for p in (pair, spoiled))
     assert first == second
 

@@ -295,16 +295,6 @@ def test_a_run_killed_before_it_wrote_anything_can_be_started(tiny_model, tmp_pa
     assert cl.run_experiment(small_experiment(tiny_model, placebo=False), tmp_path).report.exists()
 
 
-def test_without_the_old_task_no_heads_are_told_apart_and_none_gets_a_share(finished):
-    grafts = finished.table("grafts")
-    heads = grafts.filter(pl.col("group").str.ends_with("heads"))
-    assert heads["share"].is_null().all()
-    assert finished.table("head_changes").is_empty()
-    named = dict(grafts.select("group", "heads").iter_rows())
-    assert named["old_heads"] == named["recruited_heads"] == ""
-    assert named["other_heads"] == "a0.h0, a0.h1, a1.h0, a1.h1"
-
-
 def _readings(run: cl.Run, **wanted: object) -> pl.DataFrame:
     return run.table("readings").filter(*(pl.col(name) == value for name, value in wanted.items()))
 

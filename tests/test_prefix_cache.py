@@ -1,7 +1,5 @@
 """The prefix cache changes no result, and no shared prefix is run twice."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,7 +9,6 @@ from circuitlapse.attribution.edges import attribute
 from circuitlapse.models.engine import prefix_cache
 from circuitlapse.models.engine.behaviour import corrupt_logit_difference, logit_differences
 from circuitlapse.models.engine.decoder import Decoder
-from circuitlapse.models.engine.output_scales import rescaled_decoder
 from circuitlapse.models.files.load import load_model
 from circuitlapse.patching.node_effects import node_effects
 from circuitlapse.prompts.pairs import PromptPairs
@@ -123,18 +120,6 @@ def test_the_cache_counts_all_its_bytes():
     sizes = [row.untyped_storage().nbytes() for row in cache._kept.values()]
     assert len(sizes) == 4
     assert sum(sizes) == cache._bytes
-
-
-def test_a_rescaled_model_shares_no_prefix_cache_with_the_other():
-    model, pairs = load_model(tiny_gpt2()).with_prefix_cache(), corrupted_from(even_prompts(7), 5)
-    corrupt_logit_difference(model, pairs)
-    rescaled = replace(
-        model, decoder=rescaled_decoder(model.decoder, torch.full((len(model.graph.nodes),), 2.0))
-    )
-    plain = replace(rescaled, decoder=replace(rescaled.decoder, prefix_cache=None))
-    assert torch.equal(
-        corrupt_logit_difference(rescaled, pairs), corrupt_logit_difference(plain, pairs)
-    )
 
 
 def test_several_threads_share_one_cache():

@@ -17,7 +17,6 @@ from circuitlapse.pipeline.plan.measurement import Plan
 from circuitlapse.pipeline.plan.plan import KINDS, MEASUREMENTS, plan_jobs
 from circuitlapse.records.columns import integer, interval, real, text
 from circuitlapse.stats.intervals import Estimate
-from circuitlapse.stats.random_baseline import RandomBaseline
 
 
 @pytest.fixture
@@ -71,7 +70,7 @@ def test_a_changed_threshold_changes_the_keys_of_what_depends_on_it_alone(monkey
     assert "table head_changes" in differ
     assert {"verdict", "provenance"} <= differ  # they are made from that table
     assert "table edges" not in differ
-    assert not any(name.startswith(("measure", "fine-tune", "grafts")) for name in differ)
+    assert not any(name.startswith(("measure", "fine-tune", "carriers")) for name in differ)
 
 
 def test_a_table_with_another_column_is_made_again(monkeypatch):
@@ -89,8 +88,8 @@ def test_constants_are_found_behind_the_modules_that_a_module_imports():
     found = source.constants_behind("circuitlapse.analyses.head_changes")
     assert found["circuitlapse.heads.thresholds.USED_FRACTION"] == "0.02"
     assert not any(value.startswith("Analysis(") for value in found.values())
-    grafts = source.constants_behind(KINDS["graft"].code.partition(":")[0])
-    assert "circuitlapse.verdict.thresholds.JUDGED_GROUPS" in grafts
+    carriers = source.constants_behind(KINDS["carriers"].code.partition(":")[0])
+    assert "circuitlapse.verdict.label_marks.VARIABLE_USED" in carriers
     with pytest.raises(ModuleNotFoundError):
         source.constants_behind("circuitlapse.analyses.nowhere")
 
@@ -134,18 +133,12 @@ TABLE = Analysis(
 
 
 def test_an_interval_is_flattened_at_the_edge_of_the_table_and_found_again():
-    grafts = BY_NAME["grafts"]
-    known = {
-        "group": "old_heads",
-        "improvement": Estimate(value=2, low=1, high=3),
-        "share": None,
-        "random": RandomBaseline(39, 0.5, 0.1, 0.9, 0.025),
-    }
-    flat = grafts.flat(known)
-    assert flat["improvement_high"] == 3
-    assert flat["share_low"] is None
-    assert (flat["n_random"], flat["null_max"], flat["p_value"]) == (39, 0.9, 0.025)
-    assert grafts.whole(flat) == known
+    weights = BY_NAME["weights"]
+    known = {"part": "mlps", "put_back": Estimate(value=2, low=1, high=3), "grafted": None}
+    flat = weights.flat(known)
+    assert flat["put_back_high"] == 3
+    assert flat["grafted_low"] is None
+    assert weights.whole(flat) == known
     row = {"step": 1, "node": "a0.h0", "size": 0.5, "gain": Estimate(value=1, low=0, high=2)}
     made = TABLE.table([row])
     assert made.schema == pl.Schema(TABLE.schema)

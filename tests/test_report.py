@@ -215,16 +215,14 @@ def test_without_scripts_every_seed_has_its_tables(tmp_path: Path):
     html = build_report(run).read_text(encoding="utf-8")
     plain = "".join(re.findall(r"<noscript>(.*?)</noscript>", html, re.DOTALL))
     for seed in ("0.1", "0.2"):  # the first one's tables are those that a script refills
-        assert plain.count(f"Seed {seed}</summary>") == 4  # overlaps, changes, grafts, faithfulness
+        assert plain.count(f"Seed {seed}</summary>") == 3  # overlaps, changes, faithfulness
     assert plain.count("<tr") > 2 * LAYERS * HEADS
     assert "Seed 0.0" not in plain
 
 
 def test_statements_stand_under_what_they_speak_about(page: _Page):
     text = [part.strip() for part in page.text]
-    places = [
-        text.index(title) for title in ("Circuit structure", "Causes, by weights", "Function")
-    ]
+    places = [text.index(title) for title in ("Circuit structure", "Function")]
     assert places == sorted(places)  # the verdict's own order
 
 
@@ -257,7 +255,6 @@ def test_empty_tables_that_a_run_may_lack_are_said_to_be_empty(broken: Path):
         "placebo",
         "overlap",
         "head_changes",
-        "grafts",
         "invariance",
         "faithfulness",
         "edges",
@@ -266,7 +263,6 @@ def test_empty_tables_that_a_run_may_lack_are_said_to_be_empty(broken: Path):
     text = " ".join(_Page(build_report(broken).read_text(encoding="utf-8")).text)
     for sentence in (
         "No changes",
-        "No grafts",
         "No overlap",
         "no placebo",
         "No invariance check",

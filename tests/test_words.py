@@ -18,7 +18,7 @@ from circuitlapse.config.toml import to_toml
 from pages import PAGES, ROOT, SOURCE
 
 # What each name became; empty where it went.
-TABLES = {"controls": "invariance", "fates": "head_changes", "gains": "output_scales"}
+TABLES = {"controls": "invariance", "fates": "head_changes", "gains": ""}
 COLUMNS = {
     "alone": "",
     "accuracy_among": "candidate_accuracy",
@@ -33,19 +33,19 @@ COLUMNS = {
     "refused": "not_reported",
     "size": "mean_abs_effect",
     "still_uses": "used_in_tuned",
-    "uncorrected": "why_not_corrected",
+    "uncorrected": "",
     "used_from": "threshold",
     "way": "direction",
     "with_behaviour": "behaviour_correlation",
 }
 KEYS = {
     "accumulate": "gradient_accumulation",
-    "beside_prompts": "intervention_prompts",
+    "beside_prompts": "",
     "corruptions": "counterfactuals",
     "blank_heads": "",
     "exact_at": "patch_at",
     "fractions": "circuit_sizes",
-    "graft_steps": "graft_checkpoints",
+    "graft_steps": "",
     "locked": "",
     "old_fraction": "replay_fraction",
     "random_changes": "",
@@ -158,14 +158,6 @@ def test_extremes_of_random_groups_are_not_called_quantiles():
         assert ("null_low" in columns) == (name == "overlap"), name
 
 
-def test_values_of_a_finished_run_have_their_new_names(finished):
-    grafts = finished.table("grafts")
-    assert set(grafts["quantity"]) == {"add_one_in", "leave_one_out", "shapley"}
-    assert set(grafts["origin"]) == {"base", "rescaled_base"}
-    assert {"output_scales", "non_negative_scales"} < set(grafts["group"])
-    assert set(finished.table("crosspatch")["direction"]) == {"tuned_into_base", "base_into_tuned"}
-
-
 # Terms that no text for users has any more, with the field's word.
 TERMS = {
     r"accuracy among|among (the )?(listed )?(names|candidates)": "candidate accuracy",
@@ -185,7 +177,7 @@ TERMS = {
     r"(first|last)[ _-]in": "add-one-in, leave-one-out",
     r"flip(s|ped)?": "changes its sign",
     r"(go|goes|gone|went) on (where|with)": "resumes",
-    r"gained|gains|the gain": "improvement, output scales",
+    r"gained|gains|the gain": "improvement",
     r"held at|heads held": "frozen",
     r"hybrids?": "grafted models",
     r"(is|are) looked at": "evaluated",

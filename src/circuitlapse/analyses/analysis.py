@@ -25,8 +25,7 @@ Subject = Literal[
     "Behaviour",
     "Circuit structure",
     "Function",
-    "Causes, by weights",
-    "Causes, by activations",
+    "Weights",
     "Time",
     "Context",
 ]

@@ -57,9 +57,8 @@ def edge_overlaps_at(
     edges = []
     for model, of_model in (("base", 0), ("tuned", step)):
         for task in scores.tasks:
-            at = (training_run.name, of_model, task)
-            mean = scores.family(*at, "edges", family)
-            edges.append(EdgeImportance(model, task, mean, scores.family(*at, "halves", family)))
+            mean = scores.family(training_run.name, of_model, task, "edges", family)
+            edges.append(EdgeImportance(model, task, mean))
     return edge_overlaps(edges, graph.writers, graph.readers, graph.edge_mask)
 
 
@@ -157,9 +156,6 @@ OVERLAP = Analysis(
         text("right", "what it is compared with"),
         text("measure", "`pearson`, `spearman` or `weighted_jaccard`"),
         interval("value", "the similarity; no interval for edges"),
-        real("ceiling", "noise ceiling: what halves of the prompts reach, the lower of both sides"),
-        real("corrected", "the correlation corrected for the noise of both sides"),
-        text("why_not_corrected", "why there is none"),
         real("null_mean", "heads permuted within their layers: the mean"),
         real("null_low", "2.5 % quantile"),
         real("null_high", "97.5 % quantile"),

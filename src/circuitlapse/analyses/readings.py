@@ -156,6 +156,6 @@ PATCHING = Analysis(
     ),
     ("scores",),
     patching_rows,
-    "Causes, by activations",
+    "Circuit structure",
     shown_in="patching",
 )

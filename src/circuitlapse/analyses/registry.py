@@ -9,11 +9,11 @@ from circuitlapse.analyses.carriers import BITS, CARRIERS
 from circuitlapse.analyses.circuits import EDGES, FAITHFULNESS, NODES
 from circuitlapse.analyses.dynamics import DYNAMICS
 from circuitlapse.analyses.fine_tunes import ELICITABLE, TRAINING
-from circuitlapse.analyses.grafts import CROSSPATCH, GRAFTS, MEDIATION, OUTPUT_SCALES
 from circuitlapse.analyses.head_changes import HEAD_CHANGES
 from circuitlapse.analyses.overlap import OVERLAP
 from circuitlapse.analyses.readings import PATCHING, READINGS
 from circuitlapse.analyses.roles import ROLES
+from circuitlapse.analyses.weights import WEIGHTS
 
 # In the order of the verdict's sentences.
 ANALYSES: tuple[Analysis, ...] = (
@@ -31,10 +31,7 @@ ANALYSES: tuple[Analysis, ...] = (
     ROLES,
     DYNAMICS,
     CARRIERS,
-    GRAFTS,
-    MEDIATION,
-    CROSSPATCH,
-    OUTPUT_SCALES,
+    WEIGHTS,
     ELICITABLE,
     READINGS,
     PATCHING,

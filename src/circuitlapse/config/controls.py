@@ -7,9 +7,9 @@ from pydantic import Field, field_validator, model_validator
 from circuitlapse.config.finetune import ONLY, PlaceboKind
 from circuitlapse.config.section import OLD_CIRCUIT, Section, Seed, are_parts, distinct
 
-SETS = (OLD_CIRCUIT, "mlps", "biases", "output_scales", "rank_1")
+SETS = (OLD_CIRCUIT, "mlps", "biases", "rank_1")
 """Named control fine-tunes; any other is a list of parts."""
-OUTPUT_SCALES, RANK_1 = "output_scales", "rank_1"
+RANK_1 = "rank_1"
 
 _Count = Annotated[int, Field(ge=0)]
 
@@ -39,7 +39,7 @@ class Controls(Section):
     train_only: tuple[str | tuple[str, ...], ...] = Field(
         (),
         description="Fine-tunes of a subset of the parameters: old_circuit (the old-task heads), "
-        "mlps, biases, output_scales (one factor per head and MLP), rank_1 (adapters of rank 1), "
+        "mlps, biases, rank_1 (adapters of rank 1), "
         'or lists of parts such as ["a1.h3", "m1", "norms"].',
     )
     random_sets: _Count = Field(

@@ -99,23 +99,6 @@ class Measure(Section):
 class Compare(Section):
     """Comparison of the base and the fine-tuned model."""
 
-    group_prompts: Annotated[int, Field(ge=8)] = Field(
-        256, description="Validation prompt pairs used to choose the groups of heads."
-    )
-    graft_prompts: Annotated[int, Field(ge=8)] = Field(512, description="Test prompts for grafts.")
-    graft_checkpoints: Annotated[int, Field(ge=0)] = Field(
-        7, description="Grafted checkpoints between base and last, evenly spread."
-    )
-    random_groups: Annotated[int, Field(ge=1)] = Field(
-        20,
-        description="Number of size-matched random head groups used as baseline for grafts and "
-        "cross-model patching. (The label itself always uses 39.)",
-    )
-    intervention_prompts: Annotated[int, Field(ge=8)] = Field(
-        64,
-        description="Test prompts for QK/OV grafts, cross-model patching, and grafts of "
-        "checkpoints between base and last.",
-    )
     carrier_prompts: Annotated[int, Field(ge=8)] = Field(
         128,
         description="Validation prompt pairs to choose heads on, and test prompt pairs to measure "

@@ -5,7 +5,7 @@ from typing import Any, Literal, get_args
 
 from circuitlapse.config.base import Base
 from circuitlapse.config.controls import SETS, Controls
-from circuitlapse.config.experiment import Compare, Experiment, Measure
+from circuitlapse.config.experiment import Experiment, Measure
 from circuitlapse.config.finetune import Finetune, PlaceboKind
 from circuitlapse.config.toml import validated
 
@@ -25,20 +25,17 @@ def demo_experiment(
     Args:
         organism: Recipe of the base.
         seed: Seed of its pretraining.
-        full: Add the control fine-tunes and repeats of placebos, and use four times as many prompts
-            for QK and OV grafts, cross-model patching and grafts of other checkpoints.
+        full: Add the control fine-tunes and repeats of placebos.
         pretrain: Pretrain the organism here, also if it is shipped.
     """
     finetune = Finetune.model_validate({"replay_fraction": 0.1})
     controls: dict[str, Any] = {"unrelated": "induction", "few_shot": (0, 2, 4, 8)}
     if full:
         controls |= {"train_only": SETS, "placebos": get_args(PlaceboKind)}
-    compare = {"intervention_prompts": 256} if full else {}
     return Experiment(
         base=Base.model_validate({"organism": organism, "seed": seed, "pretrain": pretrain}),
         finetune=finetune,
         measure=Measure.model_validate({"prompts": 512, "patch_at": 8}),
-        compare=Compare.model_validate(compare),
         controls=Controls.model_validate(controls),
     )
 
@@ -80,8 +77,6 @@ def prompt_counts(prompts: int | None) -> dict[str, dict[str, int]]:
     return {
         "measure": {"prompts": prompts, "circuit_prompts": prompts},
         "compare": {
-            "group_prompts": prompts,
-            "graft_prompts": prompts,
             "carrier_prompts": prompts,
         },
     }

@@ -1,14 +1,10 @@
-"""Overlap of the importances of any two (model, task) pairs, with a noise ceiling and a null.
+"""Overlap of the importances of any two (model, task) pairs, with an interval and a null.
 
 An overlap by itself says nothing (Prakash et al. 2024 read "enhancement" from circuits that share
-54 of 175 heads). Each one comes with four figures:
+54 of 175 heads). That of nodes has two figures to compare it with:
 
 - its *interval*: how far it moves when the prompts are drawn again;
-- the *ceiling*: what two disjoint halves of the prompts reach on one and the same model and task,
-  taken on the less reliable side. Halves are noisier than the whole, so it is a low ceiling;
-- the correlation *corrected for noise* (see :mod:`circuitlapse.stats.similarity`), where both sides
-  are reliable enough;
-- for nodes the *null*: the same overlap when head labels are shuffled within each layer, and the
+- the *null*: the same overlap when head labels are shuffled within each layer, and the
   share of shuffles that reach the value (one-sided, (k + 1)/(n + 1)).
 
 An overlap that does not exist is a row without a value that says why.
@@ -24,7 +20,6 @@ from typing import Any
 import numpy as np
 
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.heads.thresholds import LOWEST_RELIABILITY
 from circuitlapse.shapes import Bool, Float, Int
 from circuitlapse.stats.intervals import (
     Estimate,
@@ -35,15 +30,11 @@ from circuitlapse.stats.intervals import (
 from circuitlapse.stats.permutations import shuffle_heads
 from circuitlapse.stats.similarity import (
     SIMILARITIES,
-    Similarity,
-    half_agreement,
-    half_means,
     p_value,
     shuffled,
     spread_interval,
 )
 
-_SPLITS = 100  # random halvings of the prompts behind the ceiling
 Pairs = Sequence[tuple[int, int]]
 
 
@@ -61,22 +52,19 @@ class NodeImportance:
 
 @dataclass(frozen=True)
 class EdgeImportance:
-    """Edge scores of one model on one task, over all prompts and over two disjoint halves."""
+    """Edge scores of one model on one task."""
 
     model: str
     task: str
     mean: Float[np.ndarray, "writers readers"]
-    halves: Float[np.ndarray, "2 writers readers"]
 
 
 @dataclass(frozen=True)
 class Overlap:
     """One row of the table ``overlap``, without the columns that name the run and counterfactual.
 
-    ``interval`` is None for edges, of which no per-prompt scores exist: two halves show reliability
-    (the ceiling), but are no interval. Edges have no null either.
-    ``why_not_corrected`` says why ``corrected`` is None where it is; ``not_reported`` why ``value``
-    is.
+    ``interval`` is None for edges, of which no per-prompt scores exist. Edges have no null either.
+    ``not_reported`` says why ``value`` is None where it is.
     """
 
     unit: str
@@ -85,9 +73,6 @@ class Overlap:
     measure: str
     value: float | None = None
     interval: Estimate | None = None
-    ceiling: float | None = None
-    corrected: float | None = None
-    why_not_corrected: str = ""
     null_mean: float | None = None
     null_low: float | None = None
     null_high: float | None = None
@@ -115,18 +100,16 @@ def node_overlaps(
     for condition in conditions:
         _check(condition, len(nodes))
     tasks = sorted({condition.task for condition in conditions})
-    resamples, halves = [], []
+    resamples = []
     for condition in conditions:
         effects = condition.effects.astype(np.float64)
         stream = tasks.index(condition.task)
         indices = bootstrap_indices(len(effects), repeats, [seed, 1, stream])
         resamples.append(bootstrap_means(effects, indices))
-        halves.append(half_means(effects, _SPLITS, [seed, 2, stream]))
     return _compare(
         "nodes",
         [_label(condition) for condition in conditions],
         np.stack([condition.effects.mean(axis=0, dtype=np.float64) for condition in conditions]),
-        halves,
         pairs,
         resamples,
         shuffle_heads(nodes, permutations, [seed, 0]),
@@ -155,7 +138,6 @@ def edge_overlaps(
         "edges",
         [_label(condition) for condition in conditions],
         np.stack([condition.mean[edges].astype(np.float64) for condition in conditions]),
-        [condition.halves[:, None, edges].astype(np.float64) for condition in conditions],
     )
 
 
@@ -182,7 +164,6 @@ def _compare(
     unit: str,
     labels: Sequence[str],
     importances: Float[np.ndarray, "conditions components"],
-    halves: Sequence[Float[np.ndarray, "2 splits components"]],
     pairs: Pairs | None = None,
     resamples: Sequence[Float[np.ndarray, "resamples components"]] | None = None,
     sources: Int[np.ndarray, "repeats components"] | None = None,
@@ -192,7 +173,6 @@ def _compare(
     for name, similarity in SIMILARITIES.items():
         prepared = similarity.prepare(importances)
         defined = [bool(np.isfinite(vector).all()) for vector in prepared]
-        ceilings = [half_agreement(similarity, half) for half in halves]
         drawn = [similarity.prepare(means) for means in resamples] if resamples else None
         for i, j in pairs:
             if not (defined[i] and defined[j]):
@@ -201,7 +181,7 @@ def _compare(
                 rows.append(Overlap(unit, labels[i], labels[j], name, not_reported=reason))
                 continue
             value = float(similarity.combine(prepared[i], prepared[j]))
-            known = _reliability(similarity, value, ceilings[i], ceilings[j])
+            known: dict[str, Any] = {}
             if drawn is not None:
                 draws = similarity.combine(drawn[i], drawn[j])
                 low, high = spread_interval(similarity, value, draws)
@@ -213,16 +193,6 @@ def _compare(
     return rows
 
 
-def _reliability(
-    similarity: Similarity, value: float, left: float | None, right: float | None
-) -> dict[str, Any]:
-    corrected, why_not_corrected = None, "not a correlation"
-    if similarity.lowest < 0:
-        corrected, why_not_corrected = corrected_for_noise(value, left, right)
-    ceiling = None if left is None or right is None else min(left, right)
-    return {"ceiling": ceiling, "corrected": corrected, "why_not_corrected": why_not_corrected}
-
-
 def _null(value: float, null: Float[np.ndarray, " repeats"]) -> dict[str, float]:
     low, high = percentile_ends(null[:, None])
     return {
@@ -231,24 +201,3 @@ def _null(value: float, null: Float[np.ndarray, " repeats"]) -> dict[str, float]
         "null_high": float(high[0]),
         "p_value": p_value(value, null),
     }
-
-
-def corrected_for_noise(
-    value: float, left_halves: float | None, right_halves: float | None
-) -> tuple[float | None, str]:
-    """Return a disattenuated correlation and an empty text, or None and the reason.
-
-    The halves are each side's correlation of two halves of the prompts, None if undefined.
-    """
-    reliabilities = []
-    for side, halves in (("left", left_halves), ("right", right_halves)):
-        if halves is None:
-            return None, f"the {side} side has no reliability"
-        # Halves that contradict each other have none: the formula's pole lies there, too.
-        reliability = 2 * halves / (1 + halves) if halves > 0 else 0.0
-        if reliability < LOWEST_RELIABILITY:
-            return None, (
-                f"the {side} side's reliability is {reliability:.2f}, below {LOWEST_RELIABILITY}"
-            )
-        reliabilities.append(reliability)
-    return value / float(np.sqrt(np.prod(reliabilities))), ""

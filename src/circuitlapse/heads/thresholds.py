@@ -5,9 +5,5 @@
 # the old task, those above 5 % had .84.
 USED_FRACTION = 0.02
 
-# The correction divides by the root of both reliabilities. Below one half it would be larger than
-# the measured value.
-LOWEST_RELIABILITY = 0.5
-
 # A tenth of all attention, or of all names copied, in one feature alone.
 SMALLEST_ROLE_CHANGE = 0.1

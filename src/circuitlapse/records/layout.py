@@ -99,19 +99,9 @@ def bits_pass(recipe: str, which: str, order: int) -> str:
     return f"bits/{recipe}/{which}-{order}.json"
 
 
-def grafts(training_run: str) -> str:
-    """Path of what the hybrids of base and fine-tuned weights reach."""
-    return f"scores/{training_run}/grafts.safetensors"
-
-
-def grafts_at(training_run: str, step: int) -> str:
-    """Path of what the hybrids of the base and a checkpoint in between reach."""
-    return f"scores/{training_run}/step-{step:05d}/grafts.safetensors"
-
-
-def swapped_rows(training_run: str, swap: str) -> str:
-    """Path of what parts of one model do in the other, as rows."""
-    return f"scores/{training_run}/{swap}.json"
+def weights(training_run: str) -> str:
+    """Path of what the weights of each part bring."""
+    return f"scores/{training_run}/weights.json"
 
 
 def verdict_path(recipe: str) -> str:

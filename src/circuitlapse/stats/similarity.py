@@ -1,19 +1,12 @@
-"""Three measures of similarity of importance vectors, and how noise affects them.
+"""Three measures of similarity of importance vectors.
 
 Importances are compared as graded vectors, not as pruned sets, which redundancy makes unstable.
 ``pearson`` and ``spearman`` take signed importances, so components of opposite effects lower them.
 ``weighted_jaccard`` (Ruzicka's measure) takes absolute importances scaled to sum to 1: the sum of
 the smaller over the sum of the larger value of each component. It ignores signs.
-
-Noise lowers a correlation by the root of the product of both vectors' reliabilities (Spearman
-1904): value / sqrt(r_left r_right) is the disattenuated correlation. A vector's reliability is its
-correlation with a new measurement on as many prompts: 2 h / (1 + h), where h is the correlation of
-two halves (Spearman 1910, Brown 1910). The correction is undefined for low reliabilities, and never
-clamped: it can exceed 1. It assumes independent noise. Two models on the same prompts share some
-noise, so for them it is an upper bound.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,26 +77,6 @@ SIMILARITIES: dict[str, Similarity] = {
 }
 
 _CHUNK = 2**22  # floats of a block of shuffles
-
-
-def half_means(
-    effects: Float[np.ndarray, "prompts nodes"], splits: int, seed: Sequence[int]
-) -> Float[np.ndarray, "2 splits nodes"]:
-    """Mean effects over random disjoint halves of the prompts, in logits."""
-    n = len(effects)
-    order = np.random.default_rng(seed).permuted(np.tile(np.arange(n), (splits, 1)), axis=1)
-    first = (order < n // 2).astype(np.float64)  # which prompts are in the first half
-    second = 1 - first
-    return np.stack([first @ effects / (n // 2), second @ effects / (n - n // 2)])
-
-
-def half_agreement(
-    similarity: Similarity, halves: Float[np.ndarray, "2 splits components"]
-) -> float | None:
-    """Mean similarity of the two halves over the splits; None if it is never defined."""
-    agreement = similarity(halves[0], halves[1])
-    agreement = agreement[np.isfinite(agreement)]
-    return float(agreement.mean()) if len(agreement) else None
 
 
 def shuffled(

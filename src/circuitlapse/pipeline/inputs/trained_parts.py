@@ -18,11 +18,11 @@ from circuitlapse.records.store import Store
 
 @dataclass(frozen=True)
 class OldCircuit:
-    """The heads that the base uses on the old task, and random sets that match them.
+    """The old-task heads, and random sets of as many other heads.
 
     Attributes:
-        heads: Chosen on validation prompts, as the changes choose them.
-        random_sets: As many heads in each layer, drawn at random.
+        heads: Chosen on validation prompts, as for what carries the new ability.
+        random_sets: As many heads in each layer or in the nearest ones, none of them among these.
         not_reported: Why there are none; else empty.
     """
 

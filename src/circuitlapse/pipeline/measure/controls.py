@@ -6,23 +6,23 @@ itself, so that no checkpoint of theirs is kept. An interrupted one resumes with
 
 import copy
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from transformers import PreTrainedModel, TrainerCallback
 
+from circuitlapse.carriers.old_task_heads import old_task_heads
 from circuitlapse.config.controls import RANK_1
 from circuitlapse.config.experiment import Experiment
 from circuitlapse.config.finetune import Finetune
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.models.engine.behaviour import behaviour
+from circuitlapse.heads.head_changes import used_threshold
+from circuitlapse.models.engine.behaviour import behaviour, logit_differences
 from circuitlapse.models.engine.model import Model
-from circuitlapse.models.engine.output_scales import rescaled_decoder
 from circuitlapse.models.files.load import load_model
-from circuitlapse.pipeline.inputs.base_files import base_directory, base_tokenizer, old_items
+from circuitlapse.pipeline.inputs.base_files import base_directory, base_tokenizer
 from circuitlapse.pipeline.inputs.prompts import Prompts
 from circuitlapse.pipeline.inputs.trained_parts import OldCircuit, parts_of
 from circuitlapse.pipeline.inputs.user_checkpoints import base_model
@@ -32,15 +32,12 @@ from circuitlapse.records import layout
 from circuitlapse.records.arrays import load_arrays, save_arrays
 from circuitlapse.records.items import read_items
 from circuitlapse.records.store import Store, replacing, write_json
-from circuitlapse.stats.random_baseline import matched_heads
+from circuitlapse.stats.apart_groups import compared
 from circuitlapse.tasks.registry import get_task
-from circuitlapse.tasks.tokenization import tokenize
 from circuitlapse.training.finetune import finetune
 from circuitlapse.training.restart import Restart
 from circuitlapse.training.restricted import Restriction
-from circuitlapse.training.train_scales import train_scales
 from circuitlapse.training.training_eval import DivergedError, check_weights, diverged
-from circuitlapse.two_models.head_groups import old_task_heads
 
 
 def control(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
@@ -89,37 +86,6 @@ def control(job: Job, store: Store, experiment: Experiment, advance: Advance) ->
         stopped = str(error)
     _write(job, store, points.arrays(), parts, counted.n_free, stopped)
     restart.clear()
-
-
-def output_scales(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:
-    """Train one factor per head and MLP on the new task's prompts, and nothing else."""
-    training_run = run_of_job(job)
-    recipe = experiment.finetune.recipes()[training_run.recipe]
-    base = load_model(base_directory(experiment), experiment.compute.device)
-    items = read_items(store.read(layout.prompts(layout.FINETUNE, "train")))[
-        old_items(experiment) :
-    ]
-    counterfactual = get_task(experiment.tasks.new).counterfactuals[0]
-    asked, steps = _asked(store, experiment), recipe.checkpoint_steps()
-    found: dict[int, Any] = {}
-
-    def report(step: int, factors: torch.Tensor) -> None:
-        if step in steps:
-            scaled = rescaled_decoder(base.decoder, factors.to(base.decoder.W_E))
-            found[step] = behaviour(replace(base, decoder=scaled), asked)
-        if step:
-            advance(step, recipe.steps)
-
-    train_scales(
-        base,
-        tokenize(items, base.tokenizer, counterfactual),
-        steps=recipe.steps,
-        batch_size=recipe.batch_size,
-        seed=training_run.seed,
-        report=report,
-    )
-    arrays = {step: _shown(each) for step, each in found.items()}
-    _write(job, store, arrays, ["output_scales"], len(base.graph.nodes), "")
 
 
 class _Counted(TrainerCallback):
@@ -202,14 +168,16 @@ def choose(job: Job, store: Store, experiment: Experiment, advance: Advance) -> 
     old, controls = experiment.tasks.old, experiment.controls
     prompts = Prompts(store, old, base.tokenizer)
     variants = get_task(old).families[experiment.measure.counterfactuals[0]]
-    pairs = {v: prompts.pairs("validation", experiment.compare.group_prompts, v) for v in variants}
-    found = old_task_heads(base, pairs)
-    not_reported = found.not_reported or (
-        "" if found.old_heads else "the base uses no head on the old task"
-    )
-    sets = []
-    if not not_reported:
-        sets = matched_heads(base.graph, found.old_heads, controls.random_sets, controls.seed)
-    document = asdict(OldCircuit(found.old_heads, sets, not_reported))
+    n = experiment.compare.carrier_prompts
+    pairs = {v: prompts.pairs("validation", n, v) for v in variants}
+    both = [logit_differences(base, each) for each in pairs.values()]
+    broken = np.mean([(clean - corrupt).double().numpy() for clean, corrupt in both], axis=0)
+    heads, not_reported = (), ""
+    try:
+        used_threshold(broken)  # no head is an old-task head in a base that fails on the old task
+        heads = old_task_heads(base, pairs)
+    except CircuitlapseError as error:
+        not_reported = str(error)
+    found = compared(base.graph, heads, n=controls.random_sets, seed=controls.seed)
     with store.write(job.outputs[0], job.key) as path:
-        write_json(path, document)
+        write_json(path, asdict(OldCircuit(found.heads, found.groups, not_reported)))

@@ -26,9 +26,9 @@ def prompts(job: Job, store: Store, experiment: Experiment, advance: Advance) ->
         items = _training_items(experiment, task)
     else:
         validation = split == "validation"
-        n = experiment.compare.group_prompts if validation else experiment.measure.prompts
+        n = experiment.compare.carrier_prompts if validation else experiment.measure.prompts
         if split == "test":
-            n = max(n, 2 * experiment.measure.circuit_prompts, experiment.compare.graft_prompts)
+            n = max(n, 2 * experiment.measure.circuit_prompts, experiment.compare.carrier_prompts)
         tokenizer = base_tokenizer(experiment)
         items = get_task(task).items(split, n, experiment.measure.seed, tokenizer)
     with store.write(job.outputs[0], job.key) as path:

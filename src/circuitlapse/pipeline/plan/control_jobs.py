@@ -1,6 +1,5 @@
 """Jobs of the controls, which enter no share: restricted fine-tunes and k-shot prompting."""
 
-from circuitlapse.config.controls import OUTPUT_SCALES as SCALES
 from circuitlapse.config.controls import RANDOM_SET, trained
 from circuitlapse.config.section import OLD_CIRCUIT as OLD
 from circuitlapse.pipeline.job import Job
@@ -16,17 +15,15 @@ def _old_circuit(plan: Plan) -> None:
     e, c = plan.experiment, plan.experiment.controls
     if OLD not in (e.finetune.train_only, *c.train_only):
         return
-    chosen = [e.measure.counterfactuals[0], e.compare.group_prompts, c.seed, c.random_sets]
+    chosen = [e.measure.counterfactuals[0], e.compare.carrier_prompts, c.seed, c.random_sets]
     needs = (*plan.named("base"), *plan.prompts(e.tasks.old, "validation"))
     plan.add("old_circuit", "old-task heads", (OLD_HEADS,), chosen, needs)
 
 
-def _restricted(plan: Plan, scales: bool) -> None:
+def _restricted(plan: Plan) -> None:
     e = plan.experiment
     for run in e.control_runs():
         for control, repeat in trained(e.controls):
-            if (control == SCALES) != scales:
-                continue
             chosen = plan.named("old_circuit") if control in (OLD, RANDOM_SET) else ()
             plan.add(
                 "controls",
@@ -55,7 +52,7 @@ def _few_shot(plan: Plan) -> None:
 
 
 def _old_circuit_cost(job: Job, size: Size) -> Cost:
-    return Cost(size.experiment.compare.group_prompts * size.patch_all / 2, models=1)
+    return Cost(size.experiment.compare.carrier_prompts * size.patch_all / 2, models=1)
 
 
 def _restricted_cost(job: Job, size: Size) -> Cost:
@@ -74,16 +71,5 @@ _HOME = "circuitlapse.pipeline.measure"
 OLD_CIRCUIT = Measurement(
     "old_circuit", _old_circuit, f"{_HOME}.controls:choose", _old_circuit_cost
 )
-CONTROL = Measurement(
-    "control",
-    lambda plan: _restricted(plan, scales=False),
-    f"{_HOME}.controls:control",
-    _restricted_cost,
-)
-OUTPUT_SCALES = Measurement(
-    "output_scales",
-    lambda plan: _restricted(plan, scales=True),
-    f"{_HOME}.controls:output_scales",
-    _restricted_cost,
-)
+CONTROL = Measurement("control", _restricted, f"{_HOME}.controls:control", _restricted_cost)
 FEW_SHOT = Measurement("few_shot", _few_shot, f"{_HOME}.few_shot:ask", _few_shot_cost)

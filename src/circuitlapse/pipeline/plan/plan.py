@@ -11,7 +11,7 @@ from circuitlapse.config.experiment import Experiment
 from circuitlapse.pipeline.job import Job
 from circuitlapse.pipeline.plan.bits_jobs import BITS
 from circuitlapse.pipeline.plan.checkpoint_jobs import MEASURE
-from circuitlapse.pipeline.plan.control_jobs import CONTROL, FEW_SHOT, OLD_CIRCUIT, OUTPUT_SCALES
+from circuitlapse.pipeline.plan.control_jobs import CONTROL, FEW_SHOT, OLD_CIRCUIT
 from circuitlapse.pipeline.plan.input_jobs import (
     BASE,
     CHECKPOINT,
@@ -22,7 +22,7 @@ from circuitlapse.pipeline.plan.input_jobs import (
 )
 from circuitlapse.pipeline.plan.measurement import Measurement, Plan
 from circuitlapse.pipeline.plan.summary_jobs import PROVENANCE, TABLE, VERDICT
-from circuitlapse.pipeline.plan.two_model_jobs import CARRIERS, GRAFT, GRAFT_AT, SWAP
+from circuitlapse.pipeline.plan.two_model_jobs import CARRIERS, WEIGHTS
 
 # Jobs begin in this order once what they need is there. What takes long comes first.
 MEASUREMENTS: tuple[Measurement, ...] = (
@@ -34,13 +34,10 @@ MEASUREMENTS: tuple[Measurement, ...] = (
     FINETUNE,
     PLACEBO,
     BITS,
-    GRAFT,
-    GRAFT_AT,
-    SWAP,
     CARRIERS,
+    WEIGHTS,
     MEASURE,
     CONTROL,
-    OUTPUT_SCALES,
     FEW_SHOT,
     TABLE,
     VERDICT,

@@ -29,7 +29,7 @@ def _verdicts(plan: Plan) -> None:
             "verdict" if recipe == ONLY else f"verdict {recipe}",
             (verdict_path(recipe),),
             [plan.section("compare"), released().model_dump(mode="json")],
-            plan.named("scores", "placebo_scores", "grafts", "tables"),
+            plan.named("scores", "placebo_scores", "tables"),
             recipe=recipe,
         )
 

@@ -1,8 +1,8 @@
 // Fine-tuning a subset of the parameters, k-shot prompting of the base, and shortcuts.
 const controlColours = { everything: "--new", old_circuit: "--old", mlps: "--mlps",
-  biases: "--good", output_scales: "--other", rank_1: "--recruited", random_set: "--muted" };
+  biases: "--good", rank_1: "--recruited", random_set: "--muted" };
 const controlNames = { everything: "everything", old_circuit: "old-task heads", mlps: "MLPs",
-  biases: "biases", output_scales: "output scales", rank_1: "rank 1", random_set: "random heads" };
+  biases: "biases", rank_1: "rank 1", random_set: "random heads" };
 
 const elicitableChart = (() => {
   let charts = [];

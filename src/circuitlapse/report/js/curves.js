@@ -16,8 +16,6 @@ function curveChart(root, { width, height, right, title, label, domain, curves, 
   for (const area of under?.areas ?? [])
     svg.append("path").attr("class", "null").attr("d", d3.area(([place]) => x(place),
       ([, low]) => y(low), ([, , high]) => y(high)).defined(([, low]) => (low ?? null) !== null)(area));
-  for (const dash of under?.dashes ?? [])
-    svg.append("path").attr("class", "whole line-plain").attr("d", lineOf(x, y)(dash));
   for (const { colour, points, faint, dashed, band = !faint, dots } of curves) {
     if (band)
       svg.append("path").attr("class", "band").style("fill", `var(${colour})`).attr("d",

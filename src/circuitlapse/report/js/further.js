@@ -1,5 +1,5 @@
 // Tables without a drawing of their own: values with intervals at the step nearest to the slider's.
-const drawnTables = new Set(["carriers", "mediation", "crosspatch", "output_scales", "dynamics", "elicitable",
+const drawnTables = new Set(["carriers", "dynamics", "elicitable",
   "training", "shortcuts"]);
 
 const furtherCharts = Object.entries(data.evidence).filter(([name]) => !drawnTables.has(name))

@@ -144,17 +144,6 @@ const headPage = (() => {
       .text((text) => text);
     if (isHead(node)) drawRole(node);
     drawChange(node);
-    const whole = data.grafts.filter((row) => row.run === state.run && row.part === "whole"
-      && row.origin === "base" && row.step === d3.max(data.grafts, (each) => each.step));
-    const group = whole.find((row) => row.heads.split(", ").includes(node.id))?.group
-      ?? (isHead(node) ? null : "mlps");
-    const mine = whole.filter((row) => row.group === group);
-    const grafted = Object.keys(quantities).map((quantity) => [quantity.replaceAll("_", "-"),
-      mine.find((row) => row.quantity === quantity)?.improvement]).filter(([, improvement]) => improvement);
-    if (grafted.length)
-      note(tables, `Graft of its whole group (${data.names.groups[group]}), in logits of improvement: ${
-        grafted.map(([quantity, improvement]) => `${quantity.replace("shapley", "Shapley")} ${
-          interval(improvement)}`).join("; ")}.`);
   }
 
   // The head's role, attention and sources, in the base and at the end, on each task.
@@ -181,15 +170,12 @@ const headPage = (() => {
         before ? ` It took over the role of ${labelOf(before)} in the base.` : ""}`);
   }
 
-  // When its effect changed, and its output scale in the rescaled base.
+  // When its effect changed.
   function drawChange(node) {
     for (const row of changedHeads().filter((each) => each.node === node.id))
       note(tables, `On ${roles[roleOf(row)].title} its effect changed from ${
         number(row.before)} to ${number(row.after)} logits; 90 % of the change is reached at step ${
         number(row.step_of_90, d3.format(".0f"))}${row.sign_changed ? "; its sign changed" : ""}.`);
-    const scale = rowsOf("output_scales").find((row) => row.run === state.run && row.node === node.id)?.scale;
-    if ((scale ?? null) !== null)
-      note(tables, `Its output scale in the rescaled base is ${number(scale)}.`);
   }
 
   function headPlace(node) {

@@ -1,7 +1,7 @@
 // Connects the page's controls with the state, and the state with the drawings.
-const drawings = [shareBar, timeline, circuitMap, headPage, profileDownload, patternChart,
+const drawings = [timeline, circuitMap, headPage, profileDownload, patternChart,
   trajectories, lensChart, patchingChart, overlapChart, overlapTime, overlapCompared, changesTable, changesChart, rolesChart,
-  graftChart, graftPartChart, rescaledChart, outputScalesChart, carriersChart, mediationChart, crosspatchChart,
+  carriersChart,
   dynamicsChart, faithfulnessChart, invarianceChart, elicitableChart, trainingChart,
   recipesChart, shortcutsChart, ...furtherCharts, calibrationTable].filter(Boolean);
 

@@ -38,8 +38,7 @@ const overlapChart = (() => {
     else
       rangeChart(root, {
         labelWidth: 172,
-        label: "Similarity of circuits with interval, ceiling and null; the table below has all "
-          + "numbers",
+        label: "Similarity of circuits with interval and null; the table below has all numbers",
         rows: pairs.map((pair) => ({ label: pairWords(pair), main: pair === overlapPairs[0] })),
         panels: ["nodes", "edges"].filter((unit) => shown.some((row) => row.unit === unit))
           .map((unit) => ({
@@ -63,15 +62,15 @@ const overlapChart = (() => {
     fillRows("#overlap-rows", [...rows].sort((a, b) => d3.ascending(a.unit, b.unit)
       || d3.ascending(a.measure, b.measure)).map((row) => [
       row.unit, data.names.measures[row.measure] ?? row.measure, sideWords(row.left),
-      sideWords(row.right), row.not_reported ?? interval(row.value), number(row.ceiling), interval(row.null),
+      sideWords(row.right), row.not_reported ?? interval(row.value), interval(row.null),
       number(row.p, threeDecimals),
     ]), 4);
   }
 
   function cell(row, main) {
     return {
-      value: row.value, colour: main ? "new" : "old", null: row.null, ceiling: row.ceiling,
-      details: [["value", interval(row.value)], ["ceiling", number(row.ceiling)],
+      value: row.value, colour: main ? "new" : "old", null: row.null,
+      details: [["value", interval(row.value)],
         ["null", interval(row.null)], ["p under the null", number(row.p, threeDecimals)]],
     };
   }
@@ -107,8 +106,7 @@ const overlapTime = (() => {
       width: root.clientWidth, height: 230, right: 190, domain: overlapDomain(), curves,
       title: `${data.names.measures[state.measure]} of node importances over training`,
       label: "Similarity of node importances over training steps",
-      under: { areas: [main.rows.map((row) => [row.step, row.null[1], row.null[2]])],
-        dashes: [main.rows.map((row) => [row.step, row.ceiling])] },
+      under: { areas: [main.rows.map((row) => [row.step, row.null[1], row.null[2]])] },
     });
     chart.step();
   }
@@ -157,11 +155,11 @@ const overlapCompared = (() => {
       panels: [{
         title: data.names.measures[state.measure], domain: overlapDomain(),
         cells: lines.map(({ row, some }) => {
-          if (row) return { value: row.value, null: row.null, ceiling: row.ceiling, colour: "new",
-            details: [["value", interval(row.value)], ["ceiling", number(row.ceiling)]] };
+          if (row) return { value: row.value, null: row.null, colour: "new",
+            details: [["value", interval(row.value)]] };
           if (!some) return null;
           if (some.length === 1) return { value: some[0].value, null: some[0].null, colour: "old",
-            ceiling: some[0].ceiling, details: [["value", interval(some[0].value)]] };
+            details: [["value", interval(some[0].value)]] };
           const values = some.map((each) => each.value[0]);
           return { points: values, colour: "old", details: [["draws", String(values.length)]],
             text: `${number(d3.mean(values))}, ${number(d3.min(values))} to ${

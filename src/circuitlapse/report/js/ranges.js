@@ -1,6 +1,6 @@
 // Values with intervals as dots on a line, with their baselines.
 // Rows are named on the left; panels are in a row, each with its numbers on its right. A cell has a
-// value with its interval, or points; optionally a null distribution [mean, low, high], a ceiling,
+// value with its interval, or points; optionally a null distribution [mean, low, high]
 // and a hollow dot to compare with.
 function rangeChart(root, { rows, panels, lineHeight = 26, labelWidth, label, numbers = 140 }) {
   const gap = 14, top = 38;
@@ -33,9 +33,6 @@ function rangeChart(root, { rows, panels, lineHeight = 26, labelWidth, label, nu
       if (!cell || !(cell.points?.length || (cell.value?.[0] ?? null) !== null)) return;
       const y = at(index), main = rows[index].main ?? false;
       if (cell.null) nullBand(svg, cell.null, x, y);
-      if ((cell.ceiling ?? null) !== null)
-        svg.append("rect").attr("class", "ceiling").attr("x", x(cell.ceiling) - 2)
-          .attr("y", y - 8).attr("width", 4).attr("height", 16);
       if ((cell.before ?? null) !== null)
         svg.append("circle").attr("class", `hollow line-${cell.colour}`).attr("r", 4)
           .attr("cx", x(cell.before)).attr("cy", y);

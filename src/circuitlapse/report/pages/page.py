@@ -80,8 +80,8 @@ def environment() -> Environment:
 _SCRIPTS = {
     "report": (
         "unpack format state records plot tooltip colours heat download tables curves ranges "
-        "timeline map roles head patterns heads lens patching overlap checks groups "
-        "output_scales carriers dynamics context training further main"
+        "timeline map roles head patterns heads lens patching overlap checks "
+        "carriers dynamics context training further main"
     ),
     "trial": "unpack format plot tooltip colours download trial",
 }

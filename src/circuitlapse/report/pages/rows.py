@@ -8,15 +8,13 @@ import polars as pl
 from circuitlapse.report.series.grid import interval_at, number
 from circuitlapse.report.series.labels import (
     CATEGORIES,
-    GROUPS,
     MEASURES,
-    QUANTITIES,
     SPLITS,
     node_label,
     side_label,
     task_title,
 )
-from circuitlapse.report.series.payload import CHANGE_COLUMNS, of_the_base
+from circuitlapse.report.series.payload import CHANGE_COLUMNS
 from circuitlapse.report.series.run_records import RunRecords
 
 
@@ -66,7 +64,6 @@ def overlap_rows(records: RunRecords, chosen: pl.Expr) -> list[list[Any]]:
                 for side in ("left", "right")
             ),
             row["not_reported"] or interval_at(row, "value"),
-            number(row["ceiling"]),
             interval_at(row | {"null": row["null_mean"]}, "null"),
             number(row["p_value"], 3),
         ]
@@ -92,21 +89,6 @@ def change_rows(frame: pl.DataFrame) -> list[dict[str, Any]]:
             "cells": [interval_at(row, name) for name in CHANGE_COLUMNS],
         }
         for row in rows
-    ]
-
-
-def graft_rows(frame: pl.DataFrame) -> list[list[Any]]:
-    """Each group's grafts into the base, in logits."""
-    frame = of_the_base(frame)
-    return [
-        [
-            GROUPS.get(row["group"], row["group"]),
-            QUANTITIES.get(row["quantity"], row["quantity"]),
-            f"{row['n_parameters']:,}",
-            interval_at(row, "improvement"),
-            interval_at(row, "share"),
-        ]
-        for row in frame.iter_rows(named=True)
     ]
 
 

@@ -16,7 +16,6 @@ from circuitlapse.report.pages.rows import (
     behaviour_rows,
     change_rows,
     faithfulness_rows,
-    graft_rows,
     invariance_rows,
     overlap_rows,
     placebo_rows,
@@ -82,7 +81,6 @@ def _of_seed(records: RunRecords, row: tuple[int, int], shared: list[str]) -> di
         "seeds": f"{row[0]}.{row[1]}",
         "overlap_rows": overlap_rows(records, chosen),
         "head_changes_rows": change_rows(records.tables["head_changes"].filter(chosen)),
-        "graft_rows": graft_rows(records.tables["grafts"].filter(seed)),
         "faithfulness_rows": faithfulness_rows(records.tables["faithfulness"].filter(chosen)),
     }
 

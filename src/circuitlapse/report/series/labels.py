@@ -1,17 +1,8 @@
 """Names of things on the page, signs of categories, and a short glossary with sources."""
 
 from circuitlapse.graph import place_of
-from circuitlapse.records.documents import Group
 
 TASKS = {"ioi2": "2-name IOI", "ioi3": "3-name IOI"}
-
-GROUPS: dict[Group, str] = {
-    "old_heads": "old-task heads",
-    "recruited_heads": "recruited heads",
-    "other_heads": "other heads",
-    "mlps": "MLPs",
-    "shared": "shared parameters",
-}
 
 # A sign for the map's cells, and what it means.
 CATEGORIES = {
@@ -22,12 +13,6 @@ CATEGORIES = {
     "recruited": ("+", "not used by the base, used after fine-tuning"),
     "retired": ("\u00d7", "used by the base, not after fine-tuning"),
     "unused": ("", "not used by the base; no new use beyond noise and placebo"),
-}
-
-QUANTITIES = {
-    "add_one_in": "Add-one-in: the group alone",
-    "leave_one_out": "Leave-one-out: loss without it",
-    "shapley": "Shapley: mean over all orders",
 }
 
 MEASURES = {
@@ -118,11 +103,10 @@ DEFINITIONS: list[tuple[str, str, str]] = [
         "Mueller et al. 2025",
     ),
     (
-        "Overlap, noise ceiling, permutation null",
-        "Similarity of two vectors of importances. The ceiling is the similarity of two disjoint "
-        "halves of the prompts on the same model and task. The null is the similarity of nodes "
-        "when head labels are permuted within each layer. Compare an overlap with both.",
-        "Nili et al. 2014; Phipson and Smyth 2010",
+        "Overlap, permutation null",
+        "Similarity of two vectors of importances. The null is the similarity of nodes when head "
+        "labels are permuted within each layer. Compare an overlap with it.",
+        "Phipson and Smyth 2010",
     ),
     (
         "Change category",

@@ -17,9 +17,7 @@ from circuitlapse.report.series.drawing import drawings
 from circuitlapse.report.series.grid import Grid, grid_of, numbers, short, triple
 from circuitlapse.report.series.labels import (
     CATEGORIES,
-    GROUPS,
     MEASURES,
-    QUANTITIES,
     SPLITS,
     node_label,
     side_label,
@@ -44,8 +42,6 @@ def payload(records: RunRecords) -> dict[str, Any]:
     found |= {
         "names": {
             "head_changes": CATEGORIES,
-            "groups": GROUPS,
-            "quantities": QUANTITIES,
             "measures": MEASURES,
             "splits": SPLITS,
         },
@@ -56,7 +52,6 @@ def payload(records: RunRecords) -> dict[str, Any]:
             for key, part in grid.series(tables["invariance"], "task", "check")
         },
         **_overlaps(tables["overlap"], grid, records),
-        "grafts": list(_grafts(tables["grafts"], grid)),
         **over_time(records, grid, nodes),
         "recipes": recipes(records),
         "evidence": evidence(tables, grid),
@@ -196,7 +191,6 @@ def _overlap(frame: pl.DataFrame, grid: Grid, records: RunRecords) -> Iterator[d
             "right": side_label(row["right"], tasks.old, tasks.new),
             "measure": row["measure"],
             "value": triple(row, "value"),
-            "ceiling": short(row["ceiling"]),
             "null": [short(row[f"null_{part}"]) for part in ("mean", "low", "high")],
             "p": short(row["p_value"]),
             **({"not_reported": row["not_reported"]} if row["not_reported"] else {}),
@@ -217,22 +211,3 @@ def _head_changes(frame: pl.DataFrame, grid: Grid) -> dict[str, list[dict[str, A
         ]
         for key, part in grid.series(last, "counterfactual")
     }
-
-
-def of_the_base(frame: pl.DataFrame) -> pl.DataFrame:
-    """Return the grafts of whole groups into the base at the last step."""
-    whole = (pl.col("origin") == "base") & (pl.col("part") == "whole")
-    return frame.filter(whole & (pl.col("step") == pl.col("step").max()))
-
-
-def _grafts(frame: pl.DataFrame, grid: Grid) -> Iterator[dict[str, Any]]:
-    for run, row in grid.rows(frame):
-        yield {
-            **{name: row[name] for name in ("step", "origin", "group", "part", "quantity")},
-            "run": run,
-            "parameters": row["n_parameters"],
-            "heads": row["heads"],
-            "improvement": triple(row, "improvement"),
-            "share": None if row["share"] is None else triple(row, "share"),
-            "null": [short(row[name]) for name in ("null_mean", "null_min", "null_max", "p_value")],
-        }
