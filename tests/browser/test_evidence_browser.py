@@ -14,13 +14,11 @@ from circuitlapse.records.calibration import released
 from circuitlapse.report.pages.page import render_report
 from circuitlapse.report.series import checkpoint_details
 from circuitlapse.report.series.run_records import read_run
-from report_synthetic import HEADS, LAYERS, write_run
+from report_synthetic import write_run
 from synthetic_evidence import with_evidence
 
 TABLES = (
-    "output_scales",
-    "mediation",
-    "crosspatch",
+    "weights",
     "dynamics",
     "elicitable",
     "training",
@@ -32,9 +30,6 @@ CHARTS = (
     "overlap-compared",
     "changes-chart",
     "roles-chart",
-    "graft-chart",
-    "graft-part-chart",
-    "rescaled-chart",
 )
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -85,13 +80,8 @@ def test_every_table_is_drawn(opened, page_path):
     for chart in CHARTS:
         assert page.locator(f"#{chart} svg").count(), chart
         assert page.locator(f"#{chart}").is_visible(), chart
-    assert page.locator("#chart-mediation circle").count() == 2 * 5
-    assert page.locator("#chart-mediation .null").count() == 3  # there are no random groups of none
-    assert page.locator("#chart-crosspatch circle").count() == 2 * 3 * 7
-    assert page.locator("#chart-output_scales rect").count() == LAYERS * (HEADS + 1)
+    assert page.locator("#chart-weights circle").count() == 2 * 7
     assert page.locator("#overlap-compared .point").count() == 2 * 2 * 3
-    assert page.locator("#graft-part-chart circle").count() == 2 * 3 * 3
-    assert "rescaled base (elicited)" in page.text_content("#rescaled-chart")
     assert "overfit" not in page.text_content(
         "#chart-training"
     )  # the first 32 steps had no warning
@@ -137,7 +127,6 @@ def test_a_change_is_marked_under_the_curves_and_pins_its_head(opened, page_path
     told = page.inner_text("#head-tables")
     assert "queries from" in told
     assert "90 % of the change is reached at step" in told
-    assert "Its output scale in the rescaled base is" in told
 
 
 def test_the_numbers_of_each_table_download(opened, page_path):
@@ -146,9 +135,6 @@ def test_the_numbers_of_each_table_download(opened, page_path):
         *TABLES,
         "roles",
         "head changes over time",
-        "grafts",
-        "graft parts",
-        "rescaled grafts",
         "overlap over time",
         "overlap compared",
     )
@@ -161,16 +147,9 @@ def test_the_numbers_of_each_table_download(opened, page_path):
         assert rows, name
         assert "finetune_seed" in rows[0], name
     with page.expect_download() as download:
-        page.click("[aria-label='Download mediation as CSV']")
+        page.click("[aria-label='Download weights as CSV']")
     row = next(csv.DictReader(Path(download.value.path()).read_text().splitlines()))
-    assert {
-        "group",
-        "improvement",
-        "improvement_low",
-        "null_max",
-        "p_value",
-        "share_high",
-    } <= row.keys()
+    assert {"part", "n_parameters", "put_back", "put_back_low", "grafted_high"} <= row.keys()
 
 
 def test_every_chart_has_its_downloads_and_tables_their_numbers(opened, page_path):
@@ -195,13 +174,6 @@ def test_the_calibration_downloads(opened, page_path):
     tallies = [*released().tallies(), released().total()]
     assert [int(row["right"]) for row in rows] == [each.right for each in tallies]
     assert [row["mechanism"] for row in rows] == [each.says for each in tallies]
-
-
-def test_parts_of_groups_are_drawn_where_they_were_grafted(opened, page_path):
-    page = opened("step=8", path=page_path)
-    page.select_option("#seed", "1")
-    assert page.text_content("#graft-step") == "8"
-    assert page.locator("#graft-part-chart circle").count() == 2 * 3 * 3
 
 
 def test_nothing_is_offered_where_nothing_is_drawn(opened, page_path):

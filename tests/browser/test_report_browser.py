@@ -23,7 +23,6 @@ CHARTS = (
     "lens-chart",
     "patching-chart",
     "overlap-chart",
-    "graft-chart",
     "faithfulness-chart",
     "invariance-chart",
     "legend",
@@ -179,12 +178,6 @@ def test_a_pinned_head_shows_its_attention_and_the_bases(opened):
     assert moved == base
     assert "copy score" in page.text_content("#profile-chart")
     assert page.locator("#edges-in tr").count() >= 1
-
-
-def test_a_pinned_heads_page_says_that_the_graft_is_its_groups(opened):
-    told = opened("step=16&head=2.3").inner_text("#head-tables")
-    assert "Graft of its whole group (old-task heads), in logits of improvement: add-one-in" in told
-    assert "Graft of its whole group (MLPs)" in opened("head=m1").inner_text("#head-tables")
 
 
 def test_between_the_ends_patterns_and_patches_are_those_of_the_last_checkpoint(opened):
