@@ -410,9 +410,9 @@ def _verdict(last: int, gained: bool) -> Verdict:
                     where={"step": last, "measure": "pearson", "unit": "nodes"},
                 ),
                 Evidence(
-                    statement="The answer depends on the old-task heads.",
-                    table="carriers",
-                    where={"heads": "old"},
+                    statement="Head 1.0 was strengthened.",
+                    table="head_changes",
+                    where={"step": last, "node": "a1.h0"},
                 ),
                 Evidence(
                     statement="Head 2.3 was recruited.",

@@ -28,14 +28,14 @@ COLUMNS = {
     "fate": "category",
     "flipped": "sign_changed",
     "flipped_in": "seeds_with_sign_change",
-    "gain": "improvement",
+    "gain": "",
     "reached": "step_of_90",
     "refused": "not_reported",
     "size": "mean_abs_effect",
     "still_uses": "used_in_tuned",
     "uncorrected": "",
     "used_from": "threshold",
-    "way": "direction",
+    "way": "",
     "with_behaviour": "behaviour_correlation",
 }
 KEYS = {
