@@ -11,6 +11,7 @@ import polars as pl
 from circuitlapse.analyses.registry import BY_NAME
 from circuitlapse.config.experiment import Experiment
 from circuitlapse.config.finetune import ONLY
+from circuitlapse.heads.in_words import heads_in_words
 from circuitlapse.records.calibration import released
 from circuitlapse.report.pages.rows import (
     behaviour_rows,
@@ -20,6 +21,7 @@ from circuitlapse.report.pages.rows import (
     overlap_rows,
     placebo_rows,
 )
+from circuitlapse.report.series.answer import bits, carried
 from circuitlapse.report.series.checkpoint_details import role_rows
 from circuitlapse.report.series.counts import counts
 from circuitlapse.report.series.labels import (
@@ -49,6 +51,9 @@ def view(records: RunRecords) -> dict[str, Any]:
         "evidence": _claims(records),
         "checks": _checks(records),
         "carriers_link": _link("carriers", {}),
+        "bits": bits(records.tables["bits"]),
+        "carried": carried(records.tables["carriers"]),
+        "heads_in_words": _heads_in_words(records),
         "setting": _setting(records),
         **numbers,
         "seeds": seeds.height,
@@ -71,6 +76,21 @@ def view(records: RunRecords) -> dict[str, Any]:
         "provenance": records.provenance,
         "seconds": sum(records.provenance.seconds.values()),
     }
+
+
+def _heads_in_words(records: RunRecords) -> list[str]:
+    """The heads that matter most, of the first fine-tune under the first counterfactual type."""
+    experiment = records.experiment
+    family, seed = experiment.measure.counterfactuals[0], experiment.training_runs()[0].seed
+    changes = records.tables["head_changes"].filter(
+        pl.col("counterfactual") == family, pl.col("finetune_seed") == seed
+    )
+    last = experiment.steps()[-1]
+    readings = records.tables["readings"].filter(
+        pl.col("finetune_seed") == seed, pl.col("step").is_in([0, last])
+    )
+    tasks = experiment.tasks.old, experiment.tasks.new
+    return heads_in_words(changes.to_dicts(), readings.to_dicts(), tasks, last)
 
 
 def _of_seed(records: RunRecords, row: tuple[int, int], shared: list[str]) -> dict[str, Any]:
