@@ -1,16 +1,15 @@
 """Columns of tables: names, types and meaning. An interval is flattened here, and nowhere else."""
 
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import polars as pl
 
 from circuitlapse.stats.intervals import Estimate
-from circuitlapse.stats.random_baseline import RandomBaseline
 
 Row = dict[str, Any]
-Kind = Literal["text", "integer", "real", "flag", "numbers", "interval", "random"]
+Kind = Literal["text", "integer", "real", "flag", "numbers", "interval"]
 _TYPES: Mapping[Kind, Any] = {
     "text": pl.String,
     "integer": pl.Int64,
@@ -18,17 +17,15 @@ _TYPES: Mapping[Kind, Any] = {
     "flag": pl.Boolean,
     "numbers": pl.List(pl.Float64),
 }
-_RANDOM = ("n_random", "null_mean", "null_min", "null_max", "p_value")
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table; an interval is three columns, a random baseline five.
+    """A column of a table; an interval is three columns.
 
     Attributes:
         name: As in the table.
         kind: ``interval``: an ``Estimate`` or None, in columns ``x``, ``x_low`` and ``x_high``.
-            ``random``: a ``RandomBaseline`` or None.
         meaning: One phrase, with the unit.
     """
 
@@ -41,29 +38,22 @@ class Column:
         """The columns of the file, with their types."""
         if self.kind == "interval":
             return dict.fromkeys((self.name, f"{self.name}_low", f"{self.name}_high"), pl.Float64)
-        if self.kind == "random":
-            return dict.fromkeys(_RANDOM, pl.Float64) | {"n_random": pl.Int64}
         return {self.name: _TYPES[self.kind]}
 
     def flat(self, value: Any) -> dict[str, Any]:
         """The value of a row in the columns of the file."""
-        if self.kind not in ("interval", "random"):
+        if self.kind != "interval":
             return {self.name: value}
         if value is None:
             return dict.fromkeys(self.schema)
-        if self.kind == "interval":
-            if isinstance(value, float):  # no interval is known
-                return dict.fromkeys(self.schema) | {self.name: value}
-            return value.columns(self.name)
-        return dict(zip(_RANDOM, astuple(value), strict=True))
+        if isinstance(value, float):  # no interval is known
+            return dict.fromkeys(self.schema) | {self.name: value}
+        return value.columns(self.name)
 
     def whole(self, row: Row) -> Any:
         """The value of a row whose columns are those of the file."""
         if self.kind == "interval":
             return Estimate.of(row, self.name)
-        if self.kind == "random":
-            found = [row[name] for name in _RANDOM]
-            return None if found[0] is None else RandomBaseline(*found)
         return row[self.name]
 
 
@@ -108,4 +98,3 @@ TASK = text("task", "the task")
 COUNTERFACTUAL = text("counterfactual", "a counterfactual type, or one of its variants")
 NODE = text("node", "a head (`a1.h3`) or an MLP (`m1`)")
 PLACE = (integer("layer", "counts from 0"), integer("head", "counts from 0; -1 for an MLP"))
-RANDOM = Column("random", "random")

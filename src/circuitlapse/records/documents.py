@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from math import inf, isinf
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -22,8 +22,6 @@ Label = Literal[
 ]
 How = Literal["", "new_heads", "in_place"]
 Carrier = Literal["", "own_change", "idle_heads", "spread_out"]
-Group = Literal["old_heads", "recruited_heads", "other_heads", "mlps", "shared"]
-GROUPS: tuple[Group, ...] = get_args(Group)
 
 
 class _Document(BaseModel):

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from circuitlapse.graph import GraphShape, head_name
-from circuitlapse.stats.random_baseline import head_mask
+from circuitlapse.errors import CircuitlapseError
+from circuitlapse.graph import GraphShape, head_name, head_of
+from circuitlapse.shapes import Bool
 
 GROUPS = 19
 """One of twenty with the tested one: a chance of .05 to be the largest."""
@@ -56,6 +57,25 @@ def compared(
             break
     ordered = tuple(head for head in graph.heads if head in heads)
     return Compared(ordered, tuple(found))
+
+
+def head_mask(graph: GraphShape, heads: Collection[str]) -> Bool[np.ndarray, "layers heads"]:
+    """Which heads of a model are in a group.
+
+    Raises:
+        CircuitlapseError: If the model has no such head.
+    """
+    mask = np.zeros((graph.n_layers, graph.n_heads), dtype=bool)
+    for name in heads:
+        place = head_of(name)
+        if place is None or name not in graph.nodes:
+            raise CircuitlapseError(
+                "the model has no such head",
+                got=name,
+                fix="Name heads like a0.h3: layer and head count from 0",
+            )
+        mask[place.layer, place.head] = True
+    return mask
 
 
 def _drawn(sizes: np.ndarray, free: np.ndarray, rng: np.random.Generator) -> tuple[str, ...]:

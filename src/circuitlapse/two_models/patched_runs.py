@@ -24,7 +24,7 @@ from circuitlapse.patching.partial_forward import (
 from circuitlapse.prompts.pairs import PromptPairs
 from circuitlapse.prompts.positions import token_positions
 from circuitlapse.shapes import Bool, Float
-from circuitlapse.stats.random_baseline import head_mask
+from circuitlapse.stats.apart_groups import head_mask
 from circuitlapse.two_models.hooked_forward import run_with_hooks
 
 EVERYWHERE = "everywhere"

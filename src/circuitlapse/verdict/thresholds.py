@@ -19,15 +19,5 @@ PLACEBO_LARGEST_SHARE = 0.2
 
 # Ten percentage points of accuracy: less is no ability.
 SMALLEST_ACCURACY_GAIN = 0.1
-# More than all others together.
-MAJORITY = 0.5
-# An interval wider than this cannot tell a quarter from a half; "mixed" needs to.
-TIGHT = 0.25
-# One of twenty random groups may do as well by chance.
-LARGEST_P = 0.05
-# Random groups overlap with the group compared with them, since it may hold half of all heads,
-# and one of them may hold by chance what matters in it. With 39, one of them may reach the group
-# within that p; with the 20 that are the fewest, none.
-JUDGED_GROUPS = 39
 # Fewest seeds for a bootstrap over seeds: with four, one resample in 64 is a single seed repeated.
 POOLED_SEEDS = 5
