@@ -132,10 +132,16 @@ def test_models_that_cannot_be_divided_are_refused():
     hf.transformer.h[0].extra = torch.nn.Linear(2, 2)
     with pytest.raises(CircuitlapseError, match=r"no known component.*h\.0\.extra\.weight"):
         component_pieces(hf)
-    sizes = {"hidden_size": 8, "ffn_dim": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
-    other = OPTForCausalLM(OPTConfig(vocab_size=9, word_embed_proj_dim=8, **sizes))
+    config = OPTConfig(
+        vocab_size=9,
+        hidden_size=8,
+        ffn_dim=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        word_embed_proj_dim=8,
+    )
     with pytest.raises(CircuitlapseError, match=r"cannot be divided.*'opt'.*gpt2"):
-        component_pieces(other)
+        component_pieces(OPTForCausalLM(config))
 
 
 @pytest.mark.parametrize("tied", [True, False])
