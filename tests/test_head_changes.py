@@ -94,11 +94,11 @@ PLANTED = {
 
 def test_planted_changes_are_found():
     result = head_changes(effects(list(PLANTED.values())), threshold=0.5)
-    assert [row.category for row in result.rows] == list(PLANTED)
-    assert result.old_heads == ("a0.h1", "a0.h2", "a0.h3", "a1.h0", "a1.h2")
-    assert result.recruited_heads == ("a1.h1",)
-    assert result.still_used == ("a0.h1", "a0.h2", "a0.h3")
-    assert result.threshold == 0.5
+    assert [row.category for row in result] == list(PLANTED)
+    old = ["a0.h1", "a0.h2", "a0.h3", "a1.h0", "a1.h2"]
+    assert [row.node for row in result if row.used_in_base] == old
+    assert [row.node for row in result if row.used_in_tuned] == old[:3]
+    assert {row.threshold for row in result} == {0.5}
 
 
 def test_a_change_counts_only_beyond_what_the_placebo_did():
@@ -109,7 +109,7 @@ def test_a_change_counts_only_beyond_what_the_placebo_did():
         (0, 0, 0, 1, 0, 1.5),
         (0, 0, 0, 1, 1.5, 0),
     ]
-    changes = [row.category for row in head_changes(effects(columns), threshold=0.5).rows]
+    changes = [row.category for row in head_changes(effects(columns), threshold=0.5)]
     assert changes == ["strengthened", "kept", "kept", "unused", "recruited"]
 
 
@@ -118,26 +118,26 @@ def test_without_a_placebo_changes_are_compared_with_zero():
     result = head_changes(
         replace(effects(columns), placebo_old=None, placebo_new=None), threshold=0.5
     )
-    assert [row.category for row in result.rows] == ["strengthened", "kept"]
-    assert result.rows[0].placebo_old is None
+    assert [row.category for row in result] == ["strengthened", "kept"]
+    assert result[0].placebo_old is None
 
 
 def test_a_change_below_the_threshold_does_not_count_however_certain():
     columns = [(2, 0, 2.4, 0, 2, 0), (0.45, 0, 0.55, 0, 0.45, 0)]
     result = head_changes(effects(columns, noise=0.01), threshold=0.5)
-    assert [row.category for row in result.rows] == ["kept", "unused"]
+    assert [row.category for row in result] == ["kept", "unused"]
 
 
 def test_a_large_but_uncertain_effect_is_no_use():
     uncertain = np.array([[22.0], [-18.0]] * 4)
     flat = np.zeros_like(uncertain)
     given = HeadEffects(["a0.h0"], uncertain, flat, uncertain, flat, uncertain)
-    assert head_changes(given, threshold=0.5).rows[0].category == "unused"
+    assert head_changes(given, threshold=0.5)[0].category == "unused"
 
 
 def test_a_negative_head_is_used_and_can_change_its_sign():
     columns = [(-2, 0, -2, 0, -2, 0), (-2, 0, 2, 0, -2, 0), (-2, 0, -4, 0, -2, 0)]
-    changes = [row.category for row in head_changes(effects(columns), threshold=0.5).rows]
+    changes = [row.category for row in head_changes(effects(columns), threshold=0.5)]
     assert changes == ["kept", "repurposed", "strengthened"]
 
 
@@ -151,7 +151,7 @@ def test_more_heads_ask_for_more_certainty():
         old = np.tile(column, (1, n_heads))
         flat = np.zeros_like(old)
         names = [f"a0.h{i}" for i in range(n_heads)]
-        return head_changes(HeadEffects(names, old, flat, old, flat, old), 0.5).rows[0].category
+        return head_changes(HeadEffects(names, old, flat, old, flat, old), 0.5)[0].category
 
     assert category(1) == "kept"
     assert category(40) == "unused"
@@ -166,19 +166,19 @@ def test_more_heads_ask_for_more_certainty():
 )
 def test_every_head_gets_exactly_one_category(columns, noise, seed):
     result = head_changes(effects(columns, prompts=10, noise=noise, seed=seed), threshold=0.5)
-    assert len(result.rows) == len(columns)
-    assert all(row.category in CATEGORIES for row in result.rows)
-    assert not set(result.old_heads) & set(result.recruited_heads)
+    assert len(result) == len(columns)
+    assert all(row.category in CATEGORIES for row in result)
+    assert not any(row.used_in_base for row in result if row.category == "recruited")
 
 
 def test_identical_models_change_nothing():
     planted = effects(list(PLANTED.values()))
     same = replace(planted, tuned_old=planted.base_old, tuned_new=planted.base_new)
-    assert {row.category for row in head_changes(same, 0.5).rows} <= {"unused", "kept"}
+    assert {row.category for row in head_changes(same, 0.5)} <= {"unused", "kept"}
 
 
 def test_rows_have_the_tables_columns_and_95_percent_intervals():
-    row = head_changes(effects([(2, 0, 2, 0, 2, 0)]), threshold=0.5).rows[0]
+    row = head_changes(effects([(2, 0, 2, 0, 2, 0)]), threshold=0.5)[0]
     names = {"base_seed", "recipe", "finetune_seed", "step", "counterfactual", "since"}
     assert set(vars(row)) | names == {column.name for column in HEAD_CHANGES.columns}
     assert (row.node, row.layer, row.head) == ("a0.h0", 0, 0)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from circuitlapse.analyses.analysis import Analysis
 from circuitlapse.analyses.registry import ANALYSES
-from circuitlapse.records.columns import RANDOM, TRAINING_RUN
+from circuitlapse.records.columns import TRAINING_RUN
 
 PAGE = Path(__file__).with_name("tables.md")
 MARK = "<!-- The rest is written by make_tables.py. -->\n"
@@ -18,11 +18,9 @@ def section(analysis: Analysis) -> Iterator[str]:
     yield f"\n## `{analysis.name}`\n\n{textwrap.fill(analysis.about, 119)}\n\n"
     yield "| column | type | meaning |\n|---|---|---|\n"
     for column in analysis.columns:
-        if column not in (*TRAINING_RUN, RANDOM):
+        if column not in TRAINING_RUN:
             kind = _TYPES.get(column.kind, column.kind)
             yield f"| `{column.name}` | {kind} | {column.meaning} |\n"
-    if RANDOM in analysis.columns:
-        yield "\nThe table has the columns of [random groups](#what-all-tables-share).\n"
 
 
 def page(text: str) -> str:

@@ -12,7 +12,7 @@ from circuitlapse.analyses.dynamics import dated, exact_steps
 from circuitlapse.analyses.roles import RolesOf
 from circuitlapse.config.finetune import TrainingRun
 from circuitlapse.errors import CircuitlapseError
-from circuitlapse.heads.head_changes import HeadChanges, HeadEffects, head_changes, used_threshold
+from circuitlapse.heads.head_changes import HeadChange, HeadEffects, head_changes, used_threshold
 from circuitlapse.records.columns import (
     COUNTERFACTUAL,
     NODE,
@@ -34,7 +34,7 @@ def changes_of(
     family: str,
     step: int,
     role_changed: Collection[str] = (),
-) -> HeadChanges | None:
+) -> list[HeadChange] | None:
     """Decide every head's category from its effects on the test prompts, base and checkpoint.
 
     Returns:
@@ -72,12 +72,6 @@ def changes_of(
     return head_changes(measured, threshold, role_changed)
 
 
-def last_changes(scores: RunData, training_run: TrainingRun, family: str) -> HeadChanges | None:
-    """What became of every head by the last step."""
-    roles = RolesOf(scores, training_run, scores.tasks[0])
-    return changes_of(scores, training_run, family, scores.last, roles.changed(scores.last))
-
-
 def change_rows(scores: RunData) -> list[Row]:
     """Rows of the table ``head_changes``, at every step; none if the base fails at the old task."""
     rows: list[Row] = []
@@ -94,7 +88,7 @@ def change_rows(scores: RunData) -> list[Row]:
             of_family = (
                 {**names, "step": step, **vars(row)}
                 for step, changes in found.items()
-                for row in (changes.rows if changes else [])
+                for row in changes or []
             )
             rows += dated(of_family, "category")
     return rows

@@ -123,29 +123,6 @@ class HeadChange:
     placebo_new: Estimate | None = None
 
 
-@dataclass(frozen=True)
-class HeadChanges:
-    """Every head's category, with the smallest effect that counts as use, in logits."""
-
-    rows: list[HeadChange]
-    threshold: float
-
-    @property
-    def old_heads(self) -> tuple[str, ...]:
-        """Heads that the base uses on the old task."""
-        return tuple(row.node for row in self.rows if row.used_in_base)
-
-    @property
-    def recruited_heads(self) -> tuple[str, ...]:
-        """Heads of the category ``recruited``; never among ``old_heads``."""
-        return tuple(row.node for row in self.rows if row.category == "recruited")
-
-    @property
-    def still_used(self) -> tuple[str, ...]:
-        """Those of ``old_heads`` that the tuned model uses on the old task."""
-        return tuple(row.node for row in self.rows if row.used_in_tuned)
-
-
 def used_threshold(old_difference: Float[np.ndarray, " prompts"]) -> float:
     """Smallest effect that counts as use, in logits: ``USED_FRACTION`` of the old task's.
 
@@ -168,7 +145,7 @@ def used_threshold(old_difference: Float[np.ndarray, " prompts"]) -> float:
 
 def head_changes(
     effects: HeadEffects, threshold: float, role_changed: Collection[str] = ()
-) -> HeadChanges:
+) -> list[HeadChange]:
     """Decide every head's category by the table above.
 
     Raises:
@@ -207,7 +184,7 @@ def head_changes(
                 **{condition: intervals[column] for condition, intervals in shown.items()},
             )
         )
-    return HeadChanges(rows, threshold)
+    return rows
 
 
 def category_of(old: Course, new: Course, role_changed: bool = False) -> Category:
@@ -227,12 +204,21 @@ def category_of(old: Course, new: Course, role_changed: bool = False) -> Categor
     return "weakened" if down else "kept"
 
 
-def used(
-    effects: Float[np.ndarray, "prompts heads"], threshold: float, confidence: float
-) -> Bool[np.ndarray, " heads"]:
-    """Whether each head's mean effect excludes zero and reaches the threshold, ``[heads]``."""
-    means = mean_intervals(effects, confidence)
-    return means.excludes_zero & (np.abs(means.value) >= threshold)
+def course_of(before: bool, after: bool, changed: bool, base: float, tuned: float) -> Course:
+    """Look up a head's course on one task.
+
+    ``before`` and ``after`` say whether base and tuned model use it; ``base`` and ``tuned`` are its
+    mean effects.
+    """
+    if not before:
+        return "gained" if after and changed else "idle"
+    if not changed:
+        return "steady"
+    if not after:
+        return "lost"
+    if (base > 0) != (tuned > 0):
+        return "sign_changed"
+    return "grew" if abs(tuned) > abs(base) else "shrank"
 
 
 def _courses(
@@ -253,7 +239,7 @@ def _courses(
         change.excludes_zero, np.minimum(np.abs(change.low), np.abs(change.high)), 0.0
     )
     changed = (nearest > moved) & (np.abs(change.value) >= threshold)
-    before, after = used(base, threshold, confidence), used(tuned, threshold, confidence)
+    before, after = _used(base, threshold, confidence), _used(tuned, threshold, confidence)
     old_mean, new_mean = base.mean(axis=0), tuned.mean(axis=0)
     courses: list[Course] = [
         course_of(bool(b), bool(a), bool(c), float(x), float(y))
@@ -262,18 +248,9 @@ def _courses(
     return courses, list(zip(before.tolist(), after.tolist(), strict=True))
 
 
-def course_of(before: bool, after: bool, changed: bool, base: float, tuned: float) -> Course:
-    """Look up a head's course on one task.
-
-    ``before`` and ``after`` say whether base and tuned model use it; ``base`` and ``tuned`` are its
-    mean effects.
-    """
-    if not before:
-        return "gained" if after and changed else "idle"
-    if not changed:
-        return "steady"
-    if not after:
-        return "lost"
-    if (base > 0) != (tuned > 0):
-        return "sign_changed"
-    return "grew" if abs(tuned) > abs(base) else "shrank"
+def _used(
+    effects: Float[np.ndarray, "prompts heads"], threshold: float, confidence: float
+) -> Bool[np.ndarray, " heads"]:
+    """Whether each head's mean effect excludes zero and reaches the threshold, ``[heads]``."""
+    means = mean_intervals(effects, confidence)
+    return means.excludes_zero & (np.abs(means.value) >= threshold)

@@ -44,9 +44,7 @@ class Column:
         """The value of a row in the columns of the file."""
         if self.kind != "interval":
             return {self.name: value}
-        if value is None:
-            return dict.fromkeys(self.schema)
-        if isinstance(value, float):  # no interval is known
+        if value is None or isinstance(value, float):  # no interval is known
             return dict.fromkeys(self.schema) | {self.name: value}
         return value.columns(self.name)
 

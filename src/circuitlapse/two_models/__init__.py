@@ -1,1 +1,1 @@
-"""What does one model's part do in the other? Grafts, output scales, mediation and patches."""
+"""What does a part of one model do in the other? Patches from another run, and weights."""

@@ -5,22 +5,19 @@ the same architecture on the same prompt (cross-model activation patching, media
 output is its mixed values times its rows of W_O, without the bias that all heads share.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from circuitlapse.models.engine.behaviour import behaviours
-from circuitlapse.models.engine.context import Context
 from circuitlapse.models.engine.model import Model
 from circuitlapse.models.engine.shared_prefix import Suffixes, each_batch, logit_direction
 from circuitlapse.patching.partial_forward import floats_per_token
 from circuitlapse.prompts.answer_value import answer_values
 from circuitlapse.prompts.metrics import Metric
 from circuitlapse.prompts.pairs import PromptPairs
-from circuitlapse.records.answers import Behaviour
 from circuitlapse.shapes import Float
 from circuitlapse.two_models.hooked_forward import check_same_architecture
 from circuitlapse.two_models.patched_runs import Chosen, Patch, PatchedRuns
@@ -77,33 +74,6 @@ def from_model(
     """
     check_same_architecture(other, model)
     return _values(model, other, pairs, patches, batch_size)
-
-
-def behaviours_from_model(
-    model: Model,
-    other: Model,
-    pairs: PromptPairs,
-    patches: Sequence[Patch],
-    batch_size: int | None = None,
-    *,
-    own_weights: bool = False,
-) -> list[Behaviour]:
-    """Return the answers with each patch of :func:`from_model`.
-
-    With ``own_weights`` the other model's mixed values pass through the patched model's own W_O.
-    """
-    check_same_architecture(other, model)
-    ours, theirs = model.decoder, other.decoder
-    chosen = [Chosen.of(model.graph, patch) for patch in patches]
-    through = ours if own_weights else theirs
-
-    def runs(batch: PromptPairs, context: Context) -> Iterator[Tensor]:
-        inputs = ours.embed(batch.clean), theirs.embed(batch.clean)
-        patched = PatchedRuns.of(ours, theirs, inputs, context, batch, chosen, through)
-        for finals in patched.finals(chosen):
-            yield from finals
-
-    return behaviours(model, pairs, runs, batch_size, kept=5 * ours.n_layers * ours.d_model)
 
 
 @torch.no_grad()

@@ -95,7 +95,7 @@ class PatchedRuns:
     """Patched runs of one batch, after its own run and the other one."""
 
     decoder: Decoder
-    through: Decoder  # whose W_O the other run's mixed values pass through
+    source: Decoder  # of the other run
     own: Sequence[Step]
     final: Float[Tensor, "batch reads d_model"]
     other: Sequence[Step]
@@ -112,19 +112,14 @@ class PatchedRuns:
         context: Context,
         pairs: PromptPairs,
         chosen: Sequence[Chosen],
-        through: Decoder | None = None,
     ) -> "PatchedRuns":
-        """Run the embedded prompts of the decoder and those of the source.
-
-        The source's mixed values pass through its own W_O, or through another decoder's.
-        """
+        """Run the embedded prompts of the decoder and those of the source."""
         needs = ("z", "mlp_out") if any(bool(each.mlps.any()) for each in chosen) else ("z",)
         named = any(each.patch.position != EVERYWHERE for each in chosen)
         kept = ("resid_pre", "k", "v") if named else ("resid_pre",)
         other, other_final = trace_parts(source, inputs[1], context, needs)
         own, final = trace_parts(decoder, inputs[0], context, kept)
-        through = source if through is None else through
-        return cls(decoder, through, own, final, other, other_final, context, pairs)
+        return cls(decoder, source, own, final, other, other_final, context, pairs)
 
     def finals(
         self, chosen: Sequence[Chosen]
@@ -171,7 +166,7 @@ class _Hooks:
 
     def attention(self, layer: int, z: Tensor) -> Tensor:
         """Return the attention output, given the mixed values of all patches, one after another."""
-        decoder, source = self.runs.decoder, self.runs.through
+        decoder, source = self.runs.decoder, self.runs.source
         if not any(bool(each.heads[layer].any()) for each in self.few):
             return decoder.attention_out(layer, z)
         ours, theirs = z.unflatten(0, (len(self.few), -1)), self._theirs(layer, "z")
@@ -204,7 +199,7 @@ class _Hooks:
     ) -> Float[Tensor, "some_batch queries d_model"]:
         """The part of the outputs' difference that lies in the patches' directions."""
         space = self._directions(layer).to(ours)
-        W, W_theirs = (each.attention[layer].W_O for each in (self.runs.decoder, self.runs.through))
+        W, W_theirs = (each.attention[layer].W_O for each in (self.runs.decoder, self.runs.source))
         gap = torch.einsum("bqhd,ghdr->gbqhr", theirs, W_theirs @ space)
         gap = gap - torch.einsum("gbqhd,ghdr->gbqhr", ours, W @ space)
         change = torch.einsum("gbqhr,ghmr->gbqm", gap, space)

@@ -115,12 +115,11 @@ DEFINITIONS: list[tuple[str, str, str]] = [
         "",
     ),
     (
-        "Graft",
-        "The fine-tuned weights of one group of components in the base (add-one-in), or the base "
-        "weights of one group in the fine-tuned model (leave-one-out). The Shapley share averages "
-        "a group\u2019s contribution over all orders, so that the shares add up to the "
-        "improvement.",
-        "Panigrahi et al. 2023; Shapley 1953",
+        "Weights put back, grafted",
+        "Put back: what the fine-tuned model loses with the base\u2019s weights of one group or "
+        "layer. Grafted: how much the base improves with the fine-tuned weights there. The parts "
+        "need not add up.",
+        "Panigrahi et al. 2023",
     ),
     (
         "Placebo",
