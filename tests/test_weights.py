@@ -57,8 +57,9 @@ def pairs():
 
 
 def effects(models, pairs, old=OLD, new=NEW):
+    base, tuned = models
     return {
-        each.part: each for each in weight_effects(*models, pairs, old_heads=old, new_heads=new)
+        each.part: each for each in weight_effects(base, tuned, pairs, old_heads=old, new_heads=new)
     }
 
 
