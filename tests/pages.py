@@ -18,7 +18,7 @@ PAGES = [
 WITH_RUN = [
     "README.md",
     "docs/explanation/labels.md",
-    "docs/how-to/read-a-report.md",
+    "docs/reading-a-report.md",
     "docs/how-to/read-activations.md",
     "docs/how-to/undetermined.md",
     "docs/reference/python.md",

@@ -48,6 +48,14 @@ def test_measures_lie_on_one_scale_with_marks_groups_and_the_control():
     assert row["control"] is None
 
 
+def test_without_the_control_late_writers_are_left_out_as_in_the_rule():
+    early = (8, "early", "same_directions", 0.7, 0.6, 0.8, None, None, "")
+    drawn, _ = lines(SAME, early)
+    assert drawn["in the same directions"]["text"] == "0.70 [0.60, 0.80]"
+    drawn, _ = lines(SAME, early, CONTROL)
+    assert drawn["in the same directions"]["text"] == "0.60 [0.50, 0.70]"
+
+
 def test_what_was_not_measured_is_said_and_has_no_dot():
     drawn, _ = lines(DEPENDENCE, NEW)
     assert drawn["new heads suffice"]["dots"] == []

@@ -65,8 +65,8 @@ def compare_models(
 ) -> Run:
     """Compare a base with its fine-tuned model, without checkpoints in between.
 
-    The run has two checkpoints: the base is step 0, the tuned model step 1. Without a placebo the
-    label is ``no_gain`` or ``undetermined``; the run has shares and all tables.
+    The run has two checkpoints: the base is step 0, the tuned model step 1. It has no placebo, and
+    the verdict's scope says so.
 
     Args:
         base: Directory or Hub name of the model before fine-tuning.

@@ -40,6 +40,8 @@ def carried(carriers: pl.DataFrame) -> dict[str, Any]:
     controls = [row for row in rows if row["heads"] == "relearned" and row["value"] is not None]
     shown = []
     for heads, measure, title, known in _MEASURES:
+        if measure == "same_directions" and not controls:
+            heads = "early"  # as the rule does without the control
         found = [row for row in rows if (row["heads"], row["measure"]) == (heads, measure)]
         shown.append((title, measure, known, found))
     ends = [
@@ -71,7 +73,13 @@ def carried(carriers: pl.DataFrame) -> dict[str, Any]:
         )
     height = 12 + len(lines) * LINE
     ticks = [(x(tick), f"{tick:g}") for tick in (0.0, 0.5, 1.0)]
-    return {"lines": lines, "ticks": ticks, "bottom": height, "height": height + 18}
+    return {
+        "lines": lines,
+        "ticks": ticks,
+        "bottom": height,
+        "height": height + 18,
+        "control": bool(controls),
+    }
 
 
 def _band(rows: Iterable[dict[str, Any]], x: Any) -> tuple[float, float] | None:
