@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from circuitlapse.heads.in_words import heads_in_words
-from circuitlapse.report.series import answer
+from circuitlapse.report.pages import answer
 
 CARRIERS = {
     "step": pl.Int64,

@@ -12,7 +12,14 @@ from circuitlapse.calibration.candidate import Workplace, make_one
 from circuitlapse.calibration.checks import CRITERIA, why_refused
 from circuitlapse.calibration.judge import answers
 from circuitlapse.calibration.mechanisms import RULES, NewTask
-from circuitlapse.calibration.rows import BASES, ROWS, Base, Candidate, candidate_of, candidates
+from circuitlapse.calibration.scored_rows import (
+    BASES,
+    ROWS,
+    Base,
+    Candidate,
+    candidate_of,
+    candidates,
+)
 from circuitlapse.calibration.settings import Settings
 from circuitlapse.cli.calibrate import print_calibration, write_page
 from circuitlapse.errors import CircuitlapseError

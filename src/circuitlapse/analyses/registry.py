@@ -5,7 +5,7 @@ from typing import Any
 
 from circuitlapse.analyses.analysis import Analysis
 from circuitlapse.analyses.behaviour import BEHAVIOUR, INVARIANCE, PLACEBO, SHORTCUTS
-from circuitlapse.analyses.carriers import BITS, CARRIERS
+from circuitlapse.analyses.carriers import BITS, CARRIERS, WEIGHTS
 from circuitlapse.analyses.circuits import EDGES, FAITHFULNESS, NODES
 from circuitlapse.analyses.dynamics import DYNAMICS
 from circuitlapse.analyses.fine_tunes import ELICITABLE, TRAINING
@@ -13,7 +13,6 @@ from circuitlapse.analyses.head_changes import HEAD_CHANGES
 from circuitlapse.analyses.overlap import OVERLAP
 from circuitlapse.analyses.readings import PATCHING, READINGS
 from circuitlapse.analyses.roles import ROLES
-from circuitlapse.analyses.weights import WEIGHTS
 
 # In the order of the verdict's sentences.
 ANALYSES: tuple[Analysis, ...] = (

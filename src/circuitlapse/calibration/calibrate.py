@@ -11,7 +11,7 @@ from pathlib import Path
 from circuitlapse import __version__
 from circuitlapse.calibration.candidate import Workplace
 from circuitlapse.calibration.judge import answers
-from circuitlapse.calibration.rows import BASES, EDITION, ROWS, Candidate, candidates, marks
+from circuitlapse.calibration.scored_rows import BASES, EDITION, ROWS, Candidate, candidates, marks
 from circuitlapse.calibration.settings import Settings
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.pipeline.job import Listener, Progress

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from circuitlapse.calibration.checks import why_refused
 from circuitlapse.calibration.judge import answers, judge, variants
 from circuitlapse.calibration.mechanisms import OLD, Made, Maker, NewTask, make
-from circuitlapse.calibration.rows import EDITION, Base, Candidate
+from circuitlapse.calibration.scored_rows import EDITION, Base, Candidate
 from circuitlapse.calibration.settings import Settings
 from circuitlapse.carriers.old_task_heads import HeadEffects, head_effects
 from circuitlapse.carriers.same_directions import relearned_control

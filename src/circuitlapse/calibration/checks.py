@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf, isfinite
 
-from circuitlapse.calibration.rows import Mechanism
+from circuitlapse.calibration.scored_rows import Mechanism
 
 
 @dataclass(frozen=True)

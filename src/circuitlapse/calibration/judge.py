@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from circuitlapse.calibration.mechanisms import OLD, Made, NewTask
-from circuitlapse.calibration.rows import Row
+from circuitlapse.calibration.scored_rows import Row
 from circuitlapse.calibration.settings import Settings
 from circuitlapse.carriers.measure_carriers import CarrierPrompts, carriers
 from circuitlapse.graph import head_of

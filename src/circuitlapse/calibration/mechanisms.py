@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 from transformers import TrainerCallback
 
-from circuitlapse.calibration.rows import Candidate, Mechanism
+from circuitlapse.calibration.scored_rows import Candidate, Mechanism
 from circuitlapse.calibration.settings import Settings
 from circuitlapse.calibration.training import HeadAdapters, Until, train
 from circuitlapse.config.finetune import Finetune
@@ -260,7 +260,7 @@ def _lock(parts: Callable[[Maker], Sequence[str]]) -> Callable[[Maker], Made]:
 
 
 def _one_layer(maker: Maker) -> Sequence[str]:
-    """All heads and the MLP of a layer, each layer but the first in turn."""
+    """All heads and the MLP of one layer; the layers take turns, except the lowest."""
     recipe = maker.candidate.base.recipe
     layer = 1 + maker.candidate.place % (recipe.layers - 1)
     return [*(head_name(layer, head) for head in range(recipe.heads)), mlp_name(layer)]

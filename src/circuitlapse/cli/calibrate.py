@@ -104,7 +104,7 @@ def make_organism(
     from circuitlapse.calibration.candidate import make_one
     from circuitlapse.calibration.checks import why_refused
     from circuitlapse.calibration.mechanisms import OLD, Made
-    from circuitlapse.calibration.rows import candidate_of
+    from circuitlapse.calibration.scored_rows import candidate_of
 
     if out.exists():
         raise CircuitlapseError(

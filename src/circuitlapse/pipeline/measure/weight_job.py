@@ -10,7 +10,7 @@ from circuitlapse.records import layout
 from circuitlapse.records.carriers import Carriers
 from circuitlapse.records.store import Store
 from circuitlapse.tasks.registry import get_task
-from circuitlapse.two_models.weights import WeightEffect, weight_effects
+from circuitlapse.two_models.exchanged_weights import WeightEffect, weight_effects
 
 
 def measure_weights(job: Job, store: Store, experiment: Experiment, advance: Advance) -> None:

@@ -13,6 +13,7 @@ from circuitlapse.config.experiment import Experiment
 from circuitlapse.config.finetune import ONLY
 from circuitlapse.heads.in_words import heads_in_words
 from circuitlapse.records.calibration import released
+from circuitlapse.report.pages.answer import bits, carried
 from circuitlapse.report.pages.rows import (
     behaviour_rows,
     change_rows,
@@ -21,7 +22,6 @@ from circuitlapse.report.pages.rows import (
     overlap_rows,
     placebo_rows,
 )
-from circuitlapse.report.series.answer import bits, carried
 from circuitlapse.report.series.checkpoint_details import role_rows
 from circuitlapse.report.series.counts import counts
 from circuitlapse.report.series.labels import (

@@ -13,7 +13,7 @@ from circuitlapse.models.engine.weights import component_pieces
 from circuitlapse.models.files.load import load_model
 from circuitlapse.prompts.pairs import PromptPairs
 from circuitlapse.stats.intervals import mean_interval
-from circuitlapse.two_models.weights import weight_effects
+from circuitlapse.two_models.exchanged_weights import weight_effects
 from families import every_family
 from twins_engine import Literal, tiny
 
