@@ -1,4 +1,4 @@
-"""The tables ``carriers`` and ``bits``, of which a label is made, and ``weights``, a description."""
+"""The tables ``carriers`` and ``bits``, of which a label is made, and the table ``weights``."""
 
 import json
 from collections.abc import Iterator, Sequence
