@@ -29,6 +29,32 @@ class EvidenceRows:
     def _ended(self) -> list[Row]:
         return [{**seed, "step": self.steps[-1]} for seed in self.seeds]
 
+    def carriers(self) -> list[Row]:
+        measured = {
+            ("", "variable_effect"): 1.2,
+            ("old", "dependence"): 0.8,
+            ("early", "same_directions"): 0.7,
+            ("old", "sufficiency"): 0.4,
+            ("new", "sufficiency"): 0.1,
+        }
+        return [
+            {
+                **seed,
+                "heads": heads,
+                "names": "a0.h0 a2.h3" if heads else "",
+                "measure": measure,
+                **self._around("value", value, 0.05),
+                "groups": [0.2, 0.3],
+                "n_random": 2,
+                "null_min": 0.2,
+                "null_max": 0.3,
+                "above_groups": None,
+                "not_reported": "",
+            }
+            for seed in self._ended()
+            for (heads, measure), value in measured.items()
+        ]
+
     def weights(self) -> list[Row]:
         parts = ("old_heads", "new_heads", "other_heads", "mlps", "shared", "layer 0", "layer 1")
         return [

@@ -91,9 +91,9 @@ def test_the_page_is_recorded_with_the_job_that_made_it(broken: Path):
 def test_the_page_says_the_verdict_and_its_reason_without_scripts(page: _Page):
     text = " ".join(" ".join(page.text).split())
     assert "Undetermined. The evidence does not decide how" in text
-    assert "The nearest label is reused, which is missed. Scope: this run" in text
+    assert "Scope: this run" in text
     assert "Was it there? Not known: it was not measured." in text
-    assert "What carries it? The old-task heads (dependence 0.83 [0.81, 0.85])." in text
+    assert "The old-task heads (dependence 0.83 [0.81, 0.85])." in text
     assert "The nearest mark: same_directions low is 0.47, 0.03 from 0.50." in text
     assert "The rule: its errors are not known yet." in text
     assert "The base is the model organism “default” (pretraining seed 0)" in text

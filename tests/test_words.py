@@ -57,13 +57,13 @@ MODULES |= {"nursery", "own", "places", "prefix", "prefixes", "replaced", "swaps
 MODULES |= {"trial", "watch", "work"}
 FUNCTIONS = {
     "arms": "training_runs",
-    "beside": "compare_to_random",
+    "beside": "",
     "causes_of": "",
     "check_alike": "check_same_architecture",
     "control_arms": "control_runs",
     "fit_gains": "",
-    "gained": "rescaled",
-    "held_behaviours": "behaviours_with_frozen_heads",
+    "gained": "",
+    "held_behaviours": "",
     "most_rows": "max_batch_rows",
     "noise_placebos": "placebos_for_noise_floor",
     "read_together": "read_all",

@@ -145,8 +145,8 @@ BITS = Analysis(
         text(
             "which",
             "bits of the `new` and of the `reference` task, their `ratio` (bits_ratio); "
-            "`right_before`: share of the prompts the base fails on whose answer it ranks first "
-            "among the candidates; `gain_on_right`: share of the rise of accuracy that is on such "
+            "`right_before`: share of the prompts the base fails on whose right candidate it "
+            "prefers; `gain_on_right`: share of the rise of accuracy that is on such "
             "prompts",
         ),
         interval("value", "bits, a ratio, or a share"),

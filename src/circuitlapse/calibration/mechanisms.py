@@ -1,9 +1,9 @@
 """Models whose new ability has a known origin, by the way they are trained.
 
-Every base has blank heads, whose output was zero during pretraining.
+Every base has unused heads, whose output was zero during pretraining.
 
 ``old_heads``, ``upper_blank_heads``, ``lower_blank_heads``, ``head_adapters``
-    Only these heads are trained on the new task: the base's old-task heads, the blank heads above
+    Only these heads are trained on the new task: the base's old-task heads, the unused heads above
     the first layer, those of the lower half of the layers, the old-task heads by low-rank adapters.
 ``erased_heads``
     The old-task heads are drawn anew, then trained alone.
@@ -166,7 +166,7 @@ class Maker:
         return Made(base, tuned, self.new, tuple(trained), figures)
 
     def blank(self, layers: range) -> tuple[str, ...]:
-        """The blank heads of some layers."""
+        """The unused heads of some layers."""
         blank = self.candidate.base.recipe.blank_heads
         return tuple(head for head in blank if (at := head_of(head)) and at.layer in layers)
 

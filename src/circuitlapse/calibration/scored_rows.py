@@ -1,4 +1,4 @@
-"""What is scored: mechanisms with their planted truth, the bases, and all candidates.
+"""What is scored: mechanisms with their known truth, the bases, and all candidates.
 
 Rule, marks, rows and seeds are committed before any of these candidates is made. Mechanisms that
 are held out had no part in setting a mark. See docs/results/calibration.md.
@@ -52,12 +52,12 @@ class Row:
         mechanism: How its candidates are made; see :mod:`circuitlapse.calibration.mechanisms`.
         says: The mechanism in words.
         right: Labels that are right, with how.
-        carrier: What carries the change, counted by itself; empty where it is not planted.
+        carrier: What carries the change, counted by itself; empty where it is not known.
         old_circuit: Whether the old circuit does the new task. Without bits_ratio ``reused`` is
             then right; with it, it says half of the truth and counts as undetermined.
         by_variable: Whether a label is counted apart where the old task's variable moves the new
             answer, unless it says that the ability was there or is not: which circuit does it is
-            not planted then.
+            not known then.
         held_out: Whether no mark was looked at on this mechanism.
         bases: Which bases have a candidate, by their place in :data:`BASES`.
     """
@@ -108,14 +108,14 @@ ROWS: tuple[Row, ...] = (
     Row(
         3,
         "upper_blank_heads",
-        "blank heads of the upper layers trained alone",
+        "unused heads of the upper layers trained alone",
         (("formed", "new_heads"),),
         _ALL,
     ),
     Row(
         4,
         "lower_blank_heads",
-        "blank heads of the lower layers trained alone",
+        "unused heads of the lower layers trained alone",
         _TRANSFORMED,
         _ALL,
         "idle_heads",
@@ -124,7 +124,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         5,
         "blank_head_lock",
-        "lock by blank heads, opened",
+        "lock by unused heads, opened",
         _ELICITED,
         (6, 7, 8, 9, 10, 11),
         old_circuit=True,

@@ -8,7 +8,7 @@ class Settings(BaseModel):
 
     Attributes:
         steps: Steps of a fine-tune, and most of one that ends when the task is learned.
-        long_steps: Steps where heads start from nothing: erased heads and blank heads.
+        long_steps: Steps where heads start from nothing: erased heads and unused heads.
         lock_steps: Steps of training a lock.
         bits_steps: Most steps of a pass that measures bits.
         batch_size: Prompts per step.

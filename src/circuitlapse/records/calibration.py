@@ -16,7 +16,7 @@ from circuitlapse.records.documents import Carrier, How, Label, Precondition
 from circuitlapse.stats.intervals import Estimate, clopper_pearson
 
 Outcome = Literal["right", "wrong", "undetermined", "open"]
-"""``open``: the mechanism has no planted truth that the label could be compared with."""
+"""``open``: the mechanism has no known truth that the label could be compared with."""
 OUTCOMES: tuple[Outcome, ...] = ("right", "wrong", "undetermined", "open")
 
 _PAGE = "docs/results/calibration.md"
@@ -144,7 +144,7 @@ class PlannedRow(_Document):
         mechanism: How its candidates are made.
         says: The mechanism in words.
         truth: The labels that are right, in words.
-        carrier: What carries the change; empty where it is not planted.
+        carrier: What carries the change; empty where it is not known.
         held_out: Whether no mark was looked at on it.
         n: Number of candidates.
     """
@@ -168,8 +168,8 @@ class Tally(_Document):
         right: Number with a right label.
         wrong: Number with a wrong label.
         undetermined: Number without an answer.
-        open: Number without a planted truth; they are in no share.
-        carrier: Number of right labels whose carrier is the planted one; null where none is.
+        open: Number without a known truth; they are in no share.
+        carrier: Number of right labels whose carrier is the known one; null where none is.
     """
 
     says: str
@@ -289,7 +289,7 @@ def known_errors(
     done, planned = len(found.candidates), found.planned
     rest = "" if done == planned else f"; scored {done} of {planned}"
     refused = f"; {total.refused} refused" if total.refused else ""
-    refused += f"; {total.open} without a planted truth" if total.open else ""
+    refused += f"; {total.open} without a known truth" if total.open else ""
     said = f"on {total.n} models with known ground truth, labels were {counts}"
     return f"{said}{refused}{rest} ({_PAGE})"
 
