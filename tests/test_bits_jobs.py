@@ -7,6 +7,7 @@ import pytest
 
 import circuitlapse as cl
 from circuitlapse.analyses.analysis import RunData
+from circuitlapse.analyses.carriers import BITS
 from circuitlapse.config.finetune import Finetune
 from circuitlapse.errors import CircuitlapseError
 from circuitlapse.pipeline.measure import bits as module
@@ -135,6 +136,7 @@ def test_every_part_of_the_table_has_a_value_or_a_reason(tiny_model: Path, tmp_p
     ]
     for row in rows:
         assert (row["value"] is None) == bool(row["not_reported"]), row["which"]
+        assert BITS.whole(row)["which"] == row["which"], "the judge reads every row"
     new, reference, ratio, right, _ = rows
     assert new["n"] == reference["n"] == ratio["n"] == 1, "one order shows it is not learned"
     assert new["bound"] is True

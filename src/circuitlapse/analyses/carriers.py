@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -60,11 +59,14 @@ def _bits(found: BitsPasses) -> Iterator[Row]:
 
 def _passes(which: str, passes: Sequence[BitsPass], not_reported: str) -> Row:
     row: Row = {"which": which, "value": None, "n": len(passes), "not_reported": not_reported}
-    if passes:
-        bits = np.array([each.bits for each in passes])
+    bits = np.array([each.bits for each in passes])
+    if len(bits):
         learned = all(each.learned for each in passes)
-        value: Any = mean_interval(bits) if len(bits) > 1 else float(bits[0])
-        row |= {"value": value, "learned": learned, "bound": not learned}
+        row |= {"learned": learned, "bound": not learned}
+    if len(bits) > 1:
+        row["value"] = mean_interval(bits)
+    elif len(bits):
+        row["not_reported"] = f"one order gives no interval: {bits[0]:.0f} bits"
     return row
 
 
