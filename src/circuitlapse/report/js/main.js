@@ -1,4 +1,9 @@
 // Connects the page's controls with the state, and the state with the drawings.
+// A table that the page has without a script; only its download is needed.
+const calibrationTable = {
+  name: "calibration", draw() {}, redrawsOn: [], csv: () => data.calibration.map(flatRow),
+};
+
 const drawings = [timeline, circuitMap, headPage, profileDownload, patternChart,
   trajectories, lensChart, patchingChart, overlapChart, overlapTime, overlapCompared, changesTable, changesChart, rolesChart,
   carriersChart,
