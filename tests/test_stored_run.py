@@ -48,7 +48,7 @@ INTENDED: list[Intended] = []
 
 TRAINED = ("checkpoints/", "training/", "controls/seed-")
 """What only training makes, which differs between machines: it is always taken from the store."""
-PROSE = {"statement", "reason", "detail", "scope", "calibration", "name", "sentence"}
+PROSE = {"statement", "reason", "detail", "scope", "name", "sentence"}
 PROSE |= {"says_not", "was_it_there", "what_carries_it", "would_change"}
 """Keys of the verdict whose text may be worded anew: its figures are compared."""
 
@@ -163,7 +163,8 @@ def _figures(text: str) -> list[str]:
 
 def test_the_verdict_is_rebuilt_exactly_from_the_stored_arrays(stored, rebuilt):
     for name in _names(stored, "verdict"):
-        parts = {part for each in _differs(name) for part in each.parts}
+        # How the rule was scored is no figure of the run.
+        parts = {"calibration", *(part for each in _differs(name) for part in each.parts)}
         rows = [each.rows for each in _differs(name) if each.rows]
         ours = _without(json.loads((stored.run / name).read_text()), parts, rows)
         theirs = _without(json.loads((rebuilt / name).read_text()), parts, rows)
