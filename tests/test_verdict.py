@@ -77,7 +77,7 @@ def tuned(findings=GOOD, rise=4.0, **changes):
 def verdict(*fine_tunes):
     seeds = dict(enumerate(fine_tunes or [tuned()]))
     said = {number: statements(CONTEXT, GOOD, each.measures) for number, each in seeds.items()}
-    return build_verdict(seeds, said, NAMED, repeats=200)
+    return build_verdict(seeds, said, NAMED, calibration="its errors are not known", repeats=200)
 
 
 def failing(**changes):

@@ -42,16 +42,19 @@ def rise_over(base: Arrays, arrays: Arrays, split: str) -> Estimate:
 
 def task_rows(scores: RunData) -> list[Row]:
     """Rows of the table ``behaviour``."""
-    rows = []
-    base = {
-        task: scores.at(scores.experiment.training_runs()[0].name, 0, task) for task in scores.tasks
-    }
+    rows, base = [], _base(scores)
     for names, arrays in scores.checkpoints():
         for row in behaviour_rows(names, arrays):
             first, now = (answers(each, row["split"]) for each in (base[names["task"]], arrays))
             gain = measured_gain(first, now)
             rows.append(row | {f"{name}_rise": rise for name, rise in vars(gain).items()})
     return rows
+
+
+def _base(scores: RunData) -> dict[str, Arrays]:
+    """What was measured of the base, by task."""
+    name = scores.experiment.training_runs()[0].name
+    return {task: scores.at(name, 0, task) for task in scores.tasks}
 
 
 def answers(arrays: Arrays, split: str) -> Behaviour:
@@ -63,9 +66,7 @@ def answers(arrays: Arrays, split: str) -> Behaviour:
 def placebo_rows(scores: RunData) -> list[Row]:
     """Rows of the table ``placebo``."""
     rows: list[Row] = []
-    base = {
-        task: scores.at(scores.experiment.training_runs()[0].name, 0, task) for task in scores.tasks
-    }
+    base = _base(scores)
     for recipe in scores.experiment.finetune.recipes():
         for placebo in scores.experiment.placebos(recipe):
             for task in scores.tasks:

@@ -1,14 +1,14 @@
 """The tables ``carriers`` and ``bits``, of which a label is made, and the table ``weights``."""
 
-import json
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from circuitlapse.analyses.analysis import Analysis, RunData, Section
+from circuitlapse.analyses.behaviour import answers
 from circuitlapse.config.finetune import TrainingRun
 from circuitlapse.records import layout
-from circuitlapse.records.answers import Behaviour, ranked_before
+from circuitlapse.records.answers import ranked_before
 from circuitlapse.records.bits_ratio import BitsPass, BitsPasses
 from circuitlapse.records.carriers import Carriers
 from circuitlapse.records.columns import (
@@ -72,7 +72,10 @@ def _passes(which: str, passes: Sequence[BitsPass], not_reported: str) -> Row:
 
 def _ranked(scores: RunData, training_run: TrainingRun) -> Iterator[Row]:
     """What the base ranked right among the candidates, on the test prompts of the new task."""
-    base, tuned = (_behaviour(scores, training_run, step) for step in (0, scores.last))
+    base, tuned = (
+        answers(scores.at(training_run.name, step, scores.tasks[1]), "test")
+        for step in (0, scores.last)
+    )
     found = ranked_before(base, tuned, seed=scores.experiment.compare.seed)
     share, n = found.failures_ranked, len(base.correct)
     why = "" if share else "the base fails on no prompt"
@@ -80,12 +83,6 @@ def _ranked(scores: RunData, training_run: TrainingRun) -> Iterator[Row]:
     share = found.gain_ranked
     why = "" if share else "the accuracy over the vocabulary does not rise"
     yield {"which": "gain_on_right", "value": share, "n": n, "not_reported": why}
-
-
-def _behaviour(scores: RunData, training_run: TrainingRun, step: int) -> Behaviour:
-    arrays = scores.at(training_run.name, step, scores.tasks[1])
-    names = ("logit_diff", "correct", "candidate_correct", "spread")
-    return Behaviour(*(arrays[f"behaviour.test.{name}"] for name in names))
 
 
 def carrier_rows(scores: RunData) -> list[Row]:
@@ -180,7 +177,7 @@ def weight_rows(scores: RunData) -> list[Row]:
             **{name: Estimate(**row[name]) for name in ("put_back", "grafted")},
         }
         for training_run in scores.experiment.training_runs()
-        for row in json.loads(scores.store.read(layout.weights(training_run.name)))
+        for row in scores.rows(layout.weights(training_run.name))
     ]
 
 

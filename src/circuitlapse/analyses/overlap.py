@@ -62,14 +62,6 @@ def edge_overlaps_at(
     return edge_overlaps(edges, graph.writers, graph.readers, graph.edge_mask)
 
 
-def overlaps_of(scores: RunData, training_run: TrainingRun, family: str) -> list[Overlap]:
-    """Overlaps of node and of edge importances between both models on both tasks."""
-    return [
-        *node_overlaps_at(scores, training_run, family, scores.last),
-        *edge_overlaps_at(scores, training_run, family, scores.last),
-    ]
-
-
 def overlap_rows(scores: RunData) -> list[Row]:
     """Rows of the table ``overlap``, at every step that has what they need."""
     rows = []

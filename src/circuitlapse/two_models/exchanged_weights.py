@@ -19,15 +19,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from circuitlapse.errors import CircuitlapseError
 from circuitlapse.graph import head_of, place_of
 from circuitlapse.models.engine.behaviour import behaviour
 from circuitlapse.models.engine.model import Model
 from circuitlapse.models.engine.weights import SHARED, Piece, component_pieces
 from circuitlapse.models.files.load import load_model
 from circuitlapse.prompts.pairs import PromptPairs
+from circuitlapse.stats.apart_groups import head_mask
 from circuitlapse.stats.intervals import Estimate, mean_interval
 from circuitlapse.two_models.hooked_forward import check_same_architecture
+
+_GROUPS = ("old_heads", "new_heads", "other_heads", "mlps", "shared")
 
 
 @dataclass(frozen=True)
@@ -65,14 +67,7 @@ def weight_effects(
         CircuitlapseError: If a head does not exist, or the models differ in architecture.
     """
     check_same_architecture(base, tuned)
-    pieces = component_pieces(base.hf)
-    known = {piece.component for piece in pieces}
-    if unknown := sorted({*old_heads, *new_heads} - known):
-        raise CircuitlapseError(
-            "the model has no such head",
-            got=unknown[0],
-            fix="Name heads like a0.h3: layer and head count from 0",
-        )
+    head_mask(base.graph, (*old_heads, *new_heads))  # refuses a head that does not exist
 
     def group_of(component: str) -> str:
         if component == SHARED:
@@ -87,11 +82,14 @@ def weight_effects(
         place = place_of(component)
         return "shared" if place is None else f"layer {place.layer}"
 
-    groups = ("old_heads", "new_heads", "other_heads", "mlps", "shared")
-    by_group = {group: _pieces(pieces, group_of, group) for group in groups}
-    layers = {f"layer {layer}": None for layer in range(base.graph.n_layers)}
-    by_layer = {layer: _pieces(pieces, layer_of, layer) for layer in layers}
-    parts = {part: own for part, own in {**by_group, **by_layer}.items() if own}
+    layers = [f"layer {layer}" for layer in range(base.graph.n_layers)]
+    parts: dict[str, list[Piece]] = {part: [] for part in (*_GROUPS, *layers)}
+    for piece in component_pieces(base.hf):
+        owners = piece.sharers or (piece.component,)
+        parts[_common({group_of(owner) for owner in owners})].append(piece)
+        if (layer := _common({layer_of(owner) for owner in owners})) != "shared":
+            parts[layer].append(piece)
+    parts = {part: own for part, own in parts.items() if own}
     first, last = (_value(model, pairs) for model in (base, tuned))
     into_base, into_tuned = _Exchanged(base, tuned), _Exchanged(tuned, base)
     found = []
@@ -104,16 +102,8 @@ def weight_effects(
     return found
 
 
-def _pieces(pieces: Sequence[Piece], part_of: Callable[[str], str], part: str) -> tuple[Piece, ...]:
-    """The pieces of a part; what several heads share belongs to it only if all of them do."""
-    return tuple(
-        piece
-        for piece in pieces
-        if _common({part_of(owner) for owner in piece.sharers or (piece.component,)}) == part
-    )
-
-
 def _common(parts: Collection[str]) -> str:
+    """The part of all owners of a piece; ``shared`` if they are in different ones."""
     return next(iter(parts)) if len(parts) == 1 else "shared"
 
 

@@ -12,7 +12,7 @@ from circuitlapse.stats.intervals import Estimate
 from circuitlapse.stats.measured import Measured
 from circuitlapse.verdict import label_marks as marks
 from circuitlapse.verdict.gain import Gain
-from circuitlapse.verdict.measures import Measures
+from circuitlapse.verdict.measures import Measures, heads_of_directions
 
 
 @dataclass(frozen=True)
@@ -62,20 +62,20 @@ class LabelEvidence:
         of the main choice only.
         """
         relearned = found.of("relearned", "same_directions").estimate
-        whole = relearned is not None or choice != "old"
+        directions = heads_of_directions(choice, controlled=relearned is not None)
         effect = found.of("", "variable_effect")
         return cls(
             gain=gain,
             variable_effect=None if effect.not_reported == OTHER_VARIABLE else effect,
             dependence=found.of(choice, "dependence"),
-            same_directions=found.of(choice if whole else "early", "same_directions"),
+            same_directions=found.of(directions, "same_directions"),
             sufficiency=found.of(choice, "sufficiency"),
             new_sufficiency=found.of("new", "sufficiency"),
             new_necessity=found.of("new", "necessity"),
             driving_necessity=found.of("driving", "necessity"),
             bits_ratio=found.of("", "bits_ratio"),
             relearned=relearned,
-            late_writers=() if whole else found.late_writers,
+            late_writers=found.late_writers if directions == "early" else (),
             preconditions=preconditions,
         )
 

@@ -75,6 +75,14 @@ class Measures:
         return tuple(head for head in self.names.get("old", ()) if head not in early)
 
 
+def heads_of_directions(choice: str, *, controlled: bool) -> str:
+    """Name the heads whose same_directions decide: all of them only with the relearned control.
+
+    Late writers are known of the main choice only.
+    """
+    return choice if controlled or choice != "old" else "early"
+
+
 def pooled_measures(seeds: Sequence[Measures], *, repeats: int, seed: int) -> Measures:
     """Return the measures of several fine-tunes together, over seeds and prompts.
 

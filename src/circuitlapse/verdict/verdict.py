@@ -30,9 +30,6 @@ MARKS: dict[str, float] = {
 """The rule's marks, by name."""
 
 NO_PLACEBO = "what a control fine-tune would change was not subtracted"
-NOT_SCORED = (
-    "its errors on models with known ground truth are not known yet (docs/results/calibration.md)"
-)
 
 
 @dataclass(frozen=True)
@@ -103,7 +100,7 @@ def build_verdict(
     evidence: Mapping[int, Iterable[Evidence]],
     named: label_words.Named,
     *,
-    calibration: str = NOT_SCORED,
+    calibration: str,
     seed: int = 0,
     repeats: int = 1000,
 ) -> Verdict:

@@ -26,10 +26,6 @@ function toColour(effect, largest = largestEffect) {
   return ramp[rampIndex(effect, largest)];
 }
 
-function inkOn(effect, largest = largestEffect) {
-  return inks[rampIndex(effect, largest)];
-}
-
 // Weights between 0 and 1 take the upper half of the ramp, in proportion.
 function weightColour(weight) {
   return ramp[half + Math.round(half * weight)];

@@ -4,7 +4,7 @@ All places are in units of a drawing of width ``WIDTH``. They are computed here 
 so that the answer is there without one, and no scale moves.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from math import isinf, log2
 from typing import Any
 
@@ -12,6 +12,7 @@ import polars as pl
 
 from circuitlapse.stats.intervals import Estimate
 from circuitlapse.verdict import label_marks as marks
+from circuitlapse.verdict.measures import heads_of_directions
 
 WIDTH, LINE = 560.0, 30.0
 _LEFT, _RIGHT = 204.0, 8.0
@@ -40,8 +41,8 @@ def carried(carriers: pl.DataFrame) -> dict[str, Any]:
     controls = [row for row in rows if row["heads"] == "relearned" and row["value"] is not None]
     shown = []
     for heads, measure, title, known in _MEASURES:
-        if measure == "same_directions" and not controls:
-            heads = "early"  # as the rule does without the control
+        if measure == "same_directions":
+            heads = heads_of_directions(heads, controlled=bool(controls))
         found = [row for row in rows if (row["heads"], row["measure"]) == (heads, measure)]
         shown.append((title, measure, known, found))
     ends = [
@@ -82,7 +83,9 @@ def carried(carriers: pl.DataFrame) -> dict[str, Any]:
     }
 
 
-def _band(rows: Iterable[dict[str, Any]], x: Any) -> tuple[float, float] | None:
+def _band(
+    rows: Iterable[dict[str, Any]], x: Callable[[float], float]
+) -> tuple[float, float] | None:
     """From the smallest to the largest random group."""
     known = [row for row in rows if row["null_max"] is not None]
     if not known:
@@ -91,11 +94,8 @@ def _band(rows: Iterable[dict[str, Any]], x: Any) -> tuple[float, float] | None:
     return x(low), x(high)
 
 
-def _dot(row: dict[str, Any], x: Any) -> dict[str, float]:
-    return {end: x(row[f"value{part}"]) for end, part in _ENDS}
-
-
-_ENDS = (("at", ""), ("low", "_low"), ("high", "_high"))
+def _dot(row: dict[str, Any], x: Callable[[float], float]) -> dict[str, float]:
+    return {"at": x(row["value"]), "low": x(row["value_low"]), "high": x(row["value_high"])}
 
 
 def _said(rows: list[dict[str, Any]]) -> str:
