@@ -80,9 +80,10 @@ def _measures(run: Run, last: int) -> Table:
         (row["heads"], row["measure"]): row
         for row in run.table("carriers").filter(this).iter_rows(named=True)
     }
-    ratio = run.table("bits").filter(finetune_seed=run.seed, which="ratio").row(0, named=True)
-    bits = Estimate.of(ratio, "value")
-    table.add_row("bits_ratio", "", bits.text() if bits else ratio["not_reported"], "")
+    ratios = run.table("bits").filter(finetune_seed=run.seed, which="ratio")
+    for row in ratios.iter_rows(named=True):
+        bits = Estimate.of(row, "value")
+        table.add_row("bits_ratio", "", bits.text() if bits else row["not_reported"], "")
     for (heads, measure), title in _MEASURES.items():
         row = rows.get((heads, measure))
         if row is None:
